@@ -1,0 +1,220 @@
+"""Data of the sentiment recipes: sentences with labels, from files, from a hub dataset, or made here."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import ClassLabel, Dataset, DatasetDict, disable_progress_bars, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "eval"), "test": ("test",)}
+ENDINGS = (".tsv", ".csv", ".jsonl")
+REQUIRED = ("train", "dev")
+
+
+class DataError(ValueError):
+    """Data that cannot be trained on; the message says where, the rule, the value and the remedy."""
+
+
+def load_folder(folder: Path, text: str = "sentence", label: str = "label") -> DatasetDict:
+    """Reads train, dev and (if there is one) test from `.tsv`, `.csv` or `.jsonl` files; rows stay memory-mapped.
+
+    In `.tsv` files quotes are ordinary characters; `.csv` files are quoted as usual.
+
+    Raises:
+        DataError: a missing file or column, an empty split, one class only, an unknown label, text that is not UTF-8.
+    """
+    if not folder.is_dir():
+        raise DataError(f"--data must be a folder with train and dev files, got {str(folder)!r}")
+    disable_progress_bars()
+    splits = {}
+    for split, names in SPLITS.items():
+        candidates = [folder / f"{name}{ending}" for name in names for ending in ENDINGS]
+        path = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if path is not None:
+            splits[split] = _read(path)
+        elif split in REQUIRED:
+            raise DataError(f"{folder}: there must be a file {split}{'|'.join(ENDINGS)}, found {_names(folder)}")
+    return _checked(DatasetDict(splits), str(folder), text, label)
+
+
+def load_hub(name: str, text: str = "sentence", label: str = "label") -> DatasetDict:
+    """Loads a dataset by its hub name, or from a local folder that `datasets` understands.
+
+    Raises:
+        DataError: it cannot be loaded, or lacks what `load_folder` checks.
+    """
+    try:
+        loaded = load_dataset(name)
+    except Exception as error:
+        raise DataError(f"--dataset must name a dataset that can be loaded, got {name!r}: {error}") from error
+    splits = {}
+    for split, names in SPLITS.items():
+        found = next((candidate for candidate in names if candidate in loaded), None)
+        if found is not None:
+            splits[split] = loaded[found]
+        elif split in REQUIRED:
+            raise DataError(f"{name}: there must be a {split} split, found {', '.join(loaded)}")
+    if "test" in splits and label in splits["test"].column_names and set(splits["test"].unique(label)) == {-1}:
+        del splits["test"]  # hub datasets hide the labels of their test split so
+    return _checked(DatasetDict(splits), name, text, label)
+
+
+def made_up(train: int = 6000, dev: int = 600, test: int = 600, seed: int = 0) -> DatasetDict:
+    """Review sentences made here, with negation, contrast and intensifiers; no sentence is in two splits."""
+    sentences = _sentences(random.Random(seed), train + dev + test)
+    splits, start = {}, 0
+    for split, size in (("train", train), ("dev", dev), ("test", test)):
+        rows = sentences[start : start + size]
+        splits[split] = Dataset.from_dict({"sentence": [r[0] for r in rows], "label": [r[1] for r in rows]})
+        start += size
+    return _checked(DatasetDict(splits), "made-up data", "sentence", "label")
+
+
+def _read(path: Path) -> Dataset:
+    _check_utf8(path)
+    try:
+        if path.suffix == ".jsonl":
+            return load_dataset("json", data_files=str(path), split="train")
+        # Texts such as "null" or "NA" are texts; datasets would drop them as missing.
+        style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
+        return load_dataset("csv", data_files=str(path), split="train", keep_default_na=False, **style)
+    except (DatasetGenerationError, ValueError) as error:
+        if not path.read_bytes()[:4096].strip():
+            raise DataError(f"{path}: a split must have rows, but the file is empty") from error
+        raise DataError(f"{path}: must be a readable {path.suffix} file: {error.__cause__ or error}") from error
+
+
+def _check_utf8(path: Path) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    lines = 1
+    with path.open("rb") as file:
+        try:
+            while chunk := file.read(1 << 20):
+                lines += decoder.decode(chunk).count("\n")
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            lines += error.object[: error.start].count(b"\n")
+            raise DataError(f"{path}: must be UTF-8, got other bytes in line {lines}; convert it first") from error
+
+
+def _checked(splits: DatasetDict, source: str, text: str, label: str) -> DatasetDict:
+    """The splits with the columns `sentence` (string) and `label` (ClassLabel), after all checks."""
+    for split, rows in splits.items():
+        for column in (text, label):
+            if column not in rows.column_names:
+                have = ", ".join(rows.column_names)
+                raise DataError(f"{source}: {split} must have a column {column!r}, got {have}")
+        if not len(rows):
+            raise DataError(f"{source}: {split} must have rows, got none")
+    names = _label_names(splits["train"], source, label)
+    known = {name: place for place, name in enumerate(names)}
+    for split, rows in splits.items():
+        found = splits[split].features[label]
+        values = rows.unique(label)
+        strange = [value for value in values if _name(value, found) not in known]
+        if strange:
+            raise DataError(
+                f"{source}: labels of {split} must be among those of train ({', '.join(names)}), got {strange[0]!r}"
+            )
+    prepared = DatasetDict()
+    for split, rows in splits.items():
+        feature = rows.features[label]
+
+        def convert(batch: dict[str, list[object]], feature: object = feature) -> dict[str, list[object]]:
+            return {
+                "sentence": [str(sentence) for sentence in batch[text]],
+                "label": [known[_name(value, feature)] for value in batch[label]],
+            }
+
+        rows = rows.map(convert, batched=True, remove_columns=rows.column_names)
+        prepared[split] = rows.cast_column("label", ClassLabel(names=names))
+    return prepared
+
+
+def _label_names(train: Dataset, source: str, label: str) -> list[str]:
+    values = train.unique(label)
+    missing = [value for value in values if value is None or value == ""]
+    if missing:
+        raise DataError(f"{source}: every row of train must have a label, got an empty one")
+    names = sorted({_name(value, train.features[label]) for value in values}, key=lambda name: (len(name), name))
+    if len(names) < 2:
+        raise DataError(f"{source}: train must have at least two classes, got only {', '.join(names)}")
+    if len(names) > 1000:
+        raise DataError(
+            f"{source}: labels of train must be classes, got {len(names)} different ones such as {names[0]!r}"
+        )
+    return names
+
+
+def _name(value: object, feature: object) -> str:
+    if isinstance(feature, ClassLabel) and isinstance(value, int):
+        return feature.int2str(value) if 0 <= value < feature.num_classes else str(value)
+    return str(value)
+
+
+def _names(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())[:8]
+    return ", ".join(names) or "nothing"
+
+
+# -- made-up sentences ---------------------------------------------------------------------------------------------
+
+_SUBJECTS = (
+    "the plot|the acting|the dialogue|the soundtrack|the ending|the camera work|the pacing|the lead actor|the humor"
+    "|the story|the script|the cast|the first half|the second act|the direction|the villain|the editing|the mood"
+).split("|")
+_GOOD = (
+    "gripping|charming|clever|moving|fresh|brilliant|funny|warm|elegant|thoughtful|sharp|beautiful|honest|delightful"
+    "|tense|inventive|touching|vivid|polished|memorable"
+).split("|")
+_BAD = (
+    "dull|clumsy|tedious|shallow|predictable|bland|messy|annoying|lifeless|silly|forced|flat|confusing|lazy|tired"
+    "|hollow|awkward|stale|sloppy|forgettable"
+).split("|")
+_STRONGER = ("very", "truly", "utterly", "remarkably", "really", "so")
+_NOT = ("is not", "is never", "is hardly", "is anything but", "fails to be", "is far from")
+_CONCESSION = ("although", "even though", "while")
+_FRAMES = ("{}", "i think {}", "to be fair , {}", "my friends agree that {}", "once again , {}", "in this film {}")
+
+
+def _clause(rng: random.Random) -> tuple[str, bool]:
+    good = rng.random() < 0.5
+    word = rng.choice(_GOOD if good else _BAD)
+    if rng.random() < 0.4:
+        word = f"{rng.choice(_STRONGER)} {word}"
+    if rng.random() < 0.4:
+        return f"{rng.choice(_SUBJECTS)} {rng.choice(_NOT)} {word}", not good
+    return f"{rng.choice(_SUBJECTS)} is {word}", good
+
+
+def _sentence(rng: random.Random) -> tuple[str, str]:
+    """A sentence and its label: that of its main clause. A concession, or what comes before a `but`, does not count."""
+    main, good = _clause(rng)
+    kind = rng.random()
+    if kind < 0.3:
+        other, _ = _clause(rng)
+        main = f"{other} , but {main}"
+    elif kind < 0.5:
+        other, _ = _clause(rng)
+        main = f"{rng.choice(_CONCESSION)} {other} , {main}"
+    elif kind < 0.65:
+        other, _ = _clause(rng)
+        main = f"{main} , {rng.choice(_CONCESSION)} {other}"
+    return f"{rng.choice(_FRAMES).format(main)} .", "positive" if good else "negative"
+
+
+def _sentences(rng: random.Random, number: int) -> list[tuple[str, str]]:
+    def unique() -> Iterator[tuple[str, str]]:
+        seen: set[str] = set()
+        while len(seen) < number:
+            sentence, label = _sentence(rng)
+            if sentence not in seen:
+                seen.add(sentence)
+                yield sentence, label
+
+    return list(unique())

@@ -1,0 +1,137 @@
+"""Tokenizer and model of the sentiment recipes: pretrained, or a small BERT from random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from sentiment_data import DataError
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a BERT that starts from random weights."""
+
+    layers: int = 2
+    hidden: int = 128
+    heads: int = 2
+    vocab: int = 4000
+    length: int = 48
+
+
+def build(
+    data: DatasetDict, *, model: str | None, vocab: Path | None, sizes: Sizes, cased: bool
+) -> tuple[PreTrainedTokenizerFast, Any]:
+    """The tokenizer and the model.
+
+    Raises:
+        DataError: the pretrained model or the vocabulary cannot be read.
+    """
+    names = data["train"].features["label"].names
+    labels = {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {n: i for i, n in enumerate(names)},
+    }
+    if model is not None:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model)
+            return tokenizer, AutoModelForSequenceClassification.from_pretrained(model, **labels)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise DataError(f"--model must be a hub name or a folder with a model, got {model!r}: {reason}") from error
+    tokenizer = read_vocabulary(vocab, cased) if vocab else train_vocabulary(data["train"], sizes.vocab, cased)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=sizes.hidden,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        intermediate_size=4 * sizes.hidden,
+        max_position_embeddings=max(sizes.length, 64),
+        pad_token_id=tokenizer.pad_token_id,
+        **labels,
+    )
+    return tokenizer, BertForSequenceClassification(config)
+
+
+def train_vocabulary(rows: Dataset, size: int, cased: bool) -> PreTrainedTokenizerFast:
+    """Trains a WordPiece vocabulary on the sentences, read in batches."""
+
+    def texts() -> Iterator[list[str]]:
+        for batch in rows.iter(batch_size=1000):
+            yield batch["sentence"]
+
+    tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"), cased)
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
+    tokenizer.train_from_iterator(texts(), trainer)
+    return _finish(tokenizer)
+
+
+def read_vocabulary(path: Path, cased: bool) -> PreTrainedTokenizerFast:
+    """Reads a BERT `vocab.txt`: one token a line, the line's number is its id.
+
+    Raises:
+        DataError: it cannot be read or lacks the special tokens.
+    """
+    try:
+        # Not splitlines(): some tokens are characters that it takes for line ends.
+        tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--vocab must be a readable UTF-8 file, got {str(path)!r}: {error}") from error
+    vocabulary = {token.removesuffix("\r"): place for place, token in enumerate(tokens)}
+    missing = [token for token in SPECIAL if token not in vocabulary]
+    if missing:
+        raise DataError(f"--vocab must hold the special tokens {' '.join(SPECIAL)}, but {path} lacks {missing[0]}")
+    return _finish(_wordpiece(models.WordPiece(vocabulary, unk_token="[UNK]"), cased))
+
+
+def tokenize(data: DatasetDict, tokenizer: PreTrainedTokenizerFast, length: int) -> DatasetDict:
+    """Token ids, attention masks and labels, cut to `length` tokens; rows stay memory-mapped."""
+
+    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        encoded = tokenizer(batch["sentence"], truncation=True, max_length=length)
+        return {
+            "input_ids": encoded["input_ids"],
+            "attention_mask": encoded["attention_mask"],
+            "labels": batch["label"],
+        }
+
+    return data.map(encode, batched=True, remove_columns=["sentence", "label"])
+
+
+def _wordpiece(model: models.WordPiece, cased: bool) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=not cased)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def _finish(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )

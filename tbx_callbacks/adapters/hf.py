@@ -1,0 +1,205 @@
+"""The callback for the Hugging Face Trainer."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from tbx_callbacks.adapters.batches import loss_in, samples_in, tokens_in
+from tbx_callbacks.adapters.hf_attach import attach
+from tbx_callbacks.adapters.hf_facts import hparams, larger_is_better, log_schedule, raw_optimizer, tags, texts
+from tbx_callbacks.config import Config, load_config
+from tbx_callbacks.folders import fresh_folder
+from tbx_callbacks.monitor import Monitor, Setup
+from tbx_callbacks.shards import sharding
+from tbx_callbacks.sinks import NullSink
+from tbx_callbacks.sinks.tensorboardx import NullWriter, SummaryWriter, TensorBoardSink
+
+logger = logging.getLogger(__name__)
+
+
+class TbxTrainerCallback(TrainerCallback):  # type: ignore[misc]
+    """Logs a metric set to TensorBoard from a Hugging Face `Trainer`, on rank 0 only.
+
+    Args:
+        config: the name of a metric set (`minimal`, `default`, `full`), the path of a YAML file, a mapping of the same
+            structure, or a `Config`.
+        log_dir: folder of the run; `$TENSORBOARD_LOGGING_DIR` when left out, or else a new folder in
+            `<output_dir>/runs/`, as the Trainer's own TensorBoard callback has it.
+
+    Raises:
+        ConfigError: the metric set cannot be used.
+    """
+
+    def __init__(
+        self, config: str | os.PathLike[str] | Mapping[str, Any] | Config = "default", *, log_dir: str | None = None
+    ) -> None:
+        self.config = load_config(config)
+        self._wanted_dir = log_dir or os.environ.get("TENSORBOARD_LOGGING_DIR")
+        self._sink: TensorBoardSink | None = None
+        self._monitor = Monitor(self.config.items, every=self.config.every, strict=self.config.strict, sink=NullSink())
+        self._writes = True
+        self._trained = False
+        self._forward_hook: Any = None
+        self._max_grad_norm = 0.0
+
+    # -- for users -------------------------------------------------------------------------------------------------
+
+    @property
+    def log_dir(self) -> str | None:
+        """Folder of the run; None before the callback belongs to a Trainer, and on ranks that do not write."""
+        return str(self._sink.log_dir) if self._sink else None
+
+    @property
+    def writer(self) -> SummaryWriter | NullWriter:
+        """tensorboardX's SummaryWriter of this run; on ranks other than 0 one that does nothing.
+
+        Raises:
+            RuntimeError: the callback is not in a Trainer yet, so that the run's folder is not known.
+        """
+        if not self._writes:
+            return NullWriter()
+        if self._sink is None and self._wanted_dir is None:
+            raise RuntimeError(
+                "callback.writer must be used after the callback was given to a Trainer, or with log_dir set;"
+                " pass TbxTrainerCallback(log_dir=...) to use it earlier"
+            )
+        return self._open(self._wanted_dir or "").writer
+
+    def log(self, tag: str, value: Tensor | float) -> None:
+        """Logs a scalar of your own, from `compute_loss` for example.
+
+        Values are averaged on their device until the next point of the set's cadence; nothing waits for the device.
+
+        Raises:
+            ValueError: the tag holds characters that TensorBoard would rewrite, or the value is not a scalar.
+        """
+        if self._writes:
+            self._monitor.log(tag, value)
+
+    def attach(self, trainer: Any) -> TbxTrainerCallback:
+        """Lets this callback see gradients before clipping: exact norms by layer, and the first layer that goes bad.
+
+        Adds the callback to the trainer if it is not there yet, and returns it.
+        """
+        if self not in trainer.callback_handler.callbacks:
+            trainer.add_callback(self)
+            self.on_init_end(trainer.args, trainer.state, trainer.control)
+        attach(trainer, self._monitor)
+        return self
+
+    def close(self) -> None:
+        """Closes the event file. It happens by itself when the process ends."""
+        self._monitor.detach()
+        self._unhook()
+        if self._sink is not None:
+            self._sink.close()
+
+    # -- events of the Trainer -------------------------------------------------------------------------------------
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._writes = state.is_world_process_zero
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._writes = state.is_world_process_zero
+        if not self._writes:
+            return
+        model: nn.Module = kwargs["model"]
+        self._unhook()
+        self._place(args, state)
+        optimizer = raw_optimizer(kwargs["optimizer"])
+        self._max_grad_norm = args.max_grad_norm or 0.0
+        self._monitor.start(
+            Setup(
+                model=model,
+                optimizers={type(optimizer).__name__: optimizer},
+                log_schedule=log_schedule(args, state, kwargs.get("train_dataloader")),
+                clipping="norm" if self._max_grad_norm > 0 else "none",
+                sharding=sharding(model.parameters()) or ("DeepSpeed" if getattr(args, "deepspeed", None) else None),
+                hparams=hparams(args, model),
+                texts=texts(args, model),
+                larger_is_better=larger_is_better(args),
+            )
+        )
+        if "batches" in self._monitor.needs:
+            if args.world_size > 1:
+                logger.warning(
+                    "throughput in samples and tokens, and NaN losses, are not written with several ranks yet"
+                )
+            else:
+                self._forward_hook = model.register_forward_hook(self._on_forward, with_kwargs=True)
+        self._trained = True
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._writes:
+            self._monitor.begin_step(state.global_step + 1)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self._writes:
+            return
+        if control.should_evaluate or control.should_save:
+            self._monitor.stopwatch.pause()
+        # When the trainer is about to log, its numbers travel with the step. With logging by epoch that is only known
+        # at the epoch's end; the next step's beginning publishes at the latest.
+        if not control.should_log and args.logging_strategy != "epoch":
+            self._monitor.publish()
+
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not self._writes or not logs:
+            return
+        if self._sink is None:
+            self._place(args, state)
+        norm = logs.get("grad_norm") if "loss" in logs else None
+        facts = {}
+        if norm is not None and math.isfinite(norm) and self._max_grad_norm > 0:
+            facts["clip_factor"] = min(1.0, self._max_grad_norm / (norm + 1e-6))  # torch.nn.utils.clip_grad_norm_
+        self._monitor.logged(state.global_step, tags(logs), facts)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._writes:
+            self._unhook()
+            self._monitor.end(state.global_step, succeeded=True)
+
+    # -- ours ------------------------------------------------------------------------------------------------------
+
+    def _place(self, args: Any, state: Any) -> None:
+        """Chooses the folder: the wanted one, a trial's own, a new one beside it for a second run of this callback."""
+        base = self._wanted_dir or os.path.join(args.output_dir, "runs")
+        if state.is_hyper_param_search and state.trial_name:
+            folder = os.path.join(base, str(state.trial_name))
+        elif self._wanted_dir:
+            folder = base
+        else:
+            folder = str(self._sink.log_dir) if self._sink and not self._trained else fresh_folder(base)
+        if self._trained and self._sink is not None and state.global_step == 0:
+            self._sink.close()
+            self._sink = None
+        self._open(folder)
+
+    def _open(self, folder: str) -> TensorBoardSink:
+        if self._sink is None:
+            self._sink = TensorBoardSink(folder)
+            self._monitor.sink = self._sink
+        return self._sink
+
+    def _on_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
+        if module.training:
+            self._monitor.batch(loss=loss_in(outputs), samples=samples_in(kwargs), tokens=tokens_in(kwargs))
+
+    def _unhook(self) -> None:
+        if self._forward_hook is not None:
+            self._forward_hook.remove()
+            self._forward_hook = None

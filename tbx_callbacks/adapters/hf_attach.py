@@ -1,0 +1,50 @@
+"""The one place that reaches into a Hugging Face Trainer's private methods. Tested on transformers 5.23."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from tbx_callbacks.monitor import Monitor
+
+
+def attach(trainer: Any, monitor: Monitor) -> None:
+    """Wraps this trainer's `_clip_grad_norm` and `_get_grad_norm`, so that gradients are seen before they are clipped.
+
+    The wrapped methods are called with the same arguments and return what they returned. A second call changes nothing.
+
+    Raises:
+        RuntimeError: this version of transformers has no such methods.
+    """
+    clip = getattr(trainer, "_clip_grad_norm", None)
+    norm = getattr(trainer, "_get_grad_norm", None)
+    if clip is None or norm is None:
+        raise RuntimeError(
+            "attach needs a transformers Trainer with _clip_grad_norm and _get_grad_norm (5.0 or later), got"
+            f" {type(trainer).__name__}; leave attach out: norms are then derived from the norm that the trainer logs"
+        )
+    if getattr(clip, "monitor", None) is monitor:
+        return
+
+    def clip_grad_norm(*args: Any, **kwargs: Any) -> Any:
+        monitor.before_clip(_loss_scale(trainer))
+        total = clip(*args, **kwargs)
+        if total is not None:
+            monitor.clipped(total, trainer.args.max_grad_norm)
+        return total
+
+    def get_grad_norm(*args: Any, **kwargs: Any) -> Any:
+        # Does nothing when clip_grad_norm was called before: this is the way without clipping.
+        monitor.before_clip(_loss_scale(trainer))
+        return norm(*args, **kwargs)
+
+    clip_grad_norm.monitor = monitor  # type: ignore[attr-defined]
+    trainer._clip_grad_norm = clip_grad_norm
+    trainer._get_grad_norm = get_grad_norm
+
+
+def _loss_scale(trainer: Any) -> Tensor | None:
+    """What gradients are still multiplied by under fp16; read without a host sync, unlike `scaler.get_scale()`."""
+    scaler = getattr(trainer.accelerator, "scaler", None)
+    return getattr(scaler, "_scale", None) if scaler is not None and scaler.is_enabled() else None

@@ -1,0 +1,99 @@
+"""What the Hugging Face Trainer's arguments and logs say, in the engine's words."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from tbx_callbacks.schedule import Schedule, at, either, every, never
+
+logger = logging.getLogger(__name__)
+
+_ALWAYS_SHOWN = (
+    "learning_rate",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "lr_scheduler_type",
+    "optim",
+    "seed",
+)
+_MODEL_SHOWN = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+
+
+def tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
+    """The Trainer's log keys as tags, exactly as its own TensorBoard callback writes them."""
+    tagged: dict[str, float | str] = {}
+    for key, value in logs.items():
+        prefix, _, rest = key.partition("_")
+        tag = f"{prefix}/{rest}" if prefix in ("eval", "test") and rest else f"train/{key}"
+        if isinstance(value, (int, float, str)):
+            tagged[tag] = float(value) if isinstance(value, (int, float)) else value
+        else:
+            logger.warning("%s must be a number or a string to be logged, got %s; left out", key, type(value).__name__)
+    return tagged
+
+
+def log_schedule(args: Any, state: Any, dataloader: Any) -> Schedule:
+    """The steps at which the Trainer logs (transformers' DefaultFlowCallback)."""
+    strategy = getattr(args.logging_strategy, "value", args.logging_strategy)
+    first = at(1) if args.logging_first_step else never
+    if strategy == "steps":
+        return either(first, every(max(1, int(state.logging_steps))))
+    if strategy == "epoch":
+        try:
+            batches = len(dataloader)
+        except TypeError:
+            logger.warning("metrics with `every: log` are not measured: the data has no length; give `every` a number")
+            return first
+        return either(first, every(max(1, -(-batches // args.gradient_accumulation_steps))))
+    logger.warning('metrics with `every: log` are not measured: logging_strategy is "no"; give `every` a number')
+    return first
+
+
+def raw_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer inside accelerate's (and other) wrappers."""
+    while not hasattr(optimizer, "_optimizer_step_post_hooks") and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"the optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    return optimizer
+
+
+def hparams(args: Any, model: nn.Module) -> dict[str, bool | float | str]:
+    """Hyper-parameters for the HParams tab: the usual ones, and every argument that is not at its default."""
+    values: dict[str, Any] = args.to_sanitized_dict()
+    defaults = {name: field.default for name, field in type(args).__dataclass_fields__.items()}
+    shown = {
+        name: value
+        for name, value in values.items()
+        if name in _ALWAYS_SHOWN
+        or (name in defaults and str(value) != str(getattr(defaults[name], "value", defaults[name])))
+    }
+    config = getattr(model, "config", None)
+    shown.update({f"model/{name}": getattr(config, name) for name in _MODEL_SHOWN if hasattr(config, name)})
+    return {name: value for name, value in shown.items() if isinstance(value, (bool, int, float, str))}
+
+
+def texts(args: Any, model: nn.Module) -> dict[str, str]:
+    """The arguments and the model's configuration as JSON."""
+    config = getattr(model, "config", None)
+    said = {"args": args.to_json_string()}
+    if hasattr(config, "to_json_string"):
+        said["model_config"] = config.to_json_string()
+    return said
+
+
+def larger_is_better(args: Any) -> dict[str, bool]:
+    """The Trainer's own word on the metric that chooses the best model, by tag."""
+    name = getattr(args, "metric_for_best_model", None)
+    if not name or args.greater_is_better is None:
+        return {}
+    return {f"eval/{name.removeprefix('eval_')}": bool(args.greater_is_better)}

@@ -1,0 +1,145 @@
+"""tbx-callbacks: look at metric sets, check files, open TensorBoard, run recipes."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tbx_callbacks.config import Config, bundled, bundled_sets, load_config
+from tbx_callbacks.errors import ConfigError
+from tbx_callbacks.items import Item, options_model
+from tbx_callbacks.metrics import METRICS
+from tbx_callbacks.names import suggest
+from tbx_callbacks.schema import json_schema
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+console = Console(highlight=False)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+@app.command()
+def sets() -> None:
+    """List the bundled metric sets."""
+    table = Table("set", "what it is", "metrics")
+    for name, path in bundled_sets().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        items = load_config(name).items
+        table.add_row(name, first.lstrip("# "), ", ".join(dict.fromkeys(item.name for item in items)))
+    console.print(table)
+
+
+@app.command()
+def metrics() -> None:
+    """List every metric with its tags, units, options and cost."""
+    table = Table("metric", "what it is", "tags", "unit", "options (default)", "cost", show_lines=True)
+    for name, cls in METRICS.items():
+        fields = options_model(name).model_fields
+        options = [f"{key} ({_default(key, field.default)})" for key, field in fields.items()]
+        summary = (cls.__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ")
+        tags, units = "\n".join(cls.tags), "\n".join(unit or "-" for unit in cls.tags.values())
+        table.add_row(*map(escape, (name, summary, tags, units, "\n".join(options) or "-", cls.cost)))
+    console.print(table)
+
+
+@app.command()
+def check(file: Annotated[str, typer.Argument(help="A YAML file, or the name of a bundled set.")]) -> None:
+    """Print what a metric set would log, or what is wrong with it."""
+    try:
+        config = load_config(file)
+    except ConfigError as error:
+        _fail(str(error))
+    table = Table("metric", "every", "parameters", "tags")
+    for item in config.items:
+        table.add_row(*map(escape, (item.name, _cadence(item, config), _parameters(item), "\n".join(item.metric.tags))))
+    console.print(table)
+    console.print(
+        f"{escape(config.source)}: {len(config.items)} metrics, every: {config.every}, strict: {config.strict}"
+    )
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a metric set, for completion and checks in editors."""
+    print(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def view(
+    logdir: Annotated[Path, typer.Argument(help="Folder with event files, or with folders that hold them.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on localhost; 0 takes a free one.")] = 6006,
+) -> None:
+    """Start TensorBoard on localhost and print its URL."""
+    try:
+        from tensorboard import program
+    except ImportError:
+        _fail("view needs TensorBoard, which is not installed; run: pip install tbx-callbacks[view]")
+    if not logdir.is_dir():
+        _fail(f"LOGDIR must be a folder, got {str(logdir)!r}")
+    if not any(logdir.rglob("*tfevents*")):
+        console.print(f"[yellow]{escape(str(logdir))} holds no event files yet[/yellow]")
+    board = program.TensorBoard()
+    board.configure(logdir=str(logdir), host="localhost", port=port)
+    try:
+        url = board.launch()
+    except program.TensorBoardPortInUseError:
+        _fail(f"port {port} is taken; choose another with --port, or --port 0 for a free one")
+    except program.TensorBoardServerException as error:
+        _fail(f"TensorBoard did not start: {error}")
+    console.print(f"TensorBoard on {escape(str(logdir))}: {url}  (Ctrl-C ends it)", soft_wrap=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        console.print("ended")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def recipe(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="The recipe, such as bert-sentiment.")] = ""
+) -> None:
+    """Run a bundled recipe; everything after its name goes to the recipe (try: recipe bert-sentiment --help)."""
+    folder = bundled("recipes")
+    known = sorted(path.stem.replace("_", "-") for path in folder.glob("bert_*.py"))
+    if name in ("", "--help"):
+        console.print(f"recipes: {', '.join(known)}; options of one: tbx-callbacks recipe {known[0]} --help")
+        return
+    if name not in known:
+        _fail(f"the recipe must be a known one, got {name!r}; {suggest(name, known, what='recipes')}")
+    script = folder / f"{name.replace('-', '_')}.py"
+    sys.path.insert(0, str(folder))
+    sys.argv = [f"tbx-callbacks recipe {name}", *context.args]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def _cadence(item: Item, config: Config) -> str:
+    return str(item.every or config.every) if "step" in item.metric.events else "when the trainer logs"
+
+
+def _parameters(item: Item) -> str:
+    if item.select is None:
+        return "-"
+    parts = [f"by {item.select.by}"]
+    parts += [f"include {item.select.include}"] if item.select.include else []
+    parts += [f"exclude {item.select.exclude}"] if item.select.exclude else []
+    return ", ".join(parts)
+
+
+def _default(option: str, value: object) -> str:
+    return ("the set's" if option == "every" else "none") if value is None else str(value)
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(2)

@@ -1,0 +1,190 @@
+"""Metric sets: YAML files (or mappings of the same structure) turned into validated objects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tbx_callbacks.errors import ConfigError
+from tbx_callbacks.items import Cadence, Item, ItemError, check_cadence, parse_item
+from tbx_callbacks.names import suggest
+
+_KEYS = ("extends", "every", "strict", "metrics")
+_HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Config:
+    """A validated metric set.
+
+    `every` is the default cadence: optimizer steps, or `log` for the trainer's own logging cadence. With `strict` an
+    error inside a metric is raised instead of switching the metric off.
+    """
+
+    items: tuple[Item, ...]
+    every: Cadence = "log"
+    strict: bool = False
+    source: str = field(default="a mapping", compare=False)
+
+
+def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config = "default") -> Config:
+    """Reads a metric set.
+
+    Args:
+        source: the name of a bundled set, the path of a YAML file, a mapping of the same structure, or a Config.
+
+    Raises:
+        ConfigError: the set cannot be used.
+    """
+    if isinstance(source, Config):
+        return source
+    if isinstance(source, Mapping):
+        return _build(source, "a mapping", Path.cwd(), ())
+    if not isinstance(source, (str, os.PathLike)):
+        raise ConfigError(f"a metric set must be a name, a path, a mapping or a Config, got {type(source).__name__}")
+    return _load(source, Path.cwd(), ())
+
+
+def bundled_sets() -> dict[str, Path]:
+    """The metric sets that come with the package, by name."""
+    return {path.stem: path for path in sorted(bundled("configs").glob("*.yaml"))}
+
+
+def bundled(folder: str) -> Path:
+    """A folder that the wheel holds inside the package and a checkout beside it."""
+    inside = _HERE / folder
+    return inside if inside.is_dir() else _HERE.parent / folder
+
+
+def _load(source: str | os.PathLike[str], base: Path, chain: tuple[Path, ...]) -> Config:
+    path = _find(os.fspath(source), base)
+    if path in chain:
+        raise ConfigError(f"extends must not form a cycle, got {' -> '.join(p.name for p in (*chain, path))}")
+    return _build(_read(path), path.name, path.parent, (*chain, path))
+
+
+def _find(source: str, base: Path) -> Path:
+    sets = bundled_sets()
+    looks_like_a_path = os.sep in source or source.endswith((".yaml", ".yml"))
+    if not looks_like_a_path and source in sets:
+        return sets[source]
+    path = (base / Path(source).expanduser()).resolve()
+    if path.is_file():
+        return path
+    if looks_like_a_path or path.exists():
+        reason = "is a folder" if path.is_dir() else "does not exist"
+        raise ConfigError(f"a metric set must be a YAML file, but {source!r} {reason}; bundled sets: {', '.join(sets)}")
+    raise ConfigError(
+        f"a metric set must be a bundled name or a path, got {source!r}; {suggest(source, sets, what='sets')}"
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, which YAML loaders otherwise drop silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, (str, int, float, bool)) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key if isinstance(key, (str, int, float, bool)) else id(key_node))
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> object:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name}: a metric set must be a readable UTF-8 file: {error}") from error
+    try:
+        # A SafeLoader: a YAML file never runs code.
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{path.name}:{where} must be valid YAML: {problem}") from error
+
+
+def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Config:
+    if data is None:
+        raise ConfigError(f"{source}: a metric set must not be empty; name metrics under `metrics:`")
+    if not isinstance(data, Mapping):
+        raise ConfigError(
+            f"{source}: a metric set must be a mapping with the keys {', '.join(_KEYS)}, got {_show(data)}"
+        )
+    for key in data:
+        if key not in _KEYS:
+            raise ConfigError(
+                f"{source}: {key} must be a known key, got {key!r}; {suggest(str(key), _KEYS, what='keys')}"
+            )
+    parent = _extended(data.get("extends"), source, base, chain)
+    strict = data.get("strict", parent.strict if parent else False)
+    if not isinstance(strict, bool):
+        raise ConfigError(f"{source}: strict must be true or false, got {_show(strict)}")
+    try:
+        every = check_cadence("every", data.get("every", parent.every if parent else "log"))
+        items = _merge(parent.items if parent else (), data.get("metrics", []))
+    except ItemError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    if not items:
+        raise ConfigError(f"{source}: metrics must name at least one metric, got none")
+    return Config(items, every, strict, source)
+
+
+def _extended(name: object, source: str, base: Path, chain: tuple[Path, ...]) -> Config | None:
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise ConfigError(f"{source}: extends must be the name of a set or a path, got {_show(name)}")
+    try:
+        return _load(name, base, chain)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: extends: {error}") from error
+
+
+def _merge(inherited: Sequence[Item], listed: object) -> tuple[Item, ...]:
+    """Inherited items, less those switched off, with repeated ones replaced in place."""
+    if not isinstance(listed, Sequence) or isinstance(listed, str):
+        raise ItemError(f"metrics must be a list of metrics, got {_show(listed)}")
+    items = {item.key(): item for item in inherited}
+    own: set[tuple[object, ...]] = set()
+    for place, (name, options) in enumerate(_entries(listed)):
+        where = f"metrics[{place}]"
+        item = parse_item(name, {} if options is False else options, where)
+        if options is False:
+            gone = [key for key, other in items.items() if other.name == name]
+            if not gone:
+                raise ItemError(f"{where}.{name}: off must name a metric of the extended set, but it has no {name}")
+            for key in gone:
+                del items[key]
+            continue
+        if item.key() in own:
+            raise ItemError(f"{where}.{name} must differ from the items before it in by, include or exclude: same tags")
+        own.add(item.key())
+        items[item.key()] = item
+    return tuple(items.values())
+
+
+def _entries(listed: Sequence[object]) -> Iterator[tuple[object, object]]:
+    for place, entry in enumerate(listed):
+        if isinstance(entry, Mapping):
+            if len(entry) != 1:
+                raise ItemError(
+                    f"metrics[{place}] must be a name or one name with its options, got {len(entry)} keys"
+                    f" ({', '.join(map(str, entry))}); start each metric with its own dash"
+                )
+            yield next(iter(entry.items()))
+        else:
+            yield entry, {}
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,130 @@
+"""What a metric may read: the tensors and facts of one moment of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from tbx_callbacks.select import Parameter, Selection
+from tbx_callbacks.stats.norms import count_nonfinite, square_norms
+from tbx_callbacks.values import Number
+
+
+class Tensors:
+    """One tensor a parameter, or None where there is none; statistics are computed once, when first asked for.
+
+    Args:
+        tensors: gradients or weights, in the order of the model's parameters.
+        scale: what the tensors are multiplied by (a loss scale); squares are divided by its square.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor | None], scale: Tensor | None = None) -> None:
+        self._tensors: Sequence[Tensor | None] = tensors
+        self._scale = scale
+        self.present: tuple[bool, ...] = tuple(tensor is not None for tensor in tensors)
+
+    def __getitem__(self, place: int) -> Tensor | None:
+        return self._tensors[place]
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """Sum of squares of each tensor, `[parameters]`; 0 where there is none."""
+        squares = self._spread(self._raw_squares)
+        return squares if self._scale is None else squares / self._scale.to(squares).square()
+
+    @cached_property
+    def nonfinite(self) -> Tensor:
+        """Number of NaN and Inf elements of each tensor, `[parameters]`; 0 where there is none."""
+        return self._spread(count_nonfinite(self._chosen, self._raw_squares))
+
+    def measured(self, *, nonfinite: bool) -> Tensors:
+        """Takes the statistics now and lets go of the tensors, which will have other contents later."""
+        _ = self.squares, nonfinite and self.nonfinite
+        self._tensors = [None] * len(self._tensors)
+        self.__dict__.pop("_chosen", None)
+        return self
+
+    @cached_property
+    def _chosen(self) -> list[Tensor]:
+        return [tensor for tensor in self._tensors if tensor is not None]
+
+    @cached_property
+    def _raw_squares(self) -> Tensor:
+        return square_norms(self._chosen)
+
+    def _spread(self, numbers: Tensor) -> Tensor:
+        if all(self.present):
+            return numbers
+        places = torch.tensor([place for place, there in enumerate(self.present) if there], dtype=torch.int64)
+        return numbers.new_zeros(len(self.present)).index_copy_(0, places.to(numbers.device), numbers)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What happened since this metric's last point (since the start, at its first)."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    """Training time: evaluation and saving are left out."""
+    samples: int = 0
+    tokens: Number | None = None
+    """Tokens that the attention mask lets through; None when the model is given none."""
+    losses: int = 0
+    """Micro-batches whose loss was seen."""
+    nonfinite_losses: Number = 0
+    clip_steps: int = 0
+    """Steps at which the trainer's gradient norm was seen before clipping."""
+    clipped_steps: Number = 0
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known of the whole run."""
+
+    hparams: Mapping[str, bool | float | str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    """Scalar tags as the metrics announce them, `{group}` standing for a layer's or a parameter's name."""
+    best: Mapping[str, float] = field(default_factory=dict)
+    """Best value so far of each evaluation metric, by its tag."""
+    succeeded: bool = True
+
+
+@dataclass(frozen=True)
+class Context:
+    """One moment of the run.
+
+    `event` is `start`, `step`, `log` or `end`. Tensors are there at a step only: `gradients` as the optimizer consumed
+    them (after clipping), `weights` after the step. `before_clip` holds the statistics of the gradients before clipping
+    where the trainer let them be seen, `clipping` says whether the trainer changes gradients between the two.
+    """
+
+    event: str
+    step: int
+    run: RunFacts
+    parameters: tuple[Parameter, ...] = ()
+    selection: Selection = field(default_factory=lambda: Selection(()))
+    gradients: Tensors = field(default_factory=lambda: Tensors(()))
+    weights: Tensors = field(default_factory=lambda: Tensors(()))
+    before_clip: Tensors | None = None
+    clipping: str = "none"
+    """`none`, `norm` or `other`."""
+    clip_factor: Number | None = None
+    """What clipping multiplied the gradients by; None when the trainer has not told it."""
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    """The rate that this step used, by `<Optimizer>/<group>`."""
+    interval: Interval = field(default_factory=Interval)
+    logs: Mapping[str, float | str] = field(default_factory=dict)
+    """Numbers that the trainer logs, by tag; at the event `log` only."""
+
+    def grouped(self, tensors: Tensors) -> dict[str, list[Tensor]]:
+        """The tensors of each group of the selection; groups that have none are left out."""
+        grouped = {
+            group.name: [tensor for place in group.members if (tensor := tensors[place]) is not None]
+            for group in self.selection.groups
+        }
+        return {name: chosen for name, chosen in grouped.items() if chosen}

@@ -1,0 +1,137 @@
+"""NaN and Inf, and where they came from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tbx_callbacks.context import Context
+from tbx_callbacks.metrics.protocol import Values
+from tbx_callbacks.select import Select
+from tbx_callbacks.values import Facts, Number, Text, Value
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """Counts of NaN and Inf elements in the gradients before clipping and in the weights after the step.
+
+    `nonfinite/found` is 1 when there is any, in the loss since the last point too, else 0. Totals are always written,
+    groups only when they hold one. A text names the first bad group: backward reaches the last layers first, so for
+    gradients that is the last group in the model's order. Clipping by a NaN norm makes every gradient NaN and by an Inf
+    norm turns Inf into NaN and the rest into zeros: when the gradients could not be seen before clipping (callback not
+    attached), counts other than zero are left out, since they would blame every layer. `nonfinite/losses` counts
+    micro-batches, also those that the trainer's log hides (logging_nan_inf_filter). Cost: with finite tensors on CPU
+    that of the norms, which it shares; on accelerators one pass.
+    """
+
+    tags: ClassVar[Mapping[str, str]] = {
+        "nonfinite/found": "0 or 1",
+        "nonfinite/losses": "micro-batches",
+        "nonfinite/gradients/total": "elements",
+        "nonfinite/gradients/{group}": "elements",
+        "nonfinite/weights/total": "elements",
+        "nonfinite/weights/{group}": "elements",
+        "nonfinite/first_bad": "text",
+    }
+    events: ClassVar[frozenset[str]] = frozenset({"step"})
+    needs: ClassVar[frozenset[str]] = frozenset({"before_clip", "batches", "nonfinite"})
+    select: ClassVar[Select | None] = Select(by="layer")
+    cost: ClassVar[str] = "shares the norms' pass"
+
+    def __call__(self, context: Context) -> Values:
+        exact = context.gradients if context.clipping == "none" else context.before_clip
+        source = context.gradients if exact is None else exact
+        gradients = context.selection.sums(source.nonfinite, source.present)
+        weights = context.selection.sums(context.weights.nonfinite, context.weights.present)
+        seen = context.interval.losses
+        losses: tuple[Number, ...] = (context.interval.nonfinite_losses,) if seen else ()
+        counts = (*gradients.values(), *weights.values(), *losses)
+        values: dict[str, Value] = {
+            "nonfinite/found": _Found(counts),
+            "nonfinite/gradients/total": _Count(tuple(gradients.values()), zero=True, smeared=exact is None),
+            "nonfinite/weights/total": _Count(tuple(weights.values()), zero=True),
+            "nonfinite/first_bad": _FirstBad(context.step, gradients, weights, losses, smeared=exact is None),
+        }
+        if losses:
+            values["nonfinite/losses"] = _Count(losses, zero=True)
+        for group, count in gradients.items():
+            values.setdefault(f"nonfinite/gradients/{group}", _Count((count,), smeared=exact is None))
+        for group, count in weights.items():
+            values.setdefault(f"nonfinite/weights/{group}", _Count((count,)))
+        return values
+
+
+@dataclass(frozen=True)
+class _Found(Value):
+    counts: tuple[Number, ...]
+
+    def sums(self) -> tuple[Number, ...]:
+        return self.counts
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+        return float(any(sums))
+
+
+@dataclass(frozen=True)
+class _Count(Value):
+    """A count; `zero`: written when it is 0; `smeared`: left out when it is not, since clipping spread it."""
+
+    parts: tuple[Number, ...]
+    zero: bool = False
+    smeared: bool = False
+
+    def sums(self) -> tuple[Number, ...]:
+        return self.parts
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+        count = sum(sums)
+        if count:
+            return None if self.smeared else count
+        return 0.0 if self.zero else None
+
+
+@dataclass(frozen=True)
+class _FirstBad(Value):
+    """Says which group went bad first, in words, when one did."""
+
+    step: int
+    gradients: Mapping[str, Number]
+    weights: Mapping[str, Number]
+    losses: tuple[Number, ...]
+    smeared: bool
+
+    def sums(self) -> tuple[Number, ...]:
+        return (*self.gradients.values(), *self.weights.values(), *self.losses)
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> Text | None:
+        if not any(sums):
+            return None
+        split = len(self.gradients)
+        bad_gradients = [group for group, count in zip(self.gradients, sums[:split], strict=True) if count]
+        bad_weights = [
+            group for group, count in zip(self.weights, sums[split : split + len(self.weights)], strict=True) if count
+        ]
+        said = []
+        if self.losses and sums[-1]:
+            said.append(f"the loss was NaN or Inf in {sums[-1]:g} micro-batches since the last point")
+        if bad_gradients and self.smeared:
+            said.append(
+                "gradients hold NaN or Inf; clipping has spread them, so the first bad layer cannot be named"
+                " (call callback.attach(trainer) to see gradients before clipping)"
+            )
+        elif bad_gradients:
+            said.append(
+                f"gradients hold NaN or Inf in {len(bad_gradients)} of {split} groups;"
+                f" backward reached {bad_gradients[-1]} first"
+            )
+        if bad_weights:
+            said.append(
+                f"weights hold NaN or Inf in {len(bad_weights)} of {len(self.weights)} groups, first {bad_weights[0]}"
+            )
+        message = f"step {self.step}: {'; '.join(said)}"
+        logger.warning(message)
+        return Text(message)

@@ -1,0 +1,40 @@
+"""Histograms of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tbx_callbacks.context import Context
+from tbx_callbacks.metrics.protocol import NOTHING, STEP, Values
+from tbx_callbacks.select import Select
+from tbx_callbacks.stats.histogram import check_bins
+from tbx_callbacks.values import Histogram
+
+
+@dataclass(frozen=True)
+class WeightHistogram:
+    """Exact counts of the weights after the step, frozen ones included, per group.
+
+    `bins` equal bins between the smallest and the largest finite element of the group; NaN and Inf are left out (see
+    the metric `nonfinite`). Merged over ranks by adding counts over edges agreed first. Cost: two passes.
+    """
+
+    bins: int = 64
+    """Number of bins, 1 to 255."""
+
+    tags: ClassVar[Mapping[str, str]] = {"weights/{group}": "histogram"}
+    events: ClassVar[frozenset[str]] = STEP
+    needs: ClassVar[frozenset[str]] = NOTHING
+    select: ClassVar[Select | None] = Select(by="layer")
+    cost: ClassVar[str] = "two passes over the weights"
+
+    def __post_init__(self) -> None:
+        check_bins(self.bins)
+
+    def __call__(self, context: Context) -> Values:
+        return {
+            f"weights/{group}": Histogram(tensors, bins=self.bins)
+            for group, tensors in context.grouped(context.weights).items()
+        }

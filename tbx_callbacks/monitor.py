@@ -1,0 +1,277 @@
+"""The engine: measures inside the optimizer's step what is due, and publishes each step as one batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tbx_callbacks.best import Best
+from tbx_callbacks.context import Context, RunFacts, Tensors
+from tbx_callbacks.counters import Counters, Stopwatch
+from tbx_callbacks.items import Cadence, Item
+from tbx_callbacks.names import clean, unique
+from tbx_callbacks.own import OwnScalars
+from tbx_callbacks.plan import Entry, plan, schedule_of
+from tbx_callbacks.reduce import Batch, Finished
+from tbx_callbacks.schedule import Schedule, never
+from tbx_callbacks.select import Parameter, parameters_of
+from tbx_callbacks.sinks import Sink
+from tbx_callbacks.values import Facts, Number
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an adapter knows when training starts.
+
+    `log_schedule` names the steps at which the trainer logs; `clipping` is `none`, `norm` or `other`; `sharding` says in
+    words how parameters are spread over ranks, if they are; `larger_is_better` has the trainer's own word on evaluation
+    metrics, by tag.
+    """
+
+    model: nn.Module
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    log_schedule: Schedule
+    clipping: str = "none"
+    sharding: str | None = None
+    hparams: Mapping[str, bool | float | str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    larger_is_better: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass
+class _Pending:
+    step: int
+    batch: Batch
+
+
+class Monitor:
+    """Runs the metrics of a set.
+
+    An adapter calls, for every optimizer step: `begin_step`, then perhaps `batch`, `before_clip` and `clipped`; the
+    measurement itself happens in the optimizer's own post hook; `publish` or `logged` hand the step to the sink.
+
+    Args:
+        items: the metrics.
+        every: cadence of items without one.
+        strict: raise errors of metrics instead of switching them off.
+        sink: where batches go.
+        stopwatch: times the training.
+    """
+
+    def __init__(
+        self, items: Sequence[Item], *, every: Cadence, strict: bool, sink: Sink, stopwatch: Stopwatch | None = None
+    ) -> None:
+        self.sink = sink
+        self._items, self._every, self._strict = tuple(items), every, strict
+        self.stopwatch = stopwatch or Stopwatch()
+        self._counters = Counters(self.stopwatch)
+        self._entries: list[Entry] = []
+        self._own_schedule: Schedule = never
+        self._parameters: tuple[Parameter, ...] = ()
+        self._setup: Setup | None = None
+        self._best = Best({})
+        self._run = RunFacts()
+        self._own = OwnScalars()
+        self._last: dict[str, tuple[int, Finished]] = {}
+        self._hooks: list[Any] = []
+        self._step = 0
+        self._due: list[Entry] = []
+        self._before_clip: Tensors | None = None
+        self._clip_factor: Number | None = None
+        self._pending: _Pending | None = None
+
+    # -- a run begins and ends -------------------------------------------------------------------------------------
+
+    def start(self, setup: Setup) -> None:
+        """Resolves the selections for this model and hooks into the optimizers.
+
+        Raises:
+            ConfigError: a regex matches no parameter, or two metrics would write the same tag.
+        """
+        self.detach()
+        self._parameters = parameters_of(setup.model)
+        self._entries = plan(self._whole(setup), self._every, self._parameters, setup.log_schedule)
+        self._own_schedule = schedule_of(self._every, setup.log_schedule)
+        self._setup, self._counters, self._last = setup, Counters(self.stopwatch), {}
+        self._best = Best(setup.larger_is_better)
+        tags = tuple(tag for entry in self._entries for tag in entry.item.metric.tags)
+        self._run = RunFacts(setup.hparams, setup.texts, tags, self._best.values)
+        for name, optimizer in setup.optimizers.items():
+            self._hooks.append(optimizer.register_step_post_hook(self._hook(name)))
+        self._write(0, self._call("start", 0))
+        self.stopwatch.resume()
+
+    def _whole(self, setup: Setup) -> list[Item]:
+        """The items that can be right: a shard's norm is not the parameter's, so none is written in its place."""
+        if setup.sharding is None:
+            return list(self._items)
+        left_out = sorted({item.name for item in self._items if item.select is not None})
+        if left_out:
+            logger.warning(
+                "parameters are spread over ranks by %s, which these metrics cannot read yet: %s; they are left out",
+                setup.sharding,
+                ", ".join(left_out),
+            )
+        return [item for item in self._items if item.select is None]
+
+    def end(self, step: int, *, succeeded: bool) -> None:
+        """Publishes what is left and writes how the run ended. Numbers that the trainer logs later are still taken."""
+        self.publish()
+        self.detach()
+        self.stopwatch.pause()
+        self._run = replace(self._run, succeeded=succeeded)
+        left = Batch()
+        left.add(self._own.take())
+        self._write(step, {**left.numbers({}), **self._call("end", step)})
+        self.sink.flush()
+
+    def detach(self) -> None:
+        """Removes every hook."""
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    # -- one step --------------------------------------------------------------------------------------------------
+
+    def begin_step(self, step: int) -> None:
+        """A step begins; `step` is the number it will have when it is finished (1-based)."""
+        if self._pending is not None:
+            self.publish()
+        self.stopwatch.resume()
+        self._step, self._before_clip, self._clip_factor = step, None, None
+        self._due = [entry for entry in self._entries if entry.on_steps and entry.schedule(step)]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the metrics need at any step of the run."""
+        return frozenset(need for entry in self._entries for need in entry.item.metric.needs)
+
+    def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
+        """One micro-batch went through the model."""
+        self._counters.batch(loss=loss, samples=samples, tokens=tokens)
+
+    def before_clip(self, scale: Tensor | None = None) -> None:
+        """All gradients of this step are there and not yet clipped; `scale` is the loss scale that they still carry."""
+        needs = {need for entry in self._due for need in entry.item.metric.needs}
+        if "before_clip" in needs and self._before_clip is None:
+            gradients = Tensors([parameter.tensor.grad for parameter in self._parameters], scale)
+            with torch.no_grad():
+                self._before_clip = gradients.measured(nonfinite="nonfinite" in needs)
+
+    def clipped(self, norm: Tensor | float, max_norm: float) -> None:
+        """The trainer clipped this step's gradients, which had this norm."""
+        norm = torch.as_tensor(norm).detach()
+        self._counters.clip(norm, max_norm)
+        if self._due:
+            self._clip_factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+
+    def log(self, tag: str, value: Tensor | float) -> None:
+        """Adds a scalar of the user's own to the mean that is written under `tag` at the next point.
+
+        Raises:
+            ValueError: the tag would be rewritten by TensorBoard, belongs to a metric, or the value is not a scalar.
+        """
+        if any(tag in entry.tags for entry in self._entries):
+            raise ValueError(f"a tag of your own must not be one that a metric writes, got {tag!r}; choose another")
+        self._own.add(tag, value)
+
+    # -- measuring -------------------------------------------------------------------------------------------------
+
+    def _hook(self, name: str) -> Callable[..., None]:
+        def after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001
+            self._counters.steps += 1
+            own_due = bool(self._own) and self._own_schedule(self._step)
+            if self._due or own_due:
+                with torch.no_grad():
+                    self._measure(name, optimizer, own_due=own_due)
+
+        return after_step
+
+    def _measure(self, name: str, optimizer: torch.optim.Optimizer, *, own_due: bool) -> None:
+        assert self._setup is not None
+        now = self._counters.totals()
+        context = Context(
+            event="step",
+            step=self._step,
+            run=self._run,
+            parameters=self._parameters,
+            gradients=Tensors([parameter.tensor.grad for parameter in self._parameters]),
+            weights=Tensors([parameter.tensor for parameter in self._parameters]),
+            before_clip=self._before_clip,
+            clipping=self._setup.clipping,
+            clip_factor=self._clip_factor,
+            learning_rates=_learning_rates(name, optimizer),
+        )
+        batch = Batch()
+        if own_due:
+            batch.add(self._own.take())
+        for entry in self._due:
+            interval, entry.last = now.since(entry.last), now
+            self._add(batch, entry, replace(context, selection=entry.selection, interval=interval))
+        self._pending = _Pending(self._step, batch)
+
+    def _call(self, event: str, step: int, logs: Mapping[str, float | str] | None = None) -> dict[str, Finished]:
+        """Values of the metrics that are written at an event other than a step."""
+        batch = Batch()
+        for entry in list(self._entries):
+            if event in entry.item.metric.events:
+                self._add(batch, entry, Context(event=event, step=step, run=self._run, logs=logs or {}))
+        return batch.numbers({})
+
+    def _add(self, batch: Batch, entry: Entry, context: Context) -> None:
+        """Adds what a metric returns; an error is reported once under the metric's name and switches it off."""
+        if entry not in self._entries:
+            return
+        try:
+            batch.add(entry.item.metric(context))
+        except Exception as error:
+            if self._strict:
+                raise RuntimeError(f"metric {entry.item.name} failed at step {context.step}: {error}") from error
+            tags = ", ".join(entry.item.metric.tags)
+            logger.warning(
+                "metric %s failed at step %d and is switched off; %s will be missing: %r",
+                entry.item.name,
+                context.step,
+                tags,
+                error,
+            )
+            self._entries.remove(entry)
+
+    # -- publishing ------------------------------------------------------------------------------------------------
+
+    def publish(self, facts: Facts | None = None) -> None:
+        """Hands the measured step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
+        self._publish(facts or {}, self._pending.step if self._pending else 0, {})
+
+    def logged(self, step: int, logs: Mapping[str, float | str], facts: Facts | None = None) -> None:
+        """The trainer logged numbers (by tag) after `step` steps; they travel with what was measured at that step."""
+        self._best.update(logs)
+        numbers = self._call("log", step, logs)
+        if self._pending is not None and self._pending.step != step:
+            self.publish()
+        self._publish(facts or {}, step, numbers)
+
+    def _publish(self, facts: Facts, step: int, numbers: Mapping[str, Finished]) -> None:
+        pending, self._pending = self._pending, None
+        measured = pending.batch.numbers(facts) if pending is not None else {}
+        self._write(step, {**measured, **numbers})
+
+    def _write(self, step: int, values: Mapping[str, Finished]) -> None:
+        # The trainer logs some numbers (epoch) twice at one step: written once.
+        new = {tag: value for tag, value in values.items() if self._last.get(tag) != (step, value)}
+        self._last.update({tag: (step, value) for tag, value in new.items()})
+        if new:
+            self.sink.write(step, new)
+
+
+def _learning_rates(name: str, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    names = unique(
+        clean(f"{name}/{group.get('name') or f'pg{place}'}") for place, group in enumerate(optimizer.param_groups, 1)
+    )
+    return {tag: group["lr"] for tag, group in zip(names, optimizer.param_groups, strict=True)}

@@ -1,0 +1,66 @@
+"""Names: which ones TensorBoard keeps as they are, and what to offer when one is unknown."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+
+_ILLEGAL = re.compile(r"[^A-Za-z0-9_./-]")
+_WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_ddp_wrapped_module)\.")
+
+
+def check_tag(tag: str) -> str:
+    """Returns `tag`; raises ValueError for one that TensorBoard writers would rewrite silently."""
+    if not tag or tag.startswith("/") or _ILLEGAL.search(tag):
+        raise ValueError(
+            f"a tag must be made of letters, digits and _ . / - and not start with /, got {tag!r};"
+            f" use {clean(tag).lstrip('/') or 'a name'!r} instead"
+        )
+    return tag
+
+
+def clean(name: str) -> str:
+    """`name` with every character that a tag may not hold replaced by `_`."""
+    return _ILLEGAL.sub("_", name)
+
+
+def clean_parameter_names(names: Sequence[str]) -> list[str]:
+    """The model's own names without what wrappers (DDP, FSDP, compile, PEFT) add; unique and legal in a tag."""
+    common = [_WRAPPERS.sub("", name) for name in names]
+    while common and all(name.startswith("module.") for name in common):
+        common = [name.removeprefix("module.") for name in common]
+    return unique(clean(name.removeprefix("base_model.model.")) for name in common)
+
+
+def unique(names: Iterable[str]) -> list[str]:
+    """The names with `_2`, `_3`, ... after those that came before: nothing is merged silently."""
+    result: list[str] = []
+    seen: set[str] = set()
+    for name in names:
+        candidate, n = name, 1
+        while candidate in seen:
+            n += 1
+            candidate = f"{name}_{n}"
+        seen.add(candidate)
+        result.append(candidate)
+    return result
+
+
+def suggest(name: str, known: Iterable[str], *, what: str = "names", most: int = 12) -> str:
+    """`did you mean 'x'?` and the known names, for the end of an error message."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    listed = ", ".join(known[:most]) + (", ..." if len(known) > most else "")
+    return (f"did you mean {near[0]!r}? " if near else "") + f"known {what}: {listed}"
+
+
+def near(pattern: str, names: Sequence[str], most: int = 5) -> list[str]:
+    """The names that look most like a regex that matched none of them."""
+    words = [word for word in re.split(r"[^A-Za-z0-9_]+", pattern) if len(word) > 1]
+
+    def likeness(name: str) -> float:
+        parts = name.split(".")
+        return sum(max(difflib.SequenceMatcher(None, word, part).ratio() for part in parts) for word in words)
+
+    return sorted(names, key=likeness, reverse=True)[:most]

@@ -1,0 +1,84 @@
+"""From the items of a set to what runs on this model: schedules, selections, and the tags that will be written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tbx_callbacks.counters import Totals
+from tbx_callbacks.errors import ConfigError
+from tbx_callbacks.items import Cadence, Item
+from tbx_callbacks.schedule import Schedule, every
+from tbx_callbacks.select import NoMatchError, Parameter, Selection, resolve
+
+
+@dataclass(eq=False)
+class Entry:
+    """An item on a given model. `last` is what had been counted at the metric's last point."""
+
+    item: Item
+    schedule: Schedule
+    selection: Selection
+    tags: frozenset[str]
+    last: Totals = field(default_factory=Totals)
+
+    @property
+    def on_steps(self) -> bool:
+        """Whether the metric is measured on steps (and not only when the trainer logs)."""
+        return "step" in self.item.metric.events
+
+
+def schedule_of(cadence: Cadence, log_schedule: Schedule) -> Schedule:
+    """The schedule of a cadence: every so many steps, or the trainer's own logging."""
+    return every(cadence) if isinstance(cadence, int) else log_schedule
+
+
+def plan(
+    items: Sequence[Item], default: Cadence, parameters: Sequence[Parameter], log_schedule: Schedule
+) -> list[Entry]:
+    """Resolves every item.
+
+    Raises:
+        ConfigError: a regex matches no parameter, or two items would write the same tag.
+    """
+    entries: list[Entry] = []
+    for item in items:
+        try:
+            selection = resolve(item.select, parameters) if item.select else Selection(())
+        except NoMatchError as error:
+            raise ConfigError(f"{item.name}.{error}") from error
+        schedule = schedule_of(item.every or default, log_schedule)
+        entry = Entry(item, schedule, selection, _tags(item, selection))
+        for other in entries:
+            _check_apart(entry, other)
+        entries.append(entry)
+    return entries
+
+
+def _tags(item: Item, selection: Selection) -> frozenset[str]:
+    """Tags as far as they are known beforehand."""
+    tags: set[str] = set()
+    for tag in item.metric.tags:
+        if "{group}" in tag:
+            tags.update(tag.replace("{group}", group.name) for group in selection.groups)
+        elif "<" not in tag:
+            tags.add(tag)
+    return frozenset(tags)
+
+
+def _check_apart(entry: Entry, other: Entry) -> None:
+    same = sorted(entry.tags & other.tags)
+    if same:
+        raise ConfigError(
+            f"every tag must be written by one metric, but {other.item.name} ({_describe(other.item)}) and"
+            f" {entry.item.name} ({_describe(entry.item)}) both write {same[0]}"
+            f"{f' and {len(same) - 1} more' if len(same) > 1 else ''}; let their selections differ, or name groups with"
+            " by: {name: regex}"
+        )
+
+
+def _describe(item: Item) -> str:
+    if item.select is None:
+        return "no selection"
+    parts = {"by": item.select.by, "include": item.select.include, "exclude": item.select.exclude}
+    return ", ".join(f"{key}: {value}" for key, value in parts.items() if value is not None)

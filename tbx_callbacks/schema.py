@@ -1,0 +1,48 @@
+"""JSON Schema of a metric set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tbx_callbacks.items import options_model
+from tbx_callbacks.metrics import METRICS
+
+_EVERY = {
+    "description": "Optimizer steps between points, or log: whenever the trainer logs.",
+    "anyOf": [{"type": "integer", "minimum": 1}, {"const": "log"}],
+}
+
+
+def json_schema() -> dict[str, Any]:
+    """The structure that `load_config` accepts, as JSON Schema (draft 2020-12)."""
+    definitions = {name: _metric(name) for name in METRICS}
+    with_options = [
+        {
+            "type": "object",
+            "properties": {name: {"anyOf": [{"$ref": f"#/$defs/{name}"}, {"const": False}, {"type": "null"}]}},
+            "required": [name],
+            "additionalProperties": False,
+        }
+        for name in METRICS
+    ]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tbx_callbacks metric set",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "extends": {"type": "string", "description": "A bundled set or a path."},
+            "every": _EVERY,
+            "strict": {"type": "boolean", "description": "Raise errors of metrics instead of switching them off."},
+            "metrics": {"type": "array", "items": {"anyOf": [{"enum": list(METRICS)}, *with_options]}},
+        },
+        "$defs": definitions,
+    }
+
+
+def _metric(name: str) -> dict[str, Any]:
+    schema = options_model(name).model_json_schema()
+    if "every" in schema["properties"]:
+        schema["properties"]["every"] = _EVERY
+    schema["description"] = (METRICS[name].__doc__ or "").partition("\n")[0]
+    return schema

@@ -1,0 +1,151 @@
+"""Which parameters are measured, under which names, and how they are grouped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from tbx_callbacks.names import check_tag, clean_parameter_names, near
+
+BY = ("total", "layer", "module", "parameter")
+
+
+@dataclass(frozen=True)
+class Select:
+    """A choice of parameters and a grouping.
+
+    `by` is `total` (one group), `layer` (`bert.encoder.layer.3`, `bert.embeddings`, `classifier`), `module` (the module
+    that owns the parameter), `parameter`, or a mapping of group name to regex. `include` and `exclude` are regexes that
+    are searched in the parameter's clean name.
+    """
+
+    by: str | Mapping[str, str] = "layer"
+    include: str | None = None
+    exclude: str | None = None
+
+    def key(self) -> tuple[object, ...]:
+        """What makes two selections the same one."""
+        by = self.by if isinstance(self.by, str) else tuple(sorted(self.by.items()))
+        return by, self.include, self.exclude
+
+
+class NoMatchError(ValueError):
+    """A regex matched no parameter of the model."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor of the model under its clean name."""
+
+    name: str
+    tensor: nn.Parameter
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some parameters under one name; `members` are places in the list of the model's parameters."""
+
+    name: str
+    members: tuple[int, ...]
+
+
+class Selection:
+    """The groups that a `Select` makes of a model's parameters."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.groups = tuple(groups)
+
+    def sums(self, numbers: Tensor, present: Sequence[bool]) -> dict[str, Tensor]:
+        """Adds up one number a parameter, `[parameters]`, to one 0-d tensor a group.
+
+        Groups that have no present parameter (no gradient, for example) are left out.
+        """
+        if not self.groups:
+            return {}
+        places, owners = (index.to(numbers.device, non_blocking=True) for index in self._index)
+        sums = numbers.new_zeros(len(self.groups)).index_add_(0, owners, numbers.index_select(0, places))
+        return {
+            group.name: total
+            for group, total in zip(self.groups, sums.unbind(), strict=True)
+            if any(present[place] for place in group.members)
+        }
+
+    @cached_property
+    def _index(self) -> tuple[Tensor, Tensor]:
+        places = [place for group in self.groups for place in group.members]
+        owners = [owner for owner, group in enumerate(self.groups) for _ in group.members]
+        return torch.tensor(places, dtype=torch.int64), torch.tensor(owners, dtype=torch.int64)
+
+
+def parameters_of(model: nn.Module) -> tuple[Parameter, ...]:
+    """All parameters of a model, each once (tied ones too), under clean names."""
+    named = list(model.named_parameters())
+    names = clean_parameter_names([name for name, _ in named])
+    return tuple(Parameter(name, tensor) for name, (_, tensor) in zip(names, named, strict=True))
+
+
+def resolve(select: Select, parameters: Sequence[Parameter]) -> Selection:
+    """Groups the parameters.
+
+    Raises:
+        NoMatchError: a regex matches no parameter; the message lists near names.
+    """
+    names = [parameter.name for parameter in parameters]
+    chosen = _matching("include", select.include, range(len(names)), names)
+    dropped = set(_matching("exclude", select.exclude, range(len(names)), names)) if select.exclude else set()
+    chosen = [place for place in chosen if place not in dropped]
+    if not chosen:
+        raise NoMatchError(f"exclude {select.exclude!r} leaves no parameter of those that include chose; narrow it")
+    if not isinstance(select.by, str):
+        return Selection(
+            [Group(name, tuple(_matching(f"by.{name}", regex, chosen, names))) for name, regex in select.by.items()]
+        )
+    members: dict[str, list[int]] = {}
+    for place in chosen:
+        members.setdefault(_GROUP[select.by](names[place]), []).append(place)
+    return Selection([Group(check_tag(name), tuple(places)) for name, places in members.items()])
+
+
+def layer_of(name: str) -> str:
+    """The layer that a parameter belongs to.
+
+    The path up to its first number (`bert.encoder.layer.3`); without one the first two parts of the owning module's
+    path (`bert.embeddings`, `classifier`).
+    """
+    parts = name.split(".")
+    for place, part in enumerate(parts[:-1]):
+        if part.isdigit():
+            return ".".join(parts[: place + 1])
+    return ".".join(parts[:-1][:2]) or name
+
+
+def module_of(name: str) -> str:
+    """The path of the module that owns a parameter; the parameter's own name for one at the model's root."""
+    return name.rpartition(".")[0] or name
+
+
+_GROUP = {
+    "total": lambda name: "total",  # noqa: ARG005
+    "layer": layer_of,
+    "module": module_of,
+    "parameter": lambda name: name,
+}
+
+
+def _matching(what: str, regex: str | None, places: Sequence[int], names: Sequence[str]) -> list[int]:
+    if regex is None:
+        return list(places)
+    pattern = re.compile(regex)
+    found = [place for place in places if pattern.search(names[place])]
+    if not found:
+        among = [names[place] for place in places]
+        raise NoMatchError(
+            f"{what} must match at least one parameter's name, got {regex!r};"
+            f" near names: {', '.join(near(regex, among))}"
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Pure functions on tensors; nothing here knows a trainer, a rank or a file."""

@@ -1,0 +1,169 @@
+"""What a metric returns: values that carry what is needed to merge them over ranks, and know how to finish.
+
+A value offers its parts that are added over ranks (`sums`) and those of which the largest counts (`maxes`), as numbers
+or 0-d tensors, and turns the merged parts into the number that is written (`result`; None means that it cannot be right
+and is left out). Parts stay on the device until the whole step is copied to the host at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Number = float | Tensor
+Facts = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Markdown for TensorBoard's Text tab."""
+
+    markdown: str
+
+
+class Value:
+    """A mergeable number."""
+
+    def sums(self) -> tuple[Number, ...]:
+        """Parts that are added over ranks."""
+        return ()
+
+    def maxes(self) -> tuple[Number, ...]:
+        """Parts of which the largest over ranks counts."""
+        return ()
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | Text | None:
+        """The number (or words) to write; None leaves it out."""
+        raise TypeError(f"{type(self).__name__} must define result")
+
+
+@dataclass(frozen=True)
+class Sum(Value):
+    """Added over ranks."""
+
+    value: Number
+
+    def sums(self) -> tuple[Number, ...]:
+        return (self.value,)
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+        return sums[0]
+
+
+@dataclass(frozen=True)
+class Mean(Value):
+    """`total / count`, both added over ranks; left out when nothing was counted."""
+
+    total: Number
+    count: Number
+
+    def sums(self) -> tuple[Number, ...]:
+        return (self.total, self.count)
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+        return sums[0] / sums[1] if sums[1] else None
+
+
+@dataclass(frozen=True)
+class Max(Value):
+    """The largest over ranks. For a number that is the same on every rank, that number."""
+
+    value: Number
+
+    def maxes(self) -> tuple[Number, ...]:
+        return (self.value,)
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+        return maxes[0]
+
+
+@dataclass(frozen=True)
+class Rate(Value):
+    """`count / seconds`: the count is added over ranks, the slowest rank's seconds count."""
+
+    count: Number
+    seconds: float
+
+    def sums(self) -> tuple[Number, ...]:
+        return (self.count,)
+
+    def maxes(self) -> tuple[Number, ...]:
+        return (self.seconds,)
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+        return sums[0] / maxes[0] if maxes[0] > 0 else None
+
+
+@dataclass(frozen=True)
+class Norm(Value):
+    """L2 norm from a sum of squares.
+
+    With `divide_by`, the norm is divided by the fact of that name, which the trainer may give after the measurement (a
+    norm taken after clipping, divided by the clip factor, is the norm before it); without that fact it is left out.
+    """
+
+    square: Number
+    divide_by: str | None = None
+
+    def sums(self) -> tuple[Number, ...]:
+        return (self.square,)
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+        norm = math.sqrt(sums[0]) if sums[0] >= 0 else math.nan
+        if self.divide_by is None:
+            return norm
+        factor = facts.get(self.divide_by)
+        return norm / factor if factor else None
+
+
+@dataclass(frozen=True)
+class Fact(Value):
+    """A number that the trainer gives for this step, perhaps after the measurement; left out if it does not."""
+
+    name: str
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+        return facts.get(self.name)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Exact counts over equal bins between the smallest and the largest finite element of all tensors together."""
+
+    tensors: Sequence[Tensor]
+    bins: int = 64
+
+
+@dataclass(frozen=True)
+class HParams:
+    """Hyper-parameters of the run, for TensorBoard's HParams tab."""
+
+    values: Mapping[str, bool | float | str]
+
+
+@dataclass(frozen=True)
+class HParamsMetrics:
+    """Which tags the HParams tab shows beside the hyper-parameters."""
+
+    values: Mapping[str, bool | float | str]
+    tags: Sequence[str]
+
+
+@dataclass(frozen=True)
+class HParamsEnd:
+    """How the run ended."""
+
+    succeeded: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Charts for TensorBoard's Custom Scalars tab: category -> chart title -> regexes of tags."""
+
+    charts: Mapping[str, Mapping[str, Sequence[str]]]
+
+
+HostValue = Text | HParams | HParamsMetrics | HParamsEnd | Layout
