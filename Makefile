@@ -16,7 +16,7 @@ demo: .venv/installed ## train the bundled BERT sentiment recipe, offline, on ge
 	$(BIN)/python recipes/bert_sentiment.py
 
 test: .venv/installed ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/installed ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -27,6 +27,9 @@ class Tensors:
         self._scale = scale
         self.present: tuple[bool, ...] = tuple(tensor is not None for tensor in tensors)
 
+    def __bool__(self) -> bool:
+        return True
+
     def __getitem__(self, place: int) -> Tensor | None:
         return self._tensors[place]
 
@@ -113,6 +116,8 @@ class Context:
     before_clip: Tensors | None = None
     clipping: str = "none"
     """`none`, `norm` or `other`."""
+    spreads_nonfinite: bool = False
+    """Whether the trainer multiplies gradients by a factor made of their norm, so that one NaN reaches every layer."""
     clip_factor: Number | None = None
     """What clipping multiplied the gradients by; None when the trainer has not told it."""
     learning_rates: Mapping[str, float] = field(default_factory=dict)

@@ -30,8 +30,9 @@ logger = logging.getLogger(__name__)
 class Setup:
     """What an adapter knows when training starts.
 
-    `log_schedule` names the steps at which the trainer logs; `clipping` is `none`, `norm` or `other`; `sharding` says in
-    words how parameters are spread over ranks, if they are; `larger_is_better` has the trainer's own word on evaluation
+    `log_schedule` names the steps at which the trainer logs. `clipping` is `none`, `norm` or `other`;
+    `spreads_nonfinite` says whether gradients are multiplied by a factor made of their norm. `sharding` says in words
+    how parameters are spread over ranks, if they are. `larger_is_better` has the trainer's own word on evaluation
     metrics, by tag.
     """
 
@@ -39,6 +40,7 @@ class Setup:
     optimizers: Mapping[str, torch.optim.Optimizer]
     log_schedule: Schedule
     clipping: str = "none"
+    spreads_nonfinite: bool = False
     sharding: str | None = None
     hparams: Mapping[str, bool | float | str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +74,8 @@ class Monitor:
         self._items, self._every, self._strict = tuple(items), every, strict
         self.stopwatch = stopwatch or Stopwatch()
         self._counters = Counters(self.stopwatch)
-        self._entries: list[Entry] = []
+        # Numbers that the trainer logs before training (an evaluation) are taken too.
+        self._entries = plan([item for item in self._items if item.select is None], every, (), never)
         self._own_schedule: Schedule = never
         self._parameters: tuple[Parameter, ...] = ()
         self._setup: Setup | None = None
@@ -205,6 +208,7 @@ class Monitor:
             weights=Tensors([parameter.tensor for parameter in self._parameters]),
             before_clip=self._before_clip,
             clipping=self._setup.clipping,
+            spreads_nonfinite=self._setup.spreads_nonfinite,
             clip_factor=self._clip_factor,
             learning_rates=_learning_rates(name, optimizer),
         )

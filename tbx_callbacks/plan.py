@@ -19,7 +19,8 @@ class Entry:
     item: Item
     schedule: Schedule
     selection: Selection
-    tags: frozenset[str]
+    tags: dict[str, tuple[int, ...]]
+    """Tags as far as they are known beforehand, and which parameters each is made of."""
     last: Totals = field(default_factory=Totals)
 
     @property
@@ -55,25 +56,30 @@ def plan(
     return entries
 
 
-def _tags(item: Item, selection: Selection) -> frozenset[str]:
-    """Tags as far as they are known beforehand."""
-    tags: set[str] = set()
+def _tags(item: Item, selection: Selection) -> dict[str, tuple[int, ...]]:
+    tags: dict[str, tuple[int, ...]] = {}
     for tag in item.metric.tags:
         if "{group}" in tag:
-            tags.update(tag.replace("{group}", group.name) for group in selection.groups)
+            tags.update({tag.replace("{group}", group.name): group.members for group in selection.groups})
         elif "<" not in tag:
-            tags.add(tag)
-    return frozenset(tags)
+            tags[tag] = ()
+    return tags
 
 
 def _check_apart(entry: Entry, other: Entry) -> None:
-    same = sorted(entry.tags & other.tags)
+    """A tag may come from two items only when it means the same: a module that is also a layer, for example."""
+    alike = entry.item.metric == other.item.metric and entry.item.select is not None
+    same = [
+        tag
+        for tag, members in entry.tags.items()
+        if tag in other.tags and not (alike and members and members == other.tags[tag])
+    ]
     if same:
+        more = f" and {len(same) - 1} more" if len(same) > 1 else ""
         raise ConfigError(
             f"every tag must be written by one metric, but {other.item.name} ({_describe(other.item)}) and"
-            f" {entry.item.name} ({_describe(entry.item)}) both write {same[0]}"
-            f"{f' and {len(same) - 1} more' if len(same) > 1 else ''}; let their selections differ, or name groups with"
-            " by: {name: regex}"
+            f" {entry.item.name} ({_describe(entry.item)}) both write {same[0]}{more};"
+            " let their selections differ, or name groups with by: {name: regex}"
         )
 
 

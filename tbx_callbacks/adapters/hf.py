@@ -121,6 +121,7 @@ class TbxTrainerCallback(TrainerCallback):  # type: ignore[misc]
                 optimizers={type(optimizer).__name__: optimizer},
                 log_schedule=log_schedule(args, state, kwargs.get("train_dataloader")),
                 clipping="norm" if self._max_grad_norm > 0 else "none",
+                spreads_nonfinite=True,  # with max_grad_norm=0 too: the norm for the log is taken by clipping to inf
                 sharding=sharding(model.parameters()) or ("DeepSpeed" if getattr(args, "deepspeed", None) else None),
                 hparams=hparams(args, model),
                 texts=texts(args, model),

@@ -86,7 +86,7 @@ def texts(args: Any, model: nn.Module) -> dict[str, str]:
     """The arguments and the model's configuration as JSON."""
     config = getattr(model, "config", None)
     said = {"args": args.to_json_string()}
-    if hasattr(config, "to_json_string"):
+    if config is not None and hasattr(config, "to_json_string"):
         said["model_config"] = config.to_json_string()
     return said
 

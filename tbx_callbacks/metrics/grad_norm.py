@@ -28,7 +28,9 @@ class GradNorm:
     cost: ClassVar[str] = "one pass over the gradients"
 
     def __call__(self, context: Context) -> Values:
-        exact = context.gradients if context.clipping == "none" else context.before_clip
+        exact = context.before_clip
+        if exact is None and context.clipping == "none":
+            exact = context.gradients
         if exact is None and context.clipping != "norm":
             return {}
         source = context.gradients if exact is None else exact

@@ -21,9 +21,9 @@ class NonFinite:
 
     `nonfinite/found` is 1 when there is any, in the loss since the last point too, else 0. Totals are always written,
     groups only when they hold one. A text names the first bad group: backward reaches the last layers first, so for
-    gradients that is the last group in the model's order. Clipping by a NaN norm makes every gradient NaN and by an Inf
-    norm turns Inf into NaN and the rest into zeros: when the gradients could not be seen before clipping (callback not
-    attached), counts other than zero are left out, since they would blame every layer. `nonfinite/losses` counts
+    gradients that is the last group in the model's order. Clipping by a NaN norm makes every gradient NaN, and by an Inf
+    norm turns Inf into NaN and the rest into zeros: where the trainer does that and the gradients could not be seen
+    before (callback not attached), counts other than zero are left out, since they would blame every layer. `nonfinite/losses` counts
     micro-batches, also those that the trainer's log hides (logging_nan_inf_filter). Cost: with finite tensors on CPU
     that of the norms, which it shares; on accelerators one pass.
     """
@@ -43,8 +43,8 @@ class NonFinite:
     cost: ClassVar[str] = "shares the norms' pass"
 
     def __call__(self, context: Context) -> Values:
-        exact = context.gradients if context.clipping == "none" else context.before_clip
-        source = context.gradients if exact is None else exact
+        source = context.before_clip or context.gradients
+        smeared = context.before_clip is None and context.spreads_nonfinite
         gradients = context.selection.sums(source.nonfinite, source.present)
         weights = context.selection.sums(context.weights.nonfinite, context.weights.present)
         seen = context.interval.losses
@@ -52,14 +52,14 @@ class NonFinite:
         counts = (*gradients.values(), *weights.values(), *losses)
         values: dict[str, Value] = {
             "nonfinite/found": _Found(counts),
-            "nonfinite/gradients/total": _Count(tuple(gradients.values()), zero=True, smeared=exact is None),
+            "nonfinite/gradients/total": _Count(tuple(gradients.values()), zero=True, smeared=smeared),
             "nonfinite/weights/total": _Count(tuple(weights.values()), zero=True),
-            "nonfinite/first_bad": _FirstBad(context.step, gradients, weights, losses, smeared=exact is None),
+            "nonfinite/first_bad": _FirstBad(context.step, gradients, weights, losses, smeared=smeared),
         }
         if losses:
             values["nonfinite/losses"] = _Count(losses, zero=True)
         for group, count in gradients.items():
-            values.setdefault(f"nonfinite/gradients/{group}", _Count((count,), smeared=exact is None))
+            values.setdefault(f"nonfinite/gradients/{group}", _Count((count,), smeared=smeared))
         for group, count in weights.items():
             values.setdefault(f"nonfinite/weights/{group}", _Count((count,)))
         return values

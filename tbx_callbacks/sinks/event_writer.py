@@ -148,5 +148,5 @@ def _frame(data: bytes) -> bytes:
 
 
 def _masked_crc(data: bytes) -> int:
-    crc = crc32c.crc32c(data)
+    crc: int = crc32c.crc32c(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

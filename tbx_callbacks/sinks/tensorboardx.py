@@ -25,18 +25,20 @@ from tbx_callbacks.values import HParams, HParamsEnd, HParamsMetrics, Layout, Te
 class SummaryWriter(tensorboardX.SummaryWriter):  # type: ignore[misc]
     """tensorboardX's SummaryWriter, all of its public `add_*` methods, over an event writer that loses nothing."""
 
+    file_writer: Any
+
     def __init__(self, logdir: str, purge_step: int | None = None) -> None:
         super().__init__(logdir=logdir, purge_step=purge_step)
 
     def _get_file_writer(self) -> _FileWriter:
-        if self.file_writer is None:
-            self.file_writer = _FileWriter(self.logdir)
-            self.file_writer.add_event(Event(file_version="brain.Event:2"))
+        file_writer: _FileWriter | None = self.file_writer
+        if file_writer is None:
+            self.file_writer = file_writer = _FileWriter(self.logdir)
+            file_writer.add_event(Event(file_version="brain.Event:2"))
             if self.purge_step is not None:
-                start = SessionLog(status=SessionLog.START)
-                self.file_writer.add_event(Event(session_log=start), self.purge_step)
-            self.all_writers = {self.file_writer.get_logdir(): self.file_writer}
-        return self.file_writer
+                file_writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), self.purge_step)
+            self.all_writers = {file_writer.get_logdir(): file_writer}
+        return file_writer
 
 
 class _FileWriter(FileWriter):  # type: ignore[misc]

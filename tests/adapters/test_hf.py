@@ -1,0 +1,432 @@
+"""The callback under the real Trainer: tags, cadence, folders, errors, harmlessness."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from problems import Run, bert, files, trainer
+from torch import Tensor, nn
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback
+
+from tbx_callbacks import ConfigError, TbxTrainerCallback
+
+
+def test_tags_and_values_are_those_of_the_trainers_own_callback(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    from torch.utils.tensorboard import SummaryWriter
+
+    ours = TbxTrainerCallback("default")
+    run = trainer(
+        tmp_path, callbacks=[TensorBoardCallback(SummaryWriter(str(theirs))), ours], eval_strategy="steps", eval_steps=4
+    )
+    run.train()
+    expected, read = Run(theirs).scalars, Run(ours.log_dir).scalars
+    assert {tag for tag in read if tag.startswith(("train/", "eval/"))} == set(expected)
+    for tag, series in expected.items():
+        assert set(read[tag]) == set(series), tag
+    assert {"train/loss", "train/train_loss", "eval/accuracy"} <= set(expected)
+
+
+def test_no_tag_has_a_step_twice(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback("full")
+    trainer(tmp_path, callbacks=[callback], eval_strategy="steps", eval_steps=2).train()
+    for tag, series in Run(callback.log_dir).scalars.items():
+        steps = [step for step, _ in series]
+        assert steps == sorted(set(steps)), tag
+
+
+@pytest.mark.parametrize(
+    ("args", "logged"),
+    [
+        ({"logging_steps": 3}, [3, 6]),
+        ({"logging_steps": 3, "logging_first_step": True}, [1, 3, 6]),
+        ({"logging_steps": 0.25}, [2, 4, 6, 8]),
+        ({"logging_strategy": "epoch", "max_steps": -1, "num_train_epochs": 2}, [8, 16]),
+        (
+            {
+                "logging_strategy": "epoch",
+                "max_steps": -1,
+                "num_train_epochs": 2,
+                "gradient_accumulation_steps": 3,
+            },
+            [3, 6],
+        ),
+    ],
+)
+def test_log_follows_the_trainers_cadence(tmp_path: Path, args: dict[str, Any], logged: list[int]) -> None:
+    callback = TbxTrainerCallback({"metrics": ["loss", "grad_norm", {"weight_norm": {"by": "total"}}]})
+    trainer(tmp_path, callbacks=[callback], **args).train()
+    read = Run(callback.log_dir)
+    assert read.steps("train/loss") == logged
+    assert read.steps("weight_norm/total") == logged
+    assert read.steps("grad_norm/classifier") == logged
+
+
+def test_every_step_when_the_trainer_never_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    callback = TbxTrainerCallback({"metrics": ["loss", "clip", {"weight_norm": {"by": "total", "every": 1}}]})
+    trainer(tmp_path, callbacks=[callback], logging_strategy="no").train()
+    read = Run(callback.log_dir)
+    assert read.steps("weight_norm/total") == list(range(1, 9))
+    assert "logging_strategy" in caplog.text
+    assert "clip/factor" not in read.scalars
+
+
+def test_one_event_holds_all_of_a_step(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    callback = TbxTrainerCallback("full")
+    trainer(tmp_path, callbacks=[callback], max_steps=4).train()
+    (path,) = files(callback.log_dir)
+    events = [event for event in LegacyEventFileLoader(str(path)).Load() if event.step == 2]
+    (event,) = events
+    tags = {value.tag for value in event.summary.value}
+    assert {"train/loss", "grad_norm/total", "lr/AdamW/pg1", "weight_norm/bert.pooler"} <= tags
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [tensor.clone() for tensor in model.state_dict().values()]
+
+
+@pytest.mark.parametrize("attached", [True, False])
+@pytest.mark.parametrize("max_norm", [0.0, 0.05])
+def test_the_run_is_unharmed(tmp_path: Path, attached: bool, max_norm: float) -> None:
+    def train(callbacks: list[Any]) -> tuple[list[Tensor], Tensor]:
+        run = trainer(
+            tmp_path, callbacks=callbacks, max_grad_norm=max_norm, logging_steps=1, max_steps=12, eval_strategy="epoch"
+        )
+        if callbacks and attached:
+            callbacks[0].attach(run)
+        run.train()
+        return weights(run.model), torch.get_rng_state()
+
+    every_step = {"extends": "full", "metrics": [{"weight_histogram": {"every": 1}}, {"grad_histogram": {"every": 1}}]}
+    with_callback, rng = train([TbxTrainerCallback(every_step)])
+    without, plain_rng = train([])
+    assert all(torch.equal(a, b) for a, b in zip(with_callback, without, strict=True))
+    assert torch.equal(rng, plain_rng)
+    different, _ = train([Nudge()]) if not attached else (None, None)
+    if different is not None:
+        assert not all(torch.equal(a, b) for a, b in zip(different, without, strict=True))  # the comparison can fail
+
+
+class Nudge(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+        with torch.no_grad():
+            next(model.parameters()).add_(1e-6)
+
+
+class Poison(TrainerCallback):
+    """Puts a NaN or an Inf into the gradient of one layer at one step, by a hook as a real fault would come."""
+
+    def __init__(self, name: str, value: float, step: int) -> None:
+        self.name, self.value, self.step, self.now = name, value, step, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
+        def poison(gradient: Tensor) -> Tensor:
+            if self.now == self.step:
+                gradient = gradient.clone()
+                gradient.view(-1)[:3] = self.value
+            return gradient
+
+        model.get_parameter(self.name).register_hook(poison)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.now = state.global_step + 1
+
+
+BAD = "bert.encoder.layer.1.output.dense.weight"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("max_norm", [0.0, 1.0])
+def test_the_first_bad_layer_is_named_before_clipping_smears_it(
+    tmp_path: Path, value: float, max_norm: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = TbxTrainerCallback("default")
+    poison = Poison(BAD, value, step=4)
+    run = trainer(tmp_path, callbacks=[callback, poison], max_grad_norm=max_norm, max_steps=4)
+    callback.attach(run)
+    run.train()
+    read = Run(callback.log_dir)
+    assert read.at("nonfinite/found") == {2: 0.0, 4: 1.0}
+    assert read.at("nonfinite/gradients/total") == {2: 0.0, 4: 3.0}
+    assert read.at("nonfinite/gradients/bert.encoder.layer.1") == {4: 3.0}
+    assert read.family("nonfinite/gradients") == {"total", "bert.encoder.layer.1"}
+    (said,) = read.texts["nonfinite/first_bad"]
+    assert "step 4" in said
+    assert "1 of 5 groups; backward reached bert.encoder.layer.1 first" in said
+    assert said in caplog.text
+
+
+def test_without_attach_no_layer_is_blamed_wrongly(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback("default")
+    trainer(tmp_path, callbacks=[callback, Poison(BAD, math.nan, step=4)], max_grad_norm=1.0, max_steps=4).train()
+    read = Run(callback.log_dir)
+    assert read.at("nonfinite/found") == {2: 0.0, 4: 1.0}
+    assert read.at("nonfinite/gradients/total") == {2: 0.0}
+    assert read.family("nonfinite/gradients") == {"total"}
+    assert "attach" in read.texts["nonfinite/first_bad"][0]
+    assert 4 not in read.at("grad_norm/total")
+
+
+class NanLoss(nn.Module):
+    """A model whose loss is NaN in one micro-batch, while its gradients stay finite."""
+
+    def __init__(self, when: int) -> None:
+        super().__init__()
+        self.bert, self.when, self.calls = bert(), when, 0
+
+    def forward(self, **inputs: Tensor) -> Any:
+        outputs = self.bert(**inputs)
+        self.calls += self.training
+        if self.calls == self.when and self.training:
+            outputs.loss = outputs.loss + (torch.tensor(math.nan) - outputs.loss.detach())
+        return outputs
+
+
+def test_a_nan_loss_that_the_trainers_log_hides_is_seen(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback("default")
+    trainer(
+        tmp_path,
+        model=NanLoss(when=3),
+        callbacks=[callback],
+        gradient_accumulation_steps=2,
+        max_steps=6,
+        max_grad_norm=0.0,
+        remove_unused_columns=False,
+    ).train()
+    read = Run(callback.log_dir)
+    assert all(math.isfinite(value) for _, value in read.scalars["train/loss"])
+    assert read.at("nonfinite/losses") == {2: 1.0, 4: 0.0, 6: 0.0}
+    assert read.at("nonfinite/found")[2] == 1.0
+
+
+def test_frozen_parameters_have_weights_but_no_gradients(tmp_path: Path) -> None:
+    model = bert()
+    model.bert.embeddings.requires_grad_(False)
+    model.bert.encoder.layer[0].requires_grad_(False)
+    callback = TbxTrainerCallback("full")
+    trainer(tmp_path, model=model, callbacks=[callback], max_steps=50, logging_steps=50).train()
+    read = Run(callback.log_dir)
+    frozen = {"bert.embeddings", "bert.encoder.layer.0"}
+    assert frozen <= read.family("weight_norm")
+    assert not frozen & read.family("grad_norm")
+    assert {"weights/bert.embeddings", "weights/bert.encoder.layer.0"} <= set(read.histograms)
+    assert "grads/bert.embeddings" not in read.histograms
+    assert "grads/bert.encoder.layer.1" in read.histograms
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(50, 8)
+        self.head = nn.Linear(8, 50, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, input_ids: Tensor, labels: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        logits = self.head(self.words(input_ids).mean(1))
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits[:, :2]}
+
+
+def test_tied_weights_count_once(tmp_path: Path) -> None:
+    model = Tied()
+    callback = TbxTrainerCallback(
+        {"every": 1, "metrics": [{"weight_norm": {"by": "parameter"}}, {"weight_norm": {"by": "total"}}]}
+    )
+    trainer(tmp_path, model=model, callbacks=[callback], max_steps=1).train()
+    read = Run(callback.log_dir)
+    assert read.family("weight_norm") == {"words.weight", "total"}
+    assert read.at("weight_norm/total")[1] == pytest.approx(model.words.weight.norm().item(), rel=1e-5)
+
+
+class OwnLoss:
+    """Logs a scalar of its own from compute_loss."""
+
+    def make(self, callback: TbxTrainerCallback) -> type:
+        from transformers import Trainer
+
+        seen = self.seen = []
+
+        class WithOwnLoss(Trainer):
+            def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+                loss = super().compute_loss(model, inputs, *args, **kwargs)
+                if model.training:
+                    value = (loss[0] if isinstance(loss, tuple) else loss).detach() * 2
+                    seen.append(value.item())
+                    callback.log("aux/contrastive_loss", value)
+                return loss
+
+        return WithOwnLoss
+
+
+def test_own_scalars_are_averaged_until_the_next_point(tmp_path: Path) -> None:
+    callback, own = TbxTrainerCallback("default"), OwnLoss()
+    trainer(tmp_path, cls=own.make(callback), callbacks=[callback], gradient_accumulation_steps=2, max_steps=5).train()
+    read = Run(callback.log_dir).at("aux/contrastive_loss")
+    # logging every 2 steps of 2 micro-batches; what is left at the end is written there
+    expected = {2: own.seen[:4], 4: own.seen[4:8], 5: own.seen[8:]}
+    assert read == {step: pytest.approx(sum(v) / len(v), rel=1e-5) for step, v in expected.items()}
+
+
+def test_own_scalars_are_checked() -> None:
+    callback = TbxTrainerCallback("minimal")
+    with pytest.raises(ValueError, match=r"a tag must be made of .* got 'my loss'; use 'my_loss' instead"):
+        callback.log("my loss", 1.0)
+    with pytest.raises(ValueError, match=r"aux/x must be a scalar, got shape \(2,\)"):
+        callback.log("aux/x", torch.ones(2))
+
+
+def test_the_writer_is_tensorboardx_own_api(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback("minimal")
+    with pytest.raises(RuntimeError, match="after the callback was given to a Trainer"):
+        _ = callback.writer
+    run = trainer(tmp_path, callbacks=[callback])
+    run.train()
+    callback.writer.add_text("note", "hello", 8)
+    callback.writer.add_scalar("mine/score", 0.5, 8)
+    callback.writer.flush()
+    read = Run(callback.log_dir)
+    assert read.texts["note"] == ["hello"]
+    assert read.at("mine/score") == {8: 0.5}
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback("full", log_dir=str(tmp_path / "logs"))
+    run = trainer(tmp_path, callbacks=[callback])
+    run.state.is_world_process_zero = False
+    callback.on_init_end(run.args, run.state, run.control)
+    callback.on_train_begin(run.args, run.state, run.control, model=run.model)
+    callback.on_log(run.args, run.state, run.control, {"loss": 1.0})
+    callback.log("aux/x", 1.0)
+    callback.writer.add_image("x", torch.zeros(3, 2, 2))
+    callback.on_train_end(run.args, run.state, run.control)
+    with pytest.raises(AttributeError, match="add_imagine"):
+        callback.writer.add_imagine("x")
+    assert not (tmp_path / "logs").exists()
+
+
+def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = TbxTrainerCallback("minimal", log_dir="runs/exp1")
+    trainer(tmp_path / "out", callbacks=[named], max_steps=2).train()
+    assert len(files("runs/exp1")) == 1
+    default = TbxTrainerCallback("minimal")
+    run = trainer(tmp_path / "out", callbacks=[default], max_steps=2)
+    run.evaluate()  # before training
+    run.train()
+    run.evaluate()  # and after it: the same run, the same file
+    assert Path(default.log_dir or "").parent == tmp_path / "out" / "runs"
+    assert len(files(default.log_dir)) == 1
+    assert Run(default.log_dir).steps("eval/accuracy") == [0, 2]
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "wanted"))
+    by_environment = TbxTrainerCallback("minimal")
+    trainer(tmp_path / "out", callbacks=[by_environment], max_steps=2).train()
+    assert len(files(tmp_path / "wanted")) == 1
+
+
+def test_hparams_texts_and_layout(tmp_path: Path) -> None:
+    from tensorboard.plugins.custom_scalar import layout_pb2
+    from tensorboard.plugins.hparams import metadata
+
+    callback = TbxTrainerCallback("default")
+    run = trainer(tmp_path, callbacks=[callback], eval_strategy="steps", eval_steps=2, learning_rate=0.03)
+    run.train()
+    read = Run(callback.log_dir)
+    content = read.plugin("hparams")
+    started = metadata.parse_session_start_info_plugin_data(content["_hparams_/session_start_info"])
+    assert started.hparams["learning_rate"].number_value == pytest.approx(0.03)
+    assert started.hparams["model/hidden_size"].number_value == 16
+    experiment = metadata.parse_experiment_plugin_data(content["_hparams_/experiment"])
+    shown = {info.name.tag for info in experiment.metric_infos}
+    assert shown == {"eval/loss", "eval/accuracy", "best/loss", "best/accuracy"}
+    assert metadata.parse_session_end_info_plugin_data(content["_hparams_/session_end_info"]).status == 1
+    for name, better in (("loss", min), ("accuracy", max)):
+        values = [value for _, value in read.scalars[f"eval/{name}"]]
+        assert read.scalars[f"best/{name}"][-1][1] == better(values)
+    assert json.loads(read.texts["args"][0].strip("`json\n"))["learning_rate"] == 0.03
+    assert json.loads(read.texts["model_config"][0].strip("`json\n"))["hidden_size"] == 16
+    (event,) = read._events.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
+    assert charts["train and eval"] == ["^train/loss$", "^eval/.*loss$"]
+    assert charts["grad_norm"] == ["^grad_norm/(?!total$).+"]
+
+
+def test_a_regex_that_matches_nothing_stops_before_training(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback({"metrics": [{"weight_histogram": {"include": r"encoder\.layers\.0"}}]})
+    run = trainer(tmp_path, callbacks=[callback])
+    with pytest.raises(
+        ConfigError, match=r"weight_histogram\.include must match .* near names: bert\.encoder\.layer\."
+    ):
+        run.train()
+    assert run.state.global_step == 0
+
+
+def test_two_items_must_not_write_the_same_tag(tmp_path: Path) -> None:
+    metrics = [{"weight_norm": {"include": "query"}}, {"weight_norm": {"include": "key"}}]
+    run = trainer(tmp_path, callbacks=[TbxTrainerCallback({"metrics": metrics})])
+    with pytest.raises(ConfigError, match=r"both write weight_norm/bert\.encoder\.layer\.0 and 1 more"):
+        run.train()
+
+
+def test_attach_twice_changes_nothing_and_adds_the_callback(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback("default")
+    run = trainer(tmp_path, max_grad_norm=0.05)
+    assert callback.attach(run) is callback
+    first = run._clip_grad_norm
+    callback.attach(run)
+    assert run._clip_grad_norm is first
+    run.train()
+    assert Run(callback.log_dir).scalars["clip/share"] == [(step, 1.0) for step in (2, 4, 6, 8)]
+
+
+def test_training_twice_with_one_callback_keeps_runs_apart(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback("minimal")
+    run = trainer(tmp_path, callbacks=[callback], max_steps=4)
+    run.train()
+    first = callback.log_dir
+    run.train()
+    assert callback.log_dir != first
+    assert Run(first).steps("train/loss") == Run(callback.log_dir).steps("train/loss") == [2, 4]
+
+
+def test_hooks_are_gone_after_training_and_after_an_error(tmp_path: Path) -> None:
+    class Boom(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                raise ZeroDivisionError
+
+    callback = TbxTrainerCallback("full")
+    run = trainer(tmp_path, callbacks=[callback, Boom()])
+    with pytest.raises(ZeroDivisionError):
+        run.train()
+    run.remove_callback(Boom)
+    run.train()
+    assert not run.model._forward_hooks
+    assert not run.optimizer.optimizer._optimizer_step_post_hooks
+
+
+def test_a_metric_that_fails_is_named_once_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tbx_callbacks.metrics.memory import Memory
+
+    def broken(self: Memory, context: Any) -> Any:
+        raise OSError("no such counter")
+
+    monkeypatch.setattr(Memory, "__call__", broken)
+    callback = TbxTrainerCallback("default")
+    with caplog.at_level(logging.WARNING):
+        trainer(tmp_path, callbacks=[callback]).train()
+    assert caplog.text.count("metric memory failed at step 2 and is switched off") == 1
+    assert Run(callback.log_dir).steps("train/loss") == [2, 4, 6, 8]
+    strict = TbxTrainerCallback({"extends": "default", "strict": True})
+    with pytest.raises(RuntimeError, match="metric memory failed at step 2"):
+        trainer(tmp_path, callbacks=[strict]).train()

@@ -1,0 +1,119 @@
+"""Small real models, data and runs that tests share, and the way back from event files to numbers."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def bert(seed: int = 0, **changes: Any) -> BertForSequenceClassification:
+    """A real BERT classifier with 2 layers of 16."""
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = {
+        "vocab_size": 50,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 16,
+    }
+    return BertForSequenceClassification(BertConfig(**{**sizes, **changes}))
+
+
+def rows(number: int = 32, length: int = 8, seed: int = 0) -> list[dict[str, Any]]:
+    """Token ids with padding of different lengths, and labels that depend on them."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(number):
+        real = rng.randint(3, length)
+        ids = [rng.randint(1, 49) for _ in range(real)] + [0] * (length - real)
+        mask = [1] * real + [0] * (length - real)
+        made.append({"input_ids": ids, "attention_mask": mask, "labels": int(ids[0] > 25)})
+    return made
+
+
+def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    return {key: torch.tensor([row[key] for row in batch]) for key in batch[0]}
+
+
+def accuracy(prediction: Any) -> dict[str, float]:
+    return {"accuracy": float((np.argmax(prediction.predictions, -1) == prediction.label_ids).mean())}
+
+
+def trainer(
+    folder: Path, *, model: nn.Module | None = None, cls: type[Trainer] = Trainer, callbacks: Any = (), **args: Any
+) -> Trainer:
+    """A real Trainer on the CPU with quiet defaults."""
+    defaults: dict[str, Any] = {
+        "max_steps": 8,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 2,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "seed": 1,
+    }
+    return cls(
+        model=model if model is not None else bert(),
+        args=TrainingArguments(str(folder), **{**defaults, **args}),
+        train_dataset=rows(),
+        eval_dataset=rows(16, seed=5),
+        data_collator=collate,
+        compute_metrics=accuracy,
+        callbacks=list(callbacks),
+    )
+
+
+class Run:
+    """A folder of event files as TensorBoard's own reader sees it."""
+
+    def __init__(self, folder: str | Path | None) -> None:
+        assert folder is not None
+        self.folder = Path(folder)
+        everything = {"scalars": 0, "histograms": 0, "tensors": 0, "images": 0}
+        self._events = EventAccumulator(str(folder), size_guidance=everything)
+        self._events.Reload()
+        tags = self._events.Tags()
+        self.scalars: dict[str, list[tuple[int, float]]] = {
+            tag: [(event.step, event.value) for event in self._events.Scalars(tag)] for tag in tags["scalars"]
+        }
+        self.histograms = {
+            tag: {event.step: event.histogram_value for event in self._events.Histograms(tag)}
+            for tag in tags["histograms"]
+        }
+        self.texts = {
+            tag.removesuffix("/text_summary"): [
+                event.tensor_proto.string_val[0].decode() for event in self._events.Tensors(tag)
+            ]
+            for tag in tags["tensors"]
+            if tag.endswith("/text_summary")
+        }
+
+    def steps(self, tag: str) -> list[int]:
+        return [step for step, _ in self.scalars[tag]]
+
+    def at(self, tag: str) -> dict[int, float]:
+        return dict(self.scalars[tag])
+
+    def family(self, prefix: str) -> set[str]:
+        return {tag.removeprefix(f"{prefix}/") for tag in self.scalars if tag.startswith(f"{prefix}/")}
+
+    def plugin(self, name: str) -> dict[str, bytes]:
+        return self._events.PluginTagToContent(name)
+
+
+def files(folder: str | Path | None) -> list[Path]:
+    assert folder is not None
+    return sorted(Path(folder).glob("*tfevents*"))

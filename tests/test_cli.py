@@ -1,0 +1,116 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tbx_callbacks.metrics import METRICS
+from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+
+COMMAND = [sys.executable, "-c", "from tbx_callbacks.cli import main; main()"]
+
+
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, cwd=cwd, env=environment)
+
+
+def test_sets_and_metrics() -> None:
+    assert all(name in run("sets").stdout for name in ("minimal", "default", "full"))
+    listed = run("metrics").stdout
+    for name, cls in METRICS.items():
+        assert name in listed
+        assert all(tag in listed for tag in cls.tags), name
+    assert "bins (64)" in listed
+    assert "by (layer)" in listed
+
+
+def test_check(tmp_path: Path) -> None:
+    good = tmp_path / "good.yaml"
+    good.write_text("extends: minimal\nevery: 20\nmetrics:\n  - weight_norm: {by: layer, include: encoder}\n")
+    done = run("check", str(good))
+    assert done.returncode == 0
+    assert "by layer, include encoder" in done.stdout
+    assert "good.yaml: 8 metrics, every: 20, strict: False" in done.stdout
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("metrics:\n  - grad_norms\n")
+    done = run("check", str(bad))
+    assert done.returncode == 2
+    assert "bad.yaml: metrics[0] must name a known metric, got 'grad_norms'; did you mean 'grad_norm'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_schema() -> None:
+    assert set(json.loads(run("schema").stdout)["$defs"]) == set(METRICS)
+
+
+def test_recipes_are_found() -> None:
+    assert "bert-sentiment" in run("recipe").stdout
+    assert "--dataset" in run("recipe", "bert-sentiment", "--help").stdout
+    done = run("recipe", "bert-sentimant")
+    assert done.returncode == 2
+    assert "did you mean 'bert-sentiment'?" in done.stderr
+
+
+def test_view_serves_the_run_and_prints_the_url(tmp_path: Path) -> None:
+    sink = TensorBoardSink(tmp_path / "run")
+    sink.write(1, {"train/loss": 0.5})
+    sink.close()
+    board = subprocess.Popen(
+        [*COMMAND, "view", "run", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert board.stdout is not None
+        url = re.search(r"http://localhost:\d+/", board.stdout.readline())
+        assert url is not None
+        with urllib.request.urlopen(f"{url.group()}data/plugin/scalars/tags", timeout=30) as answer:
+            json.load(answer)
+    finally:
+        board.send_signal(signal.SIGINT)
+        out, _ = board.communicate(timeout=30)
+    assert "ended" in out
+
+
+def test_view_says_what_is_wrong(tmp_path: Path) -> None:
+    missing = run("view", str(tmp_path / "nothing"))
+    assert missing.returncode == 2
+    assert "LOGDIR must be a folder" in missing.stderr
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run("view", str(tmp_path), "--port", port)
+    assert done.returncode == 2
+    assert f"port {port} is taken; choose another with --port" in done.stderr
+
+
+def test_view_without_tensorboard(tmp_path: Path) -> None:
+    hidden = "import sys; sys.modules['tensorboard'] = None; from tbx_callbacks.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", hidden, "view", str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "pip install tbx-callbacks[view]" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help(arguments: list[str]) -> None:
+    out = run(*arguments)
+    assert all(
+        command in out.stdout + out.stderr for command in ("sets", "metrics", "check", "schema", "view", "recipe")
+    )

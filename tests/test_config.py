@@ -1,0 +1,177 @@
+"""Metric sets: what is accepted, and what each error says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tbx_callbacks import ConfigError, load_config
+from tbx_callbacks.config import bundled_sets
+from tbx_callbacks.metrics import METRICS
+from tbx_callbacks.schema import json_schema
+
+
+def names(config: Any) -> list[str]:
+    return [item.name for item in config.items]
+
+
+def test_the_bundled_sets_are_tiers() -> None:
+    assert list(bundled_sets()) == ["default", "full", "minimal"]
+    minimal, default, full = (load_config(name) for name in ("minimal", "default", "full"))
+    assert set(names(minimal)) < set(names(default)) <= set(names(full)) == set(METRICS)
+    assert {item.key() for item in default.items} < {item.key() for item in full.items}
+    assert not any(item.select for item in minimal.items)
+
+
+def test_the_example_of_the_readme(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        r"""
+extends: default
+every: 50
+metrics:
+  - loss
+  - grad_norm: {by: layer}
+  - weight_histogram: {every: 200, include: 'encoder\.layer\.(0|11)\.'}
+  - weight_norm: {by: {attention: '\.attention\.', mlp: '\.(intermediate|output)\.'}}
+"""
+    )
+    config = load_config(path)
+    assert config.every == 50
+    default = load_config("default")
+    # loss and grad_norm by layer replace inherited items; the other two select other parameters, so they are added
+    assert len(config.items) == len(default.items) + 2
+    added = config.items[-2:]
+    assert [item.name for item in added] == ["weight_histogram", "weight_norm"]
+    assert (added[0].every, added[0].select.include) == (200, r"encoder\.layer\.(0|11)\.")
+    assert load_config(yaml.safe_load(path.read_text())) == config
+    assert load_config(config) is config
+    assert load_config(str(path)) == config
+
+
+def test_replace_and_remove() -> None:
+    config = load_config({"extends": "default", "metrics": [{"weight_histogram": {"every": 7}}, {"memory": False}]})
+    assert [item.every for item in config.items if item.name == "weight_histogram"] == [7]
+    assert "memory" not in names(config)
+    off = yaml.safe_load("{extends: default, metrics: [grad_norm: off]}")
+    assert "grad_norm" not in names(load_config(off))
+
+
+def test_extends_a_path_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets" / "base.yaml").write_text("every: 5\nstrict: true\nmetrics: [loss]\n")
+    (tmp_path / "sets" / "more.yaml").write_text("extends: base.yaml\nmetrics: [memory]\n")
+    config = load_config(tmp_path / "sets" / "more.yaml")
+    assert (names(config), config.every, config.strict) == (["loss", "memory"], 5, True)
+    monkeypatch.chdir(tmp_path)
+    assert load_config("sets/more.yaml") == config
+
+
+BAD: list[tuple[Any, str]] = [
+    ({}, r"a mapping: metrics must name at least one metric, got none"),
+    ({"metric": ["loss"]}, r"metric must be a known key, got 'metric'; did you mean 'metrics'\?"),
+    ({"metrics": "loss"}, r"metrics must be a list of metrics, got 'loss'"),
+    ({"metrics": ["los"]}, r"metrics\[0\] must name a known metric, got 'los'; did you mean 'loss'\?"),
+    ({"metrics": [3]}, r"metrics\[0\] must name a known metric, got 3"),
+    ({"metrics": [{"loss": {}, "clip": {}}]}, r"metrics\[0\] must be a name or one name .* got 2 keys \(loss, clip\)"),
+    ({"metrics": [{"grad_norm": 5}]}, r"metrics\[0\]\.grad_norm must be a mapping of options, or off, got 5"),
+    ({"metrics": [{"grad_norm": {"bye": "x"}}]}, r"grad_norm\.bye must be a known option, .* did you mean 'by'\?"),
+    (
+        {"metrics": [{"grad_norm": {"by": "layr"}}]},
+        r"\.by must be one of total, layer, .*'layr'; did you mean 'layer'\?",
+    ),
+    ({"metrics": [{"grad_norm": {"by": {"a": 3}}}]}, r"\.by must be one of .* or a mapping of group name to regex"),
+    ({"metrics": [{"grad_norm": {"by": {}}}]}, r"\.by must name at least one group"),
+    ({"metrics": [{"grad_norm": {"by": {"a b": "x"}}}]}, r"\.by: a tag must be made of .* got 'a b'; use 'a_b'"),
+    (
+        {"metrics": ["clip", {"grad_norm": {"include": "("}}]},
+        r"metrics\[1\]\.grad_norm\.include must be a valid regular",
+    ),
+    ({"metrics": [{"grad_norm": {"include": 3}}]}, r"\.include must be a regular expression \(a string\), got 3"),
+    ({"metrics": [{"grad_norm": {"every": -1}}]}, r'\.every must be a positive number of .* or "log", got -1'),
+    ({"metrics": [{"grad_norm": {"every": 0}}]}, r"\.every must be a positive number of optimizer steps"),
+    ({"metrics": [{"grad_norm": {"every": True}}]}, r"\.every must be a positive number of optimizer steps"),
+    ({"metrics": [{"grad_norm": {"every": "often"}}]}, r"\.every must be a positive number .* got 'often'"),
+    ({"metrics": [{"loss": {"every": 5}}]}, r"loss\.every must be left out, got 5"),
+    ({"metrics": [{"weight_histogram": {"bins": "many"}}]}, r"\.bins must be a valid integer, got 'many'"),
+    ({"metrics": [{"weight_histogram": {"bins": 1000}}]}, r"bins must be between 1 and 255, got 1000"),
+    ({"metrics": ["loss", "loss"]}, r"metrics\[1\]\.loss must differ from the items before it"),
+    ({"metrics": [{"clip": False}]}, r"metrics\[0\]\.clip: off must name a metric of the extended set"),
+    ({"metrics": ["loss"], "every": 1.5}, r'every must be a positive number of optimizer steps or "log", got 1\.5'),
+    ({"metrics": ["loss"], "strict": "yes"}, r"strict must be true or false, got 'yes'"),
+    ({"extends": 3}, r"extends must be the name of a set or a path, got 3"),
+    (
+        {"extends": "fulll"},
+        r"extends: a metric set must be a bundled name or a path, got 'fulll'; did you mean 'full'\?",
+    ),
+    ("defualt", r"a metric set must be a bundled name or a path, got 'defualt'; did you mean 'default'\?"),
+    ("missing.yaml", r"must be a YAML file, but 'missing\.yaml' does not exist"),
+    (["loss"], r"a metric set must be a name, a path, a mapping or a Config, got list"),
+]
+
+
+@pytest.mark.parametrize(("source", "message"), BAD, ids=[message[:40] for _, message in BAD])
+def test_errors_say_where_rule_value_and_remedy(source: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(source)
+
+
+FILES: list[tuple[str, str]] = [
+    ("", r"bad\.yaml: a metric set must not be empty"),
+    ("- loss\n", r"bad\.yaml: a metric set must be a mapping with the keys extends, .* got \['loss'\]"),
+    ("metrics:\n  - loss\n  - grad_norm: {by: layer\n", r"bad\.yaml: line \d+, column \d+ must be valid YAML"),
+    ("every: 5\nevery: 6\nmetrics: [loss]\n", r"bad\.yaml: line 2, column 1 .* key 'every' is given twice"),
+    ("metrics: [los]\n", r"bad\.yaml: metrics\[0\] must name a known metric, got 'los'"),
+    ("metrics: [!!python/object/apply:os.system ['touch pwned']]\n", r"could not determine a constructor for the tag"),
+    ("extends: bad.yaml\nmetrics: [loss]\n", r"extends must not form a cycle, got bad\.yaml -> bad\.yaml"),
+    ("extends: other.yaml\n", r"bad\.yaml: extends: .* 'other\.yaml' does not exist"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), FILES, ids=[message[:40] for _, message in FILES])
+def test_errors_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config("bad.yaml")
+    assert not Path("pwned").exists()
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "latin.yaml"
+    path.write_bytes("metrics: [loss] # caf\xe9".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"latin\.yaml: a metric set must be a readable UTF-8 file"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="is a folder"):
+        load_config(str(tmp_path) + "/")
+
+
+def test_a_cycle_of_two(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(ConfigError, match=r"a\.yaml -> b\.yaml -> a\.yaml"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_a_file_named_like_a_set_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("default").write_text("metrics: [loss]\n")
+    assert len(load_config("default").items) > 1
+    assert names(load_config("./default")) == ["loss"]
+
+
+def test_the_schema_accepts_the_bundled_sets_and_refuses_what_load_config_refuses() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for path in bundled_sets().values():
+        validator.validate(yaml.safe_load(path.read_text()))
+    refused = [source for source, _ in BAD if isinstance(source, dict) and not validator.is_valid(source)]
+    # What needs more than a schema: regexes that do not compile, repeated items, off without extends, empty mappings.
+    assert len(refused) >= 16
+    assert json.loads(json.dumps(schema)) == schema

@@ -1,0 +1,126 @@
+"""The engine by itself, driven by a plain loop into a MemorySink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tbx_callbacks.config import load_config
+from tbx_callbacks.counters import Stopwatch
+from tbx_callbacks.monitor import Monitor, Setup
+from tbx_callbacks.schedule import at, either, every, never
+from tbx_callbacks.sinks import MemorySink
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def loop(
+    metrics: list[Any], steps: int = 6, each: Callable[[int, Monitor], None] = lambda step, monitor: None, **setup: Any
+) -> tuple[MemorySink, Clock]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    config, sink, clock = load_config({"every": 2, "metrics": metrics}), MemorySink(), Clock()
+    monitor = Monitor(config.items, every=config.every, strict=False, sink=sink, stopwatch=Stopwatch(clock))
+    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(3), **setup))
+    for step in range(1, steps + 1):
+        monitor.begin_step(step)
+        each(step, monitor)
+        optimizer.zero_grad()
+        loss = model(torch.randn(5, 4)).square().mean()
+        loss.backward()
+        monitor.batch(loss=loss, samples=5, tokens=torch.tensor(7))
+        clock.now += 0.5
+        optimizer.step()
+        monitor.publish()
+    monitor.end(steps, succeeded=True)
+    return sink, clock
+
+
+def test_schedules() -> None:
+    assert [step for step in range(1, 10) if either(every(4), at(1, 7))(step)] == [1, 4, 7, 8]
+    assert not any(never(step) for step in range(10))
+    with pytest.raises(ValueError, match="every must be at least 1 step, got 0"):
+        every(0)
+
+
+def test_each_item_has_its_own_cadence_and_interval() -> None:
+    sink, _ = loop(
+        ["throughput", {"weight_norm": {"every": 3}}, {"grad_norm": {"every": "log", "by": "total"}}], steps=7
+    )
+    assert [step for step, _ in sink.series("perf/step_s")] == [2, 4, 6]
+    assert [step for step, _ in sink.series("weight_norm/0")] == [3, 6]
+    assert [step for step, _ in sink.series("grad_norm/total")] == [3, 6]
+
+
+def test_throughput_with_an_injected_clock() -> None:
+    def pause(step: int, monitor: Monitor) -> None:
+        if step == 4:  # an evaluation of 100 s that does not count
+            monitor.stopwatch.pause()
+            monitor.stopwatch._clock.now += 100  # type: ignore[attr-defined]
+            monitor.stopwatch.resume()
+
+    sink, _ = loop(["throughput"], each=pause)
+    assert sink.series("perf/step_s") == [(2, 0.5), (4, 0.5), (6, 0.5)]
+    assert sink.series("perf/samples_per_s") == [(2, 10.0), (4, 10.0), (6, 10.0)]
+    assert sink.series("perf/tokens_per_s") == [(2, 14.0), (4, 14.0), (6, 14.0)]
+
+
+def test_counters_over_more_micro_batches_than_are_kept() -> None:
+    bad = torch.tensor(float("nan"))
+
+    def many(step: int, monitor: Monitor) -> None:
+        for place in range(200):
+            monitor.batch(loss=bad if place % 50 == 0 else torch.tensor(1.0), samples=1, tokens=torch.tensor(2))
+
+    sink, _ = loop(["throughput", "nonfinite"], each=many)
+    assert sink.series("nonfinite/losses") == [(2, 8.0), (4, 8.0), (6, 8.0)]
+    assert sink.series("perf/tokens_per_s")[0] == (2, (2 * (200 * 2 + 7)) / 1.0)
+
+
+def test_clipping_by_value_has_no_factor_and_no_norm_before_it() -> None:
+    sink, _ = loop(["clip", "grad_norm", "grad_norm_clipped"], clipping="other")
+    tags = {tag for _, values in sink.batches for tag in values}
+    assert tags == {"grad_norm_clipped/total"}
+
+
+def test_own_scalars_may_not_take_a_metrics_tag() -> None:
+    def take(step: int, monitor: Monitor) -> None:
+        with pytest.raises(ValueError, match="a tag of your own must not be one that a metric writes"):
+            monitor.log("weight_norm/0", 1.0)
+
+    loop(["weight_norm"], each=take)
+
+
+def test_nothing_is_measured_on_steps_with_nothing_due() -> None:
+    sink, _ = loop([{"weight_norm": {"every": 5}}], steps=4)
+    assert [values for step, values in sink.batches if step] == []
+
+
+def test_sharded_parameters_are_refused_not_misread(caplog: pytest.LogCaptureFixture) -> None:
+    sink, _ = loop(["weight_norm", "throughput"], sharding="DTensor (FSDP2 or tensor parallel)")
+    assert {tag.split("/")[0] for _, values in sink.batches for tag in values} == {"perf"}
+    assert "spread over ranks by DTensor" in caplog.text
+    assert "weight_norm" in caplog.text
+
+
+def test_parameter_groups_go_by_their_names() -> None:
+    model = nn.Linear(2, 2)
+    groups = [{"params": [model.weight], "name": "no decay"}, {"params": [model.bias], "lr": 0.5}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    config, sink = load_config({"every": 1, "metrics": ["learning_rate"]}), MemorySink()
+    monitor = Monitor(config.items, every=1, strict=True, sink=sink)
+    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=never))
+    monitor.begin_step(1)
+    optimizer.step()
+    monitor.publish()
+    assert sink.batches[-1] == (1, {"lr/SGD/no_decay": 0.1, "lr/SGD/pg2": 0.5})

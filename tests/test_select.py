@@ -1,0 +1,89 @@
+"""Names and groups of parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import bert
+from torch import nn
+
+from tbx_callbacks.names import check_tag, clean_parameter_names, near, unique
+from tbx_callbacks.select import NoMatchError, Select, layer_of, parameters_of, resolve
+
+LAYERS = [
+    ("bert.encoder.layer.11.attention.self.query.weight", "bert.encoder.layer.11"),
+    ("bert.embeddings.word_embeddings.weight", "bert.embeddings"),
+    ("bert.pooler.dense.bias", "bert.pooler"),
+    ("classifier.weight", "classifier"),
+    ("encoder.block.0.layer.1.DenseReluDense.wi.weight", "encoder.block.0"),
+    ("model.layers.31.mlp.experts.5.w1.weight", "model.layers.31"),
+    ("model.norm.weight", "model.norm"),
+    ("0.weight", "0"),
+    ("weight", "weight"),
+    ("layer1.0.conv1.weight", "layer1.0"),
+    ("cls.predictions.transform.dense.weight", "cls.predictions"),
+]
+
+
+@pytest.mark.parametrize(("name", "layer"), LAYERS)
+def test_layers(name: str, layer: str) -> None:
+    assert layer_of(name) == layer
+
+
+def test_groups_cover_every_parameter_once() -> None:
+    parameters = parameters_of(bert())
+    for by in ("total", "layer", "module", "parameter"):
+        members = [place for group in resolve(Select(by=by), parameters).groups for place in group.members]
+        assert sorted(members) == list(range(len(parameters))), by
+
+
+def test_include_exclude_and_patterns() -> None:
+    parameters = parameters_of(bert())
+    chosen = resolve(Select(by="parameter", include=r"layer\.0\.", exclude="bias|LayerNorm"), parameters)
+    names = [group.name for group in chosen.groups]
+    assert names
+    assert all(".layer.0." in name and "bias" not in name for name in names)
+    groups = resolve(Select(by={"query": r"\.query\.", "all": ""}), parameters).groups
+    assert [(group.name, len(group.members)) for group in groups] == [("query", 4), ("all", len(parameters))]
+
+
+def test_no_match_lists_near_names() -> None:
+    parameters = parameters_of(bert())
+    with pytest.raises(
+        NoMatchError, match=r"include must match .* got 'encoder\\\\.layers'; near names: bert\.encoder\.layer"
+    ):
+        resolve(Select(include=r"encoder\.layers"), parameters)
+    with pytest.raises(NoMatchError, match=r"by\.b must match"):
+        resolve(Select(by={"a": "bert", "b": "nothing"}), parameters)
+    with pytest.raises(NoMatchError, match="leaves no parameter"):
+        resolve(Select(include="pooler", exclude="bert"), parameters)
+
+
+def test_sums_leave_out_groups_without_a_present_parameter() -> None:
+    parameters = parameters_of(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+    selection = resolve(Select(by="layer"), parameters)
+    sums = selection.sums(torch.tensor([1.0, 2.0, 4.0, 8.0]), [True, False, False, False])
+    assert {name: value.item() for name, value in sums.items()} == {"0": 3.0}
+
+
+def test_wrappers_leave_no_trace_in_names() -> None:
+    assert clean_parameter_names(["module._orig_mod.bert.a", "module._orig_mod.b"]) == ["bert.a", "b"]
+    assert clean_parameter_names(["module.a", "other.b"]) == ["module.a", "other.b"]
+    assert clean_parameter_names(["base_model.model.bert.a.lora_A.default.weight"]) == ["bert.a.lora_A.default.weight"]
+    assert clean_parameter_names(["x._checkpoint_wrapped_module.w", "x._fsdp_wrapped_module.v"]) == ["x.w", "x.v"]
+
+
+def test_illegal_names_stay_apart() -> None:
+    assert clean_parameter_names(["a b.w", "a_b.w", "a:b.w"]) == ["a_b.w", "a_b.w_2", "a_b.w_3"]
+    assert unique(["x", "x", "x_2"]) == ["x", "x_2", "x_2_2"]
+
+
+@pytest.mark.parametrize("tag", ["a b", "", "/a", "a:b", "ü"])
+def test_tags_that_would_be_rewritten_are_refused(tag: str) -> None:
+    with pytest.raises(ValueError, match="a tag must be made of letters"):
+        check_tag(tag)
+
+
+def test_near_names() -> None:
+    names = ["bert.encoder.layer.0.weight", "classifier.weight", "bert.pooler.dense.weight"]
+    assert near("clasifier", names, 1) == ["classifier.weight"]
