@@ -50,6 +50,7 @@ def main(
     layers: Annotated[int, typer.Option(min=1, help="Layers (without --model).")] = 2,
     hidden: Annotated[int, typer.Option(min=2, help="Hidden size (without --model).")] = 128,
     heads: Annotated[int, typer.Option(min=1, help="Attention heads (without --model).")] = 2,
+    dropout: Annotated[float, typer.Option(min=0.0, max=0.9, help="Dropout of hidden layers (without --model).")] = 0.3,
     vocab_size: Annotated[int, typer.Option(min=100, help="Size of a trained vocabulary.")] = 4000,
     length: Annotated[int, typer.Option(min=4, help="Longest input, in tokens.")] = 48,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate; 2e-5 with --model, else 5e-4.")] = None,
@@ -76,7 +77,7 @@ def main(
             rows = load_hub(dataset, text_column, label_column) if dataset else made_up(seed=seed)
         if hidden % heads:
             raise DataError(f"--hidden must be a multiple of --heads, got {hidden} and {heads}")
-        sizes = Sizes(layers, hidden, heads, vocab_size, length)
+        sizes = Sizes(layers, hidden, heads, vocab_size, dropout, length)
         tokenizer, network = build(rows, model=model, vocab=vocab, sizes=sizes, cased=cased)
     except (DataError, ConfigError) as error:
         Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
@@ -159,8 +160,8 @@ def report(trainer: Trainer, callback: TbxTrainerCallback, test: dict[str, float
         if entry is not None:
             table.add_row(name, *(f"{entry[f'{prefix}_{key}']:.4f}" for key in ("loss", "accuracy", "f1")))
     console.print(table)
-    folder = os.path.relpath(callback.log_dir or "")
-    console.print(f"logs: {folder}\nlook at them: tbx-callbacks view {folder}", soft_wrap=True)
+    folder = Path(os.path.relpath(callback.log_dir or ""))
+    console.print(f"logs: {folder}\nlook at them: tbx-callbacks view {folder.parent}", soft_wrap=True)
 
 
 def describe(rows: Any) -> str:

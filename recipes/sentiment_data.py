@@ -76,7 +76,8 @@ def made_up(train: int = 6000, dev: int = 600, test: int = 600, seed: int = 0) -
 
 
 def _read(path: Path) -> Dataset:
-    _check_utf8(path)
+    if _lines(path) < (1 if path.suffix == ".jsonl" else 2):
+        raise DataError(f"{path}: a split must have rows, got none")
     try:
         if path.suffix == ".jsonl":
             return load_dataset("json", data_files=str(path), split="train")
@@ -84,22 +85,24 @@ def _read(path: Path) -> Dataset:
         style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
         return load_dataset("csv", data_files=str(path), split="train", keep_default_na=False, **style)
     except (DatasetGenerationError, ValueError) as error:
-        if not path.read_bytes()[:4096].strip():
-            raise DataError(f"{path}: a split must have rows, but the file is empty") from error
         raise DataError(f"{path}: must be a readable {path.suffix} file: {error.__cause__ or error}") from error
 
 
-def _check_utf8(path: Path) -> None:
+def _lines(path: Path) -> int:
+    """Number of lines of a file, which must be UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    lines = 1
+    lines, ends_open = 0, False
     with path.open("rb") as file:
         try:
             while chunk := file.read(1 << 20):
-                lines += decoder.decode(chunk).count("\n")
+                text = decoder.decode(chunk)
+                lines += text.count("\n")
+                ends_open = not text.endswith("\n")
             decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
-            lines += error.object[: error.start].count(b"\n")
-            raise DataError(f"{path}: must be UTF-8, got other bytes in line {lines}; convert it first") from error
+            line = lines + 1 + error.object[: error.start].count(b"\n")
+            raise DataError(f"{path}: must be UTF-8, got other bytes in line {line}; convert it first") from error
+    return lines + ends_open
 
 
 def _checked(splits: DatasetDict, source: str, text: str, label: str) -> DatasetDict:
@@ -164,18 +167,23 @@ def _names(folder: Path) -> str:
 
 # -- made-up sentences ---------------------------------------------------------------------------------------------
 
-_SUBJECTS = (
+
+def _words(text: str) -> list[str]:
+    return text.split("|")
+
+
+_SUBJECTS = _words(
     "the plot|the acting|the dialogue|the soundtrack|the ending|the camera work|the pacing|the lead actor|the humor"
     "|the story|the script|the cast|the first half|the second act|the direction|the villain|the editing|the mood"
-).split("|")
-_GOOD = (
+)
+_GOOD = _words(
     "gripping|charming|clever|moving|fresh|brilliant|funny|warm|elegant|thoughtful|sharp|beautiful|honest|delightful"
     "|tense|inventive|touching|vivid|polished|memorable"
-).split("|")
-_BAD = (
+)
+_BAD = _words(
     "dull|clumsy|tedious|shallow|predictable|bland|messy|annoying|lifeless|silly|forced|flat|confusing|lazy|tired"
     "|hollow|awkward|stale|sloppy|forgettable"
-).split("|")
+)
 _STRONGER = ("very", "truly", "utterly", "remarkably", "really", "so")
 _NOT = ("is not", "is never", "is hardly", "is anything but", "fails to be", "is far from")
 _CONCESSION = ("although", "even though", "while")

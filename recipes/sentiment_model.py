@@ -29,6 +29,7 @@ class Sizes:
     hidden: int = 128
     heads: int = 2
     vocab: int = 4000
+    dropout: float = 0.3
     length: int = 48
 
 
@@ -61,6 +62,7 @@ def build(
         num_attention_heads=sizes.heads,
         intermediate_size=4 * sizes.hidden,
         max_position_embeddings=max(sizes.length, 64),
+        hidden_dropout_prob=sizes.dropout,
         pad_token_id=tokenizer.pad_token_id,
         **labels,
     )

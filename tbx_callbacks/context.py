@@ -90,8 +90,8 @@ class RunFacts:
 
     hparams: Mapping[str, bool | float | str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
-    tags: tuple[str, ...] = ()
-    """Scalar tags as the metrics announce them, `{group}` standing for a layer's or a parameter's name."""
+    families: tuple[str, ...] = ()
+    """What comes before the group's name in tags of scalars that are written for several groups."""
     best: Mapping[str, float] = field(default_factory=dict)
     """Best value so far of each evaluation metric, by its tag."""
     succeeded: bool = True

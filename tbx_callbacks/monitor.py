@@ -16,7 +16,7 @@ from tbx_callbacks.counters import Counters, Stopwatch
 from tbx_callbacks.items import Cadence, Item
 from tbx_callbacks.names import clean, unique
 from tbx_callbacks.own import OwnScalars
-from tbx_callbacks.plan import Entry, plan, schedule_of
+from tbx_callbacks.plan import Entry, families, plan, schedule_of
 from tbx_callbacks.reduce import Batch, Finished
 from tbx_callbacks.schedule import Schedule, never
 from tbx_callbacks.select import Parameter, parameters_of
@@ -104,8 +104,7 @@ class Monitor:
         self._own_schedule = schedule_of(self._every, setup.log_schedule)
         self._setup, self._counters, self._last = setup, Counters(self.stopwatch), {}
         self._best = Best(setup.larger_is_better)
-        tags = tuple(tag for entry in self._entries for tag in entry.item.metric.tags)
-        self._run = RunFacts(setup.hparams, setup.texts, tags, self._best.values)
+        self._run = RunFacts(setup.hparams, setup.texts, families(self._entries), self._best.values)
         for name, optimizer in setup.optimizers.items():
             self._hooks.append(optimizer.register_step_post_hook(self._hook(name)))
         self._write(0, self._call("start", 0))

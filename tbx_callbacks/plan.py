@@ -56,6 +56,18 @@ def plan(
     return entries
 
 
+def families(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """What comes before the group's name in tags of scalars that are written for several groups; each once."""
+    found: dict[str, None] = {}
+    for entry in entries:
+        if any(group.name != "total" for group in entry.selection.groups):
+            tags = entry.item.metric.tags.items()
+            found.update(
+                {t.removesuffix("/{group}"): None for t, unit in tags if "{group}" in t and unit != "histogram"}
+            )
+    return tuple(found)
+
+
 def _tags(item: Item, selection: Selection) -> dict[str, tuple[int, ...]]:
     tags: dict[str, tuple[int, ...]] = {}
     for tag in item.metric.tags:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -20,10 +21,31 @@ _ALWAYS_SHOWN = (
     "num_train_epochs",
     "max_steps",
     "weight_decay",
+    "warmup_steps",
     "max_grad_norm",
     "lr_scheduler_type",
     "optim",
     "seed",
+)
+# Arguments that say how a run is logged, saved or fed, not what it trains.
+_NEVER_SHOWN = (
+    "dataloader_",
+    "disable_tqdm",
+    "do_",
+    "eval_",
+    "hub_",
+    "load_best_model_at_end",
+    "log_",
+    "logging_",
+    "output_dir",
+    "per_device_eval_batch_size",
+    "project",
+    "push_to_hub",
+    "remove_unused_columns",
+    "report_to",
+    "run_name",
+    "save_",
+    "use_cpu",
 )
 _MODEL_SHOWN = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
@@ -68,15 +90,15 @@ def raw_optimizer(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def hparams(args: Any, model: nn.Module) -> dict[str, bool | float | str]:
-    """Hyper-parameters for the HParams tab: the usual ones, and every argument that is not at its default."""
-    values: dict[str, Any] = args.to_sanitized_dict()
-    defaults = {name: field.default for name, field in type(args).__dataclass_fields__.items()}
-    shown = {
-        name: value
-        for name, value in values.items()
-        if name in _ALWAYS_SHOWN
-        or (name in defaults and str(value) != str(getattr(defaults[name], "value", defaults[name])))
-    }
+    """Hyper-parameters for the HParams tab: the usual ones, and what else of the training was set by hand."""
+    shown = {}
+    for field in fields(args):
+        value = getattr(args, field.name)
+        value, default = (getattr(v, "value", v) for v in (value, field.default))  # enums
+        usual = field.name in _ALWAYS_SHOWN
+        by_hand = isinstance(default, (bool, int, float, str)) and value != default
+        if usual or (by_hand and not field.name.startswith(_NEVER_SHOWN)):
+            shown[field.name] = value
     config = getattr(model, "config", None)
     shown.update({f"model/{name}": getattr(config, name) for name in _MODEL_SHOWN if hasattr(config, name)})
     return {name: value for name, value in shown.items() if isinstance(value, (bool, int, float, str))}

@@ -28,11 +28,9 @@ class Layout:
 
     def __call__(self, context: Context) -> Values:
         charts: dict[str, dict[str, list[str]]] = {"loss": {"train and eval": ["^train/loss$", "^eval/.*loss$"]}}
-        for tag in context.run.tags:
-            family, group, rest = tag.partition("/{group}")
-            if group and not rest:
-                charts.setdefault("by layer", {})[family] = [f"^{re.escape(family)}/(?!total$).+"]
-        rates = [tag for tag in context.run.tags if tag.startswith("lr/")]
-        if rates:
-            charts["learning rate"] = {"by parameter group": ["^lr/.+"]}
+        for family in context.run.families:
+            if family.startswith("nonfinite/"):
+                continue  # has lines only when something is wrong
+            charts.setdefault("by layer", {})[family] = [f"^{re.escape(family)}/(?!total$).+"]
+        charts["learning rate"] = {"by parameter group": ["^lr/.+"]}
         return {"custom_scalars__config__": Charts(charts)}

@@ -21,11 +21,14 @@ class NonFinite:
 
     `nonfinite/found` is 1 when there is any, in the loss since the last point too, else 0. Totals are always written,
     groups only when they hold one. A text names the first bad group: backward reaches the last layers first, so for
-    gradients that is the last group in the model's order. Clipping by a NaN norm makes every gradient NaN, and by an Inf
-    norm turns Inf into NaN and the rest into zeros: where the trainer does that and the gradients could not be seen
-    before (callback not attached), counts other than zero are left out, since they would blame every layer. `nonfinite/losses` counts
-    micro-batches, also those that the trainer's log hides (logging_nan_inf_filter). Cost: with finite tensors on CPU
-    that of the norms, which it shares; on accelerators one pass.
+    gradients that is the last group in the model's order.
+
+    Clipping by a NaN norm makes every gradient NaN, and by an Inf norm turns Inf into NaN and the rest into zeros.
+    Where the trainer does that and the gradients could not be seen before (callback not attached), counts other than
+    zero are left out, since they would blame every layer.
+
+    `nonfinite/losses` counts micro-batches, also those that the trainer's log hides (logging_nan_inf_filter). Cost:
+    with finite tensors on CPU that of the norms, which it shares; on accelerators one pass.
     """
 
     tags: ClassVar[Mapping[str, str]] = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # On CPU torch.linalg.vector_norm adds float32 squares one after the other: for 23 M normal numbers it is 1e-3 off
-# (benchmarks/norms.py). A BLAS dot over 32 Ki elements at a time, added up in float64, is within 1e-6 and as fast.
+# (benchmarks/norms.py). A BLAS dot over 32 Ki elements at a time, added up in float64, is within 1e-6.
 _CHUNK = 1 << 15
 _TINY = 1e-30
 
@@ -16,8 +16,9 @@ _TINY = 1e-30
 def square_norms(tensors: Sequence[Tensor]) -> Tensor:
     """Sum of squares of each tensor, `[len(tensors)]`, float64 (float32 where the device has no float64).
 
-    Squares are taken in float32, or in float64 for float64 tensors and (on CPU) where float32 cannot hold them. A tensor that
-    holds a NaN or an Inf gives a non-finite number. Empty tensors give 0. The result is on the first tensor's device.
+    Squares are taken in float32, or in float64 for float64 tensors and (on CPU) where float32 cannot hold them. A
+    tensor that holds a NaN or an Inf gives a non-finite number. Empty tensors give 0. The result is on the first
+    tensor's device.
     """
     return _per_device(tensors, _square_norms_cpu, _square_norms_foreach)
 

@@ -343,6 +343,7 @@ def test_hparams_texts_and_layout(tmp_path: Path) -> None:
     started = metadata.parse_session_start_info_plugin_data(content["_hparams_/session_start_info"])
     assert started.hparams["learning_rate"].number_value == pytest.approx(0.03)
     assert started.hparams["model/hidden_size"].number_value == 16
+    assert not {"output_dir", "logging_steps", "hub_token", "accelerator_config"} & set(started.hparams)
     experiment = metadata.parse_experiment_plugin_data(content["_hparams_/experiment"])
     shown = {info.name.tag for info in experiment.metric_infos}
     assert shown == {"eval/loss", "eval/accuracy", "best/loss", "best/accuracy"}
@@ -356,6 +357,7 @@ def test_hparams_texts_and_layout(tmp_path: Path) -> None:
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
     assert charts["train and eval"] == ["^train/loss$", "^eval/.*loss$"]
+    assert set(charts) == {"train and eval", "grad_norm", "weight_norm", "by parameter group"}
     assert charts["grad_norm"] == ["^grad_norm/(?!total$).+"]
 
 

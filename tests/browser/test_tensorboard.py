@@ -1,0 +1,89 @@
+"""A real browser opens TensorBoard on a recipe's run and sees the run's series."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a TensorBoard on a short run of the recipe."""
+    folder = tmp_path_factory.mktemp("recipe")
+    recipe = [sys.executable, str(ROOT / "recipes" / "bert_sentiment.py"), "--max-steps", "60", "--output-dir", "out"]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "cache"), "PYTHONUNBUFFERED": "1"}
+    small = ["--layers", "1", "--hidden", "16", "--config", "full", "--logging-steps", "5"]
+    subprocess.run([*recipe, *small], check=True, capture_output=True, cwd=folder, env=environment, timeout=200)
+    view = [sys.executable, "-c", "from tbx_callbacks.cli import main; main()", "view", "out/runs", "--port", "0"]
+    server = subprocess.Popen(
+        view, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert server.stdout is not None
+        url = re.search(r"http://localhost:\d+/", server.stdout.readline())
+        assert url is not None
+        yield url.group()
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(tmp_path_factory.mktemp("profile")), executable_path=CHROMIUM, headless=True, args=FLAGS
+        )
+        yield context.new_page()
+        context.close()
+
+
+SEEN = {
+    "scalars": ["train/loss", "eval/accuracy", "grad_norm/total", "lr/AdamW/pg1", "perf/step_s"],
+    "histograms": ["grads/bert.embeddings", "weights/bert.encoder.layer.0"],
+    "distributions": ["grads/bert.embeddings", "weights/bert.encoder.layer.0"],
+    "custom_scalars": ["train and eval", "grad_norm", "by parameter group"],
+    "hparams": ["learning_rate", "eval/accuracy", "best/accuracy"],
+    "text": ["args/text_summary", "model_config/text_summary"],
+}
+
+
+FILTERED = ("scalars", "histograms", "distributions")
+
+
+@pytest.mark.parametrize("tab", SEEN)
+def test_the_tab_shows_the_runs_series(board: str, page: Any, tab: str) -> None:
+    errors: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.goto("about:blank")
+    page.goto(f"{board}#{tab}")
+    for name in SEEN[tab]:
+        if tab in FILTERED:  # panes load as they scroll into view: the filter brings the tag to the top
+            page.locator("tf-tag-filterer input").first.fill(f"^{re.escape(name)}$")
+        page.get_by_text(name, exact=True).first.wait_for(state="attached", timeout=30_000)
+    if tab in FILTERED:
+        page.locator("vz-line-chart2 svg, vz-histogram-timeseries svg, vz-distribution-chart svg").first.wait_for(
+            timeout=30_000
+        )
+    assert errors == []
