@@ -78,7 +78,7 @@ def main(
         if hidden % heads:
             raise DataError(f"--hidden must be a multiple of --heads, got {hidden} and {heads}")
         sizes = Sizes(layers, hidden, heads, vocab_size, dropout, length)
-        tokenizer, network = build(rows, model=model, vocab=vocab, sizes=sizes, cased=cased)
+        tokenizer, network = build(rows, model=checkpoint or model, vocab=vocab, sizes=sizes, cased=cased)
     except (DataError, ConfigError) as error:
         Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error

@@ -16,6 +16,9 @@ ENDINGS = (".tsv", ".csv", ".jsonl")
 REQUIRED = ("train", "dev")
 
 
+disable_progress_bars()  # reading is quick; the one bar that is shown is that of training
+
+
 class DataError(ValueError):
     """Data that cannot be trained on; the message says where, the rule, the value and the remedy."""
 
@@ -30,7 +33,6 @@ def load_folder(folder: Path, text: str = "sentence", label: str = "label") -> D
     """
     if not folder.is_dir():
         raise DataError(f"--data must be a folder with train and dev files, got {str(folder)!r}")
-    disable_progress_bars()
     splits = {}
     for split, names in SPLITS.items():
         candidates = [folder / f"{name}{ending}" for name in names for ending in ENDINGS]

@@ -70,16 +70,21 @@ def build(
 
 
 def train_vocabulary(rows: Dataset, size: int, cased: bool) -> PreTrainedTokenizerFast:
-    """Trains a WordPiece vocabulary on the sentences, read in batches."""
+    """Trains a WordPiece vocabulary on the sentences, read in batches; the same sentences give the same vocabulary."""
 
     def texts() -> Iterator[list[str]]:
         for batch in rows.iter(batch_size=1000):
             yield batch["sentence"]
 
-    tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"), cased)
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
-    tokenizer.train_from_iterator(texts(), trainer)
-    return _finish(tokenizer)
+    draft = _wordpiece(models.WordPiece(unk_token="[UNK]"), cased)
+    letters = {letter for batch in texts() for text in batch for letter in draft.normalizer.normalize_str(text)}
+    # The trainer breaks ties between equally frequent pieces by their ids, and gives ids to continuing letters in an
+    # order that changes from process to process: they get theirs here.
+    fixed = [*SPECIAL, *(f"##{letter}" for letter in sorted(letters) if not letter.isspace())]
+    draft.train_from_iterator(
+        texts(), trainers.WordPieceTrainer(vocab_size=size, special_tokens=fixed, show_progress=False)
+    )
+    return _finish(_wordpiece(models.WordPiece(draft.get_vocab(), unk_token="[UNK]"), cased))
 
 
 def read_vocabulary(path: Path, cased: bool) -> PreTrainedTokenizerFast:

@@ -161,6 +161,23 @@ def test_a_trained_vocabulary_knows_its_sentences() -> None:
     assert not any(tokenizer.unk_token_id in ids for ids in encoded)
 
 
+def test_the_same_sentences_give_the_same_vocabulary_in_every_process() -> None:
+    code = """
+from sentiment_data import made_up
+from sentiment_model import train_vocabulary
+vocabulary = train_vocabulary(made_up(train=2000, dev=20, test=20)["train"], 4000, cased=False).get_vocab()
+print(sorted(vocabulary.items()))
+"""
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=RECIPE.parent, timeout=100
+        ).stdout
+        for _ in range(3)
+    }
+    assert len(printed) == 1
+    assert "##" in printed.pop()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

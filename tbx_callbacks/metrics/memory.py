@@ -19,7 +19,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of the process, the largest over ranks, in GiB.
+    """Memory of the process, in GiB; the largest over ranks.
 
     `memory/rss_gib` is the resident set now; `memory/peak_gib` and `memory/reserved_gib` are torch's peaks of allocated
     and reserved CUDA memory since the start of the process, written where there is CUDA. Cost: none.

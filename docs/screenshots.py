@@ -1,0 +1,50 @@
+"""Takes the pictures of this folder: TensorBoard on a folder of runs, in a real browser.
+
+Run: python docs/screenshots.py outputs/bert_sentiment/runs   (needs playwright and chromium)
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+from tensorboard import program
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+SCALARS = "^(train/loss|eval/accuracy|grad_norm/total|clip/factor|lr/AdamW/pg1|perf/samples_per_s)$"
+TABS = {
+    "scalars": (SCALARS, "vz-line-chart2 svg", 6),
+    "histograms": ("^(weights|grads)/", "vz-histogram-timeseries svg", 4),
+    "distributions": ("^(weights|grads)/", "vz-distribution-chart svg", 4),
+    "custom_scalars": (None, "vz-line-chart2 svg", 3),
+}
+
+
+def take(page: Page, url: str, tab: str, folder: Path) -> None:
+    tags, drawn, number = TABS[tab]
+    page.goto("about:blank")
+    page.goto(f"{url}#{tab}")
+    if tags is not None:
+        page.locator("tf-tag-filterer input").first.fill(tags)
+        page.wait_for_timeout(1000)
+    page.locator(drawn).nth(number - 1).wait_for(timeout=30_000)
+    page.wait_for_timeout(3000)
+    page.screenshot(path=str(folder / f"{tab}.png"))
+
+
+def main() -> None:
+    board = program.TensorBoard()
+    board.configure(logdir=sys.argv[1], host="localhost", port=0)
+    url = board.launch()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        page = browser.new_page(viewport={"width": 1480, "height": 800})
+        for tab in TABS:
+            take(page, url, tab, Path(__file__).parent)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
