@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -99,10 +100,11 @@ def view(
     except program.TensorBoardServerException as error:
         _fail(f"TensorBoard did not start: {error}")
     console.print(f"TensorBoard on {escape(str(logdir))}: {url}  (Ctrl-C ends it)", soft_wrap=True)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        console.print("ended")
+    ended = threading.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda *_: ended.set())
+    ended.wait()
+    console.print("ended")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

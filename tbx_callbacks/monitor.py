@@ -33,7 +33,7 @@ class Setup:
     `log_schedule` names the steps at which the trainer logs. `clipping` is `none`, `norm` or `other`;
     `spreads_nonfinite` says whether gradients are multiplied by a factor made of their norm. `sharding` says in words
     how parameters are spread over ranks, if they are. `larger_is_better` has the trainer's own word on evaluation
-    metrics, by tag.
+    metrics, by tag. `earlier_logs` are numbers by tag of the part of the run that a checkpoint brought along.
     """
 
     model: nn.Module
@@ -45,6 +45,7 @@ class Setup:
     hparams: Mapping[str, bool | float | str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     larger_is_better: Mapping[str, bool] = field(default_factory=dict)
+    earlier_logs: Sequence[Mapping[str, float | str]] = ()
 
 
 @dataclass
@@ -104,6 +105,8 @@ class Monitor:
         self._own_schedule = schedule_of(self._every, setup.log_schedule)
         self._setup, self._counters, self._last = setup, Counters(self.stopwatch), {}
         self._best = Best(setup.larger_is_better)
+        for logs in setup.earlier_logs:
+            self._best.update(logs)
         self._run = RunFacts(setup.hparams, setup.texts, families(self._entries), self._best.values)
         for name, optimizer in setup.optimizers.items():
             self._hooks.append(optimizer.register_step_post_hook(self._hook(name)))

@@ -1,152 +1,186 @@
-"""An event file written by a thread: the training loop hands over an event and never waits for the disk."""
+"""An event file written by a thread: the training loop hands over an event and never waits long for the disk."""
 
 from __future__ import annotations
 
 import atexit
-import itertools
 import logging
 import os
-import socket
-import struct
 import threading
 import time
-from collections import deque
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any
 
-import crc32c
+from tbx_callbacks.sinks.backlog import Backlog
+from tbx_callbacks.sinks.event_file import EventFile, frame
 
 logger = logging.getLogger(__name__)
 
-_count = itertools.count()
-
-
-class Event(Protocol):
-    """The part of the Event protocol buffer that is used here."""
-
-    wall_time: float
-
-    def SerializeToString(self) -> bytes:  # noqa: N802
-        ...
+_WRITE_BYTES = 1 << 20  # written at once
+_RETRY_SECS = 0.5
+_SETTLE_SECS = 0.005
 
 
 class EventWriter:
     """Writes TensorBoard event files behind tensorboardX's five-method interface.
 
     An event is in the file moments after `add_event`, and on the disk (fsync) within `flush_secs`. `flush` returns when
-    all events added before it are on the disk. The file's name is unique: two writers never share one. A child process
-    made by fork writes nothing.
+    all events added before it are on the disk. While the disk cannot be written, events wait in at most `max_mib` of
+    memory and writing is tried again; one warning says when that starts, one line when it is over, and one at the end
+    says how many values were lost, if any. A child process made by fork writes nothing.
+
+    Args:
+        logdir: folder, for `get_logdir`.
+        open_file: opens a new file in it; raises OSError if that is impossible.
+        flush_secs: how long written events may wait for fsync (for an upload, where the folder is remote).
+        max_mib: memory for events that cannot be written.
     """
 
-    def __init__(self, logdir: str, flush_secs: float = 2.0) -> None:
-        self._logdir = logdir
-        self._flush_secs = flush_secs
+    def __init__(
+        self, logdir: str, open_file: Callable[[], EventFile], *, flush_secs: float = 2.0, max_mib: float = 64.0
+    ) -> None:
+        self._logdir, self._open_file = logdir, open_file
+        self._flush_secs, self._max_bytes = flush_secs, int(max_mib * 2**20)
         self._pid = os.getpid()
-        self._queue: deque[bytes] = deque()
         self._changed = threading.Condition()
-        self._added = self._stored = 0
-        self._flush_wanted = 0
         self._closed = True
-        self._failed = False
         self.reopen()
 
     def get_logdir(self) -> str:
         """The folder that holds the event file."""
         return self._logdir
 
-    def add_event(self, event: Event) -> None:
-        """Queues an event; never blocks on the disk."""
-        if self._closed or os.getpid() != self._pid:
-            return
-        record = event.SerializeToString()
-        with self._changed:
-            self._queue.append(record)
-            self._added += 1
-            self._changed.notify_all()
-
-    def flush(self) -> None:
-        """Returns when every event added before is in the file and fsynced."""
-        if self._closed or os.getpid() != self._pid:
-            return
-        with self._changed:
-            target = self._flush_wanted = self._added
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._stored >= target or self._failed)
-
-    def close(self) -> None:
-        """Flushes, ends the thread and closes the file; later events are ignored until `reopen`."""
-        if self._closed or os.getpid() != self._pid:
-            return
-        self.flush()
-        self._closed = True
-        with self._changed:
-            self._changed.notify_all()
-        self._thread.join()
-        atexit.unregister(self.close)
-
     def reopen(self) -> None:
-        """Opens a new file in the same folder after `close`."""
+        """Opens a new file in the same folder after `close`.
+
+        Raises:
+            OSError: the folder or the file cannot be made.
+        """
         if not self._closed:
             return
-        Path(self._logdir).mkdir(parents=True, exist_ok=True)
-        self.path = os.path.join(self._logdir, _file_name())
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+        self._file = self._open_file()
+        self._backlog = Backlog(self._max_bytes)
+        self._added = self._written = self._stored = self._wanted = 0
+        self._attempts = self._unsynced_values = 0
+        self._failing = self._slow = False
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="tbx-event-writer", daemon=True)
         self._thread.start()
         atexit.register(self.close)
 
+    def add_event(self, event: Any) -> None:
+        """Queues an event; never waits for the disk."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        with self._changed:
+            self._backlog.add(event)
+            self._added += 1
+            self._changed.notify_all()
+
+    def settle(self) -> None:
+        """Waits until all events are in the file, 5 ms at most: then even a kill of the process does not lose them.
+
+        On a disk that was too slow for that it does not wait again before it has caught up.
+        """
+        if self._closed or self._failing or os.getpid() != self._pid:
+            return
+        with self._changed:
+            if self._slow and len(self._backlog) > 1:
+                return
+            self._slow = not self._changed.wait_for(lambda: self._written >= self._added, _SETTLE_SECS)
+
+    def flush(self, timeout: float = 60.0) -> bool:
+        """Returns when every event added before is in the file and fsynced.
+
+        Returns:
+            False if that was not possible: the disk cannot be written, or not within `timeout` seconds.
+        """
+        if self._closed or os.getpid() != self._pid:
+            return True
+        with self._changed:
+            target = self._wanted = self._added
+            attempts = self._attempts
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._stored >= target or self._attempts > attempts, timeout)
+            return self._stored >= target
+
+    def close(self) -> None:
+        """Flushes, ends the thread and closes the file; later events are ignored until `reopen`."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        atexit.unregister(self.close)
+        self.flush()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._backlog.give_up()
+        lost = self._backlog.lost_values + self._unsynced_values
+        if lost:
+            logger.warning("%d values could not be written to %s and are lost", lost, self._logdir)
+
+    # -- the thread ------------------------------------------------------------------------------------------------
+
     def _work(self) -> None:
-        synced_at, written = time.monotonic(), self._stored
+        synced_at = time.monotonic()
         while True:
             with self._changed:
-                dirty = written > self._stored
-                self._changed.wait_for(
-                    lambda: self._queue or self._closed or self._flush_wanted > self._stored,
-                    timeout=max(0.0, synced_at + self._flush_secs - time.monotonic()) if dirty else None,
-                )
-                records, closing, wanted = list(self._queue), self._closed, self._flush_wanted
-                self._queue.clear()
+                self._wait(synced_at + self._flush_secs)
+                events, closing = self._backlog.take(_WRITE_BYTES), self._closed
+                wanted = self._failing or closing or self._wanted > self._stored
             try:
-                if records:
-                    _write_all(self._descriptor, b"".join(map(_frame, records)))
-                    written += len(records)
-                due = time.monotonic() >= synced_at + self._flush_secs
-                if written > self._stored and (due or closing or wanted > self._stored):
-                    os.fsync(self._descriptor)
+                if events:
+                    self._file.write(b"".join(frame(event.SerializeToString()) for event in events))
+                    self._wrote(events)
+                    events = []
+                if len(self._backlog) == 0 and (wanted or time.monotonic() >= synced_at + self._flush_secs):
+                    self._sync()
                     synced_at = time.monotonic()
-                    with self._changed:
-                        self._stored = written
-                        self._changed.notify_all()
-            except OSError as error:
-                logger.warning("cannot write to %s: %s; training goes on, nothing more is logged", self.path, error)
-                with self._changed:
-                    self._failed = self._closed = True
-                    self._changed.notify_all()
-            if closing or self._failed:
-                os.close(self._descriptor)
+            except Exception as error:  # OSError, or whatever a remote store's client raises
+                self._failed(error, events, closing=closing)
+            if closing and (self._failing or len(self._backlog) == 0):
+                self._file.close()
                 return
 
+    def _wait(self, sync_at: float) -> None:
+        """Waits for events, for a wish to flush, for the time to sync, or for the next try."""
+        if self._failing:
+            wanted = self._wanted
+            self._changed.wait_for(lambda: self._closed or self._wanted > wanted, _RETRY_SECS)
+            return
+        idle = self._written == self._stored
+        self._changed.wait_for(
+            lambda: len(self._backlog) or self._closed or self._wanted > self._stored,
+            None if idle else max(0.0, sync_at - time.monotonic()),
+        )
 
-def _file_name() -> str:
-    now = time.time_ns()
-    seconds, rest = divmod(now, 10**9)
-    # Seconds and host as everywhere; the rest makes it unique and keeps the files of one folder in order of start.
-    return f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{rest:09d}.{os.getpid()}.{next(_count)}"
+    def _wrote(self, events: list[Any]) -> None:
+        with self._changed:
+            self._written = self._added - len(self._backlog)
+            if self._file.volatile:
+                self._unsynced_values += sum(len(event.summary.value) for event in events)
+            self._changed.notify_all()
 
+    def _sync(self) -> None:
+        written = self._written
+        if written > self._stored or self._failing:
+            self._file.sync()
+        with self._changed:
+            self._stored, self._unsynced_values = written, 0
+            recovered, self._failing = self._failing, False
+            self._changed.notify_all()
+        if recovered:
+            logger.warning("writing to %s works again", self._file.path)
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _frame(data: bytes) -> bytes:
-    """TFRecord framing: length, masked CRC32C of the length, data, masked CRC32C of the data."""
-    header = struct.pack("<Q", len(data))
-    return b"".join((header, struct.pack("<I", _masked_crc(header)), data, struct.pack("<I", _masked_crc(data))))
-
-
-def _masked_crc(data: bytes) -> int:
-    crc: int = crc32c.crc32c(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+    def _failed(self, error: Exception, events: list[Any], *, closing: bool) -> None:
+        if not self._failing and not closing:
+            logger.warning(
+                "cannot write to %s: %s; training goes on, and values wait in memory (at most %g MiB) until it works",
+                self._file.path,
+                error,
+                self._max_bytes / 2**20,
+            )
+        with self._changed:
+            self._backlog.put_back(events)
+            self._failing = True
+            self._attempts += 1
+            self._changed.notify_all()

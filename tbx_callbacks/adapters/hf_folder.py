@@ -1,0 +1,87 @@
+"""Where a run of the Hugging Face Trainer is written, and where it goes on after a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tbx_callbacks.folders import fresh_folder, holds_run, unused
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run's folder. `purge`: it holds steps that are trained again, which TensorBoard shall hide."""
+
+    folder: str
+    purge: bool = False
+
+
+def choose(
+    args: Any, state: Any, *, wanted: str | None, current: str | None, began: bool, source: str, kind: str
+) -> Place:
+    """The folder of the training that begins now.
+
+    Args:
+        args: the Trainer's arguments.
+        state: its state, with the step it starts from and what the checkpoint stored.
+        wanted: the folder that the user asked for.
+        current: the folder that this callback writes to already.
+        began: whether a training has begun in `current` (and not only an evaluation).
+        source: name of the metric set, to tell several callbacks of one trainer apart.
+        kind: name of the callback's class, under which the Trainer stores its state.
+    """
+    if state.global_step > 0:
+        stored = _stored_folder(args, state.stateful_callbacks.get(kind, []), wanted=wanted, source=source)
+        folder = stored or (current if began else None) or wanted or fresh_folder(_runs(args))
+        return Place(folder, purge=holds_run(folder) or folder == current)
+    if began and current is not None and args.auto_find_batch_size:
+        return Place(current, purge=True)  # the Trainer starts over with smaller batches
+    if state.is_hyper_param_search and state.trial_name:
+        parent = wanted or _runs(args)
+        return Place(_beside(os.path.join(parent, str(state.trial_name))))
+    if current is not None and not began:
+        return Place(current)  # an evaluation before training opened it
+    return Place(_beside(wanted) if wanted else fresh_folder(_runs(args)))
+
+
+def before_training(args: Any, wanted: str | None) -> Place:
+    """The folder of numbers that are logged before a training, as by `trainer.evaluate()`."""
+    return Place(_beside(wanted) if wanted else fresh_folder(_runs(args)))
+
+
+def to_store(args: Any, folder: str | None, source: str) -> dict[str, str]:
+    """What a checkpoint keeps, so that a resumed run goes on in its folder, also when all of it was moved."""
+    if folder is None:
+        return {}
+    inside = os.path.relpath(folder, args.output_dir)
+    moved_along = not inside.startswith(os.pardir) and "://" not in folder
+    return {"source": source, "log_dir": inside if moved_along else os.path.abspath(folder)}
+
+
+def _stored_folder(args: Any, stored: Any, *, wanted: str | None, source: str) -> str | None:
+    """The folder that the checkpoint names, if it is still there."""
+    for entry in stored if isinstance(stored, list) else [stored]:
+        kept: Mapping[str, str] = entry.get("attributes", {}).get("stored", {})
+        if "log_dir" not in kept or kept.get("source") != source:
+            continue
+        folder: str = os.path.normpath(os.path.join(args.output_dir, kept["log_dir"]))
+        same = wanted is None or os.path.abspath(folder).startswith(os.path.abspath(wanted))
+        if same and holds_run(folder):
+            return folder
+    return None
+
+
+def _runs(args: Any) -> str:
+    return os.path.join(args.output_dir, "runs")
+
+
+def _beside(folder: str) -> str:
+    chosen = unused(folder)
+    if chosen != folder:
+        logger.warning("%s holds a run already; this one goes to %s", folder, chosen)
+    return chosen

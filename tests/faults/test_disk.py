@@ -1,0 +1,319 @@
+"""Disks that are full, gone, read-only, limited or slow, under a real training run."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from problems import Run, files, trainer
+from tensorboardX.record_writer import REGISTERED_FACTORIES, register_writer_factory
+from transformers import TrainerCallback
+
+from faults.loops import EVERY_STEP, weights_digest
+from tbx_callbacks import TbxTrainerCallback
+from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+from tbx_callbacks.stats.histogram import HistogramCounts
+
+pytestmark = pytest.mark.faults
+STEPS = 40
+
+
+class Act(TrainerCallback):
+    """Does something at the end of given steps, and times each step."""
+
+    def __init__(self, **acts: Any) -> None:
+        self.acts = {int(name.removeprefix("at")): act for name, act in acts.items()}
+        self.slowest = 0.0
+        self.before = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.before = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step > 1:
+            self.slowest = max(self.slowest, time.monotonic() - self.before)
+        self.acts.get(state.global_step, lambda: None)()
+
+
+def train(tmp_path: Path, logs: str | Path, **acts: Any) -> tuple[str, TbxTrainerCallback]:
+    callback = TbxTrainerCallback(EVERY_STEP, log_dir=logs)
+    run = trainer(tmp_path / "out", callbacks=[callback, Act(**acts)], logging_steps=1, max_steps=STEPS)
+    run.train()
+    callback.close()
+    return weights_digest(run.model), callback
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    run = trainer(tmp_path_factory.mktemp("plain"), logging_steps=1, max_steps=STEPS)
+    run.train()
+    return weights_digest(run.model)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a small tmpfs: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 512)
+        except OSError:
+            pass
+
+
+def test_a_full_disk_that_gets_room_again_loses_nothing(
+    tmp_path: Path, small_disk: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs = small_disk / "logs"
+    digest, _ = train(tmp_path, logs, at10=lambda: fill(small_disk), at25=lambda: (small_disk / "filler").unlink())
+    assert digest == undisturbed
+    assert Run(logs).steps("train/loss") == list(range(1, STEPS + 1))
+    assert caplog.text.count("No space left on device; training goes on") == 1
+    assert caplog.text.count("works again") == 1
+    assert "are lost" not in caplog.text
+
+
+def test_a_disk_that_stays_full_says_what_was_lost(
+    tmp_path: Path, small_disk: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    digest, _ = train(tmp_path, small_disk / "logs", at10=lambda: fill(small_disk))
+    assert digest == undisturbed
+    kept = Run(small_disk / "logs").steps("train/loss")
+    assert kept == list(range(1, len(kept) + 1))  # readable to its end, no torn record
+    assert 9 <= len(kept) < STEPS
+    assert caplog.text.count("training goes on") == 1
+    assert "values could not be written to" in caplog.text
+
+
+def test_a_disk_that_turns_read_only(
+    tmp_path: Path, small_disk: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The open file keeps a mount from turning read-only; a lazy unmount leaves the file on a disk that nobody sees.
+    def lose() -> None:
+        subprocess.run(["umount", "-l", str(small_disk)], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k,ro", "tmpfs", str(small_disk)], check=True)
+
+    digest, _ = train(tmp_path, small_disk / "logs", at10=lose)
+    assert digest == undisturbed
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(small_disk)], check=True)
+    subprocess.run(["umount", "-l", str(small_disk)], check=True)
+
+
+def test_a_deleted_folder_is_made_anew(tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture) -> None:
+    logs = tmp_path / "logs"
+    digest, _ = train(tmp_path, logs, at10=lambda: shutil.rmtree(logs))
+    assert digest == undisturbed
+    kept = Run(logs).steps("train/loss")
+    assert kept == list(range(kept[0], STEPS + 1))
+    assert kept[0] <= 11
+    assert "was deleted; what comes now goes to" in caplog.text
+
+
+def test_a_folder_replaced_by_a_file(tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture) -> None:
+    logs = tmp_path / "logs"
+
+    def replace() -> None:
+        shutil.rmtree(logs)
+        logs.write_text("in the way")
+
+    digest, _ = train(tmp_path, logs, at10=replace, at25=logs.unlink)
+    assert digest == undisturbed
+    kept = Run(logs).steps("train/loss")
+    assert kept == list(range(kept[0], STEPS + 1))
+    assert caplog.text.count("training goes on") == 1
+
+
+def test_the_largest_file_that_the_system_allows(
+    tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs = tmp_path / "logs"
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        digest, _ = train(
+            tmp_path, logs, at10=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, unlimited[1]))
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert digest == undisturbed
+    assert Run(logs).steps("train/loss") == list(range(1, STEPS + 1))
+    assert len(files(logs)) > 1
+    assert all(path.stat().st_size <= 64 * 1024 for path in files(logs))
+    assert "are lost" not in caplog.text
+
+
+class Slow:
+    """A store, registered with tensorboardX, that takes its time or fails."""
+
+    def __init__(self, seconds: float, failures: int = 0) -> None:
+        self.seconds, self.failures = seconds, failures
+        self.stored = b""
+
+    def directory_check(self, path: str) -> None:
+        pass
+
+    def open(self, path: str) -> Slow.File:
+        return Slow.File(self)
+
+    class File(io.BytesIO):
+        def __init__(self, store: Slow) -> None:
+            super().__init__()
+            self.store = store
+
+        def write(self, data: Any) -> int:
+            time.sleep(self.store.seconds)
+            return super().write(data)
+
+        def flush(self) -> None:
+            time.sleep(self.store.seconds)
+            if self.store.failures:
+                self.store.failures -= 1
+                raise ConnectionError("the store does not answer")
+            self.store.stored = self.getvalue()
+
+
+@pytest.fixture
+def slow() -> Iterator[Any]:
+    def make(seconds: float, failures: int = 0) -> Slow:
+        store = Slow(seconds, failures)
+        register_writer_factory("slow", store)
+        return store
+
+    yield make
+    REGISTERED_FACTORIES.pop("slow", None)
+
+
+def read_bytes(data: bytes, folder: Path) -> Run:
+    folder.mkdir()
+    (folder / "events.out.tfevents.1").write_bytes(data)
+    return Run(folder)
+
+
+def test_a_slow_store_does_not_slow_the_training(tmp_path: Path, undisturbed: str, slow: Any) -> None:
+    store = slow(0.3)
+    act = Act()
+    callback = TbxTrainerCallback(EVERY_STEP, log_dir="slow://bucket/run")
+    run = trainer(tmp_path / "out", callbacks=[callback, act], logging_steps=1, max_steps=STEPS)
+    run.train()
+    callback.close()
+    assert weights_digest(run.model) == undisturbed
+    # One wait of 0.3 s for the store would show; the bound leaves room for a busy machine.
+    assert act.slowest < 0.25
+    assert read_bytes(store.stored, tmp_path / "read").steps("train/loss") == list(range(1, STEPS + 1))
+
+
+def test_a_failing_upload_is_tried_again(tmp_path: Path, slow: Any, caplog: pytest.LogCaptureFixture) -> None:
+    store = slow(0.0, failures=3)
+    sink = TensorBoardSink("slow://bucket/run", flush_secs=0.05)
+    for step in range(1, 21):
+        sink.write(step, {"a": float(step)})
+        time.sleep(0.01)
+    deadline = time.monotonic() + 20
+    while store.failures and time.monotonic() < deadline:
+        time.sleep(0.05)
+    sink.close()
+    assert read_bytes(store.stored, tmp_path / "read").steps("a") == list(range(1, 21))
+    assert caplog.text.count("the store does not answer; training goes on") == 1
+    assert "are lost" not in caplog.text
+
+
+def test_what_a_store_never_took_is_counted(slow: Any, caplog: pytest.LogCaptureFixture) -> None:
+    slow(0.0, failures=1000)
+    sink = TensorBoardSink("slow://bucket/run", flush_secs=0.05)
+    for step in range(1, 11):
+        sink.write(step, {"a": 1.0, "b": 2.0})
+    sink.close()
+    assert "20 values could not be written to slow://bucket/run and are lost" in caplog.text
+
+
+def test_memory_is_bounded_and_old_histograms_go_first(
+    tmp_path: Path, small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = TensorBoardSink(small_disk / "logs", max_mib=0.05)
+    sink.write(0, {"a": 0.0})
+    sink.flush()
+    fill(small_disk)
+    histogram = HistogramCounts(tuple(range(64)), 0.0, 1.0, 1.0, 1.0)
+    for step in range(1, 201):
+        sink.write(step, {"a": float(step), "h": histogram})
+        backlog = sink.writer.file_writer.event_writer._backlog
+        assert backlog.bytes <= 0.05 * 2**20
+    (small_disk / "filler").unlink()
+    deadline = time.monotonic() + 20
+    while "works again" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.05)
+    sink.close()
+    read = Run(small_disk / "logs")
+    assert read.steps("a") == list(range(201))  # every scalar is there
+    kept = sorted(read.histograms["h"])
+    assert kept[-1] == 200
+    newest = [step for step in kept if step > 100]
+    assert newest == list(range(newest[0], 201))  # the newest histograms, without a gap
+    assert f"{200 - len(kept)} values could not be written" in caplog.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
+def test_a_folder_without_permission_stops_before_the_first_step(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o755)
+    code = f"""
+import os
+os.setuid(65534)
+from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+try:
+    TensorBoardSink({str(closed / "run")!r}).writer
+except OSError as error:
+    print(error)
+"""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.owner() == "root" and folder.stat().st_mode & 0o005 != 0o005 and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o005)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    if "Error" in done.stderr:
+        pytest.skip("the other user may not read this Python")
+    assert "cannot write a run to" in done.stdout
+    assert "Permission denied" in done.stdout
+    assert "choose a log_dir that this user may write" in done.stdout
+
+
+def test_a_file_in_the_way_stops_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("in the way")
+    run = trainer(tmp_path / "out", callbacks=[TbxTrainerCallback("minimal", log_dir=tmp_path / "logs")])
+    with pytest.raises(OSError, match=r"cannot write a run to .*logs'.* there is a file where the folder should be"):
+        run.train()
+    assert run.state.global_step == 0
+
+
+def test_a_missing_remote_package_stops_before_the_first_step(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("tensorboardX.record_writer.S3_ENABLED", False)
+    run = trainer(tmp_path / "out", callbacks=[TbxTrainerCallback("minimal", log_dir="s3://bucket/run")])
+    with pytest.raises(OSError, match=r"cannot write a run to 's3://bucket/run': boto3 must be installed"):
+        run.train()
+    assert run.state.global_step == 0
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_kept(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)

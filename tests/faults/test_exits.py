@@ -1,0 +1,106 @@
+"""The ways a process ends, and whose signal handlers and exit codes they are."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from problems import Run
+
+pytestmark = pytest.mark.faults
+
+TESTS = Path(__file__).resolve().parents[1]
+HEAD = """
+import os, signal, sys
+sys.path[:0] = [TESTS]
+import torch
+torch.set_num_threads(1)
+from problems import trainer
+from transformers import TrainerCallback
+from tbx_callbacks import TbxTrainerCallback
+from faults.loops import EVERY_STEP
+
+class At(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 7:
+            self.act()
+
+callback = TbxTrainerCallback(EVERY_STEP, log_dir=sys.argv[1])
+at = At()
+run = trainer(sys.argv[1] + "/out", callbacks=[callback, at], logging_steps=1, max_steps=12)
+"""
+
+
+def ended(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    script = HEAD.replace("TESTS", repr(str(TESTS))) + textwrap.dedent(code)
+    return subprocess.run(
+        [sys.executable, "-c", script, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PYTHONFAULTHANDLER": ""},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+ENDS = {
+    # what happens at the end of step 7, exit code, last step in the file
+    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM, 6),
+    "Ctrl-C": ("os.kill(os.getpid(), signal.SIGINT)", -signal.SIGINT, 7),
+    "an exception": ("1 / 0", 1, 7),
+    "sys.exit": ("sys.exit(5)", 5, 7),
+    "os._exit": ("os._exit(6)", 6, 6),
+    "os._exit after flush": ("callback.writer.flush(); os._exit(6)", 6, 6),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_nothing_published_is_lost(tmp_path: Path, name: str) -> None:
+    act, code, last = ENDS[name]
+    done = ended(tmp_path, f"At.act = lambda self: exec({act!r})\nrun.train()\n")
+    assert done.returncode == code, done.stderr
+    read = Run(tmp_path)
+    # Step 7 is measured but not yet published when the process ends there; an orderly end publishes it.
+    assert read.steps("weight_norm/total") == list(range(1, last + 1))
+    assert read.steps("train/loss") == list(range(1, 7))
+
+
+def test_a_run_that_failed_is_marked_so(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams import metadata
+
+    assert ended(tmp_path, "At.act = lambda self: 1 / 0\nrun.train()\n").returncode == 1
+    content = Run(tmp_path).plugin("hparams")["_hparams_/session_end_info"]
+    assert metadata.parse_session_end_info_plugin_data(content).status == 2  # STATUS_FAILURE
+
+
+def test_the_users_signal_handlers_stay_theirs(tmp_path: Path) -> None:
+    code = """
+        handled = []
+        def mine(number, frame):
+            handled.append(number)
+        before = {s: signal.signal(s, mine) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+        At.act = lambda self: [os.kill(os.getpid(), s) for s in before]
+        run.train()
+        assert all(signal.getsignal(s) is mine for s in before), "a handler was replaced"
+        assert sorted(handled) == sorted(before), handled
+        sys.exit(4)
+    """
+    done = ended(tmp_path, code)
+    assert done.returncode == 4, done.stderr
+    assert Run(tmp_path).steps("train/loss") == list(range(1, 13))
+
+
+def test_no_signal_handler_is_installed(tmp_path: Path) -> None:
+    code = """
+        known = [s for s in signal.valid_signals()]
+        before = {s: signal.getsignal(s) for s in known}
+        run.train()
+        assert before == {s: signal.getsignal(s) for s in known}
+    """
+    done = ended(tmp_path, code)
+    assert done.returncode == 0, done.stderr

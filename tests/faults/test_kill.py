@@ -1,0 +1,79 @@
+"""A real training run, killed at random moments."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import select
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from problems import Run, files
+
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork to start 50 runs in good time"),
+]
+
+
+def start(folder: Path) -> tuple[int, int]:
+    """A run in a forked child (which shares the imports); the read end of a pipe tells the steps it published."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.dup2(writing, 1)
+            from faults.loops import run
+
+            torch.set_num_threads(1)
+            run(str(folder))
+        finally:
+            os._exit(9)
+    os.close(writing)
+    return child, reading
+
+
+def published(reading: int, seconds: float) -> bytes:
+    said, until = b"", time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if select.select([reading], [], [], left)[0]:
+            chunk = os.read(reading, 1 << 16)
+            if not chunk:
+                break
+            said += chunk
+    return said
+
+
+def rest(reading: int) -> bytes:
+    said = b""
+    while chunk := os.read(reading, 1 << 16):
+        said += chunk
+    os.close(reading)
+    return said
+
+
+def steps(said: bytes) -> list[int]:
+    return [int(step) for step in re.findall(rb"published (\d+)\n", said)]
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_a_killed_run_keeps_every_published_step(tmp_path: Path, seed: int) -> None:
+    child, reading = start(tmp_path)
+    said = b""
+    while not steps(said):  # until the first step
+        said += published(reading, 0.05)
+    said += published(reading, random.Random(seed).uniform(0.0, 1.0))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    said += rest(reading)
+    read = Run(tmp_path / "logs")
+    kept, told = read.steps("train/loss"), steps(said)
+    assert kept == list(range(1, len(kept) + 1))  # none twice, none missing, none out of order
+    # All that was published, not only what is older than 2 s; the last one may have been killed while being said.
+    assert kept[-1] >= told[-1]
+    assert read.steps("weight_norm/total") == kept
+    assert len(files(tmp_path / "logs")) == 1
