@@ -151,6 +151,7 @@ class TbxTrainerCallback(TrainerCallback, ExportableState):  # type: ignore[misc
             return
         model: nn.Module = kwargs["model"]
         self._unhook()
+        self._monitor.publish()  # of a training that was cut off, before its folder or its steps change
         place = choose(
             args,
             state,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import logging
@@ -124,7 +125,8 @@ class RemoteFile:
         self._file.flush()
 
     def close(self) -> None:
-        self._file.closed = True  # all that could be uploaded is: its own close would upload once more, and may raise
+        with contextlib.suppress(AttributeError):
+            self._file.closed = True  # all that could be uploaded is: its destructor need not try once more
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -81,10 +81,16 @@ class _FileWriter(FileWriter):  # type: ignore[misc]
         self._default_metadata: dict[str, Any] = {}
 
 
+_PACKAGES = {"s3": ("S3_ENABLED", "boto3"), "gs": ("GCS_ENABLED", "google-cloud-storage")}
+
+
 def _open(logdir: str, factory: Any) -> EventFile:
     header = frame(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
     if factory is None:
         return LocalFile(logdir, header)
+    scheme = logdir.split(":")[0]
+    if scheme in _PACKAGES and not getattr(record_writer, _PACKAGES[scheme][0]):
+        raise ImportError(f"{_PACKAGES[scheme][1]} must be installed; run: pip install tbx-callbacks[{scheme}]")
     factory.directory_check(logdir)
     path = f"{logdir.rstrip('/')}/{file_name()}"
     return RemoteFile(path, factory.open(path), header)

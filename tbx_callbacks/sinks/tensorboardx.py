@@ -78,7 +78,7 @@ class TensorBoardSink:
 
 def _remedy(error: Exception) -> str:
     if isinstance(error, ImportError):
-        return "install the package that it names"
+        return "or choose a local log_dir"
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return "there is a file where the folder should be: choose another log_dir or remove the file"
     if isinstance(error, PermissionError):

@@ -26,6 +26,8 @@ from tbx_callbacks import TbxTrainerCallback
 from faults.loops import EVERY_STEP
 
 class At(TrainerCallback):
+    act = staticmethod(lambda: None)
+
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 7:
             self.act()
