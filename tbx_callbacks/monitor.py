@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tbx_callbacks.best import Best
 from tbx_callbacks.context import Context, RunFacts, Tensors
 from tbx_callbacks.counters import Counters, Stopwatch
+from tbx_callbacks.facts import Setup
 from tbx_callbacks.items import Cadence, Item
 from tbx_callbacks.names import clean, unique
 from tbx_callbacks.own import OwnScalars
 from tbx_callbacks.plan import Entry, families, plan, schedule_of
+from tbx_callbacks.publish import Publisher
 from tbx_callbacks.reduce import Batch, Finished
 from tbx_callbacks.schedule import Schedule, never
 from tbx_callbacks.select import Parameter, parameters_of
@@ -24,34 +26,6 @@ from tbx_callbacks.sinks import Sink
 from tbx_callbacks.values import Facts, Number
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What an adapter knows when training starts.
-
-    `log_schedule` names the steps at which the trainer logs. `clipping` is `none`, `norm` or `other`;
-    `spreads_nonfinite` says whether gradients are multiplied by a factor made of their norm. `sharding` says in words
-    how parameters are spread over ranks, if they are. `larger_is_better` has the trainer's own word on evaluation
-    metrics, by tag. `earlier_logs` are numbers by tag of the part of the run that a checkpoint brought along.
-    """
-
-    model: nn.Module
-    optimizers: Mapping[str, torch.optim.Optimizer]
-    log_schedule: Schedule
-    clipping: str = "none"
-    spreads_nonfinite: bool = False
-    sharding: str | None = None
-    hparams: Mapping[str, bool | float | str] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
-    larger_is_better: Mapping[str, bool] = field(default_factory=dict)
-    earlier_logs: Sequence[Mapping[str, float | str]] = ()
-
-
-@dataclass
-class _Pending:
-    step: int
-    batch: Batch
 
 
 class Monitor:
@@ -71,7 +45,7 @@ class Monitor:
     def __init__(
         self, items: Sequence[Item], *, every: Cadence, strict: bool, sink: Sink, stopwatch: Stopwatch | None = None
     ) -> None:
-        self.sink = sink
+        self.publisher = Publisher(sink)
         self._items, self._every, self._strict = tuple(items), every, strict
         self.stopwatch = stopwatch or Stopwatch()
         self._counters = Counters(self.stopwatch)
@@ -83,13 +57,11 @@ class Monitor:
         self._best = Best({})
         self._run = RunFacts()
         self._own = OwnScalars()
-        self._last: dict[str, tuple[int, Finished]] = {}
         self._hooks: list[Any] = []
         self._step = 0
         self._due: list[Entry] = []
         self._before_clip: Tensors | None = None
         self._clip_factor: Number | None = None
-        self._pending: _Pending | None = None
 
     # -- a run begins and ends -------------------------------------------------------------------------------------
 
@@ -103,14 +75,14 @@ class Monitor:
         self._parameters = parameters_of(setup.model)
         self._entries = plan(self._whole(setup), self._every, self._parameters, setup.log_schedule)
         self._own_schedule = schedule_of(self._every, setup.log_schedule)
-        self._setup, self._counters, self._last = setup, Counters(self.stopwatch), {}
+        self._setup, self._counters = setup, Counters(self.stopwatch)
         self._best = Best(setup.larger_is_better)
         for logs in setup.earlier_logs:
             self._best.update(logs)
         self._run = RunFacts(setup.hparams, setup.texts, families(self._entries), self._best.values)
         for name, optimizer in setup.optimizers.items():
             self._hooks.append(optimizer.register_step_post_hook(self._hook(name)))
-        self._write(0, self._call("start", 0))
+        self.publisher.write(0, self._call("start", 0))
         self.stopwatch.resume()
 
     def _whole(self, setup: Setup) -> list[Item]:
@@ -134,8 +106,8 @@ class Monitor:
         self._run = replace(self._run, succeeded=succeeded)
         left = Batch()
         left.add(self._own.take())
-        self._write(step, {**left.numbers({}), **self._call("end", step)})
-        self.sink.flush()
+        self.publisher.write(step, {**left.numbers({}), **self._call("end", step)})
+        self.publisher.sink.flush()
 
     def detach(self) -> None:
         """Removes every hook."""
@@ -146,8 +118,7 @@ class Monitor:
 
     def begin_step(self, step: int) -> None:
         """A step begins; `step` is the number it will have when it is finished (1-based)."""
-        if self._pending is not None:
-            self.publish()
+        self.publish()
         self.stopwatch.resume()
         self._step, self._before_clip, self._clip_factor = step, None, None
         self._due = [entry for entry in self._entries if entry.on_steps and entry.schedule(step)]
@@ -220,7 +191,7 @@ class Monitor:
         for entry in self._due:
             interval, entry.last = now.since(entry.last), now
             self._add(batch, entry, replace(context, selection=entry.selection, interval=interval))
-        self._pending = _Pending(self._step, batch)
+        self.publisher.hold(self._step, batch)
 
     def _call(self, event: str, step: int, logs: Mapping[str, float | str] | None = None) -> dict[str, Finished]:
         """Values of the metrics that are written at an event other than a step."""
@@ -253,27 +224,12 @@ class Monitor:
 
     def publish(self, facts: Facts | None = None) -> None:
         """Hands the measured step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
-        self._publish(facts or {}, self._pending.step if self._pending else 0, {})
+        self.publisher.publish(facts)
 
     def logged(self, step: int, logs: Mapping[str, float | str], facts: Facts | None = None) -> None:
         """The trainer logged numbers (by tag) after `step` steps; they travel with what was measured at that step."""
         self._best.update(logs)
-        numbers = self._call("log", step, logs)
-        if self._pending is not None and self._pending.step != step:
-            self.publish()
-        self._publish(facts or {}, step, numbers)
-
-    def _publish(self, facts: Facts, step: int, numbers: Mapping[str, Finished]) -> None:
-        pending, self._pending = self._pending, None
-        measured = pending.batch.numbers(facts) if pending is not None else {}
-        self._write(step, {**measured, **numbers})
-
-    def _write(self, step: int, values: Mapping[str, Finished]) -> None:
-        # The trainer logs some numbers (epoch) twice at one step: written once.
-        new = {tag: value for tag, value in values.items() if self._last.get(tag) != (step, value)}
-        self._last.update({tag: (step, value) for tag, value in new.items()})
-        if new:
-            self.sink.write(step, new)
+        self.publisher.publish_with(step, self._call("log", step, logs), facts)
 
 
 def _learning_rates(name: str, optimizer: torch.optim.Optimizer) -> dict[str, float]:

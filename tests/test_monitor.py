@@ -11,7 +11,8 @@ from torch import nn
 
 from tbx_callbacks.config import load_config
 from tbx_callbacks.counters import Stopwatch
-from tbx_callbacks.monitor import Monitor, Setup
+from tbx_callbacks.facts import Setup
+from tbx_callbacks.monitor import Monitor
 from tbx_callbacks.schedule import at, either, every, never
 from tbx_callbacks.sinks import MemorySink
 

@@ -19,7 +19,8 @@ from tbx_callbacks.adapters.hf_attach import attach
 from tbx_callbacks.adapters.hf_facts import hparams, larger_is_better, log_schedule, raw_optimizer, tags, texts
 from tbx_callbacks.adapters.hf_folder import Place, before_training, choose, to_store
 from tbx_callbacks.config import Config, load_config
-from tbx_callbacks.monitor import Monitor, Setup
+from tbx_callbacks.facts import Setup
+from tbx_callbacks.monitor import Monitor
 from tbx_callbacks.shards import sharding
 from tbx_callbacks.sinks import NullSink
 from tbx_callbacks.sinks.summary_writer import NullWriter, SummaryWriter
@@ -240,7 +241,7 @@ class TbxTrainerCallback(TrainerCallback, ExportableState):  # type: ignore[misc
             self._sink = None
         if self._sink is None:
             self._sink = TensorBoardSink(place.folder, **self._sink_options)
-            self._monitor.sink = self._sink
+            self._monitor.publisher.sink = self._sink
             _ = self._sink.writer
 
     def _adopt(self, args: Any) -> None:

@@ -51,13 +51,13 @@ _MODEL_SHOWN = ("model_type", "hidden_size", "num_hidden_layers", "num_attention
 
 
 def tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
-    """The Trainer's log keys as tags, exactly as its own TensorBoard callback writes them."""
+    """The Trainer's log keys as tags, byte for byte as its own TensorBoard callback writes them."""
     tagged: dict[str, float | str] = {}
     for key, value in logs.items():
         prefix, _, rest = key.partition("_")
         tag = f"{prefix}/{rest}" if prefix in ("eval", "test") and rest else f"train/{key}"
         if isinstance(value, (int, float, str)):
-            tagged[tag] = float(value) if isinstance(value, (int, float)) else value
+            tagged[tag] = value if isinstance(value, str) else float(value)
         else:
             logger.warning("%s must be a number or a string to be logged, got %s; left out", key, type(value).__name__)
     return tagged

@@ -9,16 +9,15 @@ from tensorboardX import summary as protos
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tensorboardX.proto.summary_pb2 import HistogramProto, Summary
 
-from tbx_callbacks.names import check_tag
 from tbx_callbacks.reduce import Finished
 from tbx_callbacks.stats.histogram import HistogramCounts
 from tbx_callbacks.values import HParams, HParamsEnd, HParamsMetrics, Layout, Text
 
 
 def summary_value(tag: str, value: Finished) -> Summary.Value:
-    """One value of a step's summary; raises ValueError for a tag that TensorBoard would rewrite."""
+    """One value of a step's summary, under its tag as it is."""
     if isinstance(value, float):
-        return Summary.Value(tag=check_tag(tag), simple_value=value)
+        return Summary.Value(tag=tag, simple_value=value)
     built = _BUILDERS[type(value)](tag, value)
     return built.value[0] if isinstance(built, Summary) else built
 
@@ -34,11 +33,11 @@ def _histogram(tag: str, value: HistogramCounts) -> Summary.Value:
         bucket_limit=value.edges,
         bucket=[0, *value.counts],
     )
-    return Summary.Value(tag=check_tag(tag), histo=proto)
+    return Summary.Value(tag=tag, histo=proto)
 
 
 def _text(tag: str, value: Text) -> Summary:
-    return protos.text(check_tag(tag), value.markdown)
+    return protos.text(tag, value.markdown)
 
 
 def _hparams(tag: str, value: HParams) -> Summary:  # noqa: ARG001

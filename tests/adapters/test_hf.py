@@ -34,6 +34,22 @@ def test_tags_and_values_are_those_of_the_trainers_own_callback(tmp_path: Path) 
     assert {"train/loss", "train/train_loss", "eval/accuracy"} <= set(expected)
 
 
+def test_metric_names_with_odd_characters(tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    theirs, ours = tmp_path / "theirs", TbxTrainerCallback("default")
+    callbacks = [TensorBoardCallback(SummaryWriter(str(theirs))), ours]
+    run = trainer(tmp_path, callbacks=callbacks, eval_strategy="steps", eval_steps=4)
+    run.compute_metrics = lambda prediction: {"F1 (macro) %": 0.5, "F1 [macro] %": 0.25}
+    run.train()
+    expected, read = Run(theirs).scalars, Run(ours.log_dir).scalars
+    odd = {tag for tag in expected if "F1" in tag}
+    assert odd == {"eval/F1 (macro) %", "eval/F1 [macro] %"}
+    for tag in odd:
+        assert read[tag] == expected[tag]
+        assert read[tag.replace("eval/", "best/")][-1][1] == expected[tag][-1][1]
+
+
 def test_no_tag_has_a_step_twice(tmp_path: Path) -> None:
     callback = TbxTrainerCallback("full")
     trainer(tmp_path, callbacks=[callback], eval_strategy="steps", eval_steps=2).train()

@@ -139,7 +139,8 @@ def test_what_is_written_is_what_tensorboardx_writes(tmp_path: Path, name: str) 
 )
 def test_no_kind_of_weight_crashes_a_metric(tmp_path: Path, tensor: torch.Tensor) -> None:
     from tbx_callbacks.config import load_config
-    from tbx_callbacks.monitor import Monitor, Setup
+    from tbx_callbacks.facts import Setup
+    from tbx_callbacks.monitor import Monitor
     from tbx_callbacks.schedule import every
     from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
 

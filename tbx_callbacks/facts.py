@@ -1,0 +1,33 @@
+"""What an adapter tells the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from tbx_callbacks.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an adapter knows when training starts.
+
+    `log_schedule` names the steps at which the trainer logs. `clipping` is `none`, `norm` or `other`;
+    `spreads_nonfinite` says whether gradients are multiplied by a factor made of their norm. `sharding` says in words
+    how parameters are spread over ranks, if they are. `larger_is_better` has the trainer's own word on evaluation
+    metrics, by tag. `earlier_logs` are numbers by tag of the part of the run that a checkpoint brought along.
+    """
+
+    model: nn.Module
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    log_schedule: Schedule
+    clipping: str = "none"
+    spreads_nonfinite: bool = False
+    sharding: str | None = None
+    hparams: Mapping[str, bool | float | str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    larger_is_better: Mapping[str, bool] = field(default_factory=dict)
+    earlier_logs: Sequence[Mapping[str, float | str]] = ()
