@@ -73,9 +73,9 @@ class Counters:
         self.stopwatch = stopwatch
         self.steps = 0
         self._samples = self._token_batches = self._losses = self._clip_steps = 0
-        self._tokens = _Deferred(lambda tokens: tokens.sum())
-        self._nonfinite = _Deferred(lambda losses: losses.isfinite().logical_not().sum())
-        self._clipped = _Deferred(lambda excess: (excess > 0).sum())
+        self._tokens = _Deferred(torch.sum)
+        self._nonfinite = _Deferred(_count_nonfinite)
+        self._clipped = _Deferred(_count_positive)
 
     def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
         """One micro-batch of training: its loss (0-d), its samples, its number of tokens (0-d)."""
@@ -126,3 +126,11 @@ class _Deferred:
             self._total = self._total + self._function(torch.stack([kept.to(home) for kept in self._kept]))
             self._kept.clear()
         return self._total
+
+
+def _count_nonfinite(losses: Tensor) -> Tensor:
+    return losses.isfinite().logical_not().sum()
+
+
+def _count_positive(excess: Tensor) -> Tensor:
+    return (excess > 0).sum()

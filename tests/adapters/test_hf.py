@@ -328,6 +328,17 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "logs").exists()
 
 
+def test_a_callback_travels_to_spawned_processes(tmp_path: Path) -> None:
+    import pickle
+
+    callback = TbxTrainerCallback({"extends": "full", "every": 2})
+    run = trainer(tmp_path, callbacks=[pickle.loads(pickle.dumps(callback))])
+    (copy,) = [c for c in run.callback_handler.callbacks if isinstance(c, TbxTrainerCallback)]
+    run.train()
+    assert Run(copy.log_dir).steps("train/loss") == [2, 4, 6, 8]
+    assert callback.log_dir is None
+
+
 def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     named = TbxTrainerCallback("minimal", log_dir="runs/exp1")
