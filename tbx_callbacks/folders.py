@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import socket
 import time
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run's folder. `purge`: it holds steps that are trained again, which TensorBoard shall hide."""
+
+    folder: str
+    purge: bool = False
 
 
 def fresh_folder(parent: str) -> str:
@@ -20,6 +32,14 @@ def unused(folder: str) -> str:
         n += 1
         candidate = f"{folder.rstrip('/')}_{n}"
     return candidate
+
+
+def beside(folder: str) -> str:
+    """`folder`, or an unused one beside it where it holds a run already, which a warning says."""
+    chosen = unused(folder)
+    if chosen != folder:
+        logger.warning("%s holds a run already; this one goes to %s", folder, chosen)
+    return chosen
 
 
 def holds_run(folder: str) -> bool:

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from tbx_callbacks.folders import fresh_folder, holds_run, unused
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A run's folder. `purge`: it holds steps that are trained again, which TensorBoard shall hide."""
-
-    folder: str
-    purge: bool = False
+from tbx_callbacks.folders import Place, beside, fresh_folder, holds_run
 
 
 def choose(
@@ -43,15 +31,15 @@ def choose(
         return Place(current, purge=True)  # the Trainer starts over with smaller batches
     if state.is_hyper_param_search and state.trial_name:
         parent = wanted or _runs(args)
-        return Place(_beside(os.path.join(parent, str(state.trial_name))))
+        return Place(beside(os.path.join(parent, str(state.trial_name))))
     if current is not None and not began:
         return Place(current)  # an evaluation before training opened it
-    return Place(_beside(wanted) if wanted else fresh_folder(_runs(args)))
+    return Place(beside(wanted) if wanted else fresh_folder(_runs(args)))
 
 
 def before_training(args: Any, wanted: str | None) -> Place:
     """The folder of numbers that are logged before a training, as by `trainer.evaluate()`."""
-    return Place(_beside(wanted) if wanted else fresh_folder(_runs(args)))
+    return Place(beside(wanted) if wanted else fresh_folder(_runs(args)))
 
 
 def to_store(args: Any, folder: str | None, source: str) -> dict[str, str]:
@@ -78,10 +66,3 @@ def _stored_folder(args: Any, stored: Any, *, wanted: str | None, source: str) -
 
 def _runs(args: Any) -> str:
     return os.path.join(args.output_dir, "runs")
-
-
-def _beside(folder: str) -> str:
-    chosen = unused(folder)
-    if chosen != folder:
-        logger.warning("%s holds a run already; this one goes to %s", folder, chosen)
-    return chosen

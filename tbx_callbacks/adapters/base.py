@@ -1,0 +1,143 @@
+"""What every adapter gives its users: a metric set, a run's folder, tensorboardX's writer, scalars of their own."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from tbx_callbacks.config import Config, load_config
+from tbx_callbacks.facts import Setup
+from tbx_callbacks.folders import Place
+from tbx_callbacks.monitor import Monitor
+from tbx_callbacks.sinks import NullSink
+from tbx_callbacks.sinks.summary_writer import NullWriter, SummaryWriter
+from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+
+ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | Config
+
+
+class Adapter:
+    """The part of a callback that no trainer changes. On ranks that do not write (`_writes`) it does nothing.
+
+    Args:
+        config: the name of a metric set (`minimal`, `default`, `full`), the path of a YAML file, a mapping of the same
+            structure, or a `Config`.
+        log_dir: folder of the run; `$TENSORBOARD_LOGGING_DIR` when left out, or else a new folder where the trainer
+            keeps its output. A folder that holds a run already is left alone: the new run goes beside it, unless it
+            resumes from a checkpoint of that run. May be `s3://...` or `gs://...`.
+        flush_secs: how long a step may wait for fsync (default 2 s; 30 s for uploads). It is in the file, safe from
+            anything but a crash of the machine, when the step is over.
+        max_mib: memory for values while the disk cannot be written.
+
+    Raises:
+        ConfigError: the metric set cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: ConfigSource = "default",
+        *,
+        log_dir: str | os.PathLike[str] | None = None,
+        flush_secs: float | None = None,
+        max_mib: float = 64.0,
+    ) -> None:
+        self.config = load_config(config)
+        wanted = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
+        self._wanted_dir = os.path.expanduser(wanted) if wanted else None
+        self._sink_options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
+        self._sink: TensorBoardSink | None = None
+        self._monitor = Monitor(self.config.items, every=self.config.every, strict=self.config.strict, sink=NullSink())
+        self._writes = True
+        self._began = self._running = False
+        self._step = 0
+
+    @property
+    def log_dir(self) -> str | None:
+        """Folder of the run; None before it is known, and on ranks that do not write."""
+        return self._sink.log_dir if self._sink else None
+
+    @property
+    def writer(self) -> SummaryWriter | NullWriter:
+        """tensorboardX's SummaryWriter of this run; on ranks other than 0 one that does nothing.
+
+        Raises:
+            RuntimeError: the run's folder is not known yet.
+            LogDirError: the folder cannot be written.
+        """
+        if not self._writes:
+            return NullWriter()
+        if self._sink is None:
+            self._open(self._early_place())
+        assert self._sink is not None
+        return self._sink.writer
+
+    def log(self, tag: str, value: Tensor | float) -> None:
+        """Logs a scalar of your own, from a loss function for example.
+
+        Values are averaged on their device until the next point of the set's cadence; nothing waits for the device.
+
+        Raises:
+            ValueError: the tag holds characters that TensorBoard would rewrite, or the value is not a scalar.
+        """
+        if self._writes:
+            self._monitor.log(tag, value)
+
+    def close(self) -> None:
+        """Closes the event file. It happens by itself when the process ends.
+
+        A run that has not ended (an exception in the loop) is marked as failed in the HParams tab, and what was
+        measured but not published yet is written.
+        """
+        if self._running:
+            self._end(self._step, succeeded=False)
+        self._monitor.detach()
+        self._unhook()
+        if self._sink is not None:
+            self._sink.close()
+
+    # -- for adapters ----------------------------------------------------------------------------------------------
+
+    def _early_place(self) -> Place:
+        """The folder of what is written before training begins."""
+        raise RuntimeError("the run's folder is not known before training; pass log_dir=... to write earlier")
+
+    def _unhook(self) -> None:
+        """Removes what the adapter itself hooked into the model."""
+
+    def _open(self, place: Place) -> TensorBoardSink:
+        """Goes on in the folder, or opens it; raises LogDirError now if it cannot be written."""
+        if self._sink is not None and self._sink.log_dir != place.folder:
+            self._sink.close()
+            self._sink = None
+        if self._sink is None:
+            sink = TensorBoardSink(place.folder, **self._sink_options)
+            _ = sink.writer
+            self._sink = self._monitor.publisher.sink = sink
+        return self._sink
+
+    def _begin(self, place: Place, setup: Setup, step: int) -> None:
+        """Training begins (or goes on) after `step` steps."""
+        self._monitor.publish()  # what is left of a training that was cut off, before its folder or its steps change
+        sink = self._open(place)
+        if place.purge:
+            sink.purge(step + 1)
+        self._monitor.start(setup)
+        self._step = step
+        self._began = self._running = True
+        atexit.register(_close, weakref.ref(self))
+
+    def _end(self, step: int, *, succeeded: bool) -> None:
+        self._running = False
+        self._unhook()
+        self._monitor.end(step, succeeded=succeeded)
+
+
+def _close(reference: weakref.ref[Adapter]) -> None:
+    adapter = reference()
+    if adapter is not None:
+        adapter.close()
