@@ -44,9 +44,13 @@ class Tensors:
         """Number of NaN and Inf elements of each tensor, `[parameters]`; 0 where there is none."""
         return self._spread(count_nonfinite(self._chosen, self._raw_squares))
 
-    def measured(self, *, nonfinite: bool) -> Tensors:
-        """Takes the statistics now and lets go of the tensors, which will have other contents later."""
+    def take(self, *, nonfinite: bool) -> None:
+        """Computes the statistics now: the tensors will have other contents later."""
         _ = self.squares, nonfinite and self.nonfinite
+
+    def measured(self, *, nonfinite: bool) -> Tensors:
+        """The statistics alone, taken now, without a reference to the tensors."""
+        self.take(nonfinite=nonfinite)
         self._tensors = [None] * len(self._tensors)
         self.__dict__.pop("_chosen", None)
         return self

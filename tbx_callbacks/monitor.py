@@ -17,7 +17,7 @@ from tbx_callbacks.facts import Setup
 from tbx_callbacks.items import Cadence, Item
 from tbx_callbacks.names import clean, unique
 from tbx_callbacks.own import OwnScalars
-from tbx_callbacks.plan import Entry, families, plan, schedule_of
+from tbx_callbacks.plan import Entry, families, owners, plan, schedule_of
 from tbx_callbacks.publish import Publisher
 from tbx_callbacks.reduce import Batch, Finished
 from tbx_callbacks.schedule import Schedule, never
@@ -50,7 +50,7 @@ class Monitor:
         self.stopwatch = stopwatch or Stopwatch()
         self._counters = Counters(self.stopwatch)
         # Numbers that the trainer logs before training (an evaluation) are taken too.
-        self._entries = plan([item for item in self._items if item.select is None], every, (), never)
+        self._entries = plan([item for item in self._items if item.select is None], every, (), never, {})
         self._own_schedule: Schedule = never
         self._parameters: tuple[Parameter, ...] = ()
         self._setup: Setup | None = None
@@ -60,8 +60,10 @@ class Monitor:
         self._hooks: list[Any] = []
         self._step = 0
         self._due: list[Entry] = []
-        self._before_clip: Tensors | None = None
+        self._owners: Mapping[str, Sequence[int]] = {}
+        self._before_clip: dict[str, Tensors] = {}
         self._clip_factor: Number | None = None
+        self._unfinished: list[tuple[Entry, Context]] = []
 
     # -- a run begins and ends -------------------------------------------------------------------------------------
 
@@ -73,15 +75,16 @@ class Monitor:
         """
         self.detach()
         self._parameters = parameters_of(setup.model)
-        self._entries = plan(self._whole(setup), self._every, self._parameters, setup.log_schedule)
+        self._owners = owners(self._parameters, setup.optimizers)
+        self._entries = plan(self._whole(setup), self._every, self._parameters, setup.log_schedule, self._owners)
         self._own_schedule = schedule_of(self._every, setup.log_schedule)
         self._setup, self._counters = setup, Counters(self.stopwatch)
         self._best = Best(setup.larger_is_better)
         for logs in setup.earlier_logs:
             self._best.update(logs)
         self._run = RunFacts(setup.hparams, setup.texts, families(self._entries), self._best.values)
-        for name, optimizer in setup.optimizers.items():
-            self._hooks.append(optimizer.register_step_post_hook(self._hook(name)))
+        for place, (name, optimizer) in enumerate(setup.optimizers.items()):
+            self._hooks.append(optimizer.register_step_post_hook(self._hook(name, first=place == 0)))
         self.publisher.write(0, self._call("start", 0))
         self.stopwatch.resume()
 
@@ -120,7 +123,7 @@ class Monitor:
         """A step begins; `step` is the number it will have when it is finished (1-based)."""
         self.publish()
         self.stopwatch.resume()
-        self._step, self._before_clip, self._clip_factor = step, None, None
+        self._step, self._before_clip, self._clip_factor = step, {}, None
         self._due = [entry for entry in self._entries if entry.on_steps and entry.schedule(step)]
 
     @property
@@ -132,13 +135,18 @@ class Monitor:
         """One micro-batch went through the model."""
         self._counters.batch(loss=loss, samples=samples, tokens=tokens)
 
-    def before_clip(self, scale: Tensor | None = None) -> None:
-        """All gradients of this step are there and not yet clipped; `scale` is the loss scale that they still carry."""
-        needs = {need for entry in self._due for need in entry.item.metric.needs}
-        if "before_clip" in needs and self._before_clip is None:
-            gradients = Tensors([parameter.tensor.grad for parameter in self._parameters], scale)
-            with torch.no_grad():
-                self._before_clip = gradients.measured(nonfinite="nonfinite" in needs)
+    def before_clip(self, scale: Tensor | None = None, *, optimizer: str | None = None) -> None:
+        """All gradients of this step are there and not yet clipped.
+
+        Args:
+            scale: the loss scale that they still carry.
+            optimizer: name of the optimizer whose step comes; all of them when left out.
+        """
+        for name in self._owners if optimizer is None else (optimizer,):
+            needs = {need for entry in self._due if entry.optimizer == name for need in entry.item.metric.needs}
+            if "before_clip" in needs and name not in self._before_clip:
+                with torch.no_grad():
+                    self._before_clip[name] = self._gradients(name, scale).measured(nonfinite="nonfinite" in needs)
 
     def clipped(self, norm: Tensor | float, max_norm: float) -> None:
         """The trainer clipped this step's gradients, which had this norm."""
@@ -159,39 +167,67 @@ class Monitor:
 
     # -- measuring -------------------------------------------------------------------------------------------------
 
-    def _hook(self, name: str) -> Callable[..., None]:
+    def _hook(self, name: str, *, first: bool) -> Callable[..., None]:
         def after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001
-            self._counters.steps += 1
+            self._counters.steps += first
             own_due = bool(self._own) and self._own_schedule(self._step)
             if self._due or own_due:
                 with torch.no_grad():
-                    self._measure(name, optimizer, own_due=own_due)
+                    self._measure(name, own_due=own_due)
 
         return after_step
 
-    def _measure(self, name: str, optimizer: torch.optim.Optimizer, *, own_due: bool) -> None:
+    def _gradients(self, name: str, scale: Tensor | None = None) -> Tensors:
+        """Gradients of one optimizer's parameters; those of others may be left from another step."""
+        owned = set(self._owners[name])
+        grads = [p.tensor.grad if place in owned else None for place, p in enumerate(self._parameters)]
+        return Tensors(grads, scale)
+
+    def _measure(self, name: str, *, own_due: bool) -> None:
         assert self._setup is not None
-        now = self._counters.totals()
+        owned = set(self._owners[name])
         context = Context(
             event="step",
             step=self._step,
             run=self._run,
             parameters=self._parameters,
-            gradients=Tensors([parameter.tensor.grad for parameter in self._parameters]),
-            weights=Tensors([parameter.tensor for parameter in self._parameters]),
-            before_clip=self._before_clip,
+            gradients=self._gradients(name),
+            weights=Tensors([p.tensor if place in owned else None for place, p in enumerate(self._parameters)]),
+            before_clip=self._before_clip.get(name),
             clipping=self._setup.clipping,
             spreads_nonfinite=self._setup.spreads_nonfinite,
             clip_factor=self._clip_factor,
-            learning_rates=_learning_rates(name, optimizer),
+            learning_rates=_learning_rates(self._setup.optimizers),
         )
-        batch = Batch()
+        batch = self.publisher.batch(self._step)
         if own_due:
             batch.add(self._own.take())
         for entry in self._due:
-            interval, entry.last = now.since(entry.last), now
-            self._add(batch, entry, replace(context, selection=entry.selection, interval=interval))
-        self.publisher.hold(self._step, batch)
+            if entry.optimizer != name:
+                continue
+            selected = replace(context, selection=entry.selection)
+            if "batches" in entry.item.metric.needs:
+                self._finish_later(entry, selected)
+            else:
+                self._add(batch, entry, self._with_interval(entry, selected))
+
+    def _finish_later(self, entry: Entry, context: Context) -> None:
+        """Takes the tensors' statistics now; the step's micro-batches are complete only when the step is published."""
+        if entry.item.select is not None:
+            nonfinite = "nonfinite" in entry.item.metric.needs
+            for tensors in (context.gradients, context.weights):
+                tensors.take(nonfinite=nonfinite)
+        self._unfinished.append((entry, context))
+
+    def _finish(self) -> None:
+        unfinished, self._unfinished = self._unfinished, []
+        for entry, context in unfinished:
+            self._add(self.publisher.batch(context.step), entry, self._with_interval(entry, context))
+
+    def _with_interval(self, entry: Entry, context: Context) -> Context:
+        now = self._counters.totals()
+        interval, entry.last = now.since(entry.last), now
+        return replace(context, interval=interval)
 
     def _call(self, event: str, step: int, logs: Mapping[str, float | str] | None = None) -> dict[str, Finished]:
         """Values of the metrics that are written at an event other than a step."""
@@ -224,16 +260,20 @@ class Monitor:
 
     def publish(self, facts: Facts | None = None) -> None:
         """Hands the measured step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
+        self._finish()
         self.publisher.publish(facts)
 
     def logged(self, step: int, logs: Mapping[str, float | str], facts: Facts | None = None) -> None:
         """The trainer logged numbers (by tag) after `step` steps; they travel with what was measured at that step."""
+        self._finish()
         self._best.update(logs)
         self.publisher.publish_with(step, self._call("log", step, logs), facts)
 
 
-def _learning_rates(name: str, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    names = unique(
-        clean(f"{name}/{group.get('name') or f'pg{place}'}") for place, group in enumerate(optimizer.param_groups, 1)
-    )
-    return {tag: group["lr"] for tag, group in zip(names, optimizer.param_groups, strict=True)}
+def _learning_rates(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, float]:
+    rates: dict[str, float] = {}
+    for name, optimizer in optimizers.items():
+        groups = [clean(str(group.get("name") or f"pg{n}")) for n, group in enumerate(optimizer.param_groups, 1)]
+        for group_name, group in zip(unique(groups), optimizer.param_groups, strict=True):
+            rates[f"{name}/{group_name}"] = group["lr"]
+    return rates

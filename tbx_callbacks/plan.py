@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+import torch
 
 from tbx_callbacks.counters import Totals
 from tbx_callbacks.errors import ConfigError
@@ -21,6 +23,8 @@ class Entry:
     selection: Selection
     tags: dict[str, tuple[int, ...]]
     """Tags as far as they are known beforehand, and which parameters each is made of."""
+    optimizer: str = ""
+    """The optimizer in whose step the metric is measured."""
     last: Totals = field(default_factory=Totals)
 
     @property
@@ -35,25 +39,68 @@ def schedule_of(cadence: Cadence, log_schedule: Schedule) -> Schedule:
 
 
 def plan(
-    items: Sequence[Item], default: Cadence, parameters: Sequence[Parameter], log_schedule: Schedule
+    items: Sequence[Item],
+    default: Cadence,
+    parameters: Sequence[Parameter],
+    log_schedule: Schedule,
+    owners: Mapping[str, Sequence[int]],
 ) -> list[Entry]:
     """Resolves every item.
+
+    Args:
+        items: the metrics.
+        default: cadence of items without one.
+        parameters: all parameters of the model.
+        log_schedule: the steps at which the trainer logs.
+        owners: places of the parameters of each optimizer, by its name. With several, each has entries of its own, and
+            its name stands in front of the groups' names.
 
     Raises:
         ConfigError: a regex matches no parameter, or two items would write the same tag.
     """
     entries: list[Entry] = []
     for item in items:
-        try:
-            selection = resolve(item.select, parameters) if item.select else Selection(())
-        except NoMatchError as error:
-            raise ConfigError(f"{item.name}.{error}") from error
         schedule = schedule_of(item.every or default, log_schedule)
-        entry = Entry(item, schedule, selection, _tags(item, selection))
-        for other in entries:
-            _check_apart(entry, other)
-        entries.append(entry)
+        for optimizer, selection in _selections(item, parameters, owners):
+            entry = Entry(item, schedule, selection, _tags(item, selection), optimizer)
+            for other in entries:
+                if other.item is not item:
+                    _check_apart(entry, other)
+            entries.append(entry)
     return entries
+
+
+def owners(
+    parameters: Sequence[Parameter], optimizers: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, tuple[int, ...]]:
+    """Places of each optimizer's parameters; those that no optimizer has (frozen ones) go with the first."""
+    owner: dict[int, str] = {}
+    for name, optimizer in optimizers.items():
+        for group in optimizer.param_groups:
+            for tensor in group["params"]:
+                owner.setdefault(id(tensor), name)
+    first = next(iter(optimizers))
+    return {
+        name: tuple(place for place, p in enumerate(parameters) if owner.get(id(p.tensor), first) == name)
+        for name in optimizers
+    }
+
+
+def _selections(
+    item: Item, parameters: Sequence[Parameter], owners: Mapping[str, Sequence[int]]
+) -> list[tuple[str, Selection]]:
+    """What the item selects of each optimizer's parameters; one that reads none goes with the first optimizer."""
+    if item.select is None:
+        return [(next(iter(owners), ""), Selection(()))]
+    found, errors = [], []
+    for name, places in owners.items():
+        try:
+            found.append((name, resolve(item.select, parameters, places, f"{name}/" if len(owners) > 1 else "")))
+        except NoMatchError as error:
+            errors.append(error)
+    if not found:
+        raise ConfigError(f"{item.name}.{errors[0]}") from errors[0]
+    return found
 
 
 def families(entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -17,10 +17,12 @@ class Publisher:
         self._held: tuple[int, Batch] | None = None
         self._last: dict[str, tuple[int, Finished]] = {}
 
-    def hold(self, step: int, batch: Batch) -> None:
-        """Keeps a measured step; an earlier one that is still held is published first."""
-        self.publish()
-        self._held = step, batch
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, to be filled and held; that of an earlier step is published first."""
+        if self._held is None or self._held[0] != step:
+            self.publish()
+            self._held = step, Batch()
+        return self._held[1]
 
     def publish(self, facts: Facts | None = None) -> None:
         """Hands the held step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""

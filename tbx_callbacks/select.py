@@ -89,26 +89,38 @@ def parameters_of(model: nn.Module) -> tuple[Parameter, ...]:
     return tuple(Parameter(name, tensor) for name, (_, tensor) in zip(names, named, strict=True))
 
 
-def resolve(select: Select, parameters: Sequence[Parameter]) -> Selection:
+def resolve(
+    select: Select, parameters: Sequence[Parameter], among: Sequence[int] | None = None, prefix: str = ""
+) -> Selection:
     """Groups the parameters.
+
+    Args:
+        select: the choice.
+        parameters: all parameters of the model.
+        among: places of those to choose from (one optimizer's); all of them when left out.
+        prefix: put in front of the groups' names.
 
     Raises:
         NoMatchError: a regex matches no parameter; the message lists near names.
     """
     names = [parameter.name for parameter in parameters]
-    chosen = _matching("include", select.include, range(len(names)), names)
-    dropped = set(_matching("exclude", select.exclude, range(len(names)), names)) if select.exclude else set()
+    among = range(len(names)) if among is None else among
+    chosen = _matching("include", select.include, among, names)
+    dropped = set(_matching("exclude", select.exclude, among, names)) if select.exclude else set()
     chosen = [place for place in chosen if place not in dropped]
     if not chosen:
         raise NoMatchError(f"exclude {select.exclude!r} leaves no parameter of those that include chose; narrow it")
     if not isinstance(select.by, str):
         return Selection(
-            [Group(name, tuple(_matching(f"by.{name}", regex, chosen, names))) for name, regex in select.by.items()]
+            [
+                Group(prefix + name, tuple(_matching(f"by.{name}", regex, chosen, names)))
+                for name, regex in select.by.items()
+            ]
         )
     members: dict[str, list[int]] = {}
     for place in chosen:
         members.setdefault(_GROUP[select.by](names[place]), []).append(place)
-    return Selection([Group(check_tag(name), tuple(places)) for name, places in members.items()])
+    return Selection([Group(check_tag(prefix + name), tuple(places)) for name, places in members.items()])
 
 
 def layer_of(name: str) -> str:
