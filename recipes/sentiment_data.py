@@ -8,7 +8,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, disable_progress_bars, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Value, disable_progress_bars, load_dataset
+from datasets import logging as datasets_logging
 from datasets.exceptions import DatasetGenerationError
 
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "eval"), "test": ("test",)}
@@ -16,6 +17,7 @@ ENDINGS = (".tsv", ".csv", ".jsonl")
 REQUIRED = ("train", "dev")
 
 
+datasets_logging.set_verbosity(datasets_logging.CRITICAL)  # errors are said in our words
 disable_progress_bars()  # reading is quick; the one bar that is shown is that of training
 
 
@@ -86,7 +88,7 @@ def _read(path: Path) -> Dataset:
         # Texts such as "null" or "NA" are texts; datasets would drop them as missing.
         style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
         return load_dataset("csv", data_files=str(path), split="train", keep_default_na=False, **style)
-    except (DatasetGenerationError, ValueError) as error:
+    except (DatasetGenerationError, ValueError, TypeError) as error:
         raise DataError(f"{path}: must be a readable {path.suffix} file: {error.__cause__ or error}") from error
 
 
@@ -110,16 +112,11 @@ def _lines(path: Path) -> int:
 def _checked(splits: DatasetDict, source: str, text: str, label: str) -> DatasetDict:
     """The splits with the columns `sentence` (string) and `label` (ClassLabel), after all checks."""
     for split, rows in splits.items():
-        for column in (text, label):
-            if column not in rows.column_names:
-                have = ", ".join(rows.column_names)
-                raise DataError(f"{source}: {split} must have a column {column!r}, got {have}")
-        if not len(rows):
-            raise DataError(f"{source}: {split} must have rows, got none")
+        _check_rows(rows, f"{source}: {split}", text, label)
     names = _label_names(splits["train"], source, label)
     known = {name: place for place, name in enumerate(names)}
     for split, rows in splits.items():
-        found = splits[split].features[label]
+        found = rows.features[label]
         values = rows.unique(label)
         strange = [value for value in values if _name(value, found) not in known]
         if strange:
@@ -139,6 +136,18 @@ def _checked(splits: DatasetDict, source: str, text: str, label: str) -> Dataset
         rows = rows.map(convert, batched=True, remove_columns=rows.column_names)
         prepared[split] = rows.cast_column("label", ClassLabel(names=names))
     return prepared
+
+
+def _check_rows(rows: Dataset, where: str, text: str, label: str) -> None:
+    for column in (text, label):
+        if column not in rows.column_names:
+            raise DataError(f"{where} must have a column {column!r}, got {', '.join(rows.column_names)}")
+    if not len(rows):
+        raise DataError(f"{where} must have rows, got none")
+    if None in rows.unique(text):
+        raise DataError(f"every row of {where} must have a text, got an empty one in column {text!r}")
+    if not isinstance(rows.features[label], (ClassLabel, Value)):
+        raise DataError(f"labels of {where} must be numbers or strings, got {rows.features[label]}")
 
 
 def _label_names(train: Dataset, source: str, label: str) -> list[str]:

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tbx_callbacks.adapters.hf import TbxTrainerCallback
+    from tbx_callbacks.adapters.lightning import TbxLightningCallback
+    from tbx_callbacks.adapters.loop import TbxLoop
     from tbx_callbacks.config import Config, load_config
     from tbx_callbacks.errors import ConfigError
 
 __version__ = "0.1.0"
-__all__ = ["Config", "ConfigError", "TbxTrainerCallback", "load_config"]
+__all__ = ["Config", "ConfigError", "TbxLightningCallback", "TbxLoop", "TbxTrainerCallback", "load_config"]
 
 _HOME = {
+    "TbxLightningCallback": "tbx_callbacks.adapters.lightning",
+    "TbxLoop": "tbx_callbacks.adapters.loop",
     "TbxTrainerCallback": "tbx_callbacks.adapters.hf",
     "Config": "tbx_callbacks.config",
     "ConfigError": "tbx_callbacks.errors",

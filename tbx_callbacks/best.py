@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from tbx_callbacks.values import Number
+
 _SMALLER = ("loss", "perplexity", "error", "error_rate", "mae", "mse", "rmse", "wer", "cer", "ppl")
+
+
+EVALUATION = ("eval/", "val/", "val_", "valid/", "valid_", "validation/")
 
 
 class Best:
@@ -19,10 +24,10 @@ class Best:
         self._larger = larger
         self.values: dict[str, float] = {}
 
-    def update(self, logs: Mapping[str, float | str]) -> None:
-        """Takes the evaluation metrics (`eval/...`) among the numbers that the trainer logs."""
+    def update(self, logs: Mapping[str, Number | str]) -> None:
+        """Takes the evaluation metrics (`eval/...`, `val_...`) among the numbers that the trainer logs."""
         for tag, value in logs.items():
-            if not tag.startswith("eval/") or isinstance(value, str) or math.isnan(value):
+            if not tag.startswith(EVALUATION) or not isinstance(value, (int, float)) or math.isnan(value):
                 continue
             known = self.values.get(tag)
             if known is None or (value > known if self._larger_is_better(tag) else value < known):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,11 @@ class Config:
     every: Cadence = "log"
     strict: bool = False
     source: str = field(default="a mapping", compare=False)
+
+    @property
+    def digest(self) -> str:
+        """Tells this set from others."""
+        return hashlib.sha256(repr((self.items, self.every, self.strict)).encode()).hexdigest()[:16]
 
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config = "default") -> Config:

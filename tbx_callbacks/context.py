@@ -124,10 +124,10 @@ class Context:
     """Whether the trainer multiplies gradients by a factor made of their norm, so that one NaN reaches every layer."""
     clip_factor: Number | None = None
     """What clipping multiplied the gradients by; None when the trainer has not told it."""
-    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    learning_rates: Mapping[str, Number] = field(default_factory=dict)
     """The rate that this step used, by `<Optimizer>/<group>`."""
     interval: Interval = field(default_factory=Interval)
-    logs: Mapping[str, float | str] = field(default_factory=dict)
+    logs: Mapping[str, Number | str] = field(default_factory=dict)
     """Numbers that the trainer logs, by tag; at the event `log` only."""
 
     def grouped(self, tensors: Tensors) -> dict[str, list[Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 import socket
 import time
 from dataclasses import dataclass
@@ -45,3 +46,15 @@ def beside(folder: str) -> str:
 def holds_run(folder: str) -> bool:
     """Whether a local folder holds event files."""
     return any(glob.iglob(os.path.join(glob.escape(folder), "*tfevents*")))
+
+
+def belongs(folder: str, wanted: str) -> bool:
+    """Whether a folder is the wanted one, one beside it (`wanted_2`), or one below it (a trial's)."""
+    folder, wanted = (path if is_remote(path) else os.path.abspath(path) for path in (folder, wanted))
+    rest = folder.removeprefix(wanted) if folder.startswith(wanted) else None
+    return rest is not None and re.fullmatch(r"(_\d+)?(/.*)?", rest) is not None
+
+
+def is_remote(folder: str) -> bool:
+    """Whether it is an address of a store, such as `s3://bucket/run`; what such folders hold is not looked up."""
+    return "://" in folder

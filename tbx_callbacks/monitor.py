@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,6 +65,7 @@ class Monitor:
         self._before_clip: dict[str, Tensors] = {}
         self._clip_factor: Number | None = None
         self._unfinished: list[tuple[Entry, Context]] = []
+        self._said: set[str] = set()
 
     # -- a run begins and ends -------------------------------------------------------------------------------------
 
@@ -107,9 +109,7 @@ class Monitor:
         self.detach()
         self.stopwatch.pause()
         self._run = replace(self._run, succeeded=succeeded)
-        left = Batch()
-        left.add(self._own.take())
-        self.publisher.write(step, {**left.numbers({}), **self._call("end", step)})
+        self.publisher.write(step, {**self._left().numbers({}), **self._call("end", step)})
         self.publisher.sink.flush()
 
     def detach(self) -> None:
@@ -135,18 +135,24 @@ class Monitor:
         """One micro-batch went through the model."""
         self._counters.batch(loss=loss, samples=samples, tokens=tokens)
 
-    def before_clip(self, scale: Tensor | None = None, *, optimizer: str | None = None) -> None:
+    def before_clip(
+        self, scale: Tensor | None = None, *, optimizer: str | None = None, max_norm: float | None = None
+    ) -> None:
         """All gradients of this step are there and not yet clipped.
 
         Args:
             scale: the loss scale that they still carry.
             optimizer: name of the optimizer whose step comes; all of them when left out.
+            max_norm: the limit, where the trainer will clip by the norm of all these gradients.
         """
         for name in self._owners if optimizer is None else (optimizer,):
             needs = {need for entry in self._due if entry.optimizer == name for need in entry.item.metric.needs}
             if "before_clip" in needs and name not in self._before_clip:
-                with torch.no_grad():
+                with self._safely("looking at gradients before clipping"), torch.no_grad():
                     self._before_clip[name] = self._gradients(name, scale).measured(nonfinite="nonfinite" in needs)
+                if max_norm is not None:
+                    norm = self._before_clip[name].squares.sum().sqrt()
+                    self._clip_factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
 
     def clipped(self, norm: Tensor | float, max_norm: float) -> None:
         """The trainer clipped this step's gradients, which had this norm."""
@@ -161,7 +167,10 @@ class Monitor:
         Raises:
             ValueError: the tag would be rewritten by TensorBoard, belongs to a metric, or the value is not a scalar.
         """
-        if any(tag in entry.tags for entry in self._entries):
+        families = [t.partition("<")[0] for e in self._entries for t in e.item.metric.tags if "<" in t]
+        if any(tag in entry.tags for entry in self._entries) or tag.startswith(
+            tuple(family for family in families if family != "train/")
+        ):
             raise ValueError(f"a tag of your own must not be one that a metric writes, got {tag!r}; choose another")
         self._own.add(tag, value)
 
@@ -172,7 +181,7 @@ class Monitor:
             self._counters.steps += first
             own_due = bool(self._own) and self._own_schedule(self._step)
             if self._due or own_due:
-                with torch.no_grad():
+                with self._safely("measuring"), torch.no_grad():
                     self._measure(name, own_due=own_due)
 
         return after_step
@@ -229,7 +238,7 @@ class Monitor:
         interval, entry.last = now.since(entry.last), now
         return replace(context, interval=interval)
 
-    def _call(self, event: str, step: int, logs: Mapping[str, float | str] | None = None) -> dict[str, Finished]:
+    def _call(self, event: str, step: int, logs: Mapping[str, Number | str] | None = None) -> dict[str, Finished]:
         """Values of the metrics that are written at an event other than a step."""
         batch = Batch()
         for entry in list(self._entries):
@@ -260,20 +269,43 @@ class Monitor:
 
     def publish(self, facts: Facts | None = None) -> None:
         """Hands the measured step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
-        self._finish()
-        self.publisher.publish(facts)
+        with self._safely("publishing"):
+            self._finish()
+            self.publisher.publish(facts)
 
-    def logged(self, step: int, logs: Mapping[str, float | str], facts: Facts | None = None) -> None:
+    def logged(self, step: int, logs: Mapping[str, Number | str], facts: Facts | None = None) -> None:
         """The trainer logged numbers (by tag) after `step` steps; they travel with what was measured at that step."""
-        self._finish()
-        self._best.update(logs)
-        self.publisher.publish_with(step, self._call("log", step, logs), facts)
+        with self._safely("publishing"):
+            self._finish()
+            self._best.update(logs)
+            left = Batch() if self._hooks else self._left()
+            self.publisher.publish_with(step, {**left.numbers({}), **self._call("log", step, logs)}, facts)
+
+    @contextlib.contextmanager
+    def _safely(self, what: str) -> Iterator[None]:
+        """Nothing of ours may end the training: an error is said once, and what it concerns is left out."""
+        try:
+            yield
+        except Exception as error:
+            if self._strict:
+                raise
+            if what not in self._said:
+                self._said.add(what)
+                logger.warning("%s failed at step %d; its numbers are left out: %r", what, self._step, error)
+
+    def _left(self) -> Batch:
+        """The user's own scalars that wait for a point that does not come: no training is on."""
+        left = Batch()
+        left.add(self._own.take())
+        return left
 
 
-def _learning_rates(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, float]:
-    rates: dict[str, float] = {}
+def _learning_rates(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Number]:
+    rates: dict[str, Number] = {}
     for name, optimizer in optimizers.items():
         groups = [clean(str(group.get("name") or f"pg{n}")) for n, group in enumerate(optimizer.param_groups, 1)]
         for group_name, group in zip(unique(groups), optimizer.param_groups, strict=True):
-            rates[f"{name}/{group_name}"] = group["lr"]
+            rate = group["lr"]
+            # A tensor is changed in place by the scheduler before the step is published.
+            rates[f"{name}/{group_name}"] = rate.detach().clone().reshape(()) if isinstance(rate, Tensor) else rate
     return rates

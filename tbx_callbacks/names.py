@@ -30,7 +30,24 @@ def clean_parameter_names(names: Sequence[str]) -> list[str]:
     common = [_WRAPPERS.sub("", name) for name in names]
     while common and all(name.startswith("module.") for name in common):
         common = [name.removeprefix("module.") for name in common]
-    return unique(clean(name.removeprefix("base_model.model.")) for name in common)
+    parts: dict[tuple[str, ...], str] = {}  # a module's own path -> its clean name, unique among its siblings
+    taken: set[tuple[str, ...]] = set()
+    cleaned = []
+    for name in common:
+        path: tuple[str, ...] = ()
+        clean_path: tuple[str, ...] = ()
+        for part in name.removeprefix("base_model.model.").split("."):
+            path = (*path, part)
+            if path not in parts:
+                wanted = clean(part).lstrip("/") or "_"
+                n = 1
+                while (*clean_path, f"{wanted}_{n}" if n > 1 else wanted) in taken:
+                    n += 1
+                parts[path] = f"{wanted}_{n}" if n > 1 else wanted
+                taken.add((*clean_path, parts[path]))
+            clean_path = (*clean_path, parts[path])
+        cleaned.append(".".join(clean_path))
+    return unique(cleaned)
 
 
 def unique(names: Iterable[str]) -> list[str]:

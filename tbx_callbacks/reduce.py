@@ -57,7 +57,7 @@ def _fetch(parts: Sequence[Number]) -> list[float]:
     places: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
     for place, part in enumerate(parts):
         if isinstance(part, Tensor):
-            places.setdefault((part.device, part.dtype), []).append((place, part))
+            places.setdefault((part.device, part.dtype), []).append((place, part.reshape(())))
     for chosen in places.values():
         for (place, _), number in zip(chosen, torch.stack([part for _, part in chosen]).tolist(), strict=True):
             numbers[place] = float(number)

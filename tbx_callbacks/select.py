@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from tbx_callbacks.names import check_tag, clean_parameter_names, near
+from tbx_callbacks.names import clean_parameter_names, near, unique
 
 BY = ("total", "layer", "module", "parameter")
 
@@ -118,22 +118,31 @@ def resolve(
             ]
         )
     members: dict[str, list[int]] = {}
+    shared = shared_parts(names)
     for place in chosen:
-        members.setdefault(_GROUP[select.by](names[place]), []).append(place)
-    return Selection([Group(check_tag(prefix + name), tuple(places)) for name, places in members.items()])
+        group = layer_of(names[place], shared) if select.by == "layer" else _GROUP[select.by](names[place])
+        members.setdefault(group, []).append(place)
+    apart = members if select.by == "total" else unique(["total", *members])[1:]  # a layer may be named total
+    return Selection([Group(prefix + name, tuple(m)) for name, m in zip(apart, members.values(), strict=True)])
 
 
-def layer_of(name: str) -> str:
+def layer_of(name: str, shared: int = 0) -> str:
     """The layer that a parameter belongs to.
 
     The path up to its first number (`bert.encoder.layer.3`); without one the first two parts of the owning module's
-    path (`bert.embeddings`, `classifier`).
+    path (`bert.embeddings`, `classifier`), not counting the first `shared` parts, which all parameters have in common.
     """
     parts = name.split(".")
     for place, part in enumerate(parts[:-1]):
         if part.isdigit():
             return ".".join(parts[: place + 1])
-    return ".".join(parts[:-1][:2]) or name
+    return ".".join(parts[:-1][: shared + 2]) or name
+
+
+def shared_parts(names: Sequence[str]) -> int:
+    """How many leading parts of their modules' paths all names have in common: a model inside another module."""
+    paths = [name.split(".")[:-1] for name in names]
+    return next((n for n, parts in enumerate(zip(*paths, strict=False)) if len(set(parts)) > 1), 0)
 
 
 def module_of(name: str) -> str:
@@ -143,7 +152,6 @@ def module_of(name: str) -> str:
 
 _GROUP = {
     "total": lambda name: "total",  # noqa: ARG005
-    "layer": layer_of,
     "module": module_of,
     "parameter": lambda name: name,
 }

@@ -124,6 +124,14 @@ BAD = {
     "empty split": ({"train": TSV, "dev": "sentence\tlabel\n"}, r"dev\.tsv: a split must have rows, got none"),
     "empty file": ({"train": TSV, "dev": ""}, r"dev\.tsv: a split must have rows, got none"),
     "unknown label": ({"train": TSV, "dev": "sentence\tlabel\na\t2\n"}, r"labels of dev .* \(0, 1\), got 2"),
+    "list labels": (
+        {"train_jsonl": '{"sentence": "a", "label": [1]}\n{"sentence": "b", "label": [0]}\n', "dev": TSV},
+        "labels of .*: train must be numbers or strings",
+    ),
+    "no text": (
+        {"train_jsonl": '{"sentence": "a", "label": 1}\n{"sentence": null, "label": 0}\n', "dev": TSV},
+        "every row of .*: train must have a text",
+    ),
     "no label": ({"train": "sentence\tlabel\na\tx\nb\t\n", "dev": TSV}, "every row of train must have a label"),
 }
 

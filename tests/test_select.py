@@ -74,7 +74,7 @@ def test_wrappers_leave_no_trace_in_names() -> None:
 
 
 def test_illegal_names_stay_apart() -> None:
-    assert clean_parameter_names(["a b.w", "a_b.w", "a:b.w"]) == ["a_b.w", "a_b.w_2", "a_b.w_3"]
+    assert clean_parameter_names(["a b.w", "a_b.w", "a:b.w"]) == ["a_b.w", "a_b_2.w", "a_b_3.w"]
     assert unique(["x", "x", "x_2"]) == ["x", "x_2", "x_2_2"]
 
 
@@ -87,3 +87,21 @@ def test_tags_that_would_be_rewritten_are_refused(tag: str) -> None:
 def test_near_names() -> None:
     names = ["bert.encoder.layer.0.weight", "classifier.weight", "bert.pooler.dense.weight"]
     assert near("clasifier", names, 1) == ["classifier.weight"]
+
+
+def test_a_layer_named_total_stays_apart_from_the_total() -> None:
+    parameters = parameters_of(nn.ModuleDict({"total": nn.Linear(2, 2), "other": nn.Linear(2, 2)}))
+    assert [group.name for group in resolve(Select(by="layer"), parameters).groups] == ["total_2", "other"]
+    assert [group.name for group in resolve(Select(by="total"), parameters).groups] == ["total"]
+
+
+def test_one_optimizers_parameters() -> None:
+    parameters = parameters_of(nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)}))
+    (group,) = resolve(Select(by="layer"), parameters, among=[2, 3], prefix="SGD/").groups
+    assert (group.name, group.members) == ("SGD/b", (2, 3))
+
+
+def test_a_model_inside_another_module_has_the_same_layers() -> None:
+    inside = [g.name for g in resolve(Select(by="layer"), parameters_of(nn.ModuleDict({"net": bert()}))).groups]
+    alone = [g.name for g in resolve(Select(by="layer"), parameters_of(bert())).groups]
+    assert inside == [f"net.{name}" for name in alone]

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tbx_callbacks.config import Config, load_config
@@ -95,6 +96,8 @@ class Adapter:
         """
         if self._running:
             self._end(self._step, succeeded=False)
+        elif self._sink is not None:
+            self._monitor.logged(self._step, {})  # the user's own scalars of after the training
         self._monitor.detach()
         self._unhook()
         if self._sink is not None:
@@ -123,6 +126,8 @@ class Adapter:
     def _begin(self, place: Place, setup: Setup, step: int) -> None:
         """Training begins (or goes on) after `step` steps."""
         self._monitor.publish()  # what is left of a training that was cut off, before its folder or its steps change
+        if self._running and place.folder != self.log_dir:
+            self._end(self._step, succeeded=False)  # by an exception
         sink = self._open(place)
         if place.purge:
             sink.purge(step + 1)
@@ -135,6 +140,34 @@ class Adapter:
         self._running = False
         self._unhook()
         self._monitor.end(step, succeeded=succeeded)
+
+
+def named_optimizers(optimizer: Any) -> dict[str, torch.optim.Optimizer]:
+    """torch's own optimizers inside wrappers (Accelerate's, Lightning's), by name.
+
+    Args:
+        optimizer: one, several, or several by name. Without names they go by their class: `AdamW`, `AdamW-1`.
+
+    Raises:
+        TypeError: something is not an optimizer of torch.
+    """
+    if isinstance(optimizer, Mapping):
+        return {name: _raw(wrapped) for name, wrapped in optimizer.items()}
+    named: dict[str, torch.optim.Optimizer] = {}
+    for raw in map(_raw, optimizer if isinstance(optimizer, (list, tuple)) else [optimizer]):
+        name, n = type(raw).__name__, 0
+        while (f"{name}-{n}" if n else name) in named:
+            n += 1
+        named[f"{name}-{n}" if n else name] = raw
+    return named
+
+
+def _raw(optimizer: Any) -> torch.optim.Optimizer:
+    while not hasattr(optimizer, "_optimizer_step_post_hooks") and hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"an optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+    return optimizer
 
 
 def _close(reference: weakref.ref[Adapter]) -> None:

@@ -7,14 +7,15 @@ import math
 import weakref
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from tbx_callbacks.adapters.base import Adapter
+from tbx_callbacks.adapters.base import Adapter, named_optimizers
 from tbx_callbacks.adapters.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.adapters.hf_attach import attach
-from tbx_callbacks.adapters.hf_facts import hparams, larger_is_better, log_schedule, raw_optimizer, tags, texts
+from tbx_callbacks.adapters.hf_facts import hparams, larger_is_better, log_schedule, tags, texts
 from tbx_callbacks.adapters.hf_folder import before_training, choose, to_store
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place
@@ -34,24 +35,29 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
     """
 
     _args: Any = None
+    _trainer: Any = None
     _forward_hook: Any = None
+    _said_no_loss = False
     _max_grad_norm = 0.0
     stored: dict[str, str] = {}  # noqa: RUF012 - what a checkpoint kept; the Trainer sets it on the instance
 
     def attach(self, trainer: Any) -> TbxTrainerCallback:
         """Lets this callback see gradients before clipping: exact norms by layer, and the first layer that goes bad.
 
+        It also sees the loss that is trained on where that is not the model's own (label smoothing, compute_loss).
         Adds the callback to the trainer if it is not there yet, and returns it.
         """
         if self not in trainer.callback_handler.callbacks:
             trainer.add_callback(self)
             self.on_init_end(trainer.args, trainer.state, trainer.control)
+        self._trainer = trainer
         attach(trainer, self._monitor)
         return self
 
     def state(self) -> dict[str, Any]:
         """What the Trainer keeps in a checkpoint: the run's folder."""
-        return {"args": {}, "attributes": {"stored": to_store(self._args, self.log_dir, self.config.source)}}
+        kept = to_store(self._args, self.log_dir, self.config.digest) if self._args is not None else {}
+        return {"args": {}, "attributes": {"stored": kept}}
 
     # -- events of the Trainer -------------------------------------------------------------------------------------
 
@@ -67,7 +73,6 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             return
         model: nn.Module = kwargs["model"]
         self._unhook()
-        optimizer = raw_optimizer(kwargs["optimizer"])
         self._max_grad_norm = args.max_grad_norm or 0.0
         place = choose(
             args,
@@ -75,12 +80,14 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             wanted=self._wanted_dir,
             current=self.log_dir,
             began=self._began,
-            source=self.config.source,
+            running=self._running,
+            digest=self.config.digest,
             kind=type(self).__name__,
+            taken={other.log_dir for other in _in_use if other is not self and other._running},
         )
         setup = Setup(
             model=model,
-            optimizers={type(optimizer).__name__: optimizer},
+            optimizers=named_optimizers(kwargs["optimizer"]),
             log_schedule=log_schedule(args, state, kwargs.get("train_dataloader")),
             clipping="norm" if self._max_grad_norm > 0 else "none",
             spreads_nonfinite=True,  # with max_grad_norm=0 too: the norm for the log is taken by clipping to inf
@@ -95,7 +102,7 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             if args.world_size > 1:
                 logger.warning("samples, tokens and NaN losses are not written with several ranks yet")
             else:
-                self._forward_hook = model.register_forward_hook(self._on_forward, with_kwargs=True)
+                self._watch_batches(model, args)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._writes:
@@ -111,6 +118,10 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
         # at the epoch's end; the next step's beginning publishes at the latest.
         if not control.should_log and args.logging_strategy != "epoch":
             self._monitor.publish()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._writes and (control.should_evaluate or control.should_save):
+            self._monitor.stopwatch.pause()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not self._writes or not logs:
@@ -144,15 +155,29 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
         then share everything, so that the user's own reference, `attach` and `writer` stay alive.
         """
         if self._args is None:
-            source = self.stored.get("source")
-            replaced = [other for other in _in_use if other._args is args and other.config.source == source]
+            digest = self.stored.get("digest")
+            replaced = [other for other in _in_use if other._args is args and other.config.digest == digest]
             if replaced:
                 self.__dict__ = replaced[0].__dict__
             self._args = args
 
+    def _watch_batches(self, model: nn.Module, args: Any) -> None:
+        """Sees each micro-batch: in the trainer's training step when attached, or else in the model's forward."""
+        if self._monitor in getattr(self._trainer, "_tbx_callbacks_attached", []):
+            return
+        hook = self._on_forward
+        if getattr(args, "torch_compile", False) or getattr(model, "_compiled_call_impl", None) is not None:
+            hook = torch.compiler.disable(hook)  # or it would be traced, and its counting compiled again and again
+        self._forward_hook = model.register_forward_hook(hook, with_kwargs=True)
+
     def _on_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
-        if module.training:
-            self._monitor.batch(loss=loss_in(outputs), samples=samples_in(kwargs), tokens=tokens_in(kwargs))
+        if not module.training:
+            return
+        loss = loss_in(outputs)
+        if loss is None and not self._said_no_loss:
+            self._said_no_loss = True
+            logger.warning("the model returns no loss: NaN losses are not counted; attach(trainer) sees them")
+        self._monitor.batch(loss=loss, samples=samples_in(kwargs), tokens=tokens_in(kwargs))
 
     def _unhook(self) -> None:
         if self._forward_hook is not None:

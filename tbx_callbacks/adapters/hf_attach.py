@@ -6,13 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
+from tbx_callbacks.adapters.batches import samples_in, tokens_in
 from tbx_callbacks.monitor import Monitor
 
 
 def attach(trainer: Any, monitor: Monitor) -> None:
     """Wraps this trainer's `_clip_grad_norm` and `_get_grad_norm`, so that gradients are seen before they are clipped.
 
-    The wrapped methods are called with the same arguments and return what they returned. A second call changes nothing.
+    Its `training_step` is wrapped too: what it returns is the loss that is trained on. The wrapped methods are called
+    with the same arguments and return what they returned. A second call changes nothing.
 
     Raises:
         RuntimeError: this version of transformers has no such methods.
@@ -24,8 +26,10 @@ def attach(trainer: Any, monitor: Monitor) -> None:
             "attach needs a transformers Trainer with _clip_grad_norm and _get_grad_norm (5.0 or later), got"
             f" {type(trainer).__name__}; leave attach out: norms are then derived from the norm that the trainer logs"
         )
-    if getattr(clip, "monitor", None) is monitor:
+    attached = trainer.__dict__.setdefault("_tbx_callbacks_attached", [])
+    if monitor in attached:
         return
+    attached.append(monitor)
 
     def clip_grad_norm(*args: Any, **kwargs: Any) -> Any:
         monitor.before_clip(_loss_scale(trainer))
@@ -39,7 +43,15 @@ def attach(trainer: Any, monitor: Monitor) -> None:
         monitor.before_clip(_loss_scale(trainer))
         return norm(*args, **kwargs)
 
-    clip_grad_norm.monitor = monitor  # type: ignore[attr-defined]
+    train = trainer.training_step
+
+    def training_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = train(model, inputs, *args, **kwargs)
+        if trainer.args.world_size == 1:
+            monitor.batch(loss=loss.detach(), samples=samples_in(inputs), tokens=tokens_in(inputs))
+        return loss
+
+    trainer.training_step = training_step
     trainer._clip_grad_norm = clip_grad_norm
     trainer._get_grad_norm = get_grad_norm
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-import torch
 from torch import nn
 
 from tbx_callbacks.schedule import Schedule, at, either, every, never
@@ -75,18 +74,10 @@ def log_schedule(args: Any, state: Any, dataloader: Any) -> Schedule:
         except TypeError:
             logger.warning("metrics with `every: log` are not measured: the data has no length; give `every` a number")
             return first
-        return either(first, every(max(1, -(-batches // args.gradient_accumulation_steps))))
+        steps = max(1, -(-batches // args.gradient_accumulation_steps))
+        return either(first, every(steps), at(state.max_steps))
     logger.warning('metrics with `every: log` are not measured: logging_strategy is "no"; give `every` a number')
     return first
-
-
-def raw_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside accelerate's (and other) wrappers."""
-    while not hasattr(optimizer, "_optimizer_step_post_hooks") and hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"the optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    return optimizer
 
 
 def hparams(args: Any, model: nn.Module) -> dict[str, bool | float | str]:

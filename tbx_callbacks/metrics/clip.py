@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tbx_callbacks.context import Context
-from tbx_callbacks.metrics.protocol import STEP, Values
+from tbx_callbacks.metrics.protocol import NOTHING, STEP, Values
 from tbx_callbacks.select import Select
 from tbx_callbacks.values import Fact, Max, Mean, Value
 
@@ -24,7 +24,7 @@ class Clip:
 
     tags: ClassVar[Mapping[str, str]] = {"clip/factor": "", "clip/share": "share of steps"}
     events: ClassVar[frozenset[str]] = STEP
-    needs: ClassVar[frozenset[str]] = frozenset({"before_clip"})
+    needs: ClassVar[frozenset[str]] = NOTHING
     select: ClassVar[Select | None] = None
     cost: ClassVar[str] = "none"
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tbx_callbacks.best import EVALUATION
 from tbx_callbacks.context import Context
 from tbx_callbacks.metrics.protocol import NOTHING, Values
 from tbx_callbacks.select import Select
@@ -36,7 +37,7 @@ class Hparams:
             return {"_hparams_/session_start_info": HParams(run.hparams), **texts}
         if context.event == "end":
             return {"_hparams_/session_end_info": HParamsEnd(run.succeeded)}
-        finals = [tag for tag in context.logs if tag.startswith("eval/") and not tag.endswith(_SPEED)]
+        finals = [tag for tag in context.logs if tag.startswith(EVALUATION) and not tag.endswith(_SPEED)]
         values: dict[str, Value | HostValue] = {
             f"best/{tag.removeprefix('eval/')}": Max(run.best[tag]) for tag in finals if tag in run.best
         }

@@ -17,8 +17,8 @@ class Backlog:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._events: deque[tuple[Any, int]] = deque()
-        self._bytes = 0
+        self._events: deque[tuple[Any, int, bool]] = deque()  # event, size, whether it has histograms
+        self._bytes = self._with_histograms = 0
         self.lost_values = 0
 
     def __len__(self) -> int:
@@ -31,9 +31,7 @@ class Backlog:
 
     def add(self, event: Any) -> None:
         """Queues an event, and makes room if that is too much."""
-        size = event.ByteSize()
-        self._events.append((event, size))
-        self._bytes += size
+        self._events.append(self._counted(event))
         self._make_room()
 
     def take(self, max_bytes: int) -> list[Any]:
@@ -41,18 +39,14 @@ class Backlog:
         taken: list[Any] = []
         size = 0
         while self._events and (not taken or size + self._events[0][1] <= max_bytes):
-            event, event_size = self._events.popleft()
-            self._bytes -= event_size
-            size += event_size
-            taken.append(event)
+            size += self._events[0][1]
+            taken.append(self._pop())
         return taken
 
     def put_back(self, events: list[Any]) -> None:
         """Returns events that could not be written to the front."""
         for event in reversed(events):
-            size = event.ByteSize()
-            self._events.appendleft((event, size))
-            self._bytes += size
+            self._events.appendleft(self._counted(event))
         self._make_room()
 
     def give_up(self) -> None:
@@ -61,25 +55,39 @@ class Backlog:
             self._lose_oldest()
 
     def _make_room(self) -> None:
+        if self._bytes <= self._max_bytes:
+            return
+        wanted = int(0.95 * self._max_bytes)  # a little more than needed, so that it is not needed again at once
         place = 0
-        while self._bytes > self._max_bytes and place < len(self._events):
-            self._lose_histograms(place)
+        while self._bytes > wanted and self._with_histograms and place < len(self._events):
+            if self._events[place][2]:
+                self._lose_histograms(place)
             place += 1
-        while self._bytes > self._max_bytes and self._events:
+        while self._bytes > wanted and self._events:
             self._lose_oldest()
 
     def _lose_histograms(self, place: int) -> None:
-        event, size = self._events[place]
+        event, size, _ = self._events[place]
         kept = [value for value in event.summary.value if not value.HasField("histo")]
-        gone = len(event.summary.value) - len(kept)
-        if gone:
-            self.lost_values += gone
-            del event.summary.value[:]
-            event.summary.value.extend(kept)
-            self._events[place] = (event, event.ByteSize())
-            self._bytes += self._events[place][1] - size
+        self.lost_values += len(event.summary.value) - len(kept)
+        del event.summary.value[:]
+        event.summary.value.extend(kept)
+        self._bytes -= size
+        self._with_histograms -= 1
+        self._events[place] = self._counted(event)
 
     def _lose_oldest(self) -> None:
-        event, size = self._events.popleft()
+        self.lost_values += len(self._pop().summary.value)
+
+    def _counted(self, event: Any) -> tuple[Any, int, bool]:
+        size = event.ByteSize()
+        has_histograms = any(value.HasField("histo") for value in event.summary.value)
+        self._bytes += size
+        self._with_histograms += has_histograms
+        return event, size, has_histograms
+
+    def _pop(self) -> Any:
+        event, size, has_histograms = self._events.popleft()
         self._bytes -= size
-        self.lost_values += len(event.summary.value)
+        self._with_histograms -= has_histograms
+        return event

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 _WRITE_BYTES = 1 << 20  # written at once
 _RETRY_SECS = 0.5
 _SETTLE_SECS = 0.005
+_CLOSE_SECS = 60.0
 
 
 class EventWriter:
@@ -60,8 +61,8 @@ class EventWriter:
         self._file = self._open_file()
         self._backlog = Backlog(self._max_bytes)
         self._added = self._written = self._stored = self._wanted = 0
-        self._attempts = self._unsynced_values = 0
-        self._failing = self._slow = False
+        self._flying = self._flying_values = self._attempts = self._unsynced_values = 0
+        self._failing = self._delayed = self._slow = False
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="tbx-event-writer", daemon=True)
         self._thread.start()
@@ -74,6 +75,7 @@ class EventWriter:
         with self._changed:
             self._backlog.add(event)
             self._added += 1
+            self._count_written()  # it may have been dropped, or others for it
             self._changed.notify_all()
 
     def settle(self) -> None:
@@ -88,7 +90,7 @@ class EventWriter:
                 return
             self._slow = not self._changed.wait_for(lambda: self._written >= self._added, _SETTLE_SECS)
 
-    def flush(self, timeout: float = 60.0) -> bool:
+    def flush(self, timeout: float = 10.0) -> bool:
         """Returns when every event added before is in the file and fsynced.
 
         Returns:
@@ -108,13 +110,14 @@ class EventWriter:
         if self._closed or os.getpid() != self._pid:
             return
         atexit.unregister(self.close)
-        self.flush()
+        self.flush(_CLOSE_SECS)
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
-        self._backlog.give_up()
-        lost = self._backlog.lost_values + self._unsynced_values
+        self._thread.join(_RETRY_SECS + 1.0)  # a store that hangs must not keep the process from ending
+        with self._changed:
+            self._backlog.give_up()
+            lost = self._backlog.lost_values + self._unsynced_values + self._flying_values
         if lost:
             logger.warning("%d values could not be written to %s and are lost", lost, self._logdir)
 
@@ -126,24 +129,25 @@ class EventWriter:
             with self._changed:
                 self._wait(synced_at + self._flush_secs)
                 events, closing = self._backlog.take(_WRITE_BYTES), self._closed
+                self._flying, self._flying_values = len(events), sum(len(event.summary.value) for event in events)
                 wanted = self._failing or closing or self._wanted > self._stored
             try:
                 if events:
                     self._file.write(b"".join(frame(event.SerializeToString()) for event in events))
-                    self._wrote(events)
+                    self._wrote()
                     events = []
                 if len(self._backlog) == 0 and (wanted or time.monotonic() >= synced_at + self._flush_secs):
                     self._sync()
                     synced_at = time.monotonic()
             except Exception as error:  # OSError, or whatever a remote store's client raises
                 self._failed(error, events, closing=closing)
-            if closing and (self._failing or len(self._backlog) == 0):
+            if closing and (self._delayed or len(self._backlog) == 0):
                 self._file.close()
                 return
 
     def _wait(self, sync_at: float) -> None:
         """Waits for events, for a wish to flush, for the time to sync, or for the next try."""
-        if self._failing:
+        if self._delayed:
             wanted = self._wanted
             self._changed.wait_for(lambda: self._closed or self._wanted > wanted, _RETRY_SECS)
             return
@@ -153,20 +157,27 @@ class EventWriter:
             None if idle else max(0.0, sync_at - time.monotonic()),
         )
 
-    def _wrote(self, events: list[Any]) -> None:
+    def _wrote(self) -> None:
         with self._changed:
-            self._written = self._added - len(self._backlog)
             if self._file.volatile:
-                self._unsynced_values += sum(len(event.summary.value) for event in events)
+                self._unsynced_values += self._flying_values
+            self._flying = self._flying_values = 0
+            self._delayed = False
+            self._count_written()
             self._changed.notify_all()
 
+    def _count_written(self) -> None:
+        self._written = self._added - len(self._backlog) - self._flying
+
     def _sync(self) -> None:
-        written = self._written
-        if written > self._stored or self._failing:
-            self._file.sync()
+        with self._changed:
+            written, nothing = self._written, self._written == self._stored and not self._failing
+        if nothing:
+            return
+        self._file.sync()
         with self._changed:
             self._stored, self._unsynced_values = written, 0
-            recovered, self._failing = self._failing, False
+            recovered, self._failing, self._delayed = self._failing, False, False
             self._changed.notify_all()
         if recovered:
             logger.warning("writing to %s works again", self._file.path)
@@ -181,6 +192,7 @@ class EventWriter:
             )
         with self._changed:
             self._backlog.put_back(events)
-            self._failing = True
+            self._flying = self._flying_values = 0
+            self._failing = self._delayed = True
             self._attempts += 1
             self._changed.notify_all()

@@ -35,6 +35,10 @@ class SummaryWriter(tensorboardX.SummaryWriter):  # type: ignore[misc]
         self._options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
         super().__init__(logdir=logdir, purge_step=purge_step)
 
+    def reopened(self) -> Any:
+        """The file writer; a new one where the user has closed this writer."""
+        return self._get_file_writer()
+
     def purge(self, step: int) -> None:
         """Makes TensorBoard hide everything written so far for this step and later ones: they are trained again."""
         self._get_file_writer().add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)

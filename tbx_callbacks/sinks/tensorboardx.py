@@ -56,7 +56,7 @@ class TensorBoardSink:
     def write(self, step: int, values: Mapping[str, Finished]) -> None:
         """Writes all values of a step as one event."""
         summary = Summary(value=[summary_value(tag, value) for tag, value in values.items()])
-        file_writer = self.writer.file_writer
+        file_writer = self.writer.reopened()
         file_writer.add_event(Event(summary=summary), step, time.time())
         file_writer.event_writer.settle()
 

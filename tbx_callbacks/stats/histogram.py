@@ -13,6 +13,7 @@ from tbx_callbacks.stats.norms import flat
 
 # 1 MiB of float32: the working copies stay in a core's cache, and no tensor is ever copied whole.
 _CHUNK = 1 << 18
+_BYTES = (torch.uint8, torch.int8, torch.bool)
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def value_range(tensors: Sequence[Tensor]) -> tuple[float, float]:
     low, high = math.inf, -math.inf
     for tensor in tensors:
         values = flat(tensor)
+        values = values.float() if values.dtype.itemsize == 1 and values.dtype not in _BYTES else values  # float8
         if values.numel() == 0:
             continue
         least, most = (bound.item() for bound in torch.aminmax(values))
@@ -68,22 +70,23 @@ def count(tensors: Sequence[Tensor], low: float, high: float, bins: int) -> tupl
     """
     left, width = _range(low, high)
     scale = bins / width if width else math.inf
-    counts = torch.zeros(bins + 1, dtype=torch.int64)
+    counts = torch.zeros(bins + 1, dtype=torch.int64)  # on the host; a device's counts are fetched tensor by tensor
     total = total_squares = 0.0
     for tensor in tensors:
         for raw in flat(tensor).split(_CHUNK):
             # float64 where float32 could not hold the bin's index: float64 input, or a very large or tiny range
-            wide = raw.dtype == torch.float64 or not 1e-30 < scale < 1e30 or width > 1e30
+            exact_integers = not raw.dtype.is_floating_point and raw.dtype != torch.bool
+            wide = raw.dtype == torch.float64 or exact_integers or not 1e-30 < scale < 1e30 or width > 1e30
             chunk = raw.double() if wide else raw.float()
             square = torch.dot(chunk, chunk).item()
-            if not square < math.inf:
-                chunk = chunk[torch.isfinite(chunk)]
-                square = chunk.double().square().sum().item()
+            if not 1e-30 < square < 1e30:
+                chunk = chunk[torch.isfinite(chunk)].double()
+                square = chunk.square().sum().item()
             total_squares += square
             total += chunk.sum().item()
             index = torch.sub(chunk, left).mul_(scale)
             # uint8 is the cheapest index that bincount takes; an element at the right edge lands in the extra bin
-            counts += torch.bincount(index.to(torch.uint8), minlength=bins + 1)
+            counts += torch.bincount(index.to(torch.uint8), minlength=bins + 1).cpu()
     counts[bins - 1] += counts[bins]
     return counts[:bins], total, total_squares
 

@@ -459,3 +459,169 @@ def test_a_metric_that_fails_is_named_once_and_the_run_goes_on(
     strict = TbxTrainerCallback({"extends": "default", "strict": True})
     with pytest.raises(RuntimeError, match="metric memory failed at step 2"):
         trainer(tmp_path, callbacks=[strict]).train()
+
+
+def test_a_user_may_close_the_writer(tmp_path: Path) -> None:
+    class Closes(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                with callback.writer as writer:
+                    writer.add_text("note", "mine", 3)
+
+    callback = TbxTrainerCallback("minimal")
+    run = trainer(tmp_path, callbacks=[callback, Closes()])
+    run.train()
+    callback.writer.close()
+    run.evaluate()
+    callback.close()
+    read = Run(callback.log_dir)
+    assert read.steps("train/loss") == [2, 4, 6, 8]
+    assert read.steps("eval/accuracy") == [8]
+
+
+def test_a_callback_added_late_after_an_evaluation(tmp_path: Path) -> None:
+    run = trainer(tmp_path, save_strategy="steps", save_steps=4)
+    callback = TbxTrainerCallback("minimal")
+    run.add_callback(callback)
+    run.evaluate()
+    run.train()
+    assert Run(callback.log_dir).steps("train/loss") == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_compiled_models_are_not_compiled_again_for_us(tmp_path: Path, attached: bool) -> None:
+    from torch._dynamo.utils import counters
+
+    frames = {}
+    for name in ("plain", "watched"):
+        torch._dynamo.reset()
+        counters.clear()
+        callback = TbxTrainerCallback("full")
+        run = trainer(
+            tmp_path / name,
+            callbacks=[callback] if name == "watched" else [],
+            torch_compile=True,
+            torch_compile_backend="aot_eager",
+            max_steps=12,
+            # one shape, so that every frame is compiled once
+            remove_unused_columns=False,
+        )
+        run.train_dataset = [dict(row, attention_mask=[1] * 8) for row in run.train_dataset]
+        if name == "watched" and attached:
+            callback.attach(run)
+        run.train()
+        frames[name] = counters["frames"]["total"]
+    assert frames["watched"] <= frames["plain"] + 2
+    read = Run(callback.log_dir)
+    assert read.steps("perf/tokens_per_s") == [2, 4, 6, 8, 10, 12]
+    assert read.steps("nonfinite/losses") == [2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+def test_evaluation_is_not_training_time(tmp_path: Path, strategy: str) -> None:
+    callback = TbxTrainerCallback({"every": 1, "metrics": ["throughput"]})
+    run = trainer(tmp_path, callbacks=[callback], eval_strategy=strategy, eval_steps=8, max_steps=12)
+    passed = 0.0
+    clock = callback._monitor.stopwatch._clock
+    callback._monitor.stopwatch._clock = lambda: clock() + passed
+
+    def slow(prediction: Any) -> dict[str, float]:
+        nonlocal passed
+        passed += 1000.0
+        return {"accuracy": 0.0}
+
+    run.compute_metrics = slow
+    run.train()
+    assert passed >= 1000.0
+    assert max(value for _, value in Run(callback.log_dir).scalars["perf/step_s"]) < 500.0
+
+
+def test_tensor_learning_rates_are_those_of_the_step(tmp_path: Path) -> None:
+    model = bert()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=torch.tensor(1e-2))
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=8)
+    callback = TbxTrainerCallback("minimal")
+    run = trainer(tmp_path, model=model, callbacks=[callback])
+    run.optimizer, run.lr_scheduler = optimizer, scheduler
+    run.train()
+    read = Run(callback.log_dir)
+    for step, rate in read.scalars["train/learning_rate"]:
+        assert read.at("lr/AdamW/pg1")[step] == pytest.approx(rate, rel=1e-5)
+
+
+def test_a_loss_of_the_users_own_is_seen_when_attached(tmp_path: Path) -> None:
+    from transformers import Trainer
+
+    class Own(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            loss = nn.functional.cross_entropy(outputs.logits, inputs["labels"])
+            if self.state.global_step == 2 and model.training:
+                loss = loss + (torch.tensor(math.nan) - loss.detach()).detach() * 0 + math.nan * 0 + _nan_value()
+            return (loss, outputs) if return_outputs else loss
+
+    def _nan_value() -> Tensor:
+        return torch.tensor(math.nan)
+
+    callback = TbxTrainerCallback("default")
+    run = trainer(tmp_path, cls=Own, callbacks=[callback], max_grad_norm=1e9)
+    callback.attach(run)
+    run.train()
+    losses = Run(callback.log_dir).at("nonfinite/losses")
+    assert losses[2] == 0.0
+    assert losses[4] >= 1.0
+
+
+def test_without_a_loss_of_the_model_a_warning_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    callback = TbxTrainerCallback("default")
+    trainer(tmp_path, callbacks=[callback], label_smoothing_factor=0.1).train()
+    assert caplog.text.count("the model returns no loss: NaN losses are not counted") == 1
+    assert "nonfinite/losses" not in Run(callback.log_dir).scalars
+
+
+def test_own_scalars_after_training_are_not_lost(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback("minimal")
+    run = trainer(tmp_path, callbacks=[callback])
+    run.train()
+    callback.log("aux/before_evaluation", 1.0)
+    run.evaluate()
+    callback.log("aux/last", 2.0)
+    callback.close()
+    read = Run(callback.log_dir)
+    assert read.scalars["aux/before_evaluation"] == [(8, 1.0)]
+    assert [value for _, value in read.scalars["aux/last"]] == [2.0]
+    for tag in ("lr/AdamW/pg1", "best/accuracy", "train/loss", "eval/accuracy"):
+        with pytest.raises(ValueError, match="must not be one that a metric writes"):
+            callback.log(tag, 1.0)
+
+
+def test_two_attached_callbacks_each_count_once(tmp_path: Path) -> None:
+    first, second = TbxTrainerCallback("default"), TbxTrainerCallback("minimal", log_dir=tmp_path / "second")
+    run = trainer(tmp_path, callbacks=[first, second], max_grad_norm=0.05)
+    first.attach(run)
+    second.attach(run)
+    first.attach(run)
+    run.train()
+    for callback in (first, second):
+        read = Run(callback.log_dir)
+        assert {value for _, value in read.scalars["clip/share"]} == {1.0}
+        assert all(
+            3.9 < b / a < 4.1
+            for (_, a), (_, b) in zip(*(read.scalars[f"perf/{u}_per_s"] for u in ("steps", "samples")), strict=True)
+        )
+
+
+def test_an_error_outside_a_metric_does_not_end_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tbx_callbacks.values import Norm
+
+    def broken(self: Norm, *args: Any) -> float:
+        raise ArithmeticError("no root")
+
+    monkeypatch.setattr(Norm, "result", broken)
+    callback = TbxTrainerCallback("default")
+    trainer(tmp_path, callbacks=[callback]).train()
+    assert caplog.text.count("publishing failed at step") == 1
+    with pytest.raises(ArithmeticError):
+        trainer(tmp_path, callbacks=[TbxTrainerCallback({"extends": "default", "strict": True})]).train()

@@ -13,6 +13,7 @@ import torch
 from problems import Run, files
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
+from tbx_callbacks.sinks.event_writer import EventWriter
 from tbx_callbacks.sinks.summary_writer import NullWriter, SummaryWriter
 from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
 from tbx_callbacks.stats.histogram import HistogramCounts
@@ -158,3 +159,95 @@ def test_tags_arrive_as_they_are(tmp_path: Path) -> None:
     sink.write(1, {"eval/F1 (macro) %": 1.0, "größe": 2.0})
     sink.close()
     assert set(Run(tmp_path).scalars) == {"eval/F1 (macro) %", "größe"}
+
+
+class Stuck:
+    """A file that takes nothing, or nothing for a while."""
+
+    path, volatile = "stuck", False
+
+    def __init__(self) -> None:
+        self.works = False
+        self.written = 0
+
+    def write(self, records: bytes) -> None:
+        if not self.works:
+            raise OSError("stuck")
+        self.written += len(records)
+
+    def sync(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def scalar_event(step: int, values: int = 20) -> object:
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    return Event(
+        step=step, summary=Summary(value=[Summary.Value(tag=f"t{n}", simple_value=1.0) for n in range(values)])
+    )
+
+
+def test_a_backlog_drains_whole_once_the_disk_works(caplog: pytest.LogCaptureFixture) -> None:
+    stuck = Stuck()
+    writer = EventWriter("folder", lambda: stuck, max_mib=32.0)
+    for step in range(40_000):
+        writer.add_event(scalar_event(step))
+    waiting = writer._backlog.bytes
+    assert waiting > 4 * 2**20
+    stuck.works = True
+    writer.close()
+    assert stuck.written > waiting
+    assert "are lost" not in caplog.text
+
+
+def test_a_full_backlog_looks_at_each_event_a_few_times_only() -> None:
+    from tbx_callbacks.sinks.backlog import Backlog
+
+    looks = 0
+
+    class Counting(Backlog):
+        def _counted(self, event: object) -> tuple[object, int, bool]:
+            nonlocal looks
+            looks += 1
+            return super()._counted(event)
+
+    backlog = Counting(1 << 20)
+    for step in range(20_000):
+        backlog.add(scalar_event(step))
+        assert backlog.bytes <= 1 << 20
+    assert looks == 20_000
+
+
+def test_an_event_larger_than_the_memory_is_lost_and_nothing_hangs(tmp_path: Path) -> None:
+    sink = TensorBoardSink(tmp_path, max_mib=0.001)
+    sink.write(1, {f"tag/{n}": 1.0 for n in range(500)})
+    sink.write(2, {"small": 1.0})
+    event_writer = sink.writer.file_writer.event_writer
+    assert event_writer.flush()
+    assert event_writer._stored == event_writer._added == 3 - 1
+    sink.close()
+    assert Run(tmp_path).scalars == {"small": [(2, 1.0)]}
+
+
+def test_a_store_that_hangs_does_not_keep_the_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import threading
+
+    monkeypatch.setattr("tbx_callbacks.sinks.event_writer._CLOSE_SECS", 0.2)
+    released = threading.Event()
+
+    class Hangs(Stuck):
+        def write(self, records: bytes) -> None:
+            released.wait(60)
+
+    writer = EventWriter("folder", Hangs)
+    writer.add_event(scalar_event(1))
+    writer.close()  # returns
+    assert not released.is_set()
+    released.set()
+    assert "20 values could not be written to folder and are lost" in caplog.text

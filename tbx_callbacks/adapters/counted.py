@@ -1,0 +1,69 @@
+"""Steps of trainers that do not number them: those of the first optimizer, counted in its own hooks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from tbx_callbacks.adapters.base import Adapter
+from tbx_callbacks.facts import Setup
+from tbx_callbacks.folders import Place
+from tbx_callbacks.schedule import Schedule, never
+from tbx_callbacks.values import Number
+
+
+class CountedSteps(Adapter):
+    """An adapter that learns from the optimizer that a step is done, and from the trainer that a pass has ended."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._hooks: list[Any] = []
+        self._stepped = False
+        self._log_due: Schedule = never
+        self._losses: tuple[Number, int] = (0.0, 0)
+
+    def _begin(self, place: Place, setup: Setup, step: int) -> None:
+        self._unhook()
+        self._log_due, self._losses, self._stepped = setup.log_schedule, (0.0, 0), False
+        super()._begin(place, setup, step)
+        first = next(iter(setup.optimizers.values()))
+        self._hooks = [
+            first.register_step_pre_hook(self._before_step),
+            first.register_step_post_hook(self._after_step),
+        ]
+        self._monitor.begin_step(step + 1)
+
+    def _end_pass(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
+        """A (micro-)batch went through; if the optimizer stepped, the step is complete."""
+        self._monitor.batch(loss=loss, samples=samples, tokens=tokens)
+        if loss is not None:
+            self._losses = self._losses[0] + loss, self._losses[1] + 1
+        if self._stepped:
+            self._finish_step()
+
+    def _end(self, step: int, *, succeeded: bool) -> None:
+        if self._stepped:
+            self._finish_step()
+            step = self._step
+        super()._end(step, succeeded=succeeded)
+
+    def _before_step(self, *args: Any) -> None:
+        if self._stepped:  # the trainer did not say that the pass before has ended
+            self._finish_step()
+
+    def _after_step(self, *args: Any) -> None:
+        self._stepped = True
+
+    def _finish_step(self) -> None:
+        self._step, self._stepped = self._step + 1, False
+        total, count = self._losses
+        if count and self._log_due(self._step):
+            self._losses = 0.0, 0
+            self._monitor.logged(self._step, {"train/loss": total / count})
+        self._monitor.publish()
+        self._monitor.begin_step(self._step + 1)
+
+    def _unhook(self) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()

@@ -1,0 +1,194 @@
+"""The callback for the Lightning Trainer, of the package lightning or of pytorch_lightning."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tbx_callbacks.adapters.base import named_optimizers
+from tbx_callbacks.adapters.batches import loss_in, samples_in, tokens_in
+from tbx_callbacks.adapters.counted import CountedSteps
+from tbx_callbacks.facts import Setup
+from tbx_callbacks.folders import Place, beside, fresh_folder, holds_run
+from tbx_callbacks.schedule import every
+from tbx_callbacks.shards import sharding
+
+try:
+    from lightning.pytorch import Callback
+    from lightning.pytorch.loggers.logger import DummyExperiment, Logger
+except ImportError:
+    from pytorch_lightning import Callback
+    from pytorch_lightning.loggers.logger import DummyExperiment, Logger
+
+
+class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
+    """Logs a metric set to TensorBoard from a Lightning `Trainer`, on rank 0 only.
+
+    Arguments, `writer`, `log` and `close` are those of `Adapter`. Without `log_dir` the run goes to a new folder in
+    `<default_root_dir>/runs/`. Steps are finished steps of the (first) optimizer, from 1; `every: log` means every
+    `log_every_n_steps` of them. What the module logs with `self.log` is written too, under its own names, with or
+    without a logger in the Trainer; `train/loss` comes from what `training_step` returns. Gradients are seen before
+    clipping, so norms and the first non-finite layer are exact.
+    """
+
+    _stored: Mapping[str, Any] = {}
+    _names: Mapping[int, str] = {}
+    _max_norm: float | None = None
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self._writes = trainer.is_global_zero and not trainer.fast_dev_run
+        self._root = trainer.default_root_dir
+        if stage != "fit":
+            self._listen(trainer)
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        # Not in setup: a logger that is there then would change where ModelCheckpoint saves.
+        self._listen(trainer)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if not self._writes:
+            return
+        optimizers = named_optimizers(list(trainer.optimizers))
+        self._names = {id(optimizer): name for name, optimizer in optimizers.items()}
+        clipping = _clipping(trainer, pl_module)
+        self._max_norm = trainer.gradient_clip_val if clipping == "norm" else None
+        hparams = {name: value for name, value in dict(pl_module.hparams).items()}
+        setup = Setup(
+            model=pl_module,
+            optimizers=optimizers,
+            log_schedule=every(max(1, trainer.log_every_n_steps)),
+            clipping=clipping,
+            spreads_nonfinite=clipping == "norm",
+            sharding=sharding(pl_module.parameters()),
+            hparams={name: value for name, value in hparams.items() if isinstance(value, (bool, int, float, str))},
+            texts={"hparams": "\n".join(f"{name}: {value}" for name, value in hparams.items())} if hparams else {},
+        )
+        step = self._stored.get("step", self._step) if trainer.global_step else 0
+        self._begin(self._place(step), setup, step)
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if self._running:
+            name = self._names.get(id(next(iter(named_optimizers(optimizer).values()))))
+            self._monitor.before_clip(_loss_scale(trainer, optimizer), optimizer=name, max_norm=self._max_norm)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self._running:
+            inputs: Mapping[Any, Any] = batch if isinstance(batch, Mapping) else dict(enumerate(_tensors(batch)))
+            loss = loss_in(outputs)
+            if loss is not None:  # Lightning has divided it for the accumulation
+                loss = loss.detach() * (trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
+            self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs))
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self._monitor.stopwatch.pause()
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._running:
+            self._monitor.stopwatch.resume()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._running:
+            self._end(self._step, succeeded=True)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        if self._running:
+            self._end(self._step, succeeded=False)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, _Listener)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning keeps in a checkpoint: the run's folder and step."""
+        return {"log_dir": self.log_dir and os.path.abspath(self.log_dir), "step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes what a checkpoint kept."""
+        self._stored = state_dict
+
+    # -- ours ------------------------------------------------------------------------------------------------------
+
+    def _listen(self, trainer: Any) -> None:
+        if not trainer.fast_dev_run and not any(isinstance(logger, _Listener) for logger in trainer.loggers):
+            trainer.loggers = [*trainer.loggers, _Listener(self)]
+
+    def _take_logs(self, metrics: Mapping[str, float]) -> None:
+        """Numbers that the module logged, after `_step` steps."""
+        if self._writes:
+            if self._sink is None:
+                self._open(self._early_place())
+            self._monitor.logged(self._step, {name: float(value) for name, value in metrics.items()})
+
+    def _place(self, step: int) -> Place:
+        stored = self._stored.get("log_dir")
+        if step and stored and holds_run(stored) and self._wanted_dir in (None, stored):
+            return Place(stored, purge=True)
+        if step and (self.log_dir or self._wanted_dir):
+            return Place(str(self.log_dir or self._wanted_dir), purge=True)
+        return Place(self.log_dir) if self.log_dir and not self._began else self._early_place()
+
+    def _early_place(self) -> Place:
+        if self._wanted_dir:
+            return Place(beside(self._wanted_dir))
+        if not hasattr(self, "_root"):
+            return super()._early_place()
+        return Place(fresh_folder(os.path.join(self._root, "runs")))
+
+
+class _Listener(Logger):  # type: ignore[misc]
+    """A logger of Lightning's own kind that hands what it is given to the callback: once, when Lightning logs it."""
+
+    def __init__(self, callback: TbxLightningCallback) -> None:
+        super().__init__()
+        self._callback = callback
+
+    @property
+    def name(self) -> str:
+        return "tbx_callbacks"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        return str(self._callback._root)
+
+    @property
+    def experiment(self) -> Any:
+        return DummyExperiment()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._callback._take_logs(metrics)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+def _clipping(trainer: Any, pl_module: Any) -> str:
+    if not pl_module.automatic_optimization:
+        return "other"  # the module's own business
+    overridden = type(pl_module).configure_gradient_clipping.__module__.split(".")[0] not in (
+        "lightning",
+        "pytorch_lightning",
+    )
+    if overridden:
+        return "other"
+    if not trainer.gradient_clip_val:
+        return "none"
+    algorithm = getattr(trainer.gradient_clip_algorithm, "value", trainer.gradient_clip_algorithm)
+    return "other" if algorithm == "value" else "norm"
+
+
+def _loss_scale(trainer: Any, optimizer: Any) -> Tensor | None:
+    """What gradients are still multiplied by: fused optimizers unscale them inside their step."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    return getattr(scaler, "_scale", None) if scaler is not None and fused else None
+
+
+def _tensors(batch: Any) -> list[torch.Tensor]:
+    return [item for item in (batch if isinstance(batch, (list, tuple)) else [batch]) if isinstance(item, Tensor)]

@@ -1,0 +1,137 @@
+"""For plain PyTorch loops, and those that use Accelerate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tbx_callbacks.adapters.base import ConfigSource, named_optimizers
+from tbx_callbacks.adapters.counted import CountedSteps
+from tbx_callbacks.facts import Setup
+from tbx_callbacks.folders import Place, beside, fresh_folder
+from tbx_callbacks.ranks import is_rank_zero
+from tbx_callbacks.schedule import every
+from tbx_callbacks.shards import sharding
+
+Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
+
+
+class TbxLoop(CountedSteps):
+    """Logs a metric set to TensorBoard from a loop of your own; a context manager.
+
+    ```python
+    with TbxLoop(model, optimizer, "default", log_dir="runs/exp1") as loop:
+        for batch in batches:
+            loss = criterion(model(batch.x), batch.y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loop.end_step(loss=loss, samples=len(batch.x))
+        loop.evaluate(accuracy=accuracy)
+    ```
+
+    Steps are those of the (first) optimizer, counted from `start_step` + 1. `train/loss` is the mean of the losses
+    since the last point, taken on their device. Other arguments, `writer`, `log` and `close` are those of `Adapter`;
+    without `log_dir` the run goes to a new folder in `runs/`.
+
+    Args:
+        model: the model, wrapped (DDP, compiled, prepared by Accelerate) or not.
+        optimizer: the optimizer, several, or several by name; prepared by Accelerate or not.
+        config: see `Adapter`.
+        log_every: what `every: log` means here: the loss and the like every so many optimizer steps.
+        max_grad_norm: the limit, when the loop clips by norm; None when it does not clip. Norms before clipping then
+            need a call of `before_clip`.
+        hparams: hyper-parameters for the HParams tab.
+        start_step: steps already taken, when the loop resumes: it goes on in `log_dir`, and TensorBoard hides later
+            steps that the folder holds.
+        **options: see `Adapter`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizers,
+        config: ConfigSource = "default",
+        *,
+        log_every: int = 10,
+        max_grad_norm: float | None = None,
+        hparams: Mapping[str, bool | float | str] | None = None,
+        start_step: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(config, **options)
+        self._writes = is_rank_zero()
+        optimizers = named_optimizers(optimizer)
+        log_schedule = every(log_every)
+        if not self._writes:
+            return
+        setup = Setup(
+            model=model,
+            optimizers=optimizers,
+            log_schedule=log_schedule,
+            clipping="norm" if max_grad_norm else "none",
+            spreads_nonfinite=bool(max_grad_norm),
+            sharding=sharding(model.parameters()),
+            hparams=hparams or {},
+            texts={"args": json.dumps(dict(hparams), indent=2)} if hparams else {},
+        )
+        wanted = self._wanted_dir
+        resumes = start_step > 0 and wanted is not None
+        folder = wanted if resumes else beside(wanted) if wanted else fresh_folder("runs")
+        self._begin(Place(str(folder), purge=resumes), setup, start_step)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return self._step
+
+    def before_clip(self, loss_scale: Tensor | None = None) -> None:
+        """All gradients are there and not clipped yet: norms are exact, and the first bad layer is named.
+
+        Args:
+            loss_scale: what gradients are still multiplied by, when a GradScaler has not unscaled them.
+        """
+        if self._writes:
+            self._monitor.before_clip(loss_scale)
+
+    def end_step(
+        self, *, loss: Tensor | float | None = None, samples: int = 0, tokens: Tensor | int | None = None
+    ) -> None:
+        """Ends one pass of the loop; with gradient accumulation call it for each micro-batch.
+
+        Args:
+            loss: of the (micro-)batch, 0-d; kept on its device.
+            samples: number of samples of the batch.
+            tokens: number of tokens of the batch.
+
+        Raises:
+            ValueError: the loss is not a scalar.
+        """
+        if not self._writes:
+            return
+        if loss is not None:
+            loss = torch.as_tensor(loss).detach()
+            if loss.numel() != 1:
+                raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, as by .mean()")
+            loss = loss.reshape(())
+        tokens = None if tokens is None else torch.as_tensor(tokens)
+        self._end_pass(loss=loss, samples=samples, tokens=tokens)
+
+    def evaluate(self, **metrics: float) -> None:
+        """Logs evaluation metrics of the steps so far, as `eval/<name>`."""
+        if self._writes:
+            if self._stepped:
+                self._finish_step()
+            self._monitor.logged(self._step, {f"eval/{name}": float(value) for name, value in metrics.items()})
+
+    def __enter__(self) -> TbxLoop:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if self._running:
+            self._end(self._step, succeeded=kind is None)
+        self.close()
