@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from torch import Tensor
@@ -9,8 +10,11 @@ from torch import Tensor
 from tbx_callbacks.adapters.base import Adapter
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place
+from tbx_callbacks.ranks import world_size
 from tbx_callbacks.schedule import Schedule, never
 from tbx_callbacks.values import Number
+
+logger = logging.getLogger(__name__)
 
 
 class CountedSteps(Adapter):
@@ -22,11 +26,17 @@ class CountedSteps(Adapter):
         self._stepped = False
         self._log_due: Schedule = never
         self._losses: tuple[Number, int] = (0.0, 0)
+        self._alone = True
 
     def _begin(self, place: Place, setup: Setup, step: int) -> None:
         self._unhook()
         self._log_due, self._losses, self._stepped = setup.log_schedule, (0.0, 0), False
         super()._begin(place, setup, step)
+        self._alone = world_size() == 1
+        if not self._alone:
+            logger.warning(
+                "losses, samples and tokens are not written with several ranks yet: they are one rank's share"
+            )
         first = next(iter(setup.optimizers.values()))
         self._hooks = [
             first.register_step_pre_hook(self._before_step),
@@ -36,9 +46,10 @@ class CountedSteps(Adapter):
 
     def _end_pass(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
         """A (micro-)batch went through; if the optimizer stepped, the step is complete."""
-        self._monitor.batch(loss=loss, samples=samples, tokens=tokens)
-        if loss is not None:
-            self._losses = self._losses[0] + loss, self._losses[1] + 1
+        if self._alone:
+            self._monitor.batch(loss=loss, samples=samples, tokens=tokens)
+            if loss is not None:
+                self._losses = self._losses[0] + loss, self._losses[1] + 1
         if self._stepped:
             self._finish_step()
 

@@ -281,3 +281,17 @@ with TbxLoop(model, optimizer, "full", log_dir="logs") as loop:
         )
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "logs").exists() == (rank == "0")
+
+
+def test_one_ranks_share_is_not_written_as_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, SET, log_dir=tmp_path, log_every=2) as loop:
+        train(loop, model, optimizer)
+    read = Run(tmp_path)
+    assert read.steps("grad_norm/total") == [2, 4, 6, 8]
+    assert not {"train/loss", "perf/samples_per_s", "perf/tokens_per_s", "nonfinite/losses"} & set(read.scalars)
+    assert caplog.text.count("one rank's share") == 1
