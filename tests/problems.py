@@ -14,6 +14,25 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
+# Every kind of metric that every trainer can know, every two steps.
+EVERY_KIND = {
+    "every": 2,
+    "metrics": [
+        "loss",
+        "learning_rate",
+        "clip",
+        "throughput",
+        "nonfinite",
+        "hparams",
+        {"grad_norm": {"by": "total"}},
+        {"grad_norm": {"by": "layer"}},
+        {"grad_norm_clipped": {"by": "total"}},
+        {"weight_norm": {"by": "parameter"}},
+        {"weight_norm": {"by": "layer"}},
+        {"weight_histogram": {"every": 4}},
+    ],
+}
+
 
 def bert(seed: int = 0, **changes: Any) -> BertForSequenceClassification:
     """A real BERT classifier with 2 layers of 16."""

@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from problems import EVERY_KIND as SET
 from problems import Run, bert, collate, files, rows
 from torch import Tensor, nn
 
@@ -15,22 +16,6 @@ from tbx_callbacks import TbxLightningCallback
 
 # Lightning warns of settings that suit tests (few workers, no logger), and uses deprecated functions of torch.
 pytestmark = pytest.mark.filterwarnings("ignore")
-SET = {
-    "every": 2,
-    "metrics": [
-        "loss",
-        "learning_rate",
-        "clip",
-        "throughput",
-        "nonfinite",
-        "hparams",
-        {"grad_norm": {"by": "total"}},
-        {"grad_norm": {"by": "layer"}},
-        {"grad_norm_clipped": {"by": "total"}},
-        {"weight_norm": {"by": "layer"}},
-        {"weight_histogram": {"every": 4}},
-    ],
-}
 
 
 def norm(tensors: list[Tensor]) -> float:

@@ -11,27 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from problems import EVERY_KIND as SET
 from problems import Run, bert, collate, files, rows
 from torch import Tensor, nn
 
 from tbx_callbacks import TbxLoop
-
-SET = {
-    "every": 2,
-    "metrics": [
-        "loss",
-        "learning_rate",
-        "clip",
-        "throughput",
-        "nonfinite",
-        "hparams",
-        {"grad_norm": {"by": "total"}},
-        {"grad_norm": {"by": "layer"}},
-        {"grad_norm_clipped": {"by": "total"}},
-        {"weight_norm": {"by": "parameter"}},
-        {"weight_histogram": {"every": 4}},
-    ],
-}
 
 
 def norm(tensors: list[Tensor]) -> float:
