@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import struct
+import threading
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,6 +53,7 @@ class LocalFile:
 
     def __init__(self, folder: str, header: bytes) -> None:
         self._folder, self._header = folder, header
+        self._swap = threading.Lock()
         self.path, self._descriptor, self._size = self._open()
 
     def write(self, records: bytes) -> None:
@@ -68,10 +70,17 @@ class LocalFile:
             self._append(records)
 
     def sync(self) -> None:
-        os.fsync(self._descriptor)
+        """May run beside `write`: works on a descriptor of its own."""
+        with self._swap:
+            descriptor = os.dup(self._descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        with self._swap:
+            os.close(self._descriptor)
 
     def _open(self) -> tuple[str, int, int]:
         """Path, descriptor and size of a new file that holds the header."""
@@ -87,9 +96,10 @@ class LocalFile:
         return path, descriptor, len(self._header)
 
     def _reopen(self) -> None:
-        old = self._descriptor
-        self.path, self._descriptor, self._size = self._open()
-        os.close(old)
+        opened = self._open()
+        with self._swap:
+            os.close(self._descriptor)
+            self.path, self._descriptor, self._size = opened
 
     def _append(self, records: bytes) -> None:
         if os.fstat(self._descriptor).st_size > self._size:

@@ -64,6 +64,7 @@ class EventWriter:
         self._flying = self._flying_values = self._attempts = self._unsynced_values = 0
         self._failing = self._delayed = self._slow = False
         self._closed = False
+        self._aside: threading.Thread | None = None
         self._thread = threading.Thread(target=self._work, name="tbx-event-writer", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -137,7 +138,10 @@ class EventWriter:
                     self._wrote()
                     events = []
                 if len(self._backlog) == 0 and (wanted or time.monotonic() >= synced_at + self._flush_secs):
-                    self._sync()
+                    if wanted or self._file.volatile:
+                        self._sync()
+                    else:
+                        self._sync_aside()
                     synced_at = time.monotonic()
             except Exception as error:  # OSError, or whatever a remote store's client raises
                 self._failed(error, events, closing=closing)
@@ -182,7 +186,26 @@ class EventWriter:
         if recovered:
             logger.warning("writing to %s works again", self._file.path)
 
-    def _failed(self, error: Exception, events: list[Any], *, closing: bool) -> None:
+    def _sync_aside(self) -> None:
+        """Syncs in a thread of its own: on a busy disk that takes seconds, and events must go on into the file."""
+        if self._aside is not None and self._aside.is_alive():
+            return
+        written = self._written
+
+        def sync() -> None:
+            try:
+                self._file.sync()
+            except OSError as error:
+                self._failed(error, None, closing=self._closed)
+                return
+            with self._changed:
+                self._stored = max(self._stored, written)
+                self._changed.notify_all()
+
+        self._aside = threading.Thread(target=sync, name="tbx-event-sync", daemon=True)
+        self._aside.start()
+
+    def _failed(self, error: Exception, events: list[Any] | None, *, closing: bool) -> None:
         if not self._failing and not closing:
             logger.warning(
                 "cannot write to %s: %s; training goes on, and values wait in memory (at most %g MiB) until it works",
@@ -191,8 +214,9 @@ class EventWriter:
                 self._max_bytes / 2**20,
             )
         with self._changed:
-            self._backlog.put_back(events)
-            self._flying = self._flying_values = 0
+            if events is not None:  # of the writing thread
+                self._backlog.put_back(events)
+                self._flying = self._flying_values = 0
             self._failing = self._delayed = True
             self._attempts += 1
             self._changed.notify_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ class Say(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if "loss" in (logs or {}):
-            os.write(1, f"published {state.global_step}\n".encode())
+            os.write(1, f"published {state.global_step} at {time.monotonic()}\n".encode())
 
 
 def run(folder: str, **args: Any) -> None:
