@@ -41,15 +41,6 @@ def video(writer: Writer) -> None:
     writer.add_video("video", torch.zeros(1, 4, 3, 8, 8, dtype=torch.uint8), 1)
 
 
-def onnx(writer: Writer) -> None:
-    pytest.importorskip("onnx")
-    pytest.skip("needs a model file of onnx")
-
-
-def openvino(writer: Writer) -> None:
-    pytest.skip("needs a model file of openvino")
-
-
 def embedding(writer: Writer) -> None:
     writer.add_embedding(torch.randn(4, 3), metadata=["a", "b", "c", "d"], global_step=1, tag="embedding")
 
@@ -58,6 +49,8 @@ LAYOUT = {"losses": {"both": ["Multiline", ["a", "b"]]}}
 CURVE = {"true_positive_counts": [3, 2], "false_positive_counts": [2, 1], "true_negative_counts": [0, 1]}
 CURVE |= {"false_negative_counts": [0, 1], "precision": [0.6, 0.66], "recall": [1.0, 0.66]}
 COUNTS: dict[str, Any] = {"min": 0.0, "max": 3.0, "num": 6, "sum": 8.0, "sum_squares": 12.0}
+# They need model files of onnx and openvino; what they write goes the way of add_graph.
+NOT_TRIED = {"add_onnx_graph", "add_openvino_graph"}
 CALLS: dict[str, Callable[[Writer], Any]] = {
     "add_scalar": lambda w: w.add_scalar("scalar", 0.5, 1),
     "add_scalars": lambda w: w.add_scalars("scalars", {"a": 1.0, "b": 2.0}, 1),
@@ -74,8 +67,6 @@ CALLS: dict[str, Callable[[Writer], Any]] = {
     "add_video": video,
     "add_audio": audio,
     "add_text": lambda w: w.add_text("text", "words", 1),
-    "add_onnx_graph": onnx,
-    "add_openvino_graph": openvino,
     "add_graph": lambda w: w.add_graph(torch.nn.Linear(2, 2), torch.zeros(1, 2)),
     "add_embedding": embedding,
     "add_pr_curve": lambda w: w.add_pr_curve("pr", np.array([0, 1, 1]), np.array([0.1, 0.8, 0.6]), 1),
@@ -104,7 +95,7 @@ def contents(folder: Path) -> dict[str, list[Any]]:
 
 def test_every_method_has_its_call() -> None:
     public = {name for name in dir(tensorboardX.SummaryWriter) if name.startswith("add_")}
-    assert set(CALLS) == public
+    assert set(CALLS) | NOT_TRIED == public
 
 
 @pytest.mark.parametrize("name", CALLS)
