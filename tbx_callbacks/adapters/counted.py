@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tbx_callbacks.adapters.base import Adapter
@@ -26,11 +27,12 @@ class CountedSteps(Adapter):
         self._stepped = False
         self._log_due: Schedule = never
         self._losses: tuple[Number, int] = (0.0, 0)
+        self._facts: dict[str, Number] = {}
         self._alone = True
 
     def _begin(self, place: Place, setup: Setup, step: int) -> None:
         self._unhook()
-        self._log_due, self._losses, self._stepped = setup.log_schedule, (0.0, 0), False
+        self._log_due, self._losses, self._facts, self._stepped = setup.log_schedule, (0.0, 0), {}, False
         super()._begin(place, setup, step)
         self._alone = world_size() == 1
         if not self._alone:
@@ -44,13 +46,17 @@ class CountedSteps(Adapter):
         ]
         self._monitor.begin_step(step + 1)
 
-    def _end_pass(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
+    def _end_pass(
+        self, *, loss: Tensor | None, samples: int, tokens: Tensor | None, epoch: float | None = None
+    ) -> None:
         """A (micro-)batch went through; if the optimizer stepped, the step is complete."""
         if self._alone:
             self._monitor.batch(loss=loss, samples=samples, tokens=tokens)
             if loss is not None:
                 self._losses = self._losses[0] + loss, self._losses[1] + 1
         if self._stepped:
+            if epoch is not None:
+                self._facts["train/epoch"] = epoch
             self._finish_step()
 
     def _end(self, step: int, *, succeeded: bool) -> None:
@@ -63,15 +69,18 @@ class CountedSteps(Adapter):
         if self._stepped:  # the trainer did not say that the pass before has ended
             self._finish_step()
 
-    def _after_step(self, *args: Any) -> None:
+    def _after_step(self, optimizer: torch.optim.Optimizer, *args: Any) -> None:
         self._stepped = True
+        if self._log_due(self._step + 1):  # now: the scheduler will have changed it when the step is finished
+            rate = optimizer.param_groups[0]["lr"]
+            self._facts["train/learning_rate"] = rate.detach().clone() if isinstance(rate, Tensor) else rate
 
     def _finish_step(self) -> None:
         self._step, self._stepped = self._step + 1, False
-        total, count = self._losses
-        if count and self._log_due(self._step):
-            self._losses = 0.0, 0
-            self._monitor.logged(self._step, {"train/loss": total / count})
+        if self._log_due(self._step):
+            (total, count), self._losses = self._losses, (0.0, 0)
+            facts, self._facts = self._facts, {}
+            self._monitor.logged(self._step, {**({"train/loss": total / count} if count else {}), **facts})
         self._monitor.publish()
         self._monitor.begin_step(self._step + 1)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tbx_callbacks.adapters.base import named_optimizers
 from tbx_callbacks.adapters.batches import loss_in, samples_in, tokens_in
@@ -32,7 +33,8 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
     `<default_root_dir>/runs/`. Steps are finished steps of the (first) optimizer, from 1; `every: log` means every
     `log_every_n_steps` of them. What the module logs with `self.log` is written too, under its own names, with or
     without a logger in the Trainer; `train/loss` comes from what `training_step` returns. Gradients are seen before
-    clipping, so norms and the first non-finite layer are exact.
+    clipping, so norms and the first non-finite layer are exact. A model that the module merely holds (its only child
+    with parameters) goes by its own names, as under the other trainers.
     """
 
     _stored: Mapping[str, Any] = {}
@@ -58,7 +60,7 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
         self._max_norm = trainer.gradient_clip_val if clipping == "norm" else None
         hparams = {name: value for name, value in dict(pl_module.hparams).items()}
         setup = Setup(
-            model=pl_module,
+            model=_held(pl_module),
             optimizers=optimizers,
             log_schedule=every(max(1, trainer.log_every_n_steps)),
             clipping=clipping,
@@ -69,6 +71,7 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
         )
         step = self._stored.get("step", self._step) if trainer.global_step else 0
         self._begin(self._place(step), setup, step)
+        self._stored = {}  # a later fit goes on from here
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self._running:
@@ -81,7 +84,9 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
             loss = loss_in(outputs)
             if loss is not None:  # Lightning has divided it for the accumulation
                 loss = loss.detach() * (trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
-            self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs))
+            self._end_pass(
+                loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=_epoch(trainer, batch_idx)
+            )
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._monitor.stopwatch.pause()
@@ -168,6 +173,13 @@ class _Listener(Logger):  # type: ignore[misc]
         pass
 
 
+def _held(pl_module: nn.Module) -> nn.Module:
+    """The model that the LightningModule merely holds: its names are then the same as under any other trainer."""
+    children = [child for child in pl_module.children() if next(child.parameters(), None) is not None]
+    own = list(pl_module.parameters(recurse=False))
+    return children[0] if len(children) == 1 and not own else pl_module
+
+
 def _clipping(trainer: Any, pl_module: Any) -> str:
     if not pl_module.automatic_optimization:
         return "other"  # the module's own business
@@ -181,6 +193,12 @@ def _clipping(trainer: Any, pl_module: Any) -> str:
         return "none"
     algorithm = getattr(trainer.gradient_clip_algorithm, "value", trainer.gradient_clip_algorithm)
     return "other" if algorithm == "value" else "norm"
+
+
+def _epoch(trainer: Any, batch_idx: int) -> float | None:
+    """Epochs done so far, with the part of the current one; None when its length is not known."""
+    batches = trainer.num_training_batches
+    return trainer.current_epoch + (batch_idx + 1) / batches if math.isfinite(batches) else None
 
 
 def _loss_scale(trainer: Any, optimizer: Any) -> Tensor | None:

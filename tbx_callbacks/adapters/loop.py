@@ -65,6 +65,7 @@ class TbxLoop(CountedSteps):
     ) -> None:
         super().__init__(config, **options)
         self._writes = is_rank_zero()
+        self._max_grad_norm = max_grad_norm
         optimizers = named_optimizers(optimizer)
         log_schedule = every(log_every)
         if not self._writes:
@@ -96,7 +97,7 @@ class TbxLoop(CountedSteps):
             loss_scale: what gradients are still multiplied by, when a GradScaler has not unscaled them.
         """
         if self._writes:
-            self._monitor.before_clip(loss_scale)
+            self._monitor.before_clip(loss_scale, max_norm=self._max_grad_norm)
 
     def end_step(
         self, *, loss: Tensor | float | None = None, samples: int = 0, tokens: Tensor | int | None = None
