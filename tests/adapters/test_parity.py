@@ -189,7 +189,8 @@ def compare(ours: Run, reference: Run) -> None:
         assert list(ours.histograms[tag]) == list(histograms) == [4, 8]
         for step, proto in histograms.items():
             other = ours.histograms[tag][step]
-            assert list(other.bucket) == list(proto.bucket), (tag, step)
+            moved = sum(abs(a - b) for a, b in zip(other.bucket, proto.bucket, strict=True))
+            assert moved <= 2, (tag, step)  # one element so near to an edge that rounding decides
             assert list(other.bucket_limit) == pytest.approx(list(proto.bucket_limit), rel=1e-5, abs=1e-9)
 
 
