@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from tbx_callbacks.adapters.base import ConfigSource, named_optimizers
 from tbx_callbacks.adapters.counted import CountedSteps
+from tbx_callbacks.adapters.notebook import show_link
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place, beside, fresh_folder
 from tbx_callbacks.ranks import is_rank_zero
 from tbx_callbacks.schedule import every
 from tbx_callbacks.shards import sharding
 
+Batch = TypeVar("Batch")
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
 
 
@@ -84,6 +87,7 @@ class TbxLoop(CountedSteps):
         resumes = start_step > 0 and wanted is not None
         folder = wanted if resumes else beside(wanted) if wanted else fresh_folder("runs")
         self._begin(Place(str(folder), purge=resumes), setup, start_step)
+        show_link(str(folder))
 
     @property
     def step(self) -> int:
@@ -128,6 +132,15 @@ class TbxLoop(CountedSteps):
             if self._stepped:
                 self._finish_step()
             self._monitor.logged(self._step, {f"eval/{name}": float(value) for name, value in metrics.items()})
+
+    def track(self, batches: Iterable[Batch], description: str | None = None) -> Iterator[Batch]:
+        """The batches, with a progress bar for terminals and notebooks that shows the loss as it is logged."""
+        with tqdm(batches, desc=description, disable=not self._writes) as bar:
+            for batch in bar:
+                yield batch
+                loss = self._monitor.publisher.last("train/loss")
+                if isinstance(loss, float):
+                    bar.set_postfix(step=self._step, loss=f"{loss:.4g}", refresh=False)
 
     def __enter__(self) -> TbxLoop:
         return self
