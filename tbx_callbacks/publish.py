@@ -17,6 +17,11 @@ class Publisher:
         self._held: tuple[int, Batch] | None = None
         self._last: dict[str, tuple[int, Finished]] = {}
 
+    @property
+    def holds(self) -> bool:
+        """Whether a measured step waits."""
+        return self._held is not None
+
     def last(self, tag: str) -> Finished | None:
         """What was written last under a tag."""
         return self._last.get(tag, (0, None))[1]

@@ -36,6 +36,7 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
     _stored: Mapping[str, Any] = {}
     _names: Mapping[int, str] = {}
     _max_norm: float | None = None
+    _divides = False  # whether Lightning divides the loss for the accumulation
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._writes = trainer.is_global_zero and not trainer.fast_dev_run
@@ -54,6 +55,7 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
         self._names = {id(optimizer): name for name, optimizer in optimizers.items()}
         clips = clipping(trainer, pl_module)
         self._max_norm = trainer.gradient_clip_val if clips == "norm" else None
+        self._divides = pl_module.automatic_optimization
         setup = Setup(
             model=held(pl_module),
             optimizers=optimizers,
@@ -70,18 +72,17 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self._running:
-            name = self._names.get(id(next(iter(named_optimizers(optimizer).values()))))
-            self._monitor.before_clip(loss_scale(trainer, optimizer), optimizer=name, max_norm=self._max_norm)
+            name = self._names.get(id(optimizer)) or self._names.get(id(getattr(optimizer, "optimizer", None)))
+            self._see_gradients(loss_scale(trainer, optimizer), optimizer=name, max_norm=self._max_norm)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._running:
             inputs: Mapping[Any, Any] = batch if isinstance(batch, Mapping) else dict(enumerate(tensors(batch)))
             loss = loss_in(outputs)
-            if loss is not None:  # Lightning has divided it for the accumulation
-                loss = loss.detach() * (trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
-            self._end_pass(
-                loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=epoch(trainer, batch_idx)
-            )
+            if loss is not None and self._divides and trainer.accumulate_grad_batches > 1:
+                loss = loss * trainer.accumulate_grad_batches
+            fraction = epoch(trainer, batch_idx) if self._logs_next else None
+            self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._monitor.stopwatch.pause()

@@ -101,7 +101,7 @@ class TbxLoop(CountedSteps):
             loss_scale: what gradients are still multiplied by, when a GradScaler has not unscaled them.
         """
         if self._writes:
-            self._monitor.before_clip(loss_scale, max_norm=self._max_grad_norm)
+            self._see_gradients(loss_scale, max_norm=self._max_grad_norm)
 
     def end_step(
         self, *, loss: Tensor | float | None = None, samples: int = 0, tokens: Tensor | int | None = None
@@ -119,11 +119,13 @@ class TbxLoop(CountedSteps):
         if not self._writes:
             return
         if loss is not None:
-            loss = torch.as_tensor(loss).detach()
-            if loss.numel() != 1:
-                raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, as by .mean()")
-            loss = loss.reshape(())
-        tokens = None if tokens is None else torch.as_tensor(tokens)
+            loss = loss.detach() if isinstance(loss, Tensor) else torch.tensor(loss)
+            if loss.ndim:
+                if loss.numel() != 1:
+                    raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, as by .mean()")
+                loss = loss.reshape(())
+        if tokens is not None and not isinstance(tokens, Tensor):
+            tokens = torch.tensor(tokens)
         self._end_pass(loss=loss, samples=samples, tokens=tokens)
 
     def evaluate(self, **metrics: float) -> None:
