@@ -19,12 +19,17 @@ class Batch:
 
     def __init__(self) -> None:
         self._values: dict[str, Value] = {}
+        self._counted: dict[str, Tensor] = {}
         self._finished: dict[str, Finished] = {}
 
     def add(self, values: Mapping[str, Value | Histogram | HostValue]) -> None:
         """Takes the values of one metric; histograms are counted now, since tensors will have other contents later."""
-        counted = {tag: _count(value) for tag, value in values.items() if isinstance(value, Histogram)}
-        self._finished.update({tag: counts for tag, counts in counted.items() if counts is not None})
+        histograms = {tag: value for tag, value in values.items() if isinstance(value, Histogram)}
+        if histograms:
+            groups = [value.tensors for value in histograms.values()]
+            bins = [value.bins for value in histograms.values()]
+            counted = histogram.count(groups, histogram.value_ranges(groups), bins)
+            self._counted.update(zip(histograms, counted, strict=True))
         for tag, value in values.items():
             if isinstance(value, Value):
                 self._values[tag] = value
@@ -33,32 +38,34 @@ class Batch:
 
     def numbers(self, facts: Facts) -> dict[str, Finished]:
         """Finished values by tag; those that the facts do not allow, and empty histograms, are left out."""
-        sums = iter(_fetch([part for value in self._values.values() for part in value.sums()]))
-        maxes = iter(_fetch([part for value in self._values.values() for part in value.maxes()]))
         finished: dict[str, Finished] = {}
+        parts = [[*value.sums(), *value.maxes()] for value in self._values.values()]
+        numbers, packed = _fetch([part for found in parts for part in found], list(self._counted.values()))
+        rest = iter(numbers)
         for tag, value in self._values.items():
-            number = value.result([next(sums) for _ in value.sums()], [next(maxes) for _ in value.maxes()], facts)
+            sums, maxes = [next(rest) for _ in value.sums()], [next(rest) for _ in value.maxes()]
+            number = value.result(sums, maxes, facts)
             if number is not None:
                 finished[tag] = number
+        for tag, found in zip(self._counted, packed, strict=True):
+            counts = histogram.finish(found)
+            if counts is not None:
+                finished[tag] = counts
         return {**finished, **self._finished}
 
 
-def _count(value: Histogram) -> HistogramCounts | None:
-    low, high = histogram.value_range(value.tensors)
-    if low > high:
-        return None  # nothing finite to count
-    counts, total, total_squares = histogram.count(value.tensors, low, high, value.bins)
-    return HistogramCounts(tuple(counts.tolist()), low, high, total, total_squares)
-
-
-def _fetch(parts: Sequence[Number]) -> list[float]:
+def _fetch(scalars: Sequence[Number], vectors: Sequence[Tensor]) -> tuple[list[float], list[list[float]]]:
     """The parts as numbers: one copy to the host for each device and type that occurs."""
-    numbers = [0.0 if isinstance(part, Tensor) else float(part) for part in parts]
-    places: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
-    for place, part in enumerate(parts):
-        if isinstance(part, Tensor):
-            places.setdefault((part.device, part.dtype), []).append((place, part.reshape(())))
+    flats = [part.reshape(1) for part in scalars if isinstance(part, Tensor)] + list(vectors)
+    places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for place, part in enumerate(flats):
+        places.setdefault((part.device, part.dtype), []).append(place)
+    found: list[list[float]] = [[] for _ in flats]
     for chosen in places.values():
-        for (place, _), number in zip(chosen, torch.stack([part for _, part in chosen]).tolist(), strict=True):
-            numbers[place] = float(number)
-    return numbers
+        together = torch.cat([flats[place] for place in chosen]).tolist()
+        for place in chosen:
+            size = flats[place].numel()
+            found[place], together = together[:size], together[size:]
+    rest = iter(found)
+    numbers = [float(next(rest)[0]) if isinstance(part, Tensor) else float(part) for part in scalars]
+    return numbers, list(rest)

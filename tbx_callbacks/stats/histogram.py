@@ -9,11 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tbx_callbacks.stats import histogram_cpu, histogram_device
 from tbx_callbacks.stats.norms import flat
-
-# 1 MiB of float32: the working copies stay in a core's cache, and no tensor is ever copied whole.
-_CHUNK = 1 << 18
-_BYTES = (torch.uint8, torch.int8, torch.bool)
 
 
 @dataclass(frozen=True)
@@ -39,58 +36,74 @@ class HistogramCounts:
 
 
 def check_bins(bins: int) -> None:
-    """Raises ValueError for a number of bins that cannot be counted in one pass."""
+    """Raises ValueError for a number of bins that nobody could look at."""
     if not 1 <= bins <= 255:
         raise ValueError(f"bins must be between 1 and 255, got {bins}")
 
 
-def value_range(tensors: Sequence[Tensor]) -> tuple[float, float]:
-    """Smallest and largest finite element over all tensors; `(inf, -inf)` when there is none."""
-    low, high = math.inf, -math.inf
-    for tensor in tensors:
-        values = flat(tensor)
-        values = values.float() if values.dtype.itemsize == 1 and values.dtype not in _BYTES else values  # float8
-        if values.numel() == 0:
-            continue
-        least, most = (bound.item() for bound in torch.aminmax(values))
-        if not (math.isfinite(least) and math.isfinite(most)):
-            values = values[torch.isfinite(values)]
-            if values.numel() == 0:
-                continue
-            least, most = (bound.item() for bound in torch.aminmax(values))
-        low, high = min(low, least), max(high, most)
-    return low, high
+def value_ranges(groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Smallest and largest finite element of each group, `[2]`; `(inf, -inf)` where there is none.
+
+    On an accelerator nothing waits for it; a group's result is on the device of its first tensor.
+    """
+    return [_bounds([flat(tensor) for tensor in tensors]) for tensors in groups]
 
 
-def count(tensors: Sequence[Tensor], low: float, high: float, bins: int) -> tuple[Tensor, float, float]:
-    """Counts over `bins` equal bins of `[low, high]`, `[bins]` int64; the sum; the sum of squares.
+def count(groups: Sequence[Sequence[Tensor]], ranges: Sequence[Tensor], bins: Sequence[int]) -> list[Tensor]:
+    """Counts each group over equal bins of its range; `finish` reads the result, `[4 + bins]` of one device.
 
-    `low` and `high` are `value_range` over the same tensors or over more of them. Non-finite elements are left out. An
+    Elements are the smallest, the largest, the sum, the sum of squares and the counts; the last three are added over
+    ranks. Ranges are `value_ranges` of the same tensors or of more of them. Non-finite elements are left out. An
     element within one rounding error of an edge may be counted on either side of it; the total is exact.
     """
-    left, width = _range(low, high)
-    scale = bins / width if width else math.inf
-    counts = torch.zeros(bins + 1, dtype=torch.int64)  # on the host; a device's counts are fetched tensor by tensor
-    total = total_squares = 0.0
+    counted: list[Tensor | None] = [None] * len(groups)
+    works: dict[int, histogram_cpu.Work] = {}
+    for place, (tensors, bounds) in enumerate(zip(groups, ranges, strict=True)):
+        flats = [flat(tensor) for tensor in tensors]
+        if all(tensor.device.type == "cpu" for tensor in flats):
+            left, width = _range(*bounds.tolist())
+            works[place] = histogram_cpu.Work(flats, left, width, bins[place])
+        else:
+            counted[place] = _count_on_devices(flats, bounds, bins[place])
+    for place, part in zip(works, histogram_cpu.count(list(works.values())), strict=True):
+        counted[place] = torch.cat([ranges[place], part])
+    return [part for part in counted if part is not None]
+
+
+def finish(packed: Sequence[float]) -> HistogramCounts | None:
+    """The histogram from the numbers of `count`; None when there was nothing finite to count."""
+    low, high, total, total_squares, *counts = packed
+    if low > high:
+        return None
+    return HistogramCounts(tuple(int(number) for number in counts), low, high, total, total_squares)
+
+
+def _bounds(tensors: Sequence[Tensor]) -> Tensor:
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return torch.tensor(histogram_cpu.bounds(tensors), dtype=torch.float64)
+    parts = [histogram_device.bounds(part) for part in _by_device(tensors).values()]
+    found = torch.stack([part.to(parts[0].device, parts[0].dtype, non_blocking=True) for part in parts])
+    return torch.stack([found[:, 0].amin(), found[:, 1].amax()])
+
+
+def _count_on_devices(tensors: Sequence[Tensor], bounds: Tensor, bins: int) -> Tensor:
+    low, high = bounds
+    several = high > low
+    left, width = torch.where(several, low, low - 0.5), torch.where(several, high - low, 1.0)
+    parts = [
+        histogram_device.count(part, left.to(device), width.to(device), bins)
+        for device, part in _by_device(tensors).items()
+    ]
+    return torch.cat([bounds, torch.stack([part.to(bounds.device) for part in parts]).sum(0)])
+
+
+def _by_device(tensors: Sequence[Tensor]) -> dict[torch.device, list[Tensor]]:
+    found: dict[torch.device, list[Tensor]] = {}
     for tensor in tensors:
-        for raw in flat(tensor).split(_CHUNK):
-            # float64 where float32 could not hold the bin's index: float64 input, or a very large or tiny range
-            exact_integers = not raw.dtype.is_floating_point and raw.dtype != torch.bool
-            wide = raw.dtype == torch.float64 or exact_integers or not 1e-30 < scale < 1e30 or width > 1e30
-            chunk = raw.double() if wide else raw.float()
-            square = torch.dot(chunk, chunk).item()
-            if not 1e-30 < square < 1e30:
-                chunk = chunk[torch.isfinite(chunk)].double()
-                square = chunk.square().sum().item()
-            total_squares += square
-            total += chunk.sum().item()
-            index = torch.sub(chunk, left).mul_(scale)
-            # uint8 is the cheapest index that bincount takes; an element at the right edge lands in the extra bin
-            counts += torch.bincount(index.to(torch.uint8), minlength=bins + 1).cpu()
-    counts[bins - 1] += counts[bins]
-    return counts[:bins], total, total_squares
+        found.setdefault(tensor.device, []).append(tensor)
+    return found
 
 
 def _range(low: float, high: float) -> tuple[float, float]:
     """Left edge and width; a single value gets a bin of width 1 around it, as in numpy.histogram."""
-    return (low, high - low) if high > low else (low - 0.5, 1.0)
+    return (low, high - low) if high > low else (low - 0.5 if math.isfinite(low) else 0.0, 1.0)

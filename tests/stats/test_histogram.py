@@ -9,18 +9,41 @@ import pytest
 import torch
 from torch import Tensor
 
-from tbx_callbacks.stats.histogram import HistogramCounts, count, value_range
+from tbx_callbacks.stats import histogram, histogram_device
+from tbx_callbacks.stats.histogram import HistogramCounts
+from tbx_callbacks.stats.norms import flat
 
 
-def finish(tensors: list[Tensor], bins: int = 64) -> HistogramCounts:
-    low, high = value_range(tensors)
-    counts, total, squares = count(tensors, low, high, bins)
-    return HistogramCounts(tuple(counts.tolist()), low, high, total, squares)
+def on_cpu(tensors: list[Tensor], bins: int = 64) -> HistogramCounts:
+    (packed,) = histogram.count([tensors], histogram.value_ranges([tensors]), [bins])
+    found = histogram.finish(packed.tolist())
+    assert found is not None
+    return found
+
+
+def on_device(tensors: list[Tensor], bins: int = 64) -> HistogramCounts:
+    """The way of accelerators: it runs on any device, and so it is compared here too."""
+    flats = [flat(tensor) for tensor in tensors]
+    bounds = histogram_device.bounds(flats)
+    found = histogram.finish(histogram._count_on_devices(flats, bounds, bins).tolist())
+    assert found is not None
+    return found
+
+
+def moved(one: HistogramCounts, other: HistogramCounts) -> int:
+    """Twice the number of elements that rounding put on the other side of an edge."""
+    assert sum(one.counts) == sum(other.counts)
+    return int(np.abs(np.array(one.counts) - np.array(other.counts)).sum())
+
+
+WAYS = {"cpu": on_cpu, "device": on_device}
+every_way = pytest.mark.parametrize("way", WAYS)
 
 
 CASES = {
     "normal": torch.randn(100_000),
-    "one chunk and a bit": torch.randn((1 << 18) + 5),
+    "several threads": torch.randn((1 << 19) + 5),
+    "one piece and a bit": torch.randn((1 << 15) - 64 + 5),
     "near one": 1 + 1e-4 * torch.randn(5000),
     "far from zero": 1e6 + torch.randn(5000),
     "heavy tail": torch.randn(20_000) ** 5,
@@ -38,10 +61,11 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("bins", [1, 64, 255])
-def test_counts_are_numpys(name: str, bins: int) -> None:
+@every_way
+def test_counts_are_numpys(way: str, name: str, bins: int) -> None:
     tensor = CASES[name]
     values = tensor.double().numpy().reshape(-1)
-    ours = finish([tensor], bins)
+    ours = WAYS[way]([tensor], bins)
     edges = np.array(ours.edges)
     expected, _ = np.histogram(values, bins=edges)
     assert sum(ours.counts) == values.size == expected.sum()
@@ -54,28 +78,50 @@ def test_counts_are_numpys(name: str, bins: int) -> None:
     assert np.abs(np.array(ours.counts) - expected).sum() <= 2 * at_edge
 
 
-def test_a_group_is_counted_as_one_tensor() -> None:
-    parts = [torch.randn(1000), 3 * torch.randn(50, 2), torch.empty(0), torch.randn(())]
+@every_way
+def test_a_group_is_counted_as_one_tensor(way: str) -> None:
+    parts = [torch.randn(1000), 3 * torch.randn(50, 2), torch.empty(0), torch.randn(()), torch.randn(100_001)]
     together = torch.cat([part.reshape(-1) for part in parts])
-    assert finish(parts).counts == finish([together]).counts
+    assert moved(WAYS[way](parts), on_cpu([together])) <= 4
 
 
-def test_nonfinite_elements_are_left_out() -> None:
+def test_many_groups_are_counted_at_once() -> None:
+    groups = [[torch.randn(n % 7 * 900 + 1), torch.randn(40_000 * (n % 3))] for n in range(40)]
+    bins = [1 + 13 * (n % 20) for n in range(40)]
+    counted = histogram.count(groups, histogram.value_ranges(groups), bins)
+    for group, n, packed in zip(groups, bins, counted, strict=True):
+        assert histogram.finish(packed.tolist()) == on_cpu(group, n)
+        assert sum(packed.tolist()[4:]) == sum(tensor.numel() for tensor in group)
+
+
+def test_types_may_be_mixed() -> None:
+    parts = [torch.randn(100), torch.randn(50).double(), torch.randn(60_000).bfloat16(), torch.arange(5)]
+    together = torch.cat([part.double() for part in parts])
+    assert sum(on_cpu(parts).counts) == together.numel()
+    assert moved(on_cpu(parts), on_cpu([together])) <= 4
+
+
+@every_way
+def test_nonfinite_elements_are_left_out(way: str) -> None:
     good = torch.randn(1000)
     bad = torch.cat([good, torch.tensor([math.nan, math.inf, -math.inf])])[torch.randperm(1003)]
-    ours, expected = finish([bad]), finish([good])
-    assert ours.counts == expected.counts
+    ours, expected = WAYS[way]([bad]), on_cpu([good])
+    assert moved(ours, expected) <= 4
     assert ours.total == pytest.approx(expected.total, rel=1e-4, abs=1e-3)
 
 
 @pytest.mark.parametrize("tensors", [[], [torch.empty(0)], [torch.tensor([math.nan, math.inf])]])
 def test_nothing_to_count(tensors: list[Tensor]) -> None:
-    low, high = value_range(tensors)
-    assert low > high
+    (packed,) = histogram.count([tensors], histogram.value_ranges([tensors]), [64])
+    assert histogram.finish(packed.tolist()) is None
+    if tensors:
+        bounds = histogram_device.bounds(tensors)
+        assert histogram.finish(histogram._count_on_devices(tensors, bounds.double(), 64).tolist()) is None
 
 
-def test_the_tensor_is_not_changed() -> None:
+@every_way
+def test_the_tensor_is_not_changed(way: str) -> None:
     tensor = torch.randn(1000, requires_grad=True)
     before = tensor.detach().clone()
-    finish([tensor])
+    WAYS[way]([tensor])
     assert torch.equal(tensor.detach(), before)

@@ -1,0 +1,57 @@
+"""Counting on an accelerator: no host sync, and few kernels. Tensors stay where they are; only counts leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_PIECE = 1 << 22  # elements at a time: the working copies of one piece are all the extra memory
+_LANES = 512  # tables that are counted side by side, so that few threads meet at one bin
+
+
+def bounds(tensors: Sequence[Tensor]) -> Tensor:
+    """Smallest and largest finite element of flat tensors, `[2]`; `(inf, -inf)` when there is none."""
+    lows, highs = [], []
+    for tensor in tensors:
+        for piece in tensor.split(_PIECE):
+            if piece.numel():
+                values = _wide(piece)
+                finite = torch.isfinite(values)
+                lows.append(torch.where(finite, values, torch.inf).amin())
+                highs.append(torch.where(finite, values, -torch.inf).amax())
+    if not lows:
+        return torch.tensor([torch.inf, -torch.inf])
+    kind = torch.float32 if lows[0].device.type == "mps" else torch.float64
+    return torch.stack([torch.stack(lows).amin(), torch.stack(highs).amax()]).to(kind)
+
+
+def count(tensors: Sequence[Tensor], left: Tensor, width: Tensor, bins: int) -> Tensor:
+    """The sum, the sum of squares and the counts, `[2 + bins]`, in the type of the 0-d `left` and `width`."""
+    table = torch.zeros(_LANES * (bins + 1), dtype=torch.int64, device=left.device)
+    moments = torch.zeros(2, dtype=left.dtype, device=left.device)
+    scale = bins / width
+    for tensor in tensors:
+        for piece in tensor.split(_PIECE):
+            if piece.numel() == 0:
+                continue
+            values = _wide(piece)
+            finite = torch.isfinite(values)
+            clean = torch.where(finite, values, 0)
+            exact = clean.to(moments.dtype)
+            moments += torch.stack([exact.sum(), torch.dot(exact, exact)])
+            index = ((exact - left) * scale).long().clamp_(0, bins - 1)
+            lane = torch.arange(piece.numel(), device=piece.device) % _LANES
+            # what is not finite goes to the extra bin
+            key = torch.where(finite, index, bins).add_(lane, alpha=bins + 1)
+            table.scatter_add_(0, key, torch.ones_like(key))
+    counts = table.view(_LANES, bins + 1).sum(0)[:bins]
+    return torch.cat([moments, counts.to(moments.dtype)])
+
+
+def _wide(piece: Tensor) -> Tensor:
+    integers = not piece.dtype.is_floating_point and piece.dtype != torch.bool
+    if piece.dtype == torch.float64 or (integers and piece.device.type != "mps"):
+        return piece.double()
+    return piece.float()
