@@ -1,0 +1,208 @@
+"""What watching costs: step time of the HF Trainer on an 11 M-parameter BERT, as a ratio to the same run without it.
+
+Heavy: histograms of weights and gradients and norms, every 10 steps, in every way at the same cadence. Sets: ours at
+their own cadence (histograms every 100 steps, or 50). Ways run in turns; each round gives a ratio, the median is
+printed.
+
+    python benchmarks/overhead.py [--rounds 3] [--steps 40] [--json overhead.json] [--only heavy|sets]
+
+wandb is measured where it is installed (pip install wandb), offline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import logging
+import os
+import platform
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tensorboardX
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.integrations import TensorBoardCallback
+
+from tbx_callbacks import TbxTrainerCallback
+
+EVERY = 10
+HEAVY = {
+    "every": EVERY,
+    "metrics": [
+        "loss",
+        {"weight_histogram": {"by": "layer"}},
+        {"grad_histogram": {"by": "layer"}},
+        {"weight_norm": {"by": "parameter"}},
+        {"grad_norm": {"by": "parameter"}},
+    ],
+}
+
+
+class Clock(TrainerCallback):
+    """Seconds of the steps after the first ones."""
+
+    def __init__(self, skip: int) -> None:
+        self.skip, self.started, self.seconds = skip, 0.0, 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.skip:
+            self.started = time.perf_counter()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds = time.perf_counter() - self.started
+
+
+class Naive(TrainerCallback):
+    """What people write: tensorboardX's histogram and a norm of every parameter and gradient."""
+
+    def __init__(self, folder: str) -> None:
+        self.writer = tensorboardX.SummaryWriter(folder)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+        step = state.global_step + 1
+        if step % EVERY == 0:
+            for name, parameter in model.named_parameters():
+                self.writer.add_histogram(f"weights/{name}", parameter, step)
+                self.writer.add_histogram(f"grads/{name}", parameter.grad, step)
+                self.writer.add_scalar(f"weight_norm/{name}", parameter.norm().item(), step)
+                self.writer.add_scalar(f"grad_norm/{name}", parameter.grad.norm().item(), step)
+
+
+class ParameterMonitor(TrainerCallback):
+    """The idea of torchtnt's TensorBoardParameterMonitor: histograms of the weights, by torch's own writer."""
+
+    def __init__(self, folder: str) -> None:
+        self.writer = SummaryWriter(folder)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+        step = state.global_step + 1
+        if step % EVERY == 0:
+            for name, parameter in model.named_parameters():
+                self.writer.add_histogram(f"parameters/{name}", parameter, step)
+
+
+class WandbWatch(TrainerCallback):
+    """wandb.watch(log="all"), offline, and a commit at the same cadence."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+        import wandb
+
+        self.run = wandb.init(mode="offline", dir=args.output_dir, settings=wandb.Settings(silent=True))
+        self.run.watch(model, log="all", log_freq=EVERY)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.run.log({"step": state.global_step})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.run.finish()
+
+
+Make = Callable[[str], list[Any]]
+BARE: dict[str, Make] = {"nothing": lambda _: []}
+PEERS: dict[str, Make] = {
+    "ours, heavy": lambda folder: [TbxTrainerCallback(HEAVY, log_dir=folder)],
+    "HF TensorBoardCallback (scalars only)": lambda folder: [TensorBoardCallback(SummaryWriter(folder))],
+    "naive tensorboardX callback": lambda folder: [Naive(folder)],
+    "torchtnt's idea (weights only)": lambda folder: [ParameterMonitor(folder)],
+}
+if importlib.util.find_spec("wandb"):
+    PEERS['wandb.watch(log="all")'] = lambda _: [WandbWatch()]
+SETS: dict[str, Make] = {
+    name: lambda folder, name=name: [TbxTrainerCallback(name, log_dir=folder)]  # type: ignore[misc]
+    for name in ("minimal", "default", "full")
+}
+BARS = {"ours, heavy": 1.06, "default": 1.01, "minimal": 1.003}
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
+    return BertForSequenceClassification(BertConfig(**sizes))
+
+
+def rows(number: int) -> list[dict[str, Any]]:
+    made = torch.randint(1, 30_000, (number, 64))
+    return [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": n % 2} for n, ids in enumerate(made)]
+
+
+def train(make: Make, steps: int, folder: str) -> float:
+    """Seconds a step, on average: due steps count as they come."""
+    clock = Clock(skip=EVERY)
+    callbacks = make(f"{folder}/logs")
+    args = TrainingArguments(
+        folder,
+        max_steps=steps + EVERY,
+        per_device_train_batch_size=16,
+        logging_steps=EVERY,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+    )
+    trainer = Trainer(model(), args, train_dataset=rows(512), callbacks=[clock, *callbacks])
+    trainer.remove_callback(PrinterCallback)
+    for callback in callbacks:
+        if isinstance(callback, TbxTrainerCallback):
+            callback.attach(trainer)
+    trainer.train()
+    return clock.seconds / steps
+
+
+def compare(ways: dict[str, Make], rounds: int, steps: int) -> dict[str, dict[str, float]]:
+    times: dict[str, list[float]] = {name: [] for name in {**BARE, **ways}}
+    for _ in range(rounds):
+        for name, make in {**BARE, **ways}.items():
+            with tempfile.TemporaryDirectory() as folder:
+                times[name].append(train(make, steps, folder))
+    bare = times["nothing"]
+    print(f"{'':40} {'s a step':>9} {'ratio':>7} {'bar':>6}   ratios")
+    found = {}
+    for name, seconds in times.items():
+        ratios = [a / b for a, b in zip(seconds, bare, strict=True)]
+        found[name] = {"seconds": statistics.median(seconds), "ratio": statistics.median(ratios)}
+        shown = " ".join(f"{ratio:.3f}" for ratio in ratios)
+        print(f"{name:40} {found[name]['seconds']:9.4f} {found[name]['ratio']:7.3f} {BARS.get(name, ''):>6}   {shown}")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=40, help="steps measured in the heavy runs; a multiple of 10")
+    parser.add_argument("--set-steps", type=int, default=100, help="steps measured in the runs of the sets")
+    parser.add_argument("--only", choices=["heavy", "sets"])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    os.environ["WANDB_SILENT"] = "true"
+    size = sum(parameter.numel() for parameter in model().parameters())
+    print(f"{size / 1e6:.1f} M parameters, batches of 16 x 64 tokens, {torch.get_num_threads()} threads")
+    found: dict[str, Any] = {"machine": platform.platform(), "threads": torch.get_num_threads()}
+    if options.only != "sets":
+        found["heavy"] = compare(PEERS, options.rounds, options.steps)
+    if options.only != "heavy":
+        found["sets"] = compare(SETS, options.rounds, options.set_steps)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
