@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -16,9 +17,14 @@ def samples_in(inputs: Mapping[str, Any]) -> int:
 
 
 def tokens_in(inputs: Mapping[str, Any]) -> Tensor | None:
-    """Number of tokens that the attention mask lets through, 0-d, on the mask's device; None without a 2-D mask."""
-    mask = inputs.get("attention_mask")
-    return mask.sum() if isinstance(mask, Tensor) and mask.ndim == 2 else None
+    """Number of tokens that the attention mask lets through, 0-d, on the mask's device; None without a 2-D mask.
+
+    Where a row has several texts, each with a mask of its own (`anchor_attention_mask`), those of all of them.
+    """
+    masks = [mask for name, mask in inputs.items() if str(name).endswith("_attention_mask")]
+    masks = [inputs["attention_mask"]] if "attention_mask" in inputs else masks
+    counts = [mask.sum() for mask in masks if isinstance(mask, Tensor) and mask.ndim == 2]
+    return torch.stack(counts).sum() if len(counts) > 1 else next(iter(counts), None)
 
 
 def loss_in(outputs: Any) -> Tensor | None:
