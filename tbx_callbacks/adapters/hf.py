@@ -14,7 +14,7 @@ from transformers.trainer_callback import ExportableState
 
 from tbx_callbacks.adapters.base import Adapter, named_optimizers
 from tbx_callbacks.adapters.batches import loss_in, samples_in, tokens_in
-from tbx_callbacks.adapters.hf_attach import attach
+from tbx_callbacks.adapters.hf_attach import attach, is_attached
 from tbx_callbacks.adapters.hf_facts import hparams, larger_is_better, log_schedule, tags, texts
 from tbx_callbacks.adapters.hf_folder import before_training, choose, to_store
 from tbx_callbacks.facts import Setup
@@ -73,6 +73,8 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             return
         model: nn.Module = kwargs["model"]
         self._unhook()
+        if self._trainer is not None:
+            attach(self._trainer, self._monitor)
         self._max_grad_norm = args.max_grad_norm or 0.0
         place = choose(
             args,
@@ -163,7 +165,7 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
 
     def _watch_batches(self, model: nn.Module, args: Any) -> None:
         """Sees each micro-batch: in the trainer's training step when attached, or else in the model's forward."""
-        if self._monitor in getattr(self._trainer, "_tbx_callbacks_attached", []):
+        if is_attached(self._trainer, self._monitor):
             return
         hook = self._on_forward
         if getattr(args, "torch_compile", False) or getattr(model, "_compiled_call_impl", None) is not None:
