@@ -199,8 +199,8 @@ class NanLoss(nn.Module):
         super().__init__()
         self.bert, self.when, self.calls = bert(), when, 0
 
-    def forward(self, **inputs: Tensor) -> Any:
-        outputs = self.bert(**inputs)
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Any:
+        outputs = self.bert(input_ids=input_ids, attention_mask=attention_mask, labels=labels)
         self.calls += self.training
         if self.calls == self.when and self.training:
             outputs.loss = outputs.loss + (torch.tensor(math.nan) - outputs.loss.detach())
@@ -489,8 +489,13 @@ def test_a_callback_added_late_after_an_evaluation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("attached", [True, False])
-def test_compiled_models_are_not_compiled_again_for_us(tmp_path: Path, attached: bool) -> None:
+@pytest.mark.parametrize("by", ["trainer", "accelerate"])
+def test_compiled_models_are_not_compiled_again_for_us(
+    tmp_path: Path, attached: bool, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torch._dynamo.utils import counters
+
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "aot_eager" if by == "accelerate" else "no")
 
     frames = {}
     for name in ("plain", "watched"):
@@ -500,8 +505,8 @@ def test_compiled_models_are_not_compiled_again_for_us(tmp_path: Path, attached:
         run = trainer(
             tmp_path / name,
             callbacks=[callback] if name == "watched" else [],
-            torch_compile=True,
-            torch_compile_backend="aot_eager",
+            torch_compile=by == "trainer",
+            torch_compile_backend="aot_eager" if by == "trainer" else None,
             max_steps=12,
             # one shape, so that every frame is compiled once
             remove_unused_columns=False,
