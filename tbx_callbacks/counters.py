@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from tbx_callbacks.context import Interval
 from tbx_callbacks.values import Number
 
-_KEPT = 64  # 0-d tensors kept before they are added up: one batch of small kernels instead of several a step
+_KEPT = 32  # tensors kept before they are added up: a few kernels now and then instead of several a step
 
 
 class Stopwatch:
@@ -73,12 +73,13 @@ class Counters:
         self.stopwatch = stopwatch
         self.steps = 0
         self._samples = self._token_batches = self._losses = self._clip_steps = 0
-        self._tokens = _Deferred(torch.sum)
-        self._nonfinite = _Deferred(_count_nonfinite)
-        self._clipped = _Deferred(_count_positive)
+        self._tokens = Deferred(add_up)
+        self._nonfinite = Deferred(_count_nonfinite)
+        self._clipped = Deferred(self._count_clipped)
+        self._max_norm = 0.0
 
     def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
-        """One micro-batch of training: its loss (0-d), its samples, its number of tokens (0-d)."""
+        """One micro-batch of training: its loss (0-d), its samples, its tokens (their number, or their mask)."""
         self._samples += samples
         if loss is not None:
             self._losses += 1
@@ -89,8 +90,11 @@ class Counters:
 
     def clip(self, norm: Tensor, max_norm: float) -> None:
         """One step whose gradient had this norm before it was clipped; see torch.nn.utils.clip_grad_norm_ for 1e-6."""
+        if max_norm != self._max_norm:
+            self._clipped.total()  # of the limit so far
+            self._max_norm = max_norm
         self._clip_steps += 1
-        self._clipped.add(norm + (1e-6 - max_norm))
+        self._clipped.add(norm)
 
     def totals(self) -> Totals:
         """Everything so far."""
@@ -106,31 +110,40 @@ class Counters:
             clipped_steps=self._clipped.total(),
         )
 
+    def _count_clipped(self, norms: Sequence[Tensor]) -> Tensor:
+        return (_together(norms) + 1e-6 > self._max_norm).sum()
 
-class _Deferred:
-    """Adds up a function of 0-d tensors, a stack of them at a time."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+class Deferred:
+    """Adds up a function of many small tensors, several at a time. They are kept until then."""
+
+    def __init__(self, function: Callable[[Sequence[Tensor]], Tensor]) -> None:
         self._function = function
         self._kept: list[Tensor] = []
         self._total: Number = 0
 
     def add(self, tensor: Tensor) -> None:
-        self._kept.append(tensor.detach())
+        """Keeps a tensor for later; its contents must stay."""
+        self._kept.append(tensor)
         if len(self._kept) >= _KEPT:
             self.total()
 
     def total(self) -> Number:
+        """The sum so far, 0-d."""
         if self._kept:
-            home = self._kept[0].device
-            self._total = self._total + self._function(torch.stack([kept.to(home) for kept in self._kept]))
+            self._total = self._total + self._function(self._kept)
             self._kept.clear()
         return self._total
 
 
-def _count_nonfinite(losses: Tensor) -> Tensor:
-    return losses.isfinite().logical_not().sum()
+def add_up(tensors: Sequence[Tensor]) -> Tensor:
+    """The sum of all elements of all tensors, 0-d."""
+    return _together([tensor.sum() if tensor.ndim else tensor for tensor in tensors]).sum()
 
 
-def _count_positive(excess: Tensor) -> Tensor:
-    return (excess > 0).sum()
+def _count_nonfinite(losses: Sequence[Tensor]) -> Tensor:
+    return _together(losses).isfinite().logical_not().sum()
+
+
+def _together(scalars: Sequence[Tensor]) -> Tensor:
+    return torch.stack([scalar.to(scalars[0].device) for scalar in scalars])

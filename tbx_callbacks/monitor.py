@@ -53,6 +53,7 @@ class Monitor:
         # Numbers that the trainer logs before training (an evaluation) are taken too.
         self._entries = plan([item for item in self._items if item.select is None], every, (), never, {})
         self._own_schedule: Schedule = never
+        self._by_schedule: dict[Schedule, list[Entry]] = {}
         self._parameters: tuple[Parameter, ...] = ()
         self._setup: Setup | None = None
         self._best = Best({})
@@ -80,6 +81,10 @@ class Monitor:
         self._owners = owners(self._parameters, setup.optimizers)
         self._entries = plan(self._whole(setup), self._every, self._parameters, setup.log_schedule, self._owners)
         self._own_schedule = schedule_of(self._every, setup.log_schedule)
+        self._by_schedule = {}
+        for entry in self._entries:
+            if entry.on_steps:
+                self._by_schedule.setdefault(entry.schedule, []).append(entry)
         self._setup, self._counters = setup, Counters(self.stopwatch)
         self._best = Best(setup.larger_is_better)
         for logs in setup.earlier_logs:
@@ -124,7 +129,7 @@ class Monitor:
         self.publish()
         self.stopwatch.resume()
         self._step, self._before_clip, self._clip_factor = step, {}, None
-        self._due = [entry for entry in self._entries if entry.on_steps and entry.schedule(step)]
+        self._due = [entry for due, entries in self._by_schedule.items() if due(step) for entry in entries]
 
     @property
     def needs(self) -> frozenset[str]:
@@ -145,6 +150,8 @@ class Monitor:
             optimizer: name of the optimizer whose step comes; all of them when left out.
             max_norm: the limit, where the trainer will clip by the norm of all these gradients.
         """
+        if not self._due:
+            return
         for name in self._owners if optimizer is None else (optimizer,):
             needs = {need for entry in self._due if entry.optimizer == name for need in entry.item.metric.needs}
             if "before_clip" in needs and name not in self._before_clip:
@@ -156,7 +163,7 @@ class Monitor:
 
     def clipped(self, norm: Tensor | float, max_norm: float) -> None:
         """The trainer clipped this step's gradients, which had this norm."""
-        norm = torch.as_tensor(norm).detach()
+        norm = norm if isinstance(norm, Tensor) else torch.tensor(norm)
         self._counters.clip(norm, max_norm)
         if self._due:
             self._clip_factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
@@ -269,6 +276,8 @@ class Monitor:
 
     def publish(self, facts: Facts | None = None) -> None:
         """Hands the measured step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
+        if not self.publisher.holds and not self._unfinished:  # a step with nothing due, as most are
+            return
         with self._safely("publishing"):
             self._finish()
             self.publisher.publish(facts)

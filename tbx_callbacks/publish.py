@@ -17,6 +17,15 @@ class Publisher:
         self._held: tuple[int, Batch] | None = None
         self._last: dict[str, tuple[int, Finished]] = {}
 
+    @property
+    def holds(self) -> bool:
+        """Whether a measured step waits."""
+        return self._held is not None
+
+    def last(self, tag: str) -> Finished | None:
+        """What was written last under a tag."""
+        return self._last.get(tag, (0, None))[1]
+
     def batch(self, step: int) -> Batch:
         """The batch of a step, to be filled and held; that of an earlier step is published first."""
         if self._held is None or self._held[0] != step:

@@ -1,41 +1,66 @@
 """When something is measured: a schedule is a function ``step -> bool`` of the step alone, so all ranks agree.
 
+Equal schedules compare equal, so that each is asked once a step.
 Schedules can be pickled, as callbacks are when a launcher spawns processes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 Schedule = Callable[[int], bool]
 
 
-def every(n: int) -> Schedule:
+@dataclass(frozen=True)
+class Every:
     """Steps n, 2n, 3n, ... (steps are 1-based)."""
-    if n < 1:
-        raise ValueError(f"every must be at least 1 step, got {n}; leave the metric out to switch it off")
-    return partial(_is_multiple, n)
+
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"every must be at least 1 step, got {self.n}; leave the metric out to switch it off")
+
+    def __call__(self, step: int) -> bool:
+        return step % self.n == 0
+
+
+@dataclass(frozen=True)
+class At:
+    """Exactly these steps."""
+
+    steps: frozenset[int]
+
+    def __call__(self, step: int) -> bool:
+        return step in self.steps
+
+
+@dataclass(frozen=True)
+class Either:
+    """Steps that any of the schedules names."""
+
+    schedules: tuple[Schedule, ...]
+
+    def __call__(self, step: int) -> bool:
+        return any(schedule(step) for schedule in self.schedules)
+
+
+def every(n: int) -> Schedule:
+    """Every so many steps."""
+    return Every(n)
 
 
 def at(*steps: int) -> Schedule:
     """Exactly these steps."""
-    return frozenset(steps).__contains__
+    return At(frozenset(steps))
 
 
 def either(*schedules: Schedule) -> Schedule:
     """Steps that any of the schedules names."""
-    return partial(_any, schedules)
+    return Either(schedules)
 
 
 def never(step: int) -> bool:  # noqa: ARG001
     """No step."""
     return False
-
-
-def _is_multiple(n: int, step: int) -> bool:
-    return step % n == 0
-
-
-def _any(schedules: tuple[Schedule, ...], step: int) -> bool:
-    return any(schedule(step) for schedule in schedules)

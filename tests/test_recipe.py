@@ -14,7 +14,8 @@ from problems import SHARED, Run, files
 from sentiment_data import DataError, load_folder, load_hub, made_up
 from sentiment_model import read_vocabulary, train_vocabulary
 
-RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "bert_sentiment.py"
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+TWINS = ("bert_sentiment", "bert_sentiment_lightning", "bert_sentiment_loop")
 REAL = SHARED / "sst2"
 VOCAB = SHARED / "bert-base-uncased" / "vocab.txt"
 needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason="needs the real sentences in ../shared/data")
@@ -26,10 +27,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def recipe(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def recipe(*arguments: object, cwd: Path, name: str = "bert_sentiment") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_DATASETS_CACHE": str(cwd / "cache"), "COLUMNS": "200", "NO_COLOR": "1"}
     return subprocess.run(
-        [sys.executable, str(RECIPE), *map(str, arguments)],
+        [sys.executable, str(RECIPES / f"{name}.py"), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=280,
@@ -178,7 +179,7 @@ print(sorted(vocabulary.items()))
 """
     printed = {
         subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=RECIPE.parent, timeout=100
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=RECIPES, timeout=100
         ).stdout
         for _ in range(3)
     }
@@ -207,8 +208,9 @@ def test_bad_arguments_end_in_one_line_and_code_2(tmp_path: Path, arguments: lis
     assert not (tmp_path / "outputs").exists()
 
 
-def test_the_recipe_trains_says_where_the_logs_are_and_resumes(tmp_path: Path) -> None:
-    done = recipe(*SMALL, "--output-dir", "out", "--config", "full", cwd=tmp_path)
+@pytest.mark.parametrize("name", TWINS)
+def test_the_recipe_trains_says_where_the_logs_are_and_resumes(tmp_path: Path, name: str) -> None:
+    done = recipe(*SMALL, "--output-dir", "out", "--config", "full", cwd=tmp_path, name=name)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "out" / "runs").iterdir()
     assert f"logs: out/runs/{folder.name}\nlook at them: tbx-callbacks view out/runs\n" in done.stdout
@@ -218,9 +220,31 @@ def test_the_recipe_trains_says_where_the_logs_are_and_resumes(tmp_path: Path) -
     assert read.steps("eval/accuracy") == read.steps("eval/f1") == [12]
     assert read.steps("test/accuracy") == [12]
     assert f"{read.at('eval/accuracy')[12]:.4f}" in done.stdout
-    again = recipe(*SMALL[:-4], "--max-steps", "16", "--output-dir", "out", "--resume", cwd=tmp_path)
+    assert {"lr/AdamW/decay", "lr/AdamW/no_decay"} <= set(read.scalars) or name == "bert_sentiment"
+    assert {"grad_norm/total", "grad_norm/bert.encoder.layer.0", "clip/factor", "train/learning_rate"} <= set(
+        read.scalars
+    )
+    longer = ["--logging-steps", "4", "--max-steps", "16", "--output-dir", "out", "--config", "full", "--resume"]
+    again = recipe(*longer, cwd=tmp_path, name=name)  # the model's sizes come from the checkpoint
     assert again.returncode == 0, again.stderr
     assert "results after 16 steps" in again.stdout
+    assert [path.name for path in (tmp_path / "out" / "runs").iterdir()] == [folder.name]
+    assert Run(folder).steps("train/loss") == [4, 8, 12, 16]
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_an_epoch_that_ends_within_a_window_steps_on_what_is_left(tmp_path: Path, name: str) -> None:
+    lines = "sentence\tlabel\n" + "".join(f"word{n} film\t{n % 2}\n" for n in range(10))
+    data = write(tmp_path / "data", train=lines, dev=lines)
+    options = ["--batch", "2", "--accumulate", "2", "--epochs", "2", "--logging-steps", "1", "--vocab-size", "100"]
+    done = recipe(*SMALL[:6], *options, "--data", data, "--output-dir", "out", cwd=tmp_path, name=name)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "out" / "runs").iterdir()
+    read = Run(folder)
+    assert read.steps("train/loss") == [1, 2, 3, 4, 5, 6]  # 5 batches an epoch are 3 steps
+    assert read.steps("eval/accuracy") == [3, 6]
+    rates = [0.0, 5e-4, 4e-4, 3e-4, 2e-4, 1e-4]
+    assert list(read.at("train/learning_rate").values()) == pytest.approx(rates)
 
 
 def test_a_pretrained_model_from_a_folder(tmp_path: Path) -> None:

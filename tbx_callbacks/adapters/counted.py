@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tbx_callbacks.adapters.base import Adapter
+from tbx_callbacks.counters import Deferred, add_up
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place
 from tbx_callbacks.ranks import world_size
@@ -22,36 +24,55 @@ class CountedSteps(Adapter):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._hooks: list[Any] = []
+        self._hook: Any = None
+        self._first = ""
         self._stepped = False
         self._log_due: Schedule = never
-        self._losses: tuple[Number, int] = (0.0, 0)
+        self._losses = Deferred(add_up)
+        self._counted = 0
+        self._facts: dict[str, Number] = {}
         self._alone = True
 
     def _begin(self, place: Place, setup: Setup, step: int) -> None:
         self._unhook()
-        self._log_due, self._losses, self._stepped = setup.log_schedule, (0.0, 0), False
-        super()._begin(place, setup, step)
+        self._log_due, self._facts, self._stepped = setup.log_schedule, {}, False
+        self._losses, self._counted = Deferred(add_up), 0
         self._alone = world_size() == 1
         if not self._alone:
             logger.warning(
                 "losses, samples and tokens are not written with several ranks yet: they are one rank's share"
             )
-        first = next(iter(setup.optimizers.values()))
-        self._hooks = [
-            first.register_step_pre_hook(self._before_step),
-            first.register_step_post_hook(self._after_step),
-        ]
+        self._first, first = next(iter(setup.optimizers.items()))
+        self._hook = first.register_step_post_hook(self._after_step)  # before the engine's own
+        super()._begin(place, setup, step)
         self._monitor.begin_step(step + 1)
 
-    def _end_pass(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
+    @property
+    def _logs_next(self) -> bool:
+        """Whether the end of this pass ends a step at which the trainer logs."""
+        return self._stepped and self._log_due(self._step + 1)
+
+    def _end_pass(
+        self, *, loss: Tensor | None, samples: int, tokens: Tensor | None, epoch: float | None = None
+    ) -> None:
         """A (micro-)batch went through; if the optimizer stepped, the step is complete."""
         if self._alone:
             self._monitor.batch(loss=loss, samples=samples, tokens=tokens)
             if loss is not None:
-                self._losses = self._losses[0] + loss, self._losses[1] + 1
+                self._losses.add(loss)
+                self._counted += 1
         if self._stepped:
+            if epoch is not None:
+                self._facts["train/epoch"] = epoch
             self._finish_step()
+
+    def _see_gradients(
+        self, scale: Tensor | None = None, *, optimizer: str | None = None, max_norm: float | None = None
+    ) -> None:
+        """All gradients of an optimizer (or of all) are there; see `Monitor.before_clip`."""
+        if self._stepped and optimizer in (None, self._first):  # the pass before did not say that it has ended
+            self._finish_step()
+        self._monitor.before_clip(scale, optimizer=optimizer, max_norm=max_norm)
 
     def _end(self, step: int, *, succeeded: bool) -> None:
         if self._stepped:
@@ -59,22 +80,25 @@ class CountedSteps(Adapter):
             step = self._step
         super()._end(step, succeeded=succeeded)
 
-    def _before_step(self, *args: Any) -> None:
-        if self._stepped:  # the trainer did not say that the pass before has ended
+    def _after_step(self, optimizer: torch.optim.Optimizer, *args: Any) -> None:
+        if self._stepped:
             self._finish_step()
-
-    def _after_step(self, *args: Any) -> None:
         self._stepped = True
+        if self._log_due(self._step + 1):  # now: the scheduler will have changed it when the step is finished
+            rate = optimizer.param_groups[0]["lr"]
+            self._facts["train/learning_rate"] = rate.detach().clone() if isinstance(rate, Tensor) else rate
 
     def _finish_step(self) -> None:
         self._step, self._stepped = self._step + 1, False
-        total, count = self._losses
-        if count and self._log_due(self._step):
-            self._losses = 0.0, 0
-            self._monitor.logged(self._step, {"train/loss": total / count})
-        self._monitor.publish()
+        if self._log_due(self._step):
+            facts, self._facts = self._facts, {}
+            if self._counted:
+                facts["train/loss"] = self._losses.total() / self._counted
+            self._losses, self._counted = Deferred(add_up), 0
+            self._monitor.logged(self._step, facts)
         self._monitor.begin_step(self._step + 1)
 
     def _unhook(self) -> None:
-        while self._hooks:
-            self._hooks.pop().remove()
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None

@@ -6,12 +6,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from tbx_callbacks.adapters.base import named_optimizers
 from tbx_callbacks.adapters.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.adapters.counted import CountedSteps
+from tbx_callbacks.adapters.lightning_facts import clipping, epoch, held, hparams, loss_scale, tensors, texts
+from tbx_callbacks.adapters.lightning_listener import Listener
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place, beside, fresh_folder, holds_run
 from tbx_callbacks.schedule import every
@@ -19,10 +18,8 @@ from tbx_callbacks.shards import sharding
 
 try:
     from lightning.pytorch import Callback
-    from lightning.pytorch.loggers.logger import DummyExperiment, Logger
 except ImportError:
     from pytorch_lightning import Callback
-    from pytorch_lightning.loggers.logger import DummyExperiment, Logger
 
 
 class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
@@ -32,12 +29,14 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
     `<default_root_dir>/runs/`. Steps are finished steps of the (first) optimizer, from 1; `every: log` means every
     `log_every_n_steps` of them. What the module logs with `self.log` is written too, under its own names, with or
     without a logger in the Trainer; `train/loss` comes from what `training_step` returns. Gradients are seen before
-    clipping, so norms and the first non-finite layer are exact.
+    clipping, so norms and the first non-finite layer are exact. A model that the module merely holds (its only child
+    with parameters) goes by its own names, as under the other trainers.
     """
 
     _stored: Mapping[str, Any] = {}
     _names: Mapping[int, str] = {}
     _max_norm: float | None = None
+    _divides = False  # whether Lightning divides the loss for the accumulation
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._writes = trainer.is_global_zero and not trainer.fast_dev_run
@@ -54,34 +53,36 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
             return
         optimizers = named_optimizers(list(trainer.optimizers))
         self._names = {id(optimizer): name for name, optimizer in optimizers.items()}
-        clipping = _clipping(trainer, pl_module)
-        self._max_norm = trainer.gradient_clip_val if clipping == "norm" else None
-        hparams = {name: value for name, value in dict(pl_module.hparams).items()}
+        clips = clipping(trainer, pl_module)
+        self._max_norm = trainer.gradient_clip_val if clips == "norm" else None
+        self._divides = pl_module.automatic_optimization
         setup = Setup(
-            model=pl_module,
+            model=held(pl_module),
             optimizers=optimizers,
             log_schedule=every(max(1, trainer.log_every_n_steps)),
-            clipping=clipping,
-            spreads_nonfinite=clipping == "norm",
+            clipping=clips,
+            spreads_nonfinite=clips == "norm",
             sharding=sharding(pl_module.parameters()),
-            hparams={name: value for name, value in hparams.items() if isinstance(value, (bool, int, float, str))},
-            texts={"hparams": "\n".join(f"{name}: {value}" for name, value in hparams.items())} if hparams else {},
+            hparams=hparams(pl_module),
+            texts=texts(pl_module),
         )
         step = self._stored.get("step", self._step) if trainer.global_step else 0
         self._begin(self._place(step), setup, step)
+        self._stored = {}  # a later fit goes on from here
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self._running:
-            name = self._names.get(id(next(iter(named_optimizers(optimizer).values()))))
-            self._monitor.before_clip(_loss_scale(trainer, optimizer), optimizer=name, max_norm=self._max_norm)
+            name = self._names.get(id(optimizer)) or self._names.get(id(getattr(optimizer, "optimizer", None)))
+            self._see_gradients(loss_scale(trainer, optimizer), optimizer=name, max_norm=self._max_norm)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._running:
-            inputs: Mapping[Any, Any] = batch if isinstance(batch, Mapping) else dict(enumerate(_tensors(batch)))
+            inputs: Mapping[Any, Any] = batch if isinstance(batch, Mapping) else dict(enumerate(tensors(batch)))
             loss = loss_in(outputs)
-            if loss is not None:  # Lightning has divided it for the accumulation
-                loss = loss.detach() * (trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
-            self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs))
+            if loss is not None and self._divides and trainer.accumulate_grad_batches > 1:
+                loss = loss * trainer.accumulate_grad_batches
+            fraction = epoch(trainer, batch_idx) if self._logs_next else None
+            self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._monitor.stopwatch.pause()
@@ -99,7 +100,7 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
             self._end(self._step, succeeded=False)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, _Listener)]
+        trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, Listener)]
 
     def state_dict(self) -> dict[str, Any]:
         """What Lightning keeps in a checkpoint: the run's folder and step."""
@@ -112,8 +113,8 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
     # -- ours ------------------------------------------------------------------------------------------------------
 
     def _listen(self, trainer: Any) -> None:
-        if not trainer.fast_dev_run and not any(isinstance(logger, _Listener) for logger in trainer.loggers):
-            trainer.loggers = [*trainer.loggers, _Listener(self)]
+        if not trainer.fast_dev_run and not any(isinstance(logger, Listener) for logger in trainer.loggers):
+            trainer.loggers = [*trainer.loggers, Listener(self._take_logs, str(self._root))]
 
     def _take_logs(self, metrics: Mapping[str, float]) -> None:
         """Numbers that the module logged, after `_step` steps."""
@@ -136,59 +137,3 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
         if not hasattr(self, "_root"):
             return super()._early_place()
         return Place(fresh_folder(os.path.join(self._root, "runs")))
-
-
-class _Listener(Logger):  # type: ignore[misc]
-    """A logger of Lightning's own kind that hands what it is given to the callback: once, when Lightning logs it."""
-
-    def __init__(self, callback: TbxLightningCallback) -> None:
-        super().__init__()
-        self._callback = callback
-
-    @property
-    def name(self) -> str:
-        return "tbx_callbacks"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        return str(self._callback._root)
-
-    @property
-    def experiment(self) -> Any:
-        return DummyExperiment()
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._callback._take_logs(metrics)
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-
-def _clipping(trainer: Any, pl_module: Any) -> str:
-    if not pl_module.automatic_optimization:
-        return "other"  # the module's own business
-    overridden = type(pl_module).configure_gradient_clipping.__module__.split(".")[0] not in (
-        "lightning",
-        "pytorch_lightning",
-    )
-    if overridden:
-        return "other"
-    if not trainer.gradient_clip_val:
-        return "none"
-    algorithm = getattr(trainer.gradient_clip_algorithm, "value", trainer.gradient_clip_algorithm)
-    return "other" if algorithm == "value" else "norm"
-
-
-def _loss_scale(trainer: Any, optimizer: Any) -> Tensor | None:
-    """What gradients are still multiplied by: fused optimizers unscale them inside their step."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-    return getattr(scaler, "_scale", None) if scaler is not None and fused else None
-
-
-def _tensors(batch: Any) -> list[torch.Tensor]:
-    return [item for item in (batch if isinstance(batch, (list, tuple)) else [batch]) if isinstance(item, Tensor)]

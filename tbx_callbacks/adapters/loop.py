@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from tbx_callbacks.adapters.base import ConfigSource, named_optimizers
 from tbx_callbacks.adapters.counted import CountedSteps
+from tbx_callbacks.adapters.notebook import show_link
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place, beside, fresh_folder
 from tbx_callbacks.ranks import is_rank_zero
 from tbx_callbacks.schedule import every
 from tbx_callbacks.shards import sharding
 
+Batch = TypeVar("Batch")
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
 
 
@@ -65,6 +68,7 @@ class TbxLoop(CountedSteps):
     ) -> None:
         super().__init__(config, **options)
         self._writes = is_rank_zero()
+        self._max_grad_norm = max_grad_norm
         optimizers = named_optimizers(optimizer)
         log_schedule = every(log_every)
         if not self._writes:
@@ -83,6 +87,7 @@ class TbxLoop(CountedSteps):
         resumes = start_step > 0 and wanted is not None
         folder = wanted if resumes else beside(wanted) if wanted else fresh_folder("runs")
         self._begin(Place(str(folder), purge=resumes), setup, start_step)
+        show_link(str(folder))
 
     @property
     def step(self) -> int:
@@ -96,7 +101,7 @@ class TbxLoop(CountedSteps):
             loss_scale: what gradients are still multiplied by, when a GradScaler has not unscaled them.
         """
         if self._writes:
-            self._monitor.before_clip(loss_scale)
+            self._see_gradients(loss_scale, max_norm=self._max_grad_norm)
 
     def end_step(
         self, *, loss: Tensor | float | None = None, samples: int = 0, tokens: Tensor | int | None = None
@@ -114,11 +119,13 @@ class TbxLoop(CountedSteps):
         if not self._writes:
             return
         if loss is not None:
-            loss = torch.as_tensor(loss).detach()
-            if loss.numel() != 1:
-                raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, as by .mean()")
-            loss = loss.reshape(())
-        tokens = None if tokens is None else torch.as_tensor(tokens)
+            loss = loss.detach() if isinstance(loss, Tensor) else torch.tensor(loss)
+            if loss.ndim:
+                if loss.numel() != 1:
+                    raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, as by .mean()")
+                loss = loss.reshape(())
+        if tokens is not None and not isinstance(tokens, Tensor):
+            tokens = torch.tensor(tokens)
         self._end_pass(loss=loss, samples=samples, tokens=tokens)
 
     def evaluate(self, **metrics: float) -> None:
@@ -127,6 +134,15 @@ class TbxLoop(CountedSteps):
             if self._stepped:
                 self._finish_step()
             self._monitor.logged(self._step, {f"eval/{name}": float(value) for name, value in metrics.items()})
+
+    def track(self, batches: Iterable[Batch], description: str | None = None) -> Iterator[Batch]:
+        """The batches, with a progress bar for terminals and notebooks that shows the loss as it is logged."""
+        with tqdm(batches, desc=description, disable=not self._writes) as bar:
+            for batch in bar:
+                yield batch
+                loss = self._monitor.publisher.last("train/loss")
+                if isinstance(loss, float):
+                    bar.set_postfix(step=self._step, loss=f"{loss:.4g}", refresh=False)
 
     def __enter__(self) -> TbxLoop:
         return self

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+import yaml
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.plugins import MixedPrecision
 from packaging.version import Version
 from problems import EVERY_KIND as SET
 from problems import Run, bert, collate, files, rows
@@ -92,7 +98,7 @@ def test_every_number_against_a_naive_one(tmp_path: Path, accumulate: int, clip:
         seen = module.seen[step]
         assert read.at("grad_norm/total")[step] == pytest.approx(seen["before"], rel=1e-5)
         assert read.at("grad_norm_clipped/total")[step] == pytest.approx(seen["after"], rel=1e-5)
-        assert read.at("weight_norm/net.classifier")[step] == pytest.approx(seen["weights"], rel=1e-5)
+        assert read.at("weight_norm/classifier")[step] == pytest.approx(seen["weights"], rel=1e-5)
         losses = module.losses[(step - 2) * accumulate : step * accumulate]
         assert read.at("train/loss")[step] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
         ratio = read.at("perf/samples_per_s")[step] / read.at("perf/steps_per_s")[step]
@@ -100,7 +106,7 @@ def test_every_number_against_a_naive_one(tmp_path: Path, accumulate: int, clip:
         if clip is not None:
             assert read.at("clip/factor")[step] == pytest.approx(clip / (seen["before"] + 1e-6), rel=1e-5)
     assert ("clip/factor" in read.scalars) == (clip is not None)
-    assert list(read.histograms["weights/net.bert.pooler"]) == [4, 8]
+    assert list(read.histograms["weights/bert.pooler"]) == [4, 8]
     assert read.steps("my_loss") == [2, 4, 6, 8]
     assert read.scalars["val_acc"]
     assert read.scalars["best/val_acc"]
@@ -209,6 +215,107 @@ def test_test_metrics_and_fast_dev_run(tmp_path: Path) -> None:
     quick = TbxLightningCallback("minimal", log_dir=tmp_path / "quick")
     trainer(tmp_path, quick, fast_dev_run=True).fit(Classifier(), loader())
     assert not (tmp_path / "quick").exists()
+
+
+def test_fit_twice_goes_on_or_starts_anew(tmp_path: Path) -> None:
+    module, callback = Classifier(), TbxLightningCallback(SET)
+    run = trainer(tmp_path, callback, max_steps=4)
+    run.fit(module, loader())
+    first = callback.log_dir
+    run.fit_loop.epoch_loop.max_steps = 8  # how Lightning's users train on
+    run.fit_loop.max_epochs = 2
+    run.fit(module, loader())
+    assert callback.log_dir == first
+    assert Run(first).steps("train/loss") == [2, 4, 6, 8]
+    trainer(tmp_path, callback, max_steps=4).fit(Classifier(), loader())  # another Trainer: another run
+    assert callback.log_dir != first
+    assert Run(callback.log_dir).steps("train/loss") == [2, 4]
+    assert Run(first).steps("train/loss") == [2, 4, 6, 8]
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+sys.path[:0] = [os.environ["TESTS"], os.path.join(os.environ["TESTS"], "adapters")]
+from test_lightning import SET, Classifier, TbxLightningCallback, loader, trainer
+
+class Interrupted(Classifier):
+    def training_step(self, batch, batch_idx):
+        if batch_idx == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().training_step(batch, batch_idx)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+trainer(".", TbxLightningCallback(SET, log_dir="run")).fit(Interrupted(), loader())
+"""
+    environment = {**os.environ, "TESTS": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1, done.stderr  # Lightning's own way out
+    assert "KeyboardInterrupt" in done.stderr
+    assert Run(tmp_path / "run").steps("train/loss") == [2, 4]
+    assert len(files(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize(("fused", "clip"), [(False, None), (False, 0.05), (True, None)])
+def test_mixed_precision_with_a_loss_scale(tmp_path: Path, fused: bool, clip: float | None) -> None:
+    """Gradients are read unscaled, whoever unscales them; clipping a fused optimizer is refused by Lightning."""
+
+    class Scaled(Classifier):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), lr=1e-2, fused=fused)
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            super().on_before_optimizer_step(optimizer)
+            self.before /= self.trainer.precision_plugin.scaler.get_scale() if fused else 1.0
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if self.trainer.global_step not in self.seen:
+                self.seen[self.trainer.global_step] = {"before": self.before}
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=100)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    module, callback = Scaled(), TbxLightningCallback(SET)
+    trainer(tmp_path, callback, plugins=[plugin], gradient_clip_val=clip).fit(module, loader())
+    read = Run(callback.log_dir)
+    assert read.steps("grad_norm/total") == [2, 4, 6, 8]
+    for step, value in read.scalars["grad_norm/total"]:
+        assert value == pytest.approx(module.seen[step]["before"], rel=1e-3)
+        assert 0.001 < value < 50  # not 1024 times that
+
+
+def test_the_command_line_of_lightning(tmp_path: Path) -> None:
+    """LightningCLI makes the callback from its class path in YAML."""
+    config = {
+        "seed_everything": 1,
+        "trainer": {
+            "max_steps": 4,
+            "log_every_n_steps": 2,
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+            "default_root_dir": str(tmp_path),
+            "callbacks": [
+                {
+                    "class_path": "tbx_callbacks.TbxLightningCallback",
+                    "init_args": {"config": "minimal", "log_dir": str(tmp_path / "run"), "max_mib": 8.0},
+                },
+            ],
+        },
+        "model": {"lr": 0.02},
+    }
+    (tmp_path / "cli.yaml").write_text(yaml.safe_dump(config))
+    LightningCLI(Classifier, Rows, args=["fit", "--config", str(tmp_path / "cli.yaml")])
+    assert Run(tmp_path / "run").steps("train/loss") == [2, 4]
+    assert Run(tmp_path / "run").at("lr/AdamW/pg1")[2] == pytest.approx(0.02 * 7 / 8)
+
+
+class Rows(pl.LightningDataModule):
+    def train_dataloader(self) -> Any:
+        return loader()
 
 
 def test_the_package_pytorch_lightning(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""Fine-tune BERT for sentiment with the Lightning Trainer and log the run to TensorBoard.
+
+Without arguments it makes its own labelled sentences, trains a vocabulary and a small BERT on them, offline.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from sentiment import SHOWN, Outcome, Task, evaluation_line, run, start_folder
+from sentiment_torch import (
+    Predictions,
+    batches,
+    evaluation,
+    optimizer_and_schedule,
+    predictions,
+    steps_per_epoch,
+    total_steps,
+)
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from tbx_callbacks import TbxLightningCallback
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+class Sentiment(pl.LightningModule):  # type: ignore[misc]
+    """A classifier of transformers. Training shows in `train/loss`, evaluation in `eval/…` and `test/…`."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task, self.network = task, task.network
+        self.save_hyperparameters(
+            {"lr": task.lr, "batch": task.batch, "accumulate": task.accumulate, "seed": task.seed}, logger=False
+        )
+        self._seen: list[Predictions] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        loss: Tensor = self.network(**batch).loss
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Keeps the predictions: F1 is not a mean over batches."""
+        self._seen.append(predictions(self.network, batch))
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the scores of the dev split."""
+        self._log_scores("eval")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the scores of the test split."""
+        self._log_scores("test")
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a linear schedule."""
+        optimizer, schedule = optimizer_and_schedule(self.task, self.network)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _log_scores(self, split: str) -> None:
+        self.log_dict({f"{split}/{name}": value for name, value in evaluation(self._seen).items()}, sync_dist=True)
+        self._seen = []
+
+
+class Evaluations(Callback):  # type: ignore[misc]
+    """Prints one line an evaluation, keeps the best, and saves: ModelCheckpoint would miss one after the last step."""
+
+    def __init__(self, folder: Path, epoch_steps: int) -> None:
+        self.folder, self.epoch_steps = folder, epoch_steps
+        self.step = -1
+        self.best: dict[str, float] | None = None
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Takes the scores of the evaluation that has ended."""
+        dev = {name: float(trainer.callback_metrics[f"eval/{name}"]) for name in SHOWN}
+        self.step = trainer.global_step
+        if trainer.is_global_zero:
+            tqdm.write(evaluation_line(self.step, self.step / self.epoch_steps, dev))
+        if self.best is None or dev["accuracy"] > self.best["accuracy"]:
+            self.best = dev
+            trainer.save_checkpoint(self.folder / BEST, weights_only=True)
+        trainer.save_checkpoint(self.folder / LAST)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training must know."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes what a checkpoint kept."""
+        self.best = state_dict["best"]
+
+
+def train(task: Task) -> Outcome | None:
+    """Trains with the Lightning Trainer, which evaluates and saves at each epoch's end."""
+    callback = TbxLightningCallback(task.config)
+    evaluations = Evaluations(task.output_dir, steps_per_epoch(task))
+    if task.checkpoint is None:
+        task.network.save_pretrained(start_folder(task.output_dir))
+        task.tokenizer.save_pretrained(start_folder(task.output_dir))
+    trainer = pl.Trainer(
+        default_root_dir=task.output_dir,
+        max_steps=total_steps(task),
+        max_epochs=-1,
+        accumulate_grad_batches=task.accumulate,
+        gradient_clip_val=task.max_grad_norm,
+        log_every_n_steps=task.logging_steps,
+        callbacks=[callback, evaluations, TQDMProgressBar(refresh_rate=10)],
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    module, dev = Sentiment(task), batches(task, "dev")
+    trainer.fit(module, batches(task, "train"), dev, ckpt_path=task.checkpoint)
+    if evaluations.step != trainer.global_step:  # the last step was within an epoch
+        trainer.validate(module, dev, verbose=False)
+    test = None
+    if "test" in task.encoded:
+        (logged,) = trainer.test(module, batches(task, "test"), ckpt_path=task.output_dir / BEST, verbose=False)
+        test = {name: logged[f"test/{name}"] for name in SHOWN}
+    if not trainer.is_global_zero:
+        return None
+    return Outcome(trainer.global_step, callback.log_dir or "", evaluations.best, test)
+
+
+def find(folder: Path) -> Path | None:
+    """The newest checkpoint."""
+    return folder / LAST if (folder / LAST).is_file() else None
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", module="lightning")  # of numbers of workers, and of torch's deprecations
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    run(train, find, __doc__)

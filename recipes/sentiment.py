@@ -1,0 +1,215 @@
+"""What the sentiment recipes share: their options, data, model, metrics, and the results at the end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from datasets import DatasetDict
+from rich.console import Console
+from rich.table import Table
+from sentiment_data import DataError, load_folder, load_hub, made_up
+from sentiment_model import Sizes, build, tokenize
+from sklearn.metrics import accuracy_score, f1_score
+from transformers import set_seed
+from transformers.utils import logging as transformers_logging
+
+from tbx_callbacks import ConfigError, load_config
+
+console = Console(highlight=False)
+Scores = Mapping[str, float]
+OUTPUT = Path("outputs") / Path(getattr(sys.modules["__main__"], "__file__", None) or "bert_sentiment").stem
+SHOWN = ("loss", "accuracy", "f1")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What there is to train, and how."""
+
+    encoded: DatasetDict
+    tokenizer: Any
+    network: Any
+    config: str
+    lr: float
+    epochs: float
+    batch: int
+    accumulate: int
+    max_steps: int
+    logging_steps: int
+    seed: int
+    output_dir: Path
+    checkpoint: Path | None
+    """Where to go on from."""
+    warmup: float = 0.1
+    """Share of the steps in which the learning rate rises; then it falls to 0 linearly."""
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended. Scores have `loss`, `accuracy` and `f1`; those of dev are the best by accuracy."""
+
+    steps: int
+    log_dir: str
+    dev: Scores | None
+    test: Scores | None
+
+
+def start_folder(output_dir: Path) -> Path:
+    """Where the recipes whose checkpoints hold only weights keep the model's configuration and the tokenizer."""
+    return output_dir / "start"
+
+
+def run(train: Callable[[Task], Outcome | None], find: Callable[[Path], Path | None], about: str | None) -> None:
+    """Runs a recipe as a command.
+
+    Args:
+        train: trains and evaluates at each epoch's end; returns None on ranks that print nothing.
+        find: the newest checkpoint in an output folder. A folder holds the model and the tokenizer too.
+        about: what the recipe does.
+    """
+
+    def main(
+        data: Annotated[
+            Path | None, typer.Option(help="Folder with train, dev (and test) .tsv, .csv or .jsonl.")
+        ] = None,
+        dataset: Annotated[
+            str | None, typer.Option(help="Hub dataset, such as stanfordnlp/sst2, or a local one.")
+        ] = None,
+        text_column: Annotated[str, typer.Option(help="Column with the texts.")] = "sentence",
+        label_column: Annotated[str, typer.Option(help="Column with the labels, numbers or strings.")] = "label",
+        model: Annotated[str | None, typer.Option(help="Pretrained model: hub name or folder.")] = None,
+        vocab: Annotated[
+            Path | None, typer.Option(help="BERT vocab.txt; without it one is trained on the data.")
+        ] = None,
+        cased: Annotated[bool, typer.Option("--cased", help="Keep upper case (without --model).")] = False,
+        config: Annotated[str, typer.Option(help="Metric set: a name or a YAML file.")] = "default",
+        layers: Annotated[int, typer.Option(min=1, help="Layers (without --model).")] = 2,
+        hidden: Annotated[int, typer.Option(min=2, help="Hidden size (without --model).")] = 128,
+        heads: Annotated[int, typer.Option(min=1, help="Attention heads (without --model).")] = 2,
+        dropout: Annotated[
+            float, typer.Option(min=0.0, max=0.9, help="Dropout of hidden layers (without --model).")
+        ] = 0.3,
+        vocab_size: Annotated[int, typer.Option(min=100, help="Size of a trained vocabulary.")] = 4000,
+        length: Annotated[int, typer.Option(min=4, help="Longest input, in tokens.")] = 48,
+        lr: Annotated[float | None, typer.Option(help="Peak learning rate; 2e-5 with --model, else 5e-4.")] = None,
+        epochs: Annotated[float | None, typer.Option(min=0.0, help="Epochs; 3, or 8 on made-up data.")] = None,
+        batch: Annotated[int, typer.Option(min=1, help="Sentences a batch.")] = 32,
+        accumulate: Annotated[int, typer.Option(min=1, help="Batches an optimizer step.")] = 1,
+        max_steps: Annotated[int, typer.Option(help="Optimizer steps; overrides --epochs.")] = -1,
+        logging_steps: Annotated[int, typer.Option(min=1, help="Steps between logged numbers.")] = 10,
+        seed: Annotated[int, typer.Option(help="Seed of the data, the weights and the order.")] = 0,
+        output_dir: Annotated[Path, typer.Option(help="Checkpoints and logs.")] = OUTPUT,
+        resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    ) -> None:
+        """Train, evaluate at each epoch's end, and say where the logs are."""
+        started = time.time()
+        set_seed(seed)
+        try:
+            load_config(config)  # its mistakes come before any work
+            checkpoint = _checkpoint(output_dir, find) if resume else None
+            rows = _rows(data, dataset, text_column, label_column, seed)
+            if hidden % heads:
+                raise DataError(f"--hidden must be a multiple of --heads, got {hidden} and {heads}")
+            sizes = Sizes(layers, hidden, heads, vocab_size, dropout, length)
+            source = str(_source(output_dir, checkpoint)) if checkpoint else model
+            tokenizer, network = build(rows, model=source, vocab=vocab, sizes=sizes, cased=cased)
+        except (DataError, ConfigError) as error:
+            Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+            raise typer.Exit(2) from error
+        console.print(f"data: {data or dataset or 'made-up sentences'}; rows: {_sizes(rows)}; labels: {_labels(rows)}")
+        console.print(
+            f"model: {model or 'BERT from random weights'}, {network.num_parameters() / 1e6:.1f} M parameters"
+        )
+        task = Task(
+            encoded=tokenize(rows, tokenizer, length),
+            tokenizer=tokenizer,
+            network=network,
+            config=config,
+            lr=lr or (2e-5 if model else 5e-4),
+            epochs=epochs if epochs is not None else 3.0 if data or dataset else 8.0,
+            batch=batch,
+            accumulate=accumulate,
+            max_steps=max_steps,
+            logging_steps=logging_steps,
+            seed=seed,
+            output_dir=output_dir,
+            checkpoint=checkpoint,
+        )
+        outcome = train(task)
+        if outcome is not None:
+            _report(outcome, time.time() - started)
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # of loading and saving; that of training stays
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(help=about)(main)
+    app(prog_name=Path(sys.argv[0]).name if sys.argv[0].endswith(".py") else sys.argv[0])
+
+
+def scores(logits: Any, labels: Any) -> dict[str, float]:
+    """Accuracy, and F1 of the second class (two classes) or the mean F1 over classes (more).
+
+    Args:
+        logits: `[samples, classes]`.
+        labels: `[samples]`.
+    """
+    chosen = np.argmax(logits, axis=-1)
+    average = "binary" if logits.shape[-1] == 2 else "macro"
+    return {
+        "accuracy": float(accuracy_score(labels, chosen)),
+        "f1": float(f1_score(labels, chosen, average=average, zero_division=0)),
+    }
+
+
+def evaluation_line(step: int, epoch: float, dev: Scores) -> str:
+    """What is printed of an evaluation."""
+    return f"step {step:>5}  epoch {epoch:.2f}  dev: " + "  ".join(f"{name} {dev[name]:.4f}" for name in SHOWN)
+
+
+def _checkpoint(folder: Path, find: Callable[[Path], Path | None]) -> Path:
+    found = find(folder) if folder.is_dir() else None
+    if found is None:
+        raise DataError(
+            f"--resume needs a checkpoint in --output-dir, but {str(folder)!r} has none; leave --resume out"
+        )
+    return found
+
+
+def _source(output_dir: Path, checkpoint: Path) -> Path:
+    return checkpoint if checkpoint.is_dir() else start_folder(output_dir)
+
+
+def _rows(data: Path | None, dataset: str | None, text: str, label: str, seed: int) -> DatasetDict:
+    if data is not None and dataset is not None:
+        raise DataError("the data must come from one place, got --data and --dataset; leave one out")
+    if data is not None:
+        return load_folder(data, text, label)
+    return load_hub(dataset, text, label) if dataset else made_up(seed=seed)
+
+
+def _report(outcome: Outcome, seconds: float) -> None:
+    """Prints the results, the log folder and the command to look at it."""
+    table = Table("split", "loss", "accuracy", "F1", title=f"results after {outcome.steps} steps, {seconds:.0f} s")
+    for name, entry in (("dev (best)", outcome.dev), ("test", outcome.test)):
+        if entry is not None:
+            table.add_row(name, *(f"{entry[key]:.4f}" for key in SHOWN))
+    console.print(table)
+    folder = Path(os.path.relpath(outcome.log_dir))
+    console.print(f"logs: {folder}\nlook at them: tbx-callbacks view {folder.parent}", soft_wrap=True)
+
+
+def _sizes(rows: DatasetDict) -> str:
+    return ", ".join(f"{split} {len(part)}" for split, part in rows.items())
+
+
+def _labels(rows: DatasetDict) -> str:
+    return ", ".join(rows["train"].features["label"].names)

@@ -1,0 +1,71 @@
+"""What the Trainer brings along, for recipes without it: batches, optimizer, learning rate, checkpoints' names."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from sentiment import Task, scores
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding, get_linear_schedule_with_warmup
+
+Predictions = tuple[Tensor, Tensor, Tensor]
+"""Sum of the losses, logits `[samples, classes]` and labels `[samples]` of a batch."""
+
+
+def batches(task: Task, split: str) -> DataLoader[Any]:
+    """Batches of a split: shuffled anew each epoch for training, in order otherwise."""
+    training = split == "train"
+    return DataLoader(
+        task.encoded[split],
+        batch_size=task.batch if training else 128,
+        shuffle=training,
+        generator=torch.Generator().manual_seed(task.seed),
+        collate_fn=DataCollatorWithPadding(task.tokenizer),
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def total_steps(task: Task) -> int:
+    """Optimizer steps of the whole training."""
+    if task.max_steps > 0:
+        return task.max_steps
+    return math.ceil(task.epochs * steps_per_epoch(task))
+
+
+def steps_per_epoch(task: Task) -> int:
+    """Optimizer steps of one epoch; its last may be made of fewer batches."""
+    return math.ceil(math.ceil(len(task.encoded["train"]) / task.batch) / task.accumulate)
+
+
+def optimizer_and_schedule(
+    task: Task, model: torch.nn.Module
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW as the Trainer sets it up: no weight decay on biases and norms, linear warm-up, then down to 0."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": task.weight_decay, "name": "decay"},
+        {"params": others, "weight_decay": 0.0, "name": "no_decay"},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=task.lr)
+    steps = total_steps(task)
+    return optimizer, get_linear_schedule_with_warmup(optimizer, math.ceil(task.warmup * steps), steps)
+
+
+def predictions(network: Any, batch: Any) -> Predictions:
+    """What the network says of a batch."""
+    outputs = network(**batch)
+    return outputs.loss * len(outputs.logits), outputs.logits, batch["labels"]
+
+
+def evaluation(parts: list[Predictions]) -> dict[str, float]:
+    """Loss, accuracy and F1 over all batches."""
+    losses, logits, labels = zip(*parts, strict=True)
+    every = torch.cat(labels).cpu().numpy()
+    return {
+        "loss": float(torch.stack(losses).sum()) / len(every),
+        **scores(torch.cat(logits).float().cpu().numpy(), every),
+    }

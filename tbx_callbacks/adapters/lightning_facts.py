@@ -1,0 +1,60 @@
+"""What Lightning's Trainer and module say, in the engine's words. Public attributes only, but for `loss_scale`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def held(pl_module: nn.Module) -> nn.Module:
+    """The model that the LightningModule merely holds: its names are then the same as under any other trainer."""
+    children = [child for child in pl_module.children() if next(child.parameters(), None) is not None]
+    own = list(pl_module.parameters(recurse=False))
+    return children[0] if len(children) == 1 and not own else pl_module
+
+
+def clipping(trainer: Any, pl_module: Any) -> str:
+    """`none`, `norm` or `other`: how the Trainer (or the module itself) changes gradients before the step."""
+    if not pl_module.automatic_optimization:
+        return "other"  # the module's own business
+    overridden = type(pl_module).configure_gradient_clipping.__module__.split(".")[0] not in (
+        "lightning",
+        "pytorch_lightning",
+    )
+    if overridden:
+        return "other"
+    if not trainer.gradient_clip_val:
+        return "none"
+    algorithm = getattr(trainer.gradient_clip_algorithm, "value", trainer.gradient_clip_algorithm)
+    return "other" if algorithm == "value" else "norm"
+
+
+def epoch(trainer: Any, batch_idx: int) -> float | None:
+    """Epochs done so far, with the part of the current one; None when its length is not known."""
+    batches = trainer.num_training_batches
+    return trainer.current_epoch + (batch_idx + 1) / batches if math.isfinite(batches) else None
+
+
+def loss_scale(trainer: Any, optimizer: Any) -> Tensor | None:
+    """What gradients are still multiplied by: fused optimizers unscale them inside their step."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    return getattr(scaler, "_scale", None) if scaler is not None and fused else None
+
+
+def hparams(pl_module: Any) -> dict[str, bool | float | str]:
+    """Hyper-parameters that the HParams tab can show."""
+    return {name: value for name, value in pl_module.hparams.items() if isinstance(value, (bool, int, float, str))}
+
+
+def texts(pl_module: Any) -> dict[str, str]:
+    """All hyper-parameters as text."""
+    lines = [f"{name}: {value}" for name, value in pl_module.hparams.items()]
+    return {"hparams": "\n".join(lines)} if lines else {}
+
+
+def tensors(batch: Any) -> list[Tensor]:
+    """The tensors of a batch that is one, or a sequence."""
+    return [item for item in (batch if isinstance(batch, (list, tuple)) else [batch]) if isinstance(item, Tensor)]
