@@ -1,7 +1,7 @@
 """What an attached callback sees of a Hugging Face Trainer, by wrapping methods of this one trainer.
 
 They are public and called as they always were: `Trainer.training_step` and `Accelerator.clip_grad_norm_`. Tested on
-transformers 4.53 to 5.23.
+transformers 4.52 to 5.23.
 """
 
 from __future__ import annotations

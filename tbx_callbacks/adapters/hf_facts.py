@@ -109,7 +109,7 @@ def spreads_nonfinite(args: Any) -> bool:
     """Whether the Trainer multiplies gradients by a factor made of their norm, so that one NaN reaches all of them.
 
     When it clips; and from transformers 5.3 on without clipping too: it takes the norm for its log by clipping to inf,
-    in `_get_grad_norm`. Tested on transformers 4.53 and 5.23.
+    in `_get_grad_norm`. Tested on transformers 4.52 and 5.23.
     """
     return bool(args.max_grad_norm) or hasattr(Trainer, "_get_grad_norm")
 

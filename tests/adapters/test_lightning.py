@@ -252,7 +252,8 @@ trainer(".", TbxLightningCallback(SET, log_dir="run")).fit(Interrupted(), loader
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 1, done.stderr  # Lightning's own way out
+    ends_the_process = Version(pl.__version__) >= Version("2.4")
+    assert done.returncode == int(ends_the_process), done.stderr  # Lightning's own way out
     assert "KeyboardInterrupt" in done.stderr
     assert Run(tmp_path / "run").steps("train/loss") == [2, 4]
     assert len(files(tmp_path / "run")) == 1
