@@ -116,11 +116,7 @@ def with_lightning(folder: Path, model: nn.Module, watched: bool, whole: bool = 
     callbacks = [callback] if watched else []
     fitted = torch.compile(module, backend="eager") if whole else module
     pl.Trainer(default_root_dir=folder, callbacks=callbacks, **options).fit(fitted, loader())
-    return callback.log_dir, {step: (_inside(grads), _inside(own)) for step, (grads, own) in module.seen.items()}
-
-
-def _inside(named: Named) -> Named:
-    return {f"net.{name}": tensor for name, tensor in named.items()}
+    return callback.log_dir, module.seen
 
 
 def with_loop(folder: Path, model: nn.Module, watched: bool) -> Any:

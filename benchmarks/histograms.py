@@ -1,0 +1,156 @@
+"""Weight histograms of BERT-base (201 tensors, 109.5 M floats) from tensors to the closed event file, against peers.
+
+Every way writes one histogram a tensor, in this process, in turns; ratios are of the medians of one run. `histc` is
+what wandb.watch does with each tensor (torch.histc with 64 bins after its min and max), written by our writer.
+
+    python benchmarks/histograms.py [--rounds 3] [--threads 2] [--json histograms.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+import tensorboardX
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertForSequenceClassification
+
+from tbx_callbacks.reduce import Batch
+from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+from tbx_callbacks.stats.histogram import HistogramCounts
+from tbx_callbacks.values import Histogram
+
+BINS = 64
+Named = dict[str, Tensor]
+Way = Callable[[Named, str], None]
+
+
+def ours(tensors: Named, folder: str) -> None:
+    batch, sink = Batch(), TensorBoardSink(folder)
+    batch.add({f"weights/{name}": Histogram([tensor], bins=BINS) for name, tensor in tensors.items()})
+    sink.write(1, batch.numbers({}))
+    sink.close()
+
+
+def by_layer(tensors: Named, folder: str) -> None:
+    groups: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault(".".join(name.split(".")[:4]), []).append(tensor)
+    batch, sink = Batch(), TensorBoardSink(folder)
+    batch.add({f"weights/{name}": Histogram(group, bins=BINS) for name, group in groups.items()})
+    sink.write(1, batch.numbers({}))
+    sink.close()
+
+
+def tensorboardx(bins: str | int) -> Way:
+    def write(tensors: Named, folder: str) -> None:
+        writer = tensorboardX.SummaryWriter(folder)
+        for name, tensor in tensors.items():
+            writer.add_histogram(f"weights/{name}", tensor, 1, bins=bins)
+        writer.close()
+
+    return write
+
+
+def histc(tensors: Named, folder: str) -> None:
+    sink, values = TensorBoardSink(folder), {}
+    for name, tensor in tensors.items():
+        flat = tensor.reshape(-1)
+        low, high = flat.min().item(), flat.max().item()
+        counts = flat.histc(bins=BINS, min=low, max=high)
+        values[f"weights/{name}"] = HistogramCounts(tuple(int(c) for c in counts.tolist()), low, high, 0.0, 0.0)
+    sink.write(1, values)
+    sink.close()
+
+
+WAYS: dict[str, Way] = {
+    "ours": ours,
+    "ours, by layer": by_layer,
+    "torch.histc (wandb.watch)": histc,
+    "tensorboardX, 64 bins": tensorboardx(BINS),
+    'tensorboardX, "tensorflow"': tensorboardx("tensorflow"),
+}
+BARS = {"torch.histc (wandb.watch)": 3, "tensorboardX, 64 bins": 12, 'tensorboardX, "tensorflow"': 40}
+
+
+class Peak:
+    """The most memory that the process held above what it had, in MiB, sampled."""
+
+    def __enter__(self) -> Peak:
+        self._process, self._over = psutil.Process(), threading.Event()
+        self._before = self.most = self._process.memory_info().rss
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        return self
+
+    def _sample(self) -> None:
+        while not self._over.wait(0.001):
+            self.most = max(self.most, self._process.memory_info().rss)
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self.mib = (self.most - self._before) / 2**20
+
+
+def same_counts(tensors: Sequence[Tensor]) -> str:
+    """Compares the counts with numpy's, on the same edges."""
+    moved = 0
+    for tensor in tensors:
+        batch = Batch()
+        batch.add({"x": Histogram([tensor], bins=BINS)})
+        found = batch.numbers({})["x"]
+        assert isinstance(found, HistogramCounts)
+        expected, _ = np.histogram(tensor.detach().numpy().astype(np.float64), bins=np.array(found.edges))
+        assert sum(found.counts) == tensor.numel()
+        moved += sum(abs(a - int(b)) for a, b in zip(found.counts, expected, strict=True)) // 2
+    total = sum(tensor.numel() for tensor in tensors)
+    return f"{moved} of {total} elements on the other side of an edge than with numpy.histogram; totals exact"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = BertForSequenceClassification(BertConfig())
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    elements = sum(t.numel() for t in tensors.values())
+    print(f"{len(tensors)} tensors, {elements / 1e6:.1f} M floats, {options.threads} threads")
+    times: dict[str, list[float]] = {name: [] for name in WAYS}
+    memory: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        ours(tensors, f"{folder}/warm")
+        for turn in range(options.rounds):
+            for place, (name, way) in enumerate(WAYS.items()):
+                with Peak() as peak:
+                    started = time.perf_counter()
+                    way(tensors, f"{folder}/{turn}-{place}")
+                    times[name].append(time.perf_counter() - started)
+                memory[name] = max(memory.get(name, 0.0), peak.mib)
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    print(f"{'way':28} {'seconds':>9} {'times ours':>11} {'bar':>5} {'peak MiB':>9}")
+    for name, seconds in medians.items():
+        ratio = seconds / medians["ours"]
+        print(f"{name:28} {seconds:9.3f} {ratio:11.1f} {BARS.get(name, ''):>5} {memory[name]:9.1f}")
+    checked = same_counts(list(tensors.values()))
+    print(checked)
+    if options.json:
+        found = {"seconds": medians, "peak_mib": memory, "counts": checked, "machine": platform.platform()}
+        options.json.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

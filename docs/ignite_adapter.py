@@ -1,0 +1,62 @@
+"""A fourth trainer in one file: the engine under pytorch-ignite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch import nn
+from torch.optim import Optimizer
+
+from tbx_callbacks.adapters.base import named_optimizers
+from tbx_callbacks.adapters.batches import samples_in, tokens_in
+from tbx_callbacks.adapters.counted import CountedSteps
+from tbx_callbacks.facts import Setup
+from tbx_callbacks.folders import Place, fresh_folder
+from tbx_callbacks.ranks import is_rank_zero
+from tbx_callbacks.schedule import every
+
+
+class TbxIgnite(CountedSteps):
+    """Logs a metric set from an ignite trainer whose process function returns the loss.
+
+    ```python
+    TbxIgnite("default", log_dir="runs/exp1").attach(trainer, model, optimizer)
+    trainer.run(batches, max_epochs=3)
+    ```
+    """
+
+    def attach(self, engine: Engine, model: nn.Module, optimizer: Optimizer, *, log_every: int = 10) -> TbxIgnite:
+        """Follows the engine's events."""
+        self._writes = is_rank_zero()
+        setup = Setup(model=model, optimizers=named_optimizers(optimizer), log_schedule=every(log_every))
+        engine.add_event_handler(Events.STARTED, self._started, setup)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
+        engine.add_event_handler(Events.COMPLETED, self._ended, succeeded=True)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
+        return self
+
+    def evaluated(self, evaluator: Engine) -> None:
+        """Logs the metrics of an evaluation that has ended, as `eval/<name>`."""
+        if self._writes:
+            self._monitor.logged(self._step, {f"eval/{name}": float(v) for name, v in evaluator.state.metrics.items()})
+
+    def _started(self, engine: Engine, setup: Setup) -> None:
+        if self._writes:
+            self._begin(Place(self._wanted_dir or fresh_folder("runs")), setup, self._step)
+
+    def _iteration(self, engine: Engine) -> None:
+        if self._writes:
+            state: Any = engine.state
+            inputs = state.batch if isinstance(state.batch, dict) else dict(enumerate(state.batch))
+            fraction = state.iteration / state.epoch_length if self._logs_next else None
+            loss = state.output.detach()
+            self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
+
+    def _ended(self, engine: Engine, *, succeeded: bool) -> None:
+        if self._writes:
+            self._end(self._step, succeeded=succeeded)
+
+    def _failed(self, engine: Engine, error: Exception) -> None:
+        self._ended(engine, succeeded=False)
+        raise error

@@ -1,0 +1,99 @@
+"""What runs: the entries of a set on a model, asked which are due, and called so that none can end the training."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+
+from tbx_callbacks.context import Context
+from tbx_callbacks.plan import Entry
+from tbx_callbacks.reduce import Batch
+from tbx_callbacks.schedule import Schedule
+
+logger = logging.getLogger(__name__)
+
+
+class Program:
+    """Entries by their schedules.
+
+    Args:
+        entries: what `plan` made.
+        strict: raise errors of metrics instead of switching them off.
+    """
+
+    def __init__(self, entries: Sequence[Entry], *, strict: bool) -> None:
+        self.entries, self._strict = list(entries), strict
+        self._by_schedule: dict[Schedule, list[Entry]] = {}
+        for entry in entries:
+            if entry.on_steps:
+                self._by_schedule.setdefault(entry.schedule, []).append(entry)
+
+    def due(self, step: int) -> list[Entry]:
+        """The entries that are measured at this step."""
+        return [entry for due, entries in self._by_schedule.items() if due(step) for entry in entries]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the metrics need at any step."""
+        return needs_of(self.entries)
+
+    def reserves(self, tag: str) -> bool:
+        """Whether the tag belongs to a metric."""
+        families = {t.partition("<")[0] for entry in self.entries for t in entry.item.metric.tags if "<" in t}
+        owned = tag.startswith(tuple(families - {"train/"}))
+        return owned or any(tag in entry.tags for entry in self.entries)
+
+    def call(self, context: Context) -> Batch:
+        """Values of the metrics that are written at an event other than a step."""
+        batch = Batch()
+        for entry in list(self.entries):
+            if context.event in entry.item.metric.events:
+                self.run(entry, context, batch)
+        return batch
+
+    def run(self, entry: Entry, context: Context, batch: Batch) -> None:
+        """Adds what a metric returns; an error is reported once under the metric's name and switches it off."""
+        if entry not in self.entries:
+            return
+        name = entry.item.name
+        try:
+            batch.add(entry.item.metric(context))
+        except Exception as error:
+            if self._strict:
+                raise RuntimeError(f"metric {name} failed at step {context.step}: {error}") from error
+            tags = ", ".join(entry.item.metric.tags)
+            logger.warning(
+                "metric %s failed at step %d and is switched off; %s will be missing: %r",
+                name,
+                context.step,
+                tags,
+                error,
+            )
+            self.entries.remove(entry)
+            self._by_schedule[entry.schedule].remove(entry)
+
+
+def needs_of(entries: Sequence[Entry], optimizer: str | None = None) -> frozenset[str]:
+    """What entries need; only those that are measured in the step of one optimizer, if it is named."""
+    chosen = (entry for entry in entries if optimizer in (None, entry.optimizer))
+    return frozenset(need for entry in chosen for need in entry.item.metric.needs)
+
+
+class Guard:
+    """Nothing of ours may end the training: an error is said once, and what it concerns is left out."""
+
+    def __init__(self, *, strict: bool) -> None:
+        self._strict = strict
+        self._said: set[str] = set()
+
+    @contextlib.contextmanager
+    def __call__(self, what: str, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if self._strict:
+                raise
+            if what not in self._said:
+                self._said.add(what)
+                logger.warning("%s failed at step %d; its numbers are left out: %r", what, step, error)
