@@ -1,11 +1,12 @@
 # Each target sets up .venv by itself. PYTHON chooses the interpreter.
 PYTHON ?= python3
 BIN := .venv/bin
+OLDEST := .venv-oldest/bin
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test test-oldest check format clean
 
 help:
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -18,6 +19,17 @@ demo: .venv/installed ## train the bundled BERT sentiment recipe, offline, on ge
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+.venv-oldest/installed: pyproject.toml constraints-oldest.txt
+	test -x $(OLDEST)/python || $(PYTHON) -m venv .venv-oldest
+	$(OLDEST)/pip install --disable-pip-version-check -q -c constraints-oldest.txt -e '.[hf,lightning,view]' \
+		'jsonargparse[signatures]' optuna pytest pytest-timeout pytest-xdist
+	touch $@
+
+# Lightning 2.2 declares its namespaces by pkg_resources when it is imported. Notebooks know no trainer.
+test-oldest: .venv-oldest/installed ## run the adapters' tests with the oldest trainers that pyproject.toml claims
+	$(OLDEST)/python -m pytest tests/adapters --ignore tests/adapters/test_notebook.py -n 2 --dist loadfile -p no:cacheprovider \
+		-W 'ignore:pkg_resources is deprecated:DeprecationWarning' -W 'ignore:Deprecated call to:DeprecationWarning'
+
 check: .venv/installed ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -27,5 +39,5 @@ format: .venv/installed ## rewrite the code in the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean: ## remove .venv and caches
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove virtual environments and caches
+	rm -rf .venv .venv-oldest .mypy_cache .pytest_cache .ruff_cache

@@ -7,7 +7,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_./-]")
-_WRAPPERS = re.compile(r"(^|(?<=\.))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_ddp_wrapped_module)\.")
+_WRAPPERS = re.compile(
+    r"(^|(?<=\.))"
+    r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_ddp_wrapped_module|base_model\.model)\."
+)
 
 
 def check_tag(tag: str) -> str:
@@ -36,7 +39,7 @@ def clean_parameter_names(names: Sequence[str]) -> list[str]:
     for name in common:
         path: tuple[str, ...] = ()
         clean_path: tuple[str, ...] = ()
-        for part in name.removeprefix("base_model.model.").split("."):
+        for part in name.split("."):
             path = (*path, part)
             if path not in parts:
                 wanted = clean(part).lstrip("/") or "_"

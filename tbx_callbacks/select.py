@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -118,31 +118,71 @@ def resolve(
             ]
         )
     members: dict[str, list[int]] = {}
-    shared = shared_parts(names)
+    groups = layers_of(names) if select.by == "layer" else [_GROUP[select.by](name) for name in names]
     for place in chosen:
-        group = layer_of(names[place], shared) if select.by == "layer" else _GROUP[select.by](names[place])
-        members.setdefault(group, []).append(place)
+        members.setdefault(groups[place], []).append(place)
     apart = members if select.by == "total" else unique(["total", *members])[1:]  # a layer may be named total
     return Selection([Group(prefix + name, tuple(m)) for name, m in zip(apart, members.values(), strict=True)])
+
+
+def layers_of(names: Sequence[str]) -> list[str]:
+    """The layer of each of a model's parameters.
+
+    What PEFT puts into a module belongs to the module's layer: LoRA matrices, and the copy of `modules_to_save` that is
+    trained. The frozen original of such a copy, which nothing reads, is a group apart.
+    """
+    adapted = {name[: found.start()] for name in names if (found := _LORA.search(name))}
+    plain = [_without_peft(name, adapted) for name in names]
+    return [layer_of(name, shared) for name, shared in zip(plain, shared_parts(plain), strict=True)]
 
 
 def layer_of(name: str, shared: int = 0) -> str:
     """The layer that a parameter belongs to.
 
     The path up to its first number (`bert.encoder.layer.3`); without one the first two parts of the owning module's
-    path (`bert.embeddings`, `classifier`), not counting the first `shared` parts, which all parameters have in common.
+    path (`bert.embeddings`, `classifier`). The first `shared` parts, which lead to the model, do not count.
     """
     parts = name.split(".")
     for place, part in enumerate(parts[:-1]):
-        if part.isdigit():
+        if part == "original_module" or (part.isdigit() and place >= shared):
             return ".".join(parts[: place + 1])
     return ".".join(parts[:-1][: shared + 2]) or name
 
 
-def shared_parts(names: Sequence[str]) -> int:
-    """How many leading parts of their modules' paths all names have in common: a model inside another module."""
+def shared_parts(names: Sequence[str]) -> list[int]:
+    """How many leading parts of each module path lead to the model: a model inside another module, or in a pipeline.
+
+    Those that all names have in common (`net`), and where numbers follow (`0.model.encoder...`, `2.linear...`, as in a
+    SentenceTransformer) those that the names of one number have in common.
+    """
     paths = [name.split(".")[:-1] for name in names]
-    return next((n for n, parts in enumerate(zip(*paths, strict=False)) if len(set(parts)) > 1), 0)
+    common = _in_common(paths)
+    places = [path[common] if len(path) > common and path[common].isdigit() else None for path in paths]
+    inner = {
+        place: _in_common([path for path, its_place in zip(paths, places, strict=True) if its_place == place])
+        for place in set(places) - {None}
+    }
+    return [max(common, inner.get(place, 0)) for place in places]
+
+
+def _in_common(paths: Sequence[Sequence[str]]) -> int:
+    """Leading parts that all paths have in common, without numbers at their end: those are layers."""
+    n = next((n for n, parts in enumerate(zip(*paths, strict=False)) if len(set(parts)) > 1), 0)
+    while n and paths[0][n - 1].isdigit():
+        n -= 1
+    return n
+
+
+# A matrix of LoRA inside the module that it adapts, and the copy of a module that PEFT trains in full.
+_LORA = re.compile(r"\.(lora_\w+)\..*")
+_SAVED = re.compile(r"\.modules_to_save\.[^.]+\.")
+
+
+def _without_peft(name: str, adapted: Collection[str]) -> str:
+    """The name that a parameter would have in the model without adapters; `adapted` are the modules that have LoRA."""
+    name = _LORA.sub(r".\1", _SAVED.sub(".", name))
+    owner, _, last = name.rpartition(".base_layer.")
+    return f"{owner}.{last}" if owner in adapted else name
 
 
 def module_of(name: str) -> str:

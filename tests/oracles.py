@@ -1,4 +1,4 @@
-"""A second, naive implementation of what the callback measures, taken by a Trainer subclass of the tests' own."""
+"""A second, naive implementation of what the callback measures, taken by a mixin of the tests' own."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class Recorder(TrainerCallback):
         step.rates = [group["lr"] for group in optimizer.param_groups]
 
 
-class RecordingTrainer(Trainer):
-    """Copies gradients before they are clipped, too."""
+class Recording:
+    """Mixed into a Trainer: copies gradients before they are clipped, too."""
 
     recorder: Recorder
 
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        if grad_norm is None:
-            self.recorder.step(self.state).before_clip = gradients(model)
-        return super()._get_grad_norm(model, grad_norm=grad_norm)
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().training_step(*args, **kwargs)
+        self.recorder.step(self.state).before_clip = gradients(self.model)  # the last micro-batch's stand
+        return loss
 
-    def _clip_grad_norm(self, model: Any) -> Any:
-        self.recorder.step(self.state).before_clip = gradients(model)
-        return super()._clip_grad_norm(model)
+
+class RecordingTrainer(Recording, Trainer):
+    pass
 
 
 def gradients(model: Any) -> Named:

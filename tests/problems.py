@@ -60,6 +60,22 @@ def rows(number: int = 32, length: int = 8, seed: int = 0) -> list[dict[str, Any
     return made
 
 
+def tokenizer() -> Any:
+    """A WordPiece tokenizer of the words of `sentences`, with an end of text, trained here."""
+    from datasets import Dataset
+    from sentiment_model import train_vocabulary
+
+    made = train_vocabulary(Dataset.from_dict({"sentence": sentences()}), 100, cased=False)
+    made.eos_token = "[SEP]"
+    return made
+
+
+def sentences(number: int = 32) -> list[str]:
+    rng = random.Random(0)
+    words = ["a", "good", "bad", "film", "day", "it", "was", "not", "what"]
+    return [" ".join(rng.choices(words, k=rng.randint(3, 9))) for _ in range(number)]
+
+
 def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {key: torch.tensor([row[key] for row in batch]) for key in batch[0]}
 

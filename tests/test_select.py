@@ -8,7 +8,7 @@ from problems import bert
 from torch import nn
 
 from tbx_callbacks.names import check_tag, clean_parameter_names, near, unique
-from tbx_callbacks.select import NoMatchError, Select, layer_of, parameters_of, resolve
+from tbx_callbacks.select import NoMatchError, Select, layer_of, layers_of, parameters_of, resolve
 
 LAYERS = [
     ("bert.encoder.layer.11.attention.self.query.weight", "bert.encoder.layer.11"),
@@ -70,6 +70,7 @@ def test_wrappers_leave_no_trace_in_names() -> None:
     assert clean_parameter_names(["module._orig_mod.bert.a", "module._orig_mod.b"]) == ["bert.a", "b"]
     assert clean_parameter_names(["module.a", "other.b"]) == ["module.a", "other.b"]
     assert clean_parameter_names(["base_model.model.bert.a.lora_A.default.weight"]) == ["bert.a.lora_A.default.weight"]
+    assert clean_parameter_names(["net.base_model.model.bert.a", "net.head.b"]) == ["net.bert.a", "net.head.b"]
     assert clean_parameter_names(["x._checkpoint_wrapped_module.w", "x._fsdp_wrapped_module.v"]) == ["x.w", "x.v"]
 
 
@@ -105,3 +106,38 @@ def test_a_model_inside_another_module_has_the_same_layers() -> None:
     inside = [g.name for g in resolve(Select(by="layer"), parameters_of(nn.ModuleDict({"net": bert()}))).groups]
     alone = [g.name for g in resolve(Select(by="layer"), parameters_of(bert())).groups]
     assert inside == [f"net.{name}" for name in alone]
+
+
+def test_what_peft_adds_belongs_to_the_layer_of_its_module() -> None:
+    expected = {
+        "bert.embeddings.word_embeddings.base_layer.weight": "bert.embeddings",
+        "bert.embeddings.word_embeddings.lora_embedding_A.default": "bert.embeddings",
+        "bert.encoder.layer.0.attention.self.query.base_layer.weight": "bert.encoder.layer.0",
+        "bert.encoder.layer.0.attention.self.query.lora_A.default.weight": "bert.encoder.layer.0",
+        "bert.pooler.original_module.dense.weight": "bert.pooler.original_module",
+        "bert.pooler.modules_to_save.default.dense.weight": "bert.pooler",
+        "classifier.base_layer.weight": "classifier",
+        "classifier.lora_A.default.weight": "classifier",
+        "classifier.lora_magnitude_vector.default.weight": "classifier",
+        "score.original_module.weight": "score.original_module",
+        "score.modules_to_save.default.weight": "score",
+        "stem.base_layer.weight": "stem.base_layer",  # a model's own name, where no adapter is
+    }
+    assert dict(zip(expected, layers_of(list(expected)), strict=True)) == expected
+    inside = [f"net.{name}" for name in expected]
+    assert layers_of(inside) == [f"net.{layer}" for layer in expected.values()]
+
+
+def test_models_in_a_pipeline_keep_their_layers() -> None:
+    expected = {
+        "0.model.embeddings.word_embeddings.weight": "0.model.embeddings.word_embeddings",
+        "0.model.encoder.layer.0.output.dense.weight": "0.model.encoder.layer.0",
+        "0.model.encoder.layer.1.output.dense.weight": "0.model.encoder.layer.1",
+        "2.linear.weight": "2",
+        "2.linear.bias": "2",
+    }
+    assert layers_of(list(expected)) == list(expected.values())
+    assert layers_of(list(expected)[:3]) == list(expected.values())[:3]
+    blocks = ["0.attn.weight", "0.mlp.0.weight", "1.attn.weight", "1.mlp.0.weight"]
+    assert layers_of(blocks) == ["0", "0", "1", "1"]
+    assert layers_of(["layers.0.attn.weight", "layers.0.mlp.weight"]) == ["layers.0", "layers.0"]

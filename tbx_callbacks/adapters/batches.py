@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -17,9 +18,14 @@ def samples_in(inputs: Mapping[str, Any]) -> int:
 
 
 def tokens_in(inputs: Mapping[str, Any]) -> Tensor | None:
-    """The attention mask `[samples, length]`, whose sum is the number of tokens; None without one of that shape."""
-    mask = inputs.get("attention_mask")
-    return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+    """The attention mask `[samples, length]`, whose sum is the number of tokens; None without one of that shape.
+
+    Where a row has several texts, each with its own mask (`anchor_attention_mask`), the number of all their tokens.
+    """
+    masks = [mask for name, mask in inputs.items() if str(name).endswith("_attention_mask")]
+    masks = [inputs["attention_mask"]] if "attention_mask" in inputs else masks
+    masks = [mask for mask in masks if isinstance(mask, Tensor) and mask.ndim == 2]
+    return torch.stack([mask.sum() for mask in masks]).sum() if len(masks) > 1 else next(iter(masks), None)
 
 
 def loss_in(outputs: Any) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import weakref
 from typing import Any
 
@@ -14,8 +15,8 @@ from transformers.trainer_callback import ExportableState
 
 from tbx_callbacks.adapters.base import Adapter, named_optimizers
 from tbx_callbacks.adapters.batches import loss_in, samples_in, tokens_in
-from tbx_callbacks.adapters.hf_attach import attach
-from tbx_callbacks.adapters.hf_facts import hparams, larger_is_better, log_schedule, tags, texts
+from tbx_callbacks.adapters.hf_attach import attach, is_attached
+from tbx_callbacks.adapters.hf_facts import hparams, larger_is_better, log_schedule, spreads_nonfinite, tags, texts
 from tbx_callbacks.adapters.hf_folder import before_training, choose, to_store
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place
@@ -73,6 +74,8 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             return
         model: nn.Module = kwargs["model"]
         self._unhook()
+        if self._trainer is not None:
+            attach(self._trainer, self._monitor)
         self._max_grad_norm = args.max_grad_norm or 0.0
         place = choose(
             args,
@@ -90,7 +93,7 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             optimizers=named_optimizers(kwargs["optimizer"]),
             log_schedule=log_schedule(args, state, kwargs.get("train_dataloader")),
             clipping="norm" if self._max_grad_norm > 0 else "none",
-            spreads_nonfinite=True,  # with max_grad_norm=0 too: the norm for the log is taken by clipping to inf
+            spreads_nonfinite=spreads_nonfinite(args),
             sharding=sharding(model.parameters()) or ("DeepSpeed" if getattr(args, "deepspeed", None) else None),
             hparams=hparams(args, model),
             texts=texts(args, model),
@@ -163,10 +166,10 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
 
     def _watch_batches(self, model: nn.Module, args: Any) -> None:
         """Sees each micro-batch: in the trainer's training step when attached, or else in the model's forward."""
-        if self._monitor in getattr(self._trainer, "_tbx_callbacks_attached", []):
+        if is_attached(self._trainer, self._monitor):
             return
         hook = self._on_forward
-        if getattr(args, "torch_compile", False) or getattr(model, "_compiled_call_impl", None) is not None:
+        if _is_compiled(model, args):
             hook = torch.compiler.disable(hook)  # or it would be traced, and its counting compiled again and again
         self._forward_hook = model.register_forward_hook(hook, with_kwargs=True)
 
@@ -183,3 +186,9 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
         if self._forward_hook is not None:
             self._forward_hook.remove()
             self._forward_hook = None
+
+
+def _is_compiled(model: nn.Module, args: Any) -> bool:
+    """By the model's owner, by the Trainer or, as `accelerate launch` asks in the environment, by Accelerate."""
+    by_accelerate = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no"
+    return args.torch_compile or by_accelerate or getattr(model, "_compiled_call_impl", None) is not None

@@ -1,7 +1,12 @@
-"""The one place that reaches into a Hugging Face Trainer's private methods. Tested on transformers 5.23."""
+"""What an attached callback sees of a Hugging Face Trainer, by wrapping methods of this one trainer.
+
+They are public and called as they always were: `Trainer.training_step` and `Accelerator.clip_grad_norm_`. Tested on
+transformers 4.52 to 5.23.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -11,38 +16,29 @@ from tbx_callbacks.monitor import Monitor
 
 
 def attach(trainer: Any, monitor: Monitor) -> None:
-    """Wraps this trainer's `_clip_grad_norm` and `_get_grad_norm`, so that gradients are seen before they are clipped.
+    """Shows the monitor each micro-batch with the loss that is trained on, and gradients before they are clipped.
 
-    Its `training_step` is wrapped too: what it returns is the loss that is trained on. The wrapped methods are called
-    with the same arguments and return what they returned. A second call changes nothing.
-
-    Raises:
-        RuntimeError: this version of transformers has no such methods.
+    A second call changes nothing; but the Trainer makes a new accelerator for each trial of a search.
     """
-    clip = getattr(trainer, "_clip_grad_norm", None)
-    norm = getattr(trainer, "_get_grad_norm", None)
-    if clip is None or norm is None:
-        raise RuntimeError(
-            "attach needs a transformers Trainer with _clip_grad_norm and _get_grad_norm (5.0 or later), got"
-            f" {type(trainer).__name__}; leave attach out: norms are then derived from the norm that the trainer logs"
-        )
-    attached = trainer.__dict__.setdefault("_tbx_callbacks_attached", [])
-    if monitor in attached:
-        return
-    attached.append(monitor)
+    if _first_time(trainer, monitor):
+        _watch_batches(trainer, monitor)
+    if _first_time(trainer.accelerator, monitor):
+        _watch_clipping(trainer.accelerator, monitor)
 
-    def clip_grad_norm(*args: Any, **kwargs: Any) -> Any:
-        monitor.before_clip(_loss_scale(trainer))
-        total = clip(*args, **kwargs)
-        if total is not None:
-            monitor.clipped(total, trainer.args.max_grad_norm)
-        return total
 
-    def get_grad_norm(*args: Any, **kwargs: Any) -> Any:
-        # Does nothing when clip_grad_norm was called before: this is the way without clipping.
-        monitor.before_clip(_loss_scale(trainer))
-        return norm(*args, **kwargs)
+def is_attached(trainer: Any, monitor: Monitor) -> bool:
+    """Whether the monitor is shown this trainer's micro-batches."""
+    return monitor in getattr(trainer, "_tbx_callbacks_attached", [])
 
+
+def _first_time(owner: Any, monitor: Monitor) -> bool:
+    if is_attached(owner, monitor):
+        return False
+    owner.__dict__.setdefault("_tbx_callbacks_attached", []).append(monitor)
+    return True
+
+
+def _watch_batches(trainer: Any, monitor: Monitor) -> None:
     train = trainer.training_step
 
     def training_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -52,11 +48,25 @@ def attach(trainer: Any, monitor: Monitor) -> None:
         return loss
 
     trainer.training_step = training_step
-    trainer._clip_grad_norm = clip_grad_norm
-    trainer._get_grad_norm = get_grad_norm
 
 
-def _loss_scale(trainer: Any) -> Tensor | None:
-    """What gradients are still multiplied by under fp16; read without a host sync, unlike `scaler.get_scale()`."""
-    scaler = getattr(trainer.accelerator, "scaler", None)
+def _watch_clipping(accelerator: Any, monitor: Monitor) -> None:
+    clip = accelerator.clip_grad_norm_
+
+    def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
+        monitor.before_clip(_loss_scale(accelerator))
+        norm = clip(parameters, max_norm, *args, **kwargs)
+        if norm is not None and math.isfinite(max_norm):  # without clipping, some versions take the norm by inf
+            monitor.clipped(norm, max_norm)
+        return norm
+
+    accelerator.clip_grad_norm_ = clip_grad_norm_
+
+
+def _loss_scale(accelerator: Any) -> Tensor | None:
+    """What gradients are still multiplied by under fp16; read without a host sync, unlike `scaler.get_scale()`.
+
+    A private attribute of torch's GradScaler, tested on torch 2.13.
+    """
+    scaler = getattr(accelerator, "scaler", None)
     return getattr(scaler, "_scale", None) if scaler is not None and scaler.is_enabled() else None

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from torch import nn
+from transformers import Trainer
 
 from tbx_callbacks.schedule import Schedule, at, either, every, never
 
@@ -102,6 +103,15 @@ def texts(args: Any, model: nn.Module) -> dict[str, str]:
     if config is not None and hasattr(config, "to_json_string"):
         said["model_config"] = config.to_json_string()
     return said
+
+
+def spreads_nonfinite(args: Any) -> bool:
+    """Whether the Trainer multiplies gradients by a factor made of their norm, so that one NaN reaches all of them.
+
+    When it clips; and from transformers 5.3 on without clipping too: it takes the norm for its log by clipping to inf,
+    in `_get_grad_norm`. Tested on transformers 4.52 and 5.23.
+    """
+    return bool(args.max_grad_norm) or hasattr(Trainer, "_get_grad_norm")
 
 
 def larger_is_better(args: Any) -> dict[str, bool]:

@@ -12,7 +12,8 @@ from tbx_callbacks.metrics.protocol import NOTHING, Values
 from tbx_callbacks.select import Select
 from tbx_callbacks.values import HostValue, HParams, HParamsEnd, HParamsMetrics, Max, Text, Value
 
-_SPEED = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+# What the trainers log with an evaluation that no run is better by.
+_NO_RESULT = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Hparams:
             return {"_hparams_/session_start_info": HParams(run.hparams), **texts}
         if context.event == "end":
             return {"_hparams_/session_end_info": HParamsEnd(run.succeeded)}
-        finals = [tag for tag in context.logs if tag.startswith(EVALUATION) and not tag.endswith(_SPEED)]
+        finals = [tag for tag in context.logs if tag.startswith(EVALUATION) and not tag.endswith(_NO_RESULT)]
         values: dict[str, Value | HostValue] = {
             f"best/{tag.removeprefix('eval/')}": Max(run.best[tag]) for tag in finals if tag in run.best
         }

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from oracles import Recorder, RecordingTrainer, by_layer, by_module, by_parameter, norm, total
+from packaging.version import Version
 from problems import Run, collate, rows, trainer
 
 from tbx_callbacks import TbxTrainerCallback
@@ -94,9 +96,12 @@ def test_grad_norm_before_clipping(case) -> None:
 
 
 def test_total_is_the_trainers_and_layers_add_up(case) -> None:
-    _, _, _, read, _, _ = case
+    clipping, _, _, read, _, _ = case
+    logged = clipping != "off" or Version(transformers.__version__) >= Version("5.3")  # before, only when it clipped
+    assert ("train/grad_norm" in read.scalars) == logged
     for step, value in read.scalars["grad_norm/total"]:
-        assert value == pytest.approx(read.at("train/grad_norm")[step], rel=1e-5)
+        if logged:
+            assert value == pytest.approx(read.at("train/grad_norm")[step], rel=1e-5)
         layers = [read.at(f"grad_norm/{layer}")[step] for layer in by_layer({f"{p}.x": torch.zeros(1) for p in LAYERS})]
         assert sum(layer**2 for layer in layers) == pytest.approx(value**2, rel=1e-5)
 

@@ -169,9 +169,12 @@ def test_a_restart_with_smaller_batches_hides_the_first_try(tmp_path: Path) -> N
 
 def test_trials_of_a_search_have_folders_of_their_own(tmp_path: Path) -> None:
     pytest.importorskip("optuna").logging.set_verbosity(40)
-    callback = TbxTrainerCallback("minimal")
+    callback = TbxTrainerCallback(
+        {"extends": "minimal", "metrics": ["clip", {"grad_norm": {"by": "total", "every": 1}}]}
+    )
     run = trainer(tmp_path, callbacks=[callback], max_steps=4, eval_strategy="steps", eval_steps=2)
     run.model_init = lambda trial=None: bert()
+    callback.attach(run)
     best = run.hyperparameter_search(
         hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-2)},
         n_trials=3,
@@ -181,5 +184,12 @@ def test_trials_of_a_search_have_folders_of_their_own(tmp_path: Path) -> None:
     assert best is not None
     folders = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert folders == ["trial-0", "trial-1", "trial-2"]
+    rates = set()
     for folder in folders:
-        assert Run(tmp_path / "runs" / folder).steps("eval/accuracy") == [2, 4]
+        read = Run(tmp_path / "runs" / folder)
+        assert read.steps("eval/accuracy") == read.steps("clip/share") == [2, 4]
+        assert read.steps("grad_norm/total") == [1, 2, 3, 4]  # each trial's own accelerator is attached
+        for step in (2, 4):
+            assert read.at("grad_norm/total")[step] == pytest.approx(read.at("train/grad_norm")[step], rel=1e-5)
+        rates.add(read.at("lr/AdamW/pg1")[2])
+    assert len(rates) == 3

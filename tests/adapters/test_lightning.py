@@ -14,6 +14,7 @@ import torch
 import yaml
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins import MixedPrecision
+from packaging.version import Version
 from problems import EVERY_KIND as SET
 from problems import Run, bert, collate, files, rows
 from torch import Tensor, nn
@@ -117,7 +118,7 @@ def test_every_number_against_a_naive_one(tmp_path: Path, accumulate: int, clip:
 def test_the_run_is_unharmed(tmp_path: Path, logger: bool) -> None:
     results = []
     for callbacks in ([TbxLightningCallback({"extends": "full", "every": 1})], []):
-        pl.seed_everything(1, verbose=False)
+        pl.seed_everything(1)
         module = Classifier()
         trainer(tmp_path, *callbacks, gradient_clip_val=0.05, logger=logger, log_every_n_steps=1).fit(module, loader())
         results.append((module.state_dict(), torch.get_rng_state()))
@@ -182,7 +183,7 @@ def test_resume_goes_on_in_the_folder(tmp_path: Path) -> None:
     first.close()
     second = TbxLightningCallback(SET)
     again = trainer(tmp_path, second, max_steps=10, max_epochs=-1)
-    again.fit(Classifier(), loader(), ckpt_path=tmp_path / "at6.ckpt", weights_only=False)
+    again.fit(Classifier(), loader(), ckpt_path=tmp_path / "at6.ckpt")
     assert second.log_dir == first.log_dir
     assert Run(second.log_dir).steps("train/loss") == [2, 4, 6, 8, 10]
 
@@ -251,7 +252,8 @@ trainer(".", TbxLightningCallback(SET, log_dir="run")).fit(Interrupted(), loader
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 1, done.stderr  # Lightning's own way out
+    ends_the_process = Version(pl.__version__) >= Version("2.4")
+    assert done.returncode == int(ends_the_process), done.stderr  # Lightning's own way out
     assert "KeyboardInterrupt" in done.stderr
     assert Run(tmp_path / "run").steps("train/loss") == [2, 4]
     assert len(files(tmp_path / "run")) == 1
@@ -319,6 +321,8 @@ class Rows(pl.LightningDataModule):
 
 def test_the_package_pytorch_lightning(tmp_path: Path) -> None:
     other = pytest.importorskip("pytorch_lightning")
+    if Version(other.__version__) < Version("2.6"):
+        pytest.skip("before 2.6 it takes no callback of the package lightning, which is installed beside it")
 
     class Module(other.LightningModule):
         def __init__(self) -> None:

@@ -1,0 +1,38 @@
+"""Compiled models under every trainer: the same names and numbers, whoever compiled them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ecosystem.ways import LIGHTNING, Bag, check, with_hf, with_hf_attached, with_lightning, with_loop
+from problems import bert
+from torch import nn
+
+
+def compiled() -> nn.Module:
+    torch._dynamo.reset()
+    return torch.compile(
+        bert(num_hidden_layers=1), backend="eager"
+    )  # what comes after dynamo makes no difference to hooks and names
+
+
+@pytest.mark.parametrize("way", [with_hf, pytest.param(with_lightning, marks=LIGHTNING), with_loop])
+def test_compiled_by_the_user(tmp_path: Path, way: Callable[..., Any]) -> None:
+    check(way, compiled, tmp_path)
+
+
+def test_compiled_by_the_hf_trainer(tmp_path: Path) -> None:
+    def way(folder: Path, model: nn.Module, watched: bool) -> Any:
+        torch._dynamo.reset()
+        return with_hf_attached(folder, model, watched, torch_compile=True, torch_compile_backend="eager")
+
+    check(way, lambda: bert(num_hidden_layers=1), tmp_path)
+
+
+@LIGHTNING
+def test_a_compiled_lightning_module(tmp_path: Path) -> None:
+    check(lambda *args: with_lightning(*args, whole=True), Bag, tmp_path)

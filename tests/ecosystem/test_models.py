@@ -1,0 +1,47 @@
+"""Models of other kinds under every trainer: checkpointed, with tied embeddings, not of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ecosystem.ways import LIGHTNING, Bag, check, with_hf, with_hf_attached, with_lightning, with_loop
+from problems import bert
+from torch import Tensor, nn
+from transformers import BertForMaskedLM
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+
+
+class Words(BertForMaskedLM):
+    """Learns to repeat its words; its head is the embedding."""
+
+    def forward(self, input_ids: Tensor, labels: Tensor, attention_mask: Tensor) -> Any:
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=input_ids)
+
+
+def tied() -> nn.Module:
+    config = bert().config  # sets the seed
+    return Words(config)
+
+
+def checkpointed() -> nn.Module:
+    model = bert()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+KINDS = {"checkpointed": checkpointed, "tied": tied, "not of transformers": Bag}
+WAYS = [with_hf, with_hf_attached, pytest.param(with_lightning, marks=LIGHTNING), with_loop]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_are_right_and_weights_unharmed(tmp_path: Path, kind: str, way: Callable[..., Any]) -> None:
+    read = check(way, KINDS[kind], tmp_path)
+    if kind == "tied":
+        names = read.family("weight_norm")
+        assert any(name.endswith("word_embeddings.weight") for name in names)
+        assert not any(name.endswith("predictions.decoder.weight") for name in names)
