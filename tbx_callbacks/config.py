@@ -15,7 +15,7 @@ from tbx_callbacks.errors import ConfigError
 from tbx_callbacks.items import Cadence, Item, ItemError, check_cadence, parse_item
 from tbx_callbacks.names import suggest
 
-_KEYS = ("extends", "every", "strict", "metrics")
+_KEYS = ("extends", "every", "strict", "overhead_budget", "metrics")
 _HERE = Path(__file__).resolve().parent
 
 
@@ -24,18 +24,22 @@ class Config:
     """A validated metric set.
 
     `every` is the default cadence: optimizer steps, or `log` for the trainer's own logging cadence. With `strict` an
-    error inside a metric is raised instead of switching the metric off.
+    error inside a metric is raised instead of switching the metric off. `overhead_budget` is the share of the training
+    time that watching may take; None sets no limit.
     """
 
     items: tuple[Item, ...]
     every: Cadence = "log"
     strict: bool = False
+    overhead_budget: float | None = None
     source: str = field(default="a mapping", compare=False)
 
     @property
     def digest(self) -> str:
         """Tells this set from others."""
-        return hashlib.sha256(repr((self.items, self.every, self.strict)).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((self.items, self.every, self.strict, self.overhead_budget)).encode()).hexdigest()[
+            :16
+        ]
 
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config = "default") -> Config:
@@ -134,6 +138,12 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
     strict = data.get("strict", parent.strict if parent else False)
     if not isinstance(strict, bool):
         raise ConfigError(f"{source}: strict must be true or false, got {_show(strict)}")
+    budget = data.get("overhead_budget", parent.overhead_budget if parent else None)
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget < 1):
+        raise ConfigError(
+            f"{source}: overhead_budget must be a share of the training time between 0 and 1, got {_show(budget)};"
+            " 0.01 is 1 %"
+        )
     try:
         every = check_cadence("every", data.get("every", parent.every if parent else "log"))
         items = _merge(parent.items if parent else (), data.get("metrics", []))
@@ -141,7 +151,7 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
         raise ConfigError(f"{source}: {error}") from error
     if not items:
         raise ConfigError(f"{source}: metrics must name at least one metric, got none")
-    return Config(items, every, strict, source)
+    return Config(items, every, strict, budget, source)
 
 
 def _extended(name: object, source: str, base: Path, chain: tuple[Path, ...]) -> Config | None:

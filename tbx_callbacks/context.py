@@ -77,6 +77,8 @@ class Interval:
     steps: int = 0
     seconds: float = 0.0
     """Training time: evaluation and saving are left out."""
+    monitoring: float = 0.0
+    """Seconds of it that measuring and publishing took in the training thread."""
     samples: int = 0
     tokens: Number | None = None
     """Tokens that the attention mask lets through; None when the model is given none."""

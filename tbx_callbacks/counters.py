@@ -16,17 +16,21 @@ _KEPT = 32  # tensors kept before they are added up: a few kernels now and then 
 
 
 class Stopwatch:
-    """Seconds of training; evaluation and saving are left out with `pause` and `resume`."""
+    """Seconds of training; evaluation and saving are left out with `pause` and `resume`.
+
+    `monitoring` is how much of it measuring and publishing took.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
+        self.clock = clock
+        self.monitoring = 0.0
         self._passed = 0.0
         self._since: float | None = None
 
     def resume(self) -> None:
         """Starts, or goes on after a pause."""
         if self._since is None:
-            self._since = self._clock()
+            self._since = self.clock()
 
     def pause(self) -> None:
         """Stops counting."""
@@ -35,7 +39,7 @@ class Stopwatch:
     @property
     def seconds(self) -> float:
         """Seconds counted so far."""
-        return self._passed + (0.0 if self._since is None else self._clock() - self._since)
+        return self._passed + (0.0 if self._since is None else self.clock() - self._since)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Totals:
 
     steps: int = 0
     seconds: float = 0.0
+    monitoring: float = 0.0
     samples: int = 0
     token_batches: int = 0
     tokens: Number = 0
@@ -57,6 +62,7 @@ class Totals:
         return Interval(
             steps=self.steps - last.steps,
             seconds=self.seconds - last.seconds,
+            monitoring=self.monitoring - last.monitoring,
             samples=self.samples - last.samples,
             tokens=self.tokens - last.tokens if self.token_batches > last.token_batches else None,
             losses=self.losses - last.losses,
@@ -101,6 +107,7 @@ class Counters:
         return Totals(
             steps=self.steps,
             seconds=self.stopwatch.seconds,
+            monitoring=self.stopwatch.monitoring,
             samples=self._samples,
             token_batches=self._token_batches,
             tokens=self._tokens.total(),

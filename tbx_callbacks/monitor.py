@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks.best import Best
+from tbx_callbacks.budget import Budget
 from tbx_callbacks.context import Context, RunFacts, Tensors
 from tbx_callbacks.counters import Counters, Stopwatch
 from tbx_callbacks.facts import Setup
@@ -23,7 +24,7 @@ from tbx_callbacks.reduce import Batch
 from tbx_callbacks.schedule import Schedule, never
 from tbx_callbacks.sinks import Sink
 from tbx_callbacks.source import Source
-from tbx_callbacks.values import Facts, Number
+from tbx_callbacks.values import Facts, Number, Text
 
 logger = logging.getLogger(__name__)
 
@@ -40,19 +41,28 @@ class Monitor:
         strict: raise errors of metrics instead of switching them off.
         sink: where batches go.
         stopwatch: times the training.
+        budget: share of the training time that all this may take.
     """
 
     def __init__(
-        self, items: Sequence[Item], *, every: Cadence, strict: bool, sink: Sink, stopwatch: Stopwatch | None = None
+        self,
+        items: Sequence[Item],
+        *,
+        every: Cadence,
+        strict: bool,
+        sink: Sink,
+        stopwatch: Stopwatch | None = None,
+        budget: float | None = None,
     ) -> None:
         self.publisher = Publisher(sink)
         self.stopwatch = stopwatch or Stopwatch()
         self._items, self._every, self._strict = tuple(items), every, strict
-        self._safely = Guard(strict=strict)
+        self._safely = Guard(strict=strict, stopwatch=self.stopwatch)
+        self._budget = Budget(budget, self.stopwatch)
         self._counters = Counters(self.stopwatch)
         # Numbers that the trainer logs before training (an evaluation) are taken too.
         early = plan([item for item in self._items if item.select is None], every, (), never, {})
-        self._program = Program(early, strict=strict)
+        self._program = Program(early, strict=strict, clock=self.stopwatch.clock)
         self._source: Source | None = None
         self._setup: Setup | None = None
         self._best = Best({})
@@ -77,7 +87,8 @@ class Monitor:
         self.detach()
         source = Source(setup.model, setup.optimizers)
         entries = plan(_whole(self._items, setup), self._every, source.parameters, setup.log_schedule, source.owners)
-        self._program = Program(entries, strict=self._strict)
+        self._program = Program(entries, strict=self._strict, clock=self.stopwatch.clock)
+        self._budget = Budget(self._budget.share, self.stopwatch)
         self._own_schedule = schedule_of(self._every, setup.log_schedule)
         self._setup, self._source, self._counters = setup, source, Counters(self.stopwatch)
         self._best = Best(setup.larger_is_better)
@@ -228,6 +239,7 @@ class Monitor:
         with self._safely("publishing", self._step):
             self._finish()
             self.publisher.publish(facts)
+        self._keep_budget()
 
     def logged(self, step: int, logs: Mapping[str, Number | str], facts: Facts | None = None) -> None:
         """The trainer logged numbers (by tag) after `step` steps; they travel with what was measured at that step."""
@@ -237,6 +249,12 @@ class Monitor:
             left = Batch() if self._hooks else self._left()
             numbers = self._program.call(Context("log", step, self._run, logs=logs)).numbers({})
             self.publisher.publish_with(step, {**left.numbers({}), **numbers}, facts)
+        self._keep_budget()
+
+    def _keep_budget(self) -> None:
+        said = self._budget.decide(self._program)
+        if said is not None:
+            self.publisher.write(self._step, {"overhead_budget": Text(said)})
 
     def _left(self) -> Batch:
         """The user's own scalars that wait for a point that does not come: no training is on."""

@@ -26,6 +26,23 @@ class Entry:
     optimizer: str = ""
     """The optimizer in whose step the metric is measured."""
     last: Totals = field(default_factory=Totals)
+    runs: int = 0
+    first: float = 0.0
+    seconds: float = 0.0
+    """What the first run, which also pays for allocations, and the others cost in the training thread."""
+
+    def took(self, seconds: float) -> None:
+        """Notes what a run cost."""
+        self.runs += 1
+        if self.runs == 1:
+            self.first = seconds
+        else:
+            self.seconds += seconds
+
+    @property
+    def mean(self) -> float:
+        """Seconds a run."""
+        return self.seconds / (self.runs - 1) if self.runs > 1 else self.first
 
     @property
     def on_steps(self) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tbx_callbacks.context import Context
+from tbx_callbacks.counters import Stopwatch
 from tbx_callbacks.plan import Entry
 from tbx_callbacks.reduce import Batch
 from tbx_callbacks.schedule import Schedule
@@ -20,14 +21,24 @@ class Program:
     Args:
         entries: what `plan` made.
         strict: raise errors of metrics instead of switching them off.
+        clock: times the metrics.
     """
 
-    def __init__(self, entries: Sequence[Entry], *, strict: bool) -> None:
-        self.entries, self._strict = list(entries), strict
+    def __init__(self, entries: Sequence[Entry], *, strict: bool, clock: Callable[[], float]) -> None:
+        self.entries, self._strict, self._clock = list(entries), strict, clock
+        self.regroup()
+
+    def regroup(self) -> None:
+        """Schedules have changed."""
         self._by_schedule: dict[Schedule, list[Entry]] = {}
-        for entry in entries:
+        for entry in self.entries:
             if entry.on_steps:
                 self._by_schedule.setdefault(entry.schedule, []).append(entry)
+
+    @property
+    def on_steps(self) -> list[Entry]:
+        """The entries that are measured on steps."""
+        return [entry for entries in self._by_schedule.values() for entry in entries]
 
     def due(self, step: int) -> list[Entry]:
         """The entries that are measured at this step."""
@@ -56,9 +67,10 @@ class Program:
         """Adds what a metric returns; an error is reported once under the metric's name and switches it off."""
         if entry not in self.entries:
             return
-        name = entry.item.name
+        name, started = entry.item.name, self._clock()
         try:
             batch.add(entry.item.metric(context))
+            entry.took(self._clock() - started)
         except Exception as error:
             if self._strict:
                 raise RuntimeError(f"metric {name} failed at step {context.step}: {error}") from error
@@ -81,14 +93,20 @@ def needs_of(entries: Sequence[Entry], optimizer: str | None = None) -> frozense
 
 
 class Guard:
-    """Nothing of ours may end the training: an error is said once, and what it concerns is left out."""
+    """Nothing of ours may end the training: an error is said once, and what it concerns is left out.
 
-    def __init__(self, *, strict: bool) -> None:
-        self._strict = strict
+    Args:
+        strict: raise errors.
+        stopwatch: is told what time went by in here.
+    """
+
+    def __init__(self, *, strict: bool, stopwatch: Stopwatch) -> None:
+        self._strict, self._stopwatch = strict, stopwatch
         self._said: set[str] = set()
 
     @contextlib.contextmanager
     def __call__(self, what: str, step: int) -> Iterator[None]:
+        started = self._stopwatch.clock()
         try:
             yield
         except Exception as error:
@@ -97,3 +115,5 @@ class Guard:
             if what not in self._said:
                 self._said.add(what)
                 logger.warning("%s failed at step %d; its numbers are left out: %r", what, step, error)
+        finally:
+            self._stopwatch.monitoring += self._stopwatch.clock() - started

@@ -25,6 +25,9 @@ class Every:
     def __call__(self, step: int) -> bool:
         return step % self.n == 0
 
+    def __str__(self) -> str:
+        return f"every {self.n} steps"
+
 
 @dataclass(frozen=True)
 class At:
@@ -35,6 +38,9 @@ class At:
     def __call__(self, step: int) -> bool:
         return step in self.steps
 
+    def __str__(self) -> str:
+        return f"at {', '.join(map(str, sorted(self.steps)))}"
+
 
 @dataclass(frozen=True)
 class Either:
@@ -44,6 +50,9 @@ class Either:
 
     def __call__(self, step: int) -> bool:
         return any(schedule(step) for schedule in self.schedules)
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.schedules))
 
 
 def every(n: int) -> Schedule:
@@ -64,3 +73,12 @@ def either(*schedules: Schedule) -> Schedule:
 def never(step: int) -> bool:  # noqa: ARG001
     """No step."""
     return False
+
+
+def stretched(schedule: Schedule, factor: int) -> Schedule:
+    """The schedule with every period multiplied; steps that it names one by one stay."""
+    if isinstance(schedule, Every):
+        return Every(schedule.n * factor)
+    if isinstance(schedule, Either):
+        return Either(tuple(stretched(part, factor) for part in schedule.schedules))
+    return schedule

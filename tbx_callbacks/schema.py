@@ -34,6 +34,12 @@ def json_schema() -> dict[str, Any]:
             "extends": {"type": "string", "description": "A bundled set or a path."},
             "every": _EVERY,
             "strict": {"type": "boolean", "description": "Raise errors of metrics instead of switching them off."},
+            "overhead_budget": {
+                "type": "number",
+                "exclusiveMinimum": 0,
+                "exclusiveMaximum": 1,
+                "description": "Share of the training time that watching may take.",
+            },
             "metrics": {"type": "array", "items": {"anyOf": [{"enum": list(METRICS)}, *with_options]}},
         },
         "$defs": definitions,

@@ -102,6 +102,10 @@ BAD: list[tuple[Any, str]] = [
     ({"metrics": ["loss", "loss"]}, r"metrics\[1\]\.loss must differ from the items before it"),
     ({"metrics": [{"clip": False}]}, r"metrics\[0\]\.clip: off must name a metric of the extended set"),
     ({"metrics": ["loss"], "every": 1.5}, r'every must be a positive number of optimizer steps or "log", got 1\.5'),
+    (
+        {"metrics": ["loss"], "overhead_budget": 5},
+        r"overhead_budget must be a share of the training time between 0 and 1, got 5; 0\.01 is 1 %",
+    ),
     ({"metrics": ["loss"], "strict": "yes"}, r"strict must be true or false, got 'yes'"),
     ({"extends": 3}, r"extends must be the name of a set or a path, got 3"),
     (

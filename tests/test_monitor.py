@@ -67,7 +67,7 @@ def test_throughput_with_an_injected_clock() -> None:
     def pause(step: int, monitor: Monitor) -> None:
         if step == 4:  # an evaluation of 100 s that does not count
             monitor.stopwatch.pause()
-            monitor.stopwatch._clock.now += 100  # type: ignore[attr-defined]
+            monitor.stopwatch.clock.now += 100  # type: ignore[attr-defined]
             monitor.stopwatch.resume()
 
     sink, _ = loop(["throughput"], each=pause)

@@ -52,7 +52,13 @@ class Adapter:
         self._wanted_dir = os.path.expanduser(wanted) if wanted else None
         self._sink_options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
         self._sink: TensorBoardSink | None = None
-        self._monitor = Monitor(self.config.items, every=self.config.every, strict=self.config.strict, sink=NullSink())
+        self._monitor = Monitor(
+            self.config.items,
+            every=self.config.every,
+            strict=self.config.strict,
+            sink=NullSink(),
+            budget=self.config.overhead_budget,
+        )
         self._writes = True
         self._began = self._running = False
         self._step = 0

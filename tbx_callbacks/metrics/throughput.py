@@ -17,7 +17,8 @@ class Throughput:
     """Speed since this metric's last point, evaluation and saving left out.
 
     Samples and tokens are added over ranks and divided by the slowest rank's time. Tokens are those that the attention
-    mask lets through; without a mask they are not written. Cost: one small sum a micro-batch.
+    mask lets through; without a mask they are not written. The monitor's share is what measuring and publishing took of
+    the time, in the training thread, on the slowest rank. Cost: one small sum a micro-batch.
     """
 
     tags: ClassVar[Mapping[str, str]] = {
@@ -25,6 +26,7 @@ class Throughput:
         "perf/steps_per_s": "1/s",
         "perf/samples_per_s": "1/s",
         "perf/tokens_per_s": "1/s",
+        "perf/monitor_share": "share of the time",
     }
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"batches"})
@@ -38,6 +40,7 @@ class Throughput:
         values: dict[str, Value] = {
             "perf/step_s": Max(interval.seconds / interval.steps),
             "perf/steps_per_s": Max(interval.steps / interval.seconds),
+            "perf/monitor_share": Max(interval.monitoring / interval.seconds),
         }
         if interval.samples:
             values["perf/samples_per_s"] = Rate(interval.samples, interval.seconds)

@@ -1,0 +1,113 @@
+"""The overhead budget, with a clock that only a slow metric and the training move."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from tbx_callbacks.counters import Stopwatch
+from tbx_callbacks.facts import Setup
+from tbx_callbacks.items import Item
+from tbx_callbacks.monitor import Monitor
+from tbx_callbacks.schedule import at, either, every, never, stretched
+from tbx_callbacks.sinks import MemorySink
+from tbx_callbacks.values import Max, Text
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A metric that takes some seconds."""
+
+    name: str
+    seconds: float
+    clock: Clock = field(compare=False)
+
+    events: ClassVar[frozenset[str]] = frozenset({"step"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+    select: ClassVar[None] = None
+    cost: ClassVar[str] = "much"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {f"{self.name}/x": ""}
+
+    def __call__(self, context: Any) -> dict[str, Max]:
+        self.clock.now += self.seconds
+        return {f"{self.name}/x": Max(1.0)}
+
+
+def train(budget: float | None, steps: int = 400, **costs: tuple[int, float]) -> tuple[MemorySink, float]:
+    """One second a step; returns what was written, and the share that measuring took in the second half."""
+    clock, sink = Clock(), MemorySink()
+    items = [Item(name, Slow(name, seconds, clock), every=n) for name, (n, seconds) in costs.items()]
+    monitor = Monitor(items, every="log", strict=True, sink=sink, stopwatch=Stopwatch(clock), budget=budget)
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(10)))
+    for step in range(1, steps + 1):
+        if step == steps // 2 + 1:
+            middle = clock.now, monitor.stopwatch.monitoring
+        monitor.begin_step(step)
+        clock.now += 1.0
+        optimizer.step()
+        monitor.publish()
+    seconds, spent = clock.now - middle[0], monitor.stopwatch.monitoring - middle[1]
+    monitor.end(steps, succeeded=True)
+    return sink, spent / seconds
+
+
+def steps_of(sink: MemorySink, tag: str) -> list[int]:
+    return [step for step, _ in sink.series(tag)]
+
+
+def test_a_costly_metric_is_measured_less_often_and_a_cheap_one_as_before(caplog: pytest.LogCaptureFixture) -> None:
+    sink, share = train(0.01, slow=(5, 0.5), cheap=(5, 1e-5))
+    assert share <= 0.01
+    assert steps_of(sink, "cheap/x") == list(range(5, 401, 5))
+    slow = steps_of(sink, "slow/x")
+    assert slow[:3] == [5, 10, 15]
+    periods = {b - a for a, b in itertools.pairwise(slow[4:])}
+    assert periods == {50}  # 0.5 s in 50 s of steps: as often as the budget allows
+    ((step, text),) = sink.series("overhead_budget")
+    assert step == 15
+    assert isinstance(text, Text)
+    assert "the budget is 1.00%" in text.markdown
+    assert "slow : every 5 steps -> every 50 steps" in text.markdown
+    assert "cheap" not in text.markdown
+    assert caplog.text.count("measuring took") == 1
+
+
+def test_within_the_budget_nothing_changes(caplog: pytest.LogCaptureFixture) -> None:
+    sink, share = train(0.5, slow=(5, 0.5))
+    assert share == pytest.approx(0.5 / 5.5)
+    assert steps_of(sink, "slow/x") == list(range(5, 401, 5))
+    assert "measuring took" not in caplog.text
+
+
+def test_without_a_budget_nothing_changes() -> None:
+    sink, _ = train(None, slow=(1, 3.0))
+    assert steps_of(sink, "slow/x") == list(range(1, 401))
+
+
+def test_two_costly_metrics_share_the_room() -> None:
+    sink, share = train(0.05, steps=1000, a=(10, 1.0), b=(5, 0.25))
+    assert 0.02 < share <= 0.05
+    assert len(steps_of(sink, "a/x")) < 60
+    assert len(steps_of(sink, "b/x")) < 120
+
+
+def test_stretching_keeps_single_steps() -> None:
+    schedule = stretched(either(at(1), every(4), never), 3)
+    assert [step for step in range(1, 30) if schedule(step)] == [1, 12, 24]
