@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from tbx_callbacks.context import Tensors
 from tbx_callbacks.names import clean, unique
 from tbx_callbacks.plan import owners
-from tbx_callbacks.select import parameters_of
+from tbx_callbacks.select import Parameter, parameters_of
 from tbx_callbacks.values import Number
+
+logger = logging.getLogger(__name__)
 
 
 class Source:
@@ -23,7 +29,7 @@ class Source:
     """
 
     def __init__(self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-        self.parameters = parameters_of(model)
+        self.parameters = _readable(parameters_of(model))
         self.optimizers = optimizers
         self.owners = owners(self.parameters, optimizers)
         self._owned = {name: frozenset(places) for name, places in self.owners.items()}
@@ -48,3 +54,23 @@ class Source:
                 # A tensor is changed in place by the scheduler before the step is published.
                 rates[f"{name}/{group_name}"] = rate.detach().clone().reshape(()) if isinstance(rate, Tensor) else rate
         return rates
+
+
+def _readable(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
+    """Those whose elements are numbers that can be read; the others are named once."""
+    reasons = {p.name: reason for p in parameters if (reason := _unreadable(p.tensor)) is not None}
+    if reasons:
+        shown = ", ".join(f"{name} ({reason})" for name, reason in list(reasons.items())[:3])
+        more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        logger.warning("parameters whose elements cannot be read are left out of all metrics: %s%s", shown, more)
+    return tuple(p for p in parameters if p.name not in reasons)
+
+
+def _unreadable(tensor: Any) -> str | None:
+    if tensor.is_meta:
+        return "on the meta device: it has no elements"
+    if tensor.is_quantized or not (tensor.is_floating_point() or tensor.is_complex()):
+        return f"{tensor.dtype}: its elements are packed or quantized"
+    if not isinstance(tensor, DTensor) and is_traceable_wrapper_subclass(tensor):
+        return f"{type(tensor).__name__}: a tensor made of other tensors"
+    return None

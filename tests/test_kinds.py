@@ -1,0 +1,123 @@
+"""Tensors of every kind: right, or left out with one warning that says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tbx_callbacks.config import load_config
+from tbx_callbacks.facts import Setup
+from tbx_callbacks.monitor import Monitor
+from tbx_callbacks.schedule import every
+from tbx_callbacks.sinks import MemorySink
+from tbx_callbacks.stats import histogram, histogram_cpu
+
+METRICS = [
+    {"grad_norm": {"by": "parameter"}},
+    {"weight_norm": {"by": "parameter"}},
+    {"weight_histogram": {"by": "parameter"}},
+    {"grad_histogram": {"by": "parameter"}},
+    "nonfinite",
+]
+
+
+def written(model: nn.Module) -> dict[str, Any]:
+    """What one step without an update writes, with the gradients that the parameters have."""
+    sink = MemorySink()
+    monitor = Monitor(load_config({"every": 1, "metrics": METRICS}).items, every=1, strict=True, sink=sink)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(1)))
+    monitor.begin_step(1)
+    monitor.before_clip()
+    for hook in optimizer._optimizer_step_post_hooks.values():  # some kinds cannot be stepped
+        hook(optimizer, (), {})
+    monitor.publish()
+    monitor.end(1, succeeded=True)
+    return {tag: value for _, values in sink.batches for tag, value in values.items()}
+
+
+def module(**tensors: Tensor) -> nn.Module:
+    made = nn.Module()
+    for name, tensor in tensors.items():
+        parameter = nn.Parameter(tensor, requires_grad=tensor.is_floating_point() or tensor.is_complex())
+        made.register_parameter(name, parameter)
+    return made
+
+
+KINDS = {
+    "bf16": torch.randn(50, 3).bfloat16(),
+    "fp16": torch.randn(50, 3).half(),
+    "fp64": torch.randn(50, 3).double(),
+    "complex": torch.randn(20, 2, dtype=torch.complex64),
+    "0-d": torch.tensor(3.5),
+    "transposed": torch.randn(40, 30).t(),
+    "strided": torch.randn(40, 30)[::2, ::3],
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_kind_of_tensor(name: str) -> None:
+    tensor = KINDS[name]
+    model = module(w=tensor)
+    model.w.grad = tensor.detach().clone() * 2
+    found = written(model)
+    numbers = torch.view_as_real(tensor).reshape(-1) if tensor.is_complex() else tensor.reshape(-1)
+    norm = float(numbers.double().norm())
+    assert found["weight_norm/w"] == pytest.approx(norm, rel=1e-5)
+    assert found["grad_norm/w"] == pytest.approx(2 * norm, rel=2e-3 if tensor.dtype.itemsize == 2 else 1e-5)
+    histogram_of_weights = found["weights/w"]
+    assert sum(histogram_of_weights.counts) == numbers.numel()
+    assert histogram_of_weights.total == pytest.approx(float(numbers.double().sum()), rel=1e-4, abs=1e-4)
+    assert found["nonfinite/weights/total"] == 0
+
+
+def test_sparse_gradients() -> None:
+    model = nn.Embedding(30, 4, sparse=True)
+    model(torch.tensor([1, 2, 2, 7])).pow(2).sum().backward()
+    assert model.weight.grad.is_sparse
+    found = written(model)
+    dense = model.weight.grad.to_dense()
+    assert found["grad_norm/weight"] == pytest.approx(float(dense.norm()), rel=1e-5)
+    # the rows that the batch touched; absent ones are not counted as zeros
+    assert sum(found["grads/weight"].counts) == 3 * 4
+
+
+def test_empty_tensors_write_no_histogram() -> None:
+    model = module(w=torch.empty(0, 4), v=torch.ones(2))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    found = written(model)
+    assert found["weight_norm/w"] == 0
+    assert "weights/w" not in found
+    assert found["weights/v"].counts
+
+
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [
+        (torch.empty(3, device="meta"), "q (on the meta device: it has no elements)"),
+        (torch.ones(3, dtype=torch.uint8), "q (torch.uint8: its elements are packed or quantized)"),
+    ],
+)
+def test_what_cannot_be_read_is_left_out_and_named_once(
+    tensor: Tensor, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = module(q=tensor, w=torch.ones(4))
+    model.w.grad = torch.ones(4)
+    found = written(model)
+    assert found["weight_norm/w"] == 2
+    assert not [tag for tag in found if tag.endswith("/q")]
+    assert caplog.text.count(reason) == 1
+
+
+def test_more_elements_than_an_int32_can_count() -> None:
+    tensor = torch.tensor([True]).expand(2**31 + 7)  # no memory behind it
+    work = histogram_cpu.Work([tensor], 0.0, 1.0, 4)
+    assert sum(piece.numel() for piece in work.pieces()) == tensor.numel()
+    packed = torch.tensor([0.0, 1.0, 1.0, 1.0, 2.0**31 + 7, 3.0], dtype=torch.float64)
+    counted = histogram.finish(packed.tolist())
+    assert counted is not None
+    assert sum(counted.counts) == 2**31 + 10
