@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tbx_callbacks.stats import histogram_cpu, histogram_device
+from tbx_callbacks.stats import histogram_cpu, histogram_device, histogram_small
 from tbx_callbacks.stats.norms import flat
 
 
@@ -46,7 +46,10 @@ def value_ranges(groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
 
     On an accelerator nothing waits for it; a group's result is on the device of its first tensor.
     """
-    return [_bounds([flat(tensor) for tensor in tensors]) for tensors in groups]
+    flats = [[flat(tensor) for tensor in tensors] for tensors in groups]
+    small = [place for place, tensors in enumerate(flats) if _on_cpu(tensors) and histogram_small.is_small(tensors)]
+    found = dict(zip(small, histogram_small.bounds([flats[place] for place in small]), strict=True))
+    return [_bounds(tensors) if (bounds := found.get(place)) is None else bounds for place, tensors in enumerate(flats)]
 
 
 def count(groups: Sequence[Sequence[Tensor]], ranges: Sequence[Tensor], bins: Sequence[int]) -> list[Tensor]:
@@ -60,12 +63,12 @@ def count(groups: Sequence[Sequence[Tensor]], ranges: Sequence[Tensor], bins: Se
     works: dict[int, histogram_cpu.Work] = {}
     for place, (tensors, bounds) in enumerate(zip(groups, ranges, strict=True)):
         flats = [flat(tensor) for tensor in tensors]
-        if all(tensor.device.type == "cpu" for tensor in flats):
+        if _on_cpu(flats):
             left, width = _range(*bounds.tolist())
             works[place] = histogram_cpu.Work(flats, left, width, bins[place])
         else:
             counted[place] = _count_on_devices(flats, bounds, bins[place])
-    for place, part in zip(works, histogram_cpu.count(list(works.values())), strict=True):
+    for place, part in _count_on_cpu(works).items():
         counted[place] = torch.cat([ranges[place], part])
     return [part for part in counted if part is not None]
 
@@ -79,11 +82,25 @@ def finish(packed: Sequence[float]) -> HistogramCounts | None:
 
 
 def _bounds(tensors: Sequence[Tensor]) -> Tensor:
-    if all(tensor.device.type == "cpu" for tensor in tensors):
+    if _on_cpu(tensors):
         return torch.tensor(histogram_cpu.bounds(tensors), dtype=torch.float64)
     parts = [histogram_device.bounds(part) for part in _by_device(tensors).values()]
     found = torch.stack([part.to(parts[0].device, parts[0].dtype, non_blocking=True) for part in parts])
     return torch.stack([found[:, 0].amin(), found[:, 1].amax()])
+
+
+def _on_cpu(tensors: Sequence[Tensor]) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in tensors)
+
+
+def _count_on_cpu(works: Mapping[int, histogram_cpu.Work]) -> dict[int, Tensor]:
+    """Small ones in one flat pass; the others, and those that the pass cannot take, piece by piece."""
+    small = [place for place, work in works.items() if histogram_small.is_small(work.tensors)]
+    tried = zip(small, histogram_small.count([works[place] for place in small]), strict=True)
+    found = {place: part for place, part in tried if part is not None}
+    rest = [place for place in works if place not in found]
+    parts = histogram_cpu.count([works[place] for place in rest])
+    return {**found, **dict(zip(rest, parts, strict=True))}
 
 
 def _count_on_devices(tensors: Sequence[Tensor], bounds: Tensor, bins: int) -> Tensor:

@@ -64,6 +64,11 @@ class Work:
             yield _together(small)
 
 
+def holds_float32(work: Work) -> bool:
+    """Whether float32 can hold the bin indices of a range: it is not very large or tiny."""
+    return _TINY < work.bins / work.width < _HUGE and work.width <= _HUGE
+
+
 def count(works: Sequence[Work]) -> list[Tensor]:
     """Counts all of them; for each one `[2 + bins]` float64: the sum, the sum of squares and the counts."""
     shares = _shares(works, torch.get_num_threads())
@@ -121,7 +126,7 @@ class _Table:
 
     def __init__(self, work: Work, buffers: _Buffers) -> None:
         self._left, self._scale = work.left, work.bins / work.width
-        self.wide = not _TINY < self._scale < _HUGE or work.width > _HUGE
+        self.wide = not holds_float32(work)
         self._rows = work.bins + 1  # one bin more: an element at the right edge lands there
         self._by_pairs = self._rows <= 129 and not self.wide  # a larger table would leave the cache
         # One operator instead of two where float32 loses nothing by it: 0 is in the range, or near it.

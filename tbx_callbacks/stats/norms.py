@@ -10,7 +10,9 @@ from torch import Tensor
 # On CPU torch.linalg.vector_norm adds float32 squares one after the other: for 23 M normal numbers it is 1e-3 off
 # (benchmarks/norms.py). A BLAS dot over 32 Ki elements at a time, added up in float64, is within 1e-6.
 _CHUNK = 1 << 15
-_TINY = 1e-30
+_TINY, _HUGE = 1e-30, 1e30  # float32 holds squares between them
+# Many small tensors in one call: added up in float32, which is exact enough for so few elements.
+_SMALL, _PLAIN = 1 << 12, torch.float32
 
 
 def square_norms(tensors: Sequence[Tensor]) -> Tensor:
@@ -75,7 +77,16 @@ def _per_device(tensors: Sequence[Tensor], cpu: _Kernel, device: _Kernel) -> Ten
 
 
 def _square_norms_cpu(tensors: Sequence[Tensor], places: Sequence[int]) -> Tensor:  # noqa: ARG001
-    return torch.tensor([_square_norm_cpu(tensor) for tensor in tensors], dtype=torch.float64)
+    found = torch.zeros(len(tensors), dtype=torch.float64)
+    small = [place for place, tensor in enumerate(tensors) if 0 < tensor.numel() <= _SMALL and tensor.dtype == _PLAIN]
+    if small:
+        norms = torch.stack(torch._foreach_norm([tensors[place] for place in small], 2)).double().square()
+        found[small] = norms
+    done = set(small)
+    careful = [place for place, square in zip(small, found[small].tolist(), strict=True) if not _TINY < square < _HUGE]
+    for place in [*careful, *(place for place in range(len(tensors)) if place not in done)]:
+        found[place] = _square_norm_cpu(tensors[place])
+    return found
 
 
 def _square_norm_cpu(tensor: Tensor) -> float:
