@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tbx_callbacks.amp import found_inf
+from tbx_callbacks.before import Clipping, Copies
 from tbx_callbacks.best import Best
-from tbx_callbacks.context import Context, RunFacts, Tensors
+from tbx_callbacks.context import Context, RunFacts
 from tbx_callbacks.counters import Counters, Stopwatch
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.items import Cadence, Item
 from tbx_callbacks.own import OwnScalars
-from tbx_callbacks.plan import Entry, families, plan, schedule_of
+from tbx_callbacks.plan import Entry, families, plan, schedule_of, whole
 from tbx_callbacks.program import Guard, Program, needs_of
 from tbx_callbacks.publish import Publisher
 from tbx_callbacks.reduce import Batch
@@ -24,8 +25,6 @@ from tbx_callbacks.schedule import Schedule, never
 from tbx_callbacks.sinks import Sink
 from tbx_callbacks.source import Source
 from tbx_callbacks.values import Facts, Number
-
-logger = logging.getLogger(__name__)
 
 
 class Monitor:
@@ -62,8 +61,7 @@ class Monitor:
         self._hooks: list[Any] = []
         self._step = 0
         self._due: list[Entry] = []
-        self._before_clip: dict[str, Tensors] = {}
-        self._clip_factor: Number | None = None
+        self._clipping, self._copies = Clipping(), Copies()
         self._unfinished: list[tuple[Entry, Context]] = []
 
     # -- a run begins and ends -------------------------------------------------------------------------------------
@@ -76,7 +74,8 @@ class Monitor:
         """
         self.detach()
         source = Source(setup.model, setup.optimizers)
-        entries = plan(_whole(self._items, setup), self._every, source.parameters, setup.log_schedule, source.owners)
+        items = whole(self._items, setup.sharding)
+        entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners)
         self._program = Program(entries, strict=self._strict)
         self._own_schedule = schedule_of(self._every, setup.log_schedule)
         self._setup, self._source, self._counters = setup, source, Counters(self.stopwatch)
@@ -85,6 +84,8 @@ class Monitor:
             self._best.update(logs)
         self._run = RunFacts(setup.hparams, setup.texts, families(entries), self._best.values)
         for place, (name, optimizer) in enumerate(setup.optimizers.items()):
+            if "weights_before" in needs_of(entries, name):
+                self._hooks.append(optimizer.register_step_pre_hook(self._before_hook(name)))
             self._hooks.append(optimizer.register_step_post_hook(self._hook(name, first=place == 0)))
         self.publisher.write(0, self._program.call(Context("start", 0, self._run)).numbers({}))
         self.stopwatch.resume()
@@ -103,6 +104,7 @@ class Monitor:
         """Removes every hook."""
         while self._hooks:
             self._hooks.pop().remove()
+        self._copies.clear()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -115,7 +117,7 @@ class Monitor:
         """A step begins; `step` is the number it will have when it is finished (1-based)."""
         self.publish()
         self.stopwatch.resume()
-        self._step, self._before_clip, self._clip_factor = step, {}, None
+        self._step, self._clipping = step, Clipping()
         self._due = self._program.due(step)
 
     def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
@@ -132,24 +134,16 @@ class Monitor:
             optimizer: name of the optimizer whose step comes; all of them when left out.
             max_norm: the limit, where the trainer will clip by the norm of all these gradients.
         """
-        if not self._due or self._source is None:
-            return
-        for name in self._source.owners if optimizer is None else (optimizer,):
-            needs = needs_of(self._due, name)
-            if "before_clip" in needs and name not in self._before_clip:
-                with self._safely("looking at gradients before clipping", self._step), torch.no_grad():
-                    gradients = self._source.gradients(name, scale)
-                    self._before_clip[name] = gradients.measured(nonfinite="nonfinite" in needs)
-                if max_norm is not None:
-                    norm = self._before_clip[name].squares.sum().sqrt()
-                    self._clip_factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        if self._due and self._source is not None:
+            with self._safely("looking at gradients before clipping", self._step), torch.no_grad():
+                self._clipping.look(self._source, self._due, scale, optimizer, max_norm)
 
     def clipped(self, norm: Tensor | float, max_norm: float) -> None:
         """The trainer clipped this step's gradients, which had this norm."""
         norm = norm if isinstance(norm, Tensor) else torch.tensor(norm)
         self._counters.clip(norm, max_norm)
         if self._due:
-            self._clip_factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+            self._clipping.clipped(norm, max_norm)
 
     def log(self, tag: str, value: Tensor | float) -> None:
         """Adds a scalar of the user's own to the mean that is written under `tag` at the next point.
@@ -163,19 +157,29 @@ class Monitor:
 
     # -- measuring -------------------------------------------------------------------------------------------------
 
+    def _before_hook(self, name: str) -> Callable[..., None]:
+        def before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001
+            if self._source is not None and "weights_before" in needs_of(self._due, name):
+                closure = any(given is not None for given in (*args[1:], *kwargs.values()))
+                with self._safely("copying weights", self._step), torch.no_grad():
+                    self._copies.take(self._source, self._due, name, closure=closure)
+
+        return before_step
+
     def _hook(self, name: str, *, first: bool) -> Callable[..., None]:
         def after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001
             self._counters.steps += first
             own_due = bool(self._own) and self._own_schedule(self._step)
             if self._due or own_due:
                 with self._safely("measuring", self._step), torch.no_grad():
-                    self._measure(name, own_due=own_due)
+                    self._measure(name, found_inf(optimizer), own_due=own_due)
 
         return after_step
 
-    def _measure(self, name: str, *, own_due: bool) -> None:
+    def _measure(self, name: str, skipped: Tensor | None, *, own_due: bool) -> None:
         assert self._setup is not None
         assert self._source is not None
+        updates = self._copies.updates(self._source, name, skipped)
         context = Context(
             event="step",
             step=self._step,
@@ -183,10 +187,12 @@ class Monitor:
             parameters=self._source.parameters,
             gradients=self._source.gradients(name),
             weights=self._source.weights(name),
-            before_clip=self._before_clip.get(name),
+            before_clip=self._clipping.gradients.get(name),
+            updates=updates,
+            skipped=skipped,
             clipping=self._setup.clipping,
             spreads_nonfinite=self._setup.spreads_nonfinite,
-            clip_factor=self._clip_factor,
+            clip_factor=self._clipping.factor,
             learning_rates=self._source.learning_rates(),
         )
         batch = self.publisher.batch(self._step)
@@ -200,6 +206,8 @@ class Monitor:
                 self._finish_later(entry, selected)
             else:
                 self._program.run(entry, self._with_interval(entry, selected), batch)
+        if updates is not None:
+            updates.forget()
 
     def _finish_later(self, entry: Entry, context: Context) -> None:
         """Takes the tensors' statistics now; the step's micro-batches are complete only when the step is published."""
@@ -243,17 +251,3 @@ class Monitor:
         left = Batch()
         left.add(self._own.take())
         return left
-
-
-def _whole(items: Sequence[Item], setup: Setup) -> list[Item]:
-    """The items that can be right: a shard's norm is not the parameter's, so none is written in its place."""
-    if setup.sharding is None:
-        return list(items)
-    left_out = sorted({item.name for item in items if item.select is not None})
-    if left_out:
-        logger.warning(
-            "parameters are spread over ranks by %s, which these metrics cannot read yet: %s; they are left out",
-            setup.sharding,
-            ", ".join(left_out),
-        )
-    return [item for item in items if item.select is None]

@@ -24,7 +24,7 @@ class CountedSteps(Adapter):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._hook: Any = None
+        self._step_hooks: list[Any] = []
         self._first = ""
         self._stepped = False
         self._log_due: Schedule = never
@@ -43,7 +43,9 @@ class CountedSteps(Adapter):
                 "losses, samples and tokens are not written with several ranks yet: they are one rank's share"
             )
         self._first, first = next(iter(setup.optimizers.items()))
-        self._hook = first.register_step_post_hook(self._after_step)  # before the engine's own
+        self._step_hooks.append(first.register_step_post_hook(self._after_step))  # before the engine's own
+        if any("weights_before" in item.metric.needs for item in self.config.items):
+            self._step_hooks.append(first.register_step_pre_hook(self._before_step))
         super()._begin(place, setup, step)
         self._monitor.begin_step(step + 1)
 
@@ -80,6 +82,10 @@ class CountedSteps(Adapter):
             step = self._step
         super()._end(step, succeeded=succeeded)
 
+    def _before_step(self, *args: Any) -> None:
+        if self._stepped:
+            self._finish_step()
+
     def _after_step(self, optimizer: torch.optim.Optimizer, *args: Any) -> None:
         if self._stepped:
             self._finish_step()
@@ -99,6 +105,5 @@ class CountedSteps(Adapter):
         self._monitor.begin_step(self._step + 1)
 
     def _unhook(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        while self._step_hooks:
+            self._step_hooks.pop().remove()

@@ -14,6 +14,9 @@ from tbx_callbacks.metrics.memory import Memory
 from tbx_callbacks.metrics.nonfinite import NonFinite
 from tbx_callbacks.metrics.protocol import Metric
 from tbx_callbacks.metrics.throughput import Throughput
+from tbx_callbacks.metrics.update_histogram import UpdateHistogram
+from tbx_callbacks.metrics.update_norm import UpdateNorm
+from tbx_callbacks.metrics.update_ratio import UpdateRatio
 from tbx_callbacks.metrics.weight_histogram import WeightHistogram
 from tbx_callbacks.metrics.weight_norm import WeightNorm
 
@@ -26,6 +29,9 @@ METRICS: dict[str, type[Metric]] = {
     "weight_norm": WeightNorm,
     "weight_histogram": WeightHistogram,
     "grad_histogram": GradHistogram,
+    "update_norm": UpdateNorm,
+    "update_ratio": UpdateRatio,
+    "update_histogram": UpdateHistogram,
     "nonfinite": NonFinite,
     "throughput": Throughput,
     "memory": Memory,

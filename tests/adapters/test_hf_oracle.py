@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracles import Recorder, RecordingTrainer, by_layer, by_module, by_parameter, norm, total
+from oracles import Recorder, RecordingTrainer, Step, by_layer, by_module, by_parameter, norm, total
 from problems import Run, collate, rows, trainer
+from torch import Tensor
 
 from tbx_callbacks import TbxTrainerCallback
 
@@ -29,6 +30,10 @@ SET = {
         {"weight_histogram": {"every": 4}},
         {"grad_histogram": {"every": 4}},
         "nonfinite",
+        {"update_norm": {"by": "layer"}},
+        {"update_ratio": {"by": "total"}},
+        {"update_ratio": {"by": "layer", "every": 3}},
+        {"update_histogram": {"every": 4}},
     ],
 }
 GROUPS = {"layer": by_layer, "module": by_module, "parameter": by_parameter, "total": total}
@@ -137,6 +142,29 @@ def test_weight_norm(case) -> None:
     attention = {name: tensor for name, tensor in weights.items() if ".attention." in name}
     rest = {name: tensor for name, tensor in weights.items() if "attention" not in name}
     compare(read, "weight_norm", {4: {"attention": norm(attention), "rest": norm(rest)}})
+
+
+def updates(step: Step) -> dict[str, Tensor]:
+    return {name: after.double() - step.weights_before[name].double() for name, after in step.weights.items()}
+
+
+def test_updates(case) -> None:
+    _, _, _, read, steps, _ = case
+    assert read.steps("update_norm/classifier") == read.steps("update_ratio/total") == [2, 4, 6, 8, 10, 12]
+    assert read.steps("update_ratio/classifier") == [3, 6, 9, 12]
+    for step in (2, 12):
+        compare(read, "update_norm", {step: {name: norm(u) for name, u in by_layer(updates(steps[step])).items()}})
+        compare(read, "update_ratio", {step: {"total": norm(updates(steps[step])) / norm(steps[step].weights)}})
+    for step in (3, 12):
+        layers = by_layer(steps[step].weights)
+        ratios = {name: norm(u) / norm(layers[name]) for name, u in by_layer(updates(steps[step])).items()}
+        compare(read, "update_ratio", {step: ratios})
+    for layer, group in by_layer(updates(steps[8])).items():
+        proto = read.histograms[f"updates/{layer}"][8]
+        flat = torch.cat([update.reshape(-1) for update in group.values()])
+        assert proto.num == flat.numel()
+        assert proto.sum_squares == pytest.approx(flat.square().sum().item(), rel=1e-5)
+        assert (proto.min, proto.max) == pytest.approx((flat.min().item(), flat.max().item()), rel=1e-5)
 
 
 def test_learning_rate_is_the_one_that_was_used(case) -> None:
