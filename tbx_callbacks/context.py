@@ -97,6 +97,10 @@ class Interval:
     clip_steps: int = 0
     """Steps at which the trainer's gradient norm was seen before clipping."""
     clipped_steps: Number = 0
+    skipped_steps: Number = 0
+    """Steps that did nothing because gradients overflowed under a loss scale."""
+    loss_scale: Number | None = None
+    """After the latest update; None without one."""
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tbx_callbacks.amp import found_inf
+from tbx_callbacks.amp import found_inf, loss_scale
 from tbx_callbacks.before import Clipping, Copies
 from tbx_callbacks.best import Best
 from tbx_callbacks.context import Context, RunFacts
 from tbx_callbacks.counters import Counters, Stopwatch
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.items import Cadence, Item
+from tbx_callbacks.late import Late, with_interval
 from tbx_callbacks.own import OwnScalars
 from tbx_callbacks.plan import Entry, families, plan, schedule_of, whole
 from tbx_callbacks.program import Guard, Program, needs_of
@@ -52,6 +54,7 @@ class Monitor:
         # Numbers that the trainer logs before training (an evaluation) are taken too.
         early = plan([item for item in self._items if item.select is None], every, (), never, {})
         self._program = Program(early, strict=strict)
+        self._first = ""
         self._source: Source | None = None
         self._setup: Setup | None = None
         self._best = Best({})
@@ -59,10 +62,10 @@ class Monitor:
         self._own = OwnScalars()
         self._own_schedule: Schedule = never
         self._hooks: list[Any] = []
-        self._step = 0
+        self._step = self._steps_before = 0
         self._due: list[Entry] = []
         self._clipping, self._copies = Clipping(), Copies()
-        self._unfinished: list[tuple[Entry, Context]] = []
+        self._late = Late()
 
     # -- a run begins and ends -------------------------------------------------------------------------------------
 
@@ -78,15 +81,17 @@ class Monitor:
         entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners)
         self._program = Program(entries, strict=self._strict)
         self._own_schedule = schedule_of(self._every, setup.log_schedule)
-        self._setup, self._source, self._counters = setup, source, Counters(self.stopwatch)
+        self._setup, self._source = setup, source
+        self._counters = Counters(self.stopwatch, loss_scale(setup.scaler) if "loss_scale" in self.needs else None)
         self._best = Best(setup.larger_is_better)
         for logs in setup.earlier_logs:
             self._best.update(logs)
         self._run = RunFacts(setup.hparams, setup.texts, families(entries), self._best.values)
-        for place, (name, optimizer) in enumerate(setup.optimizers.items()):
+        self._first = next(iter(setup.optimizers))
+        for name, optimizer in setup.optimizers.items():
             if "weights_before" in needs_of(entries, name):
-                self._hooks.append(optimizer.register_step_pre_hook(self._before_hook(name)))
-            self._hooks.append(optimizer.register_step_post_hook(self._hook(name, first=place == 0)))
+                self._hooks.append(optimizer.register_step_pre_hook(partial(self._before_step, name)))
+            self._hooks.append(optimizer.register_step_post_hook(partial(self._after_step, name)))
         self.publisher.write(0, self._program.call(Context("start", 0, self._run)).numbers({}))
         self.stopwatch.resume()
 
@@ -118,7 +123,15 @@ class Monitor:
         self.publish()
         self.stopwatch.resume()
         self._step, self._clipping = step, Clipping()
-        self._due = self._program.due(step)
+        self._due, self._steps_before = self._program.due(step), self._counters.steps
+
+    def pass_ended(self, *, is_step: bool) -> None:
+        """A pass of the trainer's loop is over; `is_step`: it counts as a step even if no optimizer was called."""
+        self._counters.updated()
+        if is_step and self._counters.steps == self._steps_before:
+            for entry in self._due:
+                if "loss_scale" in entry.item.metric.needs:
+                    self._late.takes(entry, Context("step", self._step, self._run))
 
     def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
         """One micro-batch went through the model."""
@@ -157,24 +170,18 @@ class Monitor:
 
     # -- measuring -------------------------------------------------------------------------------------------------
 
-    def _before_hook(self, name: str) -> Callable[..., None]:
-        def before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001
-            if self._source is not None and "weights_before" in needs_of(self._due, name):
-                closure = any(given is not None for given in (*args[1:], *kwargs.values()))
-                with self._safely("copying weights", self._step), torch.no_grad():
-                    self._copies.take(self._source, self._due, name, closure=closure)
+    def _before_step(self, name: str, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if self._source is not None and "weights_before" in needs_of(self._due, name):
+            closure = any(given is not None for given in (*args[1:], *kwargs.values()))
+            with self._safely("copying weights", self._step), torch.no_grad():
+                self._copies.take(self._source, self._due, name, closure=closure)
 
-        return before_step
-
-    def _hook(self, name: str, *, first: bool) -> Callable[..., None]:
-        def after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001
-            self._counters.steps += first
-            own_due = bool(self._own) and self._own_schedule(self._step)
-            if self._due or own_due:
-                with self._safely("measuring", self._step), torch.no_grad():
-                    self._measure(name, found_inf(optimizer), own_due=own_due)
-
-        return after_step
+    def _after_step(self, name: str, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._counters.steps += name == self._first
+        own_due = bool(self._own) and self._own_schedule(self._step)
+        if self._due or own_due:
+            with self._safely("measuring", self._step), torch.no_grad():
+                self._measure(name, found_inf(optimizer), own_due=own_due)
 
     def _measure(self, name: str, skipped: Tensor | None, *, own_due: bool) -> None:
         assert self._setup is not None
@@ -202,45 +209,25 @@ class Monitor:
             if entry.optimizer != name:
                 continue
             selected = replace(context, selection=entry.selection)
-            if "batches" in entry.item.metric.needs:
-                self._finish_later(entry, selected)
-            else:
-                self._program.run(entry, self._with_interval(entry, selected), batch)
+            if not self._late.takes(entry, selected):
+                self._program.run(entry, with_interval(entry, selected, self._counters), batch)
         if updates is not None:
             updates.forget()
-
-    def _finish_later(self, entry: Entry, context: Context) -> None:
-        """Takes the tensors' statistics now; the step's micro-batches are complete only when the step is published."""
-        if entry.item.select is not None:
-            nonfinite = "nonfinite" in entry.item.metric.needs
-            for tensors in (context.gradients, context.weights):
-                tensors.take(nonfinite=nonfinite)
-        self._unfinished.append((entry, context))
-
-    def _finish(self) -> None:
-        unfinished, self._unfinished = self._unfinished, []
-        for entry, context in unfinished:
-            self._program.run(entry, self._with_interval(entry, context), self.publisher.batch(context.step))
-
-    def _with_interval(self, entry: Entry, context: Context) -> Context:
-        now = self._counters.totals()
-        interval, entry.last = now.since(entry.last), now
-        return replace(context, interval=interval)
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
     def publish(self, facts: Facts | None = None) -> None:
         """Hands the measured step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
-        if not self.publisher.holds and not self._unfinished:  # a step with nothing due, as most are
+        if not self.publisher.holds and not self._late:  # a step with nothing due, as most are
             return
         with self._safely("publishing", self._step):
-            self._finish()
+            self._late.finish(self._program, self._counters, self.publisher)
             self.publisher.publish(facts)
 
     def logged(self, step: int, logs: Mapping[str, Number | str], facts: Facts | None = None) -> None:
         """The trainer logged numbers (by tag) after `step` steps; they travel with what was measured at that step."""
         with self._safely("publishing", step):
-            self._finish()
+            self._late.finish(self._program, self._counters, self.publisher)
             self._best.update(logs)
             left = Batch() if self._hooks else self._left()
             numbers = self._program.call(Context("log", step, self._run, logs=logs)).numbers({})

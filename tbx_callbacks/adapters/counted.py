@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks.adapters.base import Adapter
-from tbx_callbacks.counters import Deferred, add_up
+from tbx_callbacks.deferred import Deferred, add_up
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place
 from tbx_callbacks.ranks import world_size
@@ -67,12 +67,14 @@ class CountedSteps(Adapter):
             if epoch is not None:
                 self._facts["train/epoch"] = epoch
             self._finish_step()
+        else:
+            self._monitor.pass_ended(is_step=False)
 
     def _see_gradients(
         self, scale: Tensor | None = None, *, optimizer: str | None = None, max_norm: float | None = None
     ) -> None:
         """All gradients of an optimizer (or of all) are there; see `Monitor.before_clip`."""
-        if self._stepped and optimizer in (None, self._first):  # the pass before did not say that it has ended
+        if self._stepped and optimizer in (None, self._first):
             self._finish_step()
         self._monitor.before_clip(scale, optimizer=optimizer, max_norm=max_norm)
 
@@ -83,12 +85,11 @@ class CountedSteps(Adapter):
         super()._end(step, succeeded=succeeded)
 
     def _before_step(self, *args: Any) -> None:
-        if self._stepped:
+        if self._stepped:  # the pass before did not say that it has ended
             self._finish_step()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *args: Any) -> None:
-        if self._stepped:
-            self._finish_step()
+        self._before_step()
         self._stepped = True
         if self._log_due(self._step + 1):  # now: the scheduler will have changed it when the step is finished
             rate = optimizer.param_groups[0]["lr"]
@@ -96,6 +97,7 @@ class CountedSteps(Adapter):
 
     def _finish_step(self) -> None:
         self._step, self._stepped = self._step + 1, False
+        self._monitor.pass_ended(is_step=False)
         if self._log_due(self._step):
             facts, self._facts = self._facts, {}
             if self._counted:

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from tbx_callbacks.adapters.base import Adapter, named_optimizers
+from tbx_callbacks.adapters.base import Adapter, named_optimizers, scaler_of
 from tbx_callbacks.adapters.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.adapters.hf_attach import attach
 from tbx_callbacks.adapters.hf_facts import hparams, larger_is_better, log_schedule, tags, texts
@@ -96,6 +96,7 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             texts=texts(args, model),
             larger_is_better=larger_is_better(args),
             earlier_logs=[tags(logs) for logs in state.log_history],
+            scaler=scaler_of(kwargs["optimizer"]),
         )
         self._begin(place, setup, state.global_step)
         if "batches" in self._monitor.needs:
@@ -114,6 +115,7 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             return
         if control.should_evaluate or control.should_save:
             self._monitor.stopwatch.pause()
+        self._monitor.pass_ended(is_step=True)
         # When the trainer is about to log, its numbers travel with the step. With logging by epoch that is only known
         # at the epoch's end; the next step's beginning publishes at the latest.
         if not control.should_log and args.logging_strategy != "epoch":

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from tbx_callbacks.adapters.batches import samples_in, tokens_in
+from tbx_callbacks.amp import scale_of
 from tbx_callbacks.monitor import Monitor
 
 
@@ -32,7 +31,7 @@ def attach(trainer: Any, monitor: Monitor) -> None:
     attached.append(monitor)
 
     def clip_grad_norm(*args: Any, **kwargs: Any) -> Any:
-        monitor.before_clip(_loss_scale(trainer))
+        monitor.before_clip(scale_of(trainer.accelerator.scaler))
         total = clip(*args, **kwargs)
         if total is not None:
             monitor.clipped(total, trainer.args.max_grad_norm)
@@ -40,7 +39,7 @@ def attach(trainer: Any, monitor: Monitor) -> None:
 
     def get_grad_norm(*args: Any, **kwargs: Any) -> Any:
         # Does nothing when clip_grad_norm was called before: this is the way without clipping.
-        monitor.before_clip(_loss_scale(trainer))
+        monitor.before_clip(scale_of(trainer.accelerator.scaler))
         return norm(*args, **kwargs)
 
     train = trainer.training_step
@@ -54,9 +53,3 @@ def attach(trainer: Any, monitor: Monitor) -> None:
     trainer.training_step = training_step
     trainer._clip_grad_norm = clip_grad_norm
     trainer._get_grad_norm = get_grad_norm
-
-
-def _loss_scale(trainer: Any) -> Tensor | None:
-    """What gradients are still multiplied by under fp16; read without a host sync, unlike `scaler.get_scale()`."""
-    scaler = getattr(trainer.accelerator, "scaler", None)
-    return getattr(scaler, "_scale", None) if scaler is not None and scaler.is_enabled() else None

@@ -9,7 +9,7 @@ from typing import Any
 from tbx_callbacks.adapters.base import named_optimizers
 from tbx_callbacks.adapters.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.adapters.counted import CountedSteps
-from tbx_callbacks.adapters.lightning_facts import clipping, epoch, held, hparams, loss_scale, tensors, texts
+from tbx_callbacks.adapters.lightning_facts import clipping, epoch, held, hparams, loss_scale, scaler, tensors, texts
 from tbx_callbacks.adapters.lightning_listener import Listener
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place, beside, fresh_folder, holds_run
@@ -65,6 +65,7 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
             sharding=sharding(pl_module.parameters()),
             hparams=hparams(pl_module),
             texts=texts(pl_module),
+            scaler=scaler(trainer),
         )
         step = self._stored.get("step", self._step) if trainer.global_step else 0
         self._begin(self._place(step), setup, step)

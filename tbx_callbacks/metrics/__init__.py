@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tbx_callbacks.metrics.amp import Amp
 from tbx_callbacks.metrics.clip import Clip
 from tbx_callbacks.metrics.grad_histogram import GradHistogram
 from tbx_callbacks.metrics.grad_norm import GradNorm
@@ -33,6 +34,7 @@ METRICS: dict[str, type[Metric]] = {
     "update_ratio": UpdateRatio,
     "update_histogram": UpdateHistogram,
     "nonfinite": NonFinite,
+    "amp": Amp,
     "throughput": Throughput,
     "memory": Memory,
     "hparams": Hparams,
