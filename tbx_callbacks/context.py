@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from tbx_callbacks.select import Parameter, Selection
 from tbx_callbacks.stats.norms import count_nonfinite, square_norms
 from tbx_callbacks.values import Number, Unless, Value
+
+if TYPE_CHECKING:
+    from tbx_callbacks.state import State
 
 
 class Tensors:
@@ -137,6 +141,8 @@ class Context:
     """New weights less old ones, of parameters with a gradient; None unless a metric that needs them is due."""
     skipped: Tensor | None = None
     """Not 0 when the optimizer was called but did nothing: gradients overflowed under a loss scale. None without."""
+    state: State | None = None
+    """What the optimizer remembers of its parameters after the step."""
     clipping: str = "none"
     """`none`, `norm` or `other`."""
     spreads_nonfinite: bool = False

@@ -197,6 +197,7 @@ class Monitor:
             before_clip=self._clipping.gradients.get(name),
             updates=updates,
             skipped=skipped,
+            state=self._source.state(name),
             clipping=self._setup.clipping,
             spreads_nonfinite=self._setup.spreads_nonfinite,
             clip_factor=self._clipping.factor,

@@ -120,6 +120,20 @@ class Norm(Value):
 
 
 @dataclass(frozen=True)
+class Rms(Value):
+    """Root mean square, from a sum of squares and how many there are; left out when there are none."""
+
+    square: Number
+    count: Number
+
+    def sums(self) -> tuple[Number, ...]:
+        return (self.square, self.count)
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+        return math.sqrt(sums[0] / sums[1]) if sums[1] else None
+
+
+@dataclass(frozen=True)
 class Ratio(Value):
     """L2 norm divided by another, each from its sum of squares; left out where the other is 0."""
 

@@ -19,6 +19,7 @@ class Step:
     weights_before: Named = field(default_factory=dict)
     weights: Named = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)
+    moments: dict[str, Named] = field(default_factory=dict)
 
 
 class Recorder(TrainerCallback):
@@ -37,6 +38,10 @@ class Recorder(TrainerCallback):
         step = self.step(state)
         step.after_clip = gradients(model)
         step.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        step.moments = {
+            key: {name: optimizer.state[p][key].detach().double().clone() for name, p in model.named_parameters()}
+            for key in ("exp_avg", "exp_avg_sq")
+        }
         step.rates = [group["lr"] for group in optimizer.param_groups]
 
 

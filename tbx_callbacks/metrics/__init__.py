@@ -13,6 +13,7 @@ from tbx_callbacks.metrics.learning_rate import LearningRate
 from tbx_callbacks.metrics.loss import Loss
 from tbx_callbacks.metrics.memory import Memory
 from tbx_callbacks.metrics.nonfinite import NonFinite
+from tbx_callbacks.metrics.optimizer_state import OptimizerState
 from tbx_callbacks.metrics.protocol import Metric
 from tbx_callbacks.metrics.throughput import Throughput
 from tbx_callbacks.metrics.update_histogram import UpdateHistogram
@@ -33,6 +34,7 @@ METRICS: dict[str, type[Metric]] = {
     "update_norm": UpdateNorm,
     "update_ratio": UpdateRatio,
     "update_histogram": UpdateHistogram,
+    "optimizer_state": OptimizerState,
     "nonfinite": NonFinite,
     "amp": Amp,
     "throughput": Throughput,

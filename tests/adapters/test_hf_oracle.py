@@ -34,6 +34,7 @@ SET = {
         {"update_ratio": {"by": "total"}},
         {"update_ratio": {"by": "layer", "every": 3}},
         {"update_histogram": {"every": 4}},
+        {"optimizer_state": {"every": 3}},
     ],
 }
 GROUPS = {"layer": by_layer, "module": by_module, "parameter": by_parameter, "total": total}
@@ -165,6 +166,23 @@ def test_updates(case) -> None:
         assert proto.num == flat.numel()
         assert proto.sum_squares == pytest.approx(flat.square().sum().item(), rel=1e-5)
         assert (proto.min, proto.max) == pytest.approx((flat.min().item(), flat.max().item()), rel=1e-5)
+
+
+def test_optimizer_state(case) -> None:
+    _, _, _, read, steps, _ = case
+    assert read.steps("optimizer_state/effective_lr/classifier") == [3, 6, 9, 12]
+    for step in (3, 12):
+        moments, rate = steps[step].moments, steps[step].rates[0]
+        for key, kept in moments.items():
+            norms = {name: norm(group) for name, group in by_layer(kept).items()}
+            compare(read, f"optimizer_state/{key}", {step: norms})
+        for layer, group in by_layer(moments["exp_avg"]).items():
+            elements = [
+                rate * (m / (1 - 0.9**step)) / ((moments["exp_avg_sq"][name] / (1 - 0.999**step)).sqrt() + 1e-8)
+                for name, m in group.items()
+            ]
+            rms = torch.cat([e.reshape(-1) for e in elements]).square().mean().sqrt().item()
+            compare(read, "optimizer_state/effective_lr", {step: {layer: rms}})
 
 
 def test_learning_rate_is_the_one_that_was_used(case) -> None:
