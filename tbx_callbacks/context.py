@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tbx_callbacks.select import Parameter, Selection
 from tbx_callbacks.stats.norms import count_nonfinite, square_norms
-from tbx_callbacks.values import Number, Unless, Value
+from tbx_callbacks.values import Mean, Number, Unless, Value
 
 if TYPE_CHECKING:
     from tbx_callbacks.state import State
@@ -105,6 +105,12 @@ class Interval:
     """Steps that did nothing because gradients overflowed under a loss scale."""
     loss_scale: Number | None = None
     """After the latest update; None without one."""
+    hits: Number = 0
+    """Right predictions on the training batches."""
+    predictions: Number = 0
+    """Labels that they were compared with; 0 when none were seen."""
+    extra_losses: Mapping[str, Mean] = field(default_factory=dict)
+    """Losses that the model returned beside the one that is trained on, by name."""
 
 
 @dataclass(frozen=True)

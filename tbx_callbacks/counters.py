@@ -11,6 +11,7 @@ from torch import Tensor
 from tbx_callbacks.amp import LossScale
 from tbx_callbacks.context import Interval
 from tbx_callbacks.deferred import Deferred, add_up, together
+from tbx_callbacks.outputs import Losses, Predictions
 from tbx_callbacks.values import Number
 
 
@@ -52,6 +53,8 @@ class Totals:
     clipped_steps: Number = 0
     skipped_steps: Number = 0
     loss_scale: Number | None = None
+    hits: Number = 0
+    predictions: Number = 0
 
     def since(self, last: Totals) -> Interval:
         """What was counted after `last`."""
@@ -66,6 +69,8 @@ class Totals:
             clipped_steps=self.clipped_steps - last.clipped_steps,
             skipped_steps=self.skipped_steps - last.skipped_steps,
             loss_scale=self.loss_scale,
+            hits=self.hits - last.hits,
+            predictions=self.predictions - last.predictions,
         )
 
 
@@ -75,9 +80,16 @@ class Counters:
     Args:
         stopwatch: times the training.
         loss_scale: the run's, where it is to be watched.
+        predictions: what compares the model's with their labels.
     """
 
-    def __init__(self, stopwatch: Stopwatch, loss_scale: LossScale | None = None) -> None:
+    def __init__(
+        self,
+        stopwatch: Stopwatch,
+        loss_scale: LossScale | None = None,
+        predictions: Predictions | None = None,
+    ) -> None:
+        self.extra_losses, self.predictions = Losses(), predictions or Predictions()
         self.stopwatch = stopwatch
         self._loss_scale = loss_scale
         self.steps = 0
@@ -112,7 +124,10 @@ class Counters:
 
     def totals(self) -> Totals:
         """Everything so far."""
+        hits, predictions = self.predictions.totals()
         return Totals(
+            hits=hits,
+            predictions=predictions,
             steps=self.steps,
             seconds=self.stopwatch.seconds,
             samples=self._samples,

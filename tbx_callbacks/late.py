@@ -10,7 +10,7 @@ from tbx_callbacks.plan import Entry
 from tbx_callbacks.program import Program
 from tbx_callbacks.publish import Publisher
 
-_LATE = frozenset({"batches", "loss_scale"})
+_LATE = frozenset({"batches", "loss_scale", "losses", "predictions"})
 
 
 class Late:
@@ -44,4 +44,6 @@ def with_interval(entry: Entry, context: Context, counters: Counters) -> Context
     """The context with what was counted since the entry's last point, which is now."""
     now = counters.totals()
     interval, entry.last = now.since(entry.last), now
+    if "losses" in entry.item.metric.needs:
+        interval = replace(interval, extra_losses=counters.extra_losses.take())
     return replace(context, interval=interval)

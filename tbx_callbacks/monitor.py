@@ -18,6 +18,7 @@ from tbx_callbacks.counters import Counters, Stopwatch
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.items import Cadence, Item
 from tbx_callbacks.late import Late, with_interval
+from tbx_callbacks.outputs import Predictions
 from tbx_callbacks.own import OwnScalars
 from tbx_callbacks.plan import Entry, families, plan, schedule_of, whole
 from tbx_callbacks.program import Guard, Program, needs_of
@@ -82,7 +83,8 @@ class Monitor:
         self._program = Program(entries, strict=self._strict)
         self._own_schedule = schedule_of(self._every, setup.log_schedule)
         self._setup, self._source = setup, source
-        self._counters = Counters(self.stopwatch, loss_scale(setup.scaler) if "loss_scale" in self.needs else None)
+        scale = loss_scale(setup.scaler) if "loss_scale" in self.needs else None
+        self._counters = Counters(self.stopwatch, scale, Predictions(setup.model))
         self._best = Best(setup.larger_is_better)
         for logs in setup.earlier_logs:
             self._best.update(logs)
@@ -116,6 +118,11 @@ class Monitor:
         """What the metrics need at any step of the run."""
         return self._program.needs
 
+    @property
+    def wants_outputs(self) -> bool:
+        """Whether a metric reads what the model returns."""
+        return not self.needs.isdisjoint({"losses", "predictions"})
+
     # -- one step --------------------------------------------------------------------------------------------------
 
     def begin_step(self, step: int) -> None:
@@ -136,6 +143,14 @@ class Monitor:
     def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
         """One micro-batch went through the model."""
         self._counters.batch(loss=loss, samples=samples, tokens=tokens)
+
+    def outputs(self, outputs: Any, labels: Any) -> None:
+        """What the model returned for a micro-batch of training (a mapping, or its logits), and the batch's labels."""
+        with self._safely("looking at outputs", self._step), torch.no_grad():
+            if "losses" in self.needs:
+                self._counters.extra_losses.add(outputs)
+            if "predictions" in self.needs:
+                self._counters.predictions.add(outputs, labels)
 
     def before_clip(
         self, scale: Tensor | None = None, *, optimizer: str | None = None, max_norm: float | None = None
@@ -228,10 +243,11 @@ class Monitor:
     def logged(self, step: int, logs: Mapping[str, Number | str], facts: Facts | None = None) -> None:
         """The trainer logged numbers (by tag) after `step` steps; they travel with what was measured at that step."""
         with self._safely("publishing", step):
-            self._late.finish(self._program, self._counters, self.publisher)
             self._best.update(logs)
-            left = Batch() if self._hooks else self._left()
             numbers = self._program.call(Context("log", step, self._run, logs=logs)).numbers({})
+            self._program.give_way(numbers)
+            self._late.finish(self._program, self._counters, self.publisher)
+            left = Batch() if self._hooks else self._left()
             self.publisher.publish_with(step, {**left.numbers({}), **numbers}, facts)
 
     def _left(self) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tbx_callbacks.context import Context
 from tbx_callbacks.plan import Entry
@@ -24,6 +24,8 @@ class Program:
 
     def __init__(self, entries: Sequence[Entry], *, strict: bool) -> None:
         self.entries, self._strict = list(entries), strict
+        self.needs = needs_of(entries)
+        """What the metrics need at any step."""
         self._by_schedule: dict[Schedule, list[Entry]] = {}
         for entry in entries:
             if entry.on_steps:
@@ -32,11 +34,6 @@ class Program:
     def due(self, step: int) -> list[Entry]:
         """The entries that are measured at this step."""
         return [entry for due, entries in self._by_schedule.items() if due(step) for entry in entries]
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the metrics need at any step."""
-        return needs_of(self.entries)
 
     def reserves(self, tag: str) -> bool:
         """Whether the tag belongs to a metric."""
@@ -70,7 +67,20 @@ class Program:
                 tags,
                 error,
             )
-            self.entries.remove(entry)
+            self._remove(entry)
+
+    def give_way(self, logs: Iterable[str]) -> None:
+        """Leaves out metrics of steps whose tags the trainer logs itself, with one warning each."""
+        for entry in list(self.entries):
+            same = [tag for tag in logs if tag in entry.tags] if entry.on_steps else []
+            if same:
+                logger.warning("the trainer logs %s itself; metric %s is left out", same[0], entry.item.name)
+                self._remove(entry)
+
+    def _remove(self, entry: Entry) -> None:
+        self.entries.remove(entry)
+        self.needs = needs_of(self.entries)
+        if entry.on_steps:
             self._by_schedule[entry.schedule].remove(entry)
 
 

@@ -40,7 +40,7 @@ class CountedSteps(Adapter):
         self._alone = world_size() == 1
         if not self._alone:
             logger.warning(
-                "losses, samples and tokens are not written with several ranks yet: they are one rank's share"
+                "losses, accuracy, samples and tokens are not written with several ranks yet: they are one rank's share"
             )
         self._first, first = next(iter(setup.optimizers.items()))
         self._step_hooks.append(first.register_step_post_hook(self._after_step))  # before the engine's own
@@ -69,6 +69,11 @@ class CountedSteps(Adapter):
             self._finish_step()
         else:
             self._monitor.pass_ended(is_step=False)
+
+    def _see_outputs(self, outputs: Any, labels: Any) -> None:
+        """What the model returned for a micro-batch, and its labels; before the end of its pass."""
+        if self._alone and self._monitor.wants_outputs:
+            self._monitor.outputs(outputs, labels)
 
     def _see_gradients(
         self, scale: Tensor | None = None, *, optimizer: str | None = None, max_norm: float | None = None

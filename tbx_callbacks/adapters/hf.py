@@ -7,7 +7,6 @@ import math
 import weakref
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -19,6 +18,7 @@ from tbx_callbacks.adapters.hf_facts import hparams, larger_is_better, log_sched
 from tbx_callbacks.adapters.hf_folder import before_training, choose, to_store
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place
+from tbx_callbacks.forward import on_forward
 from tbx_callbacks.shards import sharding
 
 logger = logging.getLogger(__name__)
@@ -99,9 +99,11 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             scaler=scaler_of(kwargs["optimizer"]),
         )
         self._begin(place, setup, state.global_step)
-        if "batches" in self._monitor.needs:
+        if "batches" in self._monitor.needs or self._monitor.wants_outputs:
             if args.world_size > 1:
-                logger.warning("samples, tokens and NaN losses are not written with several ranks yet")
+                logger.warning(
+                    "samples, tokens, NaN losses, further losses and accuracy are not written with several ranks yet"
+                )
             else:
                 self._watch_batches(model, args)
 
@@ -163,17 +165,22 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
                 self.__dict__ = replaced[0].__dict__
             self._args = args
 
+    @property
+    def _attached(self) -> bool:
+        return self._monitor in getattr(self._trainer, "_tbx_callbacks_attached", [])
+
     def _watch_batches(self, model: nn.Module, args: Any) -> None:
         """Sees each micro-batch: in the trainer's training step when attached, or else in the model's forward."""
-        if self._monitor in getattr(self._trainer, "_tbx_callbacks_attached", []):
-            return
-        hook = self._on_forward
-        if getattr(args, "torch_compile", False) or getattr(model, "_compiled_call_impl", None) is not None:
-            hook = torch.compiler.disable(hook)  # or it would be traced, and its counting compiled again and again
-        self._forward_hook = model.register_forward_hook(hook, with_kwargs=True)
+        if self._monitor.wants_outputs or not self._attached:
+            compiled = bool(getattr(args, "torch_compile", False))
+            self._forward_hook = on_forward(model, self._on_forward, compiled=compiled)
 
     def _on_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
         if not module.training:
+            return
+        if self._monitor.wants_outputs:
+            self._monitor.outputs(outputs, kwargs.get("labels"))
+        if self._attached or "batches" not in self._monitor.needs:
             return
         loss = loss_in(outputs)
         if loss is None and not self._said_no_loss:

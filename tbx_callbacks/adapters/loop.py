@@ -107,7 +107,13 @@ class TbxLoop(CountedSteps):
             self._see_gradients(loss_scale, max_norm=self._max_grad_norm)
 
     def end_step(
-        self, *, loss: Tensor | float | None = None, samples: int = 0, tokens: Tensor | int | None = None
+        self,
+        *,
+        loss: Tensor | float | None = None,
+        samples: int = 0,
+        tokens: Tensor | int | None = None,
+        outputs: Mapping[str, Any] | Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> None:
         """Ends one pass of the loop; with gradient accumulation call it for each micro-batch.
 
@@ -115,6 +121,8 @@ class TbxLoop(CountedSteps):
             loss: of the (micro-)batch, 0-d; kept on its device.
             samples: number of samples of the batch.
             tokens: number of tokens of the batch.
+            outputs: what the model returned: its `logits` and perhaps further losses, or the logits alone.
+            labels: of the batch, for the accuracy.
 
         Raises:
             ValueError: the loss is not a scalar.
@@ -129,6 +137,8 @@ class TbxLoop(CountedSteps):
                 loss = loss.reshape(())
         if tokens is not None and not isinstance(tokens, Tensor):
             tokens = torch.tensor(tokens)
+        if outputs is not None:
+            self._see_outputs(outputs, labels)
         self._end_pass(loss=loss, samples=samples, tokens=tokens)
 
     def evaluate(self, **metrics: float) -> None:

@@ -14,8 +14,10 @@ from tbx_callbacks.metrics.loss import Loss
 from tbx_callbacks.metrics.memory import Memory
 from tbx_callbacks.metrics.nonfinite import NonFinite
 from tbx_callbacks.metrics.optimizer_state import OptimizerState
+from tbx_callbacks.metrics.outputs import Outputs
 from tbx_callbacks.metrics.protocol import Metric
 from tbx_callbacks.metrics.throughput import Throughput
+from tbx_callbacks.metrics.train_accuracy import TrainAccuracy
 from tbx_callbacks.metrics.update_histogram import UpdateHistogram
 from tbx_callbacks.metrics.update_norm import UpdateNorm
 from tbx_callbacks.metrics.update_ratio import UpdateRatio
@@ -24,6 +26,8 @@ from tbx_callbacks.metrics.weight_norm import WeightNorm
 
 METRICS: dict[str, type[Metric]] = {
     "loss": Loss,
+    "outputs": Outputs,
+    "train_accuracy": TrainAccuracy,
     "learning_rate": LearningRate,
     "grad_norm": GradNorm,
     "grad_norm_clipped": GradNormClipped,
