@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tbx_callbacks.select import Parameter, Selection
 from tbx_callbacks.stats.norms import count_nonfinite, square_norms
-from tbx_callbacks.values import Number
+from tbx_callbacks.values import Mean, Number, Unless, Value
+
+if TYPE_CHECKING:
+    from tbx_callbacks.state import State
 
 
 class Tensors:
@@ -51,9 +55,20 @@ class Tensors:
     def measured(self, *, nonfinite: bool) -> Tensors:
         """The statistics alone, taken now, without a reference to the tensors."""
         self.take(nonfinite=nonfinite)
+        self.forget()
+        return self
+
+    def forget(self) -> None:
+        """Lets go of the tensors; statistics that were taken stay."""
         self._tensors = [None] * len(self._tensors)
         self.__dict__.pop("_chosen", None)
-        return self
+
+    def squares_where(self, present: Sequence[bool]) -> Tensor:
+        """`squares` of the tensors at the places that are `present`; 0 at others."""
+        if all(present):
+            return self.squares
+        keep = torch.tensor(present).to(self.squares.device, non_blocking=True)
+        return torch.where(keep, self.squares, torch.zeros_like(self.squares))
 
     @cached_property
     def _chosen(self) -> list[Tensor]:
@@ -88,6 +103,16 @@ class Interval:
     clip_steps: int = 0
     """Steps at which the trainer's gradient norm was seen before clipping."""
     clipped_steps: Number = 0
+    skipped_steps: Number = 0
+    """Steps that did nothing because gradients overflowed under a loss scale."""
+    loss_scale: Number | None = None
+    """After the latest update; None without one."""
+    hits: Number = 0
+    """Right predictions on the training batches."""
+    predictions: Number = 0
+    """Labels that they were compared with; 0 when none were seen."""
+    extra_losses: Mapping[str, Mean] = field(default_factory=dict)
+    """Losses that the model returned beside the one that is trained on, by name."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +145,12 @@ class Context:
     gradients: Tensors = field(default_factory=lambda: Tensors(()))
     weights: Tensors = field(default_factory=lambda: Tensors(()))
     before_clip: Tensors | None = None
+    updates: Tensors | None = None
+    """New weights less old ones, of parameters with a gradient; None unless a metric that needs them is due."""
+    skipped: Tensor | None = None
+    """Not 0 when the optimizer was called but did nothing: gradients overflowed under a loss scale. None without."""
+    state: State | None = None
+    """What the optimizer remembers of its parameters after the step."""
     clipping: str = "none"
     """`none`, `norm` or `other`."""
     spreads_nonfinite: bool = False
@@ -131,6 +162,10 @@ class Context:
     interval: Interval = field(default_factory=Interval)
     logs: Mapping[str, Number | str] = field(default_factory=dict)
     """Numbers that the trainer logs, by tag; at the event `log` only."""
+
+    def unless_skipped(self, value: Value) -> Value:
+        """The value, left out for a step that did nothing."""
+        return value if self.skipped is None else Unless(value, self.skipped)
 
     def grouped(self, tensors: Tensors) -> dict[str, list[Tensor]]:
         """The tensors of each group of the selection; groups that have none are left out."""

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from tbx_callbacks.amp import LossScale
 from tbx_callbacks.context import Interval
+from tbx_callbacks.deferred import Deferred, add_up, together
+from tbx_callbacks.outputs import Losses, Predictions
 from tbx_callbacks.values import Number
-
-_KEPT = 32  # tensors kept before they are added up: a few kernels now and then instead of several a step
 
 
 class Stopwatch:
@@ -56,6 +56,10 @@ class Totals:
     nonfinite_losses: Number = 0
     clip_steps: int = 0
     clipped_steps: Number = 0
+    skipped_steps: Number = 0
+    loss_scale: Number | None = None
+    hits: Number = 0
+    predictions: Number = 0
 
     def since(self, last: Totals) -> Interval:
         """What was counted after `last`."""
@@ -69,14 +73,31 @@ class Totals:
             nonfinite_losses=self.nonfinite_losses - last.nonfinite_losses,
             clip_steps=self.clip_steps - last.clip_steps,
             clipped_steps=self.clipped_steps - last.clipped_steps,
+            skipped_steps=self.skipped_steps - last.skipped_steps,
+            loss_scale=self.loss_scale,
+            hits=self.hits - last.hits,
+            predictions=self.predictions - last.predictions,
         )
 
 
 class Counters:
-    """Counts steps and micro-batches. Tensors stay on their device; nothing waits for them."""
+    """Counts steps and micro-batches. Tensors stay on their device; nothing waits for them.
 
-    def __init__(self, stopwatch: Stopwatch) -> None:
+    Args:
+        stopwatch: times the training.
+        loss_scale: the run's, where it is to be watched.
+        predictions: what compares the model's with their labels.
+    """
+
+    def __init__(
+        self,
+        stopwatch: Stopwatch,
+        loss_scale: LossScale | None = None,
+        predictions: Predictions | None = None,
+    ) -> None:
+        self.extra_losses, self.predictions = Losses(), predictions or Predictions()
         self.stopwatch = stopwatch
+        self._loss_scale = loss_scale
         self.steps = 0
         self._samples = self._token_batches = self._losses = self._clip_steps = 0
         self._tokens = Deferred(add_up)
@@ -102,9 +123,17 @@ class Counters:
         self._clip_steps += 1
         self._clipped.add(norm)
 
+    def updated(self) -> None:
+        """The loss scale may have been updated."""
+        if self._loss_scale is not None:
+            self._loss_scale.sample()
+
     def totals(self) -> Totals:
         """Everything so far."""
+        hits, predictions = self.predictions.totals()
         return Totals(
+            hits=hits,
+            predictions=predictions,
             steps=self.steps,
             seconds=self.stopwatch.seconds,
             monitoring=self.stopwatch.monitoring,
@@ -115,42 +144,13 @@ class Counters:
             nonfinite_losses=self._nonfinite.total(),
             clip_steps=self._clip_steps,
             clipped_steps=self._clipped.total(),
+            skipped_steps=self._loss_scale.skipped if self._loss_scale else 0,
+            loss_scale=self._loss_scale.now if self._loss_scale else None,
         )
 
     def _count_clipped(self, norms: Sequence[Tensor]) -> Tensor:
-        return (_together(norms) + 1e-6 > self._max_norm).sum()
-
-
-class Deferred:
-    """Adds up a function of many small tensors, several at a time. They are kept until then."""
-
-    def __init__(self, function: Callable[[Sequence[Tensor]], Tensor]) -> None:
-        self._function = function
-        self._kept: list[Tensor] = []
-        self._total: Number = 0
-
-    def add(self, tensor: Tensor) -> None:
-        """Keeps a tensor for later; its contents must stay."""
-        self._kept.append(tensor)
-        if len(self._kept) >= _KEPT:
-            self.total()
-
-    def total(self) -> Number:
-        """The sum so far, 0-d."""
-        if self._kept:
-            self._total = self._total + self._function(self._kept)
-            self._kept.clear()
-        return self._total
-
-
-def add_up(tensors: Sequence[Tensor]) -> Tensor:
-    """The sum of all elements of all tensors, 0-d."""
-    return _together([tensor.sum() if tensor.ndim else tensor for tensor in tensors]).sum()
+        return (together(norms) + 1e-6 > self._max_norm).sum()
 
 
 def _count_nonfinite(losses: Sequence[Tensor]) -> Tensor:
-    return _together(losses).isfinite().logical_not().sum()
-
-
-def _together(scalars: Sequence[Tensor]) -> Tensor:
-    return torch.stack([scalar.to(scalars[0].device) for scalar in scalars])
+    return together(losses).isfinite().logical_not().sum()

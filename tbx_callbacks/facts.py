@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ class Setup:
     `spreads_nonfinite` says whether gradients are multiplied by a factor made of their norm. `sharding` says in words
     how parameters are spread over ranks, if they are. `larger_is_better` has the trainer's own word on evaluation
     metrics, by tag. `earlier_logs` are numbers by tag of the part of the run that a checkpoint brought along.
+    `scaler` is the GradScaler of mixed precision.
     """
 
     model: nn.Module
@@ -31,3 +33,4 @@ class Setup:
     texts: Mapping[str, str] = field(default_factory=dict)
     larger_is_better: Mapping[str, bool] = field(default_factory=dict)
     earlier_logs: Sequence[Mapping[str, float | str]] = ()
+    scaler: Any = None

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tbx_callbacks.amp import found_inf, loss_scale
+from tbx_callbacks.before import Clipping, Copies
 from tbx_callbacks.best import Best
 from tbx_callbacks.budget import Budget
-from tbx_callbacks.context import Context, RunFacts, Tensors
+from tbx_callbacks.context import Context, RunFacts
 from tbx_callbacks.counters import Counters, Stopwatch
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.items import Cadence, Item
+from tbx_callbacks.late import Late, with_interval
+from tbx_callbacks.outputs import Predictions
 from tbx_callbacks.own import OwnScalars
-from tbx_callbacks.plan import Entry, families, plan, schedule_of
+from tbx_callbacks.plan import Entry, families, plan, schedule_of, whole
 from tbx_callbacks.program import Guard, Program, needs_of
 from tbx_callbacks.publish import Publisher
 from tbx_callbacks.reduce import Batch
@@ -25,8 +29,6 @@ from tbx_callbacks.schedule import Schedule, never
 from tbx_callbacks.sinks import Sink
 from tbx_callbacks.source import Source
 from tbx_callbacks.values import Facts, Number, Text
-
-logger = logging.getLogger(__name__)
 
 
 class Monitor:
@@ -63,6 +65,7 @@ class Monitor:
         # Numbers that the trainer logs before training (an evaluation) are taken too.
         early = plan([item for item in self._items if item.select is None], every, (), never, {})
         self._program = Program(early, strict=strict, clock=self.stopwatch.clock)
+        self._first = ""
         self._source: Source | None = None
         self._setup: Setup | None = None
         self._best = Best({})
@@ -70,11 +73,10 @@ class Monitor:
         self._own = OwnScalars()
         self._own_schedule: Schedule = never
         self._hooks: list[Any] = []
-        self._step = 0
+        self._step = self._steps_before = 0
         self._due: list[Entry] = []
-        self._before_clip: dict[str, Tensors] = {}
-        self._clip_factor: Number | None = None
-        self._unfinished: list[tuple[Entry, Context]] = []
+        self._clipping, self._copies = Clipping(), Copies()
+        self._late = Late()
 
     # -- a run begins and ends -------------------------------------------------------------------------------------
 
@@ -86,17 +88,23 @@ class Monitor:
         """
         self.detach()
         source = Source(setup.model, setup.optimizers)
-        entries = plan(_whole(self._items, setup), self._every, source.parameters, setup.log_schedule, source.owners)
+        items = whole(self._items, setup.sharding)
+        entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners)
         self._program = Program(entries, strict=self._strict, clock=self.stopwatch.clock)
         self._budget = Budget(self._budget.share, self.stopwatch)
         self._own_schedule = schedule_of(self._every, setup.log_schedule)
-        self._setup, self._source, self._counters = setup, source, Counters(self.stopwatch)
+        self._setup, self._source = setup, source
+        scale = loss_scale(setup.scaler) if "loss_scale" in self.needs else None
+        self._counters = Counters(self.stopwatch, scale, Predictions(setup.model))
         self._best = Best(setup.larger_is_better)
         for logs in setup.earlier_logs:
             self._best.update(logs)
         self._run = RunFacts(setup.hparams, setup.texts, families(entries), self._best.values)
-        for place, (name, optimizer) in enumerate(setup.optimizers.items()):
-            self._hooks.append(optimizer.register_step_post_hook(self._hook(name, first=place == 0)))
+        self._first = next(iter(setup.optimizers))
+        for name, optimizer in setup.optimizers.items():
+            if "weights_before" in needs_of(entries, name):
+                self._hooks.append(optimizer.register_step_pre_hook(partial(self._before_step, name)))
+            self._hooks.append(optimizer.register_step_post_hook(partial(self._after_step, name)))
         self.publisher.write(0, self._program.call(Context("start", 0, self._run)).numbers({}))
         self.stopwatch.resume()
 
@@ -114,11 +122,17 @@ class Monitor:
         """Removes every hook."""
         while self._hooks:
             self._hooks.pop().remove()
+        self._copies.clear()
 
     @property
     def needs(self) -> frozenset[str]:
         """What the metrics need at any step of the run."""
         return self._program.needs
+
+    @property
+    def wants_outputs(self) -> bool:
+        """Whether a metric reads what the model returns."""
+        return not self.needs.isdisjoint({"losses", "predictions"})
 
     # -- one step --------------------------------------------------------------------------------------------------
 
@@ -126,12 +140,28 @@ class Monitor:
         """A step begins; `step` is the number it will have when it is finished (1-based)."""
         self.publish()
         self.stopwatch.resume()
-        self._step, self._before_clip, self._clip_factor = step, {}, None
-        self._due = self._program.due(step)
+        self._step, self._clipping = step, Clipping()
+        self._due, self._steps_before = self._program.due(step), self._counters.steps
+
+    def pass_ended(self, *, is_step: bool) -> None:
+        """A pass of the trainer's loop is over; `is_step`: it counts as a step even if no optimizer was called."""
+        self._counters.updated()
+        if is_step and self._counters.steps == self._steps_before:
+            for entry in self._due:
+                if "loss_scale" in entry.item.metric.needs:
+                    self._late.takes(entry, Context("step", self._step, self._run))
 
     def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
         """One micro-batch went through the model."""
         self._counters.batch(loss=loss, samples=samples, tokens=tokens)
+
+    def outputs(self, outputs: Any, labels: Any) -> None:
+        """What the model returned for a micro-batch of training (a mapping, or its logits), and the batch's labels."""
+        with self._safely("looking at outputs", self._step), torch.no_grad():
+            if "losses" in self.needs:
+                self._counters.extra_losses.add(outputs)
+            if "predictions" in self.needs:
+                self._counters.predictions.add(outputs, labels)
 
     def before_clip(
         self, scale: Tensor | None = None, *, optimizer: str | None = None, max_norm: float | None = None
@@ -143,24 +173,16 @@ class Monitor:
             optimizer: name of the optimizer whose step comes; all of them when left out.
             max_norm: the limit, where the trainer will clip by the norm of all these gradients.
         """
-        if not self._due or self._source is None:
-            return
-        for name in self._source.owners if optimizer is None else (optimizer,):
-            needs = needs_of(self._due, name)
-            if "before_clip" in needs and name not in self._before_clip:
-                with self._safely("looking at gradients before clipping", self._step), torch.no_grad():
-                    gradients = self._source.gradients(name, scale)
-                    self._before_clip[name] = gradients.measured(nonfinite="nonfinite" in needs)
-                if max_norm is not None:
-                    norm = self._before_clip[name].squares.sum().sqrt()
-                    self._clip_factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        if self._due and self._source is not None:
+            with self._safely("looking at gradients before clipping", self._step), torch.no_grad():
+                self._clipping.look(self._source, self._due, scale, optimizer, max_norm)
 
     def clipped(self, norm: Tensor | float, max_norm: float) -> None:
         """The trainer clipped this step's gradients, which had this norm."""
         norm = norm if isinstance(norm, Tensor) else torch.tensor(norm)
         self._counters.clip(norm, max_norm)
         if self._due:
-            self._clip_factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+            self._clipping.clipped(norm, max_norm)
 
     def log(self, tag: str, value: Tensor | float) -> None:
         """Adds a scalar of the user's own to the mean that is written under `tag` at the next point.
@@ -174,19 +196,23 @@ class Monitor:
 
     # -- measuring -------------------------------------------------------------------------------------------------
 
-    def _hook(self, name: str, *, first: bool) -> Callable[..., None]:
-        def after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001
-            self._counters.steps += first
-            own_due = bool(self._own) and self._own_schedule(self._step)
-            if self._due or own_due:
-                with self._safely("measuring", self._step), torch.no_grad():
-                    self._measure(name, own_due=own_due)
+    def _before_step(self, name: str, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if self._source is not None and "weights_before" in needs_of(self._due, name):
+            closure = any(given is not None for given in (*args[1:], *kwargs.values()))
+            with self._safely("copying weights", self._step), torch.no_grad():
+                self._copies.take(self._source, self._due, name, closure=closure)
 
-        return after_step
+    def _after_step(self, name: str, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._counters.steps += name == self._first
+        own_due = bool(self._own) and self._own_schedule(self._step)
+        if self._due or own_due:
+            with self._safely("measuring", self._step), torch.no_grad():
+                self._measure(name, found_inf(optimizer), own_due=own_due)
 
-    def _measure(self, name: str, *, own_due: bool) -> None:
+    def _measure(self, name: str, skipped: Tensor | None, *, own_due: bool) -> None:
         assert self._setup is not None
         assert self._source is not None
+        updates = self._copies.updates(self._source, name, skipped)
         context = Context(
             event="step",
             step=self._step,
@@ -194,10 +220,13 @@ class Monitor:
             parameters=self._source.parameters,
             gradients=self._source.gradients(name),
             weights=self._source.weights(name),
-            before_clip=self._before_clip.get(name),
+            before_clip=self._clipping.gradients.get(name),
+            updates=updates,
+            skipped=skipped,
+            state=self._source.state(name),
             clipping=self._setup.clipping,
             spreads_nonfinite=self._setup.spreads_nonfinite,
-            clip_factor=self._clip_factor,
+            clip_factor=self._clipping.factor,
             learning_rates=self._source.learning_rates(),
         )
         batch = self.publisher.batch(self._step)
@@ -207,47 +236,30 @@ class Monitor:
             if entry.optimizer != name:
                 continue
             selected = replace(context, selection=entry.selection)
-            if "batches" in entry.item.metric.needs:
-                self._finish_later(entry, selected)
-            else:
-                self._program.run(entry, self._with_interval(entry, selected), batch)
-
-    def _finish_later(self, entry: Entry, context: Context) -> None:
-        """Takes the tensors' statistics now; the step's micro-batches are complete only when the step is published."""
-        if entry.item.select is not None:
-            nonfinite = "nonfinite" in entry.item.metric.needs
-            for tensors in (context.gradients, context.weights):
-                tensors.take(nonfinite=nonfinite)
-        self._unfinished.append((entry, context))
-
-    def _finish(self) -> None:
-        unfinished, self._unfinished = self._unfinished, []
-        for entry, context in unfinished:
-            self._program.run(entry, self._with_interval(entry, context), self.publisher.batch(context.step))
-
-    def _with_interval(self, entry: Entry, context: Context) -> Context:
-        now = self._counters.totals()
-        interval, entry.last = now.since(entry.last), now
-        return replace(context, interval=interval)
+            if not self._late.takes(entry, selected):
+                self._program.run(entry, with_interval(entry, selected, self._counters), batch)
+        if updates is not None:
+            updates.forget()
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
     def publish(self, facts: Facts | None = None) -> None:
         """Hands the measured step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
-        if not self.publisher.holds and not self._unfinished:  # a step with nothing due, as most are
+        if not self.publisher.holds and not self._late:  # a step with nothing due, as most are
             return
         with self._safely("publishing", self._step):
-            self._finish()
+            self._late.finish(self._program, self._counters, self.publisher)
             self.publisher.publish(facts)
         self._keep_budget()
 
     def logged(self, step: int, logs: Mapping[str, Number | str], facts: Facts | None = None) -> None:
         """The trainer logged numbers (by tag) after `step` steps; they travel with what was measured at that step."""
         with self._safely("publishing", step):
-            self._finish()
             self._best.update(logs)
-            left = Batch() if self._hooks else self._left()
             numbers = self._program.call(Context("log", step, self._run, logs=logs)).numbers({})
+            self._program.give_way(numbers)
+            self._late.finish(self._program, self._counters, self.publisher)
+            left = Batch() if self._hooks else self._left()
             self.publisher.publish_with(step, {**left.numbers({}), **numbers}, facts)
         self._keep_budget()
 
@@ -261,17 +273,3 @@ class Monitor:
         left = Batch()
         left.add(self._own.take())
         return left
-
-
-def _whole(items: Sequence[Item], setup: Setup) -> list[Item]:
-    """The items that can be right: a shard's norm is not the parameter's, so none is written in its place."""
-    if setup.sharding is None:
-        return list(items)
-    left_out = sorted({item.name for item in items if item.select is not None})
-    if left_out:
-        logger.warning(
-            "parameters are spread over ranks by %s, which these metrics cannot read yet: %s; they are left out",
-            setup.sharding,
-            ", ".join(left_out),
-        )
-    return [item for item in items if item.select is None]

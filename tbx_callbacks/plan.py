@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,8 @@ from tbx_callbacks.errors import ConfigError
 from tbx_callbacks.items import Cadence, Item
 from tbx_callbacks.schedule import Schedule, every
 from tbx_callbacks.select import NoMatchError, Parameter, Selection, resolve
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -85,6 +88,20 @@ def plan(
                     _check_apart(entry, other)
             entries.append(entry)
     return entries
+
+
+def whole(items: Sequence[Item], sharding: str | None) -> list[Item]:
+    """The items that can be right: a shard's norm is not the parameter's, so none is written in its place."""
+    if sharding is None:
+        return list(items)
+    left_out = sorted({item.name for item in items if item.select is not None})
+    if left_out:
+        logger.warning(
+            "parameters are spread over ranks by %s, which these metrics cannot read yet: %s; they are left out",
+            sharding,
+            ", ".join(left_out),
+        )
+    return [item for item in items if item.select is None]
 
 
 def owners(

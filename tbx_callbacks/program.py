@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from tbx_callbacks.context import Context
 from tbx_callbacks.counters import Stopwatch
@@ -26,6 +26,8 @@ class Program:
 
     def __init__(self, entries: Sequence[Entry], *, strict: bool, clock: Callable[[], float]) -> None:
         self.entries, self._strict, self._clock = list(entries), strict, clock
+        self.needs = needs_of(entries)
+        """What the metrics need at any step."""
         self.regroup()
 
     def regroup(self) -> None:
@@ -43,11 +45,6 @@ class Program:
     def due(self, step: int) -> list[Entry]:
         """The entries that are measured at this step."""
         return [entry for due, entries in self._by_schedule.items() if due(step) for entry in entries]
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """What the metrics need at any step."""
-        return needs_of(self.entries)
 
     def reserves(self, tag: str) -> bool:
         """Whether the tag belongs to a metric."""
@@ -82,7 +79,20 @@ class Program:
                 tags,
                 error,
             )
-            self.entries.remove(entry)
+            self._remove(entry)
+
+    def give_way(self, logs: Iterable[str]) -> None:
+        """Leaves out metrics of steps whose tags the trainer logs itself, with one warning each."""
+        for entry in list(self.entries):
+            same = [tag for tag in logs if tag in entry.tags] if entry.on_steps else []
+            if same:
+                logger.warning("the trainer logs %s itself; metric %s is left out", same[0], entry.item.name)
+                self._remove(entry)
+
+    def _remove(self, entry: Entry) -> None:
+        self.entries.remove(entry)
+        self.needs = needs_of(self.entries)
+        if entry.on_steps:
             self._by_schedule[entry.schedule].remove(entry)
 
 

@@ -15,6 +15,7 @@ from tbx_callbacks.context import Tensors
 from tbx_callbacks.names import clean, unique
 from tbx_callbacks.plan import owners
 from tbx_callbacks.select import Parameter, parameters_of
+from tbx_callbacks.state import State
 from tbx_callbacks.values import Number
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Source:
         self.parameters = _readable(parameters_of(model))
         self.optimizers = optimizers
         self.owners = owners(self.parameters, optimizers)
+        self._said: dict[str, set[str]] = {name: set() for name in optimizers}
         self._owned = {name: frozenset(places) for name, places in self.owners.items()}
 
     def gradients(self, name: str, scale: Tensor | None = None) -> Tensors:
@@ -43,6 +45,10 @@ class Source:
         """One optimizer's parameters."""
         owned = self._owned[name]
         return Tensors([p.tensor if place in owned else None for place, p in enumerate(self.parameters)])
+
+    def state(self, name: str) -> State:
+        """What one optimizer remembers of its parameters."""
+        return State(self.optimizers[name], self.parameters, self._said[name])
 
     def learning_rates(self) -> dict[str, Number]:
         """The rates that the step used, by `<Optimizer>/<group>`."""

@@ -120,6 +120,51 @@ class Norm(Value):
 
 
 @dataclass(frozen=True)
+class Rms(Value):
+    """Root mean square, from a sum of squares and how many there are; left out when there are none."""
+
+    square: Number
+    count: Number
+
+    def sums(self) -> tuple[Number, ...]:
+        return (self.square, self.count)
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+        return math.sqrt(sums[0] / sums[1]) if sums[1] else None
+
+
+@dataclass(frozen=True)
+class Ratio(Value):
+    """L2 norm divided by another, each from its sum of squares; left out where the other is 0."""
+
+    square: Number
+    by_square: Number
+
+    def sums(self) -> tuple[Number, ...]:
+        return (self.square, self.by_square)
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+        return math.sqrt(sums[0] / sums[1]) if sums[1] else None
+
+
+@dataclass(frozen=True)
+class Unless(Value):
+    """A value that is left out when a flag is not 0 on any rank."""
+
+    value: Value
+    flag: Number
+
+    def sums(self) -> tuple[Number, ...]:
+        return self.value.sums()
+
+    def maxes(self) -> tuple[Number, ...]:
+        return (*self.value.maxes(), self.flag)
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | Text | None:
+        return None if maxes[-1] else self.value.result(sums, maxes[:-1], facts)
+
+
+@dataclass(frozen=True)
 class Fact(Value):
     """A number that the trainer gives for this step, perhaps after the measurement; left out if it does not."""
 

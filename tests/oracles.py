@@ -16,8 +16,10 @@ Named = dict[str, Tensor]
 class Step:
     before_clip: Named = field(default_factory=dict)
     after_clip: Named = field(default_factory=dict)
+    weights_before: Named = field(default_factory=dict)
     weights: Named = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)
+    moments: dict[str, Named] = field(default_factory=dict)
 
 
 class Recorder(TrainerCallback):
@@ -29,10 +31,17 @@ class Recorder(TrainerCallback):
     def step(self, state: Any) -> Step:
         return self.steps.setdefault(state.global_step + 1, Step())
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
+        self.step(state).weights_before = {name: p.detach().clone() for name, p in model.named_parameters()}
+
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any, optimizer: Any, **kwargs: Any) -> None:
         step = self.step(state)
         step.after_clip = gradients(model)
         step.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        step.moments = {
+            key: {name: optimizer.state[p][key].detach().double().clone() for name, p in model.named_parameters()}
+            for key in ("exp_avg", "exp_avg_sq")
+        }
         step.rates = [group["lr"] for group in optimizer.param_groups]
 
 

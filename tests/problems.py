@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+
+from tbx_callbacks.config import Config, load_config
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -30,8 +33,15 @@ EVERY_KIND = {
         {"weight_norm": {"by": "parameter"}},
         {"weight_norm": {"by": "layer"}},
         {"weight_histogram": {"every": 4}},
+        {"update_norm": {"by": "layer"}},
+        {"update_ratio": {"by": "total"}},
     ],
 }
+
+
+# Everything there is, at every step: what the runs that must not be harmed are watched with.
+_FULL = load_config("full")
+FULL = Config(tuple(replace(item, every=1) for item in _FULL.items), every=1)
 
 
 def bert(seed: int = 0, **changes: Any) -> BertForSequenceClassification:

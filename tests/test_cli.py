@@ -41,7 +41,7 @@ def test_check(tmp_path: Path) -> None:
     done = run("check", str(good))
     assert done.returncode == 0
     assert "by layer, include encoder" in done.stdout
-    assert "good.yaml: 8 metrics, every: 20, strict: False" in done.stdout
+    assert "good.yaml: 9 metrics, every: 20, strict: False" in done.stdout
     bad = tmp_path / "bad.yaml"
     bad.write_text("metrics:\n  - grad_norms\n")
     done = run("check", str(bad))

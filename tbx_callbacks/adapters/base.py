@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -166,6 +166,13 @@ def named_optimizers(optimizer: Any) -> dict[str, torch.optim.Optimizer]:
             n += 1
         named[f"{name}-{n}" if n else name] = raw
     return named
+
+
+def scaler_of(optimizer: Any) -> Any:
+    """The GradScaler that Accelerate has put into its optimizers; None without one."""
+    optimizers = optimizer.values() if isinstance(optimizer, Mapping) else optimizer
+    wrapped = optimizers if isinstance(optimizers, Iterable) else [optimizers]
+    return next((found for one in wrapped if (found := getattr(one, "scaler", None)) is not None), None)
 
 
 def _raw(optimizer: Any) -> torch.optim.Optimizer:

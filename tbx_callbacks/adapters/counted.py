@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks.adapters.base import Adapter
-from tbx_callbacks.counters import Deferred, add_up
+from tbx_callbacks.deferred import Deferred, add_up
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place
 from tbx_callbacks.ranks import world_size
@@ -24,7 +24,7 @@ class CountedSteps(Adapter):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._hook: Any = None
+        self._step_hooks: list[Any] = []
         self._first = ""
         self._stepped = False
         self._log_due: Schedule = never
@@ -40,10 +40,12 @@ class CountedSteps(Adapter):
         self._alone = world_size() == 1
         if not self._alone:
             logger.warning(
-                "losses, samples and tokens are not written with several ranks yet: they are one rank's share"
+                "losses, accuracy, samples and tokens are not written with several ranks yet: they are one rank's share"
             )
         self._first, first = next(iter(setup.optimizers.items()))
-        self._hook = first.register_step_post_hook(self._after_step)  # before the engine's own
+        self._step_hooks.append(first.register_step_post_hook(self._after_step))  # before the engine's own
+        if any("weights_before" in item.metric.needs for item in self.config.items):
+            self._step_hooks.append(first.register_step_pre_hook(self._before_step))
         super()._begin(place, setup, step)
         self._monitor.begin_step(step + 1)
 
@@ -65,12 +67,19 @@ class CountedSteps(Adapter):
             if epoch is not None:
                 self._facts["train/epoch"] = epoch
             self._finish_step()
+        else:
+            self._monitor.pass_ended(is_step=False)
+
+    def _see_outputs(self, outputs: Any, labels: Any) -> None:
+        """What the model returned for a micro-batch, and its labels; before the end of its pass."""
+        if self._alone and self._monitor.wants_outputs:
+            self._monitor.outputs(outputs, labels)
 
     def _see_gradients(
         self, scale: Tensor | None = None, *, optimizer: str | None = None, max_norm: float | None = None
     ) -> None:
         """All gradients of an optimizer (or of all) are there; see `Monitor.before_clip`."""
-        if self._stepped and optimizer in (None, self._first):  # the pass before did not say that it has ended
+        if self._stepped and optimizer in (None, self._first):
             self._finish_step()
         self._monitor.before_clip(scale, optimizer=optimizer, max_norm=max_norm)
 
@@ -80,9 +89,12 @@ class CountedSteps(Adapter):
             step = self._step
         super()._end(step, succeeded=succeeded)
 
-    def _after_step(self, optimizer: torch.optim.Optimizer, *args: Any) -> None:
-        if self._stepped:
+    def _before_step(self, *args: Any) -> None:
+        if self._stepped:  # the pass before did not say that it has ended
             self._finish_step()
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *args: Any) -> None:
+        self._before_step()
         self._stepped = True
         if self._log_due(self._step + 1):  # now: the scheduler will have changed it when the step is finished
             rate = optimizer.param_groups[0]["lr"]
@@ -90,6 +102,7 @@ class CountedSteps(Adapter):
 
     def _finish_step(self) -> None:
         self._step, self._stepped = self._step + 1, False
+        self._monitor.pass_ended(is_step=False)
         if self._log_due(self._step):
             facts, self._facts = self._facts, {}
             if self._counted:
@@ -99,6 +112,5 @@ class CountedSteps(Adapter):
         self._monitor.begin_step(self._step + 1)
 
     def _unhook(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        while self._step_hooks:
+            self._step_hooks.pop().remove()

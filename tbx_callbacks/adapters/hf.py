@@ -8,18 +8,18 @@ import os
 import weakref
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from tbx_callbacks.adapters.base import Adapter, named_optimizers
+from tbx_callbacks.adapters.base import Adapter, named_optimizers, scaler_of
 from tbx_callbacks.adapters.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.adapters.hf_attach import attach, is_attached
 from tbx_callbacks.adapters.hf_facts import hparams, larger_is_better, log_schedule, spreads_nonfinite, tags, texts
 from tbx_callbacks.adapters.hf_folder import before_training, choose, to_store
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place
+from tbx_callbacks.forward import on_forward
 from tbx_callbacks.shards import sharding
 
 logger = logging.getLogger(__name__)
@@ -99,11 +99,14 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             texts=texts(args, model),
             larger_is_better=larger_is_better(args),
             earlier_logs=[tags(logs) for logs in state.log_history],
+            scaler=scaler_of(kwargs["optimizer"]),
         )
         self._begin(place, setup, state.global_step)
-        if "batches" in self._monitor.needs:
+        if "batches" in self._monitor.needs or self._monitor.wants_outputs:
             if args.world_size > 1:
-                logger.warning("samples, tokens and NaN losses are not written with several ranks yet")
+                logger.warning(
+                    "samples, tokens, NaN losses, further losses and accuracy are not written with several ranks yet"
+                )
             else:
                 self._watch_batches(model, args)
 
@@ -117,6 +120,7 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             return
         if control.should_evaluate or control.should_save:
             self._monitor.stopwatch.pause()
+        self._monitor.pass_ended(is_step=True)
         # When the trainer is about to log, its numbers travel with the step. With logging by epoch that is only known
         # at the epoch's end; the next step's beginning publishes at the latest.
         if not control.should_log and args.logging_strategy != "epoch":
@@ -166,15 +170,15 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
 
     def _watch_batches(self, model: nn.Module, args: Any) -> None:
         """Sees each micro-batch: in the trainer's training step when attached, or else in the model's forward."""
-        if is_attached(self._trainer, self._monitor):
-            return
-        hook = self._on_forward
-        if _is_compiled(model, args):
-            hook = torch.compiler.disable(hook)  # or it would be traced, and its counting compiled again and again
-        self._forward_hook = model.register_forward_hook(hook, with_kwargs=True)
+        if self._monitor.wants_outputs or not is_attached(self._trainer, self._monitor):
+            self._forward_hook = on_forward(model, self._on_forward, compiled=_is_compiled(model, args))
 
     def _on_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
         if not module.training:
+            return
+        if self._monitor.wants_outputs:
+            self._monitor.outputs(outputs, kwargs.get("labels"))
+        if is_attached(self._trainer, self._monitor) or "batches" not in self._monitor.needs:
             return
         loss = loss_in(outputs)
         if loss is None and not self._said_no_loss:

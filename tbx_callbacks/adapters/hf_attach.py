@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch import Tensor
-
 from tbx_callbacks.adapters.batches import samples_in, tokens_in
+from tbx_callbacks.amp import scale_of
 from tbx_callbacks.monitor import Monitor
 
 
@@ -54,19 +53,10 @@ def _watch_clipping(accelerator: Any, monitor: Monitor) -> None:
     clip = accelerator.clip_grad_norm_
 
     def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
-        monitor.before_clip(_loss_scale(accelerator))
+        monitor.before_clip(scale_of(getattr(accelerator, "scaler", None)))
         norm = clip(parameters, max_norm, *args, **kwargs)
         if norm is not None and math.isfinite(max_norm):  # without clipping, some versions take the norm by inf
             monitor.clipped(norm, max_norm)
         return norm
 
     accelerator.clip_grad_norm_ = clip_grad_norm_
-
-
-def _loss_scale(accelerator: Any) -> Tensor | None:
-    """What gradients are still multiplied by under fp16; read without a host sync, unlike `scaler.get_scale()`.
-
-    A private attribute of torch's GradScaler, tested on torch 2.13.
-    """
-    scaler = getattr(accelerator, "scaler", None)
-    return getattr(scaler, "_scale", None) if scaler is not None and scaler.is_enabled() else None

@@ -6,13 +6,16 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from tbx_callbacks.adapters.base import named_optimizers
 from tbx_callbacks.adapters.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.adapters.counted import CountedSteps
-from tbx_callbacks.adapters.lightning_facts import clipping, epoch, held, hparams, loss_scale, tensors, texts
+from tbx_callbacks.adapters.lightning_facts import clipping, epoch, held, hparams, loss_scale, scaler, tensors, texts
 from tbx_callbacks.adapters.lightning_listener import Listener
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place, beside, fresh_folder, holds_run
+from tbx_callbacks.forward import on_forward
 from tbx_callbacks.schedule import every
 from tbx_callbacks.shards import sharding
 
@@ -36,6 +39,8 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
     _stored: Mapping[str, Any] = {}
     _names: Mapping[int, str] = {}
     _max_norm: float | None = None
+    _forward_hook: Any = None
+    _labels: Any = None
     _divides = False  # whether Lightning divides the loss for the accumulation
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -65,10 +70,16 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
             sharding=sharding(pl_module.parameters()),
             hparams=hparams(pl_module),
             texts=texts(pl_module),
+            scaler=scaler(trainer),
         )
         step = self._stored.get("step", self._step) if trainer.global_step else 0
         self._begin(self._place(step), setup, step)
         self._stored = {}  # a later fit goes on from here
+        if self._monitor.wants_outputs:
+            self._forward_hook = on_forward(setup.model, self._on_forward)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._labels = batch.get("labels") if isinstance(batch, Mapping) else None
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self._running:
@@ -111,6 +122,16 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
         self._stored = state_dict
 
     # -- ours ------------------------------------------------------------------------------------------------------
+
+    def _on_forward(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
+        if module.training:
+            self._see_outputs(outputs, kwargs.get("labels", self._labels))
+
+    def _unhook(self) -> None:
+        super()._unhook()
+        if self._forward_hook is not None:
+            self._forward_hook.remove()
+            self._forward_hook = None
 
     def _listen(self, trainer: Any) -> None:
         if not trainer.fast_dev_run and not any(isinstance(logger, Listener) for logger in trainer.loggers):

@@ -1,4 +1,4 @@
-"""What Lightning's Trainer and module say, in the engine's words. Public attributes only, but for `loss_scale`."""
+"""What Lightning's Trainer and module say, in the engine's words. Public attributes only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from typing import Any
 
 from torch import Tensor, nn
+
+from tbx_callbacks.amp import scale_of
 
 
 def held(pl_module: nn.Module) -> nn.Module:
@@ -39,9 +41,13 @@ def epoch(trainer: Any, batch_idx: int) -> float | None:
 
 def loss_scale(trainer: Any, optimizer: Any) -> Tensor | None:
     """What gradients are still multiplied by: fused optimizers unscale them inside their step."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
     fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-    return getattr(scaler, "_scale", None) if scaler is not None and fused else None
+    return scale_of(scaler(trainer)) if fused else None
+
+
+def scaler(trainer: Any) -> Any:
+    """The GradScaler of mixed precision; None without one."""
+    return getattr(trainer.precision_plugin, "scaler", None)
 
 
 def hparams(pl_module: Any) -> dict[str, bool | float | str]:

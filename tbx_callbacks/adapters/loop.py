@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from tbx_callbacks.adapters.base import ConfigSource, named_optimizers
+from tbx_callbacks.adapters.base import ConfigSource, named_optimizers, scaler_of
 from tbx_callbacks.adapters.counted import CountedSteps
 from tbx_callbacks.adapters.notebook import show_link
 from tbx_callbacks.facts import Setup
@@ -51,6 +51,7 @@ class TbxLoop(CountedSteps):
         hparams: hyper-parameters for the HParams tab.
         start_step: steps already taken, when the loop resumes: it goes on in `log_dir`, and TensorBoard hides later
             steps that the folder holds.
+        scaler: the loop's own GradScaler, for the metric `amp`; Accelerate's is found in its optimizer.
         **options: see `Adapter`.
     """
 
@@ -64,6 +65,7 @@ class TbxLoop(CountedSteps):
         max_grad_norm: float | None = None,
         hparams: Mapping[str, bool | float | str] | None = None,
         start_step: int = 0,
+        scaler: torch.amp.GradScaler | None = None,
         **options: Any,
     ) -> None:
         super().__init__(config, **options)
@@ -82,6 +84,7 @@ class TbxLoop(CountedSteps):
             sharding=sharding(model.parameters()),
             hparams=hparams or {},
             texts={"args": json.dumps(dict(hparams), indent=2)} if hparams else {},
+            scaler=scaler if scaler is not None else scaler_of(optimizer),
         )
         wanted = self._wanted_dir
         resumes = start_step > 0 and wanted is not None
@@ -104,7 +107,13 @@ class TbxLoop(CountedSteps):
             self._see_gradients(loss_scale, max_norm=self._max_grad_norm)
 
     def end_step(
-        self, *, loss: Tensor | float | None = None, samples: int = 0, tokens: Tensor | int | None = None
+        self,
+        *,
+        loss: Tensor | float | None = None,
+        samples: int = 0,
+        tokens: Tensor | int | None = None,
+        outputs: Mapping[str, Any] | Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> None:
         """Ends one pass of the loop; with gradient accumulation call it for each micro-batch.
 
@@ -112,6 +121,8 @@ class TbxLoop(CountedSteps):
             loss: of the (micro-)batch, 0-d; kept on its device.
             samples: number of samples of the batch.
             tokens: number of tokens of the batch.
+            outputs: what the model returned: its `logits` and perhaps further losses, or the logits alone.
+            labels: of the batch, for the accuracy.
 
         Raises:
             ValueError: the loss is not a scalar.
@@ -126,6 +137,8 @@ class TbxLoop(CountedSteps):
                 loss = loss.reshape(())
         if tokens is not None and not isinstance(tokens, Tensor):
             tokens = torch.tensor(tokens)
+        if outputs is not None:
+            self._see_outputs(outputs, labels)
         self._end_pass(loss=loss, samples=samples, tokens=tokens)
 
     def evaluate(self, **metrics: float) -> None:

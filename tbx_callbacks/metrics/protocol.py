@@ -22,8 +22,10 @@ class Metric(Protocol):
 
     - `tags`: what it writes, tag -> unit; `{group}` stands for the names that the selection makes.
     - `events`: when it is called: `start`, `step`, `log` (the trainer logs numbers), `end`.
-    - `needs`: what the engine must prepare: `before_clip` (gradients seen before clipping, where the trainer allows it)
-      or `batches` (loss, samples and tokens of each micro-batch).
+    - `needs`: what the engine must prepare: `before_clip` (gradients seen before clipping, where the trainer allows
+      it), `weights_before` (the selected weights are copied before the step, so that its change can be read),
+      `batches` (loss, samples and tokens of each micro-batch), `losses` (further ones that the model returns),
+      `predictions` (its logits are compared with the labels) or `loss_scale` (the trainer's GradScaler is watched).
     - `select`: the default choice of parameters, or None for a metric that reads no parameters. Users set its fields
       as options beside the metric's own.
     - `cost`: one line for the documentation.

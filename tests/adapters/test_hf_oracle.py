@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from oracles import Recorder, RecordingTrainer, by_layer, by_module, by_parameter, norm, total
+from oracles import Recorder, RecordingTrainer, Step, by_layer, by_module, by_parameter, norm, total
 from packaging.version import Version
 from problems import Run, collate, rows, trainer
+from torch import Tensor
 
 from tbx_callbacks import TbxTrainerCallback
 
@@ -31,6 +32,11 @@ SET = {
         {"weight_histogram": {"every": 4}},
         {"grad_histogram": {"every": 4}},
         "nonfinite",
+        {"update_norm": {"by": "layer"}},
+        {"update_ratio": {"by": "total"}},
+        {"update_ratio": {"by": "layer", "every": 3}},
+        {"update_histogram": {"every": 4}},
+        {"optimizer_state": {"every": 3}},
     ],
 }
 GROUPS = {"layer": by_layer, "module": by_module, "parameter": by_parameter, "total": total}
@@ -142,6 +148,46 @@ def test_weight_norm(case) -> None:
     attention = {name: tensor for name, tensor in weights.items() if ".attention." in name}
     rest = {name: tensor for name, tensor in weights.items() if "attention" not in name}
     compare(read, "weight_norm", {4: {"attention": norm(attention), "rest": norm(rest)}})
+
+
+def updates(step: Step) -> dict[str, Tensor]:
+    return {name: after.double() - step.weights_before[name].double() for name, after in step.weights.items()}
+
+
+def test_updates(case) -> None:
+    _, _, _, read, steps, _ = case
+    assert read.steps("update_norm/classifier") == read.steps("update_ratio/total") == [2, 4, 6, 8, 10, 12]
+    assert read.steps("update_ratio/classifier") == [3, 6, 9, 12]
+    for step in (2, 12):
+        compare(read, "update_norm", {step: {name: norm(u) for name, u in by_layer(updates(steps[step])).items()}})
+        compare(read, "update_ratio", {step: {"total": norm(updates(steps[step])) / norm(steps[step].weights)}})
+    for step in (3, 12):
+        layers = by_layer(steps[step].weights)
+        ratios = {name: norm(u) / norm(layers[name]) for name, u in by_layer(updates(steps[step])).items()}
+        compare(read, "update_ratio", {step: ratios})
+    for layer, group in by_layer(updates(steps[8])).items():
+        proto = read.histograms[f"updates/{layer}"][8]
+        flat = torch.cat([update.reshape(-1) for update in group.values()])
+        assert proto.num == flat.numel()
+        assert proto.sum_squares == pytest.approx(flat.square().sum().item(), rel=1e-5)
+        assert (proto.min, proto.max) == pytest.approx((flat.min().item(), flat.max().item()), rel=1e-5)
+
+
+def test_optimizer_state(case) -> None:
+    _, _, _, read, steps, _ = case
+    assert read.steps("optimizer_state/effective_lr/classifier") == [3, 6, 9, 12]
+    for step in (3, 12):
+        moments, rate = steps[step].moments, steps[step].rates[0]
+        for key, kept in moments.items():
+            norms = {name: norm(group) for name, group in by_layer(kept).items()}
+            compare(read, f"optimizer_state/{key}", {step: norms})
+        for layer, group in by_layer(moments["exp_avg"]).items():
+            elements = [
+                rate * (m / (1 - 0.9**step)) / ((moments["exp_avg_sq"][name] / (1 - 0.999**step)).sqrt() + 1e-8)
+                for name, m in group.items()
+            ]
+            rms = torch.cat([e.reshape(-1) for e in elements]).square().mean().sqrt().item()
+            compare(read, "optimizer_state/effective_lr", {step: {layer: rms}})
 
 
 def test_learning_rate_is_the_one_that_was_used(case) -> None:

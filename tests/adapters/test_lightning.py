@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.plugins import MixedPrecision
 from packaging.version import Version
 from problems import EVERY_KIND as SET
-from problems import Run, bert, collate, files, rows
+from problems import FULL, Run, bert, collate, files, rows
 from torch import Tensor, nn
 
 from tbx_callbacks import TbxLightningCallback
@@ -117,7 +117,7 @@ def test_every_number_against_a_naive_one(tmp_path: Path, accumulate: int, clip:
 @pytest.mark.parametrize("logger", [True, False])
 def test_the_run_is_unharmed(tmp_path: Path, logger: bool) -> None:
     results = []
-    for callbacks in ([TbxLightningCallback({"extends": "full", "every": 1})], []):
+    for callbacks in ([TbxLightningCallback(FULL)], []):
         pl.seed_everything(1)
         module = Classifier()
         trainer(tmp_path, *callbacks, gradient_clip_val=0.05, logger=logger, log_every_n_steps=1).fit(module, loader())

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from problems import EVERY_KIND as SET
-from problems import Run, bert, collate, files, rows
+from problems import FULL, Run, bert, collate, files, rows
 from torch import Tensor, nn
 
 from tbx_callbacks import TbxLoop
@@ -32,6 +32,10 @@ def data(seed: int = 1) -> tuple[Tensor, Tensor]:
     return torch.randn(6, 4, generator=made), torch.randint(0, 2, (6,), generator=made)
 
 
+def copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().double().clone() for name, p in model.named_parameters()}
+
+
 def train(
     loop: TbxLoop | None,
     model: nn.Module,
@@ -41,7 +45,7 @@ def train(
     accumulate: int = 1,
 ) -> dict[int, Any]:
     """The tutorial loop; returns what a naive second implementation saw at each step."""
-    seen = {}
+    seen, weights = {}, copied(model)
     for step in range(1, steps + 1):
         losses = []
         for micro in range(accumulate):
@@ -61,8 +65,9 @@ def train(
         optimizer.zero_grad()
         if loop is not None:
             loop.end_step(loss=loss, samples=len(x), tokens=3)
-        weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+        before, weights = weights, copied(model)
         seen[step] = {"before": norm(gradients), "after": norm(clipped), "losses": losses, "weights": weights}
+        seen[step]["update"] = {name: weights[name] - before[name] for name in weights}
     return seen
 
 
@@ -83,6 +88,12 @@ def test_every_number_against_a_naive_one(tmp_path: Path, accumulate: int, clip:
         assert read.at("train/loss")[step] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
         weights = {name: norm([w]) for name, w in seen[step]["weights"].items()}
         assert {name: read.at(f"weight_norm/{name}")[step] for name in weights} == pytest.approx(weights, rel=1e-5)
+        update = norm(list(seen[step]["update"].values()))
+        assert read.at("update_ratio/total")[step] == pytest.approx(
+            update / norm([*seen[step]["weights"].values()]), rel=1e-5
+        )
+        layer = norm([seen[step]["update"][f"2.{name}"] for name in ("weight", "bias")])
+        assert read.at("update_norm/2")[step] == pytest.approx(layer, rel=1e-5)
         rates = [read.at(f"perf/{unit}_per_s")[step] for unit in ("steps", "samples", "tokens")]
         assert rates[1] / rates[0] == pytest.approx(6 * accumulate)
         assert rates[2] / rates[0] == pytest.approx(3 * accumulate)
@@ -99,7 +110,7 @@ def test_the_run_is_unharmed(tmp_path: Path) -> None:
         model = net()
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
         options: dict[str, Any] = {"log_dir": tmp_path / "run", "log_every": 1}
-        loop = TbxLoop(model, optimizer, {"extends": "full", "every": 1}, **options) if watched else None
+        loop = TbxLoop(model, optimizer, FULL, **options) if watched else None
         train(loop, model, optimizer)
         if loop is not None:
             loop.close()

@@ -1,0 +1,44 @@
+"""Sums of many small numbers on a device: kept for a while, then added up together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from tbx_callbacks.values import Number
+
+_KEPT = 32  # tensors kept before they are added up: a few kernels now and then instead of several a step
+
+
+class Deferred:
+    """Adds up a function of many small tensors, several at a time. They are kept until then."""
+
+    def __init__(self, function: Callable[[Sequence[Tensor]], Tensor]) -> None:
+        self._function = function
+        self._kept: list[Tensor] = []
+        self._total: Number = 0
+
+    def add(self, tensor: Tensor) -> None:
+        """Keeps a tensor for later; its contents must stay."""
+        self._kept.append(tensor)
+        if len(self._kept) >= _KEPT:
+            self.total()
+
+    def total(self) -> Number:
+        """The sum so far, 0-d."""
+        if self._kept:
+            self._total = self._total + self._function(self._kept)
+            self._kept.clear()
+        return self._total
+
+
+def add_up(tensors: Sequence[Tensor]) -> Tensor:
+    """The sum of all elements of all tensors, 0-d."""
+    return together([tensor.sum() if tensor.ndim else tensor for tensor in tensors]).sum()
+
+
+def together(scalars: Sequence[Tensor]) -> Tensor:
+    """0-d tensors as one, `[len(scalars)]`, on the first one's device."""
+    return torch.stack([scalar.to(scalars[0].device) for scalar in scalars])

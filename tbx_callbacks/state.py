@@ -1,0 +1,149 @@
+"""What an optimizer remembers of each parameter, under torch's names, and the step that it makes of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tbx_callbacks.context import Tensors
+from tbx_callbacks.select import Parameter
+from tbx_callbacks.stats.norms import flat, square_norms
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 1 << 18  # elements worked on at a time on a CPU: they stay in its cache, and no tensor is copied whole
+_Kept = Mapping[str, Any]
+
+
+class State:
+    """The state of one optimizer just after its step, in the order of the model's parameters.
+
+    Args:
+        optimizer: the optimizer.
+        parameters: all parameters of the model.
+        said: what was warned of before; what an optimizer does not keep is said once.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, parameters: Sequence[Parameter], said: set[str]) -> None:
+        self._optimizer, self._said = optimizer, said
+        self._stepped = any(tensor.grad is not None for g in optimizer.param_groups for tensor in g["params"])
+        groups = {id(tensor): group for group in optimizer.param_groups for tensor in group["params"]}
+        tensors = [parameter.tensor for parameter in parameters]
+        self._kept: list[_Kept | None] = [
+            optimizer.state.get(tensor) if id(tensor) in groups else None for tensor in tensors
+        ]
+        self._groups: list[_Kept] = [groups.get(id(tensor), {}) for tensor in tensors]
+        self.numels = tuple(tensor.numel() for tensor in tensors)
+
+    @cached_property
+    def moments(self) -> dict[str, Tensors]:
+        """By name: `exp_avg` and `exp_avg_sq`, Adam's first and second moment, or SGD's `momentum_buffer`.
+
+        Of Adafactor's second moment, which is kept as its rows' and columns' means, a vector of the same norm.
+        """
+        found = {name: self._each(read) for name, read in _MOMENTS.items()}
+        known = {name: tensors for name, tensors in found.items() if any(tensors.present)}
+        if not known:
+            self._say("exp_avg, exp_avg_sq or momentum_buffer", "optimizer_state/")
+        return known
+
+    @cached_property
+    def steps(self) -> Tensors | None:
+        """The norm of each parameter's step, without decoupled weight decay, 0-d; None if it cannot be known.
+
+        Adam: `lr * m_hat / (sqrt(v_hat) + eps)` (Kingma and Ba, arXiv:1412.6980, algorithm 1; with amsgrad the largest
+        v so far), as in torch.optim.adam. SGD with momentum: `lr * momentum_buffer`, as in torch.optim.sgd.
+        """
+        kind = self._optimizer
+        if isinstance(kind, (torch.optim.Adam, torch.optim.AdamW)):
+            return self._each(_adam)
+        if isinstance(kind, torch.optim.SGD) and not any(group["nesterov"] for group in kind.param_groups):
+            return self._each(_momentum)
+        self._say("all that its step is made of", "optimizer_state/effective_lr")
+        return None
+
+    def _each(self, read: Callable[[_Kept, _Kept], Tensor | None]) -> Tensors:
+        return Tensors(
+            [read(kept, group) if kept else None for kept, group in zip(self._kept, self._groups, strict=True)]
+        )
+
+    def _say(self, what: str, tags: str) -> None:
+        keys = sorted({key for kept in self._kept if kept for key, value in kept.items() if value is not None})
+        if self._stepped and what not in self._said:
+            self._said.add(what)
+            logger.warning(
+                "an optimizer must keep %s for %s to be written, but %s keeps %s; these tags are left out",
+                what,
+                tags,
+                type(self._optimizer).__name__,
+                ", ".join(keys) or "nothing",
+            )
+
+
+def _second_moment(kept: _Kept, group: _Kept) -> Tensor | None:
+    if "row_var" in kept:  # torch.optim.Adafactor
+        if kept["row_var"] is None:
+            return _tensor(kept, "variance")
+        return _norm_alike(kept["row_var"].squeeze(-1), kept["col_var"].squeeze(-2), group["eps"][0])
+    if "variance" in kept:
+        return _tensor(kept, "variance")
+    if "exp_avg_sq_row" in kept:  # transformers.Adafactor
+        return _norm_alike(kept["exp_avg_sq_row"], kept["exp_avg_sq_col"], 0.0)
+    return _tensor(kept, "exp_avg_sq")
+
+
+def _norm_alike(row: Tensor, column: Tensor, least: float | None) -> Tensor:
+    """`[..., rows]`, whose norm is that of the matrices `row[:, None] * column[None, :] / mean(row)`."""
+    least = torch.finfo(row.dtype).eps if least is None else least
+    norm: Tensor = column.norm(dim=-1, keepdim=True)
+    return row * (norm / row.mean(dim=-1, keepdim=True).clamp(min=least))
+
+
+def _tensor(kept: _Kept, name: str) -> Tensor | None:
+    found = kept.get(name)
+    return found if isinstance(found, Tensor) and (found.is_floating_point() or found.is_complex()) else None
+
+
+_MOMENTS: dict[str, Callable[[_Kept, _Kept], Tensor | None]] = {
+    "exp_avg": lambda kept, group: _tensor(kept, "exp_avg"),  # noqa: ARG005
+    "exp_avg_sq": _second_moment,
+    "momentum_buffer": lambda kept, group: _tensor(kept, "momentum_buffer"),  # noqa: ARG005
+}
+
+
+def _adam(kept: _Kept, group: _Kept) -> Tensor | None:
+    first = _tensor(kept, "exp_avg")
+    second = _tensor(kept, "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
+    if first is None or second is None:
+        return None
+    steps, (beta1, beta2) = kept["step"], group["betas"]
+    if isinstance(steps, Tensor) and steps.device.type != "mps":
+        steps = steps.double()  # 1 - 0.999**1 is 6e-5 off in float32
+    rate, correction = group["lr"] / (1 - beta1**steps), (1 - beta2**steps) ** 0.5
+
+    def step(m: Tensor, v: Tensor) -> Tensor:
+        return m / (v.sqrt().div_(correction).add_(group["eps"]))
+
+    return _norm(step, rate, first, second)
+
+
+def _momentum(kept: _Kept, group: _Kept) -> Tensor | None:
+    buffer = _tensor(kept, "momentum_buffer")
+    return None if buffer is None else _norm(lambda b: b, group["lr"], buffer)
+
+
+def _norm(function: Callable[..., Tensor], rate: Tensor | float, *tensors: Tensor) -> Tensor:
+    """L2 norm of `rate * function(*tensors)`, 0-d, without a copy of a whole tensor on a CPU."""
+    whole = [flat(tensor) for tensor in tensors]
+    chunk = _CHUNK if whole[0].device.type == "cpu" else max(1, whole[0].numel())
+    parts = zip(
+        *(tensor.float().split(chunk) if tensor.dtype.itemsize < 4 else tensor.split(chunk) for tensor in whole),
+        strict=True,
+    )
+    squares = [square_norms([function(*part)]) for part in parts]
+    return torch.stack(squares).sum().sqrt() * rate if squares else whole[0].new_zeros(())
