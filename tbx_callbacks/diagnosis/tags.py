@@ -78,5 +78,5 @@ INPUT_SHARE = Need("the share of time that waits for data", "throughput", ("perf
 LORA = Need(
     "norms of LoRA's matrices",
     "weight_norm: {by: parameter}, in a model with LoRA",
-    (r"(weight_norm|grad_norm)/.*lora_[AB].*",),
+    (r"weight_norm/.*lora_[AB].*", r"grad_norm/.*lora_[AB].*"),
 )

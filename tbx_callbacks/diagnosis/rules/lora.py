@@ -23,11 +23,9 @@ class LoraNotTraining:
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         norms = {tag: one for tag, one in LORA.all(run).items() if len(one) >= self.min_points}
-        weights = {tag: one for tag, one in norms.items() if tag.startswith("weight_norm/")}
-        still = [tag for tag, one in weights.items() if (one.values == one.values[0]).all()]
-        zero = [tag for tag in still if "lora_B" in tag and not weights[tag].values.any()]
-        others = [tag for tag, one in norms.items() if tag not in weights and not one.values.any()]
-        bad = zero or (still if len(still) == len(weights) else []) or (others if len(others) == len(norms) else [])
+        still = [tag for tag, one in norms.items() if (one.values == one.values[0]).all()]
+        zero = [tag for tag in still if "lora_B" in tag and not norms[tag].values.any()]
+        bad = zero or (still if len(still) == len(norms) else [])
         if not bad:
             return
         yield Finding(

@@ -128,7 +128,7 @@ class FrozenLayers:
             tags=tuple(f"weight_norm/{name}" for name in still),
             steps=(_first_step(run),),
             numbers={"still": len(still), "moving": len(moving)},
-            means=f"{_listed(still)} has not moved since the first point, while {len(moving)} other layers learn.",
+            means=f"Not moved since the first point: {_listed(still)}; {len(moving)} other layers learn.",
             advice="If that is not meant, look at requires_grad and at the optimizer's parameter groups.",
             source=self.source,
         )

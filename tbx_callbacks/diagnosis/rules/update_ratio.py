@@ -38,9 +38,8 @@ class UpdateTooLarge:
                 tags=tuple(f"update_ratio/{name}" for name in large),
                 steps=(_first_step(run),),
                 numbers=large,
-                means=f"Steps change {worst} by {large[worst]:.1%} of its weights' norm (and {len(large) - 1} more"
-                " layers"
-                f" by over {self.ratio:.0%}): too much to keep what it knows.",
+                means=f"Steps change {worst} by {large[worst]:.1%} of its weights' norm, and {len(large)} layers in all"
+                f" by over {self.ratio:.0%}: too much to keep what the model knows.",
                 advice="Lower the learning rate, or warm up longer; about 0.1 % a step is usual.",
                 source=self.source,
             )
