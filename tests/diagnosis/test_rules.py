@@ -106,7 +106,7 @@ CASES: dict[str, tuple[Mapping[str, Any], str, int]] = {
     "update_too_small": ({"update_ratio/layer.0": flat(1e-8)}, "update_ratio/layer.0", 10),
     "clipping_saturated": ({"clip/factor": flat(0.01), "clip/share": flat(1.0)}, "clip/factor", 10),
     "dead_activations": (
-        {"activations/layer.0.mlp/zero_share": [*flat(0.5, 20), *flat(0.99, 40)]},
+        {"activations/layer.0.mlp/zero_share": [*flat(0.5, 20), *flat(0.995, 40)]},
         "activations/layer.0.mlp/zero_share",
         210,
     ),

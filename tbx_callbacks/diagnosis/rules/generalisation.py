@@ -123,7 +123,7 @@ class AccuracyGap:
         found, train = EVAL_ACCURACY.first(run), TRAIN_ACCURACY.first(run)
         if found is None or train is None or len(series := finite(found[1])) < self.min_points:
             return
-        evaluated, trained = median(series.values[-2:]), ends(finite(train[1]).values)[1]
+        evaluated, trained = median(series.values[-2:]), ends(finite(train[1]).values, 0.2, least=8)[1]
         if not trained - evaluated >= self.gap:
             return
         yield Finding(
