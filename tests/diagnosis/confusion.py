@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from planted import FAULTS, HEALTHY
@@ -26,14 +26,14 @@ class Row:
         return tuple(finding.id for finding in self.diagnosis.findings)
 
 
-def judged(name: str, folder: Path) -> Row:
-    """Trains one of FAULTS or HEALTHY in a new folder and judges what it logged."""
+def judged(name: str, folder: Path, *, shift: int = 0) -> Row:
+    """Trains one of FAULTS or HEALTHY in a new folder and judges what it logged; `shift` is added to its seed."""
     if name in FAULTS:
         fault = FAULTS[name]
-        train(folder, fault.plan, before=fault.before)
+        train(folder, replace(fault.plan, seed=fault.plan.seed + shift), before=fault.before)
         return Row(name, tuple(fault.symptoms), diagnose(read_run(folder)))
     plan, before = HEALTHY[name]
-    train(folder, plan, before=before)
+    train(folder, replace(plan, seed=plan.seed + shift), before=before)
     return Row(name, (), diagnose(read_run(folder)))
 
 

@@ -176,7 +176,7 @@ FAULTS: dict[str, Fault] = {
         Plan(bad_batches=(91, 92, 93)), {"loss_spike": ("train/loss", (93, 93))}
     ),
     "half of the labels are noise": Fault(
-        Plan(label_noise=0.5, examples=2000, batch=32, steps=180, eval_every=60),
+        Plan(label_noise=0.5, examples=2000, batch=32, steps=210, eval_every=60),
         {"plateau": ("train/loss", (40, 100))},
     ),
     "noisy labels, few examples, a large model": Fault(

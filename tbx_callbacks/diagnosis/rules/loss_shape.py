@@ -35,7 +35,7 @@ class LossSpike:
         tag, values = found[0], series.values
         start = median(values[:3])
         spikes = [place for place in range(self.window, len(values) - 1) if self._jumps(values, place, start)]
-        spikes = [place for place in spikes if _comes_back(values, place, self.window)]
+        spikes = [place for place in spikes if _comes_back(values, place, self.window, self.ratio)]
         if not spikes:
             return
         first = spikes[0]
@@ -64,11 +64,10 @@ class LossSpike:
         )
 
 
-def _comes_back(values: Floats, place: int, window: int) -> bool:
-    """Whether the loss falls again by three quarters of the spike, for some points in a row."""
-    before = median(values[place - window : place])
+def _comes_back(values: Floats, place: int, window: int, ratio: float) -> bool:
+    """Whether the loss falls again to what would be no spike, for some points in a row."""
     after = values[place + 1 :]
-    return bool(smooth(after, min(3, len(after))).min() < before + (values[place] - before) / 4)
+    return bool(smooth(after, min(3, len(after))).min() <= ratio * median(values[place - window : place]))
 
 
 @dataclass(frozen=True)
