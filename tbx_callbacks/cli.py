@@ -1,4 +1,4 @@
-"""tbx-callbacks: look at metric sets, check files, open TensorBoard, run recipes."""
+"""tbx-callbacks: look at metric sets, check files, open TensorBoard, diagnose runs, run recipes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ import runpy
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 from tbx_callbacks.config import Config, bundled, bundled_sets, load_config
+from tbx_callbacks.diagnosis.settings import load_rules
+from tbx_callbacks.doctor import as_json, examine, show
 from tbx_callbacks.errors import ConfigError
+from tbx_callbacks.events import UnreadableError
 from tbx_callbacks.items import Item, options_model
 from tbx_callbacks.metrics import METRICS
 from tbx_callbacks.names import suggest
@@ -107,6 +112,29 @@ def view(
     console.print("ended")
 
 
+@app.command()
+def doctor(
+    logdir: Annotated[
+        str, typer.Argument(help="A run's folder, or one with runs below it, of any TensorBoard writer.")
+    ],
+    rules: Annotated[Path | None, typer.Option(help="A YAML file with `rules:`, a rule's name to thresholds.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is wrong with runs, worst first. Exit code: 0 healthy, 1 errors were found, 2 unreadable."""
+    try:
+        chosen = load_rules(rules) if rules else None
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+            examined = list(examine(logdir, rules=chosen, progress=lambda name: _bar(bars, name)))
+    except (ConfigError, UnreadableError, ImportError) as error:
+        _fail(str(error))
+    if json_:
+        print(as_json(examined))
+    else:
+        for one in examined:
+            show(one, console)
+    raise typer.Exit(0 if all(one.diagnosis.healthy for one in examined) else 1)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def recipe(
     context: typer.Context, name: Annotated[str, typer.Argument(help="The recipe, such as bert-sentiment.")] = ""
@@ -123,6 +151,11 @@ def recipe(
     sys.path.insert(0, str(folder))
     sys.argv = [f"tbx-callbacks recipe {name}", *context.args]
     runpy.run_path(str(script), run_name="__main__")
+
+
+def _bar(bars: Progress, name: str) -> Callable[[int, int], None]:
+    task = bars.add_task(escape(f"reading {name}"), total=None)
+    return lambda done, total: bars.update(task, completed=done, total=total)
 
 
 def _cadence(item: Item, config: Config) -> str:

@@ -75,7 +75,7 @@ def _load(source: str | os.PathLike[str], base: Path, chain: tuple[Path, ...]) -
     path = _find(os.fspath(source), base)
     if path in chain:
         raise ConfigError(f"extends must not form a cycle, got {' -> '.join(p.name for p in (*chain, path))}")
-    return _build(_read(path), path.name, path.parent, (*chain, path))
+    return _build(read_yaml(path, "a metric set"), path.name, path.parent, (*chain, path))
 
 
 def _find(source: str, base: Path) -> Path:
@@ -107,11 +107,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> object:
+def read_yaml(path: Path, what: str) -> object:
+    """What a YAML file holds; `what` it is, for errors.
+
+    Raises:
+        ConfigError: it cannot be read, is no YAML, or gives a key twice.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.name}: a metric set must be a readable UTF-8 file: {error}") from error
+        raise ConfigError(f"{path.name}: {what} must be a readable UTF-8 file: {error}") from error
     try:
         # A SafeLoader: a YAML file never runs code.
         return yaml.load(text, Loader=_Loader)

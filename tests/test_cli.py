@@ -112,5 +112,6 @@ def test_view_without_tensorboard(tmp_path: Path) -> None:
 def test_help(arguments: list[str]) -> None:
     out = run(*arguments)
     assert all(
-        command in out.stdout + out.stderr for command in ("sets", "metrics", "check", "schema", "view", "recipe")
+        command in out.stdout + out.stderr
+        for command in ("sets", "metrics", "check", "schema", "view", "doctor", "recipe")
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +50,21 @@ def test_a_run_on_s3(bucket: Any, tmp_path: Path) -> None:
     callback.close()
     read = download(bucket, "exp1/", tmp_path / "read")
     assert read.steps("train/loss") == read.steps("grad_norm/total") == [2, 4, 6, 8]
+
+
+def test_a_run_on_s3_is_read_from_there(bucket: Any) -> None:
+    sink = TensorBoardSink("s3://runs/all/exp1")
+    for step in (1, 2):
+        sink.write(step, {"train/loss": 1 / step})
+    sink.close()
+    # TensorBoard takes S3_ENDPOINT when it is imported: a process of its own.
+    code = (
+        "from tbx_callbacks.events import find_runs, read_run\n"
+        "for name, folder in find_runs('s3://runs/all').items():\n"
+        "    print(name, folder, read_run(folder).scalars['train/loss'].values.tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split("\n")[0] == "exp1 s3://runs/all/exp1 [1.0, 0.5]", done.stderr
 
 
 def test_a_failing_upload_is_like_a_full_disk(bucket: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,91 @@
+"""How long reading a large run takes, and how much memory. Run: python benchmarks/reading.py [--scalars N]
+
+Two shapes of the same numbers: one event a scalar, as most writers write them, and one event a step, as ours does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
+from tensorboardX.record_writer import RecordWriter
+
+from tbx_callbacks.events import read_run
+
+TAGS = 50
+BUCKETS = 64
+
+
+def write(folder: Path, *, scalars: int, histograms: int, together: bool) -> None:
+    writer = RecordWriter(str(folder / "events.out.tfevents.1.large"))
+
+    def event(step: int, values: list[Summary.Value]) -> None:
+        writer.write(Event(step=step, wall_time=1.7e9 + step, summary=Summary(value=values)).SerializeToString())
+
+    for step in range(scalars // TAGS):
+        values = [Summary.Value(tag=f"grad_norm/layer.{n}", simple_value=step / (n + 1)) for n in range(TAGS)]
+        if together:
+            event(step, values)
+        else:
+            for value in values:
+                event(step, [value])
+    edges = np.linspace(-1, 1, BUCKETS).tolist()
+    counts = np.arange(1.0, BUCKETS + 1).tolist()
+    proto = HistogramProto(min=-1.1, max=1, num=sum(counts), sum=1, sum_squares=1, bucket_limit=edges, bucket=counts)
+    for n in range(histograms):
+        event(n // TAGS, [Summary.Value(tag=f"weights/layer.{n % TAGS}", histo=proto)])
+    writer.close()
+
+
+def read(folder: str) -> None:
+    """Reads in this process and prints what it took."""
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    reports: list[tuple[int, int]] = []
+    run = read_run(folder, progress=lambda *report: reports.append(report))
+    figures = {
+        "scalars": sum(map(len, run.scalars.values())),
+        "histograms": sum(len(histograms.steps) for histograms in run.histograms.values()),
+        "seconds": time.perf_counter() - start,
+        "mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 1024,
+        "reports": len(reports),
+    }
+    print(json.dumps(figures))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scalars", type=int, default=1_000_000)
+    parser.add_argument("--histograms", type=int, default=5_000)
+    parser.add_argument("--read", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.read:
+        read(given.read)
+        return
+    rows = []
+    print(f"{'shape':>18} {'file, MiB':>10} {'scalars':>10} {'histograms':>11} {'seconds':>8} {'more memory, MiB':>17}")
+    for shape, together in (("an event a scalar", False), ("an event a step", True)):
+        with tempfile.TemporaryDirectory() as name:
+            write(Path(name), scalars=given.scalars, histograms=given.histograms, together=together)
+            size = sum(path.stat().st_size for path in Path(name).iterdir()) / 2**20
+            command = [sys.executable, __file__, "--read", name]
+            row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(
+            f"{shape:>18} {size:>10.1f} {row['scalars']:>10,} {row['histograms']:>11,} {row['seconds']:>8.1f}"
+            f" {row['mib']:>17.0f}"
+        )
+        rows.append({"shape": shape, "file_mib": size, **row})
+    print(json.dumps(rows))
+
+
+if __name__ == "__main__":
+    main()

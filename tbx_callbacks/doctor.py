@@ -1,0 +1,126 @@
+"""Reads runs and says what is wrong with them: what `tbx-callbacks doctor` prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+
+from tbx_callbacks.diagnosis import Diagnosis, Finding, Rule, Unjudged, diagnose
+from tbx_callbacks.events import Progress, UnreadableError, find_runs, read_run
+from tbx_callbacks.series import Run
+
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One run and its diagnosis; `name` is its folder below the one that was given."""
+
+    name: str
+    folder: str
+    run: Run
+    diagnosis: Diagnosis
+
+
+def examine(
+    logdir: str | os.PathLike[str],
+    *,
+    rules: Mapping[str, Rule] | None = None,
+    progress: Callable[[str], Progress] | None = None,
+) -> Iterator[Examined]:
+    """Reads and judges every run in a folder; those without scalars (a folder of hyper-parameters) are left out.
+
+    Args:
+        logdir: a run's folder, or one with runs below it.
+        rules: by name; all with their defaults when left out.
+        progress: called with a run's name, gives what is called while it is read.
+
+    Raises:
+        UnreadableError: a folder cannot be read, or there is no scalar in any.
+        ImportError: TensorBoard is not installed.
+    """
+    found = 0
+    for name, folder in find_runs(logdir).items():
+        run = read_run(folder, progress=progress(name) if progress else None)
+        if run.scalars:
+            found += 1
+            yield Examined(name, folder, run, diagnose(run, rules))
+    if not found:
+        raise UnreadableError(f"a run must hold scalars, but those in {os.fspath(logdir)!r} hold none")
+
+
+def show(examined: Examined, console: Console) -> None:
+    """Prints a run's findings, worst first, and which rules could not judge it."""
+    run, diagnosis = examined.run, examined.diagnosis
+    name = examined.folder if examined.name == "." else examined.name
+    console.print(f"[bold]{_safe(name)}[/bold]: {len(run.scalars)} scalar tags, {run.last_step} steps")
+    for finding in diagnosis.findings:
+        colour = _COLOURS[finding.severity]
+        console.print(f"  [{colour}]{finding.severity:8}[/{colour}][bold]{finding.id}[/bold], {_where(finding)}")
+        console.print(Padding(f"{_safe(finding.means)}\n[dim]try:[/dim] {_safe(finding.advice)}", (0, 0, 0, 10)))
+        console.print(Padding(f"[dim]{_evidence(finding)}\n{_safe(finding.source)}[/dim]", (0, 0, 0, 10)))
+    if not diagnosis.findings:
+        console.print("  [green]healthy[/green]: no rule found anything")
+    for file, missing in run.unread.items():
+        console.print(f"  [yellow]{missing} bytes at the end of {_safe(file)} are cut off or damaged[/yellow]")
+    if diagnosis.unjudged:
+        console.print(f"  [dim]not judged, {len(diagnosis.unjudged)} rules:[/dim]")
+        for need, names in _by_need(diagnosis.unjudged).items():
+            console.print(Padding(f"[dim]{', '.join(names)}: {need}[/dim]", (0, 0, 0, 4)))
+
+
+def as_json(examined: list[Examined]) -> str:
+    """All of it for programs."""
+    runs = [
+        {
+            "run": one.name,
+            "folder": one.folder,
+            "healthy": one.diagnosis.healthy,
+            "last_step": one.run.last_step,
+            "findings": [_plain(finding) for finding in one.diagnosis.findings],
+            "unjudged": [dataclasses.asdict(rule) for rule in one.diagnosis.unjudged],
+            "unread": dict(one.run.unread),
+        }
+        for one in examined
+    ]
+    healthy = all(one.diagnosis.healthy for one in examined)
+    return json.dumps({"healthy": healthy, "runs": runs}, indent=2, allow_nan=False)
+
+
+def _plain(finding: Finding) -> dict[str, object]:
+    numbers = {name: number if math.isfinite(number) else str(number) for name, number in finding.numbers.items()}
+    return {**dataclasses.asdict(finding), "numbers": numbers}
+
+
+def _by_need(unjudged: Sequence[Unjudged]) -> dict[str, list[str]]:
+    """What is missing, and the rules that miss it."""
+    rules: dict[str, list[str]] = {}
+    for one in unjudged:
+        need = f"needs {_safe(one.missing)}, from the metric {_safe(one.metric)}"
+        rules.setdefault(need, []).append(one.id)
+    return rules
+
+
+def _where(finding: Finding) -> str:
+    return f"step {finding.steps[0]}" if finding.steps else "the whole run"
+
+
+def _evidence(finding: Finding, most: int = 3) -> str:
+    tags = ", ".join(finding.tags[:most]) + (
+        f" and {len(finding.tags) - most} more" if len(finding.tags) > most else ""
+    )
+    numbers = ", ".join(f"{name} {number:.4g}" for name, number in list(finding.numbers.items())[:most])
+    return _safe(f"{tags}: {numbers}" if numbers else tags)
+
+
+def _safe(text: str) -> str:
+    """Text from a run: no markup, and no control characters for the terminal."""
+    return escape("".join(letter if letter.isprintable() else "?" for letter in text))

@@ -1,0 +1,36 @@
+"""docs/diagnosis.md says what the rules are, and which trainings were judged."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from confusion import rule_row
+from planted import FAULTS, HEALTHY
+
+from tbx_callbacks.diagnosis import RULES
+from tbx_callbacks.diagnosis.settings import load_rules
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "diagnosis.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_each_rule_has_its_row(name: str) -> None:
+    assert rule_row(name) in PAGE
+
+
+def test_the_confusion_table_has_every_training_and_misses_nothing() -> None:
+    rows = re.findall(r"^\| ([^|`]+) \| ([^|]+) \| ([^|]+) \|$", PAGE, re.MULTILINE)
+    named = {name: found for name, found, _ in rows}
+    assert set(FAULTS) | set(HEALTHY) <= set(named)
+    for name, fault in FAULTS.items():
+        assert all(rule in named[name] for rule in fault.symptoms), name
+    assert "**missed" not in PAGE
+
+
+def test_the_example_of_thresholds_loads() -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    rules = load_rules(yaml.safe_load(example))
+    assert "no_warmup" not in rules

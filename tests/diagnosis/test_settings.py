@@ -1,0 +1,73 @@
+"""Thresholds from YAML, and what is said of mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tbx_callbacks.diagnosis import RULES, default_rules
+from tbx_callbacks.diagnosis.rules.clipping import ClippingSaturated
+from tbx_callbacks.diagnosis.settings import load_rules
+from tbx_callbacks.errors import ConfigError
+
+
+def test_thresholds_replace_defaults_and_off_leaves_a_rule_out() -> None:
+    rules = load_rules(
+        {"rules": {"clipping_saturated": {"factor": 1, "min_points": 3}, "plateau": False, "lora_not_training": None}}
+    )
+    assert rules["clipping_saturated"] == ClippingSaturated(factor=1.0, min_points=3)
+    assert set(rules) == set(RULES) - {"plateau"}
+    assert rules["divergence"] == default_rules()["divergence"]
+
+
+@pytest.mark.parametrize("given", [{}, {"rules": None}, {"extends": "default", "metrics": ["loss"]}])
+def test_nothing_said_is_all_defaults(given: dict[str, Any]) -> None:
+    assert load_rules(given) == default_rules()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"rules": {"divergance": {}}},
+            "a mapping: rules must name known rules, got 'divergance'; did you mean 'divergence'?",
+        ),
+        (
+            {"rules": {"divergence": {"ration": 2}}},
+            "rules.divergence.ration must be a known threshold, got 'ration'; did you mean 'ratio'?",
+        ),
+        ({"rules": {"divergence": {"ratio": "2"}}}, "rules.divergence.ratio must be a valid number, got '2'"),
+        ({"rules": {"divergence": {"ratio": True}}}, "rules.divergence.ratio must be a valid number, got True"),
+        ({"rules": {"divergence": {"ratio": -1}}}, "rules.divergence.ratio must be greater than 0, got -1"),
+        ({"rules": {"divergence": {"ratio": float("nan")}}}, "rules.divergence.ratio must be"),
+        (
+            {"rules": {"divergence": {"min_points": 1.5}}},
+            "rules.divergence.min_points must be a valid integer, got 1.5",
+        ),
+        ({"rules": {"divergence": 3}}, "rules.divergence must be a mapping of thresholds, or off, got 3"),
+        ({"rules": ["divergence"]}, "rules must be a mapping of a rule's name to its thresholds, got ['divergence']"),
+        ({"rule": {}}, "rule must be a known key; did you mean 'rules'?"),
+    ],
+)
+def test_a_mistake_names_its_place_the_rule_and_the_nearest(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_rules(given)
+    assert message in str(raised.value)
+
+
+def test_a_file_of_rules(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("rules:\n  clipping_saturated: {factor: 0.5}\n  plateau: off\n")
+    rules = load_rules(file)
+    assert rules["clipping_saturated"] == ClippingSaturated(factor=0.5)
+    assert "plateau" not in rules
+    file.write_text("rules:\n  plateau: {share: 2}\n  plateau: {share: 3}\n")
+    with pytest.raises(ConfigError, match=r"rules.yaml: line 3.* given twice"):
+        load_rules(file)
+    file.write_text("- plateau\n")
+    with pytest.raises(ConfigError, match=r"rules.yaml: a file of rules must be a mapping with the key rules"):
+        load_rules(file)
+    with pytest.raises(ConfigError, match=r"gone.yaml: a file of rules must be a readable UTF-8 file"):
+        load_rules(tmp_path / "gone.yaml")
