@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbx_callbacks.context import Context
+from tbx_callbacks.context import Context, RunFacts
 from tbx_callbacks.errors import ConfigError
 from tbx_callbacks.forward import is_compiled
 from tbx_callbacks.names import clean_parameter_names, near
 from tbx_callbacks.plan import Entry
 from tbx_callbacks.program import Program
+from tbx_callbacks.ranks import world_size
 from tbx_callbacks.reduce import Batch
 from tbx_callbacks.select import layer_of, shared_parts
 
@@ -46,16 +47,22 @@ class Activations:
         if entries and (compiled or any(map(is_compiled, model.modules()))):
             logger.warning("activations of a compiled model cannot be seen; metric activations is left out")
             entries = []
+        elif entries and world_size() > 1:
+            logger.warning("activations are not written with several ranks yet: they are one rank's share")
+            entries = []
         self._modules = {entry: _modules(model, getattr(entry.item.metric, "modules", None)) for entry in entries}
         self._handles: dict[tuple[Entry, str] | None, Any] = {}
         self._batch: Batch | None = None
         self._said = False
 
-    def begin(self, due: Sequence[Entry], context: Context) -> None:
+    def begin(self, step: int, due: Sequence[Entry], run: RunFacts) -> None:
         """A step begins at which these entries are due."""
         self.end()
         for entry in due:
-            for name, module in self._modules.get(entry, {}).items():
+            if entry not in self._modules:
+                continue
+            context = Context("step", step, run)
+            for name, module in self._modules[entry].items():
                 seen = partial(self._seen, entry, name, context)
                 self._handles[entry, name] = module.register_forward_hook(seen)
         if self._handles:
@@ -88,7 +95,7 @@ class Activations:
             return
         self._handles.pop((entry, name)).remove()
         tensor = _first_tensor(outputs)
-        if tensor is not None:
+        if tensor is not None and not tensor.is_meta:
             self._batch = self._batch or Batch()
             with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
                 self._program.run(entry, replace(context, activations={name: tensor.detach()}), self._batch)

@@ -130,7 +130,7 @@ class Monitor:
         self.stopwatch.resume()
         self._step, self._clipping = step, Clipping()
         self._due, self._steps_before = self._program.due(step), self._counters.steps
-        self._activations.begin(self._due, Context("step", step, self._run))
+        self._activations.begin(step, self._due, self._run)
 
     def pass_ended(self, *, is_step: bool) -> None:
         """A pass of the trainer's loop is over; `is_step`: it counts as a step even if no optimizer was called."""

@@ -232,3 +232,18 @@ def test_half_precision(tmp_path: Path) -> None:
             optimizer.step()
             loop.end_step()
     check(Run(tmp_path), watched, [1, 2])
+
+
+def test_one_ranks_share_is_not_written_as_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, SET, log_dir=tmp_path) as loop:
+        for _ in range(2):
+            model(torch.randn(5, 4)).sum().backward()
+            optimizer.step()
+            loop.end_step()
+    assert not Run(tmp_path).histograms
+    assert caplog.text.count("activations are not written with several ranks yet") == 1
