@@ -157,6 +157,8 @@ class Context:
     """Whether the trainer multiplies gradients by a factor made of their norm, so that one NaN reaches every layer."""
     clip_factor: Number | None = None
     """What clipping multiplied the gradients by; None when the trainer has not told it."""
+    activations: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a module returned, by its name; only for metrics that need it, which are called while the model runs."""
     learning_rates: Mapping[str, Number] = field(default_factory=dict)
     """The rate that this step used, by `<Optimizer>/<group>`."""
     interval: Interval = field(default_factory=Interval)

@@ -20,7 +20,7 @@ class Setup:
     `spreads_nonfinite` says whether gradients are multiplied by a factor made of their norm. `sharding` says in words
     how parameters are spread over ranks, if they are. `larger_is_better` has the trainer's own word on evaluation
     metrics, by tag. `earlier_logs` are numbers by tag of the part of the run that a checkpoint brought along.
-    `scaler` is the GradScaler of mixed precision.
+    `scaler` is the GradScaler of mixed precision. `compiled` says that the trainer compiles the model.
     """
 
     model: nn.Module
@@ -34,3 +34,4 @@ class Setup:
     larger_is_better: Mapping[str, bool] = field(default_factory=dict)
     earlier_logs: Sequence[Mapping[str, float | str]] = ()
     scaler: Any = None
+    compiled: bool = False

@@ -10,12 +10,12 @@ from torch import nn
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether a module's forward pass runs as a compiled graph, of which its hooks would become a part."""
-    return getattr(module, "_compiled_call_impl", None) is not None
+    """Whether a module's forward pass runs as a compiled graph: `module.compile()` or `torch.compile(module)`."""
+    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
 
 
 def on_forward(module: nn.Module, hook: Callable[..., None], *, compiled: bool = False) -> Any:
     """Calls `hook(module, args, kwargs, outputs)` after each forward pass; returns a handle with `remove`."""
     if compiled or is_compiled(module):
-        hook = torch.compiler.disable(hook)  # or it would be traced, and its counting compiled again and again
+        hook = torch.compiler.disable(hook)  # or it may be traced, and its counting compiled again and again
     return module.register_forward_hook(hook, with_kwargs=True)

@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tbx_callbacks.activations import Activations
 from tbx_callbacks.amp import found_inf, loss_scale
 from tbx_callbacks.before import Clipping, Copies
 from tbx_callbacks.best import Best
@@ -76,6 +77,9 @@ class Monitor:
         self._step = self._steps_before = 0
         self._due: list[Entry] = []
         self._clipping, self._copies = Clipping(), Copies()
+        self._activations = Activations(
+            nn.Module(), Program((), strict=strict, clock=self.stopwatch.clock), compiled=False
+        )
         self._late = Late()
 
     # -- a run begins and ends -------------------------------------------------------------------------------------
@@ -92,10 +96,11 @@ class Monitor:
         entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners)
         self._program = Program(entries, strict=self._strict, clock=self.stopwatch.clock)
         self._budget = Budget(self._budget.share, self.stopwatch)
+        self._activations = Activations(setup.model, self._program, compiled=setup.compiled)
         self._own_schedule = schedule_of(self._every, setup.log_schedule)
         self._setup, self._source = setup, source
-        scale = loss_scale(setup.scaler) if "loss_scale" in self.needs else None
-        self._counters = Counters(self.stopwatch, scale, Predictions(setup.model))
+        scaler = setup.scaler if "loss_scale" in self.needs else None
+        self._counters = Counters(self.stopwatch, loss_scale(scaler), Predictions(setup.model))
         self._best = Best(setup.larger_is_better)
         for logs in setup.earlier_logs:
             self._best.update(logs)
@@ -123,16 +128,12 @@ class Monitor:
         while self._hooks:
             self._hooks.pop().remove()
         self._copies.clear()
+        self._activations.end()
 
     @property
     def needs(self) -> frozenset[str]:
         """What the metrics need at any step of the run."""
         return self._program.needs
-
-    @property
-    def wants_outputs(self) -> bool:
-        """Whether a metric reads what the model returns."""
-        return not self.needs.isdisjoint({"losses", "predictions"})
 
     # -- one step --------------------------------------------------------------------------------------------------
 
@@ -142,6 +143,7 @@ class Monitor:
         self.stopwatch.resume()
         self._step, self._clipping = step, Clipping()
         self._due, self._steps_before = self._program.due(step), self._counters.steps
+        self._activations.begin(step, self._due, self._run)
 
     def pass_ended(self, *, is_step: bool) -> None:
         """A pass of the trainer's loop is over; `is_step`: it counts as a step even if no optimizer was called."""
@@ -212,6 +214,8 @@ class Monitor:
     def _measure(self, name: str, skipped: Tensor | None, *, own_due: bool) -> None:
         assert self._setup is not None
         assert self._source is not None
+        if (seen := self._activations.take()) is not None:
+            self.publisher.hold(self._step, seen)
         updates = self._copies.updates(self._source, name, skipped)
         context = Context(
             event="step",
@@ -233,7 +237,7 @@ class Monitor:
         if own_due:
             batch.add(self._own.take())
         for entry in self._due:
-            if entry.optimizer != name:
+            if entry.optimizer != name or "activations" in entry.item.metric.needs:
                 continue
             selected = replace(context, selection=entry.selection)
             if not self._late.takes(entry, selected):

@@ -15,6 +15,9 @@ from tbx_callbacks.values import Mean, Number
 
 logger = logging.getLogger(__name__)
 
+OUTPUTS = frozenset({"losses", "predictions"})
+"""Needs of metrics that read what the model returns."""
+
 _KEPT = 32  # batches of predictions that are compared together
 _ELEMENTS = 1 << 20  # or fewer, when they hold more logits than this
 

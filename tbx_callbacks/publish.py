@@ -33,6 +33,11 @@ class Publisher:
             self._held = step, Batch()
         return self._held[1]
 
+    def hold(self, step: int, batch: Batch) -> None:
+        """Holds a batch that was filled before its step was finished."""
+        self.publish()
+        self._held = step, batch
+
     def publish(self, facts: Facts | None = None) -> None:
         """Hands the held step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
         if self._held is not None:

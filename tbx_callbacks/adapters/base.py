@@ -15,6 +15,7 @@ from tbx_callbacks.config import Config, load_config
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place
 from tbx_callbacks.monitor import Monitor
+from tbx_callbacks.outputs import OUTPUTS
 from tbx_callbacks.sinks import NullSink
 from tbx_callbacks.sinks.summary_writer import NullWriter, SummaryWriter
 from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
@@ -114,6 +115,11 @@ class Adapter:
     def _early_place(self) -> Place:
         """The folder of what is written before training begins."""
         raise RuntimeError("the run's folder is not known before training; pass log_dir=... to write earlier")
+
+    @property
+    def _wants_outputs(self) -> bool:
+        """Whether a metric reads what the model returns."""
+        return not OUTPUTS.isdisjoint(self._monitor.needs)
 
     def _unhook(self) -> None:
         """Removes what the adapter itself hooked into the model."""

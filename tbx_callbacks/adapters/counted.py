@@ -72,7 +72,7 @@ class CountedSteps(Adapter):
 
     def _see_outputs(self, outputs: Any, labels: Any) -> None:
         """What the model returned for a micro-batch, and its labels; before the end of its pass."""
-        if self._alone and self._monitor.wants_outputs:
+        if self._alone and self._wants_outputs:
             self._monitor.outputs(outputs, labels)
 
     def _see_gradients(

@@ -100,9 +100,10 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             larger_is_better=larger_is_better(args),
             earlier_logs=[tags(logs) for logs in state.log_history],
             scaler=scaler_of(kwargs["optimizer"]),
+            compiled=_is_compiled(model, args),
         )
         self._begin(place, setup, state.global_step)
-        if "batches" in self._monitor.needs or self._monitor.wants_outputs:
+        if "batches" in self._monitor.needs or self._wants_outputs:
             if args.world_size > 1:
                 logger.warning(
                     "samples, tokens, NaN losses, further losses and accuracy are not written with several ranks yet"
@@ -170,13 +171,13 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
 
     def _watch_batches(self, model: nn.Module, args: Any) -> None:
         """Sees each micro-batch: in the trainer's training step when attached, or else in the model's forward."""
-        if self._monitor.wants_outputs or not is_attached(self._trainer, self._monitor):
+        if self._wants_outputs or not is_attached(self._trainer, self._monitor):
             self._forward_hook = on_forward(model, self._on_forward, compiled=_is_compiled(model, args))
 
     def _on_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
         if not module.training:
             return
-        if self._monitor.wants_outputs:
+        if self._wants_outputs:
             self._monitor.outputs(outputs, kwargs.get("labels"))
         if is_attached(self._trainer, self._monitor) or "batches" not in self._monitor.needs:
             return

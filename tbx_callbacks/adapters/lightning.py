@@ -75,7 +75,7 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
         step = self._stored.get("step", self._step) if trainer.global_step else 0
         self._begin(self._place(step), setup, step)
         self._stored = {}  # a later fit goes on from here
-        if self._monitor.wants_outputs:
+        if self._wants_outputs:
             self._forward_hook = on_forward(setup.model, self._on_forward)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tbx_callbacks.metrics.activations import Activations
 from tbx_callbacks.metrics.amp import Amp
 from tbx_callbacks.metrics.clip import Clip
 from tbx_callbacks.metrics.grad_histogram import GradHistogram
@@ -38,6 +39,7 @@ METRICS: dict[str, type[Metric]] = {
     "update_norm": UpdateNorm,
     "update_ratio": UpdateRatio,
     "update_histogram": UpdateHistogram,
+    "activations": Activations,
     "optimizer_state": OptimizerState,
     "nonfinite": NonFinite,
     "amp": Amp,

@@ -24,6 +24,7 @@ class Metric(Protocol):
     - `events`: when it is called: `start`, `step`, `log` (the trainer logs numbers), `end`.
     - `needs`: what the engine must prepare: `before_clip` (gradients seen before clipping, where the trainer allows
       it), `weights_before` (the selected weights are copied before the step, so that its change can be read),
+      `activations` (the metric is called while the model runs, for each module that its option `modules` chooses),
       `batches` (loss, samples and tokens of each micro-batch), `losses` (further ones that the model returns),
       `predictions` (its logits are compared with the labels) or `loss_scale` (the trainer's GradScaler is watched).
     - `select`: the default choice of parameters, or None for a metric that reads no parameters. Users set its fields

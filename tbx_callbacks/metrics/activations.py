@@ -1,0 +1,63 @@
+"""What modules return."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from tbx_callbacks.context import Context
+from tbx_callbacks.metrics.protocol import STEP, Values
+from tbx_callbacks.select import Select
+from tbx_callbacks.stats.histogram import check_bins
+from tbx_callbacks.stats.norms import square_norms
+from tbx_callbacks.values import Histogram, Mean, Rms, Value
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Size, mean, share of zeros and histogram of what modules return in the first forward pass of the step.
+
+    Of the first tensor that a module returns in training mode, all elements, those of padding too. The norm is the root
+    mean square, `sqrt(mean(x**2))`, so that it does not depend on the batch's size. `modules` is a regex that is
+    searched in the modules' names; without it the model's layers, as in `by: layer`. With gradient accumulation the
+    first micro-batch counts; a module that is called several times counts once. Left out for compiled models. Merged
+    over ranks as sums. Cost: five passes over the activations, no hooks on other steps.
+    """
+
+    modules: str | None = None
+    """Regex; modules whose name it finds."""
+    bins: int = 64
+    """Number of bins, 1 to 255."""
+
+    tags: ClassVar[Mapping[str, str]] = {
+        "activations/<module>": "histogram",
+        "activations/<module>/norm": "root mean square",
+        "activations/<module>/mean": "",
+        "activations/<module>/zero_share": "share of elements",
+    }
+    events: ClassVar[frozenset[str]] = STEP
+    needs: ClassVar[frozenset[str]] = frozenset({"activations"})
+    select: ClassVar[Select | None] = None
+    cost: ClassVar[str] = "five passes over the activations"
+
+    def __post_init__(self) -> None:
+        check_bins(self.bins)
+        try:
+            re.compile(self.modules or "")
+        except re.error as error:
+            raise ValueError(f"modules must be a valid regular expression, got {self.modules!r}: {error}") from error
+
+    def __call__(self, context: Context) -> Values:
+        values: dict[str, Value | Histogram] = {}
+        for name, tensor in context.activations.items():
+            number = tensor.numel()
+            wide = torch.float32 if tensor.device.type == "mps" else torch.float64
+            values[f"activations/{name}"] = Histogram((tensor,), bins=self.bins)
+            values[f"activations/{name}/norm"] = Rms(square_norms([tensor]).sum(), number)
+            values[f"activations/{name}/mean"] = Mean(tensor.sum(dtype=wide), number)
+            values[f"activations/{name}/zero_share"] = Mean(number - torch.count_nonzero(tensor), number)
+        return values
