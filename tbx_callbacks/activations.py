@@ -99,6 +99,7 @@ class Activations:
             self._batch = self._batch or Batch()
             with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
                 self._program.run(entry, replace(context, activations={name: tensor.detach()}), self._batch)
+                self._batch.count()  # the tensor may be changed in place by what comes next
 
     def _over(self, module: nn.Module, args: Any, outputs: Any) -> None:
         if self._model.training and not torch.compiler.is_compiling():

@@ -10,8 +10,9 @@ from torch import Tensor
 from tbx_callbacks.context import Tensors
 from tbx_callbacks.plan import Entry
 from tbx_callbacks.program import needs_of
+from tbx_callbacks.shards import local
 from tbx_callbacks.source import Source
-from tbx_callbacks.values import Number
+from tbx_callbacks.values import ClipFactor, Max, Number, Value
 
 
 class Clipping:
@@ -21,6 +22,8 @@ class Clipping:
         self.gradients: dict[str, Tensors] = {}
         """Their statistics, by the optimizer's name."""
         self.factor: Number | None = None
+        self.square: Number = 0.0
+        self.max_norm: float | None = None
 
     def look(
         self, source: Source, due: Sequence[Entry], scale: Tensor | None, optimizer: str | None, max_norm: float | None
@@ -32,7 +35,13 @@ class Clipping:
                 gradients = source.gradients(name, scale)
                 self.gradients[name] = gradients.measured(nonfinite="nonfinite" in needs)
                 if max_norm is not None:
-                    self.clipped(gradients.squares.sum().sqrt(), max_norm)
+                    self.square, self.max_norm = gradients.squares.sum(), max_norm
+
+    def written(self) -> Value | None:
+        """The clip factor; None when nobody has told it."""
+        if self.max_norm is not None:
+            return ClipFactor(self.square, self.max_norm)
+        return None if self.factor is None else Max(self.factor)
 
     def clipped(self, norm: Tensor, max_norm: float) -> None:
         """The gradients have this norm and are clipped to `max_norm`; see torch.nn.utils.clip_grad_norm_ for 1e-6."""
@@ -57,12 +66,15 @@ class Copies:
             if entry.optimizer == name and "weights_before" in entry.item.metric.needs
             for group in entry.selection.groups
             for place in group.members
+            if source.is_mine(place)
         }
         weights = {place: source.parameters[place].tensor for place in sorted(places)}
         self._copies[name] = {
-            place: weight.detach().to(_exact(weight.dtype), copy=True)
+            place: here.to(_exact(here.dtype), copy=True)
             for place, weight in weights.items()
-            if weight.requires_grad and (closure or weight.grad is not None)
+            if weight.requires_grad
+            and (closure or weight.grad is not None)
+            and (here := local(weight.detach())) is not None
         }
 
     def updates(self, source: Source, name: str, skipped: Tensor | None) -> Tensors | None:
@@ -79,7 +91,9 @@ class Copies:
             new = source.parameters[place].tensor
             if new.grad is None:
                 continue
-            torch.sub(new.detach(), old, out=old)
+            here = local(new.detach())
+            assert here is not None
+            torch.sub(here, old, out=old)
             if skipped is not None:
                 nothing = torch.zeros_like(skipped).masked_fill_(skipped != 0, torch.nan)
                 old.add_(nothing.to(old.device, old.dtype, non_blocking=True))

@@ -155,7 +155,7 @@ class Context:
     """`none`, `norm` or `other`."""
     spreads_nonfinite: bool = False
     """Whether the trainer multiplies gradients by a factor made of their norm, so that one NaN reaches every layer."""
-    clip_factor: Number | None = None
+    clip_factor: Value | None = None
     """What clipping multiplied the gradients by; None when the trainer has not told it."""
     activations: Mapping[str, Tensor] = field(default_factory=dict)
     """What a module returned, by its name; only for metrics that need it, which are called while the model runs."""

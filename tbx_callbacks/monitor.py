@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,11 +26,16 @@ from tbx_callbacks.own import OwnScalars
 from tbx_callbacks.plan import Entry, families, plan, schedule_of, whole
 from tbx_callbacks.program import Guard, Program, needs_of
 from tbx_callbacks.publish import Publisher
-from tbx_callbacks.reduce import Batch
+from tbx_callbacks.reduce import Agree, Batch
 from tbx_callbacks.schedule import Schedule, never
 from tbx_callbacks.sinks import Sink
 from tbx_callbacks.source import Source
-from tbx_callbacks.values import Facts, Number, Text
+from tbx_callbacks.together import join
+from tbx_callbacks.values import Facts, Number, Text, Value
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE = 30.0  # seconds that the end of a training waits for other ranks
 
 
 class Monitor:
@@ -61,7 +67,7 @@ class Monitor:
         self.stopwatch = stopwatch or Stopwatch()
         self._items, self._every, self._strict = tuple(items), every, strict
         self._safely = Guard(strict=strict, stopwatch=self.stopwatch)
-        self._budget = Budget(budget, self.stopwatch)
+        self._share, self._budget = budget, Budget(budget, self.stopwatch)
         self._counters = Counters(self.stopwatch)
         # Numbers that the trainer logs before training (an evaluation) are taken too.
         early = plan([item for item in self._items if item.select is None], every, (), never, {})
@@ -91,11 +97,12 @@ class Monitor:
             ConfigError: a regex matches no parameter, or two metrics would write the same tag.
         """
         self.detach()
-        source = Source(setup.model, setup.optimizers)
+        self.publisher.ranks = ranks = join()
+        source = Source(setup.model, setup.optimizers, ranks)
         items = whole(self._items, setup.sharding)
         entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners)
-        self._program = Program(entries, strict=self._strict, clock=self.stopwatch.clock)
-        self._budget = Budget(self._budget.share, self.stopwatch)
+        self._program = Program(entries, strict=self._strict, clock=self.stopwatch.clock, shared=ranks is not None)
+        self._budget = Budget(self._share if ranks is None else None, self.stopwatch)
         self._activations = Activations(setup.model, self._program, compiled=setup.compiled)
         self._own_schedule = schedule_of(self._every, setup.log_schedule)
         self._setup, self._source = setup, source
@@ -118,6 +125,8 @@ class Monitor:
         self.publish()
         self.detach()
         self.stopwatch.pause()
+        if self.publisher.ranks is not None and not self.publisher.ranks.drain(_PATIENCE):
+            logger.warning("other ranks did not answer in %.0f s at the end; what waits for them is lost", _PATIENCE)
         self._run = replace(self._run, succeeded=succeeded)
         ended = self._program.call(Context("end", step, self._run))
         self.publisher.write(step, {**self._left().numbers({}), **ended.numbers({})})
@@ -214,8 +223,6 @@ class Monitor:
     def _measure(self, name: str, skipped: Tensor | None, *, own_due: bool) -> None:
         assert self._setup is not None
         assert self._source is not None
-        if (seen := self._activations.take()) is not None:
-            self.publisher.hold(self._step, seen)
         updates = self._copies.updates(self._source, name, skipped)
         context = Context(
             event="step",
@@ -230,20 +237,38 @@ class Monitor:
             state=self._source.state(name),
             clipping=self._setup.clipping,
             spreads_nonfinite=self._setup.spreads_nonfinite,
-            clip_factor=self._clipping.factor,
+            clip_factor=self._clipping.written(),
             learning_rates=self._source.learning_rates(),
         )
-        batch = self.publisher.batch(self._step)
+        batch = self.publisher.batch(self._step, self._program.key(self._due))
+        if (seen := self._activations.take()) is not None:
+            batch.join(seen)
         if own_due:
-            batch.add(self._own.take())
+            self._add_own(batch)
         for entry in self._due:
-            if entry.optimizer != name or "activations" in entry.item.metric.needs:
+            if entry.optimizer != name:
                 continue
             selected = replace(context, selection=entry.selection)
             if not self._late.takes(entry, selected):
                 self._program.run(entry, with_interval(entry, selected, self._counters), batch)
+        batch.count(self._agree(name))
         if updates is not None:
             updates.forget()
+
+    def _agree(self, name: str) -> Agree | None:
+        """Makes ranges those of all ranks, where tensors are in pieces; all ranks are asked for the same tags."""
+        assert self._source is not None
+        ranks = self.publisher.ranks
+        due = [entry for entry in self._due if entry.optimizer == name and entry.has_histograms]
+        if ranks is None or not self._source.spread or not due:
+            return None
+        return partial(ranks.agree, [tag for entry in due for tag in entry.tags])
+
+    def _add_own(self, batch: Batch) -> None:
+        """The user's own scalars are not merged: ranks need not log the same ones."""
+        own = Batch()
+        own.add(self._own.take())
+        batch.finished.update(own.numbers({}))
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
@@ -256,9 +281,24 @@ class Monitor:
             self.publisher.publish(facts)
         self._keep_budget()
 
-    def logged(self, step: int, logs: Mapping[str, Number | str], facts: Facts | None = None) -> None:
-        """The trainer logged numbers (by tag) after `step` steps; they travel with what was measured at that step."""
+    def logged(
+        self,
+        step: int,
+        logs: Mapping[str, Number | str],
+        facts: Facts | None = None,
+        shared: Mapping[str, Value] | None = None,
+    ) -> None:
+        """The trainer logged numbers (by tag) after `step` steps; they travel with what was measured at that step.
+
+        Args:
+            step: steps taken.
+            logs: numbers of the whole run.
+            facts: see `publish`.
+            shared: this rank's part of numbers of this very step.
+        """
         with self._safely("publishing", step):
+            if shared and self._program.logs:
+                self.publisher.batch(step, self._program.key(self._due) or ("log",)).add(shared)
             self._best.update(logs)
             numbers = self._program.call(Context("log", step, self._run, logs=logs)).numbers({})
             self._program.give_way(numbers)

@@ -48,6 +48,11 @@ class Entry:
         return self.seconds / (self.runs - 1) if self.runs > 1 else self.first
 
     @property
+    def has_histograms(self) -> bool:
+        """Whether it writes histograms."""
+        return "histogram" in self.item.metric.tags.values()
+
+    @property
     def on_steps(self) -> bool:
         """Whether the metric is measured on steps (and not only when the trainer logs)."""
         return "step" in self.item.metric.events

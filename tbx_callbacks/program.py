@@ -22,10 +22,15 @@ class Program:
         entries: what `plan` made.
         strict: raise errors of metrics instead of switching them off.
         clock: times the metrics.
+        shared: whether other ranks run the same: one that fails here stays due, and says so to them.
     """
 
-    def __init__(self, entries: Sequence[Entry], *, strict: bool, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], *, strict: bool, clock: Callable[[], float], shared: bool = False
+    ) -> None:
         self.entries, self._strict, self._clock = list(entries), strict, clock
+        self._owners = {entry: f"{place} {entry.item.name}" if shared else "" for place, entry in enumerate(entries)}
+        self._failed: set[Entry] = set()
         self.needs = needs_of(entries)
         """What the metrics need at any step."""
         self.regroup()
@@ -37,6 +42,10 @@ class Program:
             if entry.on_steps:
                 self._by_schedule.setdefault(entry.schedule, []).append(entry)
 
+    def key(self, due: Sequence[Entry]) -> tuple[str, ...]:
+        """What is due, in words that are the same on every rank."""
+        return tuple(self._owners[entry] for entry in due)
+
     @property
     def on_steps(self) -> list[Entry]:
         """The entries that are measured on steps."""
@@ -45,6 +54,11 @@ class Program:
     def due(self, step: int) -> list[Entry]:
         """The entries that are measured at this step."""
         return [entry for due, entries in self._by_schedule.items() if due(step) for entry in entries]
+
+    @property
+    def logs(self) -> bool:
+        """Whether the set writes the trainer's own numbers."""
+        return any("log" in entry.item.metric.events for entry in self.entries)
 
     def reserves(self, tag: str) -> bool:
         """Whether the tag belongs to a metric."""
@@ -64,9 +78,12 @@ class Program:
         """Adds what a metric returns; an error is reported once under the metric's name and switches it off."""
         if entry not in self.entries:
             return
-        name, started = entry.item.name, self._clock()
+        name, owner, started = entry.item.name, self._owners[entry], self._clock()
+        if entry in self._failed:
+            batch.flag(owner, failed=True)
+            return
         try:
-            batch.add(entry.item.metric(context))
+            batch.add(entry.item.metric(context), owner if context.event == "step" else "")
             entry.took(self._clock() - started)
         except Exception as error:
             if self._strict:
@@ -79,7 +96,11 @@ class Program:
                 tags,
                 error,
             )
-            self._remove(entry)
+            if owner:
+                self._failed.add(entry)
+                batch.flag(owner, failed=True)
+            else:
+                self._remove(entry)
 
     def give_way(self, logs: Iterable[str]) -> None:
         """Leaves out metrics of steps whose tags the trainer logs itself, with one warning each."""

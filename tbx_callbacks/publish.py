@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Hashable, Mapping
 
-from tbx_callbacks.reduce import Batch, Finished
+from tbx_callbacks.parts import Finished, Parts
+from tbx_callbacks.reduce import Batch
 from tbx_callbacks.sinks import Sink
+from tbx_callbacks.together import Together
 from tbx_callbacks.values import Facts
 
 
 class Publisher:
-    """Holds a measured step until the trainer has said what it has to say of it."""
+    """Holds a measured step until the trainer has said what it has to say of it.
+
+    With several `ranks` their numbers are brought together first, on a thread.
+    """
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
-        self._held: tuple[int, Batch] | None = None
+        self.ranks: Together | None = None
+        self._held: tuple[int, Batch, Hashable] | None = None
+        self._sent = -1  # other ranks are asked once for a step
         self._last: dict[str, tuple[int, Finished]] = {}
+        self._writing = threading.Lock()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_writing": None, "ranks": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state, _writing=threading.Lock())
 
     @property
     def holds(self) -> bool:
@@ -26,35 +41,47 @@ class Publisher:
         """What was written last under a tag."""
         return self._last.get(tag, (0, None))[1]
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, to be filled and held; that of an earlier step is published first."""
+    def batch(self, step: int, key: Hashable = None) -> Batch:
+        """The batch of a step, to be filled and held; that of an earlier step is published first.
+
+        Args:
+            step: the step.
+            key: what is due at it, the same on all ranks; None: the batch is this rank's own.
+        """
         if self._held is None or self._held[0] != step:
             self.publish()
-            self._held = step, Batch()
+            self._held = step, Batch(), None if step == self._sent else key
         return self._held[1]
-
-    def hold(self, step: int, batch: Batch) -> None:
-        """Holds a batch that was filled before its step was finished."""
-        self.publish()
-        self._held = step, batch
 
     def publish(self, facts: Facts | None = None) -> None:
         """Hands the held step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
         if self._held is not None:
-            (step, batch), self._held = self._held, None
-            self.write(step, batch.numbers(facts or {}))
+            (step, batch, key), self._held = self._held, None
+            self._send(step, batch, key, facts or {}, {})
 
     def publish_with(self, step: int, numbers: Mapping[str, Finished], facts: Facts | None = None) -> None:
         """Hands numbers of a step to the sink, together with the held step if it is the same."""
-        measured: dict[str, Finished] = {}
         if self._held is not None and self._held[0] == step:
-            measured, self._held = self._held[1].numbers(facts or {}), None
-        self.publish()
-        self.write(step, {**measured, **numbers})
+            (_, batch, key), self._held = self._held, None
+            self._send(step, batch, key, facts or {}, numbers)
+        else:
+            self.publish()
+            self.write(step, numbers)
 
     def write(self, step: int, values: Mapping[str, Finished]) -> None:
         """Writes a batch, less what was written of this step before: the trainer logs some numbers (epoch) twice."""
-        new = {tag: value for tag, value in values.items() if self._last.get(tag) != (step, value)}
-        self._last.update({tag: (step, value) for tag, value in new.items()})
-        if new:
-            self.sink.write(step, new)
+        with self._writing:
+            new = {tag: value for tag, value in values.items() if self._last.get(tag) != (step, value)}
+            self._last.update({tag: (step, value) for tag, value in new.items()})
+            if new:
+                self.sink.write(step, new)
+
+    def _send(self, step: int, batch: Batch, key: Hashable, facts: Facts, numbers: Mapping[str, Finished]) -> None:
+        def finish(parts: Parts) -> None:
+            self.write(step, {**batch.finish(parts, facts), **numbers})
+
+        if self.ranks is None or key is None:
+            finish(batch.parts())
+        else:
+            self._sent = step
+            self.ranks.submit(key, batch.parts(), finish)

@@ -19,3 +19,8 @@ def world_size() -> int:
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def in_group() -> bool:
+    """Whether there are several processes that can talk to each other."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

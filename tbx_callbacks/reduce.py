@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from tbx_callbacks.parts import Finished, Part, Parts, finish, histogram_part, names_of
 from tbx_callbacks.stats import histogram
-from tbx_callbacks.stats.histogram import HistogramCounts
-from tbx_callbacks.values import Facts, Histogram, HostValue, Number, Value
+from tbx_callbacks.values import Facts, Histogram, HostValue, Number, Sum, Value
 
-Finished = float | HistogramCounts | HostValue
+_FAILED = "failed:"  # no tag holds a colon
+Agree = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 class Batch:
@@ -19,39 +20,87 @@ class Batch:
 
     def __init__(self) -> None:
         self._values: dict[str, Value] = {}
+        self._uncounted: dict[str, Histogram] = {}
         self._counted: dict[str, Tensor] = {}
-        self._finished: dict[str, Finished] = {}
+        self.finished: dict[str, Finished] = {}
+        """Values that are no numbers, or that no rank shares."""
+        self._owners: dict[str, str] = {}
 
-    def add(self, values: Mapping[str, Value | Histogram | HostValue]) -> None:
-        """Takes the values of one metric; histograms are counted now, since tensors will have other contents later."""
-        histograms = {tag: value for tag, value in values.items() if isinstance(value, Histogram)}
-        if histograms:
-            groups = [value.tensors for value in histograms.values()]
-            bins = [value.bins for value in histograms.values()]
-            counted = histogram.count(groups, histogram.value_ranges(groups), bins)
-            self._counted.update(zip(histograms, counted, strict=True))
+    def add(self, values: Mapping[str, Value | Histogram | HostValue], owner: str = "") -> None:
+        """Takes the values of one metric; `owner` names it, where it may fail on another rank."""
+        if owner:
+            self.flag(owner, failed=False)
         for tag, value in values.items():
+            self._owners[tag] = owner
             if isinstance(value, Value):
                 self._values[tag] = value
-            elif not isinstance(value, Histogram):
-                self._finished[tag] = value
+            elif isinstance(value, Histogram):
+                self._uncounted[tag] = value
+            else:
+                self.finished[tag] = value
+
+    def flag(self, owner: str, *, failed: bool) -> None:
+        """Says whether a metric failed here: what other ranks know of it is not the whole then."""
+        self._values[_FAILED + owner] = Sum(float(failed))
+
+    def join(self, other: Batch) -> None:
+        """Takes what another batch holds."""
+        self._values.update(other._values)
+        self._uncounted.update(other._uncounted)
+        self._counted.update(other._counted)
+        self.finished.update(other.finished)
+        self._owners.update(other._owners)
+
+    def count(self, agree: Agree | None = None) -> None:
+        """Counts histograms, while their tensors have the contents that are meant.
+
+        Args:
+            agree: makes the ranges of this rank's tensors those of all ranks.
+        """
+        histograms, self._uncounted = self._uncounted, {}
+        groups = [value.tensors for value in histograms.values()]
+        ranges: Mapping[str, Tensor] = dict(zip(histograms, histogram.value_ranges(groups), strict=True))
+        if agree is not None:
+            ranges = agree(ranges)
+        bins = [value.bins for value in histograms.values()]
+        counted = histogram.count(groups, [ranges[tag] for tag in histograms], bins)
+        self._counted.update(zip(histograms, counted, strict=True))
+
+    def parts(self) -> Parts:
+        """The numbers that are merged over ranks, by tag, on the host."""
+        if self._uncounted:
+            self.count()
+        sums = {tag: value.sums() for tag, value in self._values.items()}
+        maxes = {tag: value.maxes() for tag, value in self._values.items()}
+        scalars = [part for tag in self._values for part in (*_numbers(sums[tag]), *maxes[tag])]
+        numbers, packed = _fetch(scalars, list(self._counted.values()))
+        rest = iter(numbers)
+        parts: Parts = {}
+        for tag, value in self._values.items():
+            added = {name: next(rest) for name in names_of(sums[tag])}
+            parts[tag] = Part(value, added, {name: next(rest) for name in names_of(maxes[tag])})
+        for tag, found in zip(self._counted, packed, strict=True):
+            parts[tag] = histogram_part(found)
+        return parts
 
     def numbers(self, facts: Facts) -> dict[str, Finished]:
-        """Finished values by tag; those that the facts do not allow, and empty histograms, are left out."""
-        finished: dict[str, Finished] = {}
-        parts = [[*value.sums(), *value.maxes()] for value in self._values.values()]
-        numbers, packed = _fetch([part for found in parts for part in found], list(self._counted.values()))
-        rest = iter(numbers)
-        for tag, value in self._values.items():
-            sums, maxes = [next(rest) for _ in value.sums()], [next(rest) for _ in value.maxes()]
-            number = value.result(sums, maxes, facts)
-            if number is not None:
-                finished[tag] = number
-        for tag, found in zip(self._counted, packed, strict=True):
-            counts = histogram.finish(found)
-            if counts is not None:
-                finished[tag] = counts
-        return {**finished, **self._finished}
+        """Finished values by tag, of this rank alone."""
+        return self.finish(self.parts(), facts)
+
+    def finish(self, parts: Parts, facts: Facts) -> dict[str, Finished]:
+        """Finished values by tag, from parts that may be those of all ranks."""
+        flags = {tag.removeprefix(_FAILED): part for tag, part in parts.items() if tag.startswith(_FAILED)}
+        failed = {owner for owner, part in flags.items() if any(part.sums.values())}
+        whole = {
+            tag: part
+            for tag, part in parts.items()
+            if not tag.startswith(_FAILED) and self._owners.get(tag, "") not in failed
+        }
+        return {**finish(whole, facts), **self.finished}
+
+
+def _numbers(given: Sequence[Number] | Mapping[str, Number]) -> Sequence[Number]:
+    return list(given.values()) if isinstance(given, Mapping) else given
 
 
 def _fetch(scalars: Sequence[Number], vectors: Sequence[Tensor]) -> tuple[list[float], list[list[float]]]:
@@ -63,9 +112,11 @@ def _fetch(scalars: Sequence[Number], vectors: Sequence[Tensor]) -> tuple[list[f
     found: list[list[float]] = [[] for _ in flats]
     for chosen in places.values():
         together = torch.cat([flats[place] for place in chosen]).tolist()
+        start = 0
         for place in chosen:
             size = flats[place].numel()
-            found[place], together = together[:size], together[size:]
+            found[place] = together[start : start + size]
+            start += size
     rest = iter(found)
     numbers = [float(next(rest)[0]) if isinstance(part, Tensor) else float(part) for part in scalars]
     return numbers, list(rest)

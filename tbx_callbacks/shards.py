@@ -1,20 +1,62 @@
-"""Where a tensor's elements live."""
+"""Where a tensor's elements live: which of them this rank has, and whether another rank has them too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate
 
 
 def sharding(tensors: Iterable[Tensor]) -> str | None:
-    """How any of the tensors is spread over ranks, in words for a warning; None when all are whole on this rank."""
+    """How any of the tensors is spread over ranks in a way that cannot be read, in words; None when all can be."""
     for tensor in tensors:
         kind = type(tensor)
-        if kind.__module__.startswith("torch.distributed.tensor"):
-            return "DTensor (FSDP2 or tensor parallel)"
-        if kind.__name__ == "FlatParameter" or hasattr(tensor, "_is_flat_param"):
+        if isinstance(tensor, DTensor):
+            if any(isinstance(placement, Partial) for placement in tensor.placements):
+                return "DTensor with partial sums"
+        elif kind.__name__ == "FlatParameter" or hasattr(tensor, "_is_flat_param"):
             return "FSDP"
-        if hasattr(tensor, "ds_id"):
+        elif hasattr(tensor, "ds_id"):
             return "DeepSpeed ZeRO-3"
     return None
+
+
+def is_spread(tensors: Iterable[Tensor]) -> bool:
+    """Whether any of the tensors is in pieces on several ranks."""
+    return any(
+        not isinstance(placement, Replicate)
+        for tensor in tensors
+        if isinstance(tensor, DTensor)
+        for placement in tensor.placements
+    )
+
+
+def homes(tensors: Sequence[Tensor]) -> Tensor:
+    """For each tensor the lowest rank that holds this copy of it, `[tensors]` int64: of its mesh, or this rank."""
+    here = dist.get_rank()
+    lowest = [int(t.device_mesh.mesh.min()) if isinstance(t, DTensor) else here for t in tensors]
+    return torch.tensor(lowest, dtype=torch.int64)
+
+
+def speaks(tensor: Tensor) -> bool:
+    """Whether this rank's elements are counted: of replicas within a mesh, only the first is."""
+    if not isinstance(tensor, DTensor):
+        return True
+    where = tensor.device_mesh.get_coordinate()
+    if where is None:
+        return False
+    return not any(
+        isinstance(placement, Replicate) and place for placement, place in zip(tensor.placements, where, strict=True)
+    )
+
+
+def local(tensor: Tensor) -> Tensor | None:
+    """This rank's elements; None where they are partial sums, which would need the other ranks'."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    if any(isinstance(placement, Partial) for placement in tensor.placements):
+        return None
+    return tensor.to_local()

@@ -15,7 +15,9 @@ from tbx_callbacks.context import Tensors
 from tbx_callbacks.names import clean, unique
 from tbx_callbacks.plan import owners
 from tbx_callbacks.select import Parameter, parameters_of
+from tbx_callbacks.shards import homes, is_spread, local, speaks
 from tbx_callbacks.state import State
+from tbx_callbacks.together import Together
 from tbx_callbacks.values import Number
 
 logger = logging.getLogger(__name__)
@@ -29,8 +31,12 @@ class Source:
         optimizers: by name.
     """
 
-    def __init__(self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+    def __init__(
+        self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], ranks: Together | None = None
+    ) -> None:
         self.parameters = _readable(parameters_of(model))
+        self.spread = is_spread(p.tensor for p in self.parameters)
+        self._mine = _mine(self.parameters, ranks)
         self.optimizers = optimizers
         self.owners = owners(self.parameters, optimizers)
         self._said: dict[str, set[str]] = {name: set() for name in optimizers}
@@ -38,17 +44,22 @@ class Source:
 
     def gradients(self, name: str, scale: Tensor | None = None) -> Tensors:
         """Gradients of one optimizer's parameters; `scale` is the loss scale that they still carry."""
-        owned = self._owned[name]
-        return Tensors([p.tensor.grad if place in owned else None for place, p in enumerate(self.parameters)], scale)
+        owned = self._owned[name] & self._mine
+        grads = [p.tensor.grad if place in owned else None for place, p in enumerate(self.parameters)]
+        return Tensors([None if grad is None else local(grad) for grad in grads], scale)
 
     def weights(self, name: str) -> Tensors:
         """One optimizer's parameters."""
-        owned = self._owned[name]
-        return Tensors([p.tensor if place in owned else None for place, p in enumerate(self.parameters)])
+        owned = self._owned[name] & self._mine
+        return Tensors([local(p.tensor) if place in owned else None for place, p in enumerate(self.parameters)])
+
+    def is_mine(self, place: int) -> bool:
+        """Whether this rank speaks for its elements of a parameter: of replicas one does."""
+        return place in self._mine
 
     def state(self, name: str) -> State:
         """What one optimizer remembers of its parameters."""
-        return State(self.optimizers[name], self.parameters, self._said[name])
+        return State(self.optimizers[name], self.parameters, self._said[name], self._mine)
 
     def learning_rates(self) -> dict[str, Number]:
         """The rates that the step used, by `<Optimizer>/<group>`."""
@@ -60,6 +71,15 @@ class Source:
                 # A tensor is changed in place by the scheduler before the step is published.
                 rates[f"{name}/{group_name}"] = rate.detach().clone().reshape(()) if isinstance(rate, Tensor) else rate
         return rates
+
+
+def _mine(parameters: Sequence[Parameter], ranks: Together | None) -> frozenset[int]:
+    """Places of the parameters for whose elements this rank speaks: each element is counted once over all ranks."""
+    if ranks is None:
+        return frozenset(range(len(parameters)))
+    here = homes([p.tensor for p in parameters])
+    first = ranks.lowest(here.clone(), [p.name for p in parameters])
+    return frozenset(place for place, p in enumerate(parameters) if here[place] == first[place] and speaks(p.tensor))
 
 
 def _readable(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from tbx_callbacks.context import Tensors
 from tbx_callbacks.select import Parameter
+from tbx_callbacks.shards import local
 from tbx_callbacks.stats.norms import flat, square_norms
 
 logger = logging.getLogger(__name__)
@@ -27,18 +29,22 @@ class State:
         optimizer: the optimizer.
         parameters: all parameters of the model.
         said: what was warned of before; what an optimizer does not keep is said once.
+        mine: places of the parameters for whose elements this rank speaks.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, parameters: Sequence[Parameter], said: set[str]) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, parameters: Sequence[Parameter], said: set[str], mine: Collection[int]
+    ) -> None:
         self._optimizer, self._said = optimizer, said
         self._stepped = any(tensor.grad is not None for g in optimizer.param_groups for tensor in g["params"])
         groups = {id(tensor): group for group in optimizer.param_groups for tensor in group["params"]}
         tensors = [parameter.tensor for parameter in parameters]
         self._kept: list[_Kept | None] = [
-            optimizer.state.get(tensor) if id(tensor) in groups else None for tensor in tensors
+            _here(optimizer.state.get(tensor)) if id(tensor) in groups and place in mine else None
+            for place, tensor in enumerate(tensors)
         ]
         self._groups: list[_Kept] = [groups.get(id(tensor), {}) for tensor in tensors]
-        self.numels = tuple(tensor.numel() for tensor in tensors)
+        self.numels = tuple(0 if (here := local(tensor)) is None else here.numel() for tensor in tensors)
 
     @cached_property
     def moments(self) -> dict[str, Tensors]:
@@ -114,6 +120,13 @@ _MOMENTS: dict[str, Callable[[_Kept, _Kept], Tensor | None]] = {
     "exp_avg_sq": _second_moment,
     "momentum_buffer": lambda kept, group: _tensor(kept, "momentum_buffer"),  # noqa: ARG005
 }
+
+
+def _here(kept: _Kept | None) -> _Kept | None:
+    """This rank's elements of what is kept of a parameter."""
+    if kept is None or not any(isinstance(value, DTensor) for value in kept.values()):
+        return kept
+    return {name: local(value) if isinstance(value, Tensor) else value for name, value in kept.items()}
 
 
 def _adam(kept: _Kept, group: _Kept) -> Tensor | None:

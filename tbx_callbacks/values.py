@@ -27,8 +27,8 @@ class Text:
 class Value:
     """A mergeable number."""
 
-    def sums(self) -> tuple[Number, ...]:
-        """Parts that are added over ranks."""
+    def sums(self) -> tuple[Number, ...] | Mapping[str, Number]:
+        """Parts that are added over ranks; by name where ranks may have different ones."""
         return ()
 
     def maxes(self) -> tuple[Number, ...]:
@@ -78,6 +78,19 @@ class Max(Value):
 
     def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
         return maxes[0]
+
+
+@dataclass(frozen=True)
+class Inverse(Value):
+    """1 divided by the largest over ranks: steps a second from seconds a step."""
+
+    value: Number
+
+    def maxes(self) -> tuple[Number, ...]:
+        return (self.value,)
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+        return 1 / maxes[0] if maxes[0] > 0 else None
 
 
 @dataclass(frozen=True)
@@ -148,13 +161,27 @@ class Ratio(Value):
 
 
 @dataclass(frozen=True)
+class ClipFactor(Value):
+    """What clipping by norm multiplies by, from the sum of squares before it; see torch.nn.utils.clip_grad_norm_."""
+
+    square: Number
+    max_norm: float
+
+    def sums(self) -> tuple[Number, ...]:
+        return (self.square,)
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+        return min(1.0, self.max_norm / (math.sqrt(sums[0]) + 1e-6)) if sums[0] >= 0 else math.nan
+
+
+@dataclass(frozen=True)
 class Unless(Value):
     """A value that is left out when a flag is not 0 on any rank."""
 
     value: Value
     flag: Number
 
-    def sums(self) -> tuple[Number, ...]:
+    def sums(self) -> tuple[Number, ...] | Mapping[str, Number]:
         return self.value.sums()
 
     def maxes(self) -> tuple[Number, ...]:

@@ -16,6 +16,7 @@ from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place
 from tbx_callbacks.monitor import Monitor
 from tbx_callbacks.outputs import OUTPUTS
+from tbx_callbacks.ranks import in_group
 from tbx_callbacks.sinks import NullSink
 from tbx_callbacks.sinks.summary_writer import NullWriter, SummaryWriter
 from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
@@ -24,7 +25,7 @@ ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | Config
 
 
 class Adapter:
-    """The part of a callback that no trainer changes. On ranks that do not write (`_writes`) it does nothing.
+    """The part of a callback that no trainer changes. Every rank measures; rank 0 (`_writes`) alone opens a file.
 
     Args:
         config: the name of a metric set (`minimal`, `default`, `full`), the path of a YAML file, a mapping of the same
@@ -61,6 +62,7 @@ class Adapter:
             budget=self.config.overhead_budget,
         )
         self._writes = True
+        self._shares = True
         self._began = self._running = False
         self._step = 0
 
@@ -112,6 +114,11 @@ class Adapter:
 
     # -- for adapters ----------------------------------------------------------------------------------------------
 
+    @property
+    def _measures(self) -> bool:
+        """Whether this rank takes part: it writes, or shares with the rank that does."""
+        return self._shares and (self._writes or in_group())
+
     def _early_place(self) -> Place:
         """The folder of what is written before training begins."""
         raise RuntimeError("the run's folder is not known before training; pass log_dir=... to write earlier")
@@ -135,14 +142,15 @@ class Adapter:
             self._sink = self._monitor.publisher.sink = sink
         return self._sink
 
-    def _begin(self, place: Place, setup: Setup, step: int) -> None:
-        """Training begins (or goes on) after `step` steps."""
+    def _begin(self, place: Place | None, setup: Setup, step: int) -> None:
+        """Training begins (or goes on) after `step` steps; without a place on ranks that do not write."""
         self._monitor.publish()  # what is left of a training that was cut off, before its folder or its steps change
-        if self._running and place.folder != self.log_dir:
-            self._end(self._step, succeeded=False)  # by an exception
-        sink = self._open(place)
-        if place.purge:
-            sink.purge(step + 1)
+        if place is not None:
+            if self._running and place.folder != self.log_dir:
+                self._end(self._step, succeeded=False)  # by an exception
+            sink = self._open(place)
+            if place.purge:
+                sink.purge(step + 1)
         self._monitor.start(setup)
         self._step = step
         self._began = self._running = True

@@ -14,7 +14,7 @@ from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place
 from tbx_callbacks.ranks import world_size
 from tbx_callbacks.schedule import Schedule, never
-from tbx_callbacks.values import Number
+from tbx_callbacks.values import Max, Mean, Number, Value
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +31,12 @@ class CountedSteps(Adapter):
         self._losses = Deferred(add_up)
         self._counted = 0
         self._facts: dict[str, Number] = {}
-        self._alone = True
+        self._samples = 0
 
-    def _begin(self, place: Place, setup: Setup, step: int) -> None:
+    def _begin(self, place: Place | None, setup: Setup, step: int) -> None:
         self._unhook()
         self._log_due, self._facts, self._stepped = setup.log_schedule, {}, False
-        self._losses, self._counted = Deferred(add_up), 0
-        self._alone = world_size() == 1
-        if not self._alone:
-            logger.warning(
-                "losses, accuracy, samples and tokens are not written with several ranks yet: they are one rank's share"
-            )
+        self._losses, self._counted, self._samples = Deferred(add_up), 0, 0
         self._first, first = next(iter(setup.optimizers.items()))
         self._step_hooks.append(first.register_step_post_hook(self._after_step))  # before the engine's own
         if any("weights_before" in item.metric.needs for item in self.config.items):
@@ -58,11 +53,11 @@ class CountedSteps(Adapter):
         self, *, loss: Tensor | None, samples: int, tokens: Tensor | None, epoch: float | None = None
     ) -> None:
         """A (micro-)batch went through; if the optimizer stepped, the step is complete."""
-        if self._alone:
-            self._monitor.batch(loss=loss, samples=samples, tokens=tokens)
-            if loss is not None:
-                self._losses.add(loss)
-                self._counted += 1
+        self._monitor.batch(loss=loss, samples=samples, tokens=tokens)
+        if loss is not None:
+            self._losses.add(loss)
+            self._counted += 1
+            self._samples += samples
         if self._stepped:
             if epoch is not None:
                 self._facts["train/epoch"] = epoch
@@ -72,7 +67,7 @@ class CountedSteps(Adapter):
 
     def _see_outputs(self, outputs: Any, labels: Any) -> None:
         """What the model returned for a micro-batch, and its labels; before the end of its pass."""
-        if self._alone and self._wants_outputs:
+        if self._wants_outputs:
             self._monitor.outputs(outputs, labels)
 
     def _see_gradients(
@@ -105,11 +100,17 @@ class CountedSteps(Adapter):
         self._monitor.pass_ended(is_step=False)
         if self._log_due(self._step):
             facts, self._facts = self._facts, {}
-            if self._counted:
-                facts["train/loss"] = self._losses.total() / self._counted
-            self._losses, self._counted = Deferred(add_up), 0
-            self._monitor.logged(self._step, facts)
+            self._monitor.logged(self._step, facts, shared=self._loss())
+            self._losses, self._counted, self._samples = Deferred(add_up), 0, 0
         self._monitor.begin_step(self._step + 1)
+
+    def _loss(self) -> dict[str, Value]:
+        """The mean over passes since the last point; over ranks weighted by their samples, and the largest."""
+        if not self._counted:
+            return {}
+        mean, weight = self._losses.total() / self._counted, self._samples or self._counted
+        values: dict[str, Value] = {"train/loss": Mean(mean * weight, weight)}
+        return values if world_size() == 1 else {**values, "train/loss_max": Max(mean)}
 
     def _unhook(self) -> None:
         while self._step_hooks:

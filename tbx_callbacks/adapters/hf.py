@@ -70,24 +70,14 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._adopt(args)
         self._writes = state.is_world_process_zero
-        if not self._writes:
+        if not self._measures:
             return
         model: nn.Module = kwargs["model"]
         self._unhook()
         if self._trainer is not None:
             attach(self._trainer, self._monitor)
         self._max_grad_norm = args.max_grad_norm or 0.0
-        place = choose(
-            args,
-            state,
-            wanted=self._wanted_dir,
-            current=self.log_dir,
-            began=self._began,
-            running=self._running,
-            digest=self.config.digest,
-            kind=type(self).__name__,
-            taken={other.log_dir for other in _in_use if other is not self and other._running},
-        )
+        place = self._place(args, state) if self._writes else None
         setup = Setup(
             model=model,
             optimizers=named_optimizers(kwargs["optimizer"]),
@@ -104,20 +94,15 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
         )
         self._begin(place, setup, state.global_step)
         if "batches" in self._monitor.needs or self._wants_outputs:
-            if args.world_size > 1:
-                logger.warning(
-                    "samples, tokens, NaN losses, further losses and accuracy are not written with several ranks yet"
-                )
-            else:
-                self._watch_batches(model, args)
+            self._watch_batches(model, args)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._writes:
+        if self._measures:
             self._step = state.global_step
             self._monitor.begin_step(state.global_step + 1)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self._writes:
+        if not self._measures:
             return
         if control.should_evaluate or control.should_save:
             self._monitor.stopwatch.pause()
@@ -128,13 +113,13 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             self._monitor.publish()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._writes and (control.should_evaluate or control.should_save):
+        if self._measures and (control.should_evaluate or control.should_save):
             self._monitor.stopwatch.pause()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if not self._writes or not logs:
+        if not self._measures or not logs:
             return
-        if self._sink is None:
+        if self._writes and self._sink is None:
             self._open(before_training(args, self._wanted_dir))
         norm = logs.get("grad_norm") if "loss" in logs else None
         facts = {}
@@ -143,10 +128,23 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
         self._monitor.logged(state.global_step, tags(logs), facts)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._writes:
+        if self._running:
             self._end(state.global_step, succeeded=True)
 
     # -- ours ------------------------------------------------------------------------------------------------------
+
+    def _place(self, args: Any, state: Any) -> Place:
+        return choose(
+            args,
+            state,
+            wanted=self._wanted_dir,
+            current=self.log_dir,
+            began=self._began,
+            running=self._running,
+            digest=self.config.digest,
+            kind=type(self).__name__,
+            taken={other.log_dir for other in _in_use if other is not self and other._running},
+        )
 
     def _early_place(self) -> Place:
         if self._args is None and self._wanted_dir is None:

@@ -42,8 +42,7 @@ def _watch_batches(trainer: Any, monitor: Monitor) -> None:
 
     def training_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         loss = train(model, inputs, *args, **kwargs)
-        if trainer.args.world_size == 1:
-            monitor.batch(loss=loss.detach(), samples=samples_in(inputs), tokens=tokens_in(inputs))
+        monitor.batch(loss=loss.detach(), samples=samples_in(inputs), tokens=tokens_in(inputs))
         return loss
 
     trainer.training_step = training_step

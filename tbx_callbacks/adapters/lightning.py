@@ -44,7 +44,8 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
     _divides = False  # whether Lightning divides the loss for the accumulation
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self._writes = trainer.is_global_zero and not trainer.fast_dev_run
+        self._shares = not trainer.fast_dev_run
+        self._writes = trainer.is_global_zero and self._shares
         self._root = trainer.default_root_dir
         if stage != "fit":
             self._listen(trainer)
@@ -54,7 +55,7 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
         self._listen(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if not self._writes:
+        if not self._measures:
             return
         optimizers = named_optimizers(list(trainer.optimizers))
         self._names = {id(optimizer): name for name, optimizer in optimizers.items()}
@@ -73,7 +74,7 @@ class TbxLightningCallback(CountedSteps, Callback):  # type: ignore[misc]
             scaler=scaler(trainer),
         )
         step = self._stored.get("step", self._step) if trainer.global_step else 0
-        self._begin(self._place(step), setup, step)
+        self._begin(self._place(step) if self._writes else None, setup, step)
         self._stored = {}  # a later fit goes on from here
         if self._wants_outputs:
             self._forward_hook = on_forward(setup.model, self._on_forward)

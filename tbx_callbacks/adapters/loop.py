@@ -73,7 +73,7 @@ class TbxLoop(CountedSteps):
         self._max_grad_norm = max_grad_norm
         optimizers = named_optimizers(optimizer)
         log_schedule = every(log_every)
-        if not self._writes:
+        if not self._measures:
             return
         setup = Setup(
             model=model,
@@ -86,11 +86,15 @@ class TbxLoop(CountedSteps):
             texts={"args": json.dumps(dict(hparams), indent=2)} if hparams else {},
             scaler=scaler if scaler is not None else scaler_of(optimizer),
         )
+        self._begin(self._place(start_step) if self._writes else None, setup, start_step)
+        if self.log_dir is not None:
+            show_link(self.log_dir)
+
+    def _place(self, start_step: int) -> Place:
         wanted = self._wanted_dir
         resumes = start_step > 0 and wanted is not None
         folder = wanted if resumes else beside(wanted) if wanted else fresh_folder("runs")
-        self._begin(Place(str(folder), purge=resumes), setup, start_step)
-        show_link(str(folder))
+        return Place(str(folder), purge=resumes)
 
     @property
     def step(self) -> int:
@@ -103,7 +107,7 @@ class TbxLoop(CountedSteps):
         Args:
             loss_scale: what gradients are still multiplied by, when a GradScaler has not unscaled them.
         """
-        if self._writes:
+        if self._running:
             self._see_gradients(loss_scale, max_norm=self._max_grad_norm)
 
     def end_step(
@@ -127,7 +131,7 @@ class TbxLoop(CountedSteps):
         Raises:
             ValueError: the loss is not a scalar.
         """
-        if not self._writes:
+        if not self._running:
             return
         if loss is not None:
             loss = loss.detach() if isinstance(loss, Tensor) else torch.tensor(loss)
@@ -143,9 +147,9 @@ class TbxLoop(CountedSteps):
 
     def evaluate(self, **metrics: float) -> None:
         """Logs evaluation metrics of the steps so far, as `eval/<name>`."""
+        if self._running and self._stepped:
+            self._finish_step()
         if self._writes:
-            if self._stepped:
-                self._finish_step()
             self._monitor.logged(self._step, {f"eval/{name}": float(value) for name, value in metrics.items()})
 
     def track(self, batches: Iterable[Batch], description: str | None = None) -> Iterator[Batch]:

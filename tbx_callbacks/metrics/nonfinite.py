@@ -107,8 +107,12 @@ class _FirstBad(Value):
     losses: tuple[Number, ...]
     smeared: bool
 
-    def sums(self) -> tuple[Number, ...]:
-        return (*self.gradients.values(), *self.weights.values(), *self.losses)
+    def sums(self) -> dict[str, Number]:
+        return {
+            **{f"gradients/{group}": count for group, count in self.gradients.items()},
+            **{f"weights/{group}": count for group, count in self.weights.items()},
+            **dict(zip(("losses",), self.losses, strict=False)),
+        }
 
     def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> Text | None:
         if not any(sums):

@@ -9,7 +9,7 @@ from typing import ClassVar
 from tbx_callbacks.context import Context
 from tbx_callbacks.metrics.protocol import STEP, Values
 from tbx_callbacks.select import Select
-from tbx_callbacks.values import Max, Rate, Value
+from tbx_callbacks.values import Inverse, Max, Rate, Value
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Throughput:
             return {}
         values: dict[str, Value] = {
             "perf/step_s": Max(interval.seconds / interval.steps),
-            "perf/steps_per_s": Max(interval.steps / interval.seconds),
+            "perf/steps_per_s": Inverse(interval.seconds / interval.steps),
             "perf/monitor_share": Max(interval.monitoring / interval.seconds),
         }
         if interval.samples:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from tbx_callbacks.reduce import Finished
+from tbx_callbacks.parts import Finished
 
 
 class Sink(Protocol):

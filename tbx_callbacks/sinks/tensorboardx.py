@@ -10,7 +10,7 @@ from typing import Any
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
-from tbx_callbacks.reduce import Finished
+from tbx_callbacks.parts import Finished
 from tbx_callbacks.sinks.protos import summary_value
 from tbx_callbacks.sinks.summary_writer import SummaryWriter
 

@@ -1,0 +1,105 @@
+"""Trains on this rank as its arguments say; started by the tests under torchrun, or alone on the same global batches.
+
+A rank takes its share of each global batch, so that all ranks together train as one process would.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from problems import collate, rows
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from tbx_callbacks import TbxLoop
+
+STEPS, BATCH, CLIP = 6, 8, 0.05
+SET: dict[str, Any] = {
+    "every": 2,
+    "metrics": [
+        "loss",
+        "learning_rate",
+        "clip",
+        "throughput",
+        "nonfinite",
+        {"grad_norm": {"by": "total"}},
+        {"grad_norm": {"by": "layer"}},
+        {"grad_norm_clipped": {"by": "total"}},
+        {"weight_norm": {"by": "parameter"}},
+        {"update_norm": {"by": "layer"}},
+        {"update_ratio": {"by": "layer"}},
+        {"optimizer_state": {"by": "layer"}},
+        {"weight_histogram": {"every": 2}},
+        {"grad_histogram": {"every": 2}},
+    ],
+}
+
+
+class Net(nn.Module):
+    """Layers of sizes that do not divide evenly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(50, 7)
+        self.layers = nn.ModuleList([nn.Linear(7, 7) for _ in range(2)])
+        self.head = nn.Linear(7, 2)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids).mean(1)
+        for layer in self.layers:
+            x = torch.tanh(layer(x)) + x
+        return self.head(x)
+
+
+def wrapped(way: str) -> nn.Module:
+    model = Net()
+    if way == "ddp":
+        return DistributedDataParallel(model)
+    if way in ("fsdp", "hsdp"):
+        shape = (2, dist.get_world_size() // 2) if way == "hsdp" else (dist.get_world_size(),)
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    return model
+
+
+def share(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """This rank's samples of a global batch."""
+    if not dist.is_initialized():
+        return batch
+    return {key: value[dist.get_rank() :: dist.get_world_size()] for key, value in batch.items()}
+
+
+def train(way: str, folder: Path) -> None:
+    model = wrapped(way)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    with TbxLoop(model, optimizer, SET, log_dir=folder, log_every=2, max_grad_norm=CLIP) as loop:
+        for step in range(STEPS):
+            batch = share(collate(rows(BATCH, seed=step)))
+            loss = nn.functional.cross_entropy(model(batch["input_ids"]), batch["labels"])
+            loss.backward()
+            loop.before_clip()
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+            optimizer.zero_grad()
+            loop.end_step(loss=loss, samples=len(batch["labels"]), tokens=batch["attention_mask"].sum())
+    kinds = {type(parameter).__name__ for parameter in model.parameters()}
+    print(f"parameters are {sorted(kinds)} in {type(model).__name__}", flush=True)
+
+
+if __name__ == "__main__":
+    chosen, target = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    if chosen != "alone":
+        dist.init_process_group("gloo")
+    train(chosen, target)
+    if dist.is_initialized():
+        dist.destroy_process_group()
