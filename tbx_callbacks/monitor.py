@@ -168,7 +168,7 @@ class Monitor:
 
     def outputs(self, outputs: Any, labels: Any) -> None:
         """What the model returned for a micro-batch of training (a mapping, or its logits), and the batch's labels."""
-        with self._safely("looking at outputs", self._step), torch.no_grad():
+        with self._safely("looking at outputs", self._step):
             if "losses" in self.needs:
                 self._counters.extra_losses.add(outputs)
             if "predictions" in self.needs:

@@ -73,7 +73,7 @@ class Predictions:
                 self._said = True
                 logger.warning("train/accuracy is for classification heads; logits over the vocabulary are left out")
             return
-        self._kept.append((logits.detach().flatten(0, -2), labels.detach().flatten()))
+        self._kept.append((logits.detach(), labels))
         self._elements += logits.numel()
         if len(self._kept) >= _KEPT or self._elements >= _ELEMENTS:
             self.totals()
@@ -82,8 +82,8 @@ class Predictions:
         """Right predictions and labels so far."""
         if self._kept:
             home = self._kept[0][0].device
-            guesses = torch.cat([logits.argmax(-1).to(home) for logits, _ in self._kept])
-            labels = torch.cat([labels.to(home, torch.int64) for _, labels in self._kept])
+            guesses = torch.cat([logits.argmax(-1).flatten().to(home) for logits, _ in self._kept])
+            labels = torch.cat([labels.flatten().to(home, torch.int64) for _, labels in self._kept])
             counted = labels >= 0
             self._hits = self._hits + (counted & (guesses == labels)).sum()
             self._labels = self._labels + counted.sum()

@@ -45,7 +45,7 @@ def test_the_installed_wheel_works_by_itself(wheel: Path, tmp_path: Path) -> Non
         return done.stdout
 
     assert str(target) in python("import tbx_callbacks; print(tbx_callbacks.__file__)")
-    assert "7" in python("from tbx_callbacks import load_config; print(len(load_config('minimal').items))")
+    assert "8" in python("from tbx_callbacks import load_config; print(len(load_config('minimal').items))")
     cli = "import sys; sys.argv = ['tbx-callbacks', {}]; from tbx_callbacks.cli import main; main()"
     assert "full" in python(cli.format("'sets'"))
     assert "--vocab" in python(cli.format("'recipe', 'bert-sentiment', '--help'"))

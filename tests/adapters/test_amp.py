@@ -15,7 +15,10 @@ from transformers import Trainer
 
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
 
-SET: dict[str, Any] = {"every": 2, "metrics": ["amp", {"update_norm": {"by": "total", "every": 1}}]}
+SET: dict[str, Any] = {
+    "every": 2,
+    "metrics": ["amp", *({name: {"by": "total", "every": 1}} for name in ("update_norm", "optimizer_state"))],
+}
 BAD = (1, 4, 5)  # passes whose gradients hold an Inf
 FUSED = pytest.mark.parametrize("fused", [False, True])
 
@@ -79,6 +82,7 @@ def test_loop(tmp_path: Path, fused: bool) -> None:
     read = Run(tmp_path)
     check(read, expected(fused, 10))
     assert read.steps("update_norm/total") == ([2, 3, 6, 7, 8, 9, 10] if fused else list(range(1, 8)))
+    assert read.steps("optimizer_state/effective_lr/total") == read.steps("update_norm/total")
 
 
 @FUSED
@@ -146,6 +150,7 @@ def test_hf(tmp_path: Path, fused: bool, attached: bool) -> None:
     read = Run(callback.log_dir)
     check(read, expected(fused, 10, all_count=True))
     assert read.steps("update_norm/total") == [2, 3, 6, 7, 8, 9, 10]
+    assert read.steps("optimizer_state/effective_lr/total") == read.steps("update_norm/total")
 
 
 def test_hf_when_no_step_is_ever_taken(tmp_path: Path) -> None:
