@@ -28,6 +28,7 @@ from tbx_callbacks.program import Guard, Program, needs_of
 from tbx_callbacks.publish import Publisher
 from tbx_callbacks.reduce import Agree, Batch
 from tbx_callbacks.schedule import Schedule, never
+from tbx_callbacks.shards import local
 from tbx_callbacks.sinks import Sink
 from tbx_callbacks.source import Source
 from tbx_callbacks.together import join
@@ -190,7 +191,10 @@ class Monitor:
 
     def clipped(self, norm: Tensor | float, max_norm: float) -> None:
         """The trainer clipped this step's gradients, which had this norm."""
-        norm = norm if isinstance(norm, Tensor) else torch.tensor(norm)
+        found = local(norm) if isinstance(norm, Tensor) else torch.tensor(norm)
+        if found is None:
+            return  # partial sums: only together with other ranks a norm
+        norm = found
         self._counters.clip(norm, max_norm)
         if self._due:
             self._clipping.clipped(norm, max_norm)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 from problems import Run, files
 
 WAYS = Path(__file__).with_name("ways.py")
+SCRIPTS = dict.fromkeys(("hf", "lightning"), WAYS.with_name("trainers.py"))
+CLOCKS = ("perf/", "memory/", "train/train_runtime", "train/train_samples", "train/train_steps")
 TESTS = WAYS.parents[1]
 
 
@@ -30,41 +34,57 @@ def launch(way: str, ranks: int, folder: Path, script: Path = WAYS) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("alone") / "run"
-    launch("alone", 1, folder)
-    return Run(folder)
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """What one process writes, by the way it trains; each trained once."""
+
+    @cache
+    def train(way: str) -> Run:
+        folder = tmp_path_factory.mktemp(way) / "run"
+        launch(way, 1, folder, SCRIPTS.get(way, WAYS))
+        return Run(folder)
+
+    return train
 
 
 @pytest.mark.parametrize(
-    ("way", "ranks", "kind"),
+    ("way", "ranks", "single", "proof"),
     [
-        ("ddp", 2, "['Parameter'] in DistributedDataParallel"),
-        ("fsdp", 2, "['DTensor'] in FSDPNet"),
-        ("fsdp", 4, "['DTensor'] in FSDPNet"),
-        ("hsdp", 4, "['DTensor'] in FSDPNet"),
+        ("ddp", 2, "alone", "parameters are ['Parameter'] in DistributedDataParallel"),
+        ("fsdp", 2, "alone", "parameters are ['DTensor'] in FSDPNet"),
+        ("fsdp", 4, "alone", "parameters are ['DTensor'] in FSDPNet"),
+        ("hsdp", 4, "alone", "parameters are ['DTensor'] in FSDPNet"),
+        ("hf-ddp", 2, "hf", "parameters are ['Parameter'] in DistributedDataParallel"),
+        ("hf-fsdp", 2, "hf", "parameters are ['DTensor'] in FSDPNet"),
+        ("lightning-ddp", 2, "lightning", "strategy is DDPStrategy"),
     ],
 )
-def test_the_same_tags_steps_and_values(tmp_path: Path, alone: Run, way: str, ranks: int, kind: str) -> None:
-    printed = launch(way, ranks, tmp_path / "run")
-    assert printed.count(f"parameters are {kind}") == ranks, printed  # the strategy is truly on
+def test_the_same_tags_steps_and_values(
+    tmp_path: Path, alone: Callable[[str], Run], way: str, ranks: int, single: str, proof: str
+) -> None:
+    printed = launch(way, ranks, tmp_path / "run", SCRIPTS.get(single, WAYS))
+    assert printed.count(proof) == ranks, printed  # the strategy is truly on
     assert len(files(tmp_path / "run")) == 1
-    read = Run(tmp_path / "run")
-    assert set(read.scalars) == {*alone.scalars, "train/loss_max"}
+    compare(Run(tmp_path / "run"), alone(single))
+
+
+def compare(read: Run, alone: Run) -> None:
+    assert {*read.scalars} - {"train/loss_max"} == {*alone.scalars}
     for tag, series in alone.scalars.items():
-        if not tag.startswith(("perf/", "memory/")):
-            expected = [(step, pytest.approx(value, rel=1e-5, abs=1e-8)) for step, value in series]
+        if not tag.startswith(CLOCKS):
+            # abs: the gradient of a key's bias is 0 but for rounding, since softmax does not see it
+            expected = [(step, pytest.approx(value, rel=1e-5, abs=1e-7)) for step, value in series]
             assert read.scalars[tag] == expected, tag
     assert read.steps("perf/samples_per_s") == alone.steps("perf/samples_per_s")
-    for step in (2, 4, 6):
+    for step in read.steps("perf/samples_per_s"):
         for unit in ("samples", "tokens"):
             per_step = [run.at(f"perf/{unit}_per_s")[step] / run.at("perf/steps_per_s")[step] for run in (read, alone)]
             assert per_step[0] == pytest.approx(per_step[1], rel=1e-3)
-    assert set(read.histograms) == set(alone.histograms)
+    assert set(read.histograms) == set(alone.histograms) != set()
     for tag, histograms in alone.histograms.items():
-        assert list(read.histograms[tag]) == [2, 4, 6]
+        assert list(read.histograms[tag]) == list(histograms)
         for step, proto in histograms.items():
             other = read.histograms[tag][step]
+            width = proto.bucket_limit[-1] - proto.bucket_limit[0]
             assert other.num == proto.num
-            assert list(other.bucket_limit) == pytest.approx(list(proto.bucket_limit), rel=1e-4, abs=1e-8)
+            assert list(other.bucket_limit) == pytest.approx(list(proto.bucket_limit), abs=1e-5 * width)
             assert sum(abs(a - b) for a, b in zip(other.bucket, proto.bucket, strict=True)) <= 4
