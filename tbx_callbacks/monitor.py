@@ -26,6 +26,7 @@ from tbx_callbacks.own import OwnScalars
 from tbx_callbacks.plan import Entry, families, plan, schedule_of, whole
 from tbx_callbacks.program import Guard, Program, needs_of
 from tbx_callbacks.publish import Publisher
+from tbx_callbacks.ranks import world_size
 from tbx_callbacks.reduce import Agree, Batch
 from tbx_callbacks.schedule import Schedule, never
 from tbx_callbacks.shards import local
@@ -82,6 +83,7 @@ class Monitor:
         self._own_schedule: Schedule = never
         self._hooks: list[Any] = []
         self._step = self._steps_before = 0
+        self._partial = False
         self._due: list[Entry] = []
         self._clipping, self._copies = Clipping(), Copies()
         self._activations = Activations(
@@ -99,6 +101,12 @@ class Monitor:
         """
         self.detach()
         self.publisher.ranks = ranks = join()
+        self._partial = ranks is None and world_size() > 1
+        if self._partial:
+            logger.warning(
+                "ranks cannot be brought together: losses, accuracy, samples and tokens are left out, which would be"
+                " one rank's share; make the callback on every rank, after torch.distributed has started"
+            )
         source = Source(setup.model, setup.optimizers, ranks)
         items = whole(self._items, setup.sharding)
         entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners)
@@ -165,7 +173,8 @@ class Monitor:
 
     def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
         """One micro-batch went through the model."""
-        self._counters.batch(loss=loss, samples=samples, tokens=tokens)
+        if not self._partial:
+            self._counters.batch(loss=loss, samples=samples, tokens=tokens)
 
     def outputs(self, outputs: Any, labels: Any) -> None:
         """What the model returned for a micro-batch of training (a mapping, or its logits), and the batch's labels."""
@@ -301,7 +310,7 @@ class Monitor:
             shared: this rank's part of numbers of this very step.
         """
         with self._safely("publishing", step):
-            if shared and self._program.logs:
+            if shared and self._program.logs and not self._partial:
                 self.publisher.batch(step, self._program.key(self._due) or ("log",)).add(shared)
             self._best.update(logs)
             numbers = self._program.call(Context("log", step, self._run, logs=logs)).numbers({})
