@@ -12,11 +12,20 @@ if TYPE_CHECKING:
     from tbx_callbacks.adapters.hf import TbxTrainerCallback
     from tbx_callbacks.adapters.lightning import TbxLightningCallback
     from tbx_callbacks.adapters.loop import TbxLoop
+    from tbx_callbacks.classification import log_predictions
     from tbx_callbacks.config import Config, load_config
     from tbx_callbacks.errors import ConfigError
 
 __version__ = "0.1.0"
-__all__ = ["Config", "ConfigError", "TbxLightningCallback", "TbxLoop", "TbxTrainerCallback", "load_config"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "TbxLightningCallback",
+    "TbxLoop",
+    "TbxTrainerCallback",
+    "load_config",
+    "log_predictions",
+]
 
 _HOME = {
     "TbxLightningCallback": "tbx_callbacks.adapters.lightning",
@@ -25,6 +34,7 @@ _HOME = {
     "Config": "tbx_callbacks.config",
     "ConfigError": "tbx_callbacks.errors",
     "load_config": "tbx_callbacks.config",
+    "log_predictions": "tbx_callbacks.classification",
 }
 
 

@@ -72,6 +72,11 @@ class Adapter:
         return self._sink.log_dir if self._sink else None
 
     @property
+    def step(self) -> int:
+        """Optimizer steps taken so far."""
+        return self._step
+
+    @property
     def writer(self) -> SummaryWriter | NullWriter:
         """tensorboardX's SummaryWriter of this run; on ranks other than 0 one that does nothing.
 

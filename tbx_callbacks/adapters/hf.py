@@ -106,6 +106,7 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             return
         if control.should_evaluate or control.should_save:
             self._monitor.stopwatch.pause()
+        self._step = state.global_step
         self._monitor.pass_ended(is_step=True)
         # When the trainer is about to log, its numbers travel with the step. With logging by epoch that is only known
         # at the epoch's end; the next step's beginning publishes at the latest.

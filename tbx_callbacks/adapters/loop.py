@@ -96,11 +96,6 @@ class TbxLoop(CountedSteps):
         folder = wanted if resumes else beside(wanted) if wanted else fresh_folder("runs")
         return Place(str(folder), purge=resumes)
 
-    @property
-    def step(self) -> int:
-        """Optimizer steps taken so far."""
-        return self._step
-
     def before_clip(self, loss_scale: Tensor | None = None) -> None:
         """All gradients are there and not clipped yet: norms are exact, and the first bad layer is named.
 
