@@ -39,7 +39,11 @@ class Recorder(TrainerCallback):
         step.after_clip = gradients(model)
         step.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         step.moments = {
-            key: {name: optimizer.state[p][key].detach().double().clone() for name, p in model.named_parameters()}
+            key: {
+                name: optimizer.state[p][key].detach().double().clone()
+                for name, p in model.named_parameters()
+                if key in optimizer.state.get(p, {})
+            }
             for key in ("exp_avg", "exp_avg_sq")
         }
         step.rates = [group["lr"] for group in optimizer.param_groups]
