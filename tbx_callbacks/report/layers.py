@@ -1,0 +1,200 @@
+"""Pictures by layer: heat maps over steps, and histograms over time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from tbx_callbacks.diagnosis.layers import outermost
+from tbx_callbacks.report.colours import HEAT, SEVERITY
+from tbx_callbacks.report.names import plain, short
+from tbx_callbacks.report.subjects import Subject
+from tbx_callbacks.report.thinning import heat, quantiles, spread
+from tbx_callbacks.series import Floats, Histograms, Run, Series
+
+_RATIO = 30.0  # of the largest to the smallest value, from which colours are by order of magnitude
+_CELLS = 1_500_000  # of all histograms of a report together
+_LINES = (0.05, 0.5, 0.95)
+
+
+def families(run: Run) -> dict[str, dict[str, Series]]:
+    """Scalars by family and layer: `{"grad_norm": {"bert.encoder.layer.0": ...}}`; layers without what is inside them.
+
+    A family is what is before the last `/`, or around the layer as in `activations/<module>/zero_share`.
+    """
+    found: dict[str, dict[str, Series]] = {}
+    for tag, series in run.scalars.items():
+        inner = re.fullmatch(r"activations/(.+)/([^/]+)", tag)
+        family, _, layer = (f"activations/{inner[2]}", "", inner[1]) if inner else tag.rpartition("/")
+        if family and layer != "total" and not family.startswith(("train", "eval", "lr", "perf", "memory", "best")):
+            found.setdefault(family, {})[layer] = series
+    by_layer = {family: outermost({f"x/{name}": one for name, one in rows.items()}) for family, rows in found.items()}
+    return {family: rows for family, rows in by_layer.items() if _are_layers(rows)}
+
+
+def heat_map(subjects: Sequence[Subject], family: str, title: str) -> go.Figure | None:
+    """Layers by steps of one family, for each run that has it: runs are chosen by `meta["pick"]`."""
+    traces: list[go.Heatmap] = []
+    rows = 0
+    for place, subject in enumerate(subjects):
+        series = families(subject.run).get(family)
+        if series:
+            rows = max(rows, len(series))
+            traces += _heat(series, place, {"run": subject.name})
+    if not traces:
+        return None
+    first = traces[0].meta["run"]
+    for trace in traces:
+        trace.visible = trace.meta["run"] == first
+    return go.Figure(traces).update_layout(
+        template="plotly_white",
+        title=title,
+        xaxis={"title": "step"},
+        yaxis={"autorange": "reversed", "type": "category"},
+        height=min(900, 110 + 19 * rows),
+        meta={"kind": "heat", "about": ""},
+    )
+
+
+def histogram_families(subjects: Sequence[Subject]) -> dict[str, dict[str, list[Histograms | None]]]:
+    """Family -> layer -> the histograms of each run."""
+    found: dict[str, dict[str, list[Histograms | None]]] = {}
+    for place, subject in enumerate(subjects):
+        for tag, histograms in subject.run.histograms.items():
+            family, _, layer = tag.partition("/") if "/" in tag else ("histograms", "", tag)
+            found.setdefault(family, {}).setdefault(layer, [None] * len(subjects))[place] = histograms
+    return found
+
+
+def histogram_map(
+    subjects: Sequence[Subject], layers: Mapping[str, Sequence[Histograms | None]], title: str, *, number: int
+) -> go.Figure:
+    """Where a layer's values lie over steps, for each layer and run; `number` is how many histograms a report has."""
+    columns = int(np.clip(_CELLS // (64 * max(number, 1)), 10, 60))
+    traces: list[Any] = []
+    for layer, by_run in layers.items():
+        for place, histograms in enumerate(by_run):
+            if histograms is not None:
+                traces += _over_time(histograms, columns, place, {"run": subjects[place].name, "layer": layer})
+    for trace in traces:
+        trace.visible = trace.meta["pick"] == traces[0].meta["pick"]
+    figure = go.Figure(traces).update_layout(
+        template="plotly_white",
+        title=title,
+        xaxis={"title": "step"},
+        yaxis={"title": "value", "tickformat": "~g"},
+        showlegend=False,
+        meta={"kind": "histograms", "about": ""},
+    )
+    return figure.update_layout(updatemenus=[_menu(figure)])
+
+
+def _menu(figure: go.Figure) -> dict[str, Any]:
+    """A drop-down list for notebooks."""
+    picks = list({tuple(trace.meta["pick"].values()): trace.meta["pick"] for trace in figure.data}.values())
+    several = len({pick["run"] for pick in picks}) > 1
+    buttons = [
+        {
+            "label": plain(f"{pick['run']}: {pick['layer']}" if several else pick["layer"]),
+            "method": "restyle",
+            "args": [{"visible": [trace.meta["pick"] == pick for trace in figure.data]}],
+        }
+        for pick in picks
+    ]
+    return {"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.15, "yanchor": "top"}
+
+
+def _are_layers(rows: Mapping[str, Series]) -> bool:
+    """Three or more; a family of single numbers has no depth to see."""
+    return len(rows) >= 3 and sum("." in name for name in rows) * 2 >= len(rows)
+
+
+def _heat(series: Mapping[str, Series], run: int, pick: Mapping[str, str]) -> list[go.Heatmap]:
+    steps, values = heat(list(series.values()))
+    names = [plain(name) for name in short(series).values()]
+    positive = values[np.isfinite(values) & (values > 0)]
+    logarithmic = positive.size > 0 and positive.max() / positive.min() > _RATIO
+    shown = np.isfinite(values) & ((values > 0) | (not logarithmic))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        colour = np.where(shown, np.log10(values) if logarithmic else values, np.nan)
+    common: dict[str, Any] = {
+        "x": steps.astype(np.int32),
+        "y": names,
+        "ygap": 1 if len(names) < 40 else 0,
+        "meta": {"run": run, "pick": dict(pick)},
+    }
+    hover = "step %{x}<br>%{y}<br>%{customdata:.4~g}<extra></extra>"
+    main = go.Heatmap(
+        z=colour.astype(np.float32),
+        customdata=np.where(np.isfinite(values), values, np.nan).astype(np.float32),
+        colorscale=HEAT,
+        colorbar=_bar(colour, logarithmic=bool(logarithmic)),
+        hovertemplate=hover,
+        hoverongaps=False,
+        **common,
+    )
+    special = [
+        _flat(np.isnan(values), SEVERITY["error"], "NaN or Inf", common),
+        _flat((values == 0) & bool(logarithmic), "#9aa3af", "exactly 0", common),
+    ]
+    return [main, *(trace for trace in special if trace is not None)]
+
+
+def _flat(cells: Any, colour: str, said: str, common: Mapping[str, Any]) -> go.Heatmap | None:
+    if not cells.any():
+        return None
+    return go.Heatmap(
+        z=np.where(cells, 1.0, np.nan).astype(np.float32),
+        colorscale=[[0, colour], [1, colour]],
+        showscale=False,
+        hovertemplate=f"step %{{x}}<br>%{{y}}<br>{said}<extra></extra>",
+        hoverongaps=False,
+        name=said,
+        **common,
+    )
+
+
+def _bar(colour: Floats, *, logarithmic: bool) -> dict[str, Any]:
+    bar: dict[str, Any] = {"thickness": 10, "outlinewidth": 0, "tickformat": "~g"}
+    if logarithmic:
+        low, high = np.nanmin(colour), np.nanmax(colour)
+        ticks = np.arange(np.ceil(low), np.floor(high) + 1)
+        ticks = ticks[:: max(1, len(ticks) // 5)] if len(ticks) > 1 else np.linspace(low, high, 3)
+        bar |= {"tickvals": ticks.tolist(), "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
+    return bar
+
+
+def _over_time(histograms: Histograms, columns: int, run: int, pick: Mapping[str, str]) -> list[Any]:
+    steps, edges, shares = spread(histograms, columns=columns)
+    if not steps.size:
+        return []
+    meta = {"run": run, "pick": dict(pick)}
+    density = np.sqrt(shares / shares.max()) if shares.max() > 0 else shares
+    centres = (edges[:-1] + edges[1:]) / 2
+    picture = go.Heatmap(
+        x=steps.astype(np.int32),
+        y=centres.astype(np.float32),
+        z=np.round(density * 255).astype(np.uint8),
+        zmin=0,
+        zmax=255,
+        colorscale="Blues",
+        showscale=False,
+        hovertemplate="step %{x}<br>value %{y:.3~g}<extra></extra>",
+        meta=meta,
+    )
+    last = [max(n for n, step in enumerate(histograms.steps) if step <= at) for at in steps]
+    bands = np.array([quantiles(histograms.buckets[n], _LINES) if len(histograms.buckets[n]) else (np.nan,) * 3 for n in last])
+    gaps = np.full((3, 1), np.nan)
+    lines = go.Scatter(
+        x=np.tile(np.append(steps, steps[-1]), 3).astype(np.int32),
+        y=np.concatenate([bands.T, gaps], 1).ravel().astype(np.float32),
+        mode="lines",
+        line={"color": "#d55e00", "width": 1},
+        hoverinfo="skip",
+        meta=meta,
+    )
+    return [picture, lines]
