@@ -52,7 +52,10 @@ def scalars(step: int, steps: int, dice: random.Random, names: list[str]) -> dic
     for place, layer in enumerate(LAYERS):
         share = norm * (0.1 + 0.9 * place / 14) * dice.lognormvariate(0, 0.2) / 4
         made |= {f"grad_norm/{layer}": share, f"grad_norm_clipped/{layer}": share / max(norm, 1)}
-        made |= {f"weight_norm/{layer}": 30 + place + done, f"update_norm/{layer}": 1000 * rate * dice.uniform(0.8, 1.2)}
+        made |= {
+            f"weight_norm/{layer}": 30 + place + done,
+            f"update_norm/{layer}": 1000 * rate * dice.uniform(0.8, 1.2),
+        }
         made |= {f"update_ratio/{layer}": rate * dice.lognormvariate(0, 0.3) * (2 + place)}
         made |= {f"optimizer_state/{kind}/{layer}": share * dice.uniform(0.5, 1) for kind in ("exp_avg", "exp_avg_sq")}
         made |= {f"optimizer_state/effective_lr/{layer}": rate * 3}
@@ -121,7 +124,7 @@ def main() -> None:
             write(run, steps=given.steps, every=given.every)
         reads: list[tuple[float, int]] = []
         start = time.perf_counter()
-        write_report([run], page, progress=lambda _: lambda done, total: reads.append((time.perf_counter(), total)))
+        write_report([run], page, progress=lambda _: lambda *report: reads.append((time.perf_counter(), sum(report))))
         end = time.perf_counter()
         row = {
             "run_mib": sum(path.stat().st_size for path in run.iterdir()) / 2**20,

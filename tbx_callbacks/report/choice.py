@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tbx_callbacks.best import EVALUATION
 from tbx_callbacks.diagnosis.tags import EVAL_ACCURACY, EVAL_LOSS, GRAD_NORM, LEARNING_RATE, TRAIN_ACCURACY, TRAIN_LOSS
-from tbx_callbacks.series import Run
+from tbx_callbacks.series import Run, Series
 
 Choice = Callable[[Run], dict[str, str]]
 """The tags to show of a run, with their labels."""
@@ -18,7 +18,8 @@ Choice = Callable[[Run], dict[str, str]]
 class LineChart:
     """One chart with lines over steps.
 
-    `title`, and `unit` of its values; `about` says what to look at; `scale` is the format of the axis.
+    `title`, and `unit` of its values; `about` says what to look at; `scale` is the format of the axis and
+    `rangemode` its range, as plotly names them.
     """
 
     title: str
@@ -26,6 +27,7 @@ class LineChart:
     unit: str = ""
     about: str = ""
     scale: str = ""
+    rangemode: str = "normal"
 
 
 def tags(**labels: str) -> Choice:
@@ -54,10 +56,13 @@ def _scores(run: Run) -> dict[str, str]:
     chosen = {tag: "train accuracy" for tag in TRAIN_ACCURACY.all(run)}
     chosen |= {tag: "eval accuracy" for tag in EVAL_ACCURACY.all(run)}
     for tag, series in run.scalars.items():
-        if tag.startswith((*EVALUATION, "test/")) and tag not in chosen and not _is_other(tag):
-            if ((series.values >= 0) & (series.values <= 1)).all():
-                chosen[tag] = tag.replace("/", " ", 1)
+        if tag.startswith(EVALUATION) and tag not in chosen and not _is_other(tag) and _are_shares(series):
+            chosen[tag] = tag.replace("/", " ", 1)
     return chosen
+
+
+def _are_shares(series: Series) -> bool:
+    return bool(((series.values >= 0) & (series.values <= 1)).all())
 
 
 def _is_other(tag: str) -> bool:
@@ -71,8 +76,14 @@ def _gradient(run: Run) -> dict[str, str]:
 
 
 def _rates(run: Run) -> dict[str, str]:
-    found = list(LEARNING_RATE.all(run))
-    return {tag: tag.removeprefix("lr/") if len(found) > 1 else "learning rate" for tag in found}
+    same: dict[bytes, list[str]] = {}
+    for tag, series in LEARNING_RATE.all(run).items():
+        same.setdefault(series.values.tobytes(), []).append(tag)
+    named = {
+        tags[0]: tags[0].removeprefix("lr/") + (f" and {len(tags) - 1} more" if tags[1:] else "")
+        for tags in same.values()
+    }
+    return named if len(named) > 1 else dict.fromkeys(named, "learning rate")
 
 
 LOSS = LineChart("Loss", _losses, about="Numbers mark where findings begin.")
@@ -80,21 +91,27 @@ LINES = {
     "loss": LOSS,
     "scores": LineChart("Scores", _scores, about="Metrics between 0 and 1."),
     "learning_rate": LineChart("Learning rate", _rates),
-    "gradient_norm": LineChart("Gradient norm", _gradient, about="All parameters; both lines touch where nothing is clipped."),
-    "clip": LineChart("Clipping", tags(factor="clip/factor", share_of_steps_clipped="clip/share"), about="Factor 1: not clipped."),
-    "throughput": LineChart("Throughput", tags(samples="perf/samples_per_s"), unit="samples/s"),
-    "tokens": LineChart("Tokens", tags(tokens="perf/tokens_per_s"), unit="tokens/s"),
-    "step_time": LineChart("Time of a step", tags(step="perf/step_s"), unit="s"),
+    "gradient_norm": LineChart(
+        "Gradient norm", _gradient, about="All parameters; both lines touch where nothing is clipped."
+    ),
+    "clip": LineChart(
+        "Clipping", tags(factor="clip/factor", share_of_steps_clipped="clip/share"), about="Factor 1: not clipped."
+    ),
+    "throughput": LineChart("Throughput", tags(samples="perf/samples_per_s"), unit="samples/s", rangemode="tozero"),
+    "tokens": LineChart("Tokens", tags(tokens="perf/tokens_per_s"), unit="tokens/s", rangemode="tozero"),
+    "step_time": LineChart("Time of a step", tags(step="perf/step_s"), unit="s", rangemode="tozero"),
     "memory": LineChart(
         "Memory",
         tags(process="memory/rss_gib", GPU_peak="memory/peak_gib", GPU_reserved="memory/reserved_gib"),
         unit="GiB",
+        rangemode="tozero",
     ),
     "monitor_share": LineChart(
         "What watching cost",
         tags(share="perf/monitor_share", waits_for_data="perf/input_share"),
         about="Share of the training time.",
         scale=".2~%",
+        rangemode="tozero",
     ),
     "nonfinite": LineChart(
         "NaN and Inf",

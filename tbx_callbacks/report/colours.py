@@ -1,4 +1,4 @@
-"""Colours that people with any colour vision can tell apart, after Okabe and Ito; and what they are on a dark ground."""
+"""Colours that people with any colour vision can tell apart, after Okabe and Ito; and the same on a dark ground."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _TITLES = {
     "activations": "Activations",
 }
 _MOST_OTHERS = 24
-_DULL = ("/epoch", "runtime", "per_second", "total_flos")
+_DULL = ("/epoch", "runtime", "per_second", "total_flos", "steps_per_s")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Section:
     more: dict[str, go.Figure] = field(default_factory=dict)
     wide: frozenset[str] = frozenset()
 
+    @property
+    def columns(self) -> str:
+        """How many figures are side by side where there is room."""
+        return "two" if len(self.figures.keys() - self.wide) in (1, 2, 4) else "three"
+
 
 def sections(subjects: Sequence[Subject]) -> list[Section]:
     """The sections that have something to show."""
@@ -49,7 +54,9 @@ def sections(subjects: Sequence[Subject]) -> list[Section]:
     others = dict.fromkeys(key for subject in subjects for key in families(subject.run) if key not in HEATS)
     more = {key: heat_map(subjects, key, _title(key)) for key in others}
     found = [
-        Section("training", "Training", "", _lines(subjects, "loss", "scores", "learning_rate"), {}, frozenset({"loss"})),
+        Section(
+            "training", "Training", "", _lines(subjects, "loss", "scores", "learning_rate"), {}, frozenset({"loss"})
+        ),
         Section("gradients", "Gradients", "", _lines(subjects, "gradient_norm", "clip")),
         Section(
             "layers",
@@ -106,6 +113,7 @@ def _others(subjects: Sequence[Subject]) -> dict[str, go.Figure]:
     tags: dict[str, None] = {}
     for subject in subjects:
         shown = {tag for chart in LINES.values() for tag in chart.choice(subject.run)}
+        shown |= {"train/learning_rate", "train/grad_norm"} if len(shown) > 2 else set()
         of_layers = tuple(f"{family.partition('/')[0]}/" for family in families(subject.run))
         for tag, series in subject.run.scalars.items():
             if tag not in shown and len(series) > 1 and not tag.startswith(of_layers) and not tag.endswith(_DULL):

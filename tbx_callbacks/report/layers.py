@@ -187,7 +187,9 @@ def _over_time(histograms: Histograms, columns: int, run: int, pick: Mapping[str
         meta=meta,
     )
     last = [max(n for n, step in enumerate(histograms.steps) if step <= at) for at in steps]
-    bands = np.array([quantiles(histograms.buckets[n], _LINES) if len(histograms.buckets[n]) else (np.nan,) * 3 for n in last])
+    bands = np.array(
+        [quantiles(histograms.buckets[n], _LINES) if len(histograms.buckets[n]) else (np.nan,) * 3 for n in last]
+    )
     gaps = np.full((3, 1), np.nan)
     lines = go.Scatter(
         x=np.tile(np.append(steps, steps[-1]), 3).astype(np.int32),

@@ -53,7 +53,7 @@ def line_chart(subjects: Sequence[Subject], chart: LineChart) -> go.Figure | Non
         title=chart.title,
         hovermode="x unified",
         xaxis={"title": "step"},
-        yaxis={"title": chart.unit, "tickformat": chart.scale},
+        yaxis={"title": chart.unit, "tickformat": chart.scale, "rangemode": chart.rangemode},
         showlegend=len(traces) > 1,
         meta={"kind": "lines", "about": chart.about},
     )

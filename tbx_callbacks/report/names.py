@@ -14,7 +14,7 @@ def plain(text: str, most: int = 80) -> str:
 
 
 def short(names: Iterable[str]) -> dict[str, str]:
-    """Layers' names without what they share: `bert.encoder.layer.3` is `layer.3`; whole ones where that is not unique."""
+    """Layers' names without what they share: `bert.encoder.layer.3` is `layer.3`; whole where not unique."""
     by_name = {name: _tail(name) for name in names}
     tails = list(by_name.values())
     return {name: tail if tails.count(tail) == 1 else name for name, tail in by_name.items()}

@@ -90,4 +90,7 @@ def _names(examined: Sequence[tuple[str, Examined]]) -> list[str]:
             names.append(base if base not in ("", ".") else os.path.basename(os.path.abspath(top)))
         else:
             names.append(one.name if len(tops) == 1 else f"{base}/{one.name}")
-    return [name if names.count(name) == 1 else f"{name} ({names[:place].count(name) + 1})" for place, name in enumerate(names)]
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[:place].count(name) + 1})"
+        for place, name in enumerate(names)
+    ]

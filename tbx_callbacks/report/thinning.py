@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,8 @@ def thin(values: Floats, most: int = MOST_POINTS) -> Places:
     number = (most - 2) // 3
     edges = np.linspace(0, len(values), number + 1).astype(np.intp)
     kept = {0, len(values) - 1}
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
-        kept.update(int(start) + place for place in _standing_out(values[start:end]))
+    for start, end in pairwise(edges.tolist()):
+        kept.update(start + place for place in _standing_out(values[start:end]))
     return np.array(sorted(kept), np.intp)
 
 
@@ -42,7 +43,7 @@ def _standing_out(values: Floats) -> list[int]:
 
 
 def smoothed(values: Floats, half_life: float) -> Floats:
-    """Exponential mean of `values`, `[N]`, in which a value counts half after `half_life` points; unbiased at the start.
+    """Exponential mean of `values`, `[N]`, a value counts half after `half_life` points; unbiased at the start.
 
     Values that are not finite stay what they are and count for nothing.
     """

@@ -92,12 +92,12 @@
     const x = { ...axis, ...given.xaxis, title: { text: over ? titles[state.x] : "recall", font: { size: 12, color: quiet }, standoff: 6 }, showgrid: false, ticks: "outside", tickcolor: css("--line"), ticklen: 4, nticks: narrow.matches ? 5 : 9 };
     if (given.showlegend && narrow.matches) x.title.text = "";
     const y = { ...axis, ...given.yaxis, title: { text: (given.yaxis.title || {}).text || "", font: { size: 12, color: quiet }, standoff: 4 } };
-    if (kind === "lines") Object.assign(y, { type: state.y, exponentformat: "power", tickformat: state.y === "log" && !given.yaxis.tickformat ? "~g" : given.yaxis.tickformat });
+    if (kind === "lines") Object.assign(y, { type: state.y, exponentformat: "power", minexponent: 5, tickformat: state.y === "log" && !given.yaxis.tickformat ? "~g" : given.yaxis.tickformat });
     const made = {
       ...given, xaxis: x, yaxis: y, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", template: null,
       font: { family: getComputedStyle(document.body).fontFamily, color: css("--text"), size: 12 },
-      margin: { l: 44, r: 14, t: given.showlegend ? 30 : 12, b: 40 },
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 }, bgcolor: "rgba(0,0,0,0)" },
+      margin: { l: 44, r: 14, t: given.showlegend ? 26 : 10, b: 40 },
+      legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom", font: { size: 12 }, bgcolor: "rgba(0,0,0,0)" },
       hoverlabel: { bgcolor: css("--card"), bordercolor: css("--line"), font: { color: css("--text"), size: 12 } },
       uirevision: `${state.x} ${state.y}`, dragmode: narrow.matches ? false : "zoom",
     };
