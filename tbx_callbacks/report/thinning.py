@@ -71,7 +71,9 @@ def heat(rows: Sequence[Series], most: int = 240) -> tuple[Floats, Floats]:
     values = np.full((len(rows), len(columns)), -np.inf)
     for place, row in enumerate(rows):
         at = np.searchsorted(columns, row.steps, side="right") - 1
-        np.maximum.at(values[place], at, np.where(np.isfinite(row.values), row.values, np.nan))
+        finite = np.isfinite(row.values)
+        np.maximum.at(values[place], at[finite], row.values[finite])
+        values[place, at[~finite]] = np.nan
     return columns.astype(np.float64), values
 
 

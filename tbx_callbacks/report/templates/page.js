@@ -50,7 +50,7 @@
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   const coloured = (trace) => {
-    const made = { ...trace, visible: true };
+    const made = { ...trace, visible: true, y: decode(trace.y) };
     for (const key of ["line", "marker", "textfont"]) {
       if (made[key]) made[key] = { ...made[key], color: recolour(made[key].color) };
     }
