@@ -100,7 +100,7 @@ def opened(page: Path) -> dict[str, float]:
         tab.on("pageerror", lambda error: said.append(str(error)))
         start = time.perf_counter()
         tab.goto(page.absolute().as_uri())
-        tab.locator("figure[data-drawn]").first.wait_for()
+        tab.locator("figure[data-drawn]").first.wait_for(state="attached")
         drawn = time.perf_counter() - start
         parsed = tab.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
         for place in range(tab.locator("figure[data-figure]").count()):

@@ -18,6 +18,7 @@ from tbx_callbacks.series import Floats, Histograms, Run, Series
 
 _RATIO = 30.0  # of the largest to the smallest value, from which colours are by order of magnitude
 _CELLS = 1_500_000  # of all histograms of a report together
+_OURS = ("grad_norm", "weight_norm", "update_", "nonfinite/", "optimizer_state/", "activations/")
 _LINES = (0.05, 0.5, 0.95)
 
 
@@ -33,7 +34,7 @@ def families(run: Run) -> dict[str, dict[str, Series]]:
         if family and layer != "total" and not family.startswith(("train", "eval", "lr", "perf", "memory", "best")):
             found.setdefault(family, {})[layer] = series
     by_layer = {family: outermost({f"x/{name}": one for name, one in rows.items()}) for family, rows in found.items()}
-    return {family: rows for family, rows in by_layer.items() if _are_layers(rows)}
+    return {family: rows for family, rows in by_layer.items() if _are_layers(family, rows)}
 
 
 def heat_map(subjects: Sequence[Subject], family: str, title: str) -> go.Figure | None:
@@ -108,9 +109,9 @@ def _menu(figure: go.Figure) -> dict[str, Any]:
     return {"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.15, "yanchor": "top"}
 
 
-def _are_layers(rows: Mapping[str, Series]) -> bool:
-    """Three or more; a family of single numbers has no depth to see."""
-    return len(rows) >= 3 and sum("." in name for name in rows) * 2 >= len(rows)
+def _are_layers(family: str, rows: Mapping[str, Series]) -> bool:
+    """Three or more rows of one of our families, or with names that look like layers'."""
+    return len(rows) >= 3 and (family.startswith(_OURS) or sum("." in name for name in rows) * 2 >= len(rows))
 
 
 def _heat(series: Mapping[str, Series], run: int, pick: Mapping[str, str]) -> list[go.Heatmap]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -39,7 +40,7 @@ def line_chart(subjects: Sequence[Subject], chart: LineChart) -> go.Figure | Non
                     name=plain(label if alone else f"{subject.name}: {label}"),
                     colour=RUNS[kind % len(RUNS)] if alone else subject.colour,
                     dash="solid" if alone else DASHES[kind % len(DASHES)],
-                    run=place,
+                    meta={"run": place, "label": plain(label)},
                 )
             )
     if not traces:
@@ -73,7 +74,7 @@ def loss_chart(subjects: Sequence[Subject], chart: LineChart) -> go.Figure | Non
     return figure.update_layout(showlegend=len(figure.data) > 1)
 
 
-def _line(series: Series, *, name: str, colour: str, dash: str, run: int) -> go.Scatter:
+def _line(series: Series, *, name: str, colour: str, dash: str, meta: Mapping[str, Any]) -> go.Scatter:
     kept = thin(series.values)
     values = np.where(np.isfinite(series.values), series.values, np.nan)
     smooth = None
@@ -89,7 +90,7 @@ def _line(series: Series, *, name: str, colour: str, dash: str, run: int) -> go.
         line={"color": colour, "dash": dash, "width": 1.6},
         marker={"color": colour, "size": 5},
         hovertemplate="%{y:.4~g}",
-        meta={"run": run},
+        meta=meta,
     )
 
 
@@ -114,7 +115,7 @@ def _markers(subject: Subject, marks: Mapping[int, list[tuple[int, Finding]]], r
         mode="markers+text",
         name="findings",
         text=[", ".join(str(number) for number, _ in found) for found in marks.values()],
-        textposition="top center",
+        textposition=("top center", "bottom center", "middle right", "middle left")[run % 4],
         textfont={"size": 12, "color": [SEVERITY[severity] for severity in severities]},
         marker={
             "size": 11,

@@ -62,7 +62,7 @@ def differences(subjects: Sequence[Subject]) -> list[Row]:
 def results(subjects: Sequence[Subject]) -> list[Row]:
     """Each evaluation metric's best value, the last training loss, steps and duration, of each run."""
     tags = dict.fromkeys(tag for subject in subjects for tag in subject.run.scalars if _is_result(tag))
-    rows = [_best_row(tag, [_best(subject.run, tag) for subject in subjects]) for tag in tags]
+    rows = [_best_row(subjects, tag) for tag in tags]
     last = [_last_loss(subject.run) for subject in subjects]
     if any(last):
         rows.append(Row("train loss, last", tuple(last)))
@@ -155,12 +155,15 @@ def _best(run: Run, tag: str) -> tuple[float, int] | None:
     return float(values[place]), int(series.steps[place])
 
 
-def _best_row(tag: str, found: Sequence[tuple[float, int] | None]) -> Row:
+def _best_row(subjects: Sequence[Subject], tag: str) -> Row:
+    """The best value and its step; only the value where it was logged once."""
+    found = [_best(subject.run, tag) for subject in subjects]
     values = [one[0] for one in found if one is not None]
-    winner = max(values) if larger_is_better(tag) else min(values)
+    winner = max(values, key=lambda value: value if larger_is_better(tag) else -value, default=math.nan)
     best = frozenset(place for place, one in enumerate(found) if one and one[0] == winner)
-    cells = tuple(f"{one[0]:.4f} (step {one[1]:,})" if one else "" for one in found)
-    return Row(f"{tag}, best", cells, best if len(found) > 1 and len(set(values)) > 1 else frozenset())
+    often = any(len(subject.run.scalars.get(tag, ())) > 1 for subject in subjects)
+    cells = tuple(f"{one[0]:.4f}" + (f" (step {one[1]:,})" if often else "") if one else "" for one in found)
+    return Row(f"{tag}, best" if often else tag, cells, best if len(set(values)) > 1 else frozenset())
 
 
 def _last_loss(run: Run) -> str:

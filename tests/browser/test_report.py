@@ -147,9 +147,9 @@ def test_the_layer_picker(browser: Any, one: Path) -> None:
 
 def test_runs_can_be_hidden_and_picked(browser: Any, several: Path) -> None:
     page = Opened(browser, several)
-    assert [trace["name"] for trace in page.plotted("throughput")["traces"]] == ["fast", "slow"]
+    assert [trace["name"] for trace in page.plotted("throughput")["traces"]] == ["fast", "slow", "samples"]
     page.tab.locator("[data-toggle]", has_text="fast").click()
-    assert [trace["name"] for trace in page.plotted("throughput")["traces"]] == ["slow"]
+    assert [trace["name"] for trace in page.plotted("throughput")["traces"]] == ["slow", "samples"]
     page.tab.locator("#layers select[name=run]").select_option("slow")
     assert page.plotted("grad_norm")["traces"][0]["pick"] == {"run": "slow"}
     assert page.wrong == []

@@ -9,11 +9,11 @@
   let version = 1;
 
   // Arrays of numbers come as lists, or as base64 of their bytes.
-  const kinds = { f4: Float32Array, f8: Float64Array, i1: Int8Array, i2: Int16Array, i4: Int32Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
+  const types = { f4: Float32Array, f8: Float64Array, i1: Int8Array, i2: Int16Array, i4: Int32Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
   const decode = (given) => {
     if (!given || given.bdata === undefined) return given;
     const bytes = Uint8Array.from(atob(given.bdata), (letter) => letter.charCodeAt(0));
-    return new kinds[given.dtype](bytes.buffer);
+    return new types[given.dtype](bytes.buffer);
   };
   const column = (given, place) => {
     const flat = decode(given);
@@ -75,6 +75,14 @@
     return [made];
   };
 
+  // Of several runs the legend has the kinds of lines; which colour is which run stands with the controls.
+  const kinds = (traces, made) => {
+    const dashes = new Map(traces.filter((trace) => trace.meta.label).map((trace) => [trace.meta.label, trace.line.dash]));
+    traces.forEach((trace) => { trace.showlegend = false; });
+    made.showlegend = dashes.size > 1;
+    return [...dashes].map(([name, dash]) => ({ x: [null], y: [null], name, mode: "lines", line: { color: css("--quiet"), dash }, hoverinfo: "skip", meta: {} }));
+  };
+
   const chosen = (name) => {
     const traces = data.figures[name].data.filter((trace) => !state.hidden.has(trace.meta.run) || trace.meta.pick);
     if (!traces.length || !traces[0].meta.pick) return traces;
@@ -120,7 +128,7 @@
     const traces = chosen(figure.dataset.figure).flatMap(build);
     const plot = figure.querySelector(".plot");
     const made = layoutOf(layout, kind);
-    if (traces.filter((trace) => trace.showlegend !== false).length > 8) made.showlegend = false;
+    if (kind === "lines" && data.runs.length > 1) traces.push(...kinds(traces, made));
     if (made.height) plot.style.height = `${made.height}px`;
     Plotly.react(plot, traces, made, config).then(() => { figure.dataset.drawn = String(version); });
   };
