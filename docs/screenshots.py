@@ -1,6 +1,8 @@
 """Takes the pictures of this folder: TensorBoard and the report on a folder of runs, in a real browser.
 
-Run: python docs/screenshots.py outputs/bert_sentiment/runs   (needs playwright and chromium)
+Run: python docs/screenshots.py outputs/bert_sentiment/runs TROUBLED   (needs playwright and chromium)
+
+TROUBLED is the folder of a run in which something went wrong, such as the recipe with --config full --lr 2e-2.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         page = browser.new_page(viewport={"width": 1480, "height": 800})
-        take_report(browser, Path(sys.argv[1]), Path(__file__).parent)
+        take_report(browser, Path(sys.argv[2]), Path(__file__).parent)
         for tab in TABS:
             take(page, url, tab, Path(__file__).parent)
         browser.close()
