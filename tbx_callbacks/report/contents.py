@@ -9,7 +9,8 @@ from functools import partial
 import plotly.graph_objects as go
 
 from tbx_callbacks.report.choice import LINES, LineChart
-from tbx_callbacks.report.layers import families, heat_map, histogram_families, histogram_map
+from tbx_callbacks.report.distributions import histogram_families, histogram_map
+from tbx_callbacks.report.layers import families, heat_map
 from tbx_callbacks.report.lines import line_chart, loss_chart
 from tbx_callbacks.report.names import plain
 from tbx_callbacks.report.predictions import curves

@@ -1,4 +1,4 @@
-"""Pictures by layer: heat maps over steps, and histograms over time."""
+"""Heat maps: layers by steps."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from tbx_callbacks.diagnosis.layers import outermost
 from tbx_callbacks.report.colours import HEAT, SEVERITY
 from tbx_callbacks.report.names import plain, short
 from tbx_callbacks.report.subjects import Subject
-from tbx_callbacks.report.thinning import heat, quantiles, spread
-from tbx_callbacks.series import Floats, Histograms, Run, Series
+from tbx_callbacks.report.thinning import heat
+from tbx_callbacks.series import Floats, Run, Series
 
 _RATIO = 30.0  # of the largest to the smallest value, from which colours are by order of magnitude
-_CELLS = 1_500_000  # of all histograms of a report together
 _OURS = ("grad_norm", "weight_norm", "update_", "nonfinite/", "optimizer_state/", "activations/")
-_LINES = (0.05, 0.5, 0.95)
 
 
 def families(run: Run) -> dict[str, dict[str, Series]]:
@@ -59,54 +57,6 @@ def heat_map(subjects: Sequence[Subject], family: str, title: str) -> go.Figure 
         height=min(900, 110 + 19 * rows),
         meta={"kind": "heat", "about": ""},
     )
-
-
-def histogram_families(subjects: Sequence[Subject]) -> dict[str, dict[str, list[Histograms | None]]]:
-    """Family -> layer -> the histograms of each run."""
-    found: dict[str, dict[str, list[Histograms | None]]] = {}
-    for place, subject in enumerate(subjects):
-        for tag, histograms in subject.run.histograms.items():
-            family, _, layer = tag.partition("/") if "/" in tag else ("histograms", "", tag)
-            found.setdefault(family, {}).setdefault(layer, [None] * len(subjects))[place] = histograms
-    return found
-
-
-def histogram_map(
-    subjects: Sequence[Subject], layers: Mapping[str, Sequence[Histograms | None]], title: str, *, number: int
-) -> go.Figure:
-    """Where a layer's values lie over steps, for each layer and run; `number` is how many histograms a report has."""
-    columns = int(np.clip(_CELLS // (64 * max(number, 1)), 10, 60))
-    traces: list[Any] = []
-    for layer, by_run in layers.items():
-        for place, histograms in enumerate(by_run):
-            if histograms is not None:
-                traces += _over_time(histograms, columns, place, {"run": subjects[place].name, "layer": layer})
-    for trace in traces:
-        trace.visible = trace.meta["pick"] == traces[0].meta["pick"]
-    figure = go.Figure(traces).update_layout(
-        template="plotly_white",
-        title=title,
-        xaxis={"title": "step"},
-        yaxis={"title": "value", "tickformat": "~g"},
-        showlegend=False,
-        meta={"kind": "histograms", "about": ""},
-    )
-    return figure.update_layout(updatemenus=[_menu(figure)])
-
-
-def _menu(figure: go.Figure) -> dict[str, Any]:
-    """A drop-down list for notebooks."""
-    picks = list({tuple(trace.meta["pick"].values()): trace.meta["pick"] for trace in figure.data}.values())
-    several = len({pick["run"] for pick in picks}) > 1
-    buttons = [
-        {
-            "label": plain(f"{pick['run']}: {pick['layer']}" if several else pick["layer"]),
-            "method": "restyle",
-            "args": [{"visible": [trace.meta["pick"] == pick for trace in figure.data]}],
-        }
-        for pick in picks
-    ]
-    return {"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.15, "yanchor": "top"}
 
 
 def _are_layers(family: str, rows: Mapping[str, Series]) -> bool:
@@ -167,37 +117,3 @@ def _bar(colour: Floats, *, logarithmic: bool) -> dict[str, Any]:
         ticks = ticks[:: max(1, len(ticks) // 5)] if len(ticks) > 1 else np.linspace(low, high, 3)
         bar |= {"tickvals": ticks.tolist(), "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
     return bar
-
-
-def _over_time(histograms: Histograms, columns: int, run: int, pick: Mapping[str, str]) -> list[Any]:
-    steps, edges, shares = spread(histograms, columns=columns)
-    if not steps.size:
-        return []
-    meta = {"run": run, "pick": dict(pick)}
-    density = np.sqrt(shares / shares.max()) if shares.max() > 0 else shares
-    centres = (edges[:-1] + edges[1:]) / 2
-    picture = go.Heatmap(
-        x=steps.astype(np.int32),
-        y=centres.astype(np.float32),
-        z=np.round(density * 255).astype(np.uint8),
-        zmin=0,
-        zmax=255,
-        colorscale="Blues",
-        showscale=False,
-        hovertemplate="step %{x}<br>value %{y:.3~g}<extra></extra>",
-        meta=meta,
-    )
-    last = [max(n for n, step in enumerate(histograms.steps) if step <= at) for at in steps]
-    bands = np.array(
-        [quantiles(histograms.buckets[n], _LINES) if len(histograms.buckets[n]) else (np.nan,) * 3 for n in last]
-    )
-    gaps = np.full((3, 1), np.nan)
-    lines = go.Scatter(
-        x=np.tile(np.append(steps, steps[-1]), 3).astype(np.int32),
-        y=np.concatenate([bands.T, gaps], 1).ravel().astype(np.float32),
-        mode="lines",
-        line={"color": "#d55e00", "width": 1},
-        hoverinfo="skip",
-        meta=meta,
-    )
-    return [picture, lines]
