@@ -129,4 +129,4 @@ def _only(tag: str, run: Run) -> dict[str, str]:
 
 
 def _title(family: str) -> str:
-    return _TITLES.get(family) or family.replace("_", " ").replace("/", ": ").capitalize()
+    return _TITLES.get(family) or plain(family.replace("_", " ").replace("/", ": ").capitalize())

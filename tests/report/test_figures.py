@@ -85,9 +85,9 @@ def test_any_tensorboard_folder(tmp_path: Path) -> None:
     with SummaryWriter(str(tmp_path)) as writer:
         for step in range(5):
             writer.add_scalar("my number", step, step)
-            writer.add_histogram("h", np.arange(10.0), step)
+            writer.add_histogram("<b>/h", np.arange(10.0), step)
     made = figures(tmp_path)
-    assert [figure.layout.title.text for figure in made.values()] == ["Histograms", "my number"]
+    assert [figure.layout.title.text for figure in made.values()] == ["&lt;b&gt;", "my number"]
     with pytest.raises(UnreadableError, match=r"a run must have a loss to plot, but those in .* have none"):
         plot_losses(tmp_path)
     with pytest.raises(ValueError, match="a report must have at least one folder of runs, got none"):
