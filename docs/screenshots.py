@@ -1,16 +1,21 @@
-"""Takes the pictures of this folder: TensorBoard on a folder of runs, in a real browser.
+"""Takes the pictures of this folder: TensorBoard and the report on a folder of runs, in a real browser.
 
-Run: python docs/screenshots.py outputs/bert_sentiment/runs   (needs playwright and chromium)
+Run: python docs/screenshots.py outputs/bert_sentiment/runs TROUBLED   (needs playwright and chromium)
+
+TROUBLED is the folder of a run in which something went wrong, such as the recipe with --config full --lr 2e-2.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from tensorboard import program
+
+from tbx_callbacks.report import write_report
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 SCALARS = "^(train/loss|eval/accuracy|grad_norm/total|clip/factor|lr/AdamW/pg1|perf/samples_per_s)$"
@@ -34,6 +39,19 @@ def take(page: Page, url: str, tab: str, folder: Path) -> None:
     page.screenshot(path=str(folder / f"{tab}.png"))
 
 
+def take_report(browser: Browser, folder: Path, into: Path) -> None:
+    """The page's beginning, and its layers; in the light and in the dark."""
+    path = write_report([folder], Path(tempfile.mkdtemp()) / "report.html")
+    for name, scheme, section in (("report", "light", None), ("report_layers", "dark", "#layers")):
+        page = browser.new_page(viewport={"width": 1280, "height": 960}, color_scheme=scheme)
+        page.goto(path.as_uri())
+        page.locator("figure[data-drawn]").first.wait_for(state="attached")
+        if section:
+            page.locator(section).evaluate("(one) => one.scrollIntoView()")
+        page.wait_for_timeout(3000)
+        page.screenshot(path=str(into / f"{name}.png"))
+
+
 def main() -> None:
     board = program.TensorBoard()
     board.configure(logdir=sys.argv[1], host="localhost", port=0)
@@ -41,6 +59,7 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         page = browser.new_page(viewport={"width": 1480, "height": 800})
+        take_report(browser, Path(sys.argv[2]), Path(__file__).parent)
         for tab in TABS:
             take(page, url, tab, Path(__file__).parent)
         browser.close()

@@ -22,6 +22,9 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from tbx_callbacks import ConfigError, load_config
+from tbx_callbacks.doctor import examine, show_worst
+from tbx_callbacks.events import UnreadableError
+from tbx_callbacks.report import write_report
 
 console = Console(highlight=False)
 Scores = Mapping[str, float]
@@ -197,14 +200,26 @@ def _rows(data: Path | None, dataset: str | None, text: str, label: str, seed: i
 
 
 def _report(outcome: Outcome, seconds: float) -> None:
-    """Prints the results, the log folder and the command to look at it."""
+    """Prints the results, what is wrong with the run, its report, the log folder and the command to look at it."""
     table = Table("split", "loss", "accuracy", "F1", title=f"results after {outcome.steps} steps, {seconds:.0f} s")
     for name, entry in (("dev (best)", outcome.dev), ("test", outcome.test)):
         if entry is not None:
             table.add_row(name, *(f"{entry[key]:.4f}" for key in SHOWN))
     console.print(table)
     folder = Path(os.path.relpath(outcome.log_dir))
-    console.print(f"logs: {folder}\nlook at them: tbx-callbacks view {folder.parent}", soft_wrap=True)
+    _diagnose(folder)
+    console.print(f"logs: {folder}\nlook at them: tbx-callbacks view {folder.parent}", soft_wrap=True, markup=False)
+
+
+def _diagnose(folder: Path) -> None:
+    """Prints what is wrong with the run, worst first, and writes its report beside its event file."""
+    try:
+        show_worst(next(examine(folder)).diagnosis, console)
+        page = write_report([folder], folder / "report.html")
+    except (ImportError, UnreadableError, OSError) as error:
+        console.print(f"no report: {error}", soft_wrap=True, markup=False)
+    else:
+        console.print(f"report: {page}", soft_wrap=True, markup=False)
 
 
 def _sizes(rows: DatasetDict) -> str:

@@ -34,5 +34,10 @@ class Best:
                 self.values[tag] = value
 
     def _larger_is_better(self, tag: str) -> bool:
-        name = tag.rpartition("/")[2]
-        return self._larger.get(tag, not any(name == word or name.endswith(f"_{word}") for word in _SMALLER))
+        return self._larger.get(tag, larger_is_better(tag))
+
+
+def larger_is_better(tag: str) -> bool:
+    """Whether a larger value of a metric is better, by its name: not of losses and errors."""
+    name = tag.rpartition("/")[2]
+    return not any(name == word or name.endswith(f"_{word}") for word in _SMALLER)

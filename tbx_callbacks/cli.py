@@ -1,4 +1,4 @@
-"""tbx-callbacks: look at metric sets, check files, open TensorBoard, diagnose runs, run recipes."""
+"""tbx-callbacks: look at metric sets, check files, open TensorBoard, diagnose runs, write reports, run recipes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import runpy
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -105,10 +106,7 @@ def view(
     except program.TensorBoardServerException as error:
         _fail(f"TensorBoard did not start: {error}")
     console.print(f"TensorBoard on {escape(str(logdir))}: {url}  (Ctrl-C ends it)", soft_wrap=True)
-    ended = threading.Event()
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, lambda *_: ended.set())
-    ended.wait()
+    _until_signals().wait()
     console.print("ended")
 
 
@@ -135,6 +133,36 @@ def doctor(
     raise typer.Exit(0 if all(one.diagnosis.healthy for one in examined) else 1)
 
 
+@app.command()
+def report(
+    logdir: Annotated[list[str], typer.Argument(help="Runs' folders, or folders with runs below; several overlay.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
+    png: Annotated[Path | None, typer.Option(help="A folder for pictures of the main figures.")] = None,
+    rules: Annotated[Path | None, typer.Option(help="A YAML file with `rules:`, a rule's name to thresholds.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Write it again while runs grow, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks with --watch.")] = 30.0,
+) -> None:
+    """Write what runs did and what is wrong with them as one page that needs nothing else."""
+    from tbx_callbacks.report import write_report
+    from tbx_callbacks.report.watch import follow
+
+    def write(refresh: float | None = None) -> Path:
+        chosen = load_rules(rules) if rules else None
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+            return write_report(
+                logdir, output, png=png, rules=chosen, progress=lambda name: _bar(bars, name), refresh=refresh
+            )
+
+    try:
+        if watch:
+            ended = _until_signals()
+            for came in follow(logdir, lambda: write(every), lambda: ended.wait(every)):
+                console.print(f"{time.strftime('%H:%M:%S')} {escape(str(came))}", soft_wrap=True)
+        console.print(f"report: {escape(str(write()))}", soft_wrap=True)
+    except (ConfigError, UnreadableError, ImportError, OSError) as error:
+        _fail(str(error))
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def recipe(
     context: typer.Context, name: Annotated[str, typer.Argument(help="The recipe, such as bert-sentiment.")] = ""
@@ -151,6 +179,14 @@ def recipe(
     sys.path.insert(0, str(folder))
     sys.argv = [f"tbx-callbacks recipe {name}", *context.args]
     runpy.run_path(str(script), run_name="__main__")
+
+
+def _until_signals() -> threading.Event:
+    """Is set by Ctrl-C or a request to end."""
+    ended = threading.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda *_: ended.set())
+    return ended
 
 
 def _bar(bars: Progress, name: str) -> Callable[[int, int], None]:

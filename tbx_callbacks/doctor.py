@@ -77,6 +77,18 @@ def show(examined: Examined, console: Console) -> None:
             console.print(Padding(f"[dim]{', '.join(names)}: {need}[/dim]", (0, 0, 0, 4)))
 
 
+def show_worst(diagnosis: Diagnosis, console: Console, *, most: int = 3) -> None:
+    """Prints the worst findings in a line each, and how many more there are."""
+    for finding in diagnosis.findings[:most]:
+        colour = _COLOURS[finding.severity]
+        console.print(f"[{colour}]{finding.severity}[/{colour}] {finding.id}: {_safe(finding.means)}", soft_wrap=True)
+    more = len(diagnosis.findings) - most
+    if more > 0:
+        console.print(f"and {more} more")
+    if not diagnosis.findings:
+        console.print("[green]healthy[/green]: no rule found anything wrong")
+
+
 def as_json(examined: list[Examined]) -> str:
     """All of it for programs."""
     runs = [

@@ -14,6 +14,7 @@ from tbx_callbacks.series import Floats, Histograms, Points, Run, Texts, listed_
 
 Progress = Callable[[int, int], None]
 _RECORD = 16  # bytes of a record beside its event: length and two checksums
+_HPARAMS = "_hparams_/session_start_info"
 _EVERY = 1 << 18  # bytes between two reports of progress
 
 
@@ -91,6 +92,9 @@ class _Gathered:
         self._histograms: defaultdict[str, Points[Floats]] = defaultdict(listed_points)
         self._texts: defaultdict[str, Points[str]] = defaultdict(listed_points)
         self._plugins: dict[str, str] = {}
+        self._hparams: dict[str, bool | float | str] = {}
+        self._images: dict[str, bytes] = {}
+        self._curves: dict[str, Floats] = {}
 
     def take(self, event: Any, board: Any) -> None:
         self.events += 1
@@ -103,8 +107,12 @@ class _Gathered:
                 self._scalars[value.tag].add(step, value.simple_value, wall_time)
             elif kind == "histo":
                 self._histograms[value.tag].add(step, _buckets(value.histo), wall_time)
+            elif kind == "image":
+                self._images[value.tag] = value.image.encoded_image_string
             elif kind == "tensor":
                 self._take_tensor(value, step, wall_time, board)
+            elif value.tag == _HPARAMS:
+                self._hparams = board.hparams(value.metadata.plugin_data.content)
 
     def _cut(self, step: int) -> None:
         by_tag: tuple[Mapping[str, Points[Any]], ...] = (self._scalars, self._histograms, self._texts)
@@ -115,7 +123,7 @@ class _Gathered:
     def _take_tensor(self, value: Any, step: int, wall_time: float, board: Any) -> None:
         """Values as TF2 writes them: what a tensor is says its plugin, which only a tag's first value needs to name."""
         plugin = self._plugins.setdefault(value.tag, value.metadata.plugin_data.plugin_name)
-        if plugin not in ("scalars", "histograms", "text"):
+        if plugin not in ("scalars", "histograms", "text", "images", "pr_curves"):
             return
         tensor = board.make_ndarray(value.tensor)
         if plugin == "scalars" and tensor.size == 1:
@@ -125,6 +133,10 @@ class _Gathered:
         elif plugin == "text":
             words = "\n".join(part.decode("utf-8", "replace") for part in tensor.ravel())
             self._texts[value.tag.removesuffix("/text_summary")].add(step, words, wall_time)
+        elif plugin == "images" and tensor.size > 2:  # width, height, images
+            self._images[value.tag] = bytes(tensor.ravel()[2])
+        elif plugin == "pr_curves" and tensor.ndim == 2 and len(tensor) == 6:
+            self._curves[value.tag] = tensor[4:].astype(np.float64)
 
     def run(self, unread: Mapping[str, int]) -> Run:
         return Run(
@@ -132,6 +144,9 @@ class _Gathered:
             {tag: Histograms(*_listed(points)) for tag, points in self._histograms.items() if len(points)},
             {tag: Texts(*_listed(points)) for tag, points in self._texts.items() if len(points)},
             unread,
+            self._hparams,
+            self._images,
+            self._curves,
         )
 
 

@@ -48,12 +48,19 @@ class Texts:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one folder holds, by tag. `unread` has the files that are cut or damaged: how many bytes were not read."""
+    """What one folder holds, by tag. `unread` has the files that are cut or damaged: how many bytes were not read.
+
+    Of images (encoded, as PNG or another format) and of precision-recall curves (`[2, N]`: precision, recall) the last
+    of each tag is kept. `hparams` is what the HParams tab shows.
+    """
 
     scalars: Mapping[str, Series] = field(default_factory=dict)
     histograms: Mapping[str, Histograms] = field(default_factory=dict)
     texts: Mapping[str, Texts] = field(default_factory=dict)
     unread: Mapping[str, int] = field(default_factory=dict)
+    hparams: Mapping[str, bool | float | str] = field(default_factory=dict)
+    images: Mapping[str, bytes] = field(default_factory=dict)
+    curves: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def last_step(self) -> int:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("transformers", "lightning", "pytorch_lightning", "tensorboard", "datasets")
+HEAVY = ("transformers", "lightning", "pytorch_lightning", "tensorboard", "datasets", "plotly", "jinja2")
 
 
 def loaded_after(code: str) -> set[str]:

@@ -214,6 +214,10 @@ def test_the_recipe_trains_says_where_the_logs_are_and_resumes(tmp_path: Path, n
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "out" / "runs").iterdir()
     assert f"logs: out/runs/{folder.name}\nlook at them: tbx-callbacks view out/runs\n" in done.stdout
+    assert f"report: out/runs/{folder.name}/report.html\n" in done.stdout
+    assert "<!doctype html>" in (folder / "report.html").read_text(encoding="utf-8")
+    diagnosed = done.stdout[done.stdout.index("results after") : done.stdout.index("report: ")]
+    assert any(word in diagnosed for word in ("healthy: ", "error ", "warning ", "note "))
     assert "rows: train 6000, dev 600, test 600; labels: negative, positive" in done.stdout
     read = Run(folder)
     assert read.steps("train/loss") == [4, 8, 12]
@@ -230,6 +234,23 @@ def test_the_recipe_trains_says_where_the_logs_are_and_resumes(tmp_path: Path, n
     assert "results after 16 steps" in again.stdout
     assert [path.name for path in (tmp_path / "out" / "runs").iterdir()] == [folder.name]
     assert Run(folder).steps("train/loss") == [4, 8, 12, 16]
+
+
+def test_without_the_reports_extra_one_line_says_how_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "plotly.py").write_text("raise ImportError")
+    code = f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['r.py', *sys.argv[1:]];"
+    code += f" runpy.run_path({str(RECIPES / 'bert_sentiment_loop.py')!r}, run_name='__main__')"
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(RECIPES)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *SMALL, "--output-dir", "out"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        cwd=tmp_path,
+        env={**environment, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no report: a report needs plotly and jinja2, which are not installed; run: pip install" in done.stdout
 
 
 @pytest.mark.parametrize("name", TWINS)

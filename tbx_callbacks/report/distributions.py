@@ -1,0 +1,99 @@
+"""Histograms over time, for each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from tbx_callbacks.report.names import plain
+from tbx_callbacks.report.subjects import Subject
+from tbx_callbacks.report.thinning import quantiles, spread
+from tbx_callbacks.series import Histograms
+
+_CELLS = 1_500_000  # of all histograms of a report together
+_LINES = (0.05, 0.5, 0.95)
+
+
+def histogram_families(subjects: Sequence[Subject]) -> dict[str, dict[str, list[Histograms | None]]]:
+    """Family -> layer -> the histograms of each run."""
+    found: dict[str, dict[str, list[Histograms | None]]] = {}
+    for place, subject in enumerate(subjects):
+        for tag, histograms in subject.run.histograms.items():
+            family, _, layer = tag.partition("/") if "/" in tag else ("histograms", "", tag)
+            found.setdefault(family, {}).setdefault(layer, [None] * len(subjects))[place] = histograms
+    return found
+
+
+def histogram_map(
+    subjects: Sequence[Subject], layers: Mapping[str, Sequence[Histograms | None]], title: str, *, number: int
+) -> go.Figure:
+    """Where a layer's values lie over steps, for each layer and run; `number` is how many histograms a report has."""
+    columns = int(np.clip(_CELLS // (64 * max(number, 1)), 10, 60))
+    traces: list[Any] = []
+    for layer, by_run in layers.items():
+        for place, histograms in enumerate(by_run):
+            if histograms is not None:
+                traces += _over_time(histograms, columns, place, {"run": subjects[place].name, "layer": layer})
+    for trace in traces:
+        trace.visible = trace.meta["pick"] == traces[0].meta["pick"]
+    figure = go.Figure(traces).update_layout(
+        template="plotly_white",
+        title=title,
+        xaxis={"title": "step"},
+        yaxis={"title": "value", "tickformat": "~g"},
+        showlegend=False,
+        meta={"kind": "histograms", "about": ""},
+    )
+    return figure.update_layout(updatemenus=[_menu(figure)])
+
+
+def _menu(figure: go.Figure) -> dict[str, Any]:
+    """A drop-down list for notebooks."""
+    picks = list({tuple(trace.meta["pick"].values()): trace.meta["pick"] for trace in figure.data}.values())
+    several = len({pick["run"] for pick in picks}) > 1
+    buttons = [
+        {
+            "label": plain(f"{pick['run']}: {pick['layer']}" if several else pick["layer"]),
+            "method": "restyle",
+            "args": [{"visible": [trace.meta["pick"] == pick for trace in figure.data]}],
+        }
+        for pick in picks
+    ]
+    return {"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.15, "yanchor": "top"}
+
+
+def _over_time(histograms: Histograms, columns: int, run: int, pick: Mapping[str, str]) -> list[Any]:
+    steps, edges, shares = spread(histograms, columns=columns)
+    if not steps.size:
+        return []
+    meta = {"run": run, "pick": dict(pick)}
+    density = np.sqrt(shares / shares.max()) if shares.max() > 0 else shares
+    centres = (edges[:-1] + edges[1:]) / 2
+    picture = go.Heatmap(
+        x=steps.astype(np.int32),
+        y=centres.astype(np.float32),
+        z=np.round(density * 255).astype(np.uint8),
+        zmin=0,
+        zmax=255,
+        colorscale="Blues",
+        showscale=False,
+        hovertemplate="step %{x}<br>value %{y:.3~g}<extra></extra>",
+        meta=meta,
+    )
+    last = [max(n for n, step in enumerate(histograms.steps) if step <= at) for at in steps]
+    bands = np.array(
+        [quantiles(histograms.buckets[n], _LINES) if len(histograms.buckets[n]) else (np.nan,) * 3 for n in last]
+    )
+    gaps = np.full((3, 1), np.nan)
+    lines = go.Scatter(
+        x=np.tile(np.append(steps, steps[-1]), 3).astype(np.int32),
+        y=np.concatenate([bands.T, gaps], 1).ravel().astype(np.float32),
+        mode="lines",
+        line={"color": "#d55e00", "width": 1},
+        hoverinfo="skip",
+        meta=meta,
+    )
+    return [picture, lines]

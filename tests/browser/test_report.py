@@ -1,0 +1,203 @@
+"""A real browser opens the report: charts are drawn, pickers and switches work, text from runs is text."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report.runs import HOSTILE, LAYERS, trained
+
+from tbx_callbacks.report import write_report
+from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+from tbx_callbacks.values import HParams, Text
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    return write_report([trained(folder / "run", steps=200, spike=120)], folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("several")
+    trained(folder / "runs" / "slow"), trained(folder / "runs" / "fast", lr=1e-2)
+    return write_report([folder / "runs"], folder / "report.html")
+
+
+class Opened:
+    """A page in a tab, with all that went wrong in it."""
+
+    def __init__(self, browser: Any, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
+        self.wrong: list[str] = []
+        self.tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.tab.on("console", lambda message: self.wrong.append(message.text))
+        self.tab.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.tab.on("request", lambda request: self._requested(request.url))
+        self.tab.on("dialog", lambda dialog: self.wrong.append(dialog.message))
+        self.tab.goto(path.as_uri())
+
+    def _requested(self, url: str) -> None:
+        if not url.startswith(("file:", "data:", "blob:")):
+            self.wrong.append(url)
+
+    def figure(self, name: str) -> Any:
+        """A figure that is drawn as the controls say."""
+        figure = self.tab.locator(f"#figure-{name}")
+        figure.scroll_into_view_if_needed()
+        self.tab.wait_for_function(
+            "(one) => one.dataset.drawn !== undefined && one.dataset.drawn === one.dataset.version",
+            arg=figure.element_handle(),
+        )
+        return figure
+
+    def plotted(self, name: str) -> Any:
+        """What plotly was given."""
+        script = "(one) => { const plot = one.querySelector('.plot'); return JSON.parse(JSON.stringify({"
+        script += " traces: plot.data.map((t) => ({x: [...t.x], name: t.name, pick: t.meta.pick, y: [...t.y]})),"
+        script += " x: plot.layout.xaxis.title.text, y: plot.layout.yaxis.type, shapes: plot.layout.shapes })) }"
+        return self.figure(name).evaluate(script)
+
+    def press(self, switch: str, value: str) -> None:
+        self.tab.locator(f"[data-switch={switch}] [data-value={value}]").click()
+
+
+@pytest.mark.parametrize(("path", "width", "scheme"), [("one", 1280, "light"), ("several", 390, "dark")])
+def test_every_chart_is_drawn_and_fits(browser: Any, request: Any, path: str, width: int, scheme: str) -> None:
+    page = Opened(browser, request.getfixturevalue(path), width=width, scheme=scheme)
+    page.tab.locator("details").evaluate_all("(all) => all.forEach((one) => { one.open = true; })")
+    names = page.tab.locator("figure[data-figure]").evaluate_all("(all) => all.map((one) => one.dataset.figure)")
+    assert len(names) > 12
+    for name in names:
+        drawn = page.figure(name).locator(".main-svg .trace, .main-svg .hm")
+        assert drawn.count() > 0, name
+    assert page.tab.evaluate("document.documentElement.scrollWidth") == width
+    assert page.wrong == []
+    page.tab.close()
+
+
+def test_the_findings_come_first_and_mark_their_step(browser: Any, one: Path) -> None:
+    page = Opened(browser, one)
+    finding = page.tab.locator(".findings li", has_text="loss_spike")
+    assert finding.bounding_box()["y"] < 900
+    assert page.plotted("loss").get("shapes") is None
+    finding.locator("button").click()
+    (line,) = page.plotted("loss")["shapes"]
+    assert line["x0"] == line["x1"] == 120
+    assert page.plotted("grad_norm")["shapes"] == [line]
+    page.tab.close()
+
+
+def test_switches(browser: Any, one: Path) -> None:
+    page = Opened(browser, one)
+    before = page.plotted("loss")
+    assert (before["x"], before["y"], before["traces"][0]["x"][-1]) == ("step", "linear", 200)
+    page.press("x", "samples")
+    samples = page.plotted("loss")
+    assert (samples["x"], samples["traces"][0]["x"][-1]) == ("samples", 1600)
+    page.press("x", "time")
+    assert page.plotted("loss")["x"].startswith("time (")
+    assert page.plotted("weight_norm")["x"].startswith("time (")
+    page.press("x", "step")
+    page.press("y", "log")
+    assert page.plotted("gradient_norm")["y"] == "log"
+    page.press("smooth", "much")
+    smooth = page.plotted("loss")["traces"]
+    assert smooth[0]["y"] == before["traces"][0]["y"]  # still there, faint
+    spread = [np.ptp(np.diff(trace["y"][10:55])) for trace in smooth[:2]]
+    assert spread[1] < 0.3 * spread[0]
+    page.press("smooth", "off")
+    assert page.plotted("loss")["traces"][0]["y"] == before["traces"][0]["y"]
+    assert page.wrong == []
+    page.tab.close()
+
+
+def test_the_layer_picker(browser: Any, one: Path) -> None:
+    page = Opened(browser, one)
+    assert page.plotted("histogram_grads")["traces"][0]["pick"]["layer"] == LAYERS[0]
+    page.tab.locator("#histograms select[name=layer]").select_option("classifier")
+    for name in ("histogram_grads", "histogram_weights"):
+        assert {trace["pick"]["layer"] for trace in page.plotted(name)["traces"]} == {"classifier"}
+    assert page.wrong == []
+    page.tab.close()
+
+
+def test_runs_can_be_hidden_and_picked(browser: Any, several: Path) -> None:
+    page = Opened(browser, several)
+    assert [trace["name"] for trace in page.plotted("throughput")["traces"]] == ["fast", "slow", "samples"]
+    page.tab.locator("[data-toggle]", has_text="fast").click()
+    assert [trace["name"] for trace in page.plotted("throughput")["traces"]] == ["slow", "samples"]
+    page.tab.locator("#layers select[name=run]").select_option("slow")
+    assert page.plotted("grad_norm")["traces"][0]["pick"] == {"run": "slow"}
+    assert page.wrong == []
+    page.tab.close()
+
+
+def test_colours_follow_the_system(browser: Any, one: Path) -> None:
+    page = Opened(browser, one, scheme="dark")
+    colour = "(one) => one.querySelector('.plot').data[0].line.color"
+    dark = page.figure("loss").evaluate(colour)
+    page.tab.emulate_media(color_scheme="light")
+    assert page.figure("loss").evaluate(colour) != dark
+    page.tab.close()
+
+
+def test_text_from_runs_is_inert(browser: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "<img src=x onerror=alert(1)>"
+    sink = TensorBoardSink(folder)
+    sink.write(1, {"_hparams_/session_start_info": HParams({"note": HOSTILE, HOSTILE: 1.0})})
+    sink.write(1, {"worst": Text(f"a film {HOSTILE}"), "args": Text(f'{{"a": "{HOSTILE}"}}')})
+    sink.close()
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        for step in range(1, 60):
+            writer.add_scalar("train/loss", float("nan") if step > 40 else 1.0, step)
+            writer.add_scalar(f"x/{HOSTILE}", 1.0, step)
+            for layer in ("a.1", "a.2", f"a.{HOSTILE}", "<a href='javascript:window.hacked=1'>a.b</a>"):
+                writer.add_scalar(f"grad_norm/{layer}", 1.0, step)
+                writer.add_histogram(f"weights/{layer}", np.arange(5.0), step)
+    trained(tmp_path / "runs" / "</script><script>window.hacked=1</script>")
+    page = Opened(browser, write_report([tmp_path / "runs"], tmp_path / "report.html"))
+    page.tab.locator("details").evaluate_all("(all) => all.forEach((one) => { one.open = true; })")
+    for name in page.tab.locator("figure[data-figure]").evaluate_all("(all) => all.map((one) => one.dataset.figure)"):
+        page.figure(name).locator(".plot").hover()
+    assert page.tab.evaluate("window.hacked") is None
+    assert page.tab.locator("img, .plot a").count() == 0
+    assert "window.hacked = 1</script>" in page.tab.locator("pre").first.inner_text()
+    assert page.wrong == []
+    page.tab.close()
+
+
+def test_a_watched_page_loads_itself_anew_and_remembers_its_switches(browser: Any, tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", steps=60)
+    page = Opened(browser, write_report([run], tmp_path / "report.html", refresh=3))
+    page.press("y", "log")
+    write_report([trained(tmp_path / "run", steps=180)], tmp_path / "report.html")
+    page.tab.wait_for_function("() => document.querySelector('.numbers').textContent.includes('180')")
+    assert page.plotted("loss")["y"] == "log"
+    assert page.wrong == []
+    page.tab.close()

@@ -1,0 +1,82 @@
+"""Fewer points that still show what stands out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tbx_callbacks.report.thinning import heat, quantiles, smoothed, spread, thin
+from tbx_callbacks.series import Histograms, Series
+
+
+def series(steps: list[int], values: list[float]) -> Series:
+    return Series(np.array(steps), np.array(values, float), np.array(steps, float))
+
+
+@pytest.mark.parametrize("place", [0, 1, 5_000, 77_777, 99_998, 99_999])
+@pytest.mark.parametrize("spike", [50.0, -50.0, np.nan, np.inf])
+def test_every_spike_stays_at_its_place(place: int, spike: float) -> None:
+    values = np.random.default_rng(0).normal(size=100_000)
+    values[place] = spike
+    kept = thin(values, 1000)
+    assert len(kept) <= 1000
+    assert (np.diff(kept) > 0).all()
+    assert place in kept
+    assert {0, 99_999} <= set(kept.tolist())
+
+
+def test_the_envelope_stays() -> None:
+    values = np.sin(np.arange(30_000) / 100) + np.random.default_rng(1).normal(0, 0.1, 30_000)
+    kept = thin(values, 900)
+    for part in np.array_split(np.arange(30_000), 100):
+        near = values[kept[(kept > part[0] - 102) & (kept < part[-1] + 102)]]  # as far as a stretch is long
+        assert near.min() <= values[part].min() <= values[part].max() <= near.max()
+
+
+def test_short_series_stay_whole_and_too_few_points_are_refused() -> None:
+    assert thin(np.arange(7.0), 7).tolist() == list(range(7))
+    assert thin(np.full(100, np.nan), 20).size <= 20
+    with pytest.raises(ValueError, match="most must be at least 5, got 4"):
+        thin(np.arange(9.0), 4)
+
+
+def test_smoothing_is_the_weighted_mean_of_what_was() -> None:
+    values = np.array([1.0, 3.0, np.nan, 2.0])
+    weights = 0.5 ** np.arange(2, -1, -1)
+    expected = (weights * [1, 3, 2]).sum() / weights.sum()
+    assert smoothed(values, 1.0)[[0, 3]] == pytest.approx([1.0, expected])
+    assert np.isnan(smoothed(values, 1.0)[2])
+
+
+def test_a_heat_map_keeps_the_largest_of_a_stretch_and_what_is_not_finite() -> None:
+    long = np.ones(1000)
+    long[503], long[700] = 9.0, np.inf
+    steps, values = heat([series(list(range(1, 1001)), long.tolist()), series([10, 20], [2.0, 3.0])], most=100)
+    assert values.shape == (2, 100)
+    assert np.nanmax(values[0]) == 9.0
+    assert steps[np.nanargmax(values[0])] <= 504 < steps[np.nanargmax(values[0]) + 1]
+    assert np.isnan(values[0]).sum() == 1
+    assert np.isneginf(values[1]).sum() == 98  # no value
+
+
+def test_histograms_over_common_bins_keep_their_mass_and_their_place() -> None:
+    edges = np.linspace(-1, 1, 41)
+    counts = np.exp(-(((edges[:-1] + edges[1:]) * 2) ** 2))
+    small = np.stack([edges[:-1], edges[1:], counts], 1)
+    wide = np.stack([3 * edges[:-1], 3 * edges[1:], 7 * counts], 1)
+    empty = np.empty((0, 3))
+    histograms = Histograms(np.array([1, 2, 3, 4]), (small, wide, empty, wide), np.arange(4.0))
+    steps, bins, shares = spread(histograms, columns=60, bins=50)
+    assert steps.tolist() == [1, 2, 4]
+    assert shares.shape == (50, 3)
+    assert shares.sum(0) == pytest.approx([1, 1, 1], abs=0.01)
+    centres = (bins[:-1] + bins[1:]) / 2
+    assert np.sqrt((shares * centres[:, None] ** 2).sum(0)) == pytest.approx([0.177, 0.53, 0.53], rel=0.03)
+    assert quantiles(small, (0.5,)) == pytest.approx([0.0], abs=1e-9)
+
+
+def test_a_histogram_of_equal_values() -> None:
+    one = np.array([[2.0, 2.0, 5.0]])
+    _, _, shares = spread(Histograms(np.array([1]), (one,), np.zeros(1)), columns=10)
+    assert shares.sum() == 1
+    assert spread(Histograms(np.array([1]), (np.empty((0, 3)),), np.zeros(1)), columns=10)[0].size == 0
