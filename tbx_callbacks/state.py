@@ -36,7 +36,8 @@ class State:
         self, optimizer: torch.optim.Optimizer, parameters: Sequence[Parameter], said: set[str], mine: Collection[int]
     ) -> None:
         self._optimizer, self._said = optimizer, said
-        self._stepped = any(tensor.grad is not None for g in optimizer.param_groups for tensor in g["params"])
+        groups_params = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+        self._stepped = bool(mine) and any(tensor.grad is not None for tensor in groups_params)
         groups = {id(tensor): group for group in optimizer.param_groups for tensor in group["params"]}
         tensors = [parameter.tensor for parameter in parameters]
         self._kept: list[_Kept | None] = [

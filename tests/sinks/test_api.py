@@ -153,4 +153,6 @@ def test_no_kind_of_weight_crashes_a_metric(tmp_path: Path, tensor: torch.Tensor
     sink.close()
     read = Run(tmp_path)
     assert read.steps("weight_norm/weight") == list(range(1, 101))
-    assert ("weights/odd" in read.histograms) == bool(tensor.is_floating_point() and tensor.numel() and torch.isfinite(tensor).all())
+    assert ("weights/odd" in read.histograms) == bool(
+        tensor.is_floating_point() and tensor.numel() and torch.isfinite(tensor).all()
+    )
