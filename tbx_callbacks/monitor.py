@@ -23,11 +23,12 @@ from tbx_callbacks.items import Cadence, Item
 from tbx_callbacks.late import Late, with_interval
 from tbx_callbacks.outputs import Predictions
 from tbx_callbacks.own import OwnScalars
-from tbx_callbacks.plan import Entry, families, plan, schedule_of, whole
+from tbx_callbacks.plan import Entry, alone, families, plan, schedule_of, whole
 from tbx_callbacks.program import Guard, Program, needs_of
 from tbx_callbacks.publish import Publisher
-from tbx_callbacks.ranks import world_size
+from tbx_callbacks.ranks import in_group, world_size
 from tbx_callbacks.reduce import Agree, Batch
+from tbx_callbacks.replicas import apart
 from tbx_callbacks.schedule import Schedule, never
 from tbx_callbacks.shards import local
 from tbx_callbacks.sinks import Sink
@@ -37,7 +38,7 @@ from tbx_callbacks.values import Facts, Number, Text, Value
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 30.0  # seconds that the end of a training waits for other ranks
+_PATIENCE, _SHORT_PATIENCE = 30.0, 5.0  # seconds that the end of a training waits for other ranks; of one that failed
 
 
 class Monitor:
@@ -83,7 +84,7 @@ class Monitor:
         self._own_schedule: Schedule = never
         self._hooks: list[Any] = []
         self._step = self._steps_before = 0
-        self._partial = False
+        self._partial = self._spread = False
         self._due: list[Entry] = []
         self._clipping, self._copies = Clipping(), Copies()
         self._activations = Activations(
@@ -100,15 +101,18 @@ class Monitor:
             ConfigError: a regex matches no parameter, or two metrics would write the same tag.
         """
         self.detach()
-        self.publisher.ranks = ranks = join()
+        self.publisher.meet(ranks := join())
         self._partial = ranks is None and world_size() > 1
-        if self._partial:
+        if self._partial and not in_group():
             logger.warning(
                 "ranks cannot be brought together: losses, accuracy, samples and tokens are left out, which would be"
                 " one rank's share; make the callback on every rank, after torch.distributed has started"
             )
         source = Source(setup.model, setup.optimizers, ranks)
-        items = whole(self._items, setup.sharding)
+        items = whole(self._items, setup.sharding or apart(source.parameters, ranks))
+        if ranks is None and in_group():
+            items = alone(items, spread=source.spread)
+        self._spread = ranks is not None and ranks.largest({"spread": float(source.spread)}).get("spread") == 1
         entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners)
         self._program = Program(entries, strict=self._strict, clock=self.stopwatch.clock, shared=ranks is not None)
         self._budget = Budget(self._share if ranks is None else None, self.stopwatch)
@@ -134,12 +138,19 @@ class Monitor:
         self.publish()
         self.detach()
         self.stopwatch.pause()
-        if self.publisher.ranks is not None and not self.publisher.ranks.drain(_PATIENCE):
-            logger.warning("other ranks did not answer in %.0f s at the end; what waits for them is lost", _PATIENCE)
+        self._drain(_PATIENCE if succeeded else _SHORT_PATIENCE)
         self._run = replace(self._run, succeeded=succeeded)
         ended = self._program.call(Context("end", step, self._run))
         self.publisher.write(step, {**self._left().numbers({}), **ended.numbers({})})
         self.publisher.sink.flush()
+
+    def _drain(self, seconds: float) -> None:
+        """What was measured together is written, as far as the other ranks answer; they are not asked again."""
+        ranks = self.publisher.ranks
+        if ranks is not None and not ranks.drain(seconds):
+            logger.warning("other ranks did not answer in %.0f s at the end; what waits for them is lost", seconds)
+            ranks.let_go(0.0)
+        self.publisher.part()
 
     def detach(self) -> None:
         """Removes every hook."""
@@ -231,7 +242,12 @@ class Monitor:
         own_due = bool(self._own) and self._own_schedule(self._step)
         if self._due or own_due:
             with self._safely("measuring", self._step), torch.no_grad():
-                self._measure(name, found_inf(optimizer), own_due=own_due)
+                try:
+                    self._measure(name, found_inf(optimizer), own_due=own_due)
+                except Exception as error:
+                    if self.publisher.ranks is not None:
+                        self.publisher.ranks.leave(error)
+                    raise
 
     def _measure(self, name: str, skipped: Tensor | None, *, own_due: bool) -> None:
         assert self._setup is not None
@@ -270,12 +286,11 @@ class Monitor:
 
     def _agree(self, name: str) -> Agree | None:
         """Makes ranges those of all ranks, where tensors are in pieces; all ranks are asked for the same tags."""
-        assert self._source is not None
         ranks = self.publisher.ranks
         due = [entry for entry in self._due if entry.optimizer == name and entry.has_histograms]
-        if ranks is None or not self._source.spread or not due:
+        if ranks is None or not self._spread or not due:
             return None
-        return partial(ranks.agree, [tag for entry in due for tag in entry.tags])
+        return partial(ranks.agree, self._step, self._program.key(due))
 
     def _add_own(self, batch: Batch) -> None:
         """The user's own scalars are not merged: ranks need not log the same ones."""
@@ -307,10 +322,10 @@ class Monitor:
             step: steps taken.
             logs: numbers of the whole run.
             facts: see `publish`.
-            shared: this rank's part of numbers of this very step.
+            shared: this rank's part of numbers of this very step, perhaps none; None on all ranks or on none.
         """
         with self._safely("publishing", step):
-            if shared and self._program.logs and not self._partial:
+            if shared is not None and self._program.logs and not self._partial:
                 self.publisher.batch(step, self._program.key(self._due) or ("log",)).add(shared)
             self._best.update(logs)
             numbers = self._program.call(Context("log", step, self._run, logs=logs)).numbers({})

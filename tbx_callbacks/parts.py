@@ -23,6 +23,8 @@ class Part:
     """Turns merged parts into the number; None for a histogram."""
     sums: dict[str, float]
     maxes: dict[str, float] = field(default_factory=dict)
+    owner: str = ""
+    """The metric, where it may fail on another rank."""
 
     def finish(self, facts: Facts) -> Finished | None:
         """The number, from parts that are merged."""
@@ -33,7 +35,7 @@ class Part:
 
     def shape(self) -> Part:
         """The same without numbers: what another rank needs to know of it."""
-        return Part(_empty(self.value), dict.fromkeys(self.sums, 0.0), dict.fromkeys(self.maxes, 0.0))
+        return Part(_empty(self.value), dict.fromkeys(self.sums, 0.0), dict.fromkeys(self.maxes, 0.0), self.owner)
 
 
 Parts = dict[str, Part]
@@ -45,10 +47,21 @@ def finish(parts: Mapping[str, Part], facts: Facts) -> dict[str, Finished]:
     return {tag: value for tag, value in found.items() if value is not None}
 
 
-def histogram_part(packed: Sequence[float]) -> Part:
+def histogram_part(packed: Sequence[float], owner: str = "") -> Part:
     """The part of `histogram.count`'s numbers."""
     low, high, *rest = packed
-    return Part(None, {str(place): number for place, number in enumerate(rest)}, {"low": -low, "high": high})
+    return Part(None, {str(place): number for place, number in enumerate(rest)}, {"low": -low, "high": high}, owner)
+
+
+def filled(
+    tag: str, part: Part, layout: Part, added: Mapping[tuple[str, str], float], most: Mapping[tuple[str, str], float]
+) -> Part:
+    """A part with the merged numbers, by tag and name, of all ranks, which may know more names than this one."""
+    value = None if part.value is None else part.value.widened(list(layout.sums))
+    given = {} if value is None else value.sums()
+    names = list(given) if isinstance(given, Mapping) and given else list(layout.sums)
+    maxes = {name: most[tag, name] for name in layout.maxes}
+    return Part(value, {name: added[tag, name] for name in names}, maxes, layout.owner)
 
 
 def names_of(given: Sequence[Any] | Mapping[str, Any]) -> list[str]:

@@ -109,6 +109,17 @@ def whole(items: Sequence[Item], sharding: str | None) -> list[Item]:
     return [item for item in items if item.select is None]
 
 
+_OF_ALL_RANKS = ("memory", "nonfinite", "outputs", "throughput", "train_accuracy")
+
+
+def alone(items: Sequence[Item], *, spread: bool) -> list[Item]:
+    """The items that are right on one of several ranks, where the others do not log: copies are, shares are not."""
+    left_out = {item.name for item in items if item.name in _OF_ALL_RANKS or (spread and item.select is not None)}
+    if left_out:
+        logger.warning("without the other ranks these metrics are left out: %s", ", ".join(sorted(left_out)))
+    return [item for item in items if item.name not in left_out]
+
+
 def owners(
     parameters: Sequence[Parameter], optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> dict[str, tuple[int, ...]]:

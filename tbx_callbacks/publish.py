@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping, Sequence
 
 from tbx_callbacks.parts import Finished, Parts
 from tbx_callbacks.reduce import Batch
@@ -21,7 +21,7 @@ class Publisher:
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self.ranks: Together | None = None
-        self._held: tuple[int, Batch, Hashable] | None = None
+        self._held: tuple[int, Batch, Sequence[str] | None] | None = None
         self._sent = -1  # other ranks are asked once for a step
         self._last: dict[str, tuple[int, Finished]] = {}
         self._writing = threading.Lock()
@@ -41,7 +41,7 @@ class Publisher:
         """What was written last under a tag."""
         return self._last.get(tag, (0, None))[1]
 
-    def batch(self, step: int, key: Hashable = None) -> Batch:
+    def batch(self, step: int, key: Sequence[str] | None = None) -> Batch:
         """The batch of a step, to be filled and held; that of an earlier step is published first.
 
         Args:
@@ -68,6 +68,17 @@ class Publisher:
             self.publish()
             self.write(step, numbers)
 
+    def meet(self, ranks: Together | None) -> None:
+        """A run begins, with these ranks."""
+        self.part()
+        self.ranks, self._sent = ranks, -1
+
+    def part(self) -> None:
+        """Nothing more is merged with other ranks."""
+        if self.ranks is not None:
+            self.ranks.close()
+            self.ranks = None
+
     def write(self, step: int, values: Mapping[str, Finished]) -> None:
         """Writes a batch, less what was written of this step before: the trainer logs some numbers (epoch) twice."""
         with self._writing:
@@ -76,12 +87,19 @@ class Publisher:
             if new:
                 self.sink.write(step, new)
 
-    def _send(self, step: int, batch: Batch, key: Hashable, facts: Facts, numbers: Mapping[str, Finished]) -> None:
+    def _send(
+        self, step: int, batch: Batch, key: Sequence[str] | None, facts: Facts, numbers: Mapping[str, Finished]
+    ) -> None:
         def finish(parts: Parts) -> None:
             self.write(step, {**batch.finish(parts, facts), **numbers})
 
         if self.ranks is None or key is None:
             finish(batch.parts())
-        else:
-            self._sent = step
-            self.ranks.submit(key, batch.parts(), finish)
+            return
+        self._sent = step
+        try:
+            parts = batch.parts()
+        except Exception as error:
+            self.ranks.leave(error)
+            raise
+        self.ranks.submit(step, key, parts, finish)

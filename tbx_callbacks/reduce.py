@@ -78,9 +78,10 @@ class Batch:
         parts: Parts = {}
         for tag, value in self._values.items():
             added = {name: next(rest) for name in names_of(sums[tag])}
-            parts[tag] = Part(value, added, {name: next(rest) for name in names_of(maxes[tag])})
+            most = {name: next(rest) for name in names_of(maxes[tag])}
+            parts[tag] = Part(value, added, most, self._owners.get(tag, ""))
         for tag, found in zip(self._counted, packed, strict=True):
-            parts[tag] = histogram_part(found)
+            parts[tag] = histogram_part(found, self._owners.get(tag, ""))
         return parts
 
     def numbers(self, facts: Facts) -> dict[str, Finished]:
@@ -91,11 +92,7 @@ class Batch:
         """Finished values by tag, from parts that may be those of all ranks."""
         flags = {tag.removeprefix(_FAILED): part for tag, part in parts.items() if tag.startswith(_FAILED)}
         failed = {owner for owner, part in flags.items() if any(part.sums.values())}
-        whole = {
-            tag: part
-            for tag, part in parts.items()
-            if not tag.startswith(_FAILED) and self._owners.get(tag, "") not in failed
-        }
+        whole = {tag: part for tag, part in parts.items() if not tag.startswith(_FAILED) and part.owner not in failed}
         return {**finish(whole, facts), **self.finished}
 
 

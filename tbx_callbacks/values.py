@@ -35,6 +35,10 @@ class Value:
         """Parts of which the largest over ranks counts."""
         return ()
 
+    def widened(self, names: Sequence[str]) -> Value:
+        """The same for the parts of all ranks, where this one has only some; for values that name their parts."""
+        return self
+
     def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | Text | None:
         """The number (or words) to write; None leaves it out."""
         raise TypeError(f"{type(self).__name__} must define result")

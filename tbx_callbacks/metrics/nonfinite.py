@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from tbx_callbacks.context import Context
@@ -113,6 +113,13 @@ class _FirstBad(Value):
             **{f"weights/{group}": count for group, count in self.weights.items()},
             **dict(zip(("losses",), self.losses, strict=False)),
         }
+
+    def widened(self, names: Sequence[str]) -> Value:
+        gradients, weights = (
+            {name.removeprefix(kind): 0.0 for name in names if name.startswith(kind)}
+            for kind in ("gradients/", "weights/")
+        )
+        return replace(self, gradients=gradients, weights=weights, losses=(0.0,) if "losses" in names else ())
 
     def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> Text | None:
         if not any(sums):
