@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from tbx_callbacks.context import Tensors
+from tbx_callbacks.fsdp1 import holders
 from tbx_callbacks.names import clean, unique
 from tbx_callbacks.plan import owners
 from tbx_callbacks.select import Parameter, parameters_of
@@ -35,8 +36,9 @@ class Source:
         self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], ranks: Together | None = None
     ) -> None:
         self.parameters = _readable(parameters_of(model))
-        self.spread = is_spread(p.tensor for p in self.parameters)
-        self._mine = _mine(self.parameters, ranks)
+        held = holders(model)
+        self.spread = any(is_spread(p.tensor, held.get(id(p.tensor), ())) for p in self.parameters)
+        self._mine = _mine(self.parameters, held, ranks)
         self.optimizers = optimizers
         self.owners = owners(self.parameters, optimizers)
         self._said: dict[str, set[str]] = {name: set() for name in optimizers}
@@ -73,11 +75,11 @@ class Source:
         return rates
 
 
-def _mine(parameters: Sequence[Parameter], ranks: Together | None) -> frozenset[int]:
+def _mine(parameters: Sequence[Parameter], held: Mapping[int, Sequence[int]], ranks: Together | None) -> frozenset[int]:
     """Places of the parameters for whose elements this rank speaks: each element is counted once over all ranks."""
     if ranks is None:
         return frozenset(range(len(parameters)))
-    here = homes([p.tensor for p in parameters])
+    here = homes([p.tensor for p in parameters], held)
     first = ranks.lowest(here.clone(), [p.name for p in parameters])
     return frozenset(place for place, p in enumerate(parameters) if here[place] == first[place] and speaks(p.tensor))
 

@@ -43,6 +43,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
         ("fsdp", 2, "['DTensor'] in FSDPNet"),
         ("fsdp", 4, "['DTensor'] in FSDPNet"),
         ("hsdp", 4, "['DTensor'] in FSDPNet"),
+        ("fsdp1_full_shard", 2, "['Parameter'] in FullyShardedDataParallel"),
+        ("fsdp1_shard_grad_op", 2, "['Parameter'] in FullyShardedDataParallel"),
+        ("fsdp1_no_shard", 2, "['Parameter'] in FullyShardedDataParallel"),
+        ("fsdp1_hybrid_shard", 4, "['Parameter'] in FullyShardedDataParallel"),
     ],
 )
 def test_the_same_tags_steps_and_values(tmp_path: Path, alone: Run, way: str, ranks: int, kind: str) -> None:

@@ -14,7 +14,8 @@ import torch.distributed as dist
 from problems import collate, rows
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
 
 from tbx_callbacks import TbxLoop
@@ -58,8 +59,47 @@ class Net(nn.Module):
         return self.head(x)
 
 
+class NaNForBias(torch.autograd.Function):
+    """Adds a bias, whose gradient is multiplied; other gradients stay right."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return x + bias
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        return grad, grad.sum(0) * ctx.factor, None
+
+
+class Bias(nn.Module):
+    """Gets NaN for a gradient at the second step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.step = nn.Parameter(torch.zeros(2)), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.step += 1
+        return NaNForBias.apply(x, self.bias, torch.nan if self.step == 2 else 1.0)
+
+
+class BadNet(Net):
+    """Its last layer alone gets NaN for a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = Bias()
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.last(super().forward(ids))
+
+
 def wrapped(way: str) -> nn.Module:
-    model = Net()
+    model = BadNet() if way.endswith("_nan") else Net()
+    way = way.removesuffix("_nan")
+    if way.startswith("fsdp1"):
+        return fsdp1(model, way.removeprefix("fsdp1_"))
     if way == "ddp":
         return DistributedDataParallel(model)
     if way in ("fsdp", "hsdp"):
@@ -69,6 +109,20 @@ def wrapped(way: str) -> nn.Module:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
     return model
+
+
+def fsdp1(model: nn.Module, how: str) -> nn.Module:
+    """FullyShardedDataParallel, named as its sharding strategy; `flat`: with the flat parameters alone."""
+    strategy = ShardingStrategy.FULL_SHARD if how == "flat" else ShardingStrategy[how.upper()]
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")) if how == "hybrid_shard" else None
+    return FullyShardedDataParallel(
+        model,
+        sharding_strategy=strategy,
+        auto_wrap_policy=ModuleWrapPolicy({nn.Linear}),
+        use_orig_params=how != "flat",
+        device_mesh=mesh,
+        device_id=torch.device("cpu"),
+    )
 
 
 def share(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -87,18 +141,23 @@ def train(way: str, folder: Path) -> None:
             loss = nn.functional.cross_entropy(model(batch["input_ids"]), batch["labels"])
             loss.backward()
             loop.before_clip()
-            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            if isinstance(model, FullyShardedDataParallel):
+                model.clip_grad_norm_(CLIP)
+            else:
+                nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
             optimizer.zero_grad()
             loop.end_step(loss=loss, samples=len(batch["labels"]), tokens=batch["attention_mask"].sum())
     kinds = {type(parameter).__name__ for parameter in model.parameters()}
+    here = sum(parameter.numel() for parameter in model.parameters())
     print(f"parameters are {sorted(kinds)} in {type(model).__name__}", flush=True)
+    print(f"elements here: {here}", flush=True)
 
 
 if __name__ == "__main__":
     chosen, target = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
-    if chosen != "alone":
+    if not chosen.startswith("alone"):
         dist.init_process_group("gloo")
     train(chosen, target)
     if dist.is_initialized():
