@@ -43,6 +43,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
         ("fsdp", 2, "['DTensor'] in FSDPNet"),
         ("fsdp", 4, "['DTensor'] in FSDPNet"),
         ("hsdp", 4, "['DTensor'] in FSDPNet"),
+        ("tp", 4, "['DTensor'] in FSDPNet"),
+        ("tp_mixed", 2, "['DTensor', 'Parameter'] in Net"),
         ("fsdp1_full_shard", 2, "['Parameter'] in FullyShardedDataParallel"),
         ("fsdp1_shard_grad_op", 2, "['Parameter'] in FullyShardedDataParallel"),
         ("fsdp1_no_shard", 2, "['Parameter'] in FullyShardedDataParallel"),
