@@ -98,7 +98,7 @@ class Monitor:
         """
         self.detach()
         self.publisher.ranks = ranks = join()
-        source = Source(setup.model, setup.optimizers, ranks)
+        source = Source(setup.model, setup.optimizers, ranks, setup.zero)
         items = whole(self._items, setup.sharding)
         entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners)
         self._program = Program(entries, strict=self._strict, clock=self.stopwatch.clock, shared=ranks is not None)
@@ -113,7 +113,10 @@ class Monitor:
             self._best.update(logs)
         self._run = RunFacts(setup.hparams, setup.texts, families(entries), self._best.values)
         self._first = next(iter(setup.optimizers))
-        for name, optimizer in setup.optimizers.items():
+        if setup.zero is not None:
+            name = self._first
+            self._hooks.append(setup.zero.watch(partial(self._before_zero, name), partial(self._after_zero, name)))
+        for name, optimizer in setup.optimizers.items() if setup.zero is None else ():
             if "weights_before" in needs_of(entries, name):
                 self._hooks.append(optimizer.register_step_pre_hook(partial(self._before_step, name)))
             self._hooks.append(optimizer.register_step_post_hook(partial(self._after_step, name)))
@@ -190,6 +193,10 @@ class Monitor:
 
     def clipped(self, norm: Tensor | float, max_norm: float) -> None:
         """The trainer clipped this step's gradients, which had this norm."""
+        if self._source is None or self._source.zero is None:  # ZeRO says it itself
+            self._clipped(norm, max_norm)
+
+    def _clipped(self, norm: Tensor | float, max_norm: float) -> None:
         norm = norm if isinstance(norm, Tensor) else torch.tensor(norm)
         self._counters.clip(norm, max_norm)
         if self._due:
@@ -218,7 +225,24 @@ class Monitor:
         own_due = bool(self._own) and self._own_schedule(self._step)
         if self._due or own_due:
             with self._safely("measuring", self._step), torch.no_grad():
-                self._measure(name, found_inf(optimizer), own_due=own_due)
+                zero = self._setup.zero if self._setup is not None else None
+                skipped = found_inf(optimizer) if zero is None else zero.skipped
+                self._measure(name, skipped, own_due=own_due)
+
+    def _before_zero(self, name: str) -> bool:
+        """DeepSpeed's step begins, for which torch's hooks do not stand: it calls its optimizer once a group."""
+        assert self._setup is not None
+        assert self._setup.zero is not None
+        self.before_clip(self._setup.zero.loss_scale, optimizer=name)
+        self._before_step(name, self._setup.optimizers[name], (), {})
+        return bool(self._due)
+
+    def _after_zero(self, name: str) -> None:
+        assert self._setup is not None
+        assert self._setup.zero is not None
+        if (clipped := self._setup.zero.clipped) is not None:
+            self._clipped(*clipped)
+        self._after_step(name, self._setup.optimizers[name], (), {})
 
     def _measure(self, name: str, skipped: Tensor | None, *, own_due: bool) -> None:
         assert self._setup is not None

@@ -20,6 +20,7 @@ from tbx_callbacks.shards import homes, is_spread, local, speaks
 from tbx_callbacks.state import State
 from tbx_callbacks.together import Together
 from tbx_callbacks.values import Number
+from tbx_callbacks.zero import Zero
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +31,20 @@ class Source:
     Args:
         model: the model.
         optimizers: by name.
+        ranks: all ranks, where there are several.
+        zero: holds the parameters' parts, under DeepSpeed ZeRO.
     """
 
     def __init__(
-        self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], ranks: Together | None = None
+        self,
+        model: nn.Module,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        ranks: Together | None = None,
+        zero: Zero | None = None,
     ) -> None:
         self.parameters = _readable(parameters_of(model))
-        held = holders(model)
+        self.zero = zero
+        held = holders(model) if zero is None else zero.holders([p.tensor for p in self.parameters])
         self.spread = any(is_spread(p.tensor, held.get(id(p.tensor), ())) for p in self.parameters)
         self._mine = _mine(self.parameters, held, ranks)
         self.optimizers = optimizers
@@ -47,13 +55,24 @@ class Source:
     def gradients(self, name: str, scale: Tensor | None = None) -> Tensors:
         """Gradients of one optimizer's parameters; `scale` is the loss scale that they still carry."""
         owned = self._owned[name] & self._mine
-        grads = [p.tensor.grad if place in owned else None for place, p in enumerate(self.parameters)]
-        return Tensors([None if grad is None else local(grad) for grad in grads], scale)
+        return Tensors([self.gradient(i) if i in owned else None for i in range(len(self.parameters))], scale)
+
+    def gradient(self, place: int) -> Tensor | None:
+        """This rank's elements of a parameter's gradient."""
+        tensor = self.parameters[place].tensor
+        if self.zero is not None:
+            return self.zero.gradient(tensor)
+        return None if tensor.grad is None else local(tensor.grad)
 
     def weights(self, name: str) -> Tensors:
         """One optimizer's parameters."""
         owned = self._owned[name] & self._mine
-        return Tensors([local(p.tensor) if place in owned else None for place, p in enumerate(self.parameters)])
+        return Tensors([self.weight(i) if i in owned else None for i in range(len(self.parameters))])
+
+    def weight(self, place: int) -> Tensor | None:
+        """This rank's elements of a parameter."""
+        tensor = self.parameters[place].tensor
+        return local(tensor.detach()) if self.zero is None else self.zero.weight(tensor)
 
     def is_mine(self, place: int) -> bool:
         """Whether this rank speaks for its elements of a parameter: of replicas one does."""
@@ -61,7 +80,7 @@ class Source:
 
     def state(self, name: str) -> State:
         """What one optimizer remembers of its parameters."""
-        return State(self.optimizers[name], self.parameters, self._said[name], self._mine)
+        return State(self.optimizers[name], self.parameters, self._said[name], self._mine, self.zero)
 
     def learning_rates(self) -> dict[str, Number]:
         """The rates that the step used, by `<Optimizer>/<group>`."""

@@ -15,6 +15,7 @@ from tbx_callbacks.context import Tensors
 from tbx_callbacks.select import Parameter
 from tbx_callbacks.shards import local
 from tbx_callbacks.stats.norms import flat, square_norms
+from tbx_callbacks.zero import Zero
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +31,16 @@ class State:
         parameters: all parameters of the model.
         said: what was warned of before; what an optimizer does not keep is said once.
         mine: places of the parameters for whose elements this rank speaks.
+        zero: has the state, under DeepSpeed ZeRO.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, parameters: Sequence[Parameter], said: set[str], mine: Collection[int]
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[Parameter],
+        said: set[str],
+        mine: Collection[int],
+        zero: Zero | None = None,
     ) -> None:
         self._optimizer, self._said = optimizer, said
         self._stepped = any(tensor.grad is not None for g in optimizer.param_groups for tensor in g["params"])
@@ -44,7 +51,11 @@ class State:
             for place, tensor in enumerate(tensors)
         ]
         self._groups: list[_Kept] = [groups.get(id(tensor), {}) for tensor in tensors]
-        self.numels = tuple(0 if (here := local(tensor)) is None else here.numel() for tensor in tensors)
+        if zero is not None:
+            found = [zero.kept(tensor) for tensor in tensors]
+            self._kept, self._groups = [kept for kept, _ in found], [group for _, group in found]
+        parts = [local(tensor) if zero is None else zero.weight(tensor) for tensor in tensors]
+        self.numels = tuple(0 if part is None else part.numel() for part in parts)
 
     @cached_property
     def moments(self) -> dict[str, Tensors]:
