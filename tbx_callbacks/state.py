@@ -42,12 +42,14 @@ class State:
         mine: Collection[int],
         zero: Zero | None = None,
     ) -> None:
+        shares = type(optimizer).__name__ == "ZeroRedundancyOptimizer"  # torch's: each parameter's state is on one rank
+        optimizer = getattr(optimizer, "optim") if shares else optimizer  # noqa: B009 - it is no attribute of all
         self._optimizer, self._said = optimizer, said
         self._stepped = any(tensor.grad is not None for g in optimizer.param_groups for tensor in g["params"])
         groups = {id(tensor): group for group in optimizer.param_groups for tensor in group["params"]}
         tensors = [parameter.tensor for parameter in parameters]
         self._kept: list[_Kept | None] = [
-            _here(optimizer.state.get(tensor)) if id(tensor) in groups and place in mine else None
+            _here(optimizer.state.get(tensor)) if id(tensor) in groups and (shares or place in mine) else None
             for place, tensor in enumerate(tensors)
         ]
         self._groups: list[_Kept] = [groups.get(id(tensor), {}) for tensor in tensors]

@@ -43,6 +43,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
         ("fsdp", 2, "['DTensor'] in FSDPNet"),
         ("fsdp", 4, "['DTensor'] in FSDPNet"),
         ("hsdp", 4, "['DTensor'] in FSDPNet"),
+        ("zero_redundancy", 2, "['Parameter'] in DistributedDataParallel"),
         ("tp", 4, "['DTensor'] in FSDPNet"),
         ("tp_mixed", 2, "['DTensor', 'Parameter'] in Net"),
         ("fsdp1_full_shard", 2, "['Parameter'] in FullyShardedDataParallel"),
@@ -54,6 +55,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_the_same_tags_steps_and_values(tmp_path: Path, alone: Run, way: str, ranks: int, kind: str) -> None:
     printed = launch(way, ranks, tmp_path / "run")
     assert printed.count(f"parameters are {kind}") == ranks, printed  # the strategy is truly on
+    if way == "zero_redundancy":
+        assert [printed.count(f"states here: {half}\n") for half in (7, 0)] == [0, 0]  # each rank has a part of them
     assert len(files(tmp_path / "run")) == 1
     read = Run(tmp_path / "run")
     assert set(read.scalars) == {*alone.scalars, "train/loss_max"}

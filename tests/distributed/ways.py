@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor, Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
@@ -102,7 +103,7 @@ def wrapped(way: str) -> nn.Module:
     way = way.removesuffix("_nan")
     if way.startswith("fsdp1"):
         return fsdp1(model, way.removeprefix("fsdp1_"))
-    if way == "ddp":
+    if way in ("ddp", "zero_redundancy"):
         return DistributedDataParallel(model)
     if way.startswith("tp"):
         return tensor_parallel(model, way)
@@ -152,6 +153,12 @@ def share(batch: dict[str, torch.Tensor], alike: int) -> dict[str, torch.Tensor]
     return {key: value[dist.get_rank() // alike :: dist.get_world_size() // alike] for key, value in batch.items()}
 
 
+def optimizer_of(way: str, model: nn.Module) -> torch.optim.Optimizer:
+    if way == "zero_redundancy":
+        return ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW, lr=1e-2, foreach=False)
+    return torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=False)
+
+
 def clip(model: nn.Module) -> None:
     """As nn.utils.clip_grad_norm_, which cannot mix meshes."""
     if isinstance(model, FullyShardedDataParallel):
@@ -166,9 +173,9 @@ def clip(model: nn.Module) -> None:
 
 def train(way: str, folder: Path) -> None:
     model = wrapped(way)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=False)
+    optimizer = optimizer_of(way, model)
     alike = 2 if way.startswith("tp") else 1
-    with TbxLoop(model, optimizer, SET, log_dir=folder, log_every=2, max_grad_norm=CLIP) as loop:
+    with TbxLoop(model, {"AdamW": optimizer}, SET, log_dir=folder, log_every=2, max_grad_norm=CLIP) as loop:
         for step in range(STEPS):
             batch = share(collate(rows(BATCH, seed=step)), alike)
             loss = nn.functional.cross_entropy(model(batch["input_ids"]), batch["labels"])
@@ -183,6 +190,8 @@ def train(way: str, folder: Path) -> None:
     here = sum(parameter.numel() for parameter in model.parameters())
     print(f"parameters are {sorted(kinds)} in {type(model).__name__}", flush=True)
     print(f"elements here: {here}", flush=True)
+    if isinstance(optimizer, ZeroRedundancyOptimizer):
+        print(f"states here: {len(optimizer.optim.state)}", flush=True)
 
 
 if __name__ == "__main__":
