@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +57,9 @@ def test_the_same_tags_steps_and_values(tmp_path: Path, alone: Run, way: str, ra
     printed = launch(way, ranks, tmp_path / "run")
     assert printed.count(f"parameters are {kind}") == ranks, printed  # the strategy is truly on
     if way == "zero_redundancy":
-        assert [printed.count(f"states here: {half}\n") for half in (7, 0)] == [0, 0]  # each rank has a part of them
+        states = [int(found) for found in re.findall(r"states here: (\d+)", printed)]
+        assert sum(states) == 7  # of 7 parameters, each on one rank
+        assert 0 < min(states)
     assert len(files(tmp_path / "run")) == 1
     read = Run(tmp_path / "run")
     assert set(read.scalars) == {*alone.scalars, "train/loss_max"}
