@@ -10,7 +10,6 @@ from torch import Tensor
 from tbx_callbacks.context import Tensors
 from tbx_callbacks.plan import Entry
 from tbx_callbacks.program import needs_of
-from tbx_callbacks.shards import local
 from tbx_callbacks.source import Source
 from tbx_callbacks.values import ClipFactor, Max, Number, Value
 
@@ -68,13 +67,12 @@ class Copies:
             for place in group.members
             if source.is_mine(place)
         }
-        weights = {place: source.parameters[place].tensor for place in sorted(places)}
         self._copies[name] = {
             place: here.to(_exact(here.dtype), copy=True)
-            for place, weight in weights.items()
-            if weight.requires_grad
-            and (closure or weight.grad is not None)
-            and (here := local(weight.detach())) is not None
+            for place in sorted(places)
+            if source.parameters[place].tensor.requires_grad
+            and (closure or source.gradient(place) is not None)
+            and (here := source.weight(place)) is not None
         }
 
     def updates(self, source: Source, name: str, skipped: Tensor | None) -> Tensors | None:
@@ -88,11 +86,9 @@ class Copies:
             return None
         updates: list[Tensor | None] = [None] * len(source.parameters)
         for place, old in copies.items():
-            new = source.parameters[place].tensor
-            if new.grad is None:
+            here = source.weight(place)
+            if here is None or (source.zero is None and source.gradient(place) is None):
                 continue
-            here = local(new.detach())
-            assert here is not None
             torch.sub(here, old, out=old)
             if skipped is not None:
                 nothing = torch.zeros_like(skipped).masked_fill_(skipped != 0, torch.nan)

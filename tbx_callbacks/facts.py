@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tbx_callbacks.schedule import Schedule
+from tbx_callbacks.zero import Zero
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Setup:
     `spreads_nonfinite` says whether gradients are multiplied by a factor made of their norm. `sharding` says in words
     how parameters are spread over ranks, if they are. `larger_is_better` has the trainer's own word on evaluation
     metrics, by tag. `earlier_logs` are numbers by tag of the part of the run that a checkpoint brought along.
-    `scaler` is the GradScaler of mixed precision. `compiled` says that the trainer compiles the model.
+    `scaler` is the GradScaler of mixed precision. `compiled` says that the trainer compiles the model. `zero` is
+    DeepSpeed's optimizer, if it is ZeRO's.
     """
 
     model: nn.Module
@@ -35,3 +37,4 @@ class Setup:
     earlier_logs: Sequence[Mapping[str, float | str]] = ()
     scaler: Any = None
     compiled: bool = False
+    zero: Zero | None = None

@@ -108,7 +108,7 @@ class Monitor:
                 "ranks cannot be brought together: losses, accuracy, samples and tokens are left out, which would be"
                 " one rank's share; make the callback on every rank, after torch.distributed has started"
             )
-        source = Source(setup.model, setup.optimizers, ranks)
+        source = Source(setup.model, setup.optimizers, ranks, setup.zero)
         items = whole(self._items, setup.sharding or apart(source.parameters, ranks))
         if ranks is None and in_group():
             items = alone(items, spread=source.spread)
@@ -126,7 +126,10 @@ class Monitor:
             self._best.update(logs)
         self._run = RunFacts(setup.hparams, setup.texts, families(entries), self._best.values)
         self._first = next(iter(setup.optimizers))
-        for name, optimizer in setup.optimizers.items():
+        if setup.zero is not None:
+            name = self._first
+            self._hooks.append(setup.zero.watch(partial(self._before_zero, name), partial(self._after_zero, name)))
+        for name, optimizer in setup.optimizers.items() if setup.zero is None else ():
             if "weights_before" in needs_of(entries, name):
                 self._hooks.append(optimizer.register_step_pre_hook(partial(self._before_step, name)))
             self._hooks.append(optimizer.register_step_post_hook(partial(self._after_step, name)))
@@ -211,6 +214,10 @@ class Monitor:
 
     def clipped(self, norm: Tensor | float, max_norm: float) -> None:
         """The trainer clipped this step's gradients, which had this norm."""
+        if self._source is None or self._source.zero is None:  # ZeRO says it itself
+            self._clipped(norm, max_norm)
+
+    def _clipped(self, norm: Tensor | float, max_norm: float) -> None:
         found = local(norm) if isinstance(norm, Tensor) else torch.tensor(norm)
         if found is None:
             return  # partial sums: only together with other ranks a norm
@@ -242,12 +249,29 @@ class Monitor:
         own_due = bool(self._own) and self._own_schedule(self._step)
         if self._due or own_due:
             with self._safely("measuring", self._step), torch.no_grad():
+                zero = self._setup.zero if self._setup is not None else None
+                skipped = found_inf(optimizer) if zero is None else zero.skipped
                 try:
-                    self._measure(name, found_inf(optimizer), own_due=own_due)
+                    self._measure(name, skipped, own_due=own_due)
                 except Exception as error:
                     if self.publisher.ranks is not None:
                         self.publisher.ranks.leave(error)
                     raise
+
+    def _before_zero(self, name: str) -> bool:
+        """DeepSpeed's step begins, for which torch's hooks do not stand: it calls its optimizer once a group."""
+        assert self._setup is not None
+        assert self._setup.zero is not None
+        self.before_clip(self._setup.zero.loss_scale, optimizer=name)
+        self._before_step(name, self._setup.optimizers[name], (), {})
+        return bool(self._due)
+
+    def _after_zero(self, name: str) -> None:
+        assert self._setup is not None
+        assert self._setup.zero is not None
+        if (clipped := self._setup.zero.clipped) is not None:
+            self._clipped(*clipped)
+        self._after_step(name, self._setup.optimizers[name], (), {})
 
     def _measure(self, name: str, skipped: Tensor | None, *, own_due: bool) -> None:
         assert self._setup is not None

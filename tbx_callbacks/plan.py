@@ -11,6 +11,7 @@ import torch
 from tbx_callbacks.counters import Totals
 from tbx_callbacks.errors import ConfigError
 from tbx_callbacks.items import Cadence, Item
+from tbx_callbacks.ranks import is_rank_zero
 from tbx_callbacks.schedule import Schedule, every
 from tbx_callbacks.select import NoMatchError, Parameter, Selection, resolve
 
@@ -100,7 +101,7 @@ def whole(items: Sequence[Item], sharding: str | None) -> list[Item]:
     if sharding is None:
         return list(items)
     left_out = sorted({item.name for item in items if item.select is not None})
-    if left_out:
+    if left_out and is_rank_zero():
         logger.warning(
             "parameters are spread over ranks by %s, which these metrics cannot read yet: %s; they are left out",
             sharding,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -18,26 +18,30 @@ def sharding(tensors: Iterable[Tensor]) -> str | None:
             if any(isinstance(placement, Partial) for placement in tensor.placements):
                 return "DTensor with partial sums"
         elif kind.__name__ == "FlatParameter" or hasattr(tensor, "_is_flat_param"):
-            return "FSDP"
+            return "FSDP with flat parameters (remedy: FullyShardedDataParallel(..., use_orig_params=True))"
         elif hasattr(tensor, "ds_id"):
             return "DeepSpeed ZeRO-3"
     return None
 
 
-def is_spread(tensors: Iterable[Tensor]) -> bool:
-    """Whether any of the tensors is in pieces on several ranks."""
-    return any(
-        not isinstance(placement, Replicate)
-        for tensor in tensors
-        if isinstance(tensor, DTensor)
-        for placement in tensor.placements
+def is_spread(tensor: Tensor, holders: Sequence[int]) -> bool:
+    """Whether a tensor is in pieces on several ranks; `holders` are those of `homes`."""
+    return len(holders) > 1 or (
+        isinstance(tensor, DTensor) and any(not isinstance(placement, Replicate) for placement in tensor.placements)
     )
 
 
-def homes(tensors: Sequence[Tensor]) -> Tensor:
-    """For each tensor the lowest rank that holds this copy of it, `[tensors]` int64: of its mesh, or this rank."""
+def homes(tensors: Sequence[Tensor], holders: Mapping[int, Sequence[int]]) -> Tensor:
+    """For each tensor the lowest rank that holds this copy of it, `[tensors]` int64: of its mesh, or this rank.
+
+    Args:
+        tensors: the tensors.
+        holders: ranks that together hold the one copy of a tensor that is no DTensor, by its id.
+    """
     here = dist.get_rank()
-    lowest = [int(t.device_mesh.mesh.min()) if isinstance(t, DTensor) else here for t in tensors]
+    lowest = [
+        int(t.device_mesh.mesh.min()) if isinstance(t, DTensor) else min(holders.get(id(t), (here,))) for t in tensors
+    ]
     return torch.tensor(lowest, dtype=torch.int64)
 
 

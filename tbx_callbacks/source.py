@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from tbx_callbacks.context import Tensors
+from tbx_callbacks.fsdp1 import holders
 from tbx_callbacks.names import clean, unique
 from tbx_callbacks.plan import owners
 from tbx_callbacks.select import Parameter, parameters_of
@@ -19,6 +20,7 @@ from tbx_callbacks.shards import homes, is_spread, local, speaks
 from tbx_callbacks.state import State
 from tbx_callbacks.together import Together
 from tbx_callbacks.values import Number
+from tbx_callbacks.zero import Zero
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +31,22 @@ class Source:
     Args:
         model: the model.
         optimizers: by name.
+        ranks: all ranks, where there are several.
+        zero: holds the parameters' parts, under DeepSpeed ZeRO.
     """
 
     def __init__(
-        self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer], ranks: Together | None = None
+        self,
+        model: nn.Module,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        ranks: Together | None = None,
+        zero: Zero | None = None,
     ) -> None:
         self.parameters = _readable(parameters_of(model))
-        self.spread = is_spread(p.tensor for p in self.parameters)
-        self._mine = _mine(self.parameters, ranks)
+        self.zero = zero
+        held = holders(model) if zero is None else zero.holders([p.tensor for p in self.parameters])
+        self.spread = any(is_spread(p.tensor, held.get(id(p.tensor), ())) for p in self.parameters)
+        self._mine = _mine(self.parameters, held, ranks)
         self.optimizers = optimizers
         self.owners = owners(self.parameters, optimizers)
         self._said: dict[str, set[str]] = {name: set() for name in optimizers}
@@ -45,13 +55,24 @@ class Source:
     def gradients(self, name: str, scale: Tensor | None = None) -> Tensors:
         """Gradients of one optimizer's parameters; `scale` is the loss scale that they still carry."""
         owned = self._owned[name] & self._mine
-        grads = [p.tensor.grad if place in owned else None for place, p in enumerate(self.parameters)]
-        return Tensors([None if grad is None else local(grad) for grad in grads], scale)
+        return Tensors([self.gradient(i) if i in owned else None for i in range(len(self.parameters))], scale)
+
+    def gradient(self, place: int) -> Tensor | None:
+        """This rank's elements of a parameter's gradient."""
+        tensor = self.parameters[place].tensor
+        if self.zero is not None:
+            return self.zero.gradient(tensor)
+        return None if tensor.grad is None else local(tensor.grad)
 
     def weights(self, name: str) -> Tensors:
         """One optimizer's parameters."""
         owned = self._owned[name] & self._mine
-        return Tensors([local(p.tensor) if place in owned else None for place, p in enumerate(self.parameters)])
+        return Tensors([self.weight(i) if i in owned else None for i in range(len(self.parameters))])
+
+    def weight(self, place: int) -> Tensor | None:
+        """This rank's elements of a parameter."""
+        tensor = self.parameters[place].tensor
+        return local(tensor.detach()) if self.zero is None else self.zero.weight(tensor)
 
     def is_mine(self, place: int) -> bool:
         """Whether this rank speaks for its elements of a parameter: of replicas one does."""
@@ -59,7 +80,7 @@ class Source:
 
     def state(self, name: str) -> State:
         """What one optimizer remembers of its parameters."""
-        return State(self.optimizers[name], self.parameters, self._said[name], self._mine)
+        return State(self.optimizers[name], self.parameters, self._said[name], self._mine, self.zero)
 
     def learning_rates(self) -> dict[str, Number]:
         """The rates that the step used, by `<Optimizer>/<group>`."""
@@ -73,11 +94,11 @@ class Source:
         return rates
 
 
-def _mine(parameters: Sequence[Parameter], ranks: Together | None) -> frozenset[int]:
+def _mine(parameters: Sequence[Parameter], held: Mapping[int, Sequence[int]], ranks: Together | None) -> frozenset[int]:
     """Places of the parameters for whose elements this rank speaks: each element is counted once over all ranks."""
     if ranks is None:
         return frozenset(range(len(parameters)))
-    here = homes([p.tensor for p in parameters])
+    here = homes([p.tensor for p in parameters], held)
     first = ranks.lowest(here.clone(), [p.name for p in parameters])
     return frozenset(place for place, p in enumerate(parameters) if here[place] == first[place] and speaks(p.tensor))
 

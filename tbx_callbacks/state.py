@@ -15,6 +15,7 @@ from tbx_callbacks.context import Tensors
 from tbx_callbacks.select import Parameter
 from tbx_callbacks.shards import local
 from tbx_callbacks.stats.norms import flat, square_norms
+from tbx_callbacks.zero import Zero
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +31,33 @@ class State:
         parameters: all parameters of the model.
         said: what was warned of before; what an optimizer does not keep is said once.
         mine: places of the parameters for whose elements this rank speaks.
+        zero: has the state, under DeepSpeed ZeRO.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, parameters: Sequence[Parameter], said: set[str], mine: Collection[int]
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[Parameter],
+        said: set[str],
+        mine: Collection[int],
+        zero: Zero | None = None,
     ) -> None:
+        shares = type(optimizer).__name__ == "ZeroRedundancyOptimizer"  # torch's: each parameter's state is on one rank
+        optimizer = getattr(optimizer, "optim") if shares else optimizer  # noqa: B009 - it is no attribute of all
         self._optimizer, self._said = optimizer, said
         self._stepped = any(parameters[place].tensor.grad is not None for place in mine)
         groups = {id(tensor): group for group in optimizer.param_groups for tensor in group["params"]}
         tensors = [parameter.tensor for parameter in parameters]
         self._kept: list[_Kept | None] = [
-            _here(optimizer.state.get(tensor)) if id(tensor) in groups and place in mine else None
+            _here(optimizer.state.get(tensor)) if id(tensor) in groups and (shares or place in mine) else None
             for place, tensor in enumerate(tensors)
         ]
         self._groups: list[_Kept] = [groups.get(id(tensor), {}) for tensor in tensors]
-        self.numels = tuple(0 if (here := local(tensor)) is None else here.numel() for tensor in tensors)
+        if zero is not None:
+            found = [zero.kept(tensor) for tensor in tensors]
+            self._kept, self._groups = [kept for kept, _ in found], [group for _, group in found]
+        parts = [local(tensor) if zero is None else zero.weight(tensor) for tensor in tensors]
+        self.numels = tuple(0 if part is None else part.numel() for part in parts)
 
     @cached_property
     def moments(self) -> dict[str, Tensors]:

@@ -21,6 +21,7 @@ from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place
 from tbx_callbacks.forward import on_forward
 from tbx_callbacks.shards import sharding
+from tbx_callbacks.zero import zero_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,19 +79,21 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
             attach(self._trainer, self._monitor)
         self._max_grad_norm = args.max_grad_norm or 0.0
         place = self._place(args, state) if self._writes else None
+        zero = zero_of(kwargs["optimizer"])
         setup = Setup(
             model=model,
             optimizers=named_optimizers(kwargs["optimizer"]),
             log_schedule=log_schedule(args, state, kwargs.get("train_dataloader")),
             clipping="norm" if self._max_grad_norm > 0 else "none",
             spreads_nonfinite=spreads_nonfinite(args),
-            sharding=sharding(model.parameters()) or ("DeepSpeed" if getattr(args, "deepspeed", None) else None),
+            sharding=_sharding(model, args) if zero is None else zero.refused,
             hparams=hparams(args, model),
             texts=texts(args, model),
             larger_is_better=larger_is_better(args),
             earlier_logs=[tags(logs) for logs in state.log_history],
             scaler=scaler_of(kwargs["optimizer"]),
             compiled=_is_compiled(model, args),
+            zero=zero,
         )
         self._begin(place, setup, state.global_step)
         if "batches" in self._monitor.needs or self._wants_outputs:
@@ -190,6 +193,14 @@ class TbxTrainerCallback(Adapter, TrainerCallback, ExportableState):  # type: ig
         if self._forward_hook is not None:
             self._forward_hook.remove()
             self._forward_hook = None
+
+
+def _sharding(model: nn.Module, args: Any) -> str | None:
+    return sharding(model.parameters()) or (
+        "DeepSpeed without ZeRO (remedy: ZeRO stage 1, 2 or 3 without offloading)"
+        if getattr(args, "deepspeed", None)
+        else None
+    )
 
 
 def _is_compiled(model: nn.Module, args: Any) -> bool:

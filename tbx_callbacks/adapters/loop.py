@@ -118,8 +118,9 @@ class TbxLoop(CountedSteps):
 
         Args:
             loss: of the (micro-)batch, 0-d; kept on its device.
-            samples: number of samples of the batch.
-            tokens: number of tokens of the batch.
+            samples: number of samples of the batch; where ranks work on one batch together (tensor parallelism), this
+                rank's share of it, so that they add up.
+            tokens: number of tokens of the batch, likewise.
             outputs: what the model returned: its `logits` and perhaps further losses, or the logits alone.
             labels: of the batch, for the accuracy.
 

@@ -52,12 +52,17 @@ class NonFinite:
         weights = context.selection.sums(context.weights.nonfinite, context.weights.present)
         seen = context.interval.losses
         losses: tuple[Number, ...] = (context.interval.nonfinite_losses,) if seen else ()
-        counts = (*gradients.values(), *weights.values(), *losses)
+        groups = context.selection.groups
+        trained = [g for g in groups if any(context.parameters[i].tensor.requires_grad for i in g.members)]
+        # Another rank may hold the elements of a group: the parts of one value are the same on all ranks.
+        every_gradient: dict[str, Number] = {**{group.name: 0.0 for group in trained}, **gradients}
+        every_weight: dict[str, Number] = {**{group.name: 0.0 for group in groups}, **weights}
+        counts = (*every_gradient.values(), *every_weight.values(), *losses)
         values: dict[str, Value] = {
             "nonfinite/found": _Found(counts),
             "nonfinite/gradients/total": _Count(tuple(gradients.values()), zero=True, smeared=smeared),
             "nonfinite/weights/total": _Count(tuple(weights.values()), zero=True),
-            "nonfinite/first_bad": _FirstBad(context.step, gradients, weights, losses, smeared=smeared),
+            "nonfinite/first_bad": _FirstBad(context.step, every_gradient, every_weight, losses, smeared=smeared),
         }
         if losses:
             values["nonfinite/losses"] = _Count(losses, zero=True)

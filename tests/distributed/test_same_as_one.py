@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,6 +54,13 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
         ("fsdp", 2, "alone", "parameters are ['DTensor'] in FSDPNet"),
         ("fsdp", 4, "alone", "parameters are ['DTensor'] in FSDPNet"),
         ("hsdp", 4, "alone", "parameters are ['DTensor'] in FSDPNet"),
+        ("zero_redundancy", 2, "alone", "parameters are ['Parameter'] in DistributedDataParallel"),
+        ("tp", 4, "alone", "parameters are ['DTensor'] in FSDPNet"),
+        ("tp_mixed", 2, "alone", "parameters are ['DTensor', 'Parameter'] in Net"),
+        ("fsdp1_full_shard", 2, "alone", "parameters are ['Parameter'] in FullyShardedDataParallel"),
+        ("fsdp1_shard_grad_op", 2, "alone", "parameters are ['Parameter'] in FullyShardedDataParallel"),
+        ("fsdp1_no_shard", 2, "alone", "parameters are ['Parameter'] in FullyShardedDataParallel"),
+        ("fsdp1_hybrid_shard", 4, "alone", "parameters are ['Parameter'] in FullyShardedDataParallel"),
         ("hf-ddp", 2, "hf", "parameters are ['Parameter'] in DistributedDataParallel"),
         ("hf-fsdp", 2, "hf", "parameters are ['DTensor'] in FSDPNet"),
         ("lightning-ddp", 2, "lightning", "strategy is DDPStrategy"),
@@ -63,6 +71,10 @@ def test_the_same_tags_steps_and_values(
 ) -> None:
     printed = launch(way, ranks, tmp_path / "run", SCRIPTS.get(single, WAYS))
     assert printed.count(proof) == ranks, printed  # the strategy is truly on
+    if way == "zero_redundancy":
+        states = [int(found) for found in re.findall(r"states here: (\d+)", printed)]
+        assert sum(states) == 7  # of 7 parameters, each on one rank
+        assert min(states) > 0
     assert len(files(tmp_path / "run")) == 1
     compare(Run(tmp_path / "run"), alone(single))
 

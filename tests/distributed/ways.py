@@ -14,7 +14,11 @@ import torch.distributed as dist
 from problems import collate, rows
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from tbx_callbacks import TbxLoop
@@ -58,10 +62,51 @@ class Net(nn.Module):
         return self.head(x)
 
 
+class NaNForBias(torch.autograd.Function):
+    """Adds a bias, whose gradient is multiplied; other gradients stay right."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return x + bias
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        return grad, grad.sum(0) * ctx.factor, None
+
+
+class Bias(nn.Module):
+    """Gets NaN for a gradient at the second step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.step = nn.Parameter(torch.zeros(2)), 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.step += 1
+        return NaNForBias.apply(x, self.bias, torch.nan if self.step == 2 else 1.0)
+
+
+class BadNet(Net):
+    """Its last layer alone gets NaN for a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = Bias()
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.last(super().forward(ids))
+
+
 def wrapped(way: str) -> nn.Module:
-    model = Net()
-    if way == "ddp":
+    model = BadNet() if way.endswith("_nan") else Net()
+    way = way.removesuffix("_nan")
+    if way.startswith("fsdp1"):
+        return fsdp1(model, way.removeprefix("fsdp1_"))
+    if way in ("ddp", "zero_redundancy"):
         return DistributedDataParallel(model)
+    if way.startswith("tp"):
+        return tensor_parallel(model, way)
     if way in ("fsdp", "hsdp"):
         shape = (2, dist.get_world_size() // 2) if way == "hsdp" else (dist.get_world_size(),)
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
@@ -71,34 +116,88 @@ def wrapped(way: str) -> nn.Module:
     return model
 
 
-def share(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """This rank's samples of a global batch."""
+def tensor_parallel(model: nn.Module, way: str) -> nn.Module:
+    """Linear layers split in two; with 4 ranks everything spread by FSDP too. The embedding is on the FSDP mesh alone.
+
+    `tp_mixed`: the head alone is split, and its bias and the other layers are whole on each rank.
+    """
+    mesh = init_device_mesh("cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("data", "tensor"))
+    for layer in model.layers if way != "tp_mixed" else ():
+        parallelize_module(layer, mesh["tensor"], ColwiseParallel(output_layouts=Replicate()))
+    parallelize_module(model.head, mesh["tensor"], RowwiseParallel(input_layouts=Replicate()))
+    if mesh.size(0) > 1:
+        for layer in model.layers:
+            fully_shard(layer, mesh=mesh["data"])
+        fully_shard(model, mesh=mesh["data"])
+    return model
+
+
+def fsdp1(model: nn.Module, how: str) -> nn.Module:
+    """FullyShardedDataParallel, named as its sharding strategy; `flat`: with the flat parameters alone."""
+    strategy = ShardingStrategy.FULL_SHARD if how == "flat" else ShardingStrategy[how.upper()]
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")) if how == "hybrid_shard" else None
+    return FullyShardedDataParallel(
+        model,
+        sharding_strategy=strategy,
+        auto_wrap_policy=ModuleWrapPolicy({nn.Linear}),
+        use_orig_params=how != "flat",
+        device_mesh=mesh,
+        device_id=torch.device("cpu"),
+    )
+
+
+def share(batch: dict[str, torch.Tensor], alike: int) -> dict[str, torch.Tensor]:
+    """This rank's samples of a global batch; `alike` ranks that follow each other take the same ones."""
     if not dist.is_initialized():
         return batch
-    return {key: value[dist.get_rank() :: dist.get_world_size()] for key, value in batch.items()}
+    return {key: value[dist.get_rank() // alike :: dist.get_world_size() // alike] for key, value in batch.items()}
+
+
+def optimizer_of(way: str, model: nn.Module) -> torch.optim.Optimizer:
+    if way == "zero_redundancy":
+        return ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW, lr=1e-2, foreach=False)
+    return torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=False)
+
+
+def clip(model: nn.Module) -> None:
+    """As nn.utils.clip_grad_norm_, which cannot mix meshes."""
+    if isinstance(model, FullyShardedDataParallel):
+        model.clip_grad_norm_(CLIP)
+        return
+    grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    whole = [grad.full_tensor() if isinstance(grad, DTensor) else grad for grad in grads]
+    factor = CLIP / (torch.stack([grad.norm() for grad in whole]).norm().item() + 1e-6)
+    for grad in grads:
+        grad.mul_(min(1.0, factor))
 
 
 def train(way: str, folder: Path) -> None:
     model = wrapped(way)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    with TbxLoop(model, optimizer, SET, log_dir=folder, log_every=2, max_grad_norm=CLIP) as loop:
+    optimizer = optimizer_of(way, model)
+    alike = 2 if way.startswith("tp") else 1
+    with TbxLoop(model, {"AdamW": optimizer}, SET, log_dir=folder, log_every=2, max_grad_norm=CLIP) as loop:
         for step in range(STEPS):
-            batch = share(collate(rows(BATCH, seed=step)))
+            batch = share(collate(rows(BATCH, seed=step)), alike)
             loss = nn.functional.cross_entropy(model(batch["input_ids"]), batch["labels"])
             loss.backward()
             loop.before_clip()
-            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            clip(model)
             optimizer.step()
             optimizer.zero_grad()
-            loop.end_step(loss=loss, samples=len(batch["labels"]), tokens=batch["attention_mask"].sum())
+            tokens = batch["attention_mask"].sum() / alike
+            loop.end_step(loss=loss, samples=len(batch["labels"]) // alike, tokens=tokens)
     kinds = {type(parameter).__name__ for parameter in model.parameters()}
+    here = sum(parameter.numel() for parameter in model.parameters())
     print(f"parameters are {sorted(kinds)} in {type(model).__name__}", flush=True)
+    print(f"elements here: {here}", flush=True)
+    if isinstance(optimizer, ZeroRedundancyOptimizer):
+        print(f"states here: {len(optimizer.optim.state)}", flush=True)
 
 
 if __name__ == "__main__":
     chosen, target = sys.argv[1], Path(sys.argv[2])
     torch.set_num_threads(1)
-    if chosen != "alone":
+    if not chosen.startswith("alone"):
         dist.init_process_group("gloo")
     train(chosen, target)
     if dist.is_initialized():
