@@ -26,7 +26,7 @@ from tbx_callbacks.own import OwnScalars
 from tbx_callbacks.plan import Entry, alone, families, plan, schedule_of, whole
 from tbx_callbacks.program import Guard, Program, needs_of
 from tbx_callbacks.publish import Publisher
-from tbx_callbacks.ranks import in_group
+from tbx_callbacks.ranks import world_size
 from tbx_callbacks.reduce import Agree, Batch
 from tbx_callbacks.replicas import apart
 from tbx_callbacks.schedule import Schedule, never
@@ -103,7 +103,7 @@ class Monitor:
         self.publisher.meet(ranks := join())
         source = Source(setup.model, setup.optimizers, ranks)
         items = whole(self._items, setup.sharding or apart(source.parameters, ranks))
-        if ranks is None and in_group():
+        if ranks is None and world_size() > 1:
             items = alone(items, spread=source.spread)
         self._spread = ranks is not None and ranks.largest({"spread": float(source.spread)}).get("spread") == 1
         entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners)
@@ -314,7 +314,7 @@ class Monitor:
             shared: this rank's part of numbers of this very step, perhaps none; None on all ranks or on none.
         """
         with self._safely("publishing", step):
-            if shared is not None and self._program.logs and (self.publisher.ranks is not None or not in_group()):
+            if shared is not None and self._program.logs and (self.publisher.ranks is not None or world_size() == 1):
                 self.publisher.batch(step, self._program.key(self._due) or ("log",)).add(shared)
             self._best.update(logs)
             numbers = self._program.call(Context("log", step, self._run, logs=logs)).numbers({})
