@@ -26,7 +26,7 @@ from tbx_callbacks.own import OwnScalars
 from tbx_callbacks.plan import Entry, alone, families, plan, schedule_of, whole
 from tbx_callbacks.program import Guard, Program, needs_of
 from tbx_callbacks.publish import Publisher
-from tbx_callbacks.ranks import in_group, world_size
+from tbx_callbacks.ranks import world_size
 from tbx_callbacks.reduce import Agree, Batch
 from tbx_callbacks.replicas import apart
 from tbx_callbacks.schedule import Schedule, never
@@ -103,14 +103,9 @@ class Monitor:
         self.detach()
         self.publisher.meet(ranks := join())
         self._partial = ranks is None and world_size() > 1
-        if self._partial and not in_group():
-            logger.warning(
-                "ranks cannot be brought together: losses, accuracy, samples and tokens are left out, which would be"
-                " one rank's share; make the callback on every rank, after torch.distributed has started"
-            )
         source = Source(setup.model, setup.optimizers, ranks, setup.zero)
         items = whole(self._items, setup.sharding or apart(source.parameters, ranks))
-        if ranks is None and in_group():
+        if ranks is None and world_size() > 1:
             items = alone(items, spread=source.spread)
         self._spread = ranks is not None and ranks.largest({"spread": float(source.spread)}).get("spread") == 1
         entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners)

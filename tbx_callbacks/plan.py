@@ -117,7 +117,9 @@ def alone(items: Sequence[Item], *, spread: bool) -> list[Item]:
     """The items that are right on one of several ranks, where the others do not log: copies are, shares are not."""
     left_out = {item.name for item in items if item.name in _OF_ALL_RANKS or (spread and item.select is not None)}
     if left_out:
-        logger.warning("without the other ranks these metrics are left out: %s", ", ".join(sorted(left_out)))
+        logger.warning(
+            "without the other ranks these would be one rank's share and are left out: %s", ", ".join(sorted(left_out))
+        )
     return [item for item in items if item.name not in left_out]
 
 
