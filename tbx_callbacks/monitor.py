@@ -104,7 +104,7 @@ class Monitor:
         self.publisher.meet(ranks := join())
         self._partial = ranks is None and world_size() > 1
         source = Source(setup.model, setup.optimizers, ranks, setup.zero)
-        items = whole(self._items, setup.sharding or apart(source.parameters, ranks))
+        items = whole(self._items, setup.sharding or apart(source.parameters, ranks, source.pieces))
         if ranks is None and world_size() > 1:
             items = alone(items, spread=source.spread)
         self._spread = ranks is not None and ranks.largest({"spread": float(source.spread)}).get("spread") == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -14,17 +14,22 @@ from tbx_callbacks.together import Together, hash_of
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def apart(parameters: Sequence[Parameter], ranks: Together | None) -> str | None:
+def apart(parameters: Sequence[Parameter], ranks: Together | None, pieces: Collection[int] = ()) -> str | None:
     """How plain tensors differ between ranks, in words; None when they are copies: then one rank's are counted.
 
     It is so where a trainer cuts plain tensors into shards, and where pipeline stages give theirs the same names. Cost:
     one pass over the weights when a training begins.
+
+    Args:
+        parameters: of the model.
+        ranks: all ranks.
+        pieces: ids of tensors that are known to be pieces, and are counted as such.
     """
     if ranks is None:
         return None
     marks: dict[str, float] = {}
     for parameter in parameters:
-        if not isinstance(parameter.tensor, DTensor):
+        if not isinstance(parameter.tensor, DTensor) and id(parameter.tensor) not in pieces:
             mark = _mark(parameter.tensor)
             marks.update({f"+{parameter.name}": mark, f"-{parameter.name}": -mark})
     most = ranks.largest(marks)

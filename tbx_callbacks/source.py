@@ -45,6 +45,8 @@ class Source:
         self.parameters = _readable(parameters_of(model))
         self.zero = zero
         held = holders(model) if zero is None else zero.holders([p.tensor for p in self.parameters])
+        self.pieces = frozenset(place for place, ranks_of in held.items() if len(ranks_of) > 1)
+        """Ids of plain parameters of which this rank holds a piece."""
         self.spread = any(is_spread(p.tensor, held.get(id(p.tensor), ())) for p in self.parameters)
         self._mine = _mine(self.parameters, held, ranks)
         self.optimizers = optimizers
