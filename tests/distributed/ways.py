@@ -168,7 +168,7 @@ def clip(model: nn.Module) -> None:
     whole = [grad.full_tensor() if isinstance(grad, DTensor) else grad for grad in grads]
     factor = CLIP / (torch.stack([grad.norm() for grad in whole]).norm().item() + 1e-6)
     for grad in grads:
-        grad.mul_(min(1.0, factor))
+        grad.mul_(min(factor, 1.0))  # NaN stays NaN, as in torch
 
 
 def train(way: str, folder: Path) -> None:
