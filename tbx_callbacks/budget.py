@@ -6,6 +6,7 @@ import logging
 import math
 
 from tbx_callbacks.counters import Stopwatch
+from tbx_callbacks.decisions import Decisions, Numbers
 from tbx_callbacks.program import Program
 from tbx_callbacks.schedule import stretched
 
@@ -17,26 +18,34 @@ _CHEAP = 0.05
 """Metrics that take less than this part of the budget keep their cadence."""
 
 
+_NAME = "overhead budget"
+
+
 class Budget:
-    """Decides once, from what each metric was seen to cost.
+    """Decides once, on rank 0, from what each metric was seen to cost there; all ranks measure less often alike.
 
     Args:
         share: of the training time that measuring and publishing may take; None sets no limit.
         stopwatch: says what they took.
+        program: the metrics, the same on every rank.
+        decisions: carries the new cadences to all ranks.
     """
 
-    def __init__(self, share: float | None, stopwatch: Stopwatch) -> None:
-        self.share, self._stopwatch = share, stopwatch
-        self._decided = share is None
+    def __init__(self, share: float | None, stopwatch: Stopwatch, program: Program, decisions: Decisions) -> None:
+        self.share, self._stopwatch, self._program, self._decisions = share, stopwatch, program, decisions
+        self._names = {f"{place} {entry.item.name}": entry for place, entry in enumerate(program.entries)}
+        self._decided = share is None or not decisions.decides
         self._since = stopwatch.seconds, stopwatch.monitoring
+        if share is not None:
+            decisions.expect(_NAME, self._stretch)
 
-    def decide(self, program: Program) -> str | None:
-        """Stretches the cadence of costly metrics when all costs are known.
+    def decide(self) -> str | None:
+        """Decides, when all costs are known, by how much the cadence of costly metrics is to be stretched.
 
         Returns:
             What was decided, in Markdown; None when there is nothing to say (yet).
         """
-        entries = program.on_steps
+        entries = self._program.on_steps
         if self._decided or any(entry.runs <= _MEASURED for entry in entries):
             return None
         seconds, spent = self._stopwatch.seconds - self._since[0], self._stopwatch.monitoring - self._since[1]
@@ -48,17 +57,24 @@ class Budget:
         shares = {entry: spread * entry.mean * entry.runs / seconds for entry in entries}
         total = sum(shares.values())
         if total <= self.share:
+            self._decisions.decide(_NAME, {})
             return None
         costly = [entry for entry, share in shares.items() if share > _CHEAP * self.share]
         rest = sum(share for entry, share in shares.items() if entry not in costly)
         room = max(self.share - rest, _CHEAP * self.share)
         factor = math.ceil((total - rest) / room)
+        self._decisions.decide(_NAME, {name: factor for name, entry in self._names.items() if entry in costly})
         lines = [f"measuring took {total:.2%} of the training time, the budget is {self.share:.2%}; now less often:"]
         for entry in costly:
-            before = entry.schedule
-            entry.schedule = stretched(entry.schedule, factor)
             groups = entry.item.select.by if entry.item.select else ""
-            lines.append(f"{entry.item.name} {groups}: {before} -> {entry.schedule}")
-        program.regroup()
+            lines.append(f"{entry.item.name} {groups}: {entry.schedule} -> {stretched(entry.schedule, factor)}")
         logger.warning("%s", " ".join(lines))
         return "\n\n".join(lines)
+
+    def _stretch(self, factors: Numbers) -> None:
+        """What was decided, on each rank."""
+        self._decisions.settle(_NAME)
+        for name, factor in factors.items():
+            entry = self._names[name]
+            entry.schedule = stretched(entry.schedule, int(factor))
+        self._program.regroup()

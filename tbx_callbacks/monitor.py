@@ -18,6 +18,7 @@ from tbx_callbacks.best import Best
 from tbx_callbacks.budget import Budget
 from tbx_callbacks.context import Context, RunFacts
 from tbx_callbacks.counters import Counters, Stopwatch
+from tbx_callbacks.decisions import Decisions
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.items import Cadence, Item
 from tbx_callbacks.late import Late, with_interval
@@ -70,11 +71,12 @@ class Monitor:
         self.stopwatch = stopwatch or Stopwatch()
         self._items, self._every, self._strict = tuple(items), every, strict
         self._safely = Guard(strict=strict, stopwatch=self.stopwatch)
-        self._share, self._budget = budget, Budget(budget, self.stopwatch)
         self._counters = Counters(self.stopwatch)
         # Numbers that the trainer logs before training (an evaluation) are taken too.
         early = plan([item for item in self._items if item.select is None], every, (), never, {})
         self._program = Program(early, strict=strict, clock=self.stopwatch.clock)
+        self._decisions = Decisions()
+        self._share, self._budget = budget, Budget(None, self.stopwatch, self._program, self._decisions)
         self._first = ""
         self._source: Source | None = None
         self._setup: Setup | None = None
@@ -110,7 +112,8 @@ class Monitor:
         self._spread = ranks is not None and ranks.largest({"spread": float(source.spread)}).get("spread") == 1
         entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners)
         self._program = Program(entries, strict=self._strict, clock=self.stopwatch.clock, shared=ranks is not None)
-        self._budget = Budget(self._share if ranks is None else None, self.stopwatch)
+        self._decisions = Decisions() if ranks is None else ranks.decisions
+        self._budget = Budget(self._share, self.stopwatch, self._program, self._decisions)
         self._activations = Activations(setup.model, self._program, compiled=setup.compiled)
         self._own_schedule = schedule_of(self._every, setup.log_schedule)
         self._setup, self._source = setup, source
@@ -170,6 +173,10 @@ class Monitor:
         self.stopwatch.resume()
         self._step, self._clipping = step, Clipping()
         self._due, self._steps_before = self._program.due(step), self._counters.steps
+        if self._due and self._decisions.wait():
+            with self._safely("acting upon decisions", step):
+                if self._decisions.take():
+                    self._due = self._program.due(step)
         self._activations.begin(step, self._due, self._run)
 
     def pass_ended(self, *, is_step: bool) -> None:
@@ -355,7 +362,7 @@ class Monitor:
         self._keep_budget()
 
     def _keep_budget(self) -> None:
-        said = self._budget.decide(self._program)
+        said = self._budget.decide()
         if said is not None:
             self.publisher.write(self._step, {"overhead_budget": Text(said)})
 

@@ -48,8 +48,8 @@ class Program:
 
     @property
     def on_steps(self) -> list[Entry]:
-        """The entries that are measured on steps."""
-        return [entry for entries in self._by_schedule.values() for entry in entries]
+        """The entries that are measured on steps, less those that have failed."""
+        return [entry for due in self._by_schedule.values() for entry in due if entry not in self._failed]
 
     def due(self, step: int) -> list[Entry]:
         """The entries that are measured at this step."""

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from tbx_callbacks.merging import hash_of
 from tbx_callbacks.select import Parameter
-from tbx_callbacks.together import Together, hash_of
+from tbx_callbacks.together import Together
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

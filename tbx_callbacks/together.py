@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import atexit
-import hashlib
 import logging
-import pickle
 import queue
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from tbx_callbacks.decisions import Decisions
 from tbx_callbacks.line import LeftError, Line
 from tbx_callbacks.meeting import meet, patience
-from tbx_callbacks.parts import Part, Parts, filled
+from tbx_callbacks.merging import END, Merger, Place
+from tbx_callbacks.parts import Part, Parts
 
 logger = logging.getLogger(__name__)
 
-_ROOM = 256  # numbers of the first collective; it grows, on all ranks alike
 _WAITING = 1000  # steps that may wait for other ranks
 _GOODBYE = 2.0  # seconds
-_END = 2**40  # the step of ranks that have ended
-Place = tuple[str, str]
 Result = TypeVar("Result")
-
-
-class ApartError(RuntimeError):
-    """Ranks do not measure the same steps."""
 
 
 class Together:
@@ -40,14 +33,13 @@ class Together:
     sums) and, where tensors are spread over ranks and histograms are due, one more, for which the step waits (ranges).
     Their size depends neither on the number of ranks nor, for the first, on what is due: it says which step this is,
     so ranks that do not measure the same steps find out before they add anything up. A step whose tags are new takes
-    some more, once. When ranks are lost or apart, merging ends with one warning; the training goes on.
+    some more, once. What rank 0 decides travels along (`decisions`). When ranks are lost or apart, merging ends with one warning; the training goes on.
     """
 
     def __init__(self, line: Line, timeout: float) -> None:
         self.rank, self.size = line.rank, line.size
-        self._line, self._timeout = line, timeout
-        self._layouts: dict[str, Parts] = {}
-        self._room = _ROOM
+        self._line, self._timeout, self._merger = line, timeout, Merger(line)
+        self.decisions = Decisions(line.rank, self._caught_up)
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._idle = threading.Condition()
         self._open, self._broken, self._closing, self._over = 0, False, False, threading.Event()
@@ -60,7 +52,7 @@ class Together:
             name: Part(None, {"ranks": 1.0}, {"number": -float(number)})
             for name, number in zip(names, numbers.tolist(), strict=True)
         }
-        merged: Parts = self._ask(lambda: self._merge("lowest", 0, parts), {})
+        merged: Parts = self._ask(lambda: self._merger.merge("lowest", 0, parts), {})
         some = [name for name, part in merged.items() if part.sums["ranks"] < self.size]
         if some and self.rank == 0:
             shown = f"{', '.join(some[:3])}{f' and {len(some) - 3} more' if len(some) > 3 else ''}"
@@ -71,7 +63,7 @@ class Together:
     def largest(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """The largest of each number over the ranks that have it; nothing when ranks are lost."""
         parts = {name: Part(None, {}, {"number": number}) for name, number in numbers.items()}
-        most: dict[Place, float] = self._ask(lambda: self._maxima("largest", 0, parts)[1], {})
+        most: dict[Place, float] = self._ask(lambda: self._merger.maxima("largest", 0, parts)[1], {})
         return {tag: number for (tag, _), number in most.items()}
 
     def agree(self, step: int, key: Sequence[str], ranges: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -85,7 +77,7 @@ class Together:
         here = {tag: bounds.tolist() for tag, bounds in ranges.items()}
         parts = {tag: Part(None, {}, {"low": -low, "high": high}) for tag, (low, high) in here.items()}
         what = "\n".join(("ranges", *key))
-        most: dict[Place, float] = self._ask(lambda: self._maxima(what, step, parts)[1], {})
+        most: dict[Place, float] = self._ask(lambda: self._merger.maxima(what, step, parts)[1], {})
         if not most:
             return ranges
         found = {tag: torch.tensor([-most[tag, "low"], most[tag, "high"]], dtype=torch.float64) for tag in ranges}
@@ -100,11 +92,12 @@ class Together:
             parts: this rank's.
             then: takes the merged parts, on rank 0; none when ranks are lost.
         """
+        what, all_parts = "\n".join(key), {**parts, **self.decisions.leaving()}
 
         def job() -> None:
             merged: Parts = {}
             try:
-                merged = {} if self._broken else self._merge("\n".join(key), step, parts)
+                merged = {} if self._broken else self.decisions.heard(self._merger.merge(what, step, all_parts))
             except Exception as error:
                 self._lost(error)
             if self.rank == 0:
@@ -119,6 +112,11 @@ class Together:
         """Waits until everything that was submitted is merged; whether that came to be in time."""
         with self._idle:
             return self._idle.wait_for(lambda: self._open == 0, timeout=seconds)
+
+    def _caught_up(self) -> None:
+        """Waits for what was submitted, as long as a step may; a rank that waits in vain ends merging."""
+        if not self.drain(self._timeout):
+            self._line.leave()
 
     def leave(self, error: BaseException) -> None:
         """This rank cannot say what the others wait for: they are told after what was submitted before."""
@@ -193,86 +191,15 @@ class Together:
         """Ranks that measure on learn from it that this one has ended; those that have ended meet here."""
         try:
             if not self._broken:
-                self._maxima("goodbye", _END, {})
+                self._merger.maxima("goodbye", END, {})
         except (RuntimeError, LeftError):
             self._broken = True
-
-    def _merge(self, what: str, step: int, parts: Parts) -> Parts:
-        layout, most = self._maxima(what, step, parts)
-        empty = Part(None, {})
-        places = [(tag, name) for tag, part in layout.items() for name in part.sums]
-        numbers = [float(tag in parts) for tag in layout]
-        numbers += [parts.get(tag, empty).sums.get(name, 0.0) for tag, name in places]
-        sums = torch.tensor(numbers, dtype=torch.float64)
-        if layout:
-            self._line.add(sums)
-        there, added = sums[: len(layout)].tolist(), dict(zip(places, sums[len(layout) :].tolist(), strict=True))
-        return {
-            tag: filled(tag, parts.get(tag, part), part, added, most)
-            for (tag, part), ranks in zip(layout.items(), there, strict=True)
-            if ranks
-        }
-
-    def _maxima(self, what: str, step: int, parts: Parts) -> tuple[Parts, dict[Place, float]]:
-        """All tags and parts, and the largest of each number over ranks; `what` and `step` are the same on all."""
-        layout, digest = self._layouts.get(what, {}), hash_of([what])
-        new = what not in self._layouts or not _covers(layout, parts)
-        places = [(tag, name) for tag, part in layout.items() for name in part.maxes]
-        numbers = torch.full((self._room,), -torch.inf, dtype=torch.float64)
-        head = [float(step), -float(step), digest, -digest, float(new)]
-        empty = Part(None, {})
-        mine = [parts.get(tag, empty).maxes.get(name, -torch.inf) for tag, name in places]
-        numbers[: len(head) + len(mine)] = torch.tensor(head + mine, dtype=torch.float64)
-        self._line.largest(numbers)
-        last, first, high, low, changed = numbers[: len(head)].tolist()
-        if last != -first or high != -low:
-            lowest, highest = ("the end" if at == _END else f"step {at:g}" for at in (-first, last))
-            raise ApartError(f"all must measure the same at the same steps, but they are from {lowest} to {highest}")
-        if changed:
-            layout = self._layouts[what] = self._union(layout, parts)
-            self._room = max(self._room, len(head) + sum(len(part.maxes) for part in layout.values()))
-            return self._maxima(what, step, parts)
-        return layout, dict(zip(places, numbers[len(head) : len(head) + len(places)].tolist(), strict=True))
-
-    def _union(self, known: Parts, parts: Parts) -> Parts:
-        """Every rank's tags and parts, the same on all, rank by rank; ranks that have the same are asked once."""
-        layout = {tag: part.shape() for tag, part in known.items()}
-        data = torch.frombuffer(
-            bytearray(pickle.dumps({tag: part.shape() for tag, part in parts.items()})), dtype=torch.uint8
-        )
-        while True:
-            asks = torch.tensor([-self.size if _covers(layout, parts) else -self.rank, 0], dtype=torch.float64)
-            self._line.largest(asks)
-            root = -int(asks[0])
-            if root == self.size:
-                return layout
-            length = torch.tensor([len(data)])
-            self._line.broadcast(length, root)
-            theirs = data.clone() if root == self.rank else torch.empty(int(length), dtype=torch.uint8)
-            self._line.broadcast(theirs, root)
-            held: dict[str, Any] = pickle.loads(theirs.numpy().tobytes())
-            for tag, part in held.items():
-                known_part = layout.setdefault(tag, part)
-                known_part.sums.update({name: 0.0 for name in part.sums if name not in known_part.sums})
-                known_part.maxes.update({name: 0.0 for name in part.maxes if name not in known_part.maxes})
 
 
 def join() -> Together | None:
     """All ranks that start at this moment; None when some do not, or there is only one."""
     line = meet()
     return None if line is None else Together(line, patience())
-
-
-def hash_of(names: Sequence[str]) -> float:
-    """A number that tells lists of names apart, the same in every process; a float64 holds it exactly."""
-    return float(int.from_bytes(hashlib.sha256("\n".join(names).encode()).digest()[:6], "big"))
-
-
-def _covers(layout: Parts, parts: Parts) -> bool:
-    return all(
-        tag in layout and part.sums.keys() <= layout[tag].sums.keys() and part.maxes.keys() <= layout[tag].maxes.keys()
-        for tag, part in parts.items()
-    )
 
 
 def _let_go(reference: weakref.ref[Together]) -> None:

@@ -1,0 +1,128 @@
+"""What rank 0 decides, on ranks that nothing else keeps in step; started by the tests, one process a rank."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from tbx_callbacks.counters import Stopwatch
+from tbx_callbacks.facts import Setup
+from tbx_callbacks.items import Item
+from tbx_callbacks.monitor import Monitor
+from tbx_callbacks.schedule import every
+from tbx_callbacks.sinks import MemorySink
+from tbx_callbacks.values import Sum, Value
+
+STEPS = 200
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass(frozen=True)
+class Slow:
+    """1 from each rank; takes some seconds of the clock, and notes at which steps it was measured here."""
+
+    name: str
+    seconds: float
+    clock: Clock = field(compare=False)
+    seen: list[int] = field(default_factory=list, compare=False)
+
+    events: ClassVar[frozenset[str]] = frozenset({"step"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+    select: ClassVar[None] = None
+    cost: ClassVar[str] = "much"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {f"{self.name}/ranks": ""}
+
+    def __call__(self, context: Any) -> dict[str, Value]:
+        self.clock.now += self.seconds
+        self.seen.append(context.step)
+        return {f"{self.name}/ranks": Sum(1.0)}
+
+
+def train(rank: int, budget: float | None, *metrics: tuple[str, int, float], acts: Any = None) -> None:
+    """One second of the clock a step. `acts` is told the monitor, and is called after each step."""
+    clock, sink = Clock(), MemorySink()
+    slow = [Slow(name, seconds, clock) for name, _, seconds in metrics]
+    items = [Item(each.name, each, every=period) for each, (_, period, _) in zip(slow, metrics, strict=True)]
+    monitor = Monitor(items, every="log", strict=True, sink=sink, stopwatch=Stopwatch(clock), budget=budget)
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(10)))
+    after = acts(monitor) if acts else None
+    for step in range(1, STEPS + 1):
+        time.sleep(0.002 * (step % 7 == 3 * rank))  # ranks are apart by some steps, now one ahead and now the other
+        monitor.begin_step(step)
+        clock.now += 1.0
+        optimizer.step()
+        monitor.publish()
+        if after:
+            after(step)
+    monitor.end(STEPS, succeeded=True)
+    for each in slow:
+        print(f"{each.name} here: {each.seen}")
+        if rank == 0:
+            print(f"{each.name} written: {[step for step, ranks in sink.series(f'{each.name}/ranks') if ranks == 2]}")
+    print(f"texts: {[step for step, _ in sink.series('overhead_budget')]}")
+
+
+def budget(rank: int) -> None:
+    """Only rank 0 finds the metric costly: the others learn it from rank 0."""
+    train(rank, 0.01, ("slow", 5, 0.5 if rank == 0 else 0.0), ("cheap", 5, 1e-5))
+
+
+def within(rank: int) -> None:
+    """Only another rank finds it costly, which does not decide."""
+    train(rank, 0.5, ("slow", 5, 0.5 if rank == 0 else 50.0))
+
+
+def thread(rank: int) -> None:
+    """Rank 0 decides three times in a thread, at moments of its own; the last decision is the last that is waited for."""
+    acted: list[tuple[int, Mapping[str, float]]] = []
+
+    def acts(monitor: Monitor) -> Any:
+        decisions, at = monitor._decisions, [0]
+
+        def act(numbers: Mapping[str, float]) -> None:
+            acted.append((at[0], dict(numbers)))
+            if numbers.get("number") == 3:
+                decisions.settle("turn")
+
+        def decide() -> None:
+            for number in (1, 2, 3):
+                time.sleep(0.02)
+                while len(acted) < number - 1:
+                    time.sleep(0.001)
+                decisions.decide("turn", {"number": number, f"only {number}": -1.5})
+
+        decisions.expect("turn", act)
+        threading.Thread(target=decide, daemon=True).start()
+        return lambda step: at.__setitem__(0, step)
+
+    train(rank, None, ("slow", 3, 0.0), acts=acts)
+    print(f"acted: {acted}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    for scenario in (budget, within, thread):
+        print(f"<{scenario.__name__}>", flush=True)
+        scenario(dist.get_rank())
+        print(f"</{scenario.__name__}>", flush=True)
+    dist.destroy_process_group()
