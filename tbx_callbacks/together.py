@@ -33,7 +33,8 @@ class Together:
     sums) and, where tensors are spread over ranks and histograms are due, one more, for which the step waits (ranges).
     Their size depends neither on the number of ranks nor, for the first, on what is due: it says which step this is,
     so ranks that do not measure the same steps find out before they add anything up. A step whose tags are new takes
-    some more, once. What rank 0 decides travels along (`decisions`). When ranks are lost or apart, merging ends with one warning; the training goes on.
+    some more, once. What rank 0 decides travels along (`decisions`). When ranks are lost or apart, merging ends with
+    one warning; the training goes on.
     """
 
     def __init__(self, line: Line, timeout: float) -> None:

@@ -92,7 +92,7 @@ def within(rank: int) -> None:
 
 
 def thread(rank: int) -> None:
-    """Rank 0 decides three times in a thread, at moments of its own; the last decision is the last that is waited for."""
+    """Rank 0 decides three times in a thread, at moments of its own; and says when it was the last one."""
     acted: list[tuple[int, Mapping[str, float]]] = []
 
     def acts(monitor: Monitor) -> Any:
