@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from tbx_callbacks.context import Context, RunFacts
 from tbx_callbacks.errors import ConfigError
 from tbx_callbacks.forward import is_compiled
+from tbx_callbacks.held import Held
 from tbx_callbacks.names import clean_parameter_names, near
 from tbx_callbacks.plan import Entry
 from tbx_callbacks.program import Program
-from tbx_callbacks.ranks import world_size
 from tbx_callbacks.reduce import Batch
 from tbx_callbacks.select import layers_of
+from tbx_callbacks.tensor_parallel import split_layer
+from tbx_callbacks.together import Together
 
 logger = logging.getLogger(__name__)
 
@@ -36,21 +38,29 @@ class Activations:
         program: the metrics; in compiled models they are left out with one warning, since hooks that come and go would
             either compile it again or not be called.
         compiled: whether the trainer compiles the model.
+        ranks: all ranks, where there are several: they have other batches, or other modules. Edges of histograms are
+            agreed upon in the optimizer's step then, so what modules return is held until it.
 
     Raises:
-        ConfigError: a regex matches no module.
+        ConfigError: a regex matches no module, on any rank.
     """
 
-    def __init__(self, model: nn.Module, program: Program, *, compiled: bool) -> None:
+    def __init__(self, model: nn.Module, program: Program, *, compiled: bool, ranks: Together | None = None) -> None:
         self._model, self._program = model, program
         entries = [entry for entry in program.entries if "activations" in entry.item.metric.needs]
         if entries and (compiled or any(map(is_compiled, model.modules()))):
             logger.warning("activations of a compiled model cannot be seen; metric activations is left out")
             entries = []
-        elif entries and world_size() > 1:
-            logger.warning("activations are not written with several ranks yet: they are one rank's share")
+        elif entries and ranks is not None and (split := split_layer(model)) is not None:
+            if ranks.rank == 0:
+                logger.warning(
+                    "under tensor parallelism (of %s) a module returns either a part or a copy on each rank, which"
+                    " cannot be told apart; metric activations is left out",
+                    split,
+                )
             entries = []
-        self._modules = {entry: _modules(model, getattr(entry.item.metric, "modules", None)) for entry in entries}
+        self._modules = _modules_of(entries, model, ranks)
+        self._holds, self._held = ranks is not None, Held()
         self._handles: dict[tuple[Entry, str] | None, Any] = {}
         self._batch: Batch | None = None
         self._said = False
@@ -68,9 +78,15 @@ class Activations:
         if self._handles:
             self._handles[None] = self._model.register_forward_hook(self._over, always_call=True)
 
+    def watches(self, due: Sequence[Entry]) -> bool:
+        """Whether modules are watched for any of these entries; the same on all ranks."""
+        return any(entry in self._modules for entry in due)
+
     def take(self) -> Batch | None:
         """What was measured; the step is finished."""
         batch = self._batch
+        if batch is not None:
+            self._held.check(batch)
         if self._handles and batch is None and not self._said:
             self._said = True
             logger.warning(
@@ -83,6 +99,7 @@ class Activations:
     def end(self) -> None:
         """Removes every hook and forgets what was measured."""
         self._batch = None
+        self._held.clear()
         self._remove()
 
     def _remove(self) -> None:
@@ -99,11 +116,31 @@ class Activations:
             self._batch = self._batch or Batch()
             with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
                 self._program.run(entry, replace(context, activations={name: tensor.detach()}), self._batch)
-                self._batch.count()  # the tensor may be changed in place by what comes next
+                if self._holds:
+                    self._held.hold(self._batch)
+                else:
+                    self._batch.count()  # the tensor may be changed in place by what comes next
 
     def _over(self, module: nn.Module, args: Any, outputs: Any) -> None:
         if self._model.training and not torch.compiler.is_compiling():
             self._remove()
+
+
+def _modules_of(
+    entries: Sequence[Entry], model: nn.Module, ranks: Together | None
+) -> dict[Entry, dict[str, nn.Module]]:
+    """The chosen modules of each entry; a regex may match on other ranks only, which have other modules."""
+    regexes = [getattr(entry.item.metric, "modules", None) for entry in entries]
+    chosen = [_modules(model, regex) for regex in regexes]
+    here = {str(place) for place, modules in enumerate(chosen) if modules}
+    anywhere = ranks.anywhere(here) if ranks is not None and entries else here
+    for place, regex in enumerate(regexes):
+        if regex is not None and str(place) not in anywhere:
+            raise ConfigError(
+                f"activations.modules must match at least one module's name, got {regex!r};"
+                f" near names: {', '.join(near(regex, [*_modules(model, '')]))}"
+            )
+    return dict(zip(entries, chosen, strict=True))
 
 
 def _modules(model: nn.Module, regex: str | None) -> dict[str, nn.Module]:
@@ -114,13 +151,7 @@ def _modules(model: nn.Module, regex: str | None) -> dict[str, nn.Module]:
         name.removesuffix("._"): module for name, (_, module) in zip(cleaned, paths, strict=True) if name.endswith("._")
     }
     if regex is not None:
-        chosen = {name: module for name, module in named.items() if re.search(regex, name)}
-        if not chosen:
-            raise ConfigError(
-                f"activations.modules must match at least one module's name, got {regex!r};"
-                f" near names: {', '.join(near(regex, [*named]))}"
-            )
-        return chosen
+        return {name: module for name, module in named.items() if re.search(regex, name)}
     parameters = clean_parameter_names([name for name, _ in model.named_parameters()])
     layers = dict.fromkeys(layers_of(parameters))
     return {name: named[name] for name in layers if name in named}

@@ -110,11 +110,11 @@ class Monitor:
         if ranks is None and world_size() > 1:
             items = alone(items, spread=source.spread)
         self._spread = ranks is not None and ranks.largest({"spread": float(source.spread)}).get("spread") == 1
-        entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners)
+        entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners, ranks)
         self._program = Program(entries, strict=self._strict, clock=self.stopwatch.clock, shared=ranks is not None)
         self._decisions = Decisions() if ranks is None else ranks.decisions
         self._budget = Budget(self._share, self.stopwatch, self._program, self._decisions)
-        self._activations = Activations(setup.model, self._program, compiled=setup.compiled)
+        self._activations = Activations(setup.model, self._program, compiled=setup.compiled, ranks=ranks)
         self._own_schedule = schedule_of(self._every, setup.log_schedule)
         self._setup, self._source = setup, source
         scaler = setup.scaler if "loss_scale" in self.needs else None
@@ -296,7 +296,7 @@ class Monitor:
             learning_rates=self._source.learning_rates(),
         )
         batch = self.publisher.batch(self._step, self._program.key(self._due))
-        if (seen := self._activations.take()) is not None:
+        if name == self._first and (seen := self._activations.take()) is not None:
             batch.join(seen)
         if own_due:
             self._add_own(batch)
@@ -311,10 +311,10 @@ class Monitor:
             updates.forget()
 
     def _agree(self, name: str) -> Agree | None:
-        """Makes ranges those of all ranks, where tensors are in pieces; all ranks are asked for the same tags."""
+        """Makes ranges those of all ranks, where tensors are in pieces or each rank's own; all ask for the same."""
         ranks = self.publisher.ranks
         due = [entry for entry in self._due if entry.optimizer == name and entry.has_histograms]
-        if ranks is None or not self._spread or not due:
+        if ranks is None or not (self._activations.watches(due) or (self._spread and due)):
             return None
         return partial(ranks.agree, self._step, self._program.key(due))
 

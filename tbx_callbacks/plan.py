@@ -14,6 +14,7 @@ from tbx_callbacks.items import Cadence, Item
 from tbx_callbacks.ranks import is_rank_zero
 from tbx_callbacks.schedule import Schedule, every
 from tbx_callbacks.select import NoMatchError, Parameter, Selection, resolve
+from tbx_callbacks.together import Together
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def plan(
     parameters: Sequence[Parameter],
     log_schedule: Schedule,
     owners: Mapping[str, Sequence[int]],
+    ranks: Together | None = None,
 ) -> list[Entry]:
     """Resolves every item.
 
@@ -80,14 +82,16 @@ def plan(
         log_schedule: the steps at which the trainer logs.
         owners: places of the parameters of each optimizer, by its name. With several, each has entries of its own, and
             its name stands in front of the groups' names.
+        ranks: all ranks, where there are several. They may hold other parameters, as stages of a pipeline do: where an
+            item selects some on any rank, it has an entry on all of them, perhaps an empty one.
 
     Raises:
-        ConfigError: a regex matches no parameter, or two items would write the same tag.
+        ConfigError: a regex matches no parameter, on any rank, or two items would write the same tag.
     """
     entries: list[Entry] = []
-    for item in items:
+    for item, selections in zip(items, _selections(items, parameters, owners, ranks), strict=True):
         schedule = schedule_of(item.every or default, log_schedule)
-        for optimizer, selection in _selections(item, parameters, owners):
+        for optimizer, selection in selections:
             entry = Entry(item, schedule, selection, _tags(item, selection), optimizer)
             for other in entries:
                 if other.item is not item:
@@ -110,7 +114,7 @@ def whole(items: Sequence[Item], sharding: str | None) -> list[Item]:
     return [item for item in items if item.select is None]
 
 
-_OF_ALL_RANKS = ("memory", "nonfinite", "outputs", "throughput", "train_accuracy")
+_OF_ALL_RANKS = ("activations", "memory", "nonfinite", "outputs", "throughput", "train_accuracy")
 
 
 def alone(items: Sequence[Item], *, spread: bool) -> list[Item]:
@@ -140,19 +144,42 @@ def owners(
 
 
 def _selections(
+    items: Sequence[Item],
+    parameters: Sequence[Parameter],
+    owners: Mapping[str, Sequence[int]],
+    ranks: Together | None,
+) -> list[list[tuple[str, Selection]]]:
+    """What each item selects of each optimizer's parameters, where it selects some on any rank."""
+    found = [_selected(item, parameters, owners) for item in items]
+    here = {
+        f"{place} {optimizer}"
+        for place, selections in enumerate(found)
+        for optimizer, selection in selections.items()
+        if isinstance(selection, Selection)
+    }
+    anywhere = here if ranks is None else ranks.anywhere(here)
+    chosen = []
+    for place, (item, selections) in enumerate(zip(items, found, strict=True)):
+        some = {optimizer: each for optimizer, each in selections.items() if f"{place} {optimizer}" in anywhere}
+        error = next((each for each in selections.values() if isinstance(each, NoMatchError)), None)
+        if not some and error is not None:
+            raise ConfigError(f"{item.name}.{error}") from error
+        chosen.append([(name, each if isinstance(each, Selection) else Selection(())) for name, each in some.items()])
+    return chosen
+
+
+def _selected(
     item: Item, parameters: Sequence[Parameter], owners: Mapping[str, Sequence[int]]
-) -> list[tuple[str, Selection]]:
-    """What the item selects of each optimizer's parameters; one that reads none goes with the first optimizer."""
+) -> dict[str, Selection | NoMatchError]:
+    """By optimizer what the item selects on this rank; an item that reads no parameter goes with the first."""
     if item.select is None:
-        return [(next(iter(owners), ""), Selection(()))]
-    found, errors = [], []
+        return {next(iter(owners), ""): Selection(())}
+    found: dict[str, Selection | NoMatchError] = {}
     for name, places in owners.items():
         try:
-            found.append((name, resolve(item.select, parameters, places, f"{name}/" if len(owners) > 1 else "")))
+            found[name] = resolve(item.select, parameters, places, f"{name}/" if len(owners) > 1 else "")
         except NoMatchError as error:
-            errors.append(error)
-    if not found:
-        raise ConfigError(f"{item.name}.{errors[0]}") from errors[0]
+            found[name] = error
     return found
 
 

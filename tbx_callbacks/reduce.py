@@ -40,8 +40,13 @@ class Batch:
                 self.finished[tag] = value
 
     def flag(self, owner: str, *, failed: bool) -> None:
-        """Says whether a metric failed here: what other ranks know of it is not the whole then."""
+        """Says whether a metric, or a tag, failed here: what other ranks know of it is not the whole then."""
         self._values[_FAILED + owner] = Sum(float(failed))
+
+    @property
+    def uncounted(self) -> Mapping[str, Histogram]:
+        """Histograms whose tensors are held, by tag."""
+        return self._uncounted
 
     def join(self, other: Batch) -> None:
         """Takes what another batch holds."""
@@ -92,7 +97,11 @@ class Batch:
         """Finished values by tag, from parts that may be those of all ranks."""
         flags = {tag.removeprefix(_FAILED): part for tag, part in parts.items() if tag.startswith(_FAILED)}
         failed = {owner for owner, part in flags.items() if any(part.sums.values())}
-        whole = {tag: part for tag, part in parts.items() if not tag.startswith(_FAILED) and part.owner not in failed}
+        whole = {
+            tag: part
+            for tag, part in parts.items()
+            if not tag.startswith(_FAILED) and failed.isdisjoint((tag, part.owner))
+        }
         return {**finish(whole, facts), **self.finished}
 
 

@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -65,7 +65,11 @@ class Together:
         """The largest of each number over the ranks that have it; nothing when ranks are lost."""
         parts = {name: Part(None, {}, {"number": number}) for name, number in numbers.items()}
         most: dict[Place, float] = self._ask(lambda: self._merger.maxima("largest", 0, parts)[1], {})
-        return {tag: number for (tag, _), number in most.items()}
+        return {tag: number for (tag, _), number in most.items() if number > -torch.inf}
+
+    def anywhere(self, names: Collection[str]) -> set[str]:
+        """The names that any rank has."""
+        return {*names, *self.largest(dict.fromkeys(names, 1.0))}
 
     def agree(self, step: int, key: Sequence[str], ranges: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The ranges of all ranks' tensors together.
