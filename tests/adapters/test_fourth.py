@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import io
 import tokenize
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ def example() -> Any:
 
 def lines_of_code(file: Path) -> int:
     """Without docstrings, comments, blank lines and imports."""
-    tokens = tokenize.generate_tokens(file.open().readline)
+    code = file.read_text()
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
     written = {n for token in tokens if token.type in CODE for n in range(token.start[0], token.end[0] + 1)}
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(code)):
         documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node)
         dropped = node.body[0] if documented else node if isinstance(node, (ast.Import, ast.ImportFrom)) else None
         if dropped is not None:
@@ -39,11 +41,12 @@ def lines_of_code(file: Path) -> int:
     return len(written)
 
 
-@pytest.mark.parametrize(
-    "file", [EXAMPLE, *(ADAPTERS / f"{name}.py" for name in ("hf", "lightning", "loop"))], ids=lambda file: file.stem
-)
+@pytest.mark.parametrize("file", [EXAMPLE, *(ADAPTERS / f"{name}.py" for name in ("hf", "lightning", "loop"))])
 def test_adapters_are_short(file: Path) -> None:
     assert 20 < lines_of_code(file) < 80
+
+
+def test_the_example_is_short_with_all_that_it_says() -> None:
     assert len(EXAMPLE.read_text().splitlines()) < 80
 
 
