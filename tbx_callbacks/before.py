@@ -33,7 +33,7 @@ class Clipping:
             if "before_clip" in needs and name not in self.gradients:
                 gradients = source.gradients(name, scale)
                 self.gradients[name] = gradients.measured(nonfinite="nonfinite" in needs)
-                if max_norm is not None:
+                if max_norm is not None and not source.unsummed(name):
                     self.square, self.max_norm = gradients.squares.sum(), max_norm
 
     def written(self) -> Value | None:
@@ -71,7 +71,7 @@ class Copies:
             place: here.to(_exact(here.dtype), copy=True)
             for place in sorted(places)
             if source.parameters[place].tensor.requires_grad
-            and (closure or source.gradient(place) is not None)
+            and (closure or source.has_gradient(place))
             and (here := source.weight(place)) is not None
         }
 
@@ -87,7 +87,7 @@ class Copies:
         updates: list[Tensor | None] = [None] * len(source.parameters)
         for place, old in copies.items():
             here = source.weight(place)
-            if here is None or (source.zero is None and source.gradient(place) is None):
+            if here is None or (source.zero is None and not source.has_gradient(place)):
                 continue
             torch.sub(here, old, out=old)
             if skipped is not None:

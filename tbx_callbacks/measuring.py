@@ -24,6 +24,7 @@ from tbx_callbacks.publish import Publisher
 from tbx_callbacks.reduce import Agree, Batch
 from tbx_callbacks.shards import local
 from tbx_callbacks.source import Source
+from tbx_callbacks.unsummed import Unsummed
 
 
 class Measuring:
@@ -64,6 +65,7 @@ class Measuring:
         self._decisions, self._safely, self._spread = decisions, safely, spread
         self._activations = Activations(setup.model, program, compiled=setup.compiled, ranks=publisher.ranks)
         self._clipping, self._copies, self._late = Clipping(), Copies(), Late()
+        self._unsummed = Unsummed()
         self._first = next(iter(setup.optimizers))
         self._steps_before = self.step = 0
         self._due: list[Entry] = []
@@ -191,6 +193,7 @@ class Measuring:
             selected = replace(context, selection=entry.selection)
             if not self._late.takes(entry, selected):
                 self._program.run(entry, with_interval(entry, selected, self._counters), batch)
+        self._unsummed.flag(self._source, self._due, name, batch)
         batch.count(self._agree(name))
         if updates is not None:
             updates.forget()
@@ -208,7 +211,9 @@ class Measuring:
     def batch(self, step: int | None = None) -> Batch:
         """The batch of this step, or of another one at which the trainer logs, which the publisher holds."""
         key = self._program.key(self._due)
-        return self._publisher.batch(self.step, key) if step is None else self._publisher.batch(step, key or ("log",))
+        if step is None:
+            return self._publisher.batch(self.step, key or None)  # scalars of the user's own are no other rank's matter
+        return self._publisher.batch(step, key or ("log",))
 
     @property
     def waits(self) -> bool:

@@ -11,7 +11,7 @@ from tbx_callbacks.counters import Totals
 from tbx_callbacks.errors import ConfigError
 from tbx_callbacks.items import Cadence, Item
 from tbx_callbacks.schedule import Schedule, every
-from tbx_callbacks.select import NoMatchError, Parameter, Selection, resolve
+from tbx_callbacks.select import NoMatchError, Parameter, Selection, matched
 from tbx_callbacks.together import Together
 
 
@@ -118,38 +118,39 @@ def _selections(
     owners: Mapping[str, Sequence[int]],
     ranks: Together | None,
 ) -> list[list[tuple[str, Selection]]]:
-    """What each item selects of each optimizer's parameters, where it selects some on any rank."""
+    """What each item selects of each optimizer's parameters, where it selects some of them on any rank."""
     found = [_selected(item, parameters, owners) for item in items]
-    here = {
-        f"{place} {optimizer}"
-        for place, selections in enumerate(found)
-        for optimizer, selection in selections.items()
-        if isinstance(selection, Selection)
-    }
+    here: set[str] = set()
+    for place, of_item in enumerate(found):
+        for optimizer, (selection, regexes) in of_item.items():
+            here |= {f"{place} {what}" for what, error in regexes.items() if error is None}
+            here |= {f"{place} @{optimizer}"} if selection.groups else set()
     anywhere = here if ranks is None else ranks.anywhere(here)
-    chosen = []
-    for place, (item, selections) in enumerate(zip(items, found, strict=True)):
-        some = {optimizer: each for optimizer, each in selections.items() if f"{place} {optimizer}" in anywhere}
-        error = next((each for each in selections.values() if isinstance(each, NoMatchError)), None)
-        if not some and error is not None:
-            raise ConfigError(f"{item.name}.{error}") from error
-        chosen.append([(name, each if isinstance(each, Selection) else Selection(())) for name, each in some.items()])
-    return chosen
+    for place, (item, of_item) in enumerate(zip(items, found, strict=True)):
+        for _, regexes in of_item.values():
+            for what, error in regexes.items():
+                if error is not None and f"{place} {what}" not in anywhere:
+                    raise ConfigError(f"{item.name}.{error}") from error
+    return [
+        [
+            (optimizer, selection)
+            for optimizer, (selection, _) in of_item.items()
+            if item.select is None or f"{place} @{optimizer}" in anywhere
+        ]
+        for place, (item, of_item) in enumerate(zip(items, found, strict=True))
+    ]
 
 
 def _selected(
     item: Item, parameters: Sequence[Parameter], owners: Mapping[str, Sequence[int]]
-) -> dict[str, Selection | NoMatchError]:
-    """By optimizer what the item selects on this rank; an item that reads no parameter goes with the first."""
+) -> dict[str, tuple[Selection, dict[str, NoMatchError | None]]]:
+    """What the item selects on this rank, by optimizer; an item that reads no parameter goes with the first."""
     if item.select is None:
-        return {next(iter(owners), ""): Selection(())}
-    found: dict[str, Selection | NoMatchError] = {}
-    for name, places in owners.items():
-        try:
-            found[name] = resolve(item.select, parameters, places, f"{name}/" if len(owners) > 1 else "")
-        except NoMatchError as error:
-            found[name] = error
-    return found
+        return {next(iter(owners), ""): (Selection(()), {})}
+    return {
+        name: matched(item.select, parameters, places, f"{name}/" if len(owners) > 1 else "")
+        for name, places in owners.items()
+    }
 
 
 def families(entries: Sequence[Entry]) -> tuple[str, ...]:

@@ -50,7 +50,9 @@ class Publisher:
         """
         if self._held is None or self._held[0] != step:
             self.publish()
-            self._held = step, Batch(), None if step == self._sent else key
+            self._held = step, Batch(), None
+        if self._held[2] is None and step != self._sent:
+            self._held = (*self._held[:2], key)
         return self._held[1]
 
     def publish(self, facts: Facts | None = None) -> None:

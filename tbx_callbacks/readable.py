@@ -19,22 +19,26 @@ _OF_ALL_RANKS = ("activations", "memory", "nonfinite", "outputs", "throughput", 
 
 def readable(items: Sequence[Item], setup: Setup, source: Source, ranks: Together | None) -> list[Item]:
     """The items that can be right with these ranks; None of them where there is one, or where the others do not log."""
-    items = _whole(items, setup.sharding or apart(source.parameters, ranks, source.pieces))
+    different = None if setup.sharding else apart(source.parameters, ranks, source.pieces)
+    items = _whole(items, setup.sharding or different, *(["activations"] if different else []))
     return _alone(items, spread=source.spread) if ranks is None and world_size() > 1 else items
 
 
-def _whole(items: Sequence[Item], sharding: str | None) -> list[Item]:
-    """The items that can be right: a shard's norm is not the parameter's, so none is written in its place."""
+def _whole(items: Sequence[Item], sharding: str | None, *also: str) -> list[Item]:
+    """The items that can be right: a shard's norm is not the parameter's, so none is written in its place.
+
+    `also` are further metrics that cannot be.
+    """
     if sharding is None:
         return list(items)
-    left_out = sorted({item.name for item in items if item.select is not None})
+    left_out = sorted({item.name for item in items if item.select is not None or item.name in also})
     if left_out and is_rank_zero():
         logger.warning(
             "parameters are spread over ranks by %s, which these metrics cannot read yet: %s; they are left out",
             sharding,
             ", ".join(left_out),
         )
-    return [item for item in items if item.select is None]
+    return [item for item in items if item.name not in left_out]
 
 
 def _alone(items: Sequence[Item], *, spread: bool) -> list[Item]:

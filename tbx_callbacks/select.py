@@ -103,26 +103,41 @@ def resolve(
     Raises:
         NoMatchError: a regex matches no parameter; the message lists near names.
     """
+    selection, regexes = matched(select, parameters, among, prefix)
+    for error in regexes.values():
+        if error is not None:
+            raise error
+    return selection
+
+
+def matched(
+    select: Select, parameters: Sequence[Parameter], among: Sequence[int] | None = None, prefix: str = ""
+) -> tuple[Selection, dict[str, NoMatchError | None]]:
+    """As `resolve`: the groups that there are, and for each regex, and what exclude leaves, the error where it is nothing."""
     names = [parameter.name for parameter in parameters]
     among = range(len(names)) if among is None else among
-    chosen = _matching("include", select.include, among, names)
-    dropped = set(_matching("exclude", select.exclude, among, names)) if select.exclude else set()
-    chosen = [place for place in chosen if place not in dropped]
-    if not chosen:
-        raise NoMatchError(f"exclude {select.exclude!r} leaves no parameter of those that include chose; narrow it")
+    regexes: dict[str, NoMatchError | None] = {}
+
+    def matching(what: str, regex: str, places: Sequence[int]) -> list[int]:
+        found, regexes[what] = _matching(what, regex, places, names)
+        return found
+
+    chosen = list(among) if select.include is None else matching("include", select.include, among)
+    if select.exclude is not None:
+        dropped = set(matching("exclude", select.exclude, among))
+        chosen = [place for place in chosen if place not in dropped]
+        none_left = f"exclude {select.exclude!r} leaves no parameter of those that include chose; narrow it"
+        regexes["left"] = None if chosen else NoMatchError(none_left)
     if not isinstance(select.by, str):
-        return Selection(
-            [
-                Group(prefix + name, tuple(_matching(f"by.{name}", regex, chosen, names)))
-                for name, regex in select.by.items()
-            ]
-        )
+        named = [(prefix + name, matching(f"by.{name}", regex, chosen)) for name, regex in select.by.items()]
+        return Selection([Group(name, tuple(places)) for name, places in named if places]), regexes
     members: dict[str, list[int]] = {}
-    groups = layers_of(names) if select.by == "layer" else [_GROUP[select.by](name) for name in names]
+    owners = layers_of(names) if select.by == "layer" else [_GROUP[select.by](name) for name in names]
     for place in chosen:
-        members.setdefault(groups[place], []).append(place)
+        members.setdefault(owners[place], []).append(place)
     apart = members if select.by == "total" else unique(["total", *members])[1:]  # a layer may be named total
-    return Selection([Group(prefix + name, tuple(m)) for name, m in zip(apart, members.values(), strict=True)])
+    groups = [(prefix + name, places) for name, places in zip(apart, members.values(), strict=True)]
+    return Selection([Group(name, tuple(places)) for name, places in groups]), regexes
 
 
 def layers_of(names: Sequence[str]) -> list[str]:
@@ -197,15 +212,12 @@ _GROUP = {
 }
 
 
-def _matching(what: str, regex: str | None, places: Sequence[int], names: Sequence[str]) -> list[int]:
-    if regex is None:
-        return list(places)
+def _matching(
+    what: str, regex: str, places: Sequence[int], names: Sequence[str]
+) -> tuple[list[int], NoMatchError | None]:
     pattern = re.compile(regex)
     found = [place for place in places if pattern.search(names[place])]
-    if not found:
-        among = [names[place] for place in places]
-        raise NoMatchError(
-            f"{what} must match at least one parameter's name, got {regex!r};"
-            f" near names: {', '.join(near(regex, among))}"
-        )
-    return found
+    if found:
+        return found, None
+    shown = ", ".join(near(regex, [names[place] for place in places]))
+    return [], NoMatchError(f"{what} must match at least one parameter's name, got {regex!r}; near names: {shown}")

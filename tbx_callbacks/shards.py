@@ -14,12 +14,11 @@ def sharding(tensors: Iterable[Tensor]) -> str | None:
     """How any of the tensors is spread over ranks in a way that cannot be read, in words; None when all can be."""
     for tensor in tensors:
         kind = type(tensor)
-        if isinstance(tensor, DTensor):
-            if any(isinstance(placement, Partial) for placement in tensor.placements):
-                return "DTensor with partial sums"
-        elif kind.__name__ == "FlatParameter" or hasattr(tensor, "_is_flat_param"):
+        if is_unsummed(tensor):
+            return "DTensor with partial sums"
+        if kind.__name__ == "FlatParameter" or hasattr(tensor, "_is_flat_param"):
             return "FSDP with flat parameters (remedy: FullyShardedDataParallel(..., use_orig_params=True))"
-        elif hasattr(tensor, "ds_id"):
+        if hasattr(tensor, "ds_id"):
             return "DeepSpeed ZeRO-3"
     return None
 
@@ -57,10 +56,13 @@ def speaks(tensor: Tensor) -> bool:
     )
 
 
+def is_unsummed(tensor: Tensor | None) -> bool:
+    """Whether elements are sums over ranks that are not added up yet."""
+    return isinstance(tensor, DTensor) and any(isinstance(placement, Partial) for placement in tensor.placements)
+
+
 def local(tensor: Tensor) -> Tensor | None:
     """This rank's elements; None where they are partial sums, which would need the other ranks'."""
-    if not isinstance(tensor, DTensor):
-        return tensor
-    if any(isinstance(placement, Partial) for placement in tensor.placements):
+    if is_unsummed(tensor):
         return None
-    return tensor.to_local()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -16,7 +16,7 @@ from tbx_callbacks.fsdp1 import holders
 from tbx_callbacks.names import clean, unique
 from tbx_callbacks.plan import owners
 from tbx_callbacks.select import Parameter, parameters_of
-from tbx_callbacks.shards import homes, is_spread, local, speaks
+from tbx_callbacks.shards import homes, is_spread, is_unsummed, local, speaks
 from tbx_callbacks.state import State
 from tbx_callbacks.together import Together
 from tbx_callbacks.values import Number
@@ -65,6 +65,15 @@ class Source:
         if self.zero is not None:
             return self.zero.gradient(tensor)
         return None if tensor.grad is None else local(tensor.grad)
+
+    def has_gradient(self, place: int) -> bool:
+        """Whether a parameter has a gradient, readable or not: the optimizer steps on it."""
+        tensor = self.parameters[place].tensor
+        return tensor.grad is not None if self.zero is None else self.zero.gradient(tensor) is not None
+
+    def unsummed(self, name: str) -> frozenset[int]:
+        """Places of one optimizer's gradients that are partial sums, which `gradients` leaves out."""
+        return frozenset(i for i in self._owned[name] if is_unsummed(self.parameters[i].tensor.grad))
 
     def weights(self, name: str) -> Tensors:
         """One optimizer's parameters."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tbx_callbacks.context import Context
-from tbx_callbacks.metrics.protocol import NOTHING, STEP, Values
+from tbx_callbacks.metrics.protocol import STEP, Values
 from tbx_callbacks.select import Select
 from tbx_callbacks.stats.histogram import check_bins
 from tbx_callbacks.values import Histogram
@@ -26,7 +26,7 @@ class GradHistogram:
 
     tags: ClassVar[Mapping[str, str]] = {"grads/{group}": "histogram"}
     events: ClassVar[frozenset[str]] = STEP
-    needs: ClassVar[frozenset[str]] = NOTHING
+    needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
     select: ClassVar[Select | None] = Select(by="layer")
     cost: ClassVar[str] = "two passes over the gradients"
 

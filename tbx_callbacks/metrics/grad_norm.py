@@ -23,7 +23,7 @@ class GradNorm:
 
     tags: ClassVar[Mapping[str, str]] = {"grad_norm/{group}": ""}
     events: ClassVar[frozenset[str]] = STEP
-    needs: ClassVar[frozenset[str]] = frozenset({"before_clip"})
+    needs: ClassVar[frozenset[str]] = frozenset({"before_clip", "gradients"})
     select: ClassVar[Select | None] = Select(by="layer")
     cost: ClassVar[str] = "one pass over the gradients"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tbx_callbacks.context import Context
-from tbx_callbacks.metrics.protocol import NOTHING, STEP, Values
+from tbx_callbacks.metrics.protocol import STEP, Values
 from tbx_callbacks.select import Select
 from tbx_callbacks.values import Norm
 
@@ -21,7 +21,7 @@ class GradNormClipped:
 
     tags: ClassVar[Mapping[str, str]] = {"grad_norm_clipped/{group}": ""}
     events: ClassVar[frozenset[str]] = STEP
-    needs: ClassVar[frozenset[str]] = NOTHING
+    needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
     select: ClassVar[Select | None] = Select(by="total")
     cost: ClassVar[str] = "one pass over the gradients"
 

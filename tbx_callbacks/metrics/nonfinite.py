@@ -41,7 +41,7 @@ class NonFinite:
         "nonfinite/first_bad": "text",
     }
     events: ClassVar[frozenset[str]] = frozenset({"step"})
-    needs: ClassVar[frozenset[str]] = frozenset({"before_clip", "batches", "nonfinite"})
+    needs: ClassVar[frozenset[str]] = frozenset({"batches", "before_clip", "gradients", "nonfinite"})
     select: ClassVar[Select | None] = Select(by="layer")
     cost: ClassVar[str] = "shares the norms' pass"
 

@@ -22,7 +22,8 @@ class Metric(Protocol):
 
     - `tags`: what it writes, tag -> unit; `{group}` stands for the names that the selection makes.
     - `events`: when it is called: `start`, `step`, `log` (the trainer logs numbers), `end`.
-    - `needs`: what the engine must prepare: `before_clip` (gradients seen before clipping, where the trainer allows
+    - `needs`: what the engine must prepare: `gradients` (numbers of groups whose gradients cannot be read are left
+      out), `before_clip` (gradients seen before clipping, where the trainer allows
       it), `weights_before` (the selected weights are copied before the step, so that its change can be read),
       `activations` (the metric is called while the model runs, for each module that its option `modules` chooses),
       `batches` (loss, samples and tokens of each micro-batch), `losses` (further ones that the model returns),
