@@ -113,7 +113,7 @@ def resolve(
 def matched(
     select: Select, parameters: Sequence[Parameter], among: Sequence[int] | None = None, prefix: str = ""
 ) -> tuple[Selection, dict[str, NoMatchError | None]]:
-    """As `resolve`: the groups that there are, and for each regex, and what exclude leaves, the error where it is nothing."""
+    """As `resolve`: the groups that there are, and for each regex, and for what is left, errors where it is nothing."""
     names = [parameter.name for parameter in parameters]
     among = range(len(names)) if among is None else among
     regexes: dict[str, NoMatchError | None] = {}

@@ -9,11 +9,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from batches import collate, rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 from tbx_callbacks.config import Config, load_config
+
+__all__ = [
+    "EVERY_KIND",
+    "FULL",
+    "SHARED",
+    "Run",
+    "accuracy",
+    "bert",
+    "collate",
+    "files",
+    "rows",
+    "sentences",
+    "tokenizer",
+    "trainer",
+]
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -58,18 +74,6 @@ def bert(seed: int = 0, **changes: Any) -> BertForSequenceClassification:
     return BertForSequenceClassification(BertConfig(**{**sizes, **changes}))
 
 
-def rows(number: int = 32, length: int = 8, seed: int = 0) -> list[dict[str, Any]]:
-    """Token ids with padding of different lengths, and labels that depend on them."""
-    rng = random.Random(seed)
-    made = []
-    for _ in range(number):
-        real = rng.randint(3, length)
-        ids = [rng.randint(1, 49) for _ in range(real)] + [0] * (length - real)
-        mask = [1] * real + [0] * (length - real)
-        made.append({"input_ids": ids, "attention_mask": mask, "labels": int(ids[0] > 25)})
-    return made
-
-
 def tokenizer() -> Any:
     """A WordPiece tokenizer of the words of `sentences`, with an end of text, trained here."""
     from datasets import Dataset
@@ -84,10 +88,6 @@ def sentences(number: int = 32) -> list[str]:
     rng = random.Random(0)
     words = ["a", "good", "bad", "film", "day", "it", "was", "not", "what"]
     return [" ".join(rng.choices(words, k=rng.randint(3, 9))) for _ in range(number)]
-
-
-def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    return {key: torch.tensor([row[key] for row in batch]) for key in batch[0]}
 
 
 def accuracy(prediction: Any) -> dict[str, float]:

@@ -1,102 +1,95 @@
-"""What N ranks write is what one process writes on the same global batches: tags, steps and values."""
+"""What N ranks write in a loop is what one process writes on the same global batches: tags, steps and values."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
+from alike import compare
+from launch import launch
 from problems import Run, files
 
 WAYS = Path(__file__).with_name("ways.py")
-SCRIPTS = dict.fromkeys(("hf", "lightning"), WAYS.with_name("trainers.py"))
-CLOCKS = ("perf/", "memory/", "train/train_runtime", "train/train_samples", "train/train_steps")
-TESTS = WAYS.parents[1]
-
-
-def launch(way: str, ranks: int, folder: Path, script: Path = WAYS) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    done = subprocess.run(
-        [sys.executable, *torchrun, str(script), way, str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+ELEMENTS = 50 * 7 + 2 * (7 * 7 + 7) + 7 * 2 + 2
+FSDP1 = "['Parameter'] in FullyShardedDataParallel"
+PROOFS = {
+    ("ddp", 2): "['Parameter'] in DistributedDataParallel",
+    ("fsdp", 2): "['DTensor'] in FSDPNet",
+    ("fsdp", 4): "['DTensor'] in FSDPNet",
+    ("hsdp", 4): "['DTensor'] in FSDPNet",
+    ("zero_redundancy", 2): "['Parameter'] in DistributedDataParallel",
+    ("tp", 4): "['DTensor'] in FSDPNet",
+    ("tp_mixed", 2): "['DTensor', 'Parameter'] in Net",
+    ("fsdp1_full_shard", 2): FSDP1,
+    ("fsdp1_shard_grad_op", 2): FSDP1,
+    ("fsdp1_no_shard", 2): FSDP1,
+    ("fsdp1_hybrid_shard", 4): FSDP1,
+}
+MORE = [("fsdp1_flat", 2), ("fsdp1_full_shard_nan", 2)]
+Trained = Callable[[int], tuple[Path, str]]
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
-    """What one process writes, by the way it trains; each trained once."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """By the number of ranks, the folder with a run for each way, and what was said; each launched once."""
 
     @cache
-    def train(way: str) -> Run:
-        folder = tmp_path_factory.mktemp(way) / "run"
-        launch(way, 1, folder, SCRIPTS.get(way, WAYS))
-        return Run(folder)
+    def train(ranks: int) -> tuple[Path, str]:
+        folder = tmp_path_factory.mktemp(f"ranks{ranks}")
+        ways = [way for way, number in (*PROOFS, *MORE) if number == ranks] or ["alone", "alone_nan"]
+        return folder, launch(WAYS, folder, *ways, ranks=ranks)
 
     return train
 
 
-@pytest.mark.parametrize(
-    ("way", "ranks", "single", "proof"),
-    [
-        ("ddp", 2, "alone", "parameters are ['Parameter'] in DistributedDataParallel"),
-        ("fsdp", 2, "alone", "parameters are ['DTensor'] in FSDPNet"),
-        ("fsdp", 4, "alone", "parameters are ['DTensor'] in FSDPNet"),
-        ("hsdp", 4, "alone", "parameters are ['DTensor'] in FSDPNet"),
-        ("zero_redundancy", 2, "alone", "parameters are ['Parameter'] in DistributedDataParallel"),
-        ("tp", 4, "alone", "parameters are ['DTensor'] in FSDPNet"),
-        ("tp_mixed", 2, "alone", "parameters are ['DTensor', 'Parameter'] in Net"),
-        ("fsdp1_full_shard", 2, "alone", "parameters are ['Parameter'] in FullyShardedDataParallel"),
-        ("fsdp1_shard_grad_op", 2, "alone", "parameters are ['Parameter'] in FullyShardedDataParallel"),
-        ("fsdp1_no_shard", 2, "alone", "parameters are ['Parameter'] in FullyShardedDataParallel"),
-        ("fsdp1_hybrid_shard", 4, "alone", "parameters are ['Parameter'] in FullyShardedDataParallel"),
-        ("hf-ddp", 2, "hf", "parameters are ['Parameter'] in DistributedDataParallel"),
-        ("hf-fsdp", 2, "hf", "parameters are ['DTensor'] in FSDPNet"),
-        ("lightning-ddp", 2, "lightning", "strategy is DDPStrategy"),
-    ],
-)
-def test_the_same_tags_steps_and_values(
-    tmp_path: Path, alone: Callable[[str], Run], way: str, ranks: int, single: str, proof: str
-) -> None:
-    printed = launch(way, ranks, tmp_path / "run", SCRIPTS.get(single, WAYS))
-    assert printed.count(proof) == ranks, printed  # the strategy is truly on
-    if way == "zero_redundancy":
-        states = [int(found) for found in re.findall(r"states here: (\d+)", printed)]
-        assert sum(states) == 7  # of 7 parameters, each on one rank
-        assert min(states) > 0
-    assert len(files(tmp_path / "run")) == 1
-    compare(Run(tmp_path / "run"), alone(single))
+def elements(printed: str, way: str) -> list[int]:
+    return [int(found) for found in re.findall(rf"{way}: parameters are .*, (\d+) elements here", printed)]
 
 
-def compare(read: Run, alone: Run) -> None:
-    assert {*read.scalars} - {"train/loss_max"} == {*alone.scalars}
-    for tag, series in alone.scalars.items():
-        if not tag.startswith(CLOCKS):
-            # abs: the gradient of a key's bias is 0 but for rounding, since softmax does not see it
-            expected = [(step, pytest.approx(value, rel=1e-5, abs=1e-7)) for step, value in series]
-            assert read.scalars[tag] == expected, tag
-    assert read.steps("perf/samples_per_s") == alone.steps("perf/samples_per_s")
-    for step in read.steps("perf/samples_per_s"):
-        for unit in ("samples", "tokens"):
-            per_step = [run.at(f"perf/{unit}_per_s")[step] / run.at("perf/steps_per_s")[step] for run in (read, alone)]
-            assert per_step[0] == pytest.approx(per_step[1], rel=1e-3)
-    assert set(read.histograms) == set(alone.histograms) != set()
-    for tag, histograms in alone.histograms.items():
-        assert list(read.histograms[tag]) == list(histograms)
-        for step, proto in histograms.items():
-            other = read.histograms[tag][step]
-            width = proto.bucket_limit[-1] - proto.bucket_limit[0]
-            assert other.num == proto.num
-            assert list(other.bucket_limit) == pytest.approx(list(proto.bucket_limit), abs=1e-5 * width)
-            assert sum(abs(a - b) for a, b in zip(other.bucket, proto.bucket, strict=True)) <= 4
+@pytest.mark.parametrize(("way", "ranks"), PROOFS)
+def test_the_same_tags_steps_and_values(trained: Trained, way: str, ranks: int) -> None:
+    folder, printed = trained(ranks)
+    assert printed.count(f"{way}: parameters are {PROOFS[way, ranks]}, ") == ranks, printed  # it is truly on
+    assert len(files(folder / way)) == 1
+    tensor_parallel = way.startswith("tp")
+    compare(Run(folder / way), Run(trained(1)[0] / "alone"), without=["activations/"] if tensor_parallel else [])
+
+
+def test_tensor_parallel_activations_are_left_out_with_a_warning(trained: Trained) -> None:
+    for ranks, layer in ((2, "head.weight"), (4, "layers.0.weight")):
+        said = f"under tensor parallelism (of {layer}) a module returns either a part or a copy on each rank"
+        assert trained(ranks)[1].count(said) == 1
+
+
+def test_each_state_is_on_one_rank(trained: Trained) -> None:
+    states = [int(found) for found in re.findall(r"zero_redundancy: states here: (\d+)", trained(2)[1])]
+    assert sum(states) == 7  # of 7 parameters
+    assert min(states) > 0
+
+
+@pytest.mark.parametrize("how", ["full_shard", "shard_grad_op"])
+def test_fsdp1_parameters_are_in_pieces(trained: Trained, how: str) -> None:
+    here = elements(trained(2)[1], f"fsdp1_{how}")
+    assert sum(here) == ELEMENTS
+    assert max(here) < ELEMENTS
+
+
+def test_flat_parameters_are_refused_with_the_remedy(trained: Trained) -> None:
+    folder, printed = trained(2)
+    assert printed.count("FSDP with flat parameters (remedy: FullyShardedDataParallel(..., use_orig_params=True))") == 1
+    read = Run(folder / "fsdp1_flat")
+    assert not any("norm" in tag or tag.startswith("nonfinite") for tag in read.scalars if "activations" not in tag)
+    assert {tag.partition("/")[0] for tag in read.histograms} == {"activations"}
+    assert read.steps("train/loss") == [2, 4, 6]
+
+
+def test_a_bad_layer_is_named_that_rank_0_has_nothing_of(trained: Trained) -> None:
+    alone, read = Run(trained(1)[0] / "alone_nan"), Run(trained(2)[0] / "fsdp1_full_shard_nan")
+    (said,) = alone.texts["nonfinite/first_bad"][:1]
+    assert "gradients hold NaN or Inf in 1 of 5 groups; backward reached last first" in said
+    assert read.texts["nonfinite/first_bad"][0] == said
+    assert read.at("nonfinite/gradients/last")[2] == alone.at("nonfinite/gradients/last")[2] == 2.0
+    assert read.at("nonfinite/found")[2] == 1.0

@@ -1,4 +1,4 @@
-"""The HF Trainer and the Lightning Trainer on this rank, on its share of the same global batches; started by tests."""
+"""The HF Trainer and the Lightning Trainer in the ways that the arguments name, on this rank's share of the batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import DistributedType, PartialState
-from problems import bert, collate, rows
+from accelerate.state import AcceleratorState
+from batches import collate, rows
+from problems import bert
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
@@ -45,12 +47,27 @@ def data() -> Dataset[Any]:
     return made
 
 
+def fsdp(**options: Any) -> dict[str, Any]:
+    config = {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "transformer_layer_cls_to_wrap": ["BertLayer"]}
+    return {"fsdp": True, "fsdp_config": {**config, **options}}
+
+
+def fsdp1(**options: Any) -> dict[str, Any]:
+    return fsdp(version=1, sync_module_states=False, **options)  # which is for accelerators
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "hf": {},
+    "hf-ddp": {},
+    "hf-fsdp": fsdp(version=2),
+    "hf-fsdp1": fsdp1(use_orig_params=True),
+    "hf-fsdp1-flat": fsdp1(use_orig_params=False),
+}
+
+
 def with_hf(way: str, folder: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)  # of the training before
     ranks = int(dist.get_world_size()) if dist.is_initialized() else 1
-    options: dict[str, Any] = {}
-    if way == "hf-fsdp":
-        config = {"fsdp_version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}
-        options = {"fsdp": True, "fsdp_config": {**config, "transformer_layer_cls_to_wrap": ["BertLayer"]}}
     args = TrainingArguments(
         str(folder.parent / "hf"),
         max_steps=STEPS,
@@ -63,18 +80,24 @@ def with_hf(way: str, folder: Path) -> None:
         disable_tqdm=True,
         use_cpu=True,
         dataloader_pin_memory=False,
-        **options,
+        **OPTIONS[way],
     )
-    if way == "hf-fsdp":
+    if "fsdp" in way:
         # Accelerate turns FSDP on for accelerators only. Told that the ranks are such, it shards on the CPU as well.
         _ = args.device
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     callback = TbxTrainerCallback(SET, log_dir=folder)
     trainer = InOrder(model=Net(), args=args, train_dataset=data(), data_collator=collate, callbacks=[callback])
+    if "fsdp" in way:
+        for state in (
+            PartialState,
+            AcceleratorState,
+        ):  # which count devices: FSDP1 takes cpu:0 for another one than cpu
+            state._shared_state["device"] = torch.device("cpu")
     callback.attach(trainer)
     trainer.train()
-    kinds = {type(parameter).__name__ for parameter in trainer.model_wrapped.parameters()}
-    print(f"parameters are {sorted(kinds)} in {type(trainer.model_wrapped).__name__}", flush=True)
+    kinds = {"flat" if hasattr(p, "_is_flat_param") else type(p).__name__ for p in trainer.model_wrapped.parameters()}
+    print(f"{way}: parameters are {sorted(kinds)} in {type(trainer.model_wrapped).__name__}", flush=True)
 
 
 def with_lightning(folder: Path, ranks: int) -> None:
@@ -116,14 +139,17 @@ def with_lightning(folder: Path, ranks: int) -> None:
 
 
 if __name__ == "__main__":
-    way, target = sys.argv[1], Path(sys.argv[2])
+    target, chosen = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    if way.startswith("lightning"):
-        with_lightning(target, 2 if way == "lightning-ddp" else 1)
-    else:
-        if way != "hf":
-            dist.init_process_group("gloo")
-        with_hf(way, target)
+    several = "hf" not in chosen
+    if several:
+        dist.init_process_group("gloo")
+    for each in chosen:
+        print(f"<{each}>", file=sys.stderr, flush=True)
+        if each.startswith("lightning"):
+            with_lightning(target / each, 2 if several else 1)
+        else:
+            with_hf(each, target / each)
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,17 +1,18 @@
-"""Trains on this rank as its arguments say; started by the tests under torchrun, or alone on the same global batches.
+"""Trains in each of the ways that its arguments name; started by tests under torchrun, or alone on the same batches.
 
 A rank takes its share of each global batch, so that all ranks together train as one process would.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from problems import collate, rows
+from batches import collate, rows
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
@@ -41,6 +42,7 @@ SET: dict[str, Any] = {
         {"optimizer_state": {"by": "layer"}},
         {"weight_histogram": {"every": 2}},
         {"grad_histogram": {"every": 2}},
+        "activations",
     ],
 }
 
@@ -188,17 +190,19 @@ def train(way: str, folder: Path) -> None:
             loop.end_step(loss=loss, samples=len(batch["labels"]) // alike, tokens=tokens)
     kinds = {type(parameter).__name__ for parameter in model.parameters()}
     here = sum(parameter.numel() for parameter in model.parameters())
-    print(f"parameters are {sorted(kinds)} in {type(model).__name__}", flush=True)
-    print(f"elements here: {here}", flush=True)
+    print(f"{way}: parameters are {sorted(kinds)} in {type(model).__name__}, {here} elements here", flush=True)
     if isinstance(optimizer, ZeroRedundancyOptimizer):
-        print(f"states here: {len(optimizer.optim.state)}", flush=True)
+        print(f"{way}: states here: {len(optimizer.optim.state)}", flush=True)
 
 
 if __name__ == "__main__":
-    chosen, target = sys.argv[1], Path(sys.argv[2])
+    target, chosen = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
-    if not chosen.startswith("alone"):
+    logging.basicConfig(format="warning %(message)s")
+    if not chosen[0].startswith("alone"):
         dist.init_process_group("gloo")
-    train(chosen, target)
+    for each in chosen:
+        print(f"<{each}>", file=sys.stderr, flush=True)
+        train(each, target / each)
     if dist.is_initialized():
         dist.destroy_process_group()
