@@ -51,6 +51,8 @@ def train(task: Task) -> Outcome | None:
             greater_is_better=True,
             report_to="none",
             disable_tqdm=False,
+            average_tokens_across_devices=False,  # BERT's loss is a mean; summed over ranks it would grow with them
+            use_cpu=not getattr(torch, "accelerator", torch.cuda).is_available(),  # or ranks without one train apart
             dataloader_pin_memory=torch.cuda.is_available(),
             seed=task.seed,
         ),

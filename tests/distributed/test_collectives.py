@@ -12,23 +12,29 @@ from processes import ranks
 COUNTED = Path(__file__).with_name("counted.py")
 
 
-def found(folder: Path, strategy: str, number: int) -> dict[str, Any]:
-    ended = ranks(COUNTED, strategy, folder, number=number, limit=120)
-    assert [rank.code for rank in ended] == [0] * number, [rank.said[-3000:] for rank in ended]
-    (line,) = [line for line in ended[0].said.splitlines() if line.startswith("found ")]
-    said: dict[str, Any] = json.loads(line.removeprefix("found "))
-    assert said["training"]  # of the collectives of torch.distributed there are those of the training, and no other
-    assert not any(said["without"].values())
-    return said
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    """By the number of ranks what was counted, by strategy."""
+    counted = {}
+    for number in (2, 4):
+        ended = ranks(COUNTED, tmp_path_factory.mktemp(str(number)), number=number, limit=120)
+        assert [rank.code for rank in ended] == [0] * number, [rank.said[-3000:] for rank in ended]
+        (line,) = [line for line in ended[0].said.splitlines() if line.startswith("found ")]
+        counted[number] = json.loads(line.removeprefix("found "))
+    return counted
 
 
-@pytest.mark.parametrize(("strategy", "least"), [("fsdp", 3), ("ddp", 2)])
-def test_collectives_of_a_step(tmp_path: Path, strategy: str, least: int) -> None:
-    two, four = (found(tmp_path / str(number), strategy, number)["ours"] for number in (2, 4))
+# Ranges of shards and of activations are agreed upon; those of copies need nobody.
+@pytest.mark.parametrize(("strategy", "number"), [("fsdp", 3), ("ddp", 3), ("copies", 2)])
+def test_collectives_of_a_step(found: dict[int, Any], strategy: str, number: int) -> None:
+    for said in found.values():
+        assert said[strategy]["training"]  # of torch.distributed's collectives only those of the training are there
+        assert not any(said[strategy]["without"].values())
+    two, four = (said[strategy]["ours"] for said in found.values())
     for step in range(1, 13):
         calls = two[str(step)]
         if step % 3:
             assert not calls, step
         elif step > 3:  # at the first due step ranks learn from each other what there is
-            assert [name for name, _ in calls] == ["allreduce"] * least
+            assert [name for name, _ in calls] == ["allreduce"] * number
             assert calls == four[str(step)]  # the same number of elements on two ranks and on four
