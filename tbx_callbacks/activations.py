@@ -59,7 +59,7 @@ class Activations:
                     split,
                 )
             entries = []
-        self._modules = _modules_of(entries, model, ranks)
+        self.modules = _modules_of(entries, model, ranks)
         self._holds, self._held = ranks is not None, Held()
         self._handles: dict[tuple[Entry, str] | None, Any] = {}
         self._batch: Batch | None = None
@@ -69,10 +69,10 @@ class Activations:
         """A step begins at which these entries are due."""
         self.end()
         for entry in due:
-            if entry not in self._modules:
+            if entry not in self.modules:
                 continue
             context = Context("step", step, run)
-            for name, module in self._modules[entry].items():
+            for name, module in self.modules[entry].items():
                 seen = partial(self._seen, entry, name, context)
                 self._handles[entry, name] = module.register_forward_hook(seen)
         if self._handles:
@@ -80,7 +80,7 @@ class Activations:
 
     def watches(self, due: Sequence[Entry]) -> bool:
         """Whether modules are watched for any of these entries; the same on all ranks."""
-        return any(entry in self._modules for entry in due)
+        return any(entry in self.modules for entry in due)
 
     def take(self) -> Batch | None:
         """What was measured; the step is finished."""
