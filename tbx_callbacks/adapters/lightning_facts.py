@@ -13,21 +13,26 @@ from tbx_callbacks.amp import scale_of
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.schedule import every
 from tbx_callbacks.shards import sharding
+from tbx_callbacks.zero import zero_of
+
+# It runs on CUDA only, and has not been tried there.
+_DEEPSPEED = "Lightning's DeepSpeedStrategy (remedy: the Hugging Face Trainer, or a loop with TbxLoop)"
 
 
 def setup_of(trainer: Any, pl_module: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> Setup:
     """What the engine has to know of the training that begins."""
-    clips = clipping(trainer, pl_module)
+    clips, zero = clipping(trainer, pl_module), zero_of(next(iter(trainer.optimizers), None))
     return Setup(
         model=held(pl_module),
         optimizers=optimizers,
         log_schedule=every(max(1, trainer.log_every_n_steps)),
         clipping=clips,
         spreads_nonfinite=clips == "norm",
-        sharding=sharding(pl_module.parameters()),
+        sharding=sharding(pl_module.parameters()) if zero is None else _DEEPSPEED,
         hparams=hparams(pl_module),
         texts=texts(pl_module),
         scaler=scaler(trainer),
+        zero=zero,
     )
 
 

@@ -19,6 +19,7 @@ from tbx_callbacks.folders import Place, beside, fresh_folder
 from tbx_callbacks.ranks import is_rank_zero
 from tbx_callbacks.schedule import every
 from tbx_callbacks.shards import sharding
+from tbx_callbacks.zero import zero_of
 
 Batch = TypeVar("Batch")
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
@@ -76,16 +77,18 @@ class TbxLoop(CountedSteps):
         log_schedule = every(log_every)
         if not self._measures:
             return
+        zero = zero_of(optimizer)
         setup = Setup(
             model=model,
             optimizers=optimizers,
             log_schedule=log_schedule,
             clipping="norm" if max_grad_norm else "none",
             spreads_nonfinite=bool(max_grad_norm),
-            sharding=sharding(model.parameters()),
+            sharding=sharding(model.parameters()) if zero is None else zero.refused,
             hparams=hparams or {},
             texts={"args": json.dumps(dict(hparams), indent=2)} if hparams else {},
             scaler=scaler if scaler is not None else scaler_of(optimizer),
+            zero=zero,
         )
         self._begin(self._place(start_step) if self._writes else None, start_step, setup=setup)
         if self.log_dir is not None:

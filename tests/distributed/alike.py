@@ -13,19 +13,28 @@ CLOCKS = ("perf/", "memory/", *(f"train/train_{name}" for name in TIMES), *(f"ev
 PADDING = ("train/total_flos",)  # each rank pads to the longest of its own rows
 
 
-def compare(read: Run, alone: Run, *, without: Collection[str] = (), rel: float = 1e-5, least: float = 1e-7) -> None:
+def compare(
+    read: Run,
+    alone: Run,
+    *,
+    without: Collection[str] = (),
+    more: Collection[str] = (),
+    rel: float = 1e-5,
+    least: float = 1e-7,
+) -> None:
     """The same tags, steps and values.
 
     Args:
         read: of several ranks.
         alone: of one process.
         without: what tags begin with that are left out with several ranks.
+        more: further tags, beside the largest loss, that only several ranks have.
         rel: relative tolerance.
         least: absolute one: the gradient of a key's bias is 0 but for rounding, since softmax does not see it.
     """
     left_out = tuple(without)
     expected = {tag: series for tag, series in alone.scalars.items() if not tag.startswith(left_out)}
-    assert {*read.scalars} - {"train/loss_max"} == {*expected}
+    assert {*read.scalars} - {"train/loss_max", *more} == {*expected}
     for tag, series in expected.items():
         if tag.startswith((*CLOCKS, *PADDING)):
             assert read.steps(tag) == alone.steps(tag), tag
