@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: help demo test test-oldest check format clean
+.PHONY: help demo test test-oldest test-deepspeed check format clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,6 +29,16 @@ test: .venv/installed ## run the tests
 test-oldest: .venv-oldest/installed ## run the adapters' tests with the oldest trainers that pyproject.toml claims
 	$(OLDEST)/python -m pytest tests/adapters --ignore tests/adapters/test_notebook.py -n 2 --dist loadfile -p no:cacheprovider \
 		-W 'ignore:pkg_resources is deprecated:DeprecationWarning' -W 'ignore:Deprecated call to:DeprecationWarning'
+
+# DS_BUILD_OPS=0: nothing is compiled at the installation. What DeepSpeed needs on CPUs it compiles when it is first used
+# (a C++ compiler, a minute). A failing installation or compilation fails the target.
+.venv/deepspeed: .venv/installed
+	DS_BUILD_OPS=0 $(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[deepspeed]'
+	touch $@
+
+test-deepspeed: .venv/deepspeed ## add DeepSpeed to .venv and run the tests of ZeRO, which skip without it
+	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist tests/distributed/test_zero.py \
+		'tests/distributed/test_recipe_ranks.py::test_the_same_tags_steps_and_values[zero2]'
 
 check: .venv/installed ## format, lint, types
 	$(BIN)/ruff format --check .
