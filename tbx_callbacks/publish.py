@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 
+from tbx_callbacks.verdict import Verdict
+from tbx_callbacks.live.watch import Watch
 from tbx_callbacks.parts import Finished, Parts
 from tbx_callbacks.reduce import Batch
 from tbx_callbacks.sinks import Sink
@@ -21,13 +24,14 @@ class Publisher:
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self.ranks: Together | None = None
+        self.watch: Watch | None = None
         self._held: tuple[int, Batch, Sequence[str] | None] | None = None
         self._sent = -1  # other ranks are asked once for a step
         self._last: dict[str, tuple[int, Finished]] = {}
         self._writing = threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_writing": None, "ranks": None}
+        return {**self.__dict__, "_writing": None, "ranks": None, "watch": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _writing=threading.Lock())
@@ -86,15 +90,22 @@ class Publisher:
             self._last.update({tag: (step, value) for tag, value in new.items()})
             if new:
                 self.sink.write(step, new)
+                if self.watch is not None:
+                    self.watch.take(step, new)
 
     def _send(
         self, step: int, batch: Batch, key: Sequence[str] | None, facts: Facts, numbers: Mapping[str, Finished]
     ) -> None:
-        def finish(parts: Parts) -> None:
+        watch = self.watch if key is not None and self.watch is not None and self.watch.due(step) else None
+
+        def finish(parts: Parts) -> Future[Verdict] | None:
             self.write(step, {**batch.finish(parts, facts), **numbers})
+            return watch.judge(step) if watch is not None else None
 
         if self.ranks is None or key is None:
-            finish(batch.parts())
+            judged = finish(batch.parts())
+            if watch is not None and judged is not None:
+                watch.awaits(step, judged)
             return
         self._sent = step
         try:
@@ -102,4 +113,8 @@ class Publisher:
         except Exception as error:
             self.ranks.leave(error)
             raise
-        self.ranks.submit(step, key, parts, finish)
+        verdict: Future[Verdict] | None = None
+        if watch is not None and watch.decides:
+            verdict = Future()
+            watch.awaits(step, verdict)
+        self.ranks.submit(step, key, parts, finish, verdict)

@@ -10,12 +10,15 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as LateError
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from tbx_callbacks.line import LeftError, Line
+from tbx_callbacks.verdict import Verdict
 from tbx_callbacks.meeting import meet, patience
 from tbx_callbacks.parts import Part, Parts, filled
 
@@ -25,6 +28,7 @@ _ROOM = 256  # numbers of the first collective; it grows, on all ranks alike
 _WAITING = 1000  # steps that may wait for other ranks
 _GOODBYE = 2.0  # seconds
 _END = 2**40  # the step of ranks that have ended
+_VERDICT = "verdict"
 Place = tuple[str, str]
 Result = TypeVar("Result")
 
@@ -46,8 +50,10 @@ class Together:
     def __init__(self, line: Line, timeout: float) -> None:
         self.rank, self.size = line.rank, line.size
         self._line, self._timeout = line, timeout
-        self._layouts: dict[str, Parts] = {}
+        self._layouts: dict[str, Parts] = {_VERDICT: {}}
         self._room = _ROOM
+        self._word = self._heard = Verdict.NONE  # what rank 0 has to say, and what this rank has heard of it
+        self._ranged = -1  # the last step of which ranges were asked
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._idle = threading.Condition()
         self._open, self._broken, self._closing, self._over = 0, False, False, threading.Event()
@@ -85,21 +91,32 @@ class Together:
         here = {tag: bounds.tolist() for tag, bounds in ranges.items()}
         parts = {tag: Part(None, {}, {"low": -low, "high": high}) for tag, (low, high) in here.items()}
         what = "\n".join(("ranges", *key))
+        self._ranged = step
         most: dict[Place, float] = self._ask(lambda: self._maxima(what, step, parts)[1], {})
         if not most:
             return ranges
         found = {tag: torch.tensor([-most[tag, "low"], most[tag, "high"]], dtype=torch.float64) for tag in ranges}
         return {tag: found[tag].to(bounds) for tag, bounds in ranges.items()}
 
-    def submit(self, step: int, key: Sequence[str], parts: Parts, then: Callable[[Parts], None]) -> None:
+    def submit(
+        self,
+        step: int,
+        key: Sequence[str],
+        parts: Parts,
+        then: Callable[[Parts], Future[Verdict] | None],
+        verdict: Future[Verdict] | None = None,
+    ) -> None:
         """Merges the parts of a step, later; rank 0 hands the result on.
 
         Args:
             step: the step.
             key: what is due at this step; every rank submits the same keys in the same order.
             parts: this rank's.
-            then: takes the merged parts, on rank 0; none when ranks are lost.
+            then: takes the merged parts, on rank 0; none when ranks are lost. May give what rank 0 thinks of them.
+            verdict: gets what rank 0 thinks, on every rank, once all ranks know it; on all ranks or on none.
         """
+
+        has_room = step != self._ranged  # for one more collective
 
         def job() -> None:
             merged: Parts = {}
@@ -107,13 +124,30 @@ class Together:
                 merged = {} if self._broken else self._merge("\n".join(key), step, parts)
             except Exception as error:
                 self._lost(error)
-            if self.rank == 0:
-                then(merged)
+            try:
+                thought = then(merged) if self.rank == 0 else None
+                if verdict is not None:
+                    self._tell(step, thought, at_once=has_room)
+            finally:
+                if verdict is not None:
+                    self._heard, heard = Verdict.NONE, self._heard
+                    verdict.set_result(Verdict.NONE if self._broken else heard)
 
         if not self._closing:
             self._put(job)
-        elif self.rank == 0:
+            return
+        if self.rank == 0:
             then({})
+        if verdict is not None:
+            verdict.set_result(Verdict.NONE)
+
+    def answer(self, verdict: Future[Verdict]) -> Verdict:
+        """Waits for a verdict that was given to `submit`, no longer than a step may wait for other ranks."""
+        try:
+            return verdict.result(self._timeout)
+        except LateError:
+            self._line.leave()
+            return Verdict.NONE
 
     def drain(self, seconds: float) -> bool:
         """Waits until everything that was submitted is merged; whether that came to be in time."""
@@ -213,21 +247,32 @@ class Together:
             if ranks
         }
 
+    def _tell(self, step: int, thought: Future[Verdict] | None, *, at_once: bool) -> None:
+        """Tells all ranks what rank 0 thinks: at once, or with the first collective of the next due step."""
+        if thought is not None:
+            self._word |= thought.result()
+        try:
+            if at_once and not self._broken:
+                self._maxima(_VERDICT, step, {})
+        except Exception as error:
+            self._lost(error)
+
     def _maxima(self, what: str, step: int, parts: Parts) -> tuple[Parts, dict[Place, float]]:
         """All tags and parts, and the largest of each number over ranks; `what` and `step` are the same on all."""
         layout, digest = self._layouts.get(what, {}), hash_of([what])
         new = what not in self._layouts or not _covers(layout, parts)
         places = [(tag, name) for tag, part in layout.items() for name in part.maxes]
         numbers = torch.full((self._room,), -torch.inf, dtype=torch.float64)
-        head = [float(step), -float(step), digest, -digest, float(new)]
+        head = [float(step), -float(step), digest, -digest, float(new), float(self._word)]
         empty = Part(None, {})
         mine = [parts.get(tag, empty).maxes.get(name, -torch.inf) for tag, name in places]
         numbers[: len(head) + len(mine)] = torch.tensor(head + mine, dtype=torch.float64)
         self._line.largest(numbers)
-        last, first, high, low, changed = numbers[: len(head)].tolist()
+        last, first, high, low, changed, word = numbers[: len(head)].tolist()
         if last != -first or high != -low:
             lowest, highest = ("the end" if at == _END else f"step {at:g}" for at in (-first, last))
             raise ApartError(f"all must measure the same at the same steps, but they are from {lowest} to {highest}")
+        self._word, self._heard = Verdict.NONE, self._heard | Verdict(int(word))
         if changed:
             layout = self._layouts[what] = self._union(layout, parts)
             self._room = max(self._room, len(head) + sum(len(part.maxes) for part in layout.values()))

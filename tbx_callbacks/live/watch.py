@@ -1,0 +1,99 @@
+"""When rules are asked in a run, and when what they decide is done: on all ranks at the same step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from tbx_callbacks.live.settings import Live
+from tbx_callbacks.verdict import Verdict
+from tbx_callbacks.live.watcher import Watcher
+from tbx_callbacks.parts import Finished
+from tbx_callbacks.schedule import Schedule
+
+Answer = Callable[["Future[Verdict]"], Verdict]
+
+
+class Watch:
+    """A rank's part in it: rank 0 has a watcher, the others wait for its verdict.
+
+    Rules are asked when a step is published at which `schedule` is due. What they decide is done when the next step
+    is finished, on every rank: a rank that gets there before the verdict waits for it. Nothing is waited for where no
+    rule can stop the training or ask for a checkpoint.
+
+    Args:
+        schedule: the steps.
+        watcher: on rank 0.
+        answer: waits for a verdict, if one is to be waited for.
+    """
+
+    def __init__(self, schedule: Schedule, *, watcher: Watcher | None, answer: Answer | None) -> None:
+        self.due = schedule
+        self.watcher = watcher
+        self._answer = answer
+        self._awaited: deque[tuple[int, Future[Verdict]]] = deque()
+
+    @property
+    def decides(self) -> bool:
+        """Whether verdicts are waited for."""
+        return self._answer is not None
+
+    def take(self, step: int, values: Mapping[str, Finished]) -> None:
+        """What is written at a step."""
+        if self.watcher is not None:
+            self.watcher.take(step, values)
+
+    def judge(self, step: int) -> Future[Verdict]:
+        """Asks the rules; on rank 0."""
+        assert self.watcher is not None
+        return self.watcher.judge(step)
+
+    def awaits(self, step: int, verdict: Future[Verdict]) -> None:
+        """The verdict on what was published of a step will come."""
+        if self.decides:
+            self._awaited.append((step, verdict))
+
+    def verdict(self, step: int) -> Verdict:
+        """What is to be done now that a step is finished."""
+        found = Verdict.NONE
+        while self._awaited and self._awaited[0][0] < step:
+            _, verdict = self._awaited.popleft()
+            if self._answer is not None:
+                found |= self._answer(verdict)
+        if self.watcher is not None:
+            self.watcher.check()
+        return found
+
+    def close(self, step: int, seconds: float) -> None:
+        """The run has ended."""
+        self._awaited.clear()
+        if self.watcher is not None:
+            self.watcher.close(step, seconds)
+
+
+def watch_of(live: Live, schedule: Schedule, *, strict: bool, write: Any, ranks: Any, partial: bool) -> Watch | None:
+    """The watch of a run.
+
+    Args:
+        live: the rules.
+        schedule: when they are asked.
+        strict: raise errors of rules.
+        write: writes texts of a step; None on ranks that write nothing.
+        ranks: all ranks, where there are several.
+        partial: this is one of several ranks, and the others are not there: alone it decides nothing.
+    """
+    watched = live.watched()
+    decides = live.decides and not partial
+    if not watched or (write is None and not (ranks is not None and decides)):
+        return None
+    watcher = Watcher(watched, strict=strict, write=write) if write is not None else None
+    answer: Answer | None = None
+    if decides:
+        answer = _answer if ranks is None else ranks.answer
+    return Watch(schedule, watcher=watcher, answer=answer)
+
+
+def _answer(verdict: Future[Verdict]) -> Verdict:
+    return verdict.result()
