@@ -83,6 +83,14 @@ class Publisher:
             self.ranks.close()
             self.ranks = None
 
+    def drain(self, seconds: float) -> bool:
+        """Writes what is merged with other ranks, as far as they answer in time, which is returned; then parts."""
+        answered = self.ranks is None or self.ranks.drain(seconds)
+        if self.ranks is not None and not answered:
+            self.ranks.let_go(0.0)
+        self.part()
+        return answered
+
     def write(self, step: int, values: Mapping[str, Finished]) -> None:
         """Writes a batch, less what was written of this step before: the trainer logs some numbers (epoch) twice."""
         with self._writing:

@@ -24,7 +24,6 @@ class CountedSteps(Adapter):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._step_hooks: list[Any] = []
         self._first = ""
         self._stepped = False
         self._log_due: Schedule = never
@@ -33,15 +32,15 @@ class CountedSteps(Adapter):
         self._facts: dict[str, Number] = {}
         self._samples = 0
 
-    def _begin(self, place: Place | None, setup: Setup, step: int) -> None:
+    def _begin(self, place: Place | None, step: int, *, setup: Setup) -> None:
         self._unhook()
         self._log_due, self._facts, self._stepped = setup.log_schedule, {}, False
         self._losses, self._counted, self._samples = Deferred(add_up), 0, 0
         self._first, first = next(iter(setup.optimizers.items()))
-        self._step_hooks.append(first.register_step_post_hook(self._after_step))  # before the engine's own
+        self._hooks.append(first.register_step_post_hook(self._after_step))  # before the engine's own
         if any("weights_before" in item.metric.needs for item in self.config.items):
-            self._step_hooks.append(first.register_step_pre_hook(self._before_step))
-        super()._begin(place, setup, step)
+            self._hooks.append(first.register_step_pre_hook(self._before_step))
+        super()._begin(place, step, setup=setup)
         self._monitor.begin_step(step + 1)
 
     @property
@@ -111,7 +110,3 @@ class CountedSteps(Adapter):
         mean, weight = self._losses.total() / self._counted, self._samples or self._counted
         values: dict[str, Value] = {"train/loss": Mean(mean * weight, weight)}
         return values if world_size() == 1 else {**values, "train/loss_max": Max(mean)}
-
-    def _unhook(self) -> None:
-        while self._step_hooks:
-            self._step_hooks.pop().remove()
