@@ -131,7 +131,7 @@ class Measuring:
     def _after_step(self, name: str, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if name == self._first:
             self._counters.steps += 1
-        if self._due or self._own.due(self.step):
+        if self._due or self._own.due(self.step) or self._publisher.asks(self.step):
             with self._safely("measuring", self.step), torch.no_grad():
                 zero = self._setup.zero
                 skipped = found_inf(optimizer) if zero is None else zero.skipped

@@ -16,6 +16,8 @@ from tbx_callbacks.context import Context, RunFacts
 from tbx_callbacks.counters import Counters, Stopwatch
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.items import Cadence, Item
+from tbx_callbacks.live.settings import LIVE_OFF, Live
+from tbx_callbacks.live.watch import watch_of
 from tbx_callbacks.measuring import Measuring
 from tbx_callbacks.outputs import Predictions
 from tbx_callbacks.own import OwnScalars
@@ -26,10 +28,11 @@ from tbx_callbacks.publish import Publisher
 from tbx_callbacks.ranks import world_size
 from tbx_callbacks.readable import readable
 from tbx_callbacks.schedule import never
-from tbx_callbacks.sinks import Sink
+from tbx_callbacks.sinks import NullSink, Sink
 from tbx_callbacks.source import Source
 from tbx_callbacks.together import Together, join
 from tbx_callbacks.values import Facts, Number, Text, Value
+from tbx_callbacks.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class Monitor:
         sink: where batches go.
         stopwatch: times the training.
         budget: share of the training time that all this may take.
+        live: rules that are asked while the run trains.
     """
 
     def __init__(
@@ -60,10 +64,12 @@ class Monitor:
         sink: Sink,
         stopwatch: Stopwatch | None = None,
         budget: float | None = None,
+        live: Live = LIVE_OFF,
     ) -> None:
         self.publisher = Publisher(sink)
         self.stopwatch = stopwatch or Stopwatch()
         self._items, self._every, self._strict = tuple(items), every, strict
+        self._live = live
         self._safely = Guard(strict=strict, stopwatch=self.stopwatch)
         self._share, self._budget = budget, Budget(budget, self.stopwatch)
         self._counters = Counters(self.stopwatch)
@@ -110,6 +116,15 @@ class Monitor:
             safely=self._safely,
             spread=_spread(source, ranks),
         )
+        watch = watch_of(
+            self._live,
+            schedule_of(self._live.every or self._every, setup.log_schedule),
+            strict=self._strict,
+            write=None if isinstance(self.publisher.sink, NullSink) else self.publisher.write,
+            ranks=ranks,
+            partial=not self._counts,
+        )
+        self.publisher.watched_by(watch)
         self.publisher.write(0, self._program.call(Context("start", 0, self._run)).numbers({}))
         self.stopwatch.resume()
 
@@ -121,6 +136,7 @@ class Monitor:
         patience = _PATIENCE if succeeded else _SHORT_PATIENCE
         if not self.publisher.drain(patience):
             logger.warning("other ranks did not answer in %.0f s at the end; what waits for them is lost", patience)
+        self.publisher.judge_last(step, patience)
         self._run = replace(self._run, succeeded=succeeded)
         ended = self._program.call(Context("end", step, self._run))
         self.publisher.write(step, {**self._own.take(), **ended.numbers({})})
@@ -233,6 +249,14 @@ class Monitor:
                 left = self._own.take()  # they wait for a point that does not come: no training is on
             self.publisher.publish_with(step, {**left, **numbers}, facts)
         self._keep_budget()
+
+    def verdict(self, step: int) -> Verdict:
+        """What rules want to be done now that `step` is finished: the same on all ranks. An adapter does it."""
+        watch = self.publisher.watch
+        if watch is not None and watch.has_news:
+            with self._safely("asking rules", step):
+                return watch.verdict(step)
+        return Verdict.NONE
 
     @property
     def _step(self) -> int:

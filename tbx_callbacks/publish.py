@@ -6,13 +6,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
-from tbx_callbacks.verdict import Verdict
 from tbx_callbacks.live.watch import Watch
 from tbx_callbacks.parts import Finished, Parts
 from tbx_callbacks.reduce import Batch
 from tbx_callbacks.sinks import Sink
 from tbx_callbacks.together import Together
 from tbx_callbacks.values import Facts
+from tbx_callbacks.verdict import Verdict
 
 
 class Publisher:
@@ -75,7 +75,24 @@ class Publisher:
     def meet(self, ranks: Together | None) -> None:
         """A run begins, with these ranks."""
         self.part()
+        self.watched_by(None)
         self.ranks, self._sent = ranks, -1
+
+    def watched_by(self, watch: Watch | None) -> None:
+        """Rules watch what is written from now on; or no longer."""
+        if self.watch is not None:
+            self.watch.drop()
+        self.watch = watch
+
+    def judge_last(self, step: int, seconds: float) -> None:
+        """The run has ended: rules are asked for the last time, for so long at most."""
+        if self.watch is not None:
+            self.watch.close(step, seconds)
+            self.watch = None
+
+    def asks(self, step: int) -> bool:
+        """Whether rules are asked at a step."""
+        return self.watch is not None and self.watch.due(step)
 
     def part(self) -> None:
         """Nothing more is merged with other ranks."""
@@ -104,7 +121,7 @@ class Publisher:
     def _send(
         self, step: int, batch: Batch, key: Sequence[str] | None, facts: Facts, numbers: Mapping[str, Finished]
     ) -> None:
-        watch = self.watch if key is not None and self.watch is not None and self.watch.due(step) else None
+        watch = self.watch if key is not None and self.asks(step) else None
 
         def finish(parts: Parts) -> Future[Verdict] | None:
             self.write(step, {**batch.finish(parts, facts), **numbers})

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks.line import LeftError, Line
-from tbx_callbacks.verdict import Verdict
 from tbx_callbacks.meeting import meet, patience
 from tbx_callbacks.parts import Part, Parts, filled
+from tbx_callbacks.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 

@@ -61,6 +61,7 @@ class Adapter:
             strict=self.config.strict,
             sink=NullSink(),
             budget=self.config.overhead_budget,
+            live=self.config.live,
         )
         self._writes = self._shares = True
         self._began = self._running = False

@@ -74,6 +74,7 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
             fraction = epoch(trainer, batch_idx) if self._logs_next else None
             inputs = by_name(batch)
             self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
+            self._obey(trainer)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._monitor.stopwatch.pause()

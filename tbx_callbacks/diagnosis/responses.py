@@ -46,7 +46,9 @@ def taken_apart(options: object, where: str) -> tuple[Response, dict[str, object
 def _actions(given: object, where: str) -> tuple[str, ...]:
     listed = [given] if isinstance(given, str) else given
     if not isinstance(listed, list) or not listed:
-        raise RuleError(f"{where} must be an action or a list of actions, got {given!r}; {suggest('', ACTIONS, what='actions')}")
+        raise RuleError(
+            f"{where} must be an action or a list of actions, got {given!r}; {suggest('', ACTIONS, what='actions')}"
+        )
     for action in listed:
         if action not in ACTIONS:
             known = suggest(str(action), ACTIONS, what="actions")

@@ -63,12 +63,15 @@ def parse_live(given: object, inherited: Live = LIVE_OFF) -> Live:
     if given is False:
         return LIVE_OFF
     if not isinstance(given, Mapping):
-        known = suggest("", RULES, what="rules", most=99)
-        raise RuleError(f"rules must be a mapping of a rule's name to an action or thresholds, or off, got {given!r}; {known}")
+        names = suggest("", RULES, what="rules", most=99)
+        raise RuleError(
+            f"rules must be a mapping of a rule's name to an action or thresholds, or off, got {given!r}; {names}"
+        )
     named = dict(inherited.named)
     for name, options in given.items():
         if name not in NOT_RULES:
-            named[check_name(name)] = None if options is False else _watched(name, options)
+            known = check_name(name)
+            named[known] = None if options is False else _watched(known, options)
     live = replace(inherited, named=tuple(named.items()))
     if "others" in given:
         live = replace(live, others=_others(given["others"]))

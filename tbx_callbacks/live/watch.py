@@ -8,10 +8,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from tbx_callbacks.live.settings import Live
-from tbx_callbacks.verdict import Verdict
 from tbx_callbacks.live.watcher import Watcher
 from tbx_callbacks.parts import Finished
 from tbx_callbacks.schedule import Schedule
+from tbx_callbacks.verdict import Verdict
 
 Answer = Callable[["Future[Verdict]"], Verdict]
 
@@ -66,11 +66,22 @@ class Watch:
             self.watcher.check()
         return found
 
+    @property
+    def has_news(self) -> bool:
+        """Whether `verdict` may have something to say."""
+        return bool(self._awaited) or (self.watcher is not None and self.watcher.failed)
+
     def close(self, step: int, seconds: float) -> None:
-        """The run has ended."""
+        """The run has ended: rules are asked for the last time."""
         self._awaited.clear()
         if self.watcher is not None:
             self.watcher.close(step, seconds)
+
+    def drop(self) -> None:
+        """Nobody asks any more."""
+        self._awaited.clear()
+        if self.watcher is not None:
+            self.watcher.drop()
 
 
 def watch_of(live: Live, schedule: Schedule, *, strict: bool, write: Any, ranks: Any, partial: bool) -> Watch | None:

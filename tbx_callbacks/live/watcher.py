@@ -13,11 +13,11 @@ from tbx_callbacks.diagnosis import SEVERITIES, Finding, diagnose
 from tbx_callbacks.diagnosis.responses import Response
 from tbx_callbacks.live.memory import Memory
 from tbx_callbacks.live.settings import Watched, function_of
-from tbx_callbacks.verdict import Verdict
 from tbx_callbacks.live.words import PREFIX, line, markdown
 from tbx_callbacks.live.worker import Worker
 from tbx_callbacks.parts import Finished
 from tbx_callbacks.values import Text
+from tbx_callbacks.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,12 @@ class Watcher:
 
     def judge(self, step: int) -> Future[Verdict]:
         """Asks the rules about what was written up to now; the future never fails."""
-        return self._worker.ask(partial(self._judge, step))
+        return self._worker.ask(partial(self._judge, step, ended=False))
+
+    @property
+    def failed(self) -> bool:
+        """Whether a rule has failed under `strict`."""
+        return self._error is not None
 
     def check(self) -> None:
         """Raises the error of a rule, under `strict`."""
@@ -64,21 +69,25 @@ class Watcher:
 
     def close(self, step: int, seconds: float) -> None:
         """Judges the whole run once more and lets go of the thread; the rest of its findings is said."""
-        wait([self.judge(step)], timeout=seconds)
-        self._worker.close()
+        wait([self._worker.ask(partial(self._judge, step, ended=True))], timeout=seconds)
+        self.drop()
         for call in self._calls:
             call.join(_CALLS)
 
+    def drop(self) -> None:
+        """Lets go of the thread when it has done what it was asked for."""
+        self._worker.close()
+
     # -- in the thread ---------------------------------------------------------------------------------------------
 
-    def _judge(self, step: int) -> Verdict:
+    def _judge(self, step: int, *, ended: bool) -> Verdict:
         started = time.perf_counter()
         verdict, run = Verdict.NONE, self._memory.run()
         for name, one in list(self._watched.items()):
             try:
                 for finding in diagnose(run, {name: one.rule}).findings:
                     if self._is_news(finding):
-                        verdict |= self._alert(finding, step, one.response)
+                        verdict |= self._alert(finding, step, one.response, ended=ended)
             except Exception as error:
                 self._failed(name, step, error)
         self.judged += 1
@@ -99,9 +108,9 @@ class Watcher:
         self._said[finding.id] = rank
         return True
 
-    def _alert(self, finding: Finding, step: int, response: Response) -> Verdict:
+    def _alert(self, finding: Finding, step: int, response: Response, *, ended: bool) -> Verdict:
         acts = finding.severity != "note" or finding.id in ONLY_NOTES
-        verdict = _verdict(response) if acts else Verdict.NONE
+        verdict = _verdict(response) if acts and not ended else Verdict.NONE
         done = "".join(
             f"; {what}"
             for flag, what in ((Verdict.CHECKPOINT, "a checkpoint is asked for"), (Verdict.STOP, "training is stopped"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 from tbx_callbacks.diagnosis import Finding
 from tbx_callbacks.values import Text
 
 PREFIX = "alerts/"
-_MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+!|~&-])")
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#+!-])")
 _MOST = 5  # tags, steps and numbers that are shown
 
 
@@ -17,7 +18,9 @@ def line(finding: Finding, done: str = "") -> str:
     first = f" since step {finding.steps[0]}" if finding.steps else ""
     numbers = ", ".join(f"{_plain(name)} {number:.4g}" for name, number in list(finding.numbers.items())[:_MOST])
     evidence = f" [{', '.join(map(_plain, finding.tags[:_MOST]))}{': ' if numbers else ''}{numbers}]"
-    return f"{finding.severity} {finding.id}{first}: {_plain(finding.means)}{evidence} try: {_plain(finding.advice)}{done}"
+    return (
+        f"{finding.severity} {finding.id}{first}: {_plain(finding.means)}{evidence} try: {_plain(finding.advice)}{done}"
+    )
 
 
 def markdown(finding: Finding, step: int, done: str = "") -> Text:
@@ -37,7 +40,7 @@ def markdown(finding: Finding, step: int, done: str = "") -> Text:
 
 
 def _escaped(text: str) -> str:
-    return _MARKUP.sub(r"\\\1", _plain(text))
+    return _MARKUP.sub(r"\\\1", html.escape(_plain(text), quote=False)).replace("|", "&#124;")
 
 
 def _plain(text: str) -> str:
