@@ -52,9 +52,11 @@ def net(strategy: str) -> nn.Module:
 
 def train(strategy: str, folder: Path | None) -> dict[int, list[tuple[str, int]]]:
     """The collectives of ours by step; without a folder trains without us."""
-    model = net(strategy)
+    kind, _, rules = strategy.partition("-")
+    model = net(kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    loop = TbxLoop(model, optimizer, SET, log_dir=folder, log_every=EVERY) if folder else None
+    config = {**SET, "rules": {"nonfinite": "stop"}} if rules else SET
+    loop = TbxLoop(model, optimizer, config, log_dir=folder, log_every=EVERY) if folder else None
     found = {}
     OURS.clear()
     TRAINING.clear()

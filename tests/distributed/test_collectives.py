@@ -22,7 +22,7 @@ def found(folder: Path, strategy: str, number: int) -> dict[str, Any]:
     return said
 
 
-@pytest.mark.parametrize(("strategy", "least"), [("fsdp", 3), ("ddp", 2)])
+@pytest.mark.parametrize(("strategy", "least"), [("fsdp", 3), ("ddp", 2), ("fsdp-rules", 3), ("ddp-rules", 3)])
 def test_collectives_of_a_step(tmp_path: Path, strategy: str, least: int) -> None:
     two, four = (found(tmp_path / str(number), strategy, number)["ours"] for number in (2, 4))
     for step in range(1, 13):
