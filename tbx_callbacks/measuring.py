@@ -60,10 +60,13 @@ class Measuring:
         self._publisher, self._counters, self._own = publisher, counters, own
         self._safely, self._spread = safely, spread
         self._activations = Activations(setup.model, program, compiled=setup.compiled)
-        self._clipping, self._copies, self._late = Clipping(), Copies(), Late()
+        self._clipping, self._copies = Clipping(), Copies()
+        self.late = Late()
+        """Metrics that wait for the end of their step."""
         self._first = next(iter(setup.optimizers))
         self._steps_before = self.step = 0
-        self._due: list[Entry] = []
+        self.due: list[Entry] = []
+        """What is measured in this step."""
         self._hooks = self._attach()
 
     def _attach(self) -> list[Any]:
@@ -88,24 +91,26 @@ class Measuring:
 
     def begin(self, step: int) -> None:
         """A step begins; see `Monitor.begin_step`."""
-        if self._due:
+        if self.due:
             self._clipping = Clipping()
-        self.step, self._due, self._steps_before = step, self._program.due(step), self._counters.steps
-        self._activations.begin(step, self._due, self._run)
+        self.step, self.due, self._steps_before = step, self._program.due(step), self._counters.steps
+        if self._activations.modules:
+            self._activations.begin(step, self.due, self._run)
 
     def pass_ended(self, *, is_step: bool) -> None:
         """See `Monitor.pass_ended`."""
-        self._counters.updated()
-        if is_step and self._due and self._counters.steps == self._steps_before:
-            for entry in self._due:
+        if self._counters.loss_scale is not None:
+            self._counters.loss_scale.sample()  # it may have been updated
+        if is_step and self.due and self._counters.steps == self._steps_before:
+            for entry in self.due:
                 if "loss_scale" in entry.item.metric.needs:
-                    self._late.takes(entry, Context("step", self.step, self._run))
+                    self.late.takes(entry, Context("step", self.step, self._run))
 
     def before_clip(self, scale: Tensor | None, optimizer: str | None, max_norm: float | None) -> None:
         """See `Monitor.before_clip`."""
-        if self._due:
+        if self.due:
             with self._safely("looking at gradients before clipping", self.step), torch.no_grad():
-                self._clipping.look(self._source, self._due, scale, optimizer, max_norm)
+                self._clipping.look(self._source, self.due, scale, optimizer, max_norm)
 
     def clipped(self, norm: Tensor | float, max_norm: float) -> None:
         """See `Monitor.clipped`."""
@@ -117,21 +122,21 @@ class Measuring:
         if found is None:
             return  # partial sums: only together with other ranks a norm
         self._counters.clip(found, max_norm)
-        if self._due:
+        if self.due:
             self._clipping.clipped(found, max_norm)
 
     # -- the optimizer's step --------------------------------------------------------------------------------------
 
     def _before_step(self, name: str, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if "weights_before" in needs_of(self._due, name):
+        if "weights_before" in needs_of(self.due, name):
             closure = any(given is not None for given in (*args[1:], *kwargs.values()))
             with self._safely("copying weights", self.step), torch.no_grad():
-                self._copies.take(self._source, self._due, name, closure=closure)
+                self._copies.take(self._source, self.due, name, closure=closure)
 
     def _after_step(self, name: str, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if name == self._first:
             self._counters.steps += 1
-        if self._due or self._own.due(self.step) or self._publisher.asks(self.step):
+        if self.due or self._own.due(self.step):
             with self._safely("measuring", self.step), torch.no_grad():
                 zero = self._setup.zero
                 skipped = found_inf(optimizer) if zero is None else zero.skipped
@@ -147,7 +152,7 @@ class Measuring:
         assert self._setup.zero is not None
         self.before_clip(self._setup.zero.loss_scale, self._first, None)
         self._before_step(self._first, self._setup.optimizers[self._first], (), {})
-        return bool(self._due)
+        return bool(self.due)
 
     def _after_zero(self) -> None:
         assert self._setup.zero is not None
@@ -178,11 +183,11 @@ class Measuring:
             batch.join(seen)
         if self._own.due(self.step):
             batch.finished.update(self._own.take())
-        for entry in self._due:
+        for entry in self.due:
             if entry.optimizer != name:
                 continue
             selected = replace(context, selection=entry.selection)
-            if not self._late.takes(entry, selected):
+            if not self.late.takes(entry, selected):
                 self._program.run(entry, with_interval(entry, selected, self._counters), batch)
         batch.count(self._agree(name))
         if updates is not None:
@@ -191,7 +196,7 @@ class Measuring:
     def _agree(self, name: str) -> Agree | None:
         """Makes ranges those of all ranks, where tensors are in pieces; all ranks are asked for the same tags."""
         ranks = self._publisher.ranks
-        due = [entry for entry in self._due if entry.optimizer == name and entry.has_histograms]
+        due = [entry for entry in self.due if entry.optimizer == name and entry.has_histograms]
         if ranks is None or not self._spread or not due:
             return None
         return partial(ranks.agree, self.step, self._program.key(due))
@@ -200,14 +205,9 @@ class Measuring:
 
     def batch(self, step: int | None = None) -> Batch:
         """The batch of this step, or of another one at which the trainer logs, which the publisher holds."""
-        key = self._program.key(self._due)
+        key = self._program.key(self.due)
         return self._publisher.batch(self.step, key) if step is None else self._publisher.batch(step, key or ("log",))
-
-    @property
-    def waits(self) -> bool:
-        """Whether a metric waits for the end of its step."""
-        return bool(self._late)
 
     def finish(self) -> None:
         """The step is over: runs what has waited for it."""
-        self._late.finish(self._program, self._counters, self._publisher)
+        self.late.finish(self._program, self._counters, self._publisher)

@@ -213,7 +213,7 @@ class Monitor:
     def publish(self, facts: Facts | None = None) -> None:
         """Hands the measured step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
         measuring = self._measuring
-        if not self.publisher.holds and (measuring is None or not measuring.waits):
+        if self.publisher.held is None and (measuring is None or not measuring.late.waiting):
             return  # a step with nothing due, as most are
         with self._safely("publishing", self._step):
             if measuring is not None:
@@ -257,6 +257,11 @@ class Monitor:
             with self._safely("asking rules", step):
                 return watch.verdict(step)
         return Verdict.NONE
+
+    @property
+    def measures(self) -> bool:
+        """Whether a metric is due in this step."""
+        return self._measuring is not None and bool(self._measuring.due)
 
     @property
     def _step(self) -> int:

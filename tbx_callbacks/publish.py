@@ -25,7 +25,8 @@ class Publisher:
         self.sink = sink
         self.ranks: Together | None = None
         self.watch: Watch | None = None
-        self._held: tuple[int, Batch, Sequence[str] | None] | None = None
+        self.held: tuple[int, Batch, Sequence[str] | None] | None = None
+        """The measured step that waits, its batch and what was due at it."""
         self._sent = -1  # other ranks are asked once for a step
         self._last: dict[str, tuple[int, Finished]] = {}
         self._writing = threading.Lock()
@@ -35,11 +36,6 @@ class Publisher:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _writing=threading.Lock())
-
-    @property
-    def holds(self) -> bool:
-        """Whether a measured step waits."""
-        return self._held is not None
 
     def last(self, tag: str) -> Finished | None:
         """What was written last under a tag."""
@@ -52,21 +48,21 @@ class Publisher:
             step: the step.
             key: what is due at it, the same on all ranks; None: the batch is this rank's own.
         """
-        if self._held is None or self._held[0] != step:
+        if self.held is None or self.held[0] != step:
             self.publish()
-            self._held = step, Batch(), None if step == self._sent else key
-        return self._held[1]
+            self.held = step, Batch(), None if step == self._sent else key
+        return self.held[1]
 
     def publish(self, facts: Facts | None = None) -> None:
         """Hands the held step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
-        if self._held is not None:
-            (step, batch, key), self._held = self._held, None
+        if self.held is not None:
+            (step, batch, key), self.held = self.held, None
             self._send(step, batch, key, facts or {}, {})
 
     def publish_with(self, step: int, numbers: Mapping[str, Finished], facts: Facts | None = None) -> None:
         """Hands numbers of a step to the sink, together with the held step if it is the same."""
-        if self._held is not None and self._held[0] == step:
-            (_, batch, key), self._held = self._held, None
+        if self.held is not None and self.held[0] == step:
+            (_, batch, key), self.held = self.held, None
             self._send(step, batch, key, facts or {}, numbers)
         else:
             self.publish()
@@ -89,10 +85,6 @@ class Publisher:
         if self.watch is not None:
             self.watch.close(step, seconds)
             self.watch = None
-
-    def asks(self, step: int) -> bool:
-        """Whether rules are asked at a step."""
-        return self.watch is not None and self.watch.due(step)
 
     def part(self) -> None:
         """Nothing more is merged with other ranks."""
@@ -121,7 +113,7 @@ class Publisher:
     def _send(
         self, step: int, batch: Batch, key: Sequence[str] | None, facts: Facts, numbers: Mapping[str, Finished]
     ) -> None:
-        watch = self.watch if key is not None and self.asks(step) else None
+        watch = self.watch if key is not None and self.watch is not None and self.watch.due(step) else None
 
         def finish(parts: Parts) -> Future[Verdict] | None:
             self.write(step, {**batch.finish(parts, facts), **numbers})

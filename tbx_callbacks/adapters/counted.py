@@ -28,6 +28,7 @@ class CountedSteps(Adapter):
         self._first = ""
         self._stepped = False
         self._log_due: Schedule = never
+        self._logs = False  # whether the trainer logs after this step
         self._losses = Deferred(add_up)
         self._counted = 0
         self._facts: dict[str, Number] = {}
@@ -44,12 +45,11 @@ class CountedSteps(Adapter):
         if any("weights_before" in item.metric.needs for item in self.config.items):
             self._hooks.append(first.register_step_pre_hook(self._before_step))
         super()._begin(place, step, setup=setup)
-        self._monitor.begin_step(step + 1)
+        self._begin_step(step)
 
-    @property
-    def _logs_next(self) -> bool:
-        """Whether the end of this pass ends a step at which the trainer logs."""
-        return self._stepped and self._log_due(self._step + 1)
+    def _begin_step(self, step: int) -> None:
+        self._step, self._logs = step, self._log_due(step + 1)
+        self._monitor.begin_step(step + 1)
 
     def _end_pass(
         self, *, loss: Tensor | None, samples: int, tokens: Tensor | None, epoch: float | None = None
@@ -64,9 +64,12 @@ class CountedSteps(Adapter):
             if epoch is not None:
                 self._facts["train/epoch"] = epoch
             self._finish_step()
-            self._verdict = self._verdict & Verdict.STOP | self._monitor.verdict(self._step)
+            verdict = self._monitor.verdict(self._step)
         else:
             self._monitor.pass_ended(is_step=False)
+            verdict = Verdict.NONE
+        if verdict is not self._verdict:  # a stop stays asked for, a checkpoint is asked for once
+            self._verdict = self._verdict & Verdict.STOP | verdict
 
     def _see_outputs(self, outputs: Any, labels: Any) -> None:
         """What the model returned for a micro-batch, and its labels; before the end of its pass."""
@@ -92,20 +95,21 @@ class CountedSteps(Adapter):
             self._finish_step()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *args: Any) -> None:
-        self._before_step()
+        if self._stepped:
+            self._finish_step()
         self._stepped = True
-        if self._log_due(self._step + 1):  # now: the scheduler will have changed it when the step is finished
+        if self._logs:  # now: the scheduler will have changed it when the step is finished
             rate = optimizer.param_groups[0]["lr"]
             self._facts["train/learning_rate"] = rate.detach().clone() if isinstance(rate, Tensor) else rate
 
     def _finish_step(self) -> None:
         self._step, self._stepped = self._step + 1, False
         self._monitor.pass_ended(is_step=False)
-        if self._log_due(self._step):
+        if self._logs:
             facts, self._facts = self._facts, {}
             self._monitor.logged(self._step, facts, shared=self._loss())
             self._losses, self._counted, self._samples = Deferred(add_up), 0, 0
-        self._monitor.begin_step(self._step + 1)
+        self._begin_step(self._step)
 
     def _loss(self) -> dict[str, Value]:
         """The mean over passes since the last point; over ranks weighted by their samples, and the largest."""

@@ -62,15 +62,16 @@ class TbxTrainerCallback(HfRun, TrainerCallback):  # type: ignore[misc]
             self._watch_batches(model, args)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._measures:
+        if self._running:
             self._step = state.global_step
             self._monitor.begin_step(state.global_step + 1)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self._measures:
+        if not self._running:
             return
         self._step = state.global_step
-        obey(self._monitor.verdict(self._step), control)
+        if verdict := self._monitor.verdict(self._step):
+            obey(verdict, control)
         if control.should_evaluate or control.should_save:
             self._monitor.stopwatch.pause()
         self._monitor.pass_ended(is_step=True)
@@ -80,7 +81,7 @@ class TbxTrainerCallback(HfRun, TrainerCallback):  # type: ignore[misc]
             self._monitor.publish()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._measures and (control.should_evaluate or control.should_save):
+        if self._running and (control.should_evaluate or control.should_save):
             self._monitor.stopwatch.pause()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:

@@ -62,7 +62,7 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
         self._labels = batch.get("labels") if isinstance(batch, Mapping) else None
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        if self._running:
+        if self._running and (self._stepped or self._monitor.measures):
             name = self._names.get(id(optimizer)) or self._names.get(id(getattr(optimizer, "optimizer", None)))
             self._see_gradients(loss_scale(trainer, optimizer), optimizer=name, max_norm=self._max_norm)
 
@@ -71,10 +71,11 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
             loss = loss_in(outputs)
             if loss is not None and self._divides:
                 loss = loss * trainer.accumulate_grad_batches
-            fraction = epoch(trainer, batch_idx) if self._logs_next else None
+            fraction = epoch(trainer, batch_idx) if self._logs and self._stepped else None
             inputs = by_name(batch)
             self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
-            self._obey(trainer)
+            if self._verdict:
+                self._obey(trainer)
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._monitor.stopwatch.pause()

@@ -94,7 +94,7 @@ class TbxLoop(LoopRun):
         Args:
             loss_scale: what gradients are still multiplied by, when a GradScaler has not unscaled them.
         """
-        if self._running:
+        if self._running and (self._stepped or self._monitor.measures):
             self._see_gradients(loss_scale, max_norm=self._max_grad_norm)
 
     def end_step(

@@ -19,9 +19,9 @@ Answer = Callable[["Future[Verdict]"], Verdict]
 class Watch:
     """A rank's part in it: rank 0 has a watcher, the others wait for its verdict.
 
-    Rules are asked when a step is published at which `schedule` is due. What they decide is done when the next step
-    is finished, on every rank: a rank that gets there before the verdict waits for it. Nothing is waited for where no
-    rule can stop the training or ask for a checkpoint.
+    Rules are asked when a step is published at which `schedule` is due, or has been since they were asked last. What
+    they decide is done when the next step is finished, on every rank: a rank that gets there before the verdict waits
+    for it. Nothing is waited for where no rule can stop the training or ask for a checkpoint.
 
     Args:
         schedule: the steps.
@@ -30,7 +30,7 @@ class Watch:
     """
 
     def __init__(self, schedule: Schedule, *, watcher: Watcher | None, answer: Answer | None) -> None:
-        self.due = schedule
+        self._schedule, self._asked = schedule, 0
         self.watcher = watcher
         self._answer = answer
         self._awaited: deque[tuple[int, Future[Verdict]]] = deque()
@@ -39,6 +39,13 @@ class Watch:
     def decides(self) -> bool:
         """Whether verdicts are waited for."""
         return self._answer is not None
+
+    def due(self, step: int) -> bool:
+        """Whether rules are asked about a step that is published; once for each, the same on all ranks."""
+        due = any(self._schedule(at) for at in range(self._asked + 1, step + 1))
+        if due:
+            self._asked = step
+        return due
 
     def take(self, step: int, values: Mapping[str, Finished]) -> None:
         """What is written at a step."""
