@@ -112,12 +112,10 @@ class Measuring:
             with self._safely("looking at gradients before clipping", self.step), torch.no_grad():
                 self._clipping.look(self._source, self.due, scale, optimizer, max_norm)
 
-    def clipped(self, norm: Tensor | float, max_norm: float) -> None:
+    def clipped(self, norm: Tensor | float, max_norm: float, *, by_zero: bool = False) -> None:
         """See `Monitor.clipped`."""
-        if self._setup.zero is None:  # ZeRO says it itself
-            self._clipped(norm, max_norm)
-
-    def _clipped(self, norm: Tensor | float, max_norm: float) -> None:
+        if by_zero != (self._setup.zero is not None):
+            return  # ZeRO says it itself
         found = local(norm) if isinstance(norm, Tensor) else torch.tensor(norm)
         if found is None:
             return  # partial sums: only together with other ranks a norm
@@ -157,7 +155,7 @@ class Measuring:
     def _after_zero(self) -> None:
         assert self._setup.zero is not None
         if (clipped := self._setup.zero.clipped) is not None:
-            self._clipped(*clipped)
+            self.clipped(*clipped, by_zero=True)
         self._after_step(self._first, self._setup.optimizers[self._first], (), {})
 
     def _measure(self, name: str, skipped: Tensor | None) -> None:

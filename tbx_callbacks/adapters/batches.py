@@ -43,7 +43,9 @@ def loss_in(outputs: Any) -> Tensor | None:
         loss = outputs.get("loss")
     else:
         loss = outputs[0] if isinstance(outputs, tuple) and outputs else getattr(outputs, "loss", None)
-    return loss.detach() if isinstance(loss, Tensor) and loss.ndim == 0 else None
+    if not isinstance(loss, Tensor) or loss.ndim:
+        return None
+    return loss.detach() if loss.requires_grad else loss
 
 
 def scalar_loss(loss: Tensor | float) -> Tensor:

@@ -10,13 +10,9 @@ from torch import nn
 from tbx_callbacks.adapters.base import named_optimizers
 from tbx_callbacks.adapters.batches import by_name, loss_in, samples_in, tokens_in
 from tbx_callbacks.adapters.lightning_facts import epoch, loss_scale, setup_of
+from tbx_callbacks.adapters.lightning_package import Callback
 from tbx_callbacks.adapters.lightning_run import LightningRun
 from tbx_callbacks.forward import on_forward
-
-try:
-    from lightning.pytorch import Callback
-except ImportError:
-    from pytorch_lightning import Callback
 
 
 class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
@@ -32,7 +28,7 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
 
     _names: Mapping[int, str] = {}
     _max_norm: float | None = None
-    _labels: Any = None
+    _given: Any = None  # the batch that is worked on
     _divides = False  # whether Lightning divides the loss for the accumulation
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -59,7 +55,7 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
             self._hooks.append(on_forward(facts.model, self._on_forward))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._labels = batch.get("labels") if isinstance(batch, Mapping) else None
+        self._given = batch
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self._running and (self._stepped or self._monitor.measures):
@@ -67,11 +63,12 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
             self._see_gradients(loss_scale(trainer, optimizer), optimizer=name, max_norm=self._max_norm)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._given = None
         if self._running:
             loss = loss_in(outputs)
             if loss is not None and self._divides:
                 loss = loss * trainer.accumulate_grad_batches
-            fraction = epoch(trainer, batch_idx) if self._logs and self._stepped else None
+            fraction = epoch(trainer, batch_idx) if self._logs else None
             inputs = by_name(batch)
             self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
             if self._verdict:
@@ -99,4 +96,5 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
 
     def _on_forward(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
         if module.training:
-            self._see_outputs(outputs, kwargs.get("labels", self._labels))
+            given = self._given if isinstance(self._given, Mapping) else {}
+            self._see_outputs(outputs, kwargs.get("labels", given.get("labels")))
