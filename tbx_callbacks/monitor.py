@@ -253,7 +253,7 @@ class Monitor:
     def verdict(self, step: int) -> Verdict:
         """What rules want to be done now that `step` is finished: the same on all ranks. An adapter does it."""
         watch = self.publisher.watch
-        if watch is not None and watch.has_news:
+        if watch is not None and watch.awaited:
             with self._safely("asking rules", step):
                 return watch.verdict(step)
         return Verdict.NONE

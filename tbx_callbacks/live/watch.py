@@ -30,10 +30,11 @@ class Watch:
     """
 
     def __init__(self, schedule: Schedule, *, watcher: Watcher | None, answer: Answer | None) -> None:
-        self._schedule, self._asked = schedule, 0
+        self._schedule, self._checked = schedule, 0
         self.watcher = watcher
         self._answer = answer
-        self._awaited: deque[tuple[int, Future[Verdict]]] = deque()
+        self.awaited: deque[tuple[int, Future[Verdict]]] = deque()
+        """Verdicts that are to come, by the step that they are on; empty when `verdict` has nothing to say."""
 
     @property
     def decides(self) -> bool:
@@ -42,9 +43,8 @@ class Watch:
 
     def due(self, step: int) -> bool:
         """Whether rules are asked about a step that is published; once for each, the same on all ranks."""
-        due = any(self._schedule(at) for at in range(self._asked + 1, step + 1))
-        if due:
-            self._asked = step
+        due = self._schedule(step) or any(map(self._schedule, range(self._checked + 1, step)))
+        self._checked = step
         return due
 
     def take(self, step: int, values: Mapping[str, Finished]) -> None:
@@ -60,33 +60,31 @@ class Watch:
     def awaits(self, step: int, verdict: Future[Verdict]) -> None:
         """The verdict on what was published of a step will come."""
         if self.decides:
-            self._awaited.append((step, verdict))
+            self.awaited.append((step, verdict))
+
+    def failed(self, error: Exception) -> None:
+        """A rule has failed: `verdict` raises it."""
+        verdict: Future[Verdict] = Future()
+        verdict.set_exception(error)
+        self.awaited.append((-1, verdict))
 
     def verdict(self, step: int) -> Verdict:
-        """What is to be done now that a step is finished."""
+        """What is to be done now that a step is finished. Raises what `failed` was given."""
         found = Verdict.NONE
-        while self._awaited and self._awaited[0][0] < step:
-            _, verdict = self._awaited.popleft()
-            if self._answer is not None:
-                found |= self._answer(verdict)
-        if self.watcher is not None:
-            self.watcher.check()
+        while self.awaited and self.awaited[0][0] < step:
+            _, verdict = self.awaited.popleft()
+            found |= (self._answer or _answer)(verdict)
         return found
-
-    @property
-    def has_news(self) -> bool:
-        """Whether `verdict` may have something to say."""
-        return bool(self._awaited) or (self.watcher is not None and self.watcher.failed)
 
     def close(self, step: int, seconds: float) -> None:
         """The run has ended: rules are asked for the last time."""
-        self._awaited.clear()
+        self.awaited.clear()
         if self.watcher is not None:
             self.watcher.close(step, seconds)
 
     def drop(self) -> None:
         """Nobody asks any more."""
-        self._awaited.clear()
+        self.awaited.clear()
         if self.watcher is not None:
             self.watcher.drop()
 
@@ -106,11 +104,14 @@ def watch_of(live: Live, schedule: Schedule, *, strict: bool, write: Any, ranks:
     decides = live.decides and not partial
     if not watched or (write is None and not (ranks is not None and decides)):
         return None
-    watcher = Watcher(watched, strict=strict, write=write) if write is not None else None
+    watcher = Watcher(watched, write=write) if write is not None else None
     answer: Answer | None = None
     if decides:
         answer = _answer if ranks is None else ranks.answer
-    return Watch(schedule, watcher=watcher, answer=answer)
+    watch = Watch(schedule, watcher=watcher, answer=answer)
+    if watcher is not None and strict:
+        watcher.fail = watch.failed
+    return watch
 
 
 def _answer(verdict: Future[Verdict]) -> Verdict:

@@ -35,16 +35,16 @@ class Watcher:
 
     Args:
         watched: the rules, by name.
-        strict: keep the first error of a rule for `check` instead of switching the rule off.
         write: writes texts of a step.
     """
 
-    def __init__(self, watched: Mapping[str, Watched], *, strict: bool, write: Write) -> None:
+    def __init__(self, watched: Mapping[str, Watched], *, write: Write) -> None:
         self.seconds, self.judged = 0.0, 0
-        self._watched, self._strict, self._write = dict(watched), strict, write
+        self.fail: Callable[[Exception], None] | None = None
+        """Gets errors of rules, which are said when it is None; in either case the rule is switched off."""
+        self._watched, self._write = dict(watched), write
         self._memory = Memory()
         self._said: dict[str, int] = {}
-        self._error: Exception | None = None
         self._calls: list[threading.Thread] = []
         self._worker = Worker("tbx_callbacks rules")
 
@@ -55,17 +55,6 @@ class Watcher:
     def judge(self, step: int) -> Future[Verdict]:
         """Asks the rules about what was written up to now; the future never fails."""
         return self._worker.ask(partial(self._judge, step, ended=False))
-
-    @property
-    def failed(self) -> bool:
-        """Whether a rule has failed under `strict`."""
-        return self._error is not None
-
-    def check(self) -> None:
-        """Raises the error of a rule, under `strict`."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
 
     def close(self, step: int, seconds: float) -> None:
         """Judges the whole run once more and lets go of the thread; the rest of its findings is said."""
@@ -96,8 +85,8 @@ class Watcher:
 
     def _failed(self, name: str, step: int, error: Exception) -> None:
         del self._watched[name]
-        if self._strict and self._error is None:
-            self._error = RuntimeError(f"rule {name} failed at step {step}: {error!r}")
+        if self.fail is not None:
+            self.fail(RuntimeError(f"rule {name} failed at step {step}: {error!r}"))
             return
         logger.warning("rule %s failed at step %d and is switched off: %r", name, step, error)
 

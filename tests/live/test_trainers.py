@@ -158,7 +158,7 @@ def test_nothing_is_waited_for_where_nothing_can_be_decided(tmp_path: Path) -> N
             model(torch.randn(3, 4)).sum().backward()
             optimizer.step()
             loop.end_step()
-            assert not watch.has_news
+            assert not watch.awaited
     plain = {**config(), "rules": False}
     with TbxLoop(model, optimizer, plain, log_dir=tmp_path / "none") as loop:
         assert loop._monitor.publisher.watch is None

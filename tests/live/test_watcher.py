@@ -17,8 +17,10 @@ from tbx_callbacks.diagnosis.responses import Response
 from tbx_callbacks.diagnosis.tags import TRAIN_LOSS, Need
 from tbx_callbacks.live.memory import Memory
 from tbx_callbacks.live.settings import Watched
+from tbx_callbacks.live.watch import Watch
 from tbx_callbacks.live.watcher import ONLY_NOTES, Watcher
 from tbx_callbacks.live.words import line, markdown
+from tbx_callbacks.schedule import every
 from tbx_callbacks.series import Run
 from tbx_callbacks.values import Text
 from tbx_callbacks.verdict import Verdict
@@ -38,10 +40,10 @@ def fail(finding: Finding) -> None:
 class Fed:
     """A watcher and what it wrote."""
 
-    def __init__(self, rules: Any, *, strict: bool = False) -> None:
+    def __init__(self, rules: Any) -> None:
         self.written: list[tuple[int, str, str]] = []
         live = load_config({"metrics": ["loss"], "rules": rules}).live
-        self.watcher = Watcher(live.watched(), strict=strict, write=self._write)
+        self.watcher = Watcher(live.watched(), write=self._write)
 
     def _write(self, step: int, values: Mapping[str, Text]) -> None:
         self.written += [(step, tag, text.markdown) for tag, text in values.items()]
@@ -104,7 +106,7 @@ def test_a_function_gets_the_finding_once_and_may_fail(caplog: pytest.LogCapture
         strict=True,
     )}  # fmt: skip
     assert list(rules) == ["divergence", "loss_spike"]
-    watcher = Watcher(rules, strict=True, write=lambda step, values: None)
+    watcher = Watcher(rules, write=lambda step, values: None)
     spiked = np.insert(FALLS_THEN_RISES, 40, 2.0)
     for step, loss in enumerate(spiked, 1):
         watcher.take(step, {"train/loss": float(loss)})
@@ -113,7 +115,6 @@ def test_a_function_gets_the_finding_once_and_may_fail(caplog: pytest.LogCapture
     assert [finding.id for finding in called] == ["loss_spike"]
     assert called[0].steps[0] == 41
     assert caplog.text.count('.fail failed on the finding divergence: ValueError("a fault of the user\'s")') == 1
-    watcher.check()  # it is nobody's business, under strict either
 
 
 @dataclass(frozen=True)
@@ -131,16 +132,21 @@ class Broken:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_rule_that_fails_is_named_once_and_the_others_go_on(strict: bool, caplog: pytest.LogCaptureFixture) -> None:
-    watched = Fed({"divergence": None}, strict=strict)
-    watched.watcher._watched["broken"] = Watched(Broken(), Response())
-    watched.see("train/loss", FALLS_THEN_RISES)
-    assert [tag for _, tag, _ in watched.written] == ["alerts/divergence"]
+    fed, errors = Fed({"divergence": None}), []
+    fed.watcher._watched["broken"] = Watched(Broken(), Response())
+    fed.watcher.fail = errors.append if strict else None
+    fed.see("train/loss", FALLS_THEN_RISES)
+    assert [tag for _, tag, _ in fed.written] == ["alerts/divergence"]
     said = caplog.text.count("rule broken failed at step 10 and is switched off: KeyError('a fault of the rule')")
     assert said == (0 if strict else 1)
-    if strict:
-        with pytest.raises(RuntimeError, match="rule broken failed at step 10: KeyError"):
-            watched.watcher.check()
-    watched.watcher.check()
+    assert list(map(str, errors)) == ["rule broken failed at step 10: KeyError('a fault of the rule')"] * strict
+
+
+def test_rules_are_asked_at_the_first_step_published_after_each_of_their_points() -> None:
+    watch = Watch(every(7), watcher=None, answer=None)
+    assert [step for step in range(2, 40, 2) if watch.due(step)] == [8, 14, 22, 28, 36]
+    watch = Watch(every(5), watcher=None, answer=None)
+    assert [step for step in (5, 10, 10, 11, 20) if watch.due(step)] == [5, 10, 10, 20]
 
 
 def test_memory_is_bounded_and_recent_points_stay() -> None:
