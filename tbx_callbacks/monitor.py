@@ -84,8 +84,12 @@ class Monitor:
 
     # -- a run begins and ends -------------------------------------------------------------------------------------
 
-    def start(self, setup: Setup) -> None:
+    def start(self, setup: Setup, before: tuple[str, int] | None = None) -> None:
         """Resolves the selections for this model and hooks into the optimizers.
+
+        Args:
+            setup: what the adapter knows.
+            before: the folder of a run that is resumed, and the step after which.
 
         Raises:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
@@ -123,6 +127,7 @@ class Monitor:
             write=None if isinstance(self.publisher.sink, NullSink) else self.publisher.write,
             ranks=ranks,
             partial=not self._counts,
+            before=before,
         )
         self.publisher.watched_by(watch)
         self.publisher.write(0, self._program.call(Context("start", 0, self._run)).numbers({}))

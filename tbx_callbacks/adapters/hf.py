@@ -63,6 +63,7 @@ class TbxTrainerCallback(HfRun, TrainerCallback):  # type: ignore[misc]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._running:
+            self._monitor.stopwatch.got()
             self._step = state.global_step
             self._monitor.begin_step(state.global_step + 1)
 
@@ -79,6 +80,7 @@ class TbxTrainerCallback(HfRun, TrainerCallback):  # type: ignore[misc]
         # at the epoch's end; the next step's beginning publishes at the latest.
         if not control.should_log and args.logging_strategy != "epoch":
             self._monitor.publish()
+        self._monitor.stopwatch.wait()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._running and (control.should_evaluate or control.should_save):

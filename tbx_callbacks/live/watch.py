@@ -89,7 +89,9 @@ class Watch:
             self.watcher.drop()
 
 
-def watch_of(live: Live, schedule: Schedule, *, strict: bool, write: Any, ranks: Any, partial: bool) -> Watch | None:
+def watch_of(
+    live: Live, schedule: Schedule, *, strict: bool, write: Any, ranks: Any, partial: bool, before: Any
+) -> Watch | None:
     """The watch of a run.
 
     Args:
@@ -99,12 +101,15 @@ def watch_of(live: Live, schedule: Schedule, *, strict: bool, write: Any, ranks:
         write: writes texts of a step; None on ranks that write nothing.
         ranks: all ranks, where there are several.
         partial: this is one of several ranks, and the others are not there: alone it decides nothing.
+        before: the folder of a run that is resumed, and the step after which.
     """
     watched = live.watched()
     decides = live.decides and not partial
     if not watched or (write is None and not (ranks is not None and decides)):
         return None
     watcher = Watcher(watched, write=write) if write is not None else None
+    if watcher is not None and before is not None:
+        watcher.recall(*before)
     answer: Answer | None = None
     if decides:
         answer = _answer if ranks is None else ranks.answer

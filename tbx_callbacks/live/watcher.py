@@ -11,9 +11,10 @@ from functools import partial
 
 from tbx_callbacks.diagnosis import SEVERITIES, Finding, diagnose
 from tbx_callbacks.diagnosis.responses import Response
+from tbx_callbacks.live.history import OF_THE_BEGINNING, read_history
 from tbx_callbacks.live.memory import Memory
 from tbx_callbacks.live.settings import Watched, function_of
-from tbx_callbacks.live.words import PREFIX, line, markdown
+from tbx_callbacks.live.words import PREFIX, line, markdown, severity_of
 from tbx_callbacks.live.worker import Worker
 from tbx_callbacks.parts import Finished
 from tbx_callbacks.values import Text
@@ -48,6 +49,10 @@ class Watcher:
         self._calls: list[threading.Thread] = []
         self._worker = Worker("tbx_callbacks rules")
 
+    def recall(self, folder: str, step: int) -> None:
+        """The run goes on after a step: what its folder holds up to there is part of it."""
+        self._worker.do(partial(self._recall, folder, step))
+
     def take(self, step: int, values: Mapping[str, Finished]) -> None:
         """What was written at a step."""
         self._worker.do(partial(self._memory.take, step, values, time.time()))
@@ -68,6 +73,20 @@ class Watcher:
         self._worker.close()
 
     # -- in the thread ---------------------------------------------------------------------------------------------
+
+    def _recall(self, folder: str, step: int) -> None:
+        run = read_history(folder)
+        if run is None:
+            self._watched = {name: one for name, one in self._watched.items() if name not in OF_THE_BEGINNING}
+            return
+        for tag, series in run.scalars.items():
+            for at, value, wall_time in zip(series.steps, series.values, series.wall_times, strict=True):
+                if at <= step:
+                    self._memory.take(int(at), {tag: float(value)}, float(wall_time))
+        for tag, texts in run.texts.items():
+            said = severity_of(texts.values[-1])
+            if tag.startswith(PREFIX) and said is not None and texts.steps[-1] <= step:
+                self._said[tag.removeprefix(PREFIX)] = SEVERITIES.index(said)
 
     def _judge(self, step: int, *, ended: bool) -> Verdict:
         started = time.perf_counter()

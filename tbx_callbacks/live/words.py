@@ -5,11 +5,12 @@ from __future__ import annotations
 import html
 import re
 
-from tbx_callbacks.diagnosis import Finding
+from tbx_callbacks.diagnosis import SEVERITIES, Finding, Severity
 from tbx_callbacks.values import Text
 
 PREFIX = "alerts/"
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!-])")
+_FIRST = re.compile(r"\*\*(\w+): ")
 _MOST = 5  # tags, steps and numbers that are shown
 
 
@@ -37,6 +38,12 @@ def markdown(finding: Finding, step: int, done: str = "") -> Text:
         f"Source: {_escaped(finding.source)}",
     ]
     return Text("\n\n".join(part for part in parts if part))
+
+
+def severity_of(text: str) -> Severity | None:
+    """The severity of an alert from its Markdown; None for what somebody else has written."""
+    found = _FIRST.match(text)
+    return next((severity for severity in SEVERITIES if found and found[1] == severity), None)
 
 
 def _escaped(text: str) -> str:

@@ -9,13 +9,12 @@ import textwrap
 import numpy as np
 import plotly.graph_objects as go
 
-from tbx_callbacks.live.words import PREFIX
+from tbx_callbacks.live.words import PREFIX, severity_of
 from tbx_callbacks.report.colours import SEVERITY
 from tbx_callbacks.report.names import plain
 from tbx_callbacks.report.subjects import Subject
 from tbx_callbacks.series import Series
 
-_OURS = re.compile(r"\*\*(error|warning|note): (.+?)\*\*")
 _MARKUP = re.compile(r"\\(.)|\*\*")
 _WIDTH, _LINES = 70, 12  # of what is shown on hover
 
@@ -35,7 +34,6 @@ def alert_markers(subject: Subject, shown: Series, run: int) -> go.Scatter | Non
     if not said or not finite.any():
         return None
     steps, values = shown.steps[finite], shown.values[finite]
-    found = [_OURS.match(text) for text in said.values()]
     return go.Scatter(
         x=[step for step, _ in said],
         y=[float(values[np.argmin(np.abs(steps - step))]) for step, _ in said],
@@ -45,7 +43,7 @@ def alert_markers(subject: Subject, shown: Series, run: int) -> go.Scatter | Non
         marker={
             "size": 10,
             "symbol": ["x"] * len(said),
-            "color": [SEVERITY[match[1] if match else "note"] for match in found],
+            "color": [SEVERITY[severity_of(text) or "note"] for text in said.values()],
         },
         hovertext=[f"alert, step {step}: {_hover(tag, text)}" for (step, tag), text in said.items()],
         hovertemplate="%{hovertext}<extra></extra>",

@@ -184,3 +184,38 @@ def test_a_training_is_unharmed_by_all_rules(tmp_path: Path) -> None:
 
     watched = train({"others": ["warn", "checkpoint"], "every": 1})
     assert all(torch.equal(a, b) for a, b in zip(watched, train(None), strict=True))
+
+
+def fed_loop(folder: Path, losses: list[float], *, start: int = 0, rules: Any = None) -> set[str]:
+    """A loop whose losses are given, at every step; the alerts of its folder."""
+    optimizer = torch.optim.SGD([weight := nn.Parameter(torch.ones(2))], lr=0.0)
+    model = nn.Module()
+    model.weight = weight
+    given = {"every": 1, "metrics": ["loss", "learning_rate"], "rules": rules or {"others": "warn"}}
+    with TbxLoop(model, optimizer, given, log_dir=folder, log_every=1, start_step=start) as loop:
+        for loss in losses:
+            optimizer.step()
+            loop.end_step(loss=loss)
+    return {tag.removeprefix("alerts/") for tag in Run(folder).texts if tag.startswith("alerts/")}
+
+
+def test_a_resumed_run_is_judged_with_what_was_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    falls = [0.7 * 0.97**step for step in range(100)]
+    noisy = [0.02 + 0.012 * (step % 40 > 20) for step in range(80)]  # nothing beside the fall before it
+    assert "divergence" in fed_loop(tmp_path / "fresh", noisy)  # alone it looks like one
+    assert "divergence" not in fed_loop(tmp_path / "run", falls)
+    assert "divergence" not in fed_loop(tmp_path / "run", noisy, start=100)
+    assert "divergence" in fed_loop(tmp_path / "run", [0.9] * 60, start=180)
+    monkeypatch.setattr("tbx_callbacks.live.history._MOST", 1)
+    fed_loop(tmp_path / "large", falls)
+    assert "divergence" not in fed_loop(tmp_path / "large", noisy, start=100)  # better silent than wrong
+
+
+def test_what_was_said_before_a_checkpoint_is_not_said_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    risen = [0.7 * 0.97**step for step in range(100)] + [0.9] * 60
+    assert "divergence" in fed_loop(tmp_path / "run", risen)
+    assert caplog.text.count("error divergence") == 1
+    fed_loop(tmp_path / "run", [0.9] * 10, start=160)
+    assert caplog.text.count("error divergence") == 1
+    fed_loop(tmp_path / "run", [0.9] * 60, start=100)  # what was said after it is trained again, and said again
+    assert caplog.text.count("error divergence") == 2
