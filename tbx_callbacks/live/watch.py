@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Protocol
 
 from tbx_callbacks.live.settings import Live
-from tbx_callbacks.live.watcher import Watcher
+from tbx_callbacks.live.watcher import Watcher, Write
 from tbx_callbacks.parts import Finished
 from tbx_callbacks.schedule import Schedule
 from tbx_callbacks.verdict import Verdict
 
 Answer = Callable[["Future[Verdict]"], Verdict]
+
+
+class Ranks(Protocol):
+    """All ranks of a training."""
+
+    def answer(self, verdict: Future[Verdict]) -> Verdict:
+        """Waits for a verdict, as long as a step may wait for other ranks."""
 
 
 class Watch:
@@ -90,7 +97,14 @@ class Watch:
 
 
 def watch_of(
-    live: Live, schedule: Schedule, *, strict: bool, write: Any, ranks: Any, partial: bool, before: Any
+    live: Live,
+    schedule: Schedule,
+    *,
+    strict: bool,
+    write: Write | None,
+    ranks: Ranks | None,
+    partial: bool,
+    before: tuple[str, int] | None,
 ) -> Watch | None:
     """The watch of a run.
 

@@ -19,8 +19,8 @@ class InputShare:
     Under the Hugging Face Trainer what goes by between its last event of a step and its first of the next one (all
     micro-batches of a step are fetched there), under Lightning between the end of a batch and the start of the next,
     in a loop inside of `loop.track(batches)` while the model trains; without `track` it is not written. Evaluation and
-    saving are left out, and so is the wait that they interrupt. The rank that waited longest counts. Two readings of
-    the clock a step.
+    saving are no waiting, and the wait that they interrupt is not counted. The rank that waited longest counts. Two
+    readings of the clock a step.
     """
 
     tags: ClassVar[Mapping[str, str]] = {"perf/input_share": "share of the time"}

@@ -44,26 +44,13 @@ def judged(name: str, folder: Path, *, shift: int = 0) -> Row:
     return Row(name, expected, diagnose(run), alerts)
 
 
-# Tags whose metrics are not there yet: the planted trainings log them by hand, or the rule is tested on series alone.
-COMING = {
-    "update_too_large": "update_ratio/<layer>",
-    "update_too_small": "update_ratio/<layer>",
-    "accuracy_gap": "train/accuracy",
-    "dead_activations": "activations/<module>/zero_share",
-    "amp_scale_collapse": "amp/scale",
-    "amp_skipped_steps": "amp/skipped_steps",
-    "input_bound": "perf/input_share",
-}
-
-
 def rule_row(name: str) -> str:
     """A rule's row in docs/diagnosis.md."""
     cls = RULES[name]
     what = (cls.__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ")
     options = "<br>".join(f"`{option}: {value:g}`" for option, value in thresholds(name).items()) or "none"
-    coming = f" Judged from `{COMING[name]}` when it is logged." if name in COMING else ""
     reads = "; ".join(need.what for need in cls.needs)
-    return f"| `{name}` | {what}{coming} | {reads} | {options} | {cls.source} |"
+    return f"| `{name}` | {what} | {reads} | {options} | {cls.source} |"
 
 
 def confusion_row(row: Row) -> str:

@@ -22,6 +22,7 @@ from tbx_callbacks.live.watcher import ONLY_NOTES, Watcher
 from tbx_callbacks.live.words import line, markdown
 from tbx_callbacks.schedule import every
 from tbx_callbacks.series import Run
+from tbx_callbacks.sinks import MemorySink
 from tbx_callbacks.values import Text
 from tbx_callbacks.verdict import Verdict
 
@@ -106,7 +107,7 @@ def test_a_function_gets_the_finding_once_and_may_fail(caplog: pytest.LogCapture
         strict=True,
     )}  # fmt: skip
     assert list(rules) == ["divergence", "loss_spike"]
-    watcher = Watcher(rules, write=lambda step, values: None)
+    watcher = Watcher(rules, write=MemorySink().write)
     spiked = np.insert(FALLS_THEN_RISES, 40, 2.0)
     for step, loss in enumerate(spiked, 1):
         watcher.take(step, {"train/loss": float(loss)})
