@@ -42,6 +42,12 @@ class Live:
         rest = {} if self.others is None else {name: Watched(cls(), self.others) for name, cls in RULES.items()}
         return {name: one for name in RULES if (one := named[name] if name in named else rest.get(name)) is not None}
 
+    def described(self) -> str:
+        """The rules and what is done, in a line."""
+        responses = {name: one.response for name, one in self.watched().items()}
+        done = {name: [*said.actions, *([said.call] if said.call else [])] for name, said in responses.items()}
+        return ", ".join(f"{name} ({', '.join(what)})" for name, what in done.items()) or "none"
+
     @property
     def decides(self) -> bool:
         """Whether a rule may stop the training or ask for a checkpoint: then all ranks wait for rank 0's verdict."""
