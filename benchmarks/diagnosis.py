@@ -1,6 +1,7 @@
 """The tables of docs/diagnosis.md: every rule, and what it says of planted faults and of healthy runs.
 
-Run: python benchmarks/diagnosis.py, which trains all of them (about a minute); with --rules for the rules only.
+Run: python benchmarks/diagnosis.py, which trains all of them (about a minute); with --rules for the rules only, with
+--live for what it costs to ask them while a run trains.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import random
 import sys
 import tempfile
 import time
@@ -21,14 +23,23 @@ sys.path[:0] = [str(ROOT / "tests" / "diagnosis"), str(ROOT / "tests"), str(ROOT
 from confusion import confusion_row, judged, rule_row  # noqa: E402
 from planted import FAULTS, HEALTHY  # noqa: E402
 
+from tbx_callbacks.config import load_config  # noqa: E402
 from tbx_callbacks.diagnosis import RULES  # noqa: E402
+from tbx_callbacks.live.watcher import Watcher  # noqa: E402
+from tbx_callbacks.sinks import MemorySink  # noqa: E402
+
+STATES = tuple(f"optimizer_state/{kind}" for kind in ("exp_avg", "exp_avg_sq", "effective_lr"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rules", action="store_true", help="print the table of rules only")
+    parser.add_argument("--live", action="store_true", help="print what asking rules live costs, and nothing else")
     parser.add_argument("--shift", type=int, default=0, help="added to every seed: trainings that set no threshold")
     given = parser.parse_args()
+    if given.live:
+        print(json.dumps(live()))
+        return
     print("| rule | what | reads | thresholds | source |\n|---|---|---|---|---|")
     print("\n".join(rule_row(name) for name in RULES))
     if given.rules:
@@ -55,6 +66,35 @@ def main() -> None:
         "seconds": round(time.perf_counter() - start, 1),
     }
     print("\n" + json.dumps(figures))
+
+
+def live(points: int = 1000) -> dict[str, float]:
+    """A made-up BERT-base run with the tags of the set `full`: rules are asked at each of its points, in their thread.
+
+    `hand_over_us` is what a point costs the training thread, `ms` a round of rules by how many points there are.
+    """
+    layers = ["bert.embeddings", *(f"bert.encoder.layer.{n}" for n in range(12)), "bert.pooler", "classifier"]
+    parameters = [f"{layer}.{n}.weight" for layer in layers for n in range(14)]
+    by_layer = ("grad_norm", "grad_norm_clipped", "weight_norm", "update_norm", "update_ratio", "nonfinite/gradients")
+    tags = [f"{family}/{layer}" for family in (*by_layer, *STATES) for layer in layers]
+    tags += [f"{family}/{name}" for family in ("grad_norm", "weight_norm") for name in parameters]
+    tags += ["train/loss", "lr/AdamW/pg1", "grad_norm/total", "clip/factor", "clip/share", "nonfinite/found"]
+    dice, found = random.Random(0), {"tags": float(len(tags))}
+    for rules, given in (("default", "default"), ("all", {"extends": "full", "rules": {"others": "warn"}})):
+        watcher = Watcher(load_config(given).live.watched(), write=MemorySink().write)
+        handed = 0.0
+        for step in range(1, points + 1):
+            values = {tag: dice.uniform(0.9, 1.1) for tag in tags}
+            started = time.perf_counter()
+            watcher.take(step, values)
+            verdict = watcher.judge(step)
+            handed += time.perf_counter() - started
+            before = watcher.seconds
+            verdict.result()
+            if step in (100, points):
+                found[f"{rules}_rules_{step}_points_ms"] = round(1e3 * (watcher.seconds - before), 2)
+        found[f"{rules}_rules_hand_over_us"] = round(1e6 * handed / points, 1)
+    return found
 
 
 if __name__ == "__main__":

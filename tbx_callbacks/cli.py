@@ -63,7 +63,8 @@ def metrics() -> None:
 
 @app.command()
 def check(file: Annotated[str, typer.Argument(help="A YAML file, or the name of a bundled set.")]) -> None:
-    """Print what a metric set would log, or what is wrong with it."""
+    """Print what a metric set would log and which rules would watch, or what is wrong with it."""
+    sys.path.insert(0, "")  # a function that `call:` names may lie here, as beside a script
     try:
         config = load_config(file)
     except ConfigError as error:
@@ -73,7 +74,8 @@ def check(file: Annotated[str, typer.Argument(help="A YAML file, or the name of 
         table.add_row(*map(escape, (item.name, _cadence(item, config), _parameters(item), "\n".join(item.metric.tags))))
     console.print(table)
     console.print(
-        f"{escape(config.source)}: {len(config.items)} metrics, every: {config.every}, strict: {config.strict}"
+        f"{escape(config.source)}: {len(config.items)} metrics, every: {config.every}, strict: {config.strict},"
+        f" rules: {escape(config.live.described())}"
     )
 
 

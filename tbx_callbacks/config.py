@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tbx_callbacks.diagnosis.settings import RuleError
 from tbx_callbacks.errors import ConfigError
 from tbx_callbacks.items import Cadence, Item, ItemError, check_cadence, parse_item
+from tbx_callbacks.live.settings import LIVE_OFF, Live, parse_live
 from tbx_callbacks.names import suggest
+from tbx_callbacks.yaml_file import read_yaml
 
-_KEYS = ("extends", "every", "strict", "overhead_budget", "metrics")
+_KEYS = ("extends", "every", "strict", "overhead_budget", "rules", "metrics")
 _HERE = Path(__file__).resolve().parent
 
 
@@ -25,21 +26,21 @@ class Config:
 
     `every` is the default cadence: optimizer steps, or `log` for the trainer's own logging cadence. With `strict` an
     error inside a metric is raised instead of switching the metric off. `overhead_budget` is the share of the training
-    time that watching may take; None sets no limit.
+    time that watching may take; None sets no limit. `live` are the rules that are asked while the run trains.
     """
 
     items: tuple[Item, ...]
     every: Cadence = "log"
     strict: bool = False
     overhead_budget: float | None = None
+    live: Live = LIVE_OFF
     source: str = field(default="a mapping", compare=False)
 
     @property
     def digest(self) -> str:
         """Tells this set from others."""
-        return hashlib.sha256(repr((self.items, self.every, self.strict, self.overhead_budget)).encode()).hexdigest()[
-            :16
-        ]
+        parts = (self.items, self.every, self.strict, self.overhead_budget, self.live)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config = "default") -> Config:
@@ -94,39 +95,6 @@ def _find(source: str, base: Path) -> Path:
     )
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML loaders otherwise drop silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, (str, int, float, bool)) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key if isinstance(key, (str, int, float, bool)) else id(key_node))
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path, what: str) -> object:
-    """What a YAML file holds; `what` it is, for errors.
-
-    Raises:
-        ConfigError: it cannot be read, is no YAML, or gives a key twice.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.name}: {what} must be a readable UTF-8 file: {error}") from error
-    try:
-        # A SafeLoader: a YAML file never runs code.
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{path.name}:{where} must be valid YAML: {problem}") from error
-
-
 def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Config:
     if data is None:
         raise ConfigError(f"{source}: a metric set must not be empty; name metrics under `metrics:`")
@@ -152,11 +120,12 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
     try:
         every = check_cadence("every", data.get("every", parent.every if parent else "log"))
         items = _merge(parent.items if parent else (), data.get("metrics", []))
-    except ItemError as error:
+        live = parse_live(data.get("rules"), parent.live if parent else LIVE_OFF)
+    except (ItemError, RuleError) as error:
         raise ConfigError(f"{source}: {error}") from error
     if not items:
         raise ConfigError(f"{source}: metrics must name at least one metric, got none")
-    return Config(items, every, strict, budget, source)
+    return Config(items, every, strict, budget, live, source)
 
 
 def _extended(name: object, source: str, base: Path, chain: tuple[Path, ...]) -> Config | None:

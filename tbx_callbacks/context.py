@@ -94,6 +94,8 @@ class Interval:
     """Training time: evaluation and saving are left out."""
     monitoring: float = 0.0
     """Seconds of it that measuring and publishing took in the training thread."""
+    waiting: float | None = None
+    """Seconds of it in which the training waited for its next batch; None where that was not seen."""
     samples: int = 0
     tokens: Number | None = None
     """Tokens that the attention mask lets through; None when the model is given none."""

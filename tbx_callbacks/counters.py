@@ -18,14 +18,17 @@ from tbx_callbacks.values import Number
 class Stopwatch:
     """Seconds of training; evaluation and saving are left out with `pause` and `resume`.
 
-    `monitoring` is how much of it measuring and publishing took.
+    `monitoring` is how much of it measuring and publishing took, `waiting` how much went by between `wait` and `got`,
+    which was `waits` times.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock
-        self.monitoring = 0.0
+        self.monitoring = self.waiting = 0.0
+        self.waits = 0
         self._passed = 0.0
         self._since: float | None = None
+        self._waits_since: float | None = None
 
     def resume(self) -> None:
         """Starts, or goes on after a pause."""
@@ -34,7 +37,27 @@ class Stopwatch:
 
     def pause(self) -> None:
         """Stops counting."""
-        self._passed, self._since = self.seconds, None
+        self._passed, self._since, self._waits_since = self.seconds, None, None
+
+    def wait(self) -> None:
+        """The training asks for its next batch; nothing else is done from now on until it has it."""
+        self._waits_since = self.clock()
+
+    def wait_on(self) -> None:
+        """Something else was done since `wait`: it counts from now on, if it counts."""
+        if self._waits_since is not None:
+            self._waits_since = self.clock()
+
+    def forget_wait(self) -> None:
+        """Something else is done, nobody knows for how long: this wait is not counted."""
+        self._waits_since = None
+
+    def got(self) -> None:
+        """The batch is there."""
+        if self._waits_since is not None and self._since is not None:
+            self.waiting += self.clock() - self._waits_since
+            self.waits += 1
+        self._waits_since = None
 
     @property
     def seconds(self) -> float:
@@ -49,6 +72,8 @@ class Totals:
     steps: int = 0
     seconds: float = 0.0
     monitoring: float = 0.0
+    waiting: float = 0.0
+    waits: int = 0
     samples: int = 0
     token_batches: int = 0
     tokens: Number = 0
@@ -67,6 +92,7 @@ class Totals:
             steps=self.steps - last.steps,
             seconds=self.seconds - last.seconds,
             monitoring=self.monitoring - last.monitoring,
+            waiting=self.waiting - last.waiting if self.waits > last.waits else None,
             samples=self.samples - last.samples,
             tokens=self.tokens - last.tokens if self.token_batches > last.token_batches else None,
             losses=self.losses - last.losses,
@@ -132,6 +158,8 @@ class Counters:
             steps=self.steps,
             seconds=self.stopwatch.seconds,
             monitoring=self.stopwatch.monitoring,
+            waiting=self.stopwatch.waiting,
+            waits=self.stopwatch.waits,
             samples=self._samples,
             token_batches=self._token_batches,
             tokens=self._tokens.total(),

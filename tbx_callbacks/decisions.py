@@ -1,39 +1,40 @@
-"""What rank 0 decides while a training is on, and all ranks do from the same step on."""
+"""What rank 0 decides while a training is on, and all ranks do after the same step."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tbx_callbacks.parts import Part, Parts
 
 Numbers = Mapping[str, float]
+Decision = tuple[str, Numbers]
 _DECIDED = "decided:"  # no tag holds a colon
+_MADE = ""  # what says that there is a decision, which may have no numbers
 
 
 class Decisions:
     """Decisions on their way from rank 0 to what is to be done on each rank.
 
-    Rank 0 may decide at any moment, from any thread. A decision travels in the reduction of the next due step, and is
-    acted upon at the beginning of the due step after that one, in the training's thread, before it is settled what is
-    due. All ranks have taken part in the same reductions by then, so they act at the same step. That step waits until
-    the reductions before it are over, as long as a decision is expected; nothing waits otherwise.
+    Rank 0 may decide at any moment, from any thread. What it has decided when a due step is merged is told to all
+    ranks then, or, where that would be one collective too many, with the next due step. They act in the training's
+    thread, when a later step has ended: the same decisions at the same step, however far ahead one of them is. A rank
+    that gets there too early waits, as long as decisions are expected; nothing waits otherwise.
 
     Args:
         rank: this rank; rank 0 decides.
-        arrive: returns when the reductions that were submitted are over; None where there is one rank only.
     """
 
-    def __init__(self, rank: int = 0, arrive: Callable[[], object] | None = None) -> None:
+    def __init__(self, rank: int = 0) -> None:
         self.decides = rank == 0
         """Whether this is the rank that decides."""
-        self._arrive = arrive
+        self.awaited: deque[tuple[int, Callable[[], Sequence[Decision]]]] = deque()
+        """By due step what waits for its decisions; empty when `act` has nothing to do."""
         self._acts: dict[str, Callable[[Numbers], None]] = {}
-        # Both are filled by one thread and emptied by another, which a deque stands without a lock, that no process
-        # could be sent.
-        self._made: deque[tuple[str, Numbers]] = deque()
-        self._known: deque[tuple[str, Numbers]] = deque()
+        # Filled by one thread and emptied by another, which a deque stands without a lock, that no process could be
+        # sent.
+        self._made: deque[Decision] = deque()
 
     def expect(self, name: str, act: Callable[[Numbers], None]) -> None:
         """From now on decisions of this name may come; called on all ranks at the same step, or before the training.
@@ -45,8 +46,13 @@ class Decisions:
         self._acts[name] = act
 
     def settle(self, name: str) -> None:
-        """No further decision of this name comes, so no step waits for one; called by `act`, on all ranks alike."""
+        """No further decision of this name comes, so nothing waits for one; called by `act`, on all ranks alike."""
         self._acts.pop(name, None)
+
+    @property
+    def expected(self) -> bool:
+        """Whether decisions may come: then each due step awaits them."""
+        return bool(self._acts)
 
     def decide(self, name: str, numbers: Numbers) -> None:
         """Rank 0 has decided; on other ranks, which do not decide, nothing happens.
@@ -58,42 +64,49 @@ class Decisions:
         if self.decides:
             self._made.append((name, dict(numbers)))
 
-    def wait(self) -> bool:
-        """A due step begins: waits for what was decided before; whether anything could have been."""
-        if not self._acts:
-            return False
-        if self._arrive is None:
-            self.heard(self.leaving())
-        else:
-            self._arrive()
-        return True
+    def fail(self, error: Exception) -> None:
+        """Raises an error where decisions are acted upon next."""
 
-    def take(self) -> bool:
-        """Acts upon what was decided; whether there was something."""
-        acted = False
-        for name, numbers in _emptied(self._known):
-            act = self._acts.get(name)
-            if act is not None:
-                act(numbers)
-                acted = True
-        return acted
+        def answer() -> Sequence[Decision]:
+            raise error
+
+        self.awaited.appendleft((-1, answer))
+
+    def act(self, step: int) -> None:
+        """Acts upon what was decided on steps before this one, which has ended. Raises what `fail` was given."""
+        while self.awaited and self.awaited[0][0] < step:
+            _, answer = self.awaited.popleft()
+            for name, numbers in answer():
+                if name in self._acts:
+                    self._acts[name](numbers)
 
     # -- the way ---------------------------------------------------------------------------------------------------
 
+    def here(self) -> Sequence[Decision]:
+        """What was decided, where there are no other ranks to tell."""
+        return list(_emptied(self._made))
+
     def leaving(self) -> Parts:
-        """What travels with a step."""
-        return {_DECIDED + name: Part(None, {}, dict(numbers)) for name, numbers in _emptied(self._made)}
-
-    def heard(self, merged: Parts) -> Parts:
-        """Takes decisions out of what came together of a step."""
-        for tag, part in merged.items():
-            if tag.startswith(_DECIDED):
-                # A name that only an earlier decision had is there as well, without a number.
-                numbers = {name: number for name, number in part.maxes.items() if number > -math.inf}
-                self._known.append((tag.removeprefix(_DECIDED), numbers))
-        return {tag: part for tag, part in merged.items() if not tag.startswith(_DECIDED)}
+        """What was decided, to be told to all ranks."""
+        return {_DECIDED + name: Part(None, {}, {_MADE: 1.0, **numbers}) for name, numbers in dict(self.here()).items()}
 
 
-def _emptied(queue: deque[tuple[str, Numbers]]) -> Iterator[tuple[str, Numbers]]:
+def heard(merged: Mapping[str, Mapping[str, float]]) -> Sequence[Decision]:
+    """The decisions in the maxima of a merged step, by tag and name."""
+    found = []
+    for tag, maxes in merged.items():
+        # What only an earlier decision had is there as well, without a number.
+        numbers = {name: number for name, number in maxes.items() if number > -math.inf}
+        if tag.startswith(_DECIDED) and numbers.pop(_MADE, None) is not None:
+            found.append((tag.removeprefix(_DECIDED), numbers))
+    return found
+
+
+def without_decisions(merged: Parts) -> Parts:
+    """What came together of a step, less what was decided."""
+    return {tag: part for tag, part in merged.items() if not tag.startswith(_DECIDED)}
+
+
+def _emptied(queue: deque[Decision]) -> Iterator[Decision]:
     while queue:
         yield queue.popleft()

@@ -14,7 +14,6 @@ from tbx_callbacks.amp import found_inf
 from tbx_callbacks.before import Clipping, Copies
 from tbx_callbacks.context import Context, RunFacts
 from tbx_callbacks.counters import Counters
-from tbx_callbacks.decisions import Decisions
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.late import Late, with_interval
 from tbx_callbacks.own import OwnScalars
@@ -38,7 +37,6 @@ class Measuring:
         publisher: takes what was measured.
         counters: counts steps and micro-batches.
         own: scalars of the user's own.
-        decisions: of rank 0, which may change what is due.
         safely: catches errors.
         spread: whether ranks hold pieces of tensors.
 
@@ -56,13 +54,12 @@ class Measuring:
         publisher: Publisher,
         counters: Counters,
         own: OwnScalars,
-        decisions: Decisions,
         safely: Guard,
         spread: bool,
     ) -> None:
         self._setup, self._source, self._program, self._run = setup, source, program, run
         self._publisher, self._counters, self._own = publisher, counters, own
-        self._decisions, self._safely, self._spread = decisions, safely, spread
+        self._safely, self._spread = safely, spread
         self._activations = Activations(setup.model, program, compiled=setup.compiled, ranks=publisher.ranks)
         self._clipping, self._copies = Clipping(), Copies()
         self._unsummed = Unsummed()
@@ -99,10 +96,6 @@ class Measuring:
         if self.due:
             self._clipping = Clipping()
         self.step, self.due, self._steps_before = step, self._program.due(step), self._counters.steps
-        if self.due and self._decisions.wait():
-            with self._safely("acting upon decisions", step):
-                if self._decisions.take():
-                    self.due = self._program.due(step)
         if self._activations.modules:
             self._activations.begin(step, self.due, self._run)
 

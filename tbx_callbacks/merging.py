@@ -35,8 +35,8 @@ class Merger:
         self._room = _ROOM
 
     def merge(self, what: str, step: int, parts: Parts) -> Parts:
-        """All tags with their merged parts; see `maxima`."""
-        layout, most = self.maxima(what, step, parts)
+        """All tags with their merged parts; `what` and `step` are the same on all ranks."""
+        layout, most = self._maxima(what, step, parts)
         empty = Part(None, {})
         places = [(tag, name) for tag, part in layout.items() for name in part.sums]
         numbers = [float(tag in parts) for tag in layout]
@@ -51,8 +51,15 @@ class Merger:
             if ranks
         }
 
-    def maxima(self, what: str, step: int, parts: Parts) -> tuple[Parts, dict[Place, float]]:
-        """All tags and parts, and the largest of each number over ranks; `what` and `step` are the same on all."""
+    def largest(self, what: str, step: int, parts: Parts) -> dict[str, dict[str, float]]:
+        """The largest of each number over ranks, by tag and name, in one collective; see `merge`."""
+        found: dict[str, dict[str, float]] = {}
+        for (tag, name), number in self._maxima(what, step, parts)[1].items():
+            found.setdefault(tag, {})[name] = number
+        return found
+
+    def _maxima(self, what: str, step: int, parts: Parts) -> tuple[Parts, dict[Place, float]]:
+        """All tags and parts, and the largest of each number over ranks."""
         layout, digest = self._layouts.get(what, {}), hash_of([what])
         new = what not in self._layouts or not _covers(layout, parts)
         places = [(tag, name) for tag, part in layout.items() for name in part.maxes]
@@ -69,7 +76,7 @@ class Merger:
         if changed:
             layout = self._layouts[what] = self._union(layout, parts)
             self._room = max(self._room, len(head) + sum(len(part.maxes) for part in layout.values()))
-            return self.maxima(what, step, parts)
+            return self._maxima(what, step, parts)
         return layout, dict(zip(places, numbers[len(head) : len(head) + len(places)].tolist(), strict=True))
 
     def _union(self, known: Parts, parts: Parts) -> Parts:

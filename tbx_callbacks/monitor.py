@@ -14,9 +14,11 @@ from tbx_callbacks.best import Best
 from tbx_callbacks.budget import Budget
 from tbx_callbacks.context import Context, RunFacts
 from tbx_callbacks.counters import Counters, Stopwatch
-from tbx_callbacks.decisions import Decisions
+from tbx_callbacks.decisions import Numbers
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.items import Cadence, Item
+from tbx_callbacks.live.settings import LIVE_OFF, Live
+from tbx_callbacks.live.watch import RULES, watch_of
 from tbx_callbacks.measuring import Measuring
 from tbx_callbacks.outputs import Predictions
 from tbx_callbacks.own import OwnScalars
@@ -27,10 +29,11 @@ from tbx_callbacks.publish import Publisher
 from tbx_callbacks.ranks import world_size
 from tbx_callbacks.readable import readable
 from tbx_callbacks.schedule import never
-from tbx_callbacks.sinks import Sink
+from tbx_callbacks.sinks import NullSink, Sink
 from tbx_callbacks.source import Source
 from tbx_callbacks.together import Together, join
 from tbx_callbacks.values import Facts, Number, Text, Value
+from tbx_callbacks.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class Monitor:
         sink: where batches go.
         stopwatch: times the training.
         budget: share of the training time that all this may take.
+        live: rules that are asked while the run trains.
     """
 
     def __init__(
@@ -61,17 +65,20 @@ class Monitor:
         sink: Sink,
         stopwatch: Stopwatch | None = None,
         budget: float | None = None,
+        live: Live = LIVE_OFF,
     ) -> None:
         self.publisher = Publisher(sink)
         self.stopwatch = stopwatch or Stopwatch()
         self._items, self._every, self._strict = tuple(items), every, strict
+        self._live = live
         self._safely = Guard(strict=strict, stopwatch=self.stopwatch)
         self._counters = Counters(self.stopwatch)
         # Numbers that the trainer logs before training (an evaluation) are taken too.
         early = plan([item for item in self._items if item.select is None], every, (), never, {})
         self._program = Program(early, strict=strict, clock=self.stopwatch.clock)
-        self._share, self._decisions = budget, Decisions()
-        self._budget = Budget(None, self.stopwatch, self._program, self._decisions)
+        self._share = budget
+        self._budget = Budget(None, self.stopwatch, self._program, self.publisher.decisions)
+        self._verdict = Verdict.NONE
         self._measuring: Measuring | None = None
         self._best = Best({})
         self._run = RunFacts()
@@ -80,8 +87,12 @@ class Monitor:
 
     # -- a run begins and ends -------------------------------------------------------------------------------------
 
-    def start(self, setup: Setup) -> None:
+    def start(self, setup: Setup, before: tuple[str, int] | None = None) -> None:
         """Resolves the selections for this model and hooks into the optimizers.
+
+        Args:
+            setup: what the adapter knows.
+            before: the folder of a run that is resumed, and the step after which.
 
         Raises:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
@@ -93,8 +104,7 @@ class Monitor:
         items = readable(self._items, setup, source, ranks)
         entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners, ranks)
         self._program = Program(entries, strict=self._strict, clock=self.stopwatch.clock, shared=ranks is not None)
-        self._decisions = Decisions() if ranks is None else ranks.decisions
-        self._budget = Budget(self._share, self.stopwatch, self._program, self._decisions)
+        self._budget = Budget(self._share, self.stopwatch, self._program, self.publisher.decisions)
         self._own.schedule = schedule_of(self._every, setup.log_schedule)
         scaler = setup.scaler if "loss_scale" in self.needs else None
         self._counters = Counters(self.stopwatch, loss_scale(scaler), Predictions(setup.model))
@@ -110,10 +120,10 @@ class Monitor:
             publisher=self.publisher,
             counters=self._counters,
             own=self._own,
-            decisions=self._decisions,
             safely=self._safely,
             spread=_spread(source, ranks),
         )
+        self._watch(setup, before)
         self.publisher.write(0, self._program.call(Context("start", 0, self._run)).numbers({}))
         self.stopwatch.resume()
 
@@ -125,6 +135,7 @@ class Monitor:
         patience = _PATIENCE if succeeded else _SHORT_PATIENCE
         if not self.publisher.drain(patience):
             logger.warning("other ranks did not answer in %.0f s at the end; what waits for them is lost", patience)
+        self.publisher.judge_last(step, patience)
         self._run = replace(self._run, succeeded=succeeded)
         ended = self._program.call(Context("end", step, self._run))
         self.publisher.write(step, {**self._own.take(), **ended.numbers({})})
@@ -237,6 +248,31 @@ class Monitor:
                 left = self._own.take()  # they wait for a point that does not come: no training is on
             self.publisher.publish_with(step, {**left, **numbers}, facts)
         self._keep_budget()
+
+    def verdict(self, step: int) -> Verdict:
+        """Acts upon what was decided, now that `step` is finished; what an adapter has to do, the same on all ranks."""
+        decisions = self.publisher.decisions
+        if not decisions.awaited:
+            return Verdict.NONE
+        self._verdict = Verdict.NONE
+        with self._safely("acting upon decisions", step):
+            decisions.act(step)
+        return self._verdict
+
+    def _watch(self, setup: Setup, before: tuple[str, int] | None) -> None:
+        """Asks the set's rules from now on, where the run is written."""
+        live, decisions = self._live, self.publisher.decisions
+        if live.decides and self._counts:  # one of several ranks that does not hear of the others decides nothing
+            decisions.expect(RULES, self._take_verdict)
+        if not isinstance(self.publisher.sink, NullSink):
+            schedule = schedule_of(live.every or self._every, setup.log_schedule)
+            write = self.publisher.write
+            self.publisher.watched_by(
+                watch_of(live, schedule, decisions, strict=self._strict, write=write, before=before)
+            )
+
+    def _take_verdict(self, numbers: Numbers) -> None:
+        self._verdict |= Verdict(int(numbers["verdict"]))
 
     @property
     def measures(self) -> bool:

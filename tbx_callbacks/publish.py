@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
+from tbx_callbacks.decisions import Decision, Decisions
+from tbx_callbacks.live.watch import Watch
 from tbx_callbacks.parts import Finished, Parts
 from tbx_callbacks.reduce import Batch
 from tbx_callbacks.sinks import Sink
@@ -15,12 +18,14 @@ from tbx_callbacks.values import Facts
 class Publisher:
     """Holds a measured step until the trainer has said what it has to say of it.
 
-    With several `ranks` their numbers are brought together first, on a thread.
+    With several `ranks` their numbers are brought together first, on a thread. `decisions` are those of this training.
     """
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self.ranks: Together | None = None
+        self.decisions = Decisions()
+        self.watch: Watch | None = None
         self.held: tuple[int, Batch, Sequence[str] | None] | None = None
         """The measured step that waits, its batch and what was due at it."""
         self._sent = -1  # other ranks are asked once for a step
@@ -28,7 +33,7 @@ class Publisher:
         self._writing = threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_writing": None, "ranks": None}
+        return {**self.__dict__, "_writing": None, "ranks": None, "watch": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _writing=threading.Lock())
@@ -69,7 +74,21 @@ class Publisher:
     def meet(self, ranks: Together | None) -> None:
         """A run begins, with these ranks."""
         self.part()
+        self.watched_by(None)
         self.ranks, self._sent = ranks, -1
+        self.decisions = Decisions() if ranks is None else ranks.decisions
+
+    def watched_by(self, watch: Watch | None) -> None:
+        """Rules watch what is written from now on; or no longer."""
+        if self.watch is not None:
+            self.watch.drop()
+        self.watch = watch
+
+    def judge_last(self, step: int, seconds: float) -> None:
+        """The run has ended: rules are asked for the last time, for so long at most."""
+        if self.watch is not None:
+            self.watch.close(step, seconds)
+            self.watch = None
 
     def part(self) -> None:
         """Nothing more is merged with other ranks."""
@@ -92,15 +111,22 @@ class Publisher:
             self._last.update({tag: (step, value) for tag, value in new.items()})
             if new:
                 self.sink.write(step, new)
+                if self.watch is not None:
+                    self.watch.take(step, new)
 
     def _send(
         self, step: int, batch: Batch, key: Sequence[str] | None, facts: Facts, numbers: Mapping[str, Finished]
     ) -> None:
-        def finish(parts: Parts) -> None:
+        judges = key is not None and self.watch is not None and self.watch.due(step)
+
+        def finish(parts: Parts) -> Callable[[], None] | None:
             self.write(step, {**batch.finish(parts, facts), **numbers})
+            return self.watch.judge(step) if judges and self.watch is not None else None
 
         if self.ranks is None or key is None:
-            finish(batch.parts())
+            wait = finish(batch.parts())
+            if key is not None and self.decisions.expected:
+                self.decisions.awaited.append((step, partial(self._decided, wait)))
             return
         self._sent = step
         try:
@@ -109,3 +135,8 @@ class Publisher:
             self.ranks.leave(error)
             raise
         self.ranks.submit(step, key, parts, finish)
+
+    def _decided(self, wait: Callable[[], None] | None) -> Sequence[Decision]:
+        if wait is not None:
+            wait()
+        return self.decisions.here()

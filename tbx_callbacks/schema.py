@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tbx_callbacks.diagnosis import RULES
+from tbx_callbacks.diagnosis.responses import ACTIONS
+from tbx_callbacks.diagnosis.settings import options_model as thresholds_model
 from tbx_callbacks.items import options_model
 from tbx_callbacks.metrics import METRICS
 
@@ -40,10 +43,39 @@ def json_schema() -> dict[str, Any]:
                 "exclusiveMaximum": 1,
                 "description": "Share of the training time that watching may take.",
             },
+            "rules": {"anyOf": [{"const": False}, {"type": "null"}, _rules()]},
             "metrics": {"type": "array", "items": {"anyOf": [{"enum": list(METRICS)}, *with_options]}},
         },
         "$defs": definitions,
     }
+
+
+_ACTION = {
+    "description": "What is done about a finding, once: it is said, the training stops, a checkpoint is saved.",
+    "anyOf": [{"enum": list(ACTIONS)}, {"type": "array", "items": {"enum": list(ACTIONS)}, "minItems": 1}],
+}
+_CALL = {"type": "string", "pattern": r"\.", "description": "A function that gets the finding, as package.function."}
+
+
+def _rules() -> dict[str, Any]:
+    others = {"type": "object", "properties": {"action": _ACTION, "call": _CALL}, "additionalProperties": False}
+    return {
+        "type": "object",
+        "description": "Rules that are asked while the run trains.",
+        "additionalProperties": False,
+        "properties": {
+            "every": _EVERY,
+            "others": {"anyOf": [{"const": False}, {"type": "null"}, _ACTION, others]},
+            **{name: {"anyOf": [{"const": False}, {"type": "null"}, _ACTION, _rule(name)]} for name in RULES},
+        },
+    }
+
+
+def _rule(name: str) -> dict[str, Any]:
+    schema = thresholds_model(name).model_json_schema()
+    schema["properties"] = {"action": _ACTION, "call": _CALL, **schema.get("properties", {})}
+    schema["description"] = (RULES[name].__doc__ or "").partition("\n")[0]
+    return schema
 
 
 def _metric(name: str) -> dict[str, Any]:

@@ -92,6 +92,15 @@ class Points(Generic[T]):
         place = bisect_left(self._steps, step)
         del self._steps[place:], self._values[place:], self._wall_times[place:]
 
+    def thin(self) -> None:
+        """Forgets every second point; the first one stays."""
+        for column in (self._steps, self._values, self._wall_times):
+            del column[1::2]
+
+    def pop_first(self) -> tuple[int, T, float]:
+        """Forgets the first point, and returns it."""
+        return self._steps.pop(0), self._values.pop(0), self._wall_times.pop(0)
+
     def __len__(self) -> int:
         return len(self._steps)
 

@@ -8,21 +8,25 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as LateError
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from tbx_callbacks.decisions import Decisions
+from tbx_callbacks.decisions import Decision, Decisions, heard, without_decisions
 from tbx_callbacks.line import LeftError, Line
 from tbx_callbacks.meeting import meet, patience
-from tbx_callbacks.merging import END, Merger, Place
+from tbx_callbacks.merging import END, Merger
 from tbx_callbacks.parts import Part, Parts
 
 logger = logging.getLogger(__name__)
 
 _WAITING = 1000  # steps that may wait for other ranks
 _GOODBYE = 2.0  # seconds
+_DECIDED = "decided"
 Result = TypeVar("Result")
 
 
@@ -33,14 +37,15 @@ class Together:
     sums) and, where tensors are spread over ranks and histograms are due, one more, for which the step waits (ranges).
     Their size depends neither on the number of ranks nor, for the first, on what is due: it says which step this is,
     so ranks that do not measure the same steps find out before they add anything up. A step whose tags are new takes
-    some more, once. What rank 0 decides travels along (`decisions`). When ranks are lost or apart, merging ends with
-    one warning; the training goes on.
+    some more, once. What rank 0 decides (`decisions`) takes one more as well, or travels with the next due step where
+    there are three already. When ranks are lost or apart, merging ends with one warning; the training goes on.
     """
 
     def __init__(self, line: Line, timeout: float) -> None:
         self.rank, self.size = line.rank, line.size
         self._line, self._timeout, self._merger = line, timeout, Merger(line)
-        self.decisions = Decisions(line.rank, self._caught_up)
+        self.decisions = Decisions(line.rank)
+        self._ranged = -1  # the last step of which ranges were asked
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._idle = threading.Condition()
         self._open, self._broken, self._closing, self._over = 0, False, False, threading.Event()
@@ -64,8 +69,8 @@ class Together:
     def largest(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """The largest of each number over the ranks that have it; nothing when ranks are lost."""
         parts = {name: Part(None, {}, {"number": number}) for name, number in numbers.items()}
-        most: dict[Place, float] = self._ask(lambda: self._merger.maxima("largest", 0, parts)[1], {})
-        return {tag: number for (tag, _), number in most.items() if number > -torch.inf}
+        most: dict[str, dict[str, float]] = self._ask(lambda: self._merger.largest("largest", 0, parts), {})
+        return {tag: numbers["number"] for tag, numbers in most.items() if numbers["number"] > -torch.inf}
 
     def anywhere(self, names: Collection[str]) -> set[str]:
         """The names that any rank has."""
@@ -81,47 +86,79 @@ class Together:
         """
         here = {tag: bounds.tolist() for tag, bounds in ranges.items()}
         parts = {tag: Part(None, {}, {"low": -low, "high": high}) for tag, (low, high) in here.items()}
-        what = "\n".join(("ranges", *key))
-        most: dict[Place, float] = self._ask(lambda: self._merger.maxima(what, step, parts)[1], {})
+        what, self._ranged = "\n".join(("ranges", *key)), step
+        most: dict[str, dict[str, float]] = self._ask(lambda: self._merger.largest(what, step, parts), {})
         if not most:
             return ranges
-        found = {tag: torch.tensor([-most[tag, "low"], most[tag, "high"]], dtype=torch.float64) for tag in ranges}
+        found = {tag: torch.tensor([-most[tag]["low"], most[tag]["high"]], dtype=torch.float64) for tag in ranges}
         return {tag: found[tag].to(bounds) for tag, bounds in ranges.items()}
 
-    def submit(self, step: int, key: Sequence[str], parts: Parts, then: Callable[[Parts], None]) -> None:
+    def submit(
+        self, step: int, key: Sequence[str], parts: Parts, then: Callable[[Parts], Callable[[], None] | None]
+    ) -> None:
         """Merges the parts of a step, later; rank 0 hands the result on.
 
         Args:
             step: the step.
             key: what is due at this step; every rank submits the same keys in the same order.
             parts: this rank's.
-            then: takes the merged parts, on rank 0; none when ranks are lost.
+            then: takes the merged parts, on rank 0; none when ranks are lost. May return what waits until rank 0 has
+                decided what there is to decide about them.
         """
-        what, all_parts = "\n".join(key), {**parts, **self.decisions.leaving()}
-
-        def job() -> None:
-            merged: Parts = {}
-            try:
-                merged = {} if self._broken else self.decisions.heard(self._merger.merge(what, step, all_parts))
-            except Exception as error:
-                self._lost(error)
+        if self._closing:
             if self.rank == 0:
-                then(merged)
+                then({})
+            return
+        told: Future[Sequence[Decision]] | None = None
+        if self.decisions.expected:
+            told = Future()
+            self.decisions.awaited.append((step, partial(self._answer, told)))
+        self._put(partial(self._submitted, "\n".join(key), step, parts, then, told, ranged=step == self._ranged))
 
-        if not self._closing:
-            self._put(job)
-        elif self.rank == 0:
-            then({})
+    def _submitted(
+        self,
+        what: str,
+        step: int,
+        parts: Parts,
+        then: Callable[[Parts], Callable[[], None] | None],
+        told: Future[Sequence[Decision]] | None,
+        *,
+        ranged: bool,
+    ) -> None:
+        """Merges a step and tells what is decided: on it, or, when ranges have taken the third collective, before."""
+        merged: Parts = {}
+        decided: Sequence[Decision] = ()
+        try:
+            if not self._broken:
+                riding = self.decisions.leaving() if told is not None and ranged else {}
+                merged = self._merger.merge(what, step, {**parts, **riding})
+                decided = heard({tag: part.maxes for tag, part in merged.items()})
+        except Exception as error:
+            self._lost(error)
+        try:
+            wait = then(without_decisions(merged)) if self.rank == 0 else None
+            if wait is not None:
+                wait()
+            if told is not None and not ranged and not self._broken:
+                decided = heard(self._merger.largest(_DECIDED, step, self.decisions.leaving()))
+        except Exception as error:
+            self._lost(error)
+        finally:
+            if told is not None:
+                told.set_result(decided)
+
+    def _answer(self, told: Future[Sequence[Decision]]) -> Sequence[Decision]:
+        """Waits for what is decided, no longer than a step may wait for other ranks."""
+        try:
+            return told.result(self._timeout)
+        except LateError:
+            self._line.leave()
+            return ()
 
     def drain(self, seconds: float) -> bool:
         """Waits until everything that was submitted is merged; whether that came to be in time."""
         with self._idle:
             return self._idle.wait_for(lambda: self._open == 0, timeout=seconds)
-
-    def _caught_up(self) -> None:
-        """Waits for what was submitted, as long as a step may; a rank that waits in vain ends merging."""
-        if not self.drain(self._timeout):
-            self._line.leave()
 
     def leave(self, error: BaseException) -> None:
         """This rank cannot say what the others wait for: they are told after what was submitted before."""
@@ -196,7 +233,7 @@ class Together:
         """Ranks that measure on learn from it that this one has ended; those that have ended meet here."""
         try:
             if not self._broken:
-                self._merger.maxima("goodbye", END, {})
+                self._merger.largest("goodbye", END, {})
         except (RuntimeError, LeftError):
             self._broken = True
 

@@ -42,6 +42,11 @@ def test_check(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "by layer, include encoder" in done.stdout
     assert "good.yaml: 9 metrics, every: 20, strict: False" in done.stdout
+    assert "rules: none" in done.stdout
+    (tmp_path / "my_alarms.py").write_text("def ring(finding): ...\n")
+    good.write_text("extends: default\nrules:\n  divergence: {action: stop, call: my_alarms.ring}\n")
+    said = " ".join(run("check", "good.yaml", cwd=tmp_path).stdout.split())
+    assert "rules: nonfinite (warn), divergence (stop, my_alarms.ring)" in said
     bad = tmp_path / "bad.yaml"
     bad.write_text("metrics:\n  - grad_norms\n")
     done = run("check", str(bad))

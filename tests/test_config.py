@@ -11,6 +11,12 @@ import yaml
 
 from tbx_callbacks import ConfigError, load_config
 from tbx_callbacks.config import bundled_sets
+from tbx_callbacks.diagnosis import RULES
+from tbx_callbacks.diagnosis.responses import Response
+from tbx_callbacks.diagnosis.rules.generalisation import Overfitting
+from tbx_callbacks.diagnosis.rules.loss_shape import Divergence
+from tbx_callbacks.diagnosis.rules.progress import Plateau
+from tbx_callbacks.live.settings import Watched
 from tbx_callbacks.metrics import METRICS
 from tbx_callbacks.schema import json_schema
 
@@ -107,6 +113,44 @@ BAD: list[tuple[Any, str]] = [
         r"overhead_budget must be a share of the training time between 0 and 1, got 5; 0\.01 is 1 %",
     ),
     ({"metrics": ["loss"], "strict": "yes"}, r"strict must be true or false, got 'yes'"),
+    ({"metrics": ["loss"], "rules": ["nonfinite"]}, r"rules must be a mapping of a rule's name to an action"),
+    (
+        {"metrics": ["loss"], "rules": {"nonfinit": "stop"}},
+        r"rules must name known rules, got 'nonfinit'; did you mean 'nonfinite'\? known rules: nonfinite, .*lora_not",
+    ),
+    (
+        {"metrics": ["loss"], "rules": {"nonfinite": "stopp"}},
+        r"rules\.nonfinite must be a known action, got 'stopp'; did you mean 'stop'\? known actions: warn, stop, check",
+    ),
+    (
+        {"metrics": ["loss"], "rules": {"nonfinite": {"action": ["warn", "off"]}}},
+        r"rules\.nonfinite\.action must be a known action, got 'off'",
+    ),
+    ({"metrics": ["loss"], "rules": {"nonfinite": []}}, r"rules\.nonfinite must be an action or a list of actions"),
+    ({"metrics": ["loss"], "rules": {"nonfinite": 3}}, r"must be an action, a mapping of thresholds, or off, got 3"),
+    (
+        {"metrics": ["loss"], "rules": {"divergence": {"ration": 2.0}}},
+        r"rules\.divergence\.ration must be a known threshold, got 'ration'; did you mean 'ratio'\?",
+    ),
+    (
+        {"metrics": ["loss"], "rules": {"divergence": {"ratio": -1.0}}},
+        r"rules\.divergence\.ratio must be greater than 0, got -1",
+    ),
+    ({"metrics": ["loss"], "rules": {"divergence": {"call": 3}}}, r"divergence\.call must be the name of a function"),
+    (
+        {"metrics": ["loss"], "rules": {"divergence": {"call": "print"}}},
+        r"rules\.divergence\.call must name a function, as package\.function, got 'print': it names no module",
+    ),
+    (
+        {"metrics": ["loss"], "rules": {"divergence": {"call": "nowhere.at_all"}}},
+        r"rules\.divergence\.call must name a function that can be imported, got 'nowhere\.at_all': No module named",
+    ),
+    (
+        {"metrics": ["loss"], "rules": {"others": {"call": "os.sep"}}},
+        r"rules\.others\.call must name a function, as package\.function, got 'os\.sep': it is a str",
+    ),
+    ({"metrics": ["loss"], "rules": {"others": {"ratio": 2.0}}}, r"rules\.others must be an action, or off"),
+    ({"metrics": ["loss"], "rules": {"every": 0}}, r"rules\.every must be a positive number of optimizer steps"),
     ({"extends": 3}, r"extends must be the name of a set or a path, got 3"),
     (
         {"extends": "fulll"},
@@ -122,6 +166,29 @@ BAD: list[tuple[Any, str]] = [
 def test_errors_say_where_rule_value_and_remedy(source: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(source)
+
+
+def test_rules_of_a_set_are_those_that_it_names() -> None:
+    given = {"divergence": {"ratio": 2.0, "action": ["stop", "checkpoint"], "call": "os.getcwd"}, "plateau": None}
+    live = load_config({"metrics": ["loss"], "rules": {**given, "every": 7}}).live
+    assert live.every == 7
+    assert live.decides
+    assert live.watched() == {
+        "divergence": Watched(Divergence(ratio=2.0), Response(("stop", "checkpoint"), "os.getcwd")),
+        "plateau": Watched(Plateau(), Response()),
+    }
+    assert not load_config({"metrics": ["loss"]}).live.watched()
+
+
+def test_rules_are_inherited_replaced_and_switched_off() -> None:
+    assert set(load_config("full").live.watched()) == {"nonfinite", "divergence"}
+    assert not load_config("full").live.decides
+    own = load_config({"extends": "full", "rules": {"nonfinite": "stop", "divergence": False, "others": "warn"}}).live
+    assert set(own.watched()) == set(RULES) - {"divergence"}
+    assert own.watched()["nonfinite"].response.actions == ("stop",)
+    assert own.watched()["overfitting"] == Watched(Overfitting(), Response())
+    assert not load_config({"extends": "full", "rules": False}).live.watched()
+    assert load_config({"extends": "full", "rules": {"nonfinite": "stop"}}).digest != load_config("full").digest
 
 
 FILES: list[tuple[str, str]] = [
@@ -177,5 +244,5 @@ def test_the_schema_accepts_the_bundled_sets_and_refuses_what_load_config_refuse
         validator.validate(yaml.safe_load(path.read_text()))
     refused = [source for source, _ in BAD if isinstance(source, dict) and not validator.is_valid(source)]
     # What needs more than a schema: regexes that do not compile, repeated items, off without extends, empty mappings.
-    assert len(refused) >= 16
+    assert len(refused) >= 26
     assert json.loads(json.dumps(schema)) == schema

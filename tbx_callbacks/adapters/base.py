@@ -61,6 +61,7 @@ class Adapter:
             strict=self.config.strict,
             sink=NullSink(),
             budget=self.config.overhead_budget,
+            live=self.config.live,
         )
         self._writes = self._shares = True
         self._began = self._running = False
@@ -159,7 +160,7 @@ class Adapter:
             sink = self._open(place)
             if place.purge:
                 sink.purge(step + 1)
-        self._monitor.start(setup)
+        self._monitor.start(setup, (place.folder, step) if place is not None and place.purge else None)
         self._step = step
         self._began = self._running = True
         atexit.register(_close, weakref.ref(self))
@@ -169,6 +170,7 @@ class Adapter:
         if self._writes and self._sink is None:
             self._open(self._early_place())
         self._monitor.logged(step, logs, facts)
+        self._monitor.stopwatch.wait_on()
 
     def _end(self, step: int, *, succeeded: bool) -> None:
         self._running = False

@@ -15,6 +15,7 @@ from tbx_callbacks.folders import Place
 from tbx_callbacks.ranks import world_size
 from tbx_callbacks.schedule import Schedule, never
 from tbx_callbacks.values import Max, Mean, Number, Value
+from tbx_callbacks.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,12 @@ class CountedSteps(Adapter):
         self._counted = 0
         self._facts: dict[str, Number] = {}
         self._samples = 0
+        self._verdict = Verdict.NONE
 
     def _begin(self, place: Place | None, step: int, *, setup: Setup) -> None:
         self._unhook()
         self._log_due, self._facts, self._stepped = setup.log_schedule, {}, False
+        self._verdict = Verdict.NONE
         self._losses, self._counted, self._samples = Deferred(add_up), 0, 0
         self._first, first = next(iter(setup.optimizers.items()))
         self._hooks.append(first.register_step_post_hook(self._after_step))  # before the engine's own
@@ -61,8 +64,12 @@ class CountedSteps(Adapter):
             if epoch is not None:
                 self._facts["train/epoch"] = epoch
             self._finish_step()
+            verdict = self._monitor.verdict(self._step)
         else:
             self._monitor.pass_ended(is_step=False)
+            verdict = Verdict.NONE
+        if verdict is not self._verdict:  # a stop stays asked for, a checkpoint is asked for once
+            self._verdict = self._verdict & Verdict.STOP | verdict
 
     def _see_outputs(self, outputs: Any, labels: Any) -> None:
         """What the model returned for a micro-batch, and its labels; before the end of its pass."""

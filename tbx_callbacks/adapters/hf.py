@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from tbx_callbacks.adapters.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.adapters.hf_attach import attach, is_attached
-from tbx_callbacks.adapters.hf_facts import clip_facts, is_compiled, setup, tags
+from tbx_callbacks.adapters.hf_facts import clip_facts, is_compiled, obey, setup, tags
 from tbx_callbacks.adapters.hf_run import HfRun
 from tbx_callbacks.forward import on_forward
 
@@ -63,20 +63,24 @@ class TbxTrainerCallback(HfRun, TrainerCallback):  # type: ignore[misc]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._running:
+            self._monitor.stopwatch.got()
             self._step = state.global_step
             self._monitor.begin_step(state.global_step + 1)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self._running:
             return
+        self._step = state.global_step
+        if verdict := self._monitor.verdict(self._step):
+            obey(verdict, control)
         if control.should_evaluate or control.should_save:
             self._monitor.stopwatch.pause()
-        self._step = state.global_step
         self._monitor.pass_ended(is_step=True)
         # When the trainer is about to log, its numbers travel with the step. With logging by epoch that is only known
         # at the epoch's end; the next step's beginning publishes at the latest.
         if not control.should_log and args.logging_strategy != "epoch":
             self._monitor.publish()
+        self._monitor.stopwatch.wait()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._running and (control.should_evaluate or control.should_save):

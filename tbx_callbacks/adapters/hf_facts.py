@@ -16,6 +16,7 @@ from tbx_callbacks.adapters.base import named_optimizers, scaler_of
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.schedule import Schedule, at, either, every, never
 from tbx_callbacks.shards import sharding
+from tbx_callbacks.verdict import Verdict
 from tbx_callbacks.zero import zero_of
 
 logger = logging.getLogger(__name__)
@@ -168,3 +169,11 @@ def is_compiled(model: nn.Module, args: Any) -> bool:
     """By the model's owner, by the Trainer or, as `accelerate launch` asks in the environment, by Accelerate."""
     by_accelerate = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no"
     return args.torch_compile or by_accelerate or getattr(model, "_compiled_call_impl", None) is not None
+
+
+def obey(verdict: Verdict, control: Any) -> None:
+    """Does what rules want in the Trainer's own way; every rank does it after the same step, as the Trainer needs."""
+    if Verdict.CHECKPOINT in verdict:
+        control.should_save = True
+    if Verdict.STOP in verdict:
+        control.should_training_stop = True

@@ -56,6 +56,13 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._given = batch
+        self._monitor.stopwatch.got()
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self._monitor.stopwatch.wait()
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
+        self._monitor.stopwatch.forget_wait()
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self._running and (self._stepped or self._monitor.measures):
@@ -71,6 +78,9 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
             fraction = epoch(trainer, batch_idx) if self._logs else None
             inputs = by_name(batch)
             self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
+            if self._verdict:
+                self._obey(trainer)
+            self._monitor.stopwatch.wait()
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._monitor.stopwatch.pause()

@@ -9,6 +9,7 @@ from typing import Any
 from tbx_callbacks.adapters.counted import CountedSteps
 from tbx_callbacks.adapters.lightning_listener import Listener
 from tbx_callbacks.folders import Place, beside, fresh_folder, holds_run
+from tbx_callbacks.verdict import Verdict
 
 
 class LightningRun(CountedSteps):
@@ -33,6 +34,16 @@ class LightningRun(CountedSteps):
         place = self._place(step) if self._writes else None
         self._stored = {}  # a later fit goes on from here
         return place, step
+
+    def _obey(self, trainer: Any) -> None:
+        """Does what rules want in Lightning's own way, on every rank after the same step."""
+        if Verdict.CHECKPOINT in self._verdict:
+            keeper = trainer.checkpoint_callback
+            folder = keeper and getattr(keeper, "dirpath", None)
+            folder = folder or os.path.join(trainer.default_root_dir, "checkpoints")
+            trainer.save_checkpoint(os.path.join(folder, f"alert-step={self._step}.ckpt"))
+        if Verdict.STOP in self._verdict:
+            trainer.should_stop = True
 
     def _listen(self, trainer: Any) -> None:
         """Takes what the module logs, until `_stop_listening`."""

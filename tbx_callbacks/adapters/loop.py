@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from tbx_callbacks.adapters.base import ConfigSource, named_optimizers, scaler_of
 from tbx_callbacks.adapters.batches import scalar_loss
-from tbx_callbacks.adapters.counted import CountedSteps
+from tbx_callbacks.adapters.loop_run import LoopRun
 from tbx_callbacks.adapters.notebook import show_link
 from tbx_callbacks.facts import Setup
-from tbx_callbacks.folders import Place, beside, fresh_folder
 from tbx_callbacks.ranks import is_rank_zero
 from tbx_callbacks.schedule import every
 from tbx_callbacks.shards import sharding
 from tbx_callbacks.zero import zero_of
 
-Batch = TypeVar("Batch")
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
 
 
-class TbxLoop(CountedSteps):
+class TbxLoop(LoopRun):
     """Logs a metric set to TensorBoard from a loop of your own; a context manager.
 
     ```python
@@ -94,12 +91,6 @@ class TbxLoop(CountedSteps):
         if self.log_dir is not None:
             show_link(self.log_dir)
 
-    def _place(self, start_step: int) -> Place:
-        wanted = self._wanted_dir
-        resumes = start_step > 0 and wanted is not None
-        folder = wanted if resumes else beside(wanted) if wanted else fresh_folder("runs")
-        return Place(str(folder), purge=resumes)
-
     def before_clip(self, loss_scale: Tensor | None = None) -> None:
         """All gradients are there and not clipped yet: norms are exact, and the first bad layer is named.
 
@@ -145,15 +136,6 @@ class TbxLoop(CountedSteps):
             self._finish_step()
         if self._writes:
             self._monitor.logged(self._step, {f"eval/{name}": float(value) for name, value in metrics.items()})
-
-    def track(self, batches: Iterable[Batch], description: str | None = None) -> Iterator[Batch]:
-        """The batches, with a progress bar for terminals and notebooks that shows the loss as it is logged."""
-        with tqdm(batches, desc=description, disable=not self._writes) as bar:
-            for batch in bar:
-                yield batch
-                loss = self._monitor.publisher.last("train/loss")
-                if isinstance(loss, float):
-                    bar.set_postfix(step=self._step, loss=f"{loss:.4g}", refresh=False)
 
     def __enter__(self) -> TbxLoop:
         return self

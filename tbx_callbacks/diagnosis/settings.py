@@ -11,19 +11,22 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from tbx_callbacks.config import read_yaml
 from tbx_callbacks.diagnosis.protocol import Rule
+from tbx_callbacks.diagnosis.responses import NOT_RULES, OWN_KEYS, Response, RuleError, taken_apart
 from tbx_callbacks.diagnosis.rules import RULES
 from tbx_callbacks.errors import ConfigError
 from tbx_callbacks.names import suggest
+from tbx_callbacks.yaml_file import read_yaml
 
-_OF_A_METRIC_SET = ("extends", "every", "strict", "metrics")
+__all__ = ["RuleError", "check_name", "load_rules", "options_model", "parse_rule", "thresholds"]
+
+_OF_A_METRIC_SET = ("extends", "every", "strict", "overhead_budget", "metrics")
 
 
 def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Rule]:
     """Every rule, with the thresholds of a YAML file, or a mapping of the same structure, in place of its own.
 
-    The file may be a metric set: only `rules` is read.
+    The file may be a metric set: only `rules` is read, and of it what says how to judge, not what to do about it.
 
     Raises:
         ConfigError: it cannot be used; the message says where, the rule, the value and the nearest valid name.
@@ -40,6 +43,50 @@ def thresholds(name: str) -> dict[str, float]:
     return {option.name: getattr(RULES[name], option.name) for option in options}
 
 
+def check_name(name: object) -> str:
+    """Returns the name of a rule.
+
+    Raises:
+        RuleError: there is none of this name.
+    """
+    if not isinstance(name, str) or name not in RULES:
+        known = suggest(str(name), RULES, what="rules", most=99)
+        raise RuleError(f"rules must name known rules, got {name!r}; {known}")
+    return name
+
+
+def parse_rule(name: str, options: object) -> tuple[Rule, Response]:
+    """A rule with its thresholds, and what is done about what it finds.
+
+    Raises:
+        RuleError: an unknown threshold or action, or a value that breaks its rule.
+    """
+    where = f"rules.{name}"
+    response, given = taken_apart(options, where)
+    try:
+        parsed = options_model(name).model_validate(given)
+    except ValidationError as invalid:
+        error = invalid.errors()[0]
+        threshold = str(error["loc"][0])
+        if error["type"] == "extra_forbidden":
+            known = suggest(threshold, (*thresholds(name), *OWN_KEYS), what="thresholds")
+            raise RuleError(f"{where}.{threshold} must be a known threshold, got {threshold!r}; {known}") from None
+        rule = error["msg"].removeprefix("Input should be ")
+        raise RuleError(f"{where}.{threshold} must be {rule}, got {error['input']!r}") from None
+    return RULES[name](**{key: getattr(parsed, key) for key in parsed.model_fields_set}), response
+
+
+@cache
+def options_model(name: str) -> type[BaseModel]:
+    """The thresholds of a rule as a pydantic model: for validation, and for the JSON Schema that editors use."""
+    hints = get_type_hints(RULES[name])
+    fields: dict[str, Any] = {
+        threshold: (hints[threshold], Field(default, gt=0, allow_inf_nan=False if hints[threshold] is float else None))
+        for threshold, default in thresholds(name).items()
+    }
+    return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+
+
 def _build(data: object, source: str) -> dict[str, Rule]:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source}: a file of rules must be a mapping with the key rules, got {data!r}")
@@ -50,38 +97,14 @@ def _build(data: object, source: str) -> dict[str, Rule]:
     if not isinstance(given, Mapping):
         raise ConfigError(f"{source}: rules must be a mapping of a rule's name to its thresholds, got {given!r}")
     rules = {name: cls() for name, cls in RULES.items()}
-    for name, options in given.items():
-        if name not in RULES:
-            known = suggest(str(name), RULES, what="rules", most=99)
-            raise ConfigError(f"{source}: rules must name known rules, got {name!r}; {known}")
-        if options is False:
-            del rules[name]
-        else:
-            rules[name] = _rule(name, options, f"{source}: rules.{name}")
-    return rules
-
-
-def _rule(name: str, options: object, where: str) -> Rule:
-    if options is not None and not isinstance(options, Mapping):
-        raise ConfigError(f"{where} must be a mapping of thresholds, or off, got {options!r}")
     try:
-        parsed = _model(name).model_validate(dict(options or {}))
-    except ValidationError as invalid:
-        error = invalid.errors()[0]
-        threshold = str(error["loc"][0])
-        if error["type"] == "extra_forbidden":
-            known = suggest(threshold, thresholds(name), what="thresholds")
-            raise ConfigError(f"{where}.{threshold} must be a known threshold, got {threshold!r}; {known}") from None
-        rule = error["msg"].removeprefix("Input should be ")
-        raise ConfigError(f"{where}.{threshold} must be {rule}, got {error['input']!r}") from None
-    return RULES[name](**{key: getattr(parsed, key) for key in parsed.model_fields_set})
-
-
-@cache
-def _model(name: str) -> type[BaseModel]:
-    hints = get_type_hints(RULES[name])
-    fields: dict[str, Any] = {
-        threshold: (hints[threshold], Field(default, gt=0, allow_inf_nan=False if hints[threshold] is float else None))
-        for threshold, default in thresholds(name).items()
-    }
-    return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+        for name, options in given.items():
+            if name in NOT_RULES:
+                continue
+            if options is False:
+                del rules[check_name(name)]
+            else:
+                rules[name], _ = parse_rule(check_name(name), options)
+    except RuleError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    return rules

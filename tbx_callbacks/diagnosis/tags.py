@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tbx_callbacks.series import Run, Series
 
@@ -25,8 +26,7 @@ class Need:
     def all(self, run: Run) -> dict[str, Series]:
         """The series by tag, in the order in which the run wrote them."""
         for pattern in self.patterns:
-            regex = re.compile(pattern, re.IGNORECASE)
-            found = {tag: series for tag, series in run.scalars.items() if regex.fullmatch(tag)}
+            found = {tag: run.scalars[tag] for tag in run.scalars if _fits(pattern, tag)}
             if found:
                 return found
         return {}
@@ -34,6 +34,11 @@ class Need:
     def first(self, run: Run) -> tuple[str, Series] | None:
         """The tag and the series, where a run has one."""
         return next(iter(self.all(run).items()), None)
+
+
+@lru_cache(maxsize=1 << 17)  # a run that trains is asked again and again
+def _fits(pattern: str, tag: str) -> bool:
+    return re.fullmatch(pattern, tag, re.IGNORECASE) is not None
 
 
 TRAIN_LOSS = Need(
@@ -74,7 +79,7 @@ CLIP_FACTOR = Need("the factor of clipping", "clip", ("clip/factor",))
 ZERO_SHARES = Need("shares of zeros in activations", "activations", ("activations/.+/zero_share",))
 AMP_SCALE = Need("the loss scale", "amp, in a run with fp16", ("amp/scale",))
 AMP_SKIPPED = Need("steps that AMP skipped", "amp, in a run with fp16", ("amp/skipped_steps",))
-INPUT_SHARE = Need("the share of time that waits for data", "throughput", ("perf/input_share",))
+INPUT_SHARE = Need("the share of time that waits for data", "input_share", ("perf/input_share",))
 LORA = Need(
     "norms of LoRA's matrices",
     "weight_norm: {by: parameter}, in a model with LoRA",

@@ -9,6 +9,7 @@ from tbx_callbacks.metrics.grad_histogram import GradHistogram
 from tbx_callbacks.metrics.grad_norm import GradNorm
 from tbx_callbacks.metrics.grad_norm_clipped import GradNormClipped
 from tbx_callbacks.metrics.hparams import Hparams
+from tbx_callbacks.metrics.input_share import InputShare
 from tbx_callbacks.metrics.layout import Layout
 from tbx_callbacks.metrics.learning_rate import LearningRate
 from tbx_callbacks.metrics.loss import Loss
@@ -44,6 +45,7 @@ METRICS: dict[str, type[Metric]] = {
     "nonfinite": NonFinite,
     "amp": Amp,
     "throughput": Throughput,
+    "input_share": InputShare,
     "memory": Memory,
     "hparams": Hparams,
     "layout": Layout,

@@ -86,7 +86,7 @@ def _rates(run: Run) -> dict[str, str]:
     return named if len(named) > 1 else dict.fromkeys(named, "learning rate")
 
 
-LOSS = LineChart("Loss", _losses, about="Numbers mark where findings begin.")
+LOSS = LineChart("Loss", _losses, about="Numbers mark where findings begin, crosses where a rule spoke live.")
 LINES = {
     "loss": LOSS,
     "scores": LineChart("Scores", _scores, about="Metrics between 0 and 1."),

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from tbx_callbacks.diagnosis import Finding
 from tbx_callbacks.diagnosis.tags import EVAL_LOSS, TRAIN_LOSS
+from tbx_callbacks.report.alerts import alert_markers
 from tbx_callbacks.report.choice import LineChart
 from tbx_callbacks.report.colours import DASHES, RUNS, SEVERITY
 from tbx_callbacks.report.names import plain
@@ -25,7 +26,8 @@ _SYMBOLS = {"error": "diamond", "warning": "triangle-up", "note": "circle"}
 def line_chart(subjects: Sequence[Subject], chart: LineChart) -> go.Figure | None:
     """A line for every tag that the chart chooses, of every run; None where there is none.
 
-    Of one run lines differ by colour; of several runs a run is a colour and a tag a dash. Each point carries its
+    Of one run lines differ by colour; of several runs a run is a colour and a tag a dash. Markers show where rules
+    spoke while the run trained. Each point carries its
     smoothed values (`customdata`, `[N, 2]`: somewhat, much).
     """
     labels: dict[str, int] = {}
@@ -49,6 +51,7 @@ def line_chart(subjects: Sequence[Subject], chart: LineChart) -> go.Figure | Non
     if len(labels) == 1 and len(subjects) > 1:
         for trace, run in zip(figure.data, (trace.meta["run"] for trace in figure.data), strict=True):
             trace.name = plain(subjects[run].name)
+    figure.add_traces(_alerts(subjects, chart))
     return figure.update_layout(
         template="plotly_white",
         title=chart.title,
@@ -72,6 +75,13 @@ def loss_chart(subjects: Sequence[Subject], chart: LineChart) -> go.Figure | Non
         if marks:
             figure.add_trace(_markers(subject, marks, place))
     return figure.update_layout(showlegend=len(figure.data) > 1)
+
+
+def _alerts(subjects: Sequence[Subject], chart: LineChart) -> list[go.Scatter]:
+    """Of each run that the chart shows, on its first line."""
+    first = {place: next(iter(chart.choice(subject.run)), None) for place, subject in enumerate(subjects)}
+    made = [alert_markers(subjects[run], subjects[run].run.scalars[tag], run) for run, tag in first.items() if tag]
+    return [markers for markers in made if markers is not None]
 
 
 def _line(series: Series, *, name: str, colour: str, dash: str, meta: Mapping[str, Any]) -> go.Scatter:

@@ -15,7 +15,7 @@ from tbx_callbacks.report.subjects import Subject
 
 MAIN = ("training", "gradients", "layers", "speed")
 _DASHES = {"dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 2, 3))}
-_MARKS = {"diamond": "D", "triangle-up": "^", "circle": "o"}
+_MARKS = {"diamond": "D", "triangle-up": "^", "circle": "o", "x": "X"}
 
 
 def export(subjects: Sequence[Subject], folder: Path) -> list[Path]:
@@ -50,7 +50,7 @@ def _draw(page: Any, figure: go.Figure) -> None:
     for trace in shown:
         if trace.type == "heatmap":
             _heat(page, axes, trace)
-        elif trace.meta.get("role") == "findings":
+        elif trace.meta.get("role") in ("findings", "alerts"):
             _findings(axes, trace)
         else:
             style = {"color": trace.line.color, "linestyle": _DASHES.get(trace.line.dash, "-"), "linewidth": 1.3}

@@ -38,7 +38,11 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
-    return write_report([trained(folder / "run", steps=200, spike=120)], folder / "report.html")
+    run = trained(folder / "run", steps=200, spike=120)
+    sink = TensorBoardSink(run)
+    sink.write(130, {"alerts/loss_spike": Text("**warning: loss\\_spike**, found at step 130\n\nIt \\*jumped\\*.")})
+    sink.close()
+    return write_report([run], folder / "report.html")
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +112,20 @@ def test_the_findings_come_first_and_mark_their_step(browser: Any, one: Path) ->
     (line,) = page.plotted("loss")["shapes"]
     assert line["x0"] == line["x1"] == 120
     assert page.plotted("grad_norm")["shapes"] == [line]
+    page.tab.close()
+
+
+def test_what_a_rule_said_live_is_a_marker_that_says_it_on_hover(browser: Any, one: Path) -> None:
+    page = Opened(browser, one)
+    (marker,) = [trace for trace in page.plotted("gradient_norm")["traces"] if trace["name"] == "alerts"]
+    assert marker["x"] == [130]
+    plot = page.figure("loss").locator(".plot")
+    point = "{ curveNumber: one.data.findIndex((trace) => trace.name === 'alerts'), pointNumber: 0 }"
+    plot.evaluate(f"(one) => Plotly.Fx.hover(one, [{point}])")
+    said = plot.locator(".hoverlayer").text_content()
+    assert "alert, step 130: warning: loss_spike, found at step 130" in said
+    assert "It *jumped*." in said
+    assert page.wrong == []
     page.tab.close()
 
 

@@ -11,15 +11,17 @@ from trainings import train
 from tbx_callbacks.diagnosis import RULES, Diagnosis, diagnose
 from tbx_callbacks.diagnosis.settings import thresholds
 from tbx_callbacks.events import read_run
+from tbx_callbacks.live.words import PREFIX
 
 
 @dataclass(frozen=True)
 class Row:
-    """A training, the rules that should speak, and the diagnosis."""
+    """A training, the rules that should speak, the diagnosis, and what was said while it trained: rule -> severity."""
 
     name: str
     expected: tuple[str, ...]
     diagnosis: Diagnosis
+    alerts: dict[str, str]
 
     @property
     def found(self) -> tuple[str, ...]:
@@ -31,22 +33,15 @@ def judged(name: str, folder: Path, *, shift: int = 0) -> Row:
     if name in FAULTS:
         fault = FAULTS[name]
         train(folder, replace(fault.plan, seed=fault.plan.seed + shift), before=fault.before)
-        return Row(name, tuple(fault.symptoms), diagnose(read_run(folder)))
-    plan, before = HEALTHY[name]
-    train(folder, replace(plan, seed=plan.seed + shift), before=before)
-    return Row(name, (), diagnose(read_run(folder)))
-
-
-# Tags whose metrics are not there yet: the planted trainings log them by hand, or the rule is tested on series alone.
-COMING = {
-    "update_too_large": "update_ratio/<layer>",
-    "update_too_small": "update_ratio/<layer>",
-    "accuracy_gap": "train/accuracy",
-    "dead_activations": "activations/<module>/zero_share",
-    "amp_scale_collapse": "amp/scale",
-    "amp_skipped_steps": "amp/skipped_steps",
-    "input_bound": "perf/input_share",
-}
+        expected = tuple(fault.symptoms)
+    else:
+        plan, before = HEALTHY[name]
+        train(folder, replace(plan, seed=plan.seed + shift), before=before)
+        expected = ()
+    run = read_run(folder)
+    said = {tag: texts.values[-1] for tag, texts in run.texts.items() if tag.startswith(PREFIX)}
+    alerts = {tag.removeprefix(PREFIX): text[2:].partition(":")[0] for tag, text in said.items()}
+    return Row(name, expected, diagnose(run), alerts)
 
 
 def rule_row(name: str) -> str:
@@ -54,9 +49,8 @@ def rule_row(name: str) -> str:
     cls = RULES[name]
     what = (cls.__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ")
     options = "<br>".join(f"`{option}: {value:g}`" for option, value in thresholds(name).items()) or "none"
-    coming = f" Judged from `{COMING[name]}` when it is logged." if name in COMING else ""
     reads = "; ".join(need.what for need in cls.needs)
-    return f"| `{name}` | {what}{coming} | {reads} | {options} | {cls.source} |"
+    return f"| `{name}` | {what} | {reads} | {options} | {cls.source} |"
 
 
 def confusion_row(row: Row) -> str:

@@ -10,6 +10,7 @@ import yaml
 from confusion import rule_row
 from planted import FAULTS, HEALTHY
 
+from tbx_callbacks import load_config
 from tbx_callbacks.diagnosis import RULES
 from tbx_callbacks.diagnosis.settings import load_rules
 
@@ -31,6 +32,10 @@ def test_the_confusion_table_has_every_training_and_misses_nothing() -> None:
 
 
 def test_the_example_of_thresholds_loads() -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    rules = load_rules(yaml.safe_load(example))
+    example, live = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+    rules = load_rules(example)
     assert "no_warmup" not in rules
+    assert load_rules(live)["overfitting"] == rules["overfitting"]
+    live["rules"]["loss_spike"]["call"] = "os.getcwd"
+    watched = load_config({"extends": "default", **live}).live.watched()
+    assert set(watched) == {"nonfinite", "divergence", "overfitting", "loss_spike", "clipping_saturated"}

@@ -16,7 +16,8 @@ NOT_PLANTED = {"input_bound"}
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_named_by_the_right_rule_with_layer_and_step(name: str, tmp_path: Path) -> None:
-    fault, findings = FAULTS[name], judged(name, tmp_path).diagnosis.findings
+    row = judged(name, tmp_path)
+    fault, findings = FAULTS[name], row.diagnosis.findings
     by_rule = {finding.id: finding for finding in findings}
     for rule, (tag, (earliest, latest)) in fault.symptoms.items():
         assert rule in by_rule, [finding.id for finding in findings]
@@ -24,6 +25,8 @@ def test_a_fault_is_named_by_the_right_rule_with_layer_and_step(name: str, tmp_p
         assert earliest <= by_rule[rule].steps[0] <= latest
     accused = {finding.id for finding in findings if finding.severity != "note"}
     assert accused <= {*fault.symptoms, *fault.also}
+    seen = {finding.id for finding in findings if not finding.tags[0].startswith("amp/")}  # written by hand
+    assert seen <= set(row.alerts)  # the same was said while it trained
 
 
 def test_healthy_runs_are_left_alone(tmp_path: Path) -> None:
@@ -32,6 +35,7 @@ def test_healthy_runs_are_left_alone(tmp_path: Path) -> None:
     assert len(rows) == 10
     assert all(row.diagnosis.healthy for row in rows), said
     assert len(said) <= 1, said
+    assert "error" not in {severity for row in rows for severity in row.alerts.values()}  # not for a while either
 
 
 def test_every_rule_has_its_fault() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tbx_callbacks.diagnosis import RULES, default_rules
 from tbx_callbacks.diagnosis.rules.clipping import ClippingSaturated
+from tbx_callbacks.diagnosis.rules.generalisation import Overfitting
 from tbx_callbacks.diagnosis.settings import load_rules
 from tbx_callbacks.errors import ConfigError
 
@@ -46,7 +47,7 @@ def test_nothing_said_is_all_defaults(given: dict[str, Any]) -> None:
             {"rules": {"divergence": {"min_points": 1.5}}},
             "rules.divergence.min_points must be a valid integer, got 1.5",
         ),
-        ({"rules": {"divergence": 3}}, "rules.divergence must be a mapping of thresholds, or off, got 3"),
+        ({"rules": {"divergence": 3}}, "rules.divergence must be an action, a mapping of thresholds, or off, got 3"),
         ({"rules": ["divergence"]}, "rules must be a mapping of a rule's name to its thresholds, got ['divergence']"),
         ({"rule": {}}, "rule must be a known key; did you mean 'rules'?"),
     ],
@@ -55,6 +56,14 @@ def test_a_mistake_names_its_place_the_rule_and_the_nearest(given: dict[str, Any
     with pytest.raises(ConfigError) as raised:
         load_rules(given)
     assert message in str(raised.value)
+
+
+def test_what_is_done_live_is_nothing_to_the_doctor() -> None:
+    given = {"every": 5, "others": "warn", "divergence": "stop", "overfitting": {"ratio": 2.0, "call": "not.there"}}
+    rules = load_rules({"rules": given})
+    assert rules == {**default_rules(), "overfitting": Overfitting(ratio=2.0)}
+    with pytest.raises(ConfigError, match=r"rules\.divergence must be a known action, got 'halt'; known actions: warn"):
+        load_rules({"rules": {"divergence": "halt"}})
 
 
 def test_a_file_of_rules(tmp_path: Path) -> None:

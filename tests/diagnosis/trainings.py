@@ -29,6 +29,7 @@ LOG = {
         {"grad_norm": {"by": "layer"}},
         {"weight_norm": {"by": "layer"}},
     ],
+    "rules": {"others": "warn"},
 }
 
 

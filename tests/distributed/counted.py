@@ -28,7 +28,8 @@ SET: dict[str, Any] = {
     ],
 }
 COPIES: dict[str, Any] = {**SET, "metrics": [*SET["metrics"][:-1], {"activations": False}]}
-SETS = {"fsdp": SET, "ddp": SET, "copies": COPIES}
+RULES: dict[str, Any] = {"rules": {"nonfinite": "stop"}}
+SETS = {"fsdp": SET, "ddp": SET, "copies": COPIES, "fsdp-rules": {**SET, **RULES}, "copies-rules": {**COPIES, **RULES}}
 OURS: list[tuple[str, int]] = []
 TRAINING: list[str] = []
 
@@ -63,7 +64,7 @@ def net(strategy: str) -> nn.Module:
 
 def train(strategy: str, folder: Path | None) -> dict[int, list[tuple[str, int]]]:
     """The collectives of ours by step; without a folder trains without us."""
-    model = net(strategy)
+    model = net(strategy.partition("-")[0])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     loop = TbxLoop(model, optimizer, SETS[strategy], log_dir=folder, log_every=EVERY) if folder else None
     found = {}

@@ -71,6 +71,7 @@ def train(rank: int, budget: float | None, *metrics: tuple[str, int, float], act
         clock.now += 1.0
         optimizer.step()
         monitor.publish()
+        monitor.verdict(step)
         if after:
             after(step)
     monitor.end(STEPS, succeeded=True)
@@ -96,7 +97,7 @@ def thread(rank: int) -> None:
     acted: list[tuple[int, Mapping[str, float]]] = []
 
     def acts(monitor: Monitor) -> Any:
-        decisions, at = monitor._decisions, [0]
+        decisions, at = monitor.publisher.decisions, [0]
 
         def act(numbers: Mapping[str, float]) -> None:
             acted.append((at[0], dict(numbers)))

@@ -24,8 +24,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     return counted
 
 
-# Ranges of shards and of activations are agreed upon; those of copies need nobody.
-@pytest.mark.parametrize(("strategy", "number"), [("fsdp", 3), ("ddp", 3), ("copies", 2)])
+# Ranges of shards and of activations are agreed upon; those of copies need nobody. What rules decide takes one more,
+# or, where that would be the fourth, travels with the next step.
+@pytest.mark.parametrize(
+    ("strategy", "number"), [("fsdp", 3), ("ddp", 3), ("copies", 2), ("fsdp-rules", 3), ("copies-rules", 3)]
+)
 def test_collectives_of_a_step(found: dict[int, Any], strategy: str, number: int) -> None:
     for said in found.values():
         assert said[strategy]["training"]  # of torch.distributed's collectives only those of the training are there

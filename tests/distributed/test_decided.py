@@ -30,9 +30,10 @@ def found(said: str, scenario: str, what: str) -> Any:
 def test_a_metric_that_is_costly_on_rank_0_is_measured_less_often_on_all(said: list[str]) -> None:
     first, second = (found(rank, "budget", "slow here") for rank in said)
     assert first == second == found(said[0], "budget", "slow written")
-    # Three runs to know its cost; the decision travels with the step after, and is there for the one after that.
-    assert first[:4] == [5, 10, 15, 20]
-    assert {b - a for a, b in itertools.pairwise(first[4:])} == {50}
+    # Three runs to know its cost; the decision is told with the third or, if that is merged already, the next one.
+    assert first[:3] == [5, 10, 15]
+    rest = first[4:] if first[3] == 20 else first[3:]
+    assert {b - a for a, b in itertools.pairwise(rest)} == {50}
     assert [found(rank, "budget", "cheap here") for rank in said] == [list(range(5, 201, 5))] * 2
     assert said[0].count("measuring took") == 1
     assert "measuring took" not in said[1]
@@ -48,4 +49,4 @@ def test_decisions_of_another_thread_are_acted_upon_at_the_same_step(said: list[
     first, second = (found(rank, "thread", "acted") for rank in said)
     assert first == second
     assert [numbers for _, numbers in first] == [{"number": n, f"only {n}": -1.5} for n in (1, 2, 3)]
-    assert all(step % 3 == 2 for step, _ in first)  # before a due step, after all others
+    assert all(step % 3 == 0 for step, _ in first)  # the last step that was over: the next one is ending

@@ -105,8 +105,8 @@ def _first_bad_layer(run: Run, step: int) -> str | None:
         named = _NAMED.search(texts.values[0])
         return (named[1] or named[2]) if named else None
     counts = {
-        tag.removeprefix("nonfinite/gradients/"): series
-        for tag, series in run.scalars.items()
+        tag.removeprefix("nonfinite/gradients/"): run.scalars[tag]
+        for tag in run.scalars
         if tag.startswith("nonfinite/gradients/") and not tag.endswith("/total")
     }
     # Backward reaches the last layers first.

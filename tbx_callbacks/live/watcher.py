@@ -1,0 +1,149 @@
+"""Rank 0 reads along: the doctor's rules on what a run has written so far."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from functools import partial
+
+from tbx_callbacks.diagnosis import SEVERITIES, Finding, diagnose
+from tbx_callbacks.diagnosis.responses import Response
+from tbx_callbacks.live.history import OF_THE_BEGINNING, read_history
+from tbx_callbacks.live.memory import Memory
+from tbx_callbacks.live.settings import Watched, function_of
+from tbx_callbacks.live.words import PREFIX, line, markdown, severity_of
+from tbx_callbacks.live.worker import Worker
+from tbx_callbacks.parts import Finished
+from tbx_callbacks.values import Text
+from tbx_callbacks.verdict import Verdict
+
+logger = logging.getLogger(__name__)
+
+_CALLS = 5.0  # seconds that the end of a training waits for functions that were called
+# These say nothing worse than a note; of the others a note is said and nothing else is done about it.
+ONLY_NOTES = frozenset({"no_warmup", "plateau", "head_only"})
+Write = Callable[[int, Mapping[str, Text]], None]
+
+
+class Watcher:
+    """Sees each batch that is written, and asks rules when it is told to.
+
+    All of it happens in a thread of its own, in the order in which it was asked for; the training thread only hands
+    over. A finding is said once, and again if it gets worse.
+
+    Args:
+        watched: the rules, by name.
+        write: writes texts of a step.
+    """
+
+    def __init__(self, watched: Mapping[str, Watched], *, write: Write) -> None:
+        self.seconds, self.judged = 0.0, 0
+        self.fail: Callable[[Exception], None] | None = None
+        """Gets errors of rules, which are said when it is None; in either case the rule is switched off."""
+        self._watched, self._write = dict(watched), write
+        self._memory = Memory()
+        self._said: dict[str, int] = {}
+        self._calls: list[threading.Thread] = []
+        self._worker = Worker("tbx_callbacks rules")
+
+    def recall(self, folder: str, step: int) -> None:
+        """The run goes on after a step: what its folder holds up to there is part of it."""
+        self._worker.do(partial(self._recall, folder, step))
+
+    def take(self, step: int, values: Mapping[str, Finished]) -> None:
+        """What was written at a step."""
+        self._worker.do(partial(self._memory.take, step, values, time.time()))
+
+    def judge(self, step: int) -> Future[Verdict]:
+        """Asks the rules about what was written up to now; the future never fails."""
+        return self._worker.ask(partial(self._judge, step, ended=False))
+
+    def close(self, step: int, seconds: float) -> None:
+        """Judges the whole run once more and lets go of the thread; the rest of its findings is said."""
+        wait([self._worker.ask(partial(self._judge, step, ended=True))], timeout=seconds)
+        self.drop()
+        for call in self._calls:
+            call.join(_CALLS)
+
+    def drop(self) -> None:
+        """Lets go of the thread when it has done what it was asked for."""
+        self._worker.close()
+
+    # -- in the thread ---------------------------------------------------------------------------------------------
+
+    def _recall(self, folder: str, step: int) -> None:
+        run = read_history(folder)
+        if run is None:
+            self._watched = {name: one for name, one in self._watched.items() if name not in OF_THE_BEGINNING}
+            return
+        for tag, series in run.scalars.items():
+            for at, value, wall_time in zip(series.steps, series.values, series.wall_times, strict=True):
+                if at <= step:
+                    self._memory.take(int(at), {tag: float(value)}, float(wall_time))
+        for tag, texts in run.texts.items():
+            said = severity_of(texts.values[-1])
+            if tag.startswith(PREFIX) and said is not None and texts.steps[-1] <= step:
+                self._said[tag.removeprefix(PREFIX)] = SEVERITIES.index(said)
+
+    def _judge(self, step: int, *, ended: bool) -> Verdict:
+        started = time.perf_counter()
+        verdict, run = Verdict.NONE, self._memory.run()
+        for name, one in list(self._watched.items()):
+            try:
+                for finding in diagnose(run, {name: one.rule}).findings:
+                    if self._is_news(finding):
+                        verdict |= self._alert(finding, step, one.response, ended=ended)
+            except Exception as error:
+                self._failed(name, step, error)
+        self.judged += 1
+        self.seconds += time.perf_counter() - started
+        return verdict
+
+    def _failed(self, name: str, step: int, error: Exception) -> None:
+        del self._watched[name]
+        if self.fail is not None:
+            self.fail(RuntimeError(f"rule {name} failed at step {step}: {error!r}"))
+            return
+        logger.warning("rule %s failed at step %d and is switched off: %r", name, step, error)
+
+    def _is_news(self, finding: Finding) -> bool:
+        rank = SEVERITIES.index(finding.severity)
+        if rank >= self._said.get(finding.id, len(SEVERITIES)):
+            return False
+        self._said[finding.id] = rank
+        return True
+
+    def _alert(self, finding: Finding, step: int, response: Response, *, ended: bool) -> Verdict:
+        acts = finding.severity != "note" or finding.id in ONLY_NOTES
+        verdict = _verdict(response) if acts and not ended else Verdict.NONE
+        done = "".join(
+            f"; {what}"
+            for flag, what in ((Verdict.CHECKPOINT, "a checkpoint is asked for"), (Verdict.STOP, "training is stopped"))
+            if flag in verdict
+        )
+        logger.warning("%s", line(finding, done))
+        self._write(step, {PREFIX + finding.id: markdown(finding, step, done)})
+        if response.call and acts:
+            call = threading.Thread(target=_call, args=(response.call, finding), name="tbx_callbacks call", daemon=True)
+            self._calls.append(call)
+            call.start()
+        return verdict
+
+
+def _verdict(response: Response) -> Verdict:
+    flags = {"stop": Verdict.STOP, "checkpoint": Verdict.CHECKPOINT}
+    verdict = Verdict.NONE
+    for action in response.actions:
+        verdict |= flags.get(action, Verdict.NONE)
+    return verdict
+
+
+def _call(path: str, finding: Finding) -> None:
+    """A user's function may take its time, or fail: in a thread of its own that is nobody's business."""
+    try:
+        function_of(path)(finding)
+    except Exception as error:
+        logger.warning("%s failed on the finding %s: %r", path, finding.id, error)
