@@ -25,7 +25,8 @@ class Activations:
     mean square, `sqrt(mean(x**2))`, so that it does not depend on the batch's size. `modules` is a regex that is
     searched in the modules' names; without it the model's layers, as in `by: layer`. With gradient accumulation the
     first micro-batch counts; a module that is called several times counts once. Left out for compiled models. Merged
-    over ranks as sums. Cost: five passes over the activations, no hooks on other steps.
+    over ranks as sums, histograms over edges agreed first: what modules return is held until the step then. Cost: five
+    passes over the activations, no hooks on other steps.
     """
 
     modules: str | None = None

@@ -63,6 +63,12 @@ def somewhere(rank: int) -> None:
     train(stage(rank), {"every": 2, "metrics": metrics})
 
 
+def namesakes(rank: int) -> None:
+    """Stages whose layers go by the same names."""
+    torch.manual_seed(rank)
+    train(net(("body", nn.Linear(5, 5))), {"every": 2, "metrics": ["activations", "weight_norm", "loss"]})
+
+
 def nowhere(rank: int) -> None:
     for metric in (
         {"grad_norm": {"include": "haed"}},
@@ -150,7 +156,7 @@ if __name__ == "__main__":
     base = Path(sys.argv[1])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    for scenario in (somewhere, nowhere, own, in_place, unsummed, summed):
+    for scenario in (somewhere, namesakes, nowhere, own, in_place, unsummed, summed):
         FOLDER = base / scenario.__name__
         print(f"<{scenario.__name__}>", flush=True)
         scenario(dist.get_rank())

@@ -45,6 +45,17 @@ def test_a_regex_may_match_on_another_stage(said: Callable[[str], list[str]], ru
     assert read.at("nonfinite/found") == {2: 0.0, 4: 0.0}
 
 
+def test_activations_of_different_layers_under_one_name_are_left_out(
+    said: Callable[[str], list[str]], run: Callable[[str], Run]
+) -> None:
+    first, second = said("namesakes")
+    assert "plain tensors that are not the same on all ranks (body.weight, body.bias)" in first
+    assert "which these metrics cannot read yet: activations, weight_norm; they are left out" in first
+    assert not second
+    assert set(run("namesakes").scalars) == {"train/loss", "train/loss_max"}
+    assert not run("namesakes").histograms
+
+
 def test_a_regex_that_matches_nowhere_is_refused_on_all_ranks(said: Callable[[str], list[str]]) -> None:
     for rank, near in enumerate(("embed", "head")):
         lines = [line for line in said("nowhere")[rank].splitlines() if line.startswith("refused: ")]
