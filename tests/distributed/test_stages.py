@@ -52,7 +52,7 @@ def test_activations_of_different_layers_under_one_name_are_left_out(
     assert "plain tensors that are not the same on all ranks (body.weight, body.bias)" in first
     assert "which these metrics cannot read yet: activations, weight_norm; they are left out" in first
     assert not second
-    assert set(run("namesakes").scalars) == {"train/loss", "train/loss_max"}
+    assert {tag.partition("/")[0] for tag in run("namesakes").scalars} == {"train"}
     assert not run("namesakes").histograms
 
 
