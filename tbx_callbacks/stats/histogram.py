@@ -48,8 +48,11 @@ def value_ranges(groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """
     flats = [[flat(tensor) for tensor in tensors] for tensors in groups]
     small = [place for place, tensors in enumerate(flats) if _on_cpu(tensors) and histogram_small.is_small(tensors)]
-    found = dict(zip(small, histogram_small.bounds([flats[place] for place in small]), strict=True))
-    return [_bounds(tensors) if (bounds := found.get(place)) is None else bounds for place, tensors in enumerate(flats)]
+    tried = zip(small, histogram_small.bounds([flats[place] for place in small]), strict=True)
+    found = {place: bounds for place, bounds in tried if bounds is not None}
+    rest = [place for place, tensors in enumerate(flats) if place not in found and _on_cpu(tensors)]
+    found.update(zip(rest, histogram_cpu.bounds([flats[place] for place in rest]), strict=True))
+    return [found[place] if place in found else _bounds(tensors) for place, tensors in enumerate(flats)]
 
 
 def count(groups: Sequence[Sequence[Tensor]], ranges: Sequence[Tensor], bins: Sequence[int]) -> list[Tensor]:
@@ -82,8 +85,6 @@ def finish(packed: Sequence[float]) -> HistogramCounts | None:
 
 
 def _bounds(tensors: Sequence[Tensor]) -> Tensor:
-    if _on_cpu(tensors):
-        return torch.tensor(histogram_cpu.bounds(tensors), dtype=torch.float64)
     parts = [histogram_device.bounds(part) for part in _by_device(tensors).values()]
     found = torch.stack([part.to(parts[0].device, parts[0].dtype, non_blocking=True) for part in parts])
     return torch.stack([found[:, 0].amin(), found[:, 1].amax()])
