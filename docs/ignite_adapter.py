@@ -43,7 +43,7 @@ class TbxIgnite(CountedSteps):
 
     def _started(self, engine: Engine, setup: Setup) -> None:
         if self._writes:
-            self._begin(Place(self._wanted_dir or fresh_folder("runs")), setup, self._step)
+            self._begin(Place(self._wanted_dir or fresh_folder("runs")), self._step, setup=setup)
 
     def _iteration(self, engine: Engine) -> None:
         if self._writes:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentiment import SHOWN, Outcome, Task, evaluation_line, run, scores
+from sentiment import Task, run
+from sentiment_results import SHOWN, Outcome, evaluation_line, scores, show_predictions
 from transformers import DataCollatorWithPadding, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -29,6 +30,13 @@ class EvaluationProgress(ProgressCallback):  # type: ignore[misc]
 def train(task: Task) -> Outcome | None:
     """Trains with the Trainer, which evaluates and saves at each epoch's end."""
     callback = TbxTrainerCallback(task.config)
+    evaluated = ["dev", "eval"]  # the split that is evaluated, and the first part of its tags
+
+    def metrics(prediction: Any) -> dict[str, float]:
+        split, family = evaluated
+        show_predictions(callback, task.rows[split], prediction.predictions, prediction.label_ids, family)
+        return scores(prediction.predictions, prediction.label_ids)
+
     trainer = Trainer(
         model=task.network,
         args=TrainingArguments(
@@ -58,13 +66,14 @@ def train(task: Task) -> Outcome | None:
         eval_dataset=task.encoded["dev"],
         processing_class=task.tokenizer,
         data_collator=DataCollatorWithPadding(task.tokenizer),
-        compute_metrics=lambda prediction: scores(prediction.predictions, prediction.label_ids),
+        compute_metrics=metrics,
         callbacks=[callback],
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(EvaluationProgress)
     callback.attach(trainer)
     trainer.train(resume_from_checkpoint=str(task.checkpoint) if task.checkpoint else None)
+    evaluated[:] = ["test", "test"]
     test = trainer.evaluate(task.encoded["test"], metric_key_prefix="test") if "test" in task.encoded else None
     if not trainer.is_world_process_zero():
         return None

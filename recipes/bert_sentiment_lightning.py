@@ -12,11 +12,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
-from sentiment import SHOWN, Outcome, Task, evaluation_line, run, start_folder
+from sentiment import Task, run, start_folder
+from sentiment_results import SHOWN, Outcome, evaluation_line, show_predictions
 from sentiment_torch import (
     Predictions,
     batches,
     evaluation,
+    joined,
     optimizer_and_schedule,
     predictions,
     steps_per_epoch,
@@ -33,9 +35,9 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 class Sentiment(pl.LightningModule):  # type: ignore[misc]
     """A classifier of transformers. Training shows in `train/loss`, evaluation in `eval/…` and `test/…`."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, callback: TbxLightningCallback) -> None:
         super().__init__()
-        self.task, self.network = task, task.network
+        self.task, self.network, self.callback = task, task.network, callback
         self.save_hyperparameters(
             {"lr": task.lr, "batch": task.batch, "accumulate": task.accumulate, "seed": task.seed}, logger=False
         )
@@ -54,19 +56,21 @@ class Sentiment(pl.LightningModule):  # type: ignore[misc]
 
     def on_validation_epoch_end(self) -> None:
         """Logs the scores of the dev split."""
-        self._log_scores("eval")
+        self._log_scores("dev", "eval")
 
     def on_test_epoch_end(self) -> None:
         """Logs the scores of the test split."""
-        self._log_scores("test")
+        self._log_scores("test", "test")
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear schedule."""
         optimizer, schedule = optimizer_and_schedule(self.task, self.network)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _log_scores(self, split: str) -> None:
-        self.log_dict({f"{split}/{name}": value for name, value in evaluation(self._seen).items()}, sync_dist=True)
+    def _log_scores(self, split: str, family: str) -> None:
+        self.log_dict({f"{family}/{name}": value for name, value in evaluation(self._seen).items()}, sync_dist=True)
+        if self.trainer.world_size == 1:  # or this rank has seen a part of them
+            show_predictions(self.callback, self.task.rows[split], *joined(self._seen), family)
         self._seen = []
 
 
@@ -118,7 +122,7 @@ def train(task: Task) -> Outcome | None:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    module, dev = Sentiment(task), batches(task, "dev")
+    module, dev = Sentiment(task, callback), batches(task, "dev")
     trainer.fit(module, batches(task, "train"), dev, ckpt_path=task.checkpoint)
     if evaluations.step != trainer.global_step:  # the last step was within an epoch
         trainer.validate(module, dev, verbose=False)

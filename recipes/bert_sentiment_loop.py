@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentiment import Outcome, Scores, Task, evaluation_line, run
-from sentiment_torch import batches, evaluation, optimizer_and_schedule, predictions, steps_per_epoch, total_steps
+from sentiment import Task, run
+from sentiment_results import Outcome, Scores, evaluation_line, show_predictions
+from sentiment_torch import (
+    batches,
+    evaluation,
+    joined,
+    optimizer_and_schedule,
+    predictions,
+    steps_per_epoch,
+    total_steps,
+)
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -61,15 +70,14 @@ class Training:
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(draft, folder)
 
-    def evaluate(self, split: str) -> dict[str, float]:
-        """Loss, accuracy and F1 of a split."""
+    def evaluate(self, split: str, loop: TbxLoop) -> dict[str, float]:
+        """Loss, accuracy and F1 of a split; the loop logs views of the predictions."""
         self.network.eval()
         with torch.no_grad():
-            found = evaluation(
-                [predictions(self.network, batch.to(self.device)) for batch in batches(self.task, split)]
-            )
+            found = [predictions(self.network, batch.to(self.device)) for batch in batches(self.task, split)]
         self.network.train()
-        return found
+        show_predictions(loop, self.task.rows[split], *joined(found), "eval" if split == "dev" else split)
+        return evaluation(found)
 
 
 def train(task: Task) -> Outcome:
@@ -102,14 +110,14 @@ def train(task: Task) -> Outcome:
                 loop.end_step(loss=loss, samples=len(batch["labels"]), tokens=batch["attention_mask"].sum())
                 if loop.step == steps:
                     break
-            dev = training.evaluate("dev")
+            dev = training.evaluate("dev", loop)
             loop.evaluate(**dev)
             tqdm.write(evaluation_line(loop.step, loop.step / steps_per_epoch(task), dev))
             training.keep(loop.step, dev)
         test = None
         if "test" in task.encoded:
             network.load_state_dict(training.best_weights)
-            test = training.evaluate("test")
+            test = training.evaluate("test", loop)
             for name, value in test.items():
                 loop.log(f"test/{name}", value)
     return Outcome(loop.step, training.log_dir or "", training.best, test)

@@ -1,41 +1,34 @@
-"""What the sentiment recipes share: their options, data, model, metrics, and the results at the end."""
+"""What the sentiment recipes share: their options, and the task that these make."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from datasets import DatasetDict
 from rich.console import Console
-from rich.table import Table
 from sentiment_data import DataError, load_folder, load_hub, made_up
 from sentiment_model import Sizes, build, tokenize
-from sklearn.metrics import accuracy_score, f1_score
+from sentiment_results import Outcome, console, report
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from tbx_callbacks import ConfigError, load_config
-from tbx_callbacks.doctor import examine, show_worst
-from tbx_callbacks.events import UnreadableError
-from tbx_callbacks.report import write_report
 
-console = Console(highlight=False)
-Scores = Mapping[str, float]
 OUTPUT = Path("outputs") / Path(getattr(sys.modules["__main__"], "__file__", None) or "bert_sentiment").stem
-SHOWN = ("loss", "accuracy", "f1")
 
 
 @dataclass(frozen=True)
 class Task:
     """What there is to train, and how."""
 
+    rows: DatasetDict
+    """Sentences and labels, by split."""
     encoded: DatasetDict
     tokenizer: Any
     network: Any
@@ -54,16 +47,6 @@ class Task:
     """Share of the steps in which the learning rate rises; then it falls to 0 linearly."""
     max_grad_norm: float = 1.0
     weight_decay: float = 0.01
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training ended. Scores have `loss`, `accuracy` and `f1`; those of dev are the best by accuracy."""
-
-    steps: int
-    log_dir: str
-    dev: Scores | None
-    test: Scores | None
 
 
 def start_folder(output_dir: Path) -> Path:
@@ -133,6 +116,7 @@ def run(train: Callable[[Task], Outcome | None], find: Callable[[Path], Path | N
             f"model: {model or 'BERT from random weights'}, {network.num_parameters() / 1e6:.1f} M parameters"
         )
         task = Task(
+            rows=rows,
             encoded=tokenize(rows, tokenizer, length),
             tokenizer=tokenizer,
             network=network,
@@ -149,33 +133,13 @@ def run(train: Callable[[Task], Outcome | None], find: Callable[[Path], Path | N
         )
         outcome = train(task)
         if outcome is not None:
-            _report(outcome, time.time() - started)
+            report(outcome, time.time() - started)
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()  # of loading and saving; that of training stays
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=about)(main)
     app(prog_name=Path(sys.argv[0]).name if sys.argv[0].endswith(".py") else sys.argv[0])
-
-
-def scores(logits: Any, labels: Any) -> dict[str, float]:
-    """Accuracy, and F1 of the second class (two classes) or the mean F1 over classes (more).
-
-    Args:
-        logits: `[samples, classes]`.
-        labels: `[samples]`.
-    """
-    chosen = np.argmax(logits, axis=-1)
-    average = "binary" if logits.shape[-1] == 2 else "macro"
-    return {
-        "accuracy": float(accuracy_score(labels, chosen)),
-        "f1": float(f1_score(labels, chosen, average=average, zero_division=0)),
-    }
-
-
-def evaluation_line(step: int, epoch: float, dev: Scores) -> str:
-    """What is printed of an evaluation."""
-    return f"step {step:>5}  epoch {epoch:.2f}  dev: " + "  ".join(f"{name} {dev[name]:.4f}" for name in SHOWN)
 
 
 def _checkpoint(folder: Path, find: Callable[[Path], Path | None]) -> Path:
@@ -197,29 +161,6 @@ def _rows(data: Path | None, dataset: str | None, text: str, label: str, seed: i
     if data is not None:
         return load_folder(data, text, label)
     return load_hub(dataset, text, label) if dataset else made_up(seed=seed)
-
-
-def _report(outcome: Outcome, seconds: float) -> None:
-    """Prints the results, what is wrong with the run, its report, the log folder and the command to look at it."""
-    table = Table("split", "loss", "accuracy", "F1", title=f"results after {outcome.steps} steps, {seconds:.0f} s")
-    for name, entry in (("dev (best)", outcome.dev), ("test", outcome.test)):
-        if entry is not None:
-            table.add_row(name, *(f"{entry[key]:.4f}" for key in SHOWN))
-    console.print(table)
-    folder = Path(os.path.relpath(outcome.log_dir))
-    _diagnose(folder)
-    console.print(f"logs: {folder}\nlook at them: tbx-callbacks view {folder.parent}", soft_wrap=True, markup=False)
-
-
-def _diagnose(folder: Path) -> None:
-    """Prints what is wrong with the run, worst first, and writes its report beside its event file."""
-    try:
-        show_worst(next(examine(folder)).diagnosis, console)
-        page = write_report([folder], folder / "report.html")
-    except (ImportError, UnreadableError, OSError) as error:
-        console.print(f"no report: {error}", soft_wrap=True, markup=False)
-    else:
-        console.print(f"report: {page}", soft_wrap=True, markup=False)
 
 
 def _sizes(rows: DatasetDict) -> str:

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 import torch
-from sentiment import Task, scores
+from sentiment import Task
+from sentiment_results import scores
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, get_linear_schedule_with_warmup
@@ -63,9 +64,11 @@ def predictions(network: Any, batch: Any) -> Predictions:
 
 def evaluation(parts: list[Predictions]) -> dict[str, float]:
     """Loss, accuracy and F1 over all batches."""
-    losses, logits, labels = zip(*parts, strict=True)
-    every = torch.cat(labels).cpu().numpy()
-    return {
-        "loss": float(torch.stack(losses).sum()) / len(every),
-        **scores(torch.cat(logits).float().cpu().numpy(), every),
-    }
+    logits, labels = joined(parts)
+    return {"loss": float(torch.stack([loss for loss, _, _ in parts]).sum()) / len(labels), **scores(logits, labels)}
+
+
+def joined(parts: list[Predictions]) -> tuple[Any, Any]:
+    """Logits `[samples, classes]` and labels `[samples]` of all batches, as arrays."""
+    _, logits, labels = zip(*parts, strict=True)
+    return torch.cat(logits).float().cpu().numpy(), torch.cat(labels).cpu().numpy()

@@ -50,7 +50,7 @@ class Activations:
         elif entries and world_size() > 1:
             logger.warning("activations are not written with several ranks yet: they are one rank's share")
             entries = []
-        self._modules = {entry: _modules(model, getattr(entry.item.metric, "modules", None)) for entry in entries}
+        self.modules = {entry: _modules(model, getattr(entry.item.metric, "modules", None)) for entry in entries}
         self._handles: dict[tuple[Entry, str] | None, Any] = {}
         self._batch: Batch | None = None
         self._said = False
@@ -59,10 +59,10 @@ class Activations:
         """A step begins at which these entries are due."""
         self.end()
         for entry in due:
-            if entry not in self._modules:
+            if entry not in self.modules:
                 continue
             context = Context("step", step, run)
-            for name, module in self._modules[entry].items():
+            for name, module in self.modules[entry].items():
                 seen = partial(self._seen, entry, name, context)
                 self._handles[entry, name] = module.register_forward_hook(seen)
         if self._handles:

@@ -97,7 +97,7 @@ class Counters:
     ) -> None:
         self.extra_losses, self.predictions = Losses(), predictions or Predictions()
         self.stopwatch = stopwatch
-        self._loss_scale = loss_scale
+        self.loss_scale = loss_scale
         self.steps = 0
         self._samples = self._token_batches = self._losses = self._clip_steps = 0
         self._tokens = Deferred(add_up)
@@ -123,11 +123,6 @@ class Counters:
         self._clip_steps += 1
         self._clipped.add(norm)
 
-    def updated(self) -> None:
-        """The loss scale may have been updated."""
-        if self._loss_scale is not None:
-            self._loss_scale.sample()
-
     def totals(self) -> Totals:
         """Everything so far."""
         hits, predictions = self.predictions.totals()
@@ -144,8 +139,8 @@ class Counters:
             nonfinite_losses=self._nonfinite.total(),
             clip_steps=self._clip_steps,
             clipped_steps=self._clipped.total(),
-            skipped_steps=self._loss_scale.skipped if self._loss_scale else 0,
-            loss_scale=self._loss_scale.now if self._loss_scale else None,
+            skipped_steps=self.loss_scale.skipped if self.loss_scale else 0,
+            loss_scale=self.loss_scale.now if self.loss_scale else None,
         )
 
     def _count_clipped(self, norms: Sequence[Tensor]) -> Tensor:

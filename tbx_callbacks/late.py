@@ -17,10 +17,7 @@ class Late:
     """Entries that wait for the end of their step."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[Entry, Context]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
+        self.waiting: list[tuple[Entry, Context]] = []
 
     def takes(self, entry: Entry, context: Context) -> bool:
         """Whether the entry has to wait, and does now; its tensors' statistics are taken at once."""
@@ -30,12 +27,12 @@ class Late:
         if entry.item.select is not None:
             for tensors in (context.gradients, context.weights):
                 tensors.take(nonfinite="nonfinite" in needs)
-        self._waiting.append((entry, context))
+        self.waiting.append((entry, context))
         return True
 
     def finish(self, program: Program, counters: Counters, publisher: Publisher) -> None:
         """Runs what has waited."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self.waiting = self.waiting, []
         for entry, context in waiting:
             program.run(entry, with_interval(entry, context, counters), publisher.batch(context.step))
 

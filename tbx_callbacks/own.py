@@ -5,17 +5,22 @@ from __future__ import annotations
 from torch import Tensor
 
 from tbx_callbacks.names import check_tag
+from tbx_callbacks.parts import Finished
+from tbx_callbacks.reduce import Batch
+from tbx_callbacks.schedule import Schedule, never
 from tbx_callbacks.values import Mean, Number
 
 
 class OwnScalars:
-    """Means in the making, by tag."""
+    """Means in the making, by tag; `schedule` names the points at which they are written."""
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[Number, int]] = {}
+        self.schedule: Schedule = never
 
-    def __bool__(self) -> bool:
-        return bool(self._sums)
+    def due(self, step: int) -> bool:
+        """Whether there are some to write at this step."""
+        return bool(self._sums) and self.schedule(step)
 
     def add(self, tag: str, value: Tensor | float) -> None:
         """Adds a value to the mean of its tag, without a host sync.
@@ -30,8 +35,9 @@ class OwnScalars:
         total, count = self._sums.get(check_tag(tag), (0.0, 0))
         self._sums[tag] = (total + value, count + 1)
 
-    def take(self) -> dict[str, Mean]:
-        """The means so far; the next ones start anew."""
-        taken = {tag: Mean(total, count) for tag, (total, count) in self._sums.items()}
+    def take(self) -> dict[str, Finished]:
+        """The means so far, of this rank: ranks need not log the same ones. The next ones start anew."""
+        batch = Batch()
+        batch.add({tag: Mean(total, count) for tag, (total, count) in self._sums.items()})
         self._sums.clear()
-        return taken
+        return batch.numbers({})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,11 +10,8 @@ import torch
 from tbx_callbacks.counters import Totals
 from tbx_callbacks.errors import ConfigError
 from tbx_callbacks.items import Cadence, Item
-from tbx_callbacks.ranks import is_rank_zero
 from tbx_callbacks.schedule import Schedule, every
 from tbx_callbacks.select import NoMatchError, Parameter, Selection, resolve
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -94,33 +90,6 @@ def plan(
                     _check_apart(entry, other)
             entries.append(entry)
     return entries
-
-
-def whole(items: Sequence[Item], sharding: str | None) -> list[Item]:
-    """The items that can be right: a shard's norm is not the parameter's, so none is written in its place."""
-    if sharding is None:
-        return list(items)
-    left_out = sorted({item.name for item in items if item.select is not None})
-    if left_out and is_rank_zero():
-        logger.warning(
-            "parameters are spread over ranks by %s, which these metrics cannot read yet: %s; they are left out",
-            sharding,
-            ", ".join(left_out),
-        )
-    return [item for item in items if item.select is None]
-
-
-_OF_ALL_RANKS = ("memory", "nonfinite", "outputs", "throughput", "train_accuracy")
-
-
-def alone(items: Sequence[Item], *, spread: bool) -> list[Item]:
-    """The items that are right on one of several ranks, where the others do not log: copies are, shares are not."""
-    left_out = {item.name for item in items if item.name in _OF_ALL_RANKS or (spread and item.select is not None)}
-    if left_out:
-        logger.warning(
-            "without the other ranks these would be one rank's share and are left out: %s", ", ".join(sorted(left_out))
-        )
-    return [item for item in items if item.name not in left_out]
 
 
 def owners(

@@ -10,7 +10,7 @@ from tbx_callbacks.context import Context
 from tbx_callbacks.counters import Stopwatch
 from tbx_callbacks.plan import Entry
 from tbx_callbacks.reduce import Batch
-from tbx_callbacks.schedule import Schedule
+from tbx_callbacks.schedule import Every, Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +37,13 @@ class Program:
 
     def regroup(self) -> None:
         """Schedules have changed."""
-        self._by_schedule: dict[Schedule, list[Entry]] = {}
+        self._by_period: dict[int, list[Entry]] = {}  # most schedules: they need no call to be asked
+        self._others: dict[Schedule, list[Entry]] = {}
         for entry in self.entries:
-            if entry.on_steps:
-                self._by_schedule.setdefault(entry.schedule, []).append(entry)
+            if entry.on_steps and isinstance(entry.schedule, Every):
+                self._by_period.setdefault(entry.schedule.n, []).append(entry)
+            elif entry.on_steps:
+                self._others.setdefault(entry.schedule, []).append(entry)
 
     def key(self, due: Sequence[Entry]) -> tuple[str, ...]:
         """What is due, in words that are the same on every rank."""
@@ -49,11 +52,14 @@ class Program:
     @property
     def on_steps(self) -> list[Entry]:
         """The entries that are measured on steps."""
-        return [entry for entries in self._by_schedule.values() for entry in entries]
+        return [entry for entry in self.entries if entry.on_steps]
 
     def due(self, step: int) -> list[Entry]:
         """The entries that are measured at this step."""
-        return [entry for due, entries in self._by_schedule.items() if due(step) for entry in entries]
+        due = [entry for n, entries in self._by_period.items() if step % n == 0 for entry in entries]
+        if self._others:
+            due += [entry for schedule, entries in self._others.items() if schedule(step) for entry in entries]
+        return due
 
     @property
     def logs(self) -> bool:
@@ -113,8 +119,7 @@ class Program:
     def _remove(self, entry: Entry) -> None:
         self.entries.remove(entry)
         self.needs = needs_of(self.entries)
-        if entry.on_steps:
-            self._by_schedule[entry.schedule].remove(entry)
+        self.regroup()
 
 
 def needs_of(entries: Sequence[Entry], optimizer: str | None = None) -> frozenset[str]:

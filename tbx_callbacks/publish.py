@@ -21,7 +21,8 @@ class Publisher:
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
         self.ranks: Together | None = None
-        self._held: tuple[int, Batch, Sequence[str] | None] | None = None
+        self.held: tuple[int, Batch, Sequence[str] | None] | None = None
+        """The measured step that waits, its batch and what was due at it."""
         self._sent = -1  # other ranks are asked once for a step
         self._last: dict[str, tuple[int, Finished]] = {}
         self._writing = threading.Lock()
@@ -31,11 +32,6 @@ class Publisher:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state, _writing=threading.Lock())
-
-    @property
-    def holds(self) -> bool:
-        """Whether a measured step waits."""
-        return self._held is not None
 
     def last(self, tag: str) -> Finished | None:
         """What was written last under a tag."""
@@ -48,21 +44,21 @@ class Publisher:
             step: the step.
             key: what is due at it, the same on all ranks; None: the batch is this rank's own.
         """
-        if self._held is None or self._held[0] != step:
+        if self.held is None or self.held[0] != step:
             self.publish()
-            self._held = step, Batch(), None if step == self._sent else key
-        return self._held[1]
+            self.held = step, Batch(), None if step == self._sent else key
+        return self.held[1]
 
     def publish(self, facts: Facts | None = None) -> None:
         """Hands the held step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
-        if self._held is not None:
-            (step, batch, key), self._held = self._held, None
+        if self.held is not None:
+            (step, batch, key), self.held = self.held, None
             self._send(step, batch, key, facts or {}, {})
 
     def publish_with(self, step: int, numbers: Mapping[str, Finished], facts: Facts | None = None) -> None:
         """Hands numbers of a step to the sink, together with the held step if it is the same."""
-        if self._held is not None and self._held[0] == step:
-            (_, batch, key), self._held = self._held, None
+        if self.held is not None and self.held[0] == step:
+            (_, batch, key), self.held = self.held, None
             self._send(step, batch, key, facts or {}, numbers)
         else:
             self.publish()
@@ -78,6 +74,14 @@ class Publisher:
         if self.ranks is not None:
             self.ranks.close()
             self.ranks = None
+
+    def drain(self, seconds: float) -> bool:
+        """Writes what is merged with other ranks, as far as they answer in time, which is returned; then parts."""
+        answered = self.ranks is None or self.ranks.drain(seconds)
+        if self.ranks is not None and not answered:
+            self.ranks.let_go(0.0)
+        self.part()
+        return answered
 
     def write(self, step: int, values: Mapping[str, Finished]) -> None:
         """Writes a batch, less what was written of this step before: the trainer logs some numbers (epoch) twice."""

@@ -223,6 +223,9 @@ def test_the_recipe_trains_says_where_the_logs_are_and_resumes(tmp_path: Path, n
     assert read.steps("train/loss") == [4, 8, 12]
     assert read.steps("eval/accuracy") == read.steps("eval/f1") == [12]
     assert read.steps("test/accuracy") == [12]
+    assert read.at("eval/f1/positive")[12] == pytest.approx(read.at("eval/f1")[12])
+    assert {"eval/worst", "test/worst"} <= set(read.texts)
+    assert read.steps("test/f1/negative") == [12]
     assert f"{read.at('eval/accuracy')[12]:.4f}" in done.stdout
     assert {"lr/AdamW/decay", "lr/AdamW/no_decay"} <= set(read.scalars) or name == "bert_sentiment"
     assert {"grad_norm/total", "grad_norm/bert.encoder.layer.0", "clip/factor", "train/learning_rate"} <= set(

@@ -20,6 +20,7 @@ from tbx_callbacks.ranks import in_group
 from tbx_callbacks.sinks import NullSink
 from tbx_callbacks.sinks.summary_writer import NullWriter, SummaryWriter
 from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+from tbx_callbacks.values import Facts, Number
 
 ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | Config
 
@@ -61,9 +62,9 @@ class Adapter:
             sink=NullSink(),
             budget=self.config.overhead_budget,
         )
-        self._writes = True
-        self._shares = True
+        self._writes = self._shares = True
         self._began = self._running = False
+        self._hooks: list[Any] = []
         self._step = 0
 
     @property
@@ -134,7 +135,9 @@ class Adapter:
         return not OUTPUTS.isdisjoint(self._monitor.needs)
 
     def _unhook(self) -> None:
-        """Removes what the adapter itself hooked into the model."""
+        """Removes what the adapter itself hooked into the model and the optimizer."""
+        while self._hooks:
+            self._hooks.pop().remove()
 
     def _open(self, place: Place) -> TensorBoardSink:
         """Goes on in the folder, or opens it; raises LogDirError now if it cannot be written."""
@@ -147,7 +150,7 @@ class Adapter:
             self._sink = self._monitor.publisher.sink = sink
         return self._sink
 
-    def _begin(self, place: Place | None, setup: Setup, step: int) -> None:
+    def _begin(self, place: Place | None, step: int, *, setup: Setup) -> None:
         """Training begins (or goes on) after `step` steps; without a place on ranks that do not write."""
         self._monitor.publish()  # what is left of a training that was cut off, before its folder or its steps change
         if place is not None:
@@ -160,6 +163,12 @@ class Adapter:
         self._step = step
         self._began = self._running = True
         atexit.register(_close, weakref.ref(self))
+
+    def _logged(self, step: int, logs: Mapping[str, Number | str], facts: Facts | None = None) -> None:
+        """The trainer logged numbers (by tag) after `step` steps, perhaps before a training."""
+        if self._writes and self._sink is None:
+            self._open(self._early_place())
+        self._monitor.logged(step, logs, facts)
 
     def _end(self, step: int, *, succeeded: bool) -> None:
         self._running = False

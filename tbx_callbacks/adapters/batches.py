@@ -9,6 +9,13 @@ import torch
 from torch import Tensor
 
 
+def by_name(batch: Any) -> Mapping[Any, Any]:
+    """A batch as a mapping: itself, or the tensors of a sequence (or the one that it is) by their places."""
+    if isinstance(batch, Mapping):
+        return batch
+    return dict(enumerate(batch)) if isinstance(batch, (list, tuple)) else {0: batch}
+
+
 def samples_in(inputs: Mapping[str, Any]) -> int:
     """Number of samples: the first dimension of `input_ids`, or else of the first tensor that has one."""
     ids = inputs.get("input_ids")
@@ -22,10 +29,12 @@ def tokens_in(inputs: Mapping[str, Any]) -> Tensor | None:
 
     Where a row has several texts, each with its own mask (`anchor_attention_mask`), the number of all their tokens.
     """
-    masks = [mask for name, mask in inputs.items() if str(name).endswith("_attention_mask")]
-    masks = [inputs["attention_mask"]] if "attention_mask" in inputs else masks
+    if "attention_mask" in inputs:
+        mask = inputs["attention_mask"]
+        return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+    masks = [mask for name, mask in inputs.items() if isinstance(name, str) and name.endswith("_attention_mask")]
     masks = [mask for mask in masks if isinstance(mask, Tensor) and mask.ndim == 2]
-    return torch.stack([mask.sum() for mask in masks]).sum() if len(masks) > 1 else next(iter(masks), None)
+    return torch.stack([mask.sum() for mask in masks]).sum() if masks else None
 
 
 def loss_in(outputs: Any) -> Tensor | None:
@@ -34,4 +43,19 @@ def loss_in(outputs: Any) -> Tensor | None:
         loss = outputs.get("loss")
     else:
         loss = outputs[0] if isinstance(outputs, tuple) and outputs else getattr(outputs, "loss", None)
-    return loss.detach() if isinstance(loss, Tensor) and loss.ndim == 0 else None
+    if not isinstance(loss, Tensor) or loss.ndim:
+        return None
+    return loss.detach() if loss.requires_grad else loss
+
+
+def scalar_loss(loss: Tensor | float) -> Tensor:
+    """The loss that a user gave, 0-d and detached.
+
+    Raises:
+        ValueError: it has more than one element.
+    """
+    if not isinstance(loss, Tensor):
+        return torch.tensor(loss)
+    if loss.numel() != 1:
+        raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, as by .mean()")
+    return loss.detach().reshape(()) if loss.ndim else loss.detach()

@@ -24,30 +24,29 @@ class CountedSteps(Adapter):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._step_hooks: list[Any] = []
         self._first = ""
         self._stepped = False
         self._log_due: Schedule = never
+        self._logs = False  # whether the trainer logs after this step
         self._losses = Deferred(add_up)
         self._counted = 0
         self._facts: dict[str, Number] = {}
         self._samples = 0
 
-    def _begin(self, place: Place | None, setup: Setup, step: int) -> None:
+    def _begin(self, place: Place | None, step: int, *, setup: Setup) -> None:
         self._unhook()
         self._log_due, self._facts, self._stepped = setup.log_schedule, {}, False
         self._losses, self._counted, self._samples = Deferred(add_up), 0, 0
         self._first, first = next(iter(setup.optimizers.items()))
-        self._step_hooks.append(first.register_step_post_hook(self._after_step))  # before the engine's own
+        self._hooks.append(first.register_step_post_hook(self._after_step))  # before the engine's own
         if any("weights_before" in item.metric.needs for item in self.config.items):
-            self._step_hooks.append(first.register_step_pre_hook(self._before_step))
-        super()._begin(place, setup, step)
-        self._monitor.begin_step(step + 1)
+            self._hooks.append(first.register_step_pre_hook(self._before_step))
+        super()._begin(place, step, setup=setup)
+        self._begin_step(step)
 
-    @property
-    def _logs_next(self) -> bool:
-        """Whether the end of this pass ends a step at which the trainer logs."""
-        return self._stepped and self._log_due(self._step + 1)
+    def _begin_step(self, step: int) -> None:
+        self._step, self._logs = step, self._log_due(step + 1)
+        self._monitor.begin_step(step + 1)
 
     def _end_pass(
         self, *, loss: Tensor | None, samples: int, tokens: Tensor | None, epoch: float | None = None
@@ -89,20 +88,21 @@ class CountedSteps(Adapter):
             self._finish_step()
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *args: Any) -> None:
-        self._before_step()
+        if self._stepped:
+            self._finish_step()
         self._stepped = True
-        if self._log_due(self._step + 1):  # now: the scheduler will have changed it when the step is finished
+        if self._logs:  # now: the scheduler will have changed it when the step is finished
             rate = optimizer.param_groups[0]["lr"]
             self._facts["train/learning_rate"] = rate.detach().clone() if isinstance(rate, Tensor) else rate
 
     def _finish_step(self) -> None:
         self._step, self._stepped = self._step + 1, False
         self._monitor.pass_ended(is_step=False)
-        if self._log_due(self._step):
+        if self._logs:
             facts, self._facts = self._facts, {}
             self._monitor.logged(self._step, facts, shared=self._loss())
             self._losses, self._counted, self._samples = Deferred(add_up), 0, 0
-        self._monitor.begin_step(self._step + 1)
+        self._begin_step(self._step)
 
     def _loss(self) -> dict[str, Value]:
         """The mean over passes since the last point; over ranks weighted by their samples, and the largest."""
@@ -111,7 +111,3 @@ class CountedSteps(Adapter):
         mean, weight = self._losses.total() / self._counted, self._samples or self._counted
         values: dict[str, Value] = {"train/loss": Mean(mean * weight, weight)}
         return values if world_size() == 1 else {**values, "train/loss_max": Max(mean)}
-
-    def _unhook(self) -> None:
-        while self._step_hooks:
-            self._step_hooks.pop().remove()

@@ -52,7 +52,8 @@ def _watch_clipping(accelerator: Any, monitor: Monitor) -> None:
     clip = accelerator.clip_grad_norm_
 
     def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
-        monitor.before_clip(scale_of(getattr(accelerator, "scaler", None)))
+        if monitor.measures:
+            monitor.before_clip(scale_of(getattr(accelerator, "scaler", None)))
         norm = clip(parameters, max_norm, *args, **kwargs)
         if norm is not None and math.isfinite(max_norm):  # without clipping, some versions take the norm by inf
             monitor.clipped(norm, max_norm)

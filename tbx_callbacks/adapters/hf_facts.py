@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -10,7 +12,11 @@ from typing import Any
 from torch import nn
 from transformers import Trainer
 
+from tbx_callbacks.adapters.base import named_optimizers, scaler_of
+from tbx_callbacks.facts import Setup
 from tbx_callbacks.schedule import Schedule, at, either, every, never
+from tbx_callbacks.shards import sharding
+from tbx_callbacks.zero import zero_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +56,26 @@ _NEVER_SHOWN = (
 _MODEL_SHOWN = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
+def setup(args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: Any) -> Setup:
+    """What the engine has to know of the training that begins."""
+    zero = zero_of(optimizer)
+    return Setup(
+        model=model,
+        optimizers=named_optimizers(optimizer),
+        log_schedule=log_schedule(args, state, dataloader),
+        clipping="norm" if (args.max_grad_norm or 0.0) > 0 else "none",
+        spreads_nonfinite=spreads_nonfinite(args),
+        sharding=_sharding(model, args) if zero is None else zero.refused,
+        hparams=hparams(args, model),
+        texts=texts(args, model),
+        larger_is_better=larger_is_better(args),
+        earlier_logs=[tags(logs) for logs in state.log_history],
+        scaler=scaler_of(optimizer),
+        compiled=is_compiled(model, args),
+        zero=zero,
+    )
+
+
 def tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
     """The Trainer's log keys as tags, byte for byte as its own TensorBoard callback writes them."""
     tagged: dict[str, float | str] = {}
@@ -61,6 +87,14 @@ def tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
         else:
             logger.warning("%s must be a number or a string to be logged, got %s; left out", key, type(value).__name__)
     return tagged
+
+
+def clip_facts(args: Any, logs: Mapping[str, Any]) -> dict[str, float]:
+    """The factor that clipping multiplied gradients by, as the Trainer's own norm gives it, if it does."""
+    norm, limit = logs.get("grad_norm") if "loss" in logs else None, args.max_grad_norm or 0.0
+    if norm is None or not math.isfinite(norm) or limit <= 0:
+        return {}
+    return {"clip_factor": min(1.0, limit / (norm + 1e-6))}  # torch.nn.utils.clip_grad_norm_
 
 
 def log_schedule(args: Any, state: Any, dataloader: Any) -> Schedule:
@@ -120,3 +154,17 @@ def larger_is_better(args: Any) -> dict[str, bool]:
     if not name or args.greater_is_better is None:
         return {}
     return {f"eval/{name.removeprefix('eval_')}": bool(args.greater_is_better)}
+
+
+def _sharding(model: nn.Module, args: Any) -> str | None:
+    return sharding(model.parameters()) or (
+        "DeepSpeed without ZeRO (remedy: ZeRO stage 1, 2 or 3 without offloading)"
+        if getattr(args, "deepspeed", None)
+        else None
+    )
+
+
+def is_compiled(model: nn.Module, args: Any) -> bool:
+    """By the model's owner, by the Trainer or, as `accelerate launch` asks in the environment, by Accelerate."""
+    by_accelerate = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no"
+    return args.torch_compile or by_accelerate or getattr(model, "_compiled_call_impl", None) is not None

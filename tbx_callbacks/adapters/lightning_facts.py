@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tbx_callbacks.amp import scale_of
+from tbx_callbacks.facts import Setup
+from tbx_callbacks.schedule import every
+from tbx_callbacks.shards import sharding
+
+
+def setup_of(trainer: Any, pl_module: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> Setup:
+    """What the engine has to know of the training that begins."""
+    clips = clipping(trainer, pl_module)
+    return Setup(
+        model=held(pl_module),
+        optimizers=optimizers,
+        log_schedule=every(max(1, trainer.log_every_n_steps)),
+        clipping=clips,
+        spreads_nonfinite=clips == "norm",
+        sharding=sharding(pl_module.parameters()),
+        hparams=hparams(pl_module),
+        texts=texts(pl_module),
+        scaler=scaler(trainer),
+    )
 
 
 def held(pl_module: nn.Module) -> nn.Module:
@@ -59,8 +80,3 @@ def texts(pl_module: Any) -> dict[str, str]:
     """All hyper-parameters as text."""
     lines = [f"{name}: {value}" for name, value in pl_module.hparams.items()]
     return {"hparams": "\n".join(lines)} if lines else {}
-
-
-def tensors(batch: Any) -> list[Tensor]:
-    """The tensors of a batch that is one, or a sequence."""
-    return [item for item in (batch if isinstance(batch, (list, tuple)) else [batch]) if isinstance(item, Tensor)]

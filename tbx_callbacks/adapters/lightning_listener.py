@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-try:
-    from lightning.pytorch.loggers.logger import DummyExperiment, Logger
-except ImportError:
-    from pytorch_lightning.loggers.logger import DummyExperiment, Logger
+from tbx_callbacks.adapters.lightning_package import DummyExperiment, Logger
 
 
 class Listener(Logger):  # type: ignore[misc]

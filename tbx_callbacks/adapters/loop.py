@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tbx_callbacks.adapters.base import ConfigSource, named_optimizers, scaler_of
+from tbx_callbacks.adapters.batches import scalar_loss
 from tbx_callbacks.adapters.counted import CountedSteps
 from tbx_callbacks.adapters.notebook import show_link
 from tbx_callbacks.facts import Setup
@@ -86,7 +87,7 @@ class TbxLoop(CountedSteps):
             texts={"args": json.dumps(dict(hparams), indent=2)} if hparams else {},
             scaler=scaler if scaler is not None else scaler_of(optimizer),
         )
-        self._begin(self._place(start_step) if self._writes else None, setup, start_step)
+        self._begin(self._place(start_step) if self._writes else None, start_step, setup=setup)
         if self.log_dir is not None:
             show_link(self.log_dir)
 
@@ -102,7 +103,7 @@ class TbxLoop(CountedSteps):
         Args:
             loss_scale: what gradients are still multiplied by, when a GradScaler has not unscaled them.
         """
-        if self._running:
+        if self._running and (self._stepped or self._monitor.measures):
             self._see_gradients(loss_scale, max_norm=self._max_grad_norm)
 
     def end_step(
@@ -129,17 +130,11 @@ class TbxLoop(CountedSteps):
         """
         if not self._running:
             return
-        if loss is not None:
-            loss = loss.detach() if isinstance(loss, Tensor) else torch.tensor(loss)
-            if loss.ndim:
-                if loss.numel() != 1:
-                    raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, as by .mean()")
-                loss = loss.reshape(())
         if tokens is not None and not isinstance(tokens, Tensor):
             tokens = torch.tensor(tokens)
         if outputs is not None:
             self._see_outputs(outputs, labels)
-        self._end_pass(loss=loss, samples=samples, tokens=tokens)
+        self._end_pass(loss=None if loss is None else scalar_loss(loss), samples=samples, tokens=tokens)
 
     def evaluate(self, **metrics: float) -> None:
         """Logs evaluation metrics of the steps so far, as `eval/<name>`."""

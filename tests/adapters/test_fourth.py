@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import io
+import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ import torch
 from problems import EVERY_KIND, Run, bert, collate, rows
 
 ignite = pytest.importorskip("ignite.engine")
-EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "ignite_adapter.py"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE, ADAPTERS = ROOT / "docs" / "ignite_adapter.py", ROOT / "tbx_callbacks" / "adapters"
+CODE = (tokenize.NAME, tokenize.NUMBER, tokenize.OP, tokenize.STRING)
 
 
 def example() -> Any:
@@ -23,7 +28,25 @@ def example() -> Any:
     return module
 
 
-def test_it_is_short() -> None:
+def lines_of_code(file: Path) -> int:
+    """Without docstrings, comments, blank lines and imports."""
+    code = file.read_text()
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    written = {n for token in tokens if token.type in CODE for n in range(token.start[0], token.end[0] + 1)}
+    for node in ast.walk(ast.parse(code)):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node)
+        dropped = node.body[0] if documented else node if isinstance(node, (ast.Import, ast.ImportFrom)) else None
+        if dropped is not None:
+            written -= set(range(dropped.lineno, dropped.end_lineno + 1))
+    return len(written)
+
+
+@pytest.mark.parametrize("file", [EXAMPLE, *(ADAPTERS / f"{name}.py" for name in ("hf", "lightning", "loop"))])
+def test_adapters_are_short(file: Path) -> None:
+    assert 20 < lines_of_code(file) < 80
+
+
+def test_the_example_is_short_with_all_that_it_says() -> None:
     assert len(EXAMPLE.read_text().splitlines()) < 80
 
 

@@ -319,24 +319,36 @@ class Rows(pl.LightningDataModule):
         return loader()
 
 
+_OF_THE_OTHER_PACKAGE = """
+import sys
+import pytorch_lightning as other
+import torch
+from problems import bert, collate, rows
+from tbx_callbacks import TbxLightningCallback
+
+class Module(other.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = bert()
+    def training_step(self, batch, batch_idx):
+        self.log("mine", 1.0)
+        return self.net(**batch).loss
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+callback = TbxLightningCallback("minimal", log_dir=sys.argv[1])
+options = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+data = torch.utils.data.DataLoader(rows(32), batch_size=4, collate_fn=collate)
+other.Trainer(callbacks=[callback], max_steps=4, log_every_n_steps=2, **options).fit(Module(), data)
+"""
+
+
 def test_the_package_pytorch_lightning(tmp_path: Path) -> None:
-    other = pytest.importorskip("pytorch_lightning")
-    if Version(other.__version__) < Version("2.6"):
-        pytest.skip("before 2.6 it takes no callback of the package lightning, which is installed beside it")
-
-    class Module(other.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = bert()
-
-        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-            return self.net(**batch).loss
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    callback = TbxLightningCallback(SET)
-    options: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    options |= {"max_steps": 4, "log_every_n_steps": 2, "accelerator": "cpu"}
-    other.Trainer(default_root_dir=tmp_path, callbacks=[callback], **options).fit(Module(), loader())
-    assert Run(callback.log_dir).steps("train/loss") == [2, 4]
+    pytest.importorskip("pytorch_lightning")
+    tests = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-c", _OF_THE_OTHER_PACKAGE, str(tmp_path / "run")]
+    found = {"PYTHONPATH": os.pathsep.join([str(tests), *sys.path])}
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **found}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    read = Run(tmp_path / "run")
+    assert read.steps("train/loss") == read.steps("mine") == [2, 4]

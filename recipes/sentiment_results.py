@@ -1,0 +1,91 @@
+"""What the sentiment recipes show of a training: scores, views of the predictions, the results at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
+from sklearn.metrics import accuracy_score, f1_score
+
+from tbx_callbacks import log_predictions
+from tbx_callbacks.doctor import examine, show_worst
+from tbx_callbacks.events import UnreadableError
+from tbx_callbacks.report import write_report
+
+console = Console(highlight=False)
+Scores = Mapping[str, float]
+SHOWN = ("loss", "accuracy", "f1")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended. Scores have `loss`, `accuracy` and `f1`; those of dev are the best by accuracy."""
+
+    steps: int
+    log_dir: str
+    dev: Scores | None
+    test: Scores | None
+
+
+def scores(logits: Any, labels: Any) -> dict[str, float]:
+    """Accuracy, and F1 of the second class (two classes) or the mean F1 over classes (more).
+
+    Args:
+        logits: `[samples, classes]`.
+        labels: `[samples]`.
+    """
+    chosen = np.argmax(logits, axis=-1)
+    average = "binary" if logits.shape[-1] == 2 else "macro"
+    return {
+        "accuracy": float(accuracy_score(labels, chosen)),
+        "f1": float(f1_score(labels, chosen, average=average, zero_division=0)),
+    }
+
+
+def evaluation_line(step: int, epoch: float, dev: Scores) -> str:
+    """What is printed of an evaluation."""
+    return f"step {step:>5}  epoch {epoch:.2f}  dev: " + "  ".join(f"{name} {dev[name]:.4f}" for name in SHOWN)
+
+
+def show_predictions(callback: Any, rows: Dataset, logits: Any, labels: Any, split: str) -> None:
+    """Logs the confusion matrix, precision and recall, F1 by class, and the most confidently wrong sentences.
+
+    Args:
+        callback: a callback or loop of tbx_callbacks.
+        rows: the split's sentences and labels.
+        logits: `[samples, classes]`, in the order of the rows.
+        labels: `[samples]`.
+        split: first part of the tags: `eval` or `test`.
+    """
+    names = rows.features["label"].names
+    log_predictions(callback, logits, labels, names=names, texts=rows["sentence"], split=split)
+
+
+def report(outcome: Outcome, seconds: float) -> None:
+    """Prints the results, what is wrong with the run, its report, the log folder and the command to look at it."""
+    table = Table("split", "loss", "accuracy", "F1", title=f"results after {outcome.steps} steps, {seconds:.0f} s")
+    for name, entry in (("dev (best)", outcome.dev), ("test", outcome.test)):
+        if entry is not None:
+            table.add_row(name, *(f"{entry[key]:.4f}" for key in SHOWN))
+    console.print(table)
+    folder = Path(os.path.relpath(outcome.log_dir))
+    _diagnose(folder)
+    console.print(f"logs: {folder}\nlook at them: tbx-callbacks view {folder.parent}", soft_wrap=True, markup=False)
+
+
+def _diagnose(folder: Path) -> None:
+    """Prints what is wrong with the run, worst first, and writes its report beside its event file."""
+    try:
+        show_worst(next(examine(folder)).diagnosis, console)
+        page = write_report([folder], folder / "report.html")
+    except (ImportError, UnreadableError, OSError) as error:
+        console.print(f"no report: {error}", soft_wrap=True, markup=False)
+    else:
+        console.print(f"report: {page}", soft_wrap=True, markup=False)
