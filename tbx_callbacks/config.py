@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from tbx_callbacks.errors import ConfigError
+from tbx_callbacks.folders import AXES
 from tbx_callbacks.items import Cadence, Item, ItemError, check_cadence, parse_item
 from tbx_callbacks.names import suggest
 
-_KEYS = ("extends", "every", "strict", "overhead_budget", "metrics")
+_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "metrics")
 _HERE = Path(__file__).resolve().parent
 
 
@@ -25,21 +26,22 @@ class Config:
 
     `every` is the default cadence: optimizer steps, or `log` for the trainer's own logging cadence. With `strict` an
     error inside a metric is raised instead of switching the metric off. `overhead_budget` is the share of the training
-    time that watching may take; None sets no limit.
+    time that watching may take; None sets no limit. `axis` names what the run is written against: its steps always,
+    and perhaps `samples`, `tokens` and `epochs`.
     """
 
     items: tuple[Item, ...]
     every: Cadence = "log"
     strict: bool = False
     overhead_budget: float | None = None
+    axis: tuple[str, ...] = ("step",)
     source: str = field(default="a mapping", compare=False)
 
     @property
     def digest(self) -> str:
         """Tells this set from others."""
-        return hashlib.sha256(repr((self.items, self.every, self.strict, self.overhead_budget)).encode()).hexdigest()[
-            :16
-        ]
+        whole = (self.items, self.every, self.strict, self.overhead_budget, self.axis)
+        return hashlib.sha256(repr(whole).encode()).hexdigest()[:16]
 
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config = "default") -> Config:
@@ -149,6 +151,7 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
             f"{source}: overhead_budget must be a share of the training time between 0 and 1, got {_show(budget)};"
             " 0.01 is 1 %"
         )
+    axis = _axis(data.get("axis", parent.axis if parent else ["step"]), source)
     try:
         every = check_cadence("every", data.get("every", parent.every if parent else "log"))
         items = _merge(parent.items if parent else (), data.get("metrics", []))
@@ -156,7 +159,17 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
         raise ConfigError(f"{source}: {error}") from error
     if not items:
         raise ConfigError(f"{source}: metrics must name at least one metric, got none")
-    return Config(items, every, strict, budget, source)
+    return Config(items, every, strict, budget, axis, source)
+
+
+def _axis(given: object, source: str) -> tuple[str, ...]:
+    names = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    if names[:1] != ("step",) or not set(names[1:]) <= set(AXES) or len(set(names)) < len(names):
+        raise ConfigError(
+            f"{source}: axis must be a list of step and perhaps {', '.join(AXES)}, got {_show(given)}; [step, samples]"
+            " writes the run against samples too"
+        )
+    return names
 
 
 def _extended(name: object, source: str, base: Path, chain: tuple[Path, ...]) -> Config | None:

@@ -13,6 +13,8 @@ from tbx_callbacks.stats.histogram import HistogramCounts
 from tbx_callbacks.values import Facts, HostValue, Value
 
 Finished = float | HistogramCounts | HostValue
+AXIS = "axis:"
+"""Begins the names under which a step says how far it is from the last one; no tag holds a colon."""
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tbx_callbacks.folders import AXES
 from tbx_callbacks.items import options_model
 from tbx_callbacks.metrics import METRICS
 
@@ -39,6 +40,14 @@ def json_schema() -> dict[str, Any]:
                 "exclusiveMinimum": 0,
                 "exclusiveMaximum": 1,
                 "description": "Share of the training time that watching may take.",
+            },
+            "axis": {
+                "type": "array",
+                "prefixItems": [{"const": "step"}],
+                "items": {"enum": list(AXES)},
+                "minItems": 1,
+                "uniqueItems": True,
+                "description": "What the run is written against: its steps, and in folders below it further axes.",
             },
             "metrics": {"type": "array", "items": {"anyOf": [{"enum": list(METRICS)}, *with_options]}},
         },
