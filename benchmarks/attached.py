@@ -1,7 +1,8 @@
 """What it costs to be attached on a step with nothing due, under each trainer, beside the trainer's own step time.
 
 The same tiny model is trained without a callback, with an empty one (what the trainer itself charges for any callback)
-and with ours, in turns; costs are differences of quiet steps.
+and with ours, in turns; costs are differences of quiet steps. Calls are those of this package's functions in such a
+step, counted, so that a busy machine does not blur them.
 A tiny model, so that a few microseconds show; what is measured does not depend on the model's size.
 
     python benchmarks/attached.py [--steps 2000] [--rounds 5] [--json attached.json]
@@ -13,11 +14,13 @@ import argparse
 import json
 import logging
 import statistics
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import lightning.pytorch as pl
 import torch
@@ -25,8 +28,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+import tbx_callbacks
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
 
+PACKAGE = str(Path(tbx_callbacks.__file__).parent)
 NEVER = 10**9
 SET = {"extends": "default", "every": NEVER}
 
@@ -147,6 +152,27 @@ TRAINERS: dict[str, Callable[[int, Path, str], float]] = {
 }
 
 
+def calls(name: str, few: int = 120, more: int = 220) -> float:
+    """Calls of functions of this package in a step with nothing due, in the training thread."""
+
+    def count(steps: int) -> int:
+        found = 0
+
+        def see(frame: FrameType, event: str, *_: object) -> None:
+            nonlocal found
+            found += event == "call" and PACKAGE in frame.f_code.co_filename
+
+        with tempfile.TemporaryDirectory() as folder:
+            sys.setprofile(see)
+            try:
+                TRAINERS[name](steps, Path(folder), "ours")
+            finally:
+                sys.setprofile(None)
+        return found
+
+    return (count(more) - count(few)) / (more - few)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000)
@@ -157,7 +183,7 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     found: dict[str, dict[str, float]] = {}
-    print(f"{'us a step':18} {'bare':>8} {'empty callback':>16} {'ours':>8} {'of which ours':>15}")
+    print(f"{'us a step':18} {'bare':>8} {'empty callback':>16} {'ours':>8} {'of which ours':>15} {'calls':>6}")
     for name, train in TRAINERS.items():
         rounds: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(options.rounds):
@@ -166,7 +192,9 @@ def main() -> None:
                     rounds[way].append(train(options.steps, Path(folder), way))
         bare, empty, ours = (min(rounds[way]) for way in WAYS)
         found[name] = {"bare": bare, "empty": empty - bare, "ours": ours - bare, "of_which_ours": ours - empty}
-        print(f"{name:18} {bare:8.1f} {empty - bare:16.1f} {ours - bare:8.1f} {ours - empty:15.1f}")
+        found[name]["calls"] = calls(name)
+        shown = f"{bare:8.1f} {empty - bare:16.1f} {ours - bare:8.1f} {ours - empty:15.1f} {found[name]['calls']:6.0f}"
+        print(f"{name:18} {shown}")
     if options.json:
         options.json.write_text(json.dumps(found, indent=2))
 

@@ -49,7 +49,7 @@ class TbxIgnite(CountedSteps):
         if self._writes:
             state: Any = engine.state
             inputs = state.batch if isinstance(state.batch, dict) else dict(enumerate(state.batch))
-            fraction = state.iteration / state.epoch_length if self._logs_next else None
+            fraction = state.iteration / state.epoch_length if self._logs else None
             loss = state.output.detach()
             self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
 

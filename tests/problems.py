@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +158,16 @@ class Run:
 
     def plugin(self, name: str) -> dict[str, bytes]:
         return self._events.PluginTagToContent(name)
+
+
+def module_at(file: Path) -> Any:
+    """A Python file that lies outside of all packages, imported."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def files(folder: str | Path | None) -> list[Path]:

@@ -68,7 +68,7 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
             loss = loss_in(outputs)
             if loss is not None and self._divides:
                 loss = loss * trainer.accumulate_grad_batches
-            fraction = epoch(trainer, batch_idx) if self._logs and self._stepped else None
+            fraction = epoch(trainer, batch_idx) if self._logs else None
             inputs = by_name(batch)
             self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
 

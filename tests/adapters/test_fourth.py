@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import io
 import tokenize
 from pathlib import Path
@@ -11,21 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from problems import EVERY_KIND, Run, bert, collate, rows
+from problems import EVERY_KIND, Run, bert, collate, module_at, rows
 
 ignite = pytest.importorskip("ignite.engine")
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE, ADAPTERS = ROOT / "docs" / "ignite_adapter.py", ROOT / "tbx_callbacks" / "adapters"
 CODE = (tokenize.NAME, tokenize.NUMBER, tokenize.OP, tokenize.STRING)
-
-
-def example() -> Any:
-    spec = importlib.util.spec_from_file_location("ignite_adapter", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def lines_of_code(file: Path) -> int:
@@ -64,7 +54,7 @@ def test_every_number_against_a_naive_one(tmp_path: Path) -> None:
         return loss
 
     trainer = ignite.Engine(train)
-    callback = example().TbxIgnite(EVERY_KIND, log_dir=tmp_path).attach(trainer, model, optimizer, log_every=2)
+    callback = module_at(EXAMPLE).TbxIgnite(EVERY_KIND, log_dir=tmp_path).attach(trainer, model, optimizer, log_every=2)
     evaluator = ignite.Engine(lambda engine, batch: None)
     evaluator.add_event_handler(ignite.Events.COMPLETED, lambda e: e.state.metrics.update(accuracy=0.5))
     evaluator.add_event_handler(ignite.Events.COMPLETED, callback.evaluated)
