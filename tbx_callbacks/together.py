@@ -91,20 +91,20 @@ class Together:
         found = {tag: torch.tensor([-most[tag, "low"], most[tag, "high"]], dtype=torch.float64) for tag in ranges}
         return {tag: found[tag].to(bounds) for tag, bounds in ranges.items()}
 
-    def submit(self, step: int, key: Sequence[str], parts: Parts, then: Callable[[Parts], None]) -> None:
+    def submit(self, step: int, key: Sequence[str], parts: Callable[[], Parts], then: Callable[[Parts], None]) -> None:
         """Merges the parts of a step, later; rank 0 hands the result on.
 
         Args:
             step: the step.
             key: what is due at this step; every rank submits the same keys in the same order.
-            parts: this rank's.
+            parts: gives this rank's; may wait for a device.
             then: takes the merged parts, on rank 0; none when ranks are lost.
         """
 
         def job() -> None:
             merged: Parts = {}
             try:
-                merged = {} if self._broken else self._merge("\n".join(key), step, parts)
+                merged = {} if self._broken else self._merge("\n".join(key), step, parts())
             except Exception as error:
                 self._lost(error)
             if self.rank == 0:

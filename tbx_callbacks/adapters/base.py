@@ -144,6 +144,7 @@ class Adapter:
     def _open(self, place: Place) -> TensorBoardSink:
         """Goes on in the folder, or opens it; raises LogDirError now if it cannot be written."""
         if self._sink is not None and self._sink.log_dir != place.folder:
+            self._monitor.publisher.catch_up()
             self._sink.close()
             self._sink = None
         if self._sink is None:

@@ -74,7 +74,7 @@ def _per_device(tensors: Sequence[Tensor], cpu: _Kernel, device: _Kernel) -> Ten
         part = kernel([flat(tensors[place]) for place in chosen], chosen).to(home, result.dtype, non_blocking=True)
         if len(places) == 1:
             return part
-        result[torch.tensor(chosen, device=home)] = part
+        result.index_copy_(0, torch.tensor(chosen).to(home, non_blocking=True), part)
     return result
 
 
