@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from distributed.processes import ranks
 from problems import Run, bert, collate, files, rows, trainer
+from processes import ranks
 from torch import nn
 from transformers import TrainerCallback
 
