@@ -12,6 +12,8 @@ from torch import Tensor
 from tbx_callbacks.stats import histogram_cpu, histogram_device, histogram_small
 from tbx_callbacks.stats.norms import flat
 
+MOST_BINS = 255
+
 
 @dataclass(frozen=True)
 class HistogramCounts:
@@ -37,8 +39,8 @@ class HistogramCounts:
 
 def check_bins(bins: int) -> None:
     """Raises ValueError for a number of bins that nobody could look at."""
-    if not 1 <= bins <= 255:
-        raise ValueError(f"bins must be between 1 and 255, got {bins}")
+    if not 1 <= bins <= MOST_BINS:
+        raise ValueError(f"bins must be between 1 and {MOST_BINS}, got {bins}")
 
 
 def value_ranges(groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -81,7 +83,7 @@ def finish(packed: Sequence[float]) -> HistogramCounts | None:
     low, high, total, total_squares, *counts = packed
     if low > high:
         return None
-    return HistogramCounts(tuple(int(number) for number in counts), low, high, total, total_squares)
+    return HistogramCounts(tuple(map(int, counts)), low, high, total, total_squares)
 
 
 def _bounds(tensors: Sequence[Tensor]) -> Tensor:
