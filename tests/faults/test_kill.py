@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork to start 50 runs in good time"),
 ]
+
+AT_ONCE = 5  # runs: killing takes time, but little of the processors'
 
 
 def start(folder: Path) -> tuple[int, int]:
@@ -61,9 +64,8 @@ def steps(said: bytes) -> dict[int, float]:
     return {int(step): float(at) for step, at in re.findall(rb"published (\d+) at ([\d.]+)\n", said)}
 
 
-@pytest.mark.parametrize("seed", range(50))
-def test_a_killed_run_keeps_what_was_published(tmp_path: Path, seed: int) -> None:
-    child, reading = start(tmp_path)
+def kill(child: int, reading: int, seed: int) -> tuple[bytes, float]:
+    """Kills the run at a random moment; what it said until then, and when that was."""
     said = b""
     while not steps(said):  # until the first step
         said += published(reading, 0.05)
@@ -71,12 +73,21 @@ def test_a_killed_run_keeps_what_was_published(tmp_path: Path, seed: int) -> Non
     killed = time.monotonic()
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    said += rest(reading)
-    read = Run(tmp_path / "logs")
-    kept, told = read.steps("train/loss"), steps(said)
-    assert kept == list(range(1, len(kept) + 1))  # none twice, none missing, none out of order
-    # Commonly every step that was said is there; 2 s are for a disk that is busy with others.
-    assert {step for step, at in told.items() if at <= killed - 2.0} <= set(kept)
-    assert any(at <= killed - 2.0 for at in told.values())
-    assert read.steps("weight_norm/total") == kept
-    assert len(files(tmp_path / "logs")) == 1
+    return said + rest(reading), killed
+
+
+@pytest.mark.parametrize("first", range(0, 50, AT_ONCE))
+def test_a_killed_run_keeps_what_was_published(tmp_path: Path, first: int) -> None:
+    folders = {seed: tmp_path / str(seed) for seed in range(first, first + AT_ONCE)}
+    children = [(*start(folder), seed) for seed, folder in folders.items()]  # before there are threads
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        ended = list(pool.map(lambda child: kill(*child), children))
+    for folder, (said, killed) in zip(folders.values(), ended, strict=True):
+        read = Run(folder / "logs")
+        kept, told = read.steps("train/loss"), steps(said)
+        assert kept == list(range(1, len(kept) + 1))  # none twice, none missing, none out of order
+        # Commonly every step that was said is there; 2 s are for a disk that is busy with others.
+        assert {step for step, at in told.items() if at <= killed - 2.0} <= set(kept)
+        assert any(at <= killed - 2.0 for at in told.values())
+        assert read.steps("weight_norm/total") == kept
+        assert len(files(folder / "logs")) == 1
