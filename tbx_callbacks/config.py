@@ -11,12 +11,13 @@ from typing import Any
 
 from tbx_callbacks.diagnosis.settings import RuleError
 from tbx_callbacks.errors import ConfigError
+from tbx_callbacks.folders import AXES
 from tbx_callbacks.items import Cadence, Item, ItemError, check_cadence, parse_item
 from tbx_callbacks.live.settings import LIVE_OFF, Live, parse_live
 from tbx_callbacks.names import suggest
 from tbx_callbacks.yaml_file import read_yaml
 
-_KEYS = ("extends", "every", "strict", "overhead_budget", "rules", "metrics")
+_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "rules", "metrics")
 _HERE = Path(__file__).resolve().parent
 
 
@@ -26,21 +27,23 @@ class Config:
 
     `every` is the default cadence: optimizer steps, or `log` for the trainer's own logging cadence. With `strict` an
     error inside a metric is raised instead of switching the metric off. `overhead_budget` is the share of the training
-    time that watching may take; None sets no limit. `live` are the rules that are asked while the run trains.
+    time that watching may take; None sets no limit. `axis` names what the run is written against: its steps always,
+    and perhaps `samples`, `tokens` and `epochs`. `live` are the rules that are asked while the run trains.
     """
 
     items: tuple[Item, ...]
     every: Cadence = "log"
     strict: bool = False
     overhead_budget: float | None = None
+    axis: tuple[str, ...] = ("step",)
     live: Live = LIVE_OFF
     source: str = field(default="a mapping", compare=False)
 
     @property
     def digest(self) -> str:
         """Tells this set from others."""
-        parts = (self.items, self.every, self.strict, self.overhead_budget, self.live)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        whole = (self.items, self.every, self.strict, self.overhead_budget, self.axis, self.live)
+        return hashlib.sha256(repr(whole).encode()).hexdigest()[:16]
 
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config = "default") -> Config:
@@ -117,6 +120,7 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
             f"{source}: overhead_budget must be a share of the training time between 0 and 1, got {_show(budget)};"
             " 0.01 is 1 %"
         )
+    axis = _axis(data.get("axis", parent.axis if parent else ["step"]), source)
     try:
         every = check_cadence("every", data.get("every", parent.every if parent else "log"))
         items = _merge(parent.items if parent else (), data.get("metrics", []))
@@ -125,7 +129,17 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
         raise ConfigError(f"{source}: {error}") from error
     if not items:
         raise ConfigError(f"{source}: metrics must name at least one metric, got none")
-    return Config(items, every, strict, budget, live, source)
+    return Config(items, every, strict, budget, axis, live, source)
+
+
+def _axis(given: object, source: str) -> tuple[str, ...]:
+    names = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    if names[:1] != ("step",) or not set(names[1:]) <= set(AXES) or len(set(names)) < len(names):
+        raise ConfigError(
+            f"{source}: axis must be a list of step and perhaps {', '.join(AXES)}, got {_show(given)}; [step, samples]"
+            " writes the run against samples too"
+        )
+    return names
 
 
 def _extended(name: object, source: str, base: Path, chain: tuple[Path, ...]) -> Config | None:

@@ -82,7 +82,9 @@ class Tensors:
         if all(self.present):
             return numbers
         places = torch.tensor([place for place, there in enumerate(self.present) if there], dtype=torch.int64)
-        return numbers.new_zeros(len(self.present)).index_copy_(0, places.to(numbers.device), numbers)
+        return numbers.new_zeros(len(self.present)).index_copy_(
+            0, places.to(numbers.device, non_blocking=True), numbers
+        )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tbx_callbacks.folders import is_remote
+from tbx_callbacks.folders import is_remote, is_second_series
 from tbx_callbacks.series import Floats, Histograms, Points, Run, Texts, listed_points, scalar_points, series_of
 
 Progress = Callable[[int, int], None]
@@ -24,6 +24,8 @@ class UnreadableError(ValueError):
 
 def find_runs(logdir: str | os.PathLike[str]) -> dict[str, str]:
     """The folders below `logdir` (itself too) that hold event files: name relative to it -> path, in order of name.
+
+    A run that is written against other axes too (`axis: [step, samples]`) is one run, that of its steps.
 
     Raises:
         UnreadableError: no folder, or none that holds event files.
@@ -40,7 +42,7 @@ def find_runs(logdir: str | os.PathLike[str]) -> dict[str, str]:
             f"LOGDIR must hold event files (*tfevents*), but there are none in {top!r} or below; give the folder that"
             " the run was logged to"
         )
-    return {_relative(folder, top): folder for folder in found}
+    return {_relative(folder, top): folder for folder in found if not is_second_series(folder, found)}
 
 
 def read_run(folder: str | os.PathLike[str], *, progress: Progress | None = None) -> Run:

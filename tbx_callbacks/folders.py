@@ -8,9 +8,13 @@ import os
 import re
 import socket
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
+
+AXES = ("samples", "tokens", "epochs")
+"""Axes against which a run can be written, beside its steps."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,17 @@ def belongs(folder: str, wanted: str) -> bool:
     folder, wanted = (path if is_remote(path) else os.path.abspath(path) for path in (folder, wanted))
     rest = folder.removeprefix(wanted) if folder.startswith(wanted) else None
     return rest is not None and re.fullmatch(r"(_\d+)?(/.*)?", rest) is not None
+
+
+def by_axis(folder: str, axis: str) -> str:
+    """Where a run is written against another axis than its steps."""
+    return f"{folder.rstrip('/')}/by_{axis}"
+
+
+def is_second_series(folder: str, folders: Collection[str]) -> bool:
+    """Whether it is another run of these folders, written against another axis."""
+    parent = os.path.dirname(folder.rstrip("/"))
+    return parent in folders and any(folder == by_axis(parent, axis) for axis in AXES)
 
 
 def is_remote(folder: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from tbx_callbacks.amp import loss_scale
+from tbx_callbacks.axis import follow
 from tbx_callbacks.best import Best
 from tbx_callbacks.budget import Budget
 from tbx_callbacks.context import Context, RunFacts
@@ -103,6 +104,7 @@ class Monitor:
         source = Source(setup.model, setup.optimizers, ranks, setup.zero)
         items = readable(self._items, setup, source, ranks)
         entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners, ranks)
+        follow(entries, setup.log_schedule)
         self._program = Program(entries, strict=self._strict, clock=self.stopwatch.clock, shared=ranks is not None)
         self._budget = Budget(self._share, self.stopwatch, self._program, self.publisher.decisions)
         self._own.schedule = schedule_of(self._every, setup.log_schedule)

@@ -9,10 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from tbx_callbacks.stats import histogram
-from tbx_callbacks.stats.histogram import HistogramCounts
+from tbx_callbacks.stats.histogram import MOST_BINS, HistogramCounts
 from tbx_callbacks.values import Facts, HostValue, Value
 
 Finished = float | HistogramCounts | HostValue
+AXIS = "axis:"
+"""Begins the names under which a step says how far it is from the last one; no tag holds a colon."""
+_PLACES = tuple(map(str, range(2 + MOST_BINS)))
 
 
 @dataclass
@@ -50,7 +53,7 @@ def finish(parts: Mapping[str, Part], facts: Facts) -> dict[str, Finished]:
 def histogram_part(packed: Sequence[float], owner: str = "") -> Part:
     """The part of `histogram.count`'s numbers."""
     low, high, *rest = packed
-    return Part(None, {str(place): number for place, number in enumerate(rest)}, {"low": -low, "high": high}, owner)
+    return Part(None, dict(zip(_PLACES, rest, strict=False)), {"low": -low, "high": high}, owner)
 
 
 def filled(

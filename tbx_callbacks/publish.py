@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
+from typing import TypeVar
 
+from tbx_callbacks.behind import Behind
 from tbx_callbacks.decisions import Decision, Decisions
 from tbx_callbacks.live.watch import Watch
 from tbx_callbacks.parts import Finished, Parts
@@ -14,11 +17,15 @@ from tbx_callbacks.sinks import Sink
 from tbx_callbacks.together import Together
 from tbx_callbacks.values import Facts
 
+T = TypeVar("T")
+_DEVICE = 60.0  # seconds that the end of a training waits for what a device still works on
+
 
 class Publisher:
     """Holds a measured step until the trainer has said what it has to say of it.
 
-    With several `ranks` their numbers are brought together first, on a thread. `decisions` are those of this training.
+    With several `ranks` their numbers are brought together first, on a thread; what a device still works on is waited
+    for on a thread too. `decisions` are those of this training.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -30,13 +37,13 @@ class Publisher:
         """The measured step that waits, its batch and what was due at it."""
         self._sent = -1  # other ranks are asked once for a step
         self._last: dict[str, tuple[int, Finished]] = {}
-        self._writing = threading.Lock()
+        self._writing, self._behind = threading.Lock(), Behind()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_writing": None, "ranks": None, "watch": None}
+        return {**self.__dict__, "_writing": None, "_behind": None, "ranks": None, "watch": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state, _writing=threading.Lock())
+        self.__dict__.update(state, _writing=threading.Lock(), _behind=Behind())
 
     def last(self, tag: str) -> Finished | None:
         """What was written last under a tag."""
@@ -97,14 +104,26 @@ class Publisher:
             self.ranks = None
 
     def drain(self, seconds: float) -> bool:
-        """Writes what is merged with other ranks, as far as they answer in time, which is returned; then parts."""
+        """Writes what is merged with other ranks, as far as they answer in time, which is returned; then parts.
+
+        What waits for a device is waited for: without it there is no end of the training either.
+        """
+        self.catch_up()
         answered = self.ranks is None or self.ranks.drain(seconds)
         if self.ranks is not None and not answered:
             self.ranks.let_go(0.0)
         self.part()
         return answered
 
+    def catch_up(self) -> None:
+        """Writes what waits for a device."""
+        self._behind.drain(_DEVICE)
+
     def write(self, step: int, values: Mapping[str, Finished]) -> None:
+        """Writes a batch, behind those that wait for a device or for other ranks."""
+        self._run(lambda: self._write(step, values))
+
+    def _write(self, step: int, values: Mapping[str, Finished]) -> None:
         """Writes a batch, less what was written of this step before: the trainer logs some numbers (epoch) twice."""
         with self._writing:
             new = {tag: value for tag, value in values.items() if self._last.get(tag) != (step, value)}
@@ -120,23 +139,40 @@ class Publisher:
         judges = key is not None and self.watch is not None and self.watch.due(step)
 
         def finish(parts: Parts) -> Callable[[], None] | None:
-            self.write(step, {**batch.finish(parts, facts), **numbers})
+            self._write(step, {**batch.finish(parts, facts), **numbers})
             return self.watch.judge(step) if judges and self.watch is not None else None
 
         if self.ranks is None or key is None:
-            wait = finish(batch.parts())
+            pending, finished = batch.fetch(), Future[Callable[[], None] | None]()
             if key is not None and self.decisions.expected:
-                self.decisions.awaited.append((step, partial(self._decided, wait)))
+                self.decisions.awaited.append((step, partial(self._decided, finished)))
+            self._run(partial(_settle, finished, lambda: finish(pending.parts())), waits=pending.waits)
             return
         self._sent = step
         try:
-            parts = batch.parts()
+            pending = batch.fetch()
         except Exception as error:
             self.ranks.leave(error)
             raise
-        self.ranks.submit(step, key, parts, finish)
+        self.ranks.submit(step, key, pending.parts, finish)
 
-    def _decided(self, wait: Callable[[], None] | None) -> Sequence[Decision]:
-        if wait is not None:
+    def _run(self, job: Callable[[], None], *, waits: bool = False) -> None:
+        """Does something when all that was published before is written."""
+        if self.ranks is not None:
+            self.ranks.run(job)
+        else:
+            self._behind.run(job, waits=waits)
+
+    def _decided(self, finished: Future[Callable[[], None] | None]) -> Sequence[Decision]:
+        if (wait := finished.result()) is not None:
             wait()
         return self.decisions.here()
+
+
+def _settle(future: Future[T | None], question: Callable[[], T | None]) -> None:
+    """Answers, with None if the question raises."""
+    answer = None
+    try:
+        answer = question()
+    finally:
+        future.set_result(answer)

@@ -14,7 +14,7 @@ from tbx_callbacks.together import Together
 
 logger = logging.getLogger(__name__)
 
-_OF_ALL_RANKS = ("activations", "input_share", "memory", "nonfinite", "outputs", "throughput", "train_accuracy")
+_OF_ALL_RANKS = ("activations", "axis", "input_share", "memory", "nonfinite", "outputs", "throughput", "train_accuracy")
 
 
 def readable(items: Sequence[Item], setup: Setup, source: Source, ranks: Together | None) -> list[Item]:

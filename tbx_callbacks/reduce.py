@@ -4,15 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 
+from tbx_callbacks.fetch import Fetch
 from tbx_callbacks.parts import Finished, Part, Parts, finish, histogram_part, names_of
 from tbx_callbacks.stats import histogram
 from tbx_callbacks.values import Facts, Histogram, HostValue, Number, Sum, Value
 
 _FAILED = "failed:"  # no tag holds a colon
 Agree = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+
+
+class Pending:
+    """The numbers of a step, whose copies to the host have begun."""
+
+    def __init__(self, values: Mapping[str, Value], counted: Mapping[str, Tensor], owners: Mapping[str, str]) -> None:
+        self._values, self._counted, self._owners = values, list(counted), owners
+        self._sums = {tag: value.sums() for tag, value in values.items()}
+        self._maxes = {tag: value.maxes() for tag, value in values.items()}
+        scalars = [part for tag in values for part in (*_numbers(self._sums[tag]), *self._maxes[tag])]
+        self._fetch = Fetch(scalars, list(counted.values()))
+
+    @property
+    def waits(self) -> bool:
+        """Whether a device may still be at it."""
+        return self._fetch.waits
+
+    def parts(self) -> Parts:
+        """The numbers that are merged over ranks, by tag; waits for them, on any thread."""
+        numbers, packed = self._fetch.read()
+        rest = iter(numbers)
+        parts: Parts = {}
+        for tag, value in self._values.items():
+            added = {name: next(rest) for name in names_of(self._sums[tag])}
+            most = {name: next(rest) for name in names_of(self._maxes[tag])}
+            parts[tag] = Part(value, added, most, self._owners.get(tag, ""))
+        for tag, found in zip(self._counted, packed, strict=True):
+            parts[tag] = histogram_part(found, self._owners.get(tag, ""))
+        return parts
 
 
 class Batch:
@@ -71,23 +100,15 @@ class Batch:
         counted = histogram.count(groups, [ranges[tag] for tag in histograms], bins)
         self._counted.update(zip(histograms, counted, strict=True))
 
-    def parts(self) -> Parts:
-        """The numbers that are merged over ranks, by tag, on the host."""
+    def fetch(self) -> Pending:
+        """Starts the copies to the host."""
         if self._uncounted:
             self.count()
-        sums = {tag: value.sums() for tag, value in self._values.items()}
-        maxes = {tag: value.maxes() for tag, value in self._values.items()}
-        scalars = [part for tag in self._values for part in (*_numbers(sums[tag]), *maxes[tag])]
-        numbers, packed = _fetch(scalars, list(self._counted.values()))
-        rest = iter(numbers)
-        parts: Parts = {}
-        for tag, value in self._values.items():
-            added = {name: next(rest) for name in names_of(sums[tag])}
-            most = {name: next(rest) for name in names_of(maxes[tag])}
-            parts[tag] = Part(value, added, most, self._owners.get(tag, ""))
-        for tag, found in zip(self._counted, packed, strict=True):
-            parts[tag] = histogram_part(found, self._owners.get(tag, ""))
-        return parts
+        return Pending(self._values, self._counted, self._owners)
+
+    def parts(self) -> Parts:
+        """The numbers that are merged over ranks, by tag, on the host."""
+        return self.fetch().parts()
 
     def numbers(self, facts: Facts) -> dict[str, Finished]:
         """Finished values by tag, of this rank alone."""
@@ -107,22 +128,3 @@ class Batch:
 
 def _numbers(given: Sequence[Number] | Mapping[str, Number]) -> Sequence[Number]:
     return list(given.values()) if isinstance(given, Mapping) else given
-
-
-def _fetch(scalars: Sequence[Number], vectors: Sequence[Tensor]) -> tuple[list[float], list[list[float]]]:
-    """The parts as numbers: one copy to the host for each device and type that occurs."""
-    flats = [part.reshape(1) for part in scalars if isinstance(part, Tensor)] + list(vectors)
-    places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for place, part in enumerate(flats):
-        places.setdefault((part.device, part.dtype), []).append(place)
-    found: list[list[float]] = [[] for _ in flats]
-    for chosen in places.values():
-        together = torch.cat([flats[place] for place in chosen]).tolist()
-        start = 0
-        for place in chosen:
-            size = flats[place].numel()
-            found[place] = together[start : start + size]
-            start += size
-    rest = iter(found)
-    numbers = [float(next(rest)[0]) if isinstance(part, Tensor) else float(part) for part in scalars]
-    return numbers, list(rest)

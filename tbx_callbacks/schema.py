@@ -7,6 +7,7 @@ from typing import Any
 from tbx_callbacks.diagnosis import RULES
 from tbx_callbacks.diagnosis.responses import ACTIONS
 from tbx_callbacks.diagnosis.settings import options_model as thresholds_model
+from tbx_callbacks.folders import AXES
 from tbx_callbacks.items import options_model
 from tbx_callbacks.metrics import METRICS
 
@@ -44,6 +45,14 @@ def json_schema() -> dict[str, Any]:
                 "description": "Share of the training time that watching may take.",
             },
             "rules": {"anyOf": [{"const": False}, {"type": "null"}, _rules()]},
+            "axis": {
+                "type": "array",
+                "prefixItems": [{"const": "step"}],
+                "items": {"enum": list(AXES)},
+                "minItems": 1,
+                "uniqueItems": True,
+                "description": "What the run is written against: its steps, and in folders below it further axes.",
+            },
             "metrics": {"type": "array", "items": {"anyOf": [{"enum": list(METRICS)}, *with_options]}},
         },
         "$defs": definitions,

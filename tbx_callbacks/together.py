@@ -94,14 +94,18 @@ class Together:
         return {tag: found[tag].to(bounds) for tag, bounds in ranges.items()}
 
     def submit(
-        self, step: int, key: Sequence[str], parts: Parts, then: Callable[[Parts], Callable[[], None] | None]
+        self,
+        step: int,
+        key: Sequence[str],
+        parts: Callable[[], Parts],
+        then: Callable[[Parts], Callable[[], None] | None],
     ) -> None:
         """Merges the parts of a step, later; rank 0 hands the result on.
 
         Args:
             step: the step.
             key: what is due at this step; every rank submits the same keys in the same order.
-            parts: this rank's.
+            parts: gives this rank's; may wait for a device.
             then: takes the merged parts, on rank 0; none when ranks are lost. May return what waits until rank 0 has
                 decided what there is to decide about them.
         """
@@ -119,7 +123,7 @@ class Together:
         self,
         what: str,
         step: int,
-        parts: Parts,
+        parts: Callable[[], Parts],
         then: Callable[[Parts], Callable[[], None] | None],
         told: Future[Sequence[Decision]] | None,
         *,
@@ -131,7 +135,7 @@ class Together:
         try:
             if not self._broken:
                 riding = self.decisions.leaving() if told is not None and ranged else {}
-                merged = self._merger.merge(what, step, {**parts, **riding})
+                merged = self._merger.merge(what, step, {**parts(), **riding})
                 decided = heard({tag: part.maxes for tag, part in merged.items()})
         except Exception as error:
             self._lost(error)
@@ -154,6 +158,13 @@ class Together:
         except LateError:
             self._line.leave()
             return ()
+
+    def run(self, job: Callable[[], None]) -> None:
+        """Does something of this rank's own when all that was submitted is merged."""
+        if self._closing:
+            job()
+        else:
+            self._put(job)
 
     def drain(self, seconds: float) -> bool:
         """Waits until everything that was submitted is merged; whether that came to be in time."""

@@ -63,6 +63,7 @@ def train(budget: float | None, steps: int = 400, **costs: tuple[int, float]) ->
         clock.now += 1.0
         optimizer.step()
         monitor.publish()
+        monitor.verdict(step)
     seconds, spent = clock.now - middle[0], monitor.stopwatch.monitoring - middle[1]
     monitor.end(steps, succeeded=True)
     return sink, spent / seconds

@@ -112,6 +112,15 @@ BAD: list[tuple[Any, str]] = [
         {"metrics": ["loss"], "overhead_budget": 5},
         r"overhead_budget must be a share of the training time between 0 and 1, got 5; 0\.01 is 1 %",
     ),
+    (
+        {"metrics": ["loss"], "axis": ["samples"]},
+        r"axis must be a list of step and perhaps samples, tokens, epochs, got \['samples'\]; \[step, samples\] writes",
+    ),
+    (
+        {"metrics": ["loss"], "axis": ["step", "sample"]},
+        r"axis must be a list of step and .*, got \['step', 'sample'\]",
+    ),
+    ({"metrics": ["loss"], "axis": "samples"}, r"axis must be a list of step and perhaps .*, got 'samples'"),
     ({"metrics": ["loss"], "strict": "yes"}, r"strict must be true or false, got 'yes'"),
     ({"metrics": ["loss"], "rules": ["nonfinite"]}, r"rules must be a mapping of a rule's name to an action"),
     (

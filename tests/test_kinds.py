@@ -13,7 +13,8 @@ from tbx_callbacks.facts import Setup
 from tbx_callbacks.monitor import Monitor
 from tbx_callbacks.schedule import every
 from tbx_callbacks.sinks import MemorySink
-from tbx_callbacks.stats import histogram, histogram_cpu
+from tbx_callbacks.stats import histogram
+from tbx_callbacks.stats.threads import Pieces
 
 METRICS = [
     {"grad_norm": {"by": "parameter"}},
@@ -115,8 +116,7 @@ def test_what_cannot_be_read_is_left_out_and_named_once(
 
 def test_more_elements_than_an_int32_can_count() -> None:
     tensor = torch.tensor([True]).expand(2**31 + 7)  # no memory behind it
-    work = histogram_cpu.Work([tensor], 0.0, 1.0, 4)
-    assert sum(piece.numel() for piece in work.pieces()) == tensor.numel()
+    assert sum(piece.numel() for _, _, piece in Pieces([[tensor]])) == tensor.numel()
     packed = torch.tensor([0.0, 1.0, 1.0, 1.0, 2.0**31 + 7, 3.0], dtype=torch.float64)
     counted = histogram.finish(packed.tolist())
     assert counted is not None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tbx_callbacks.axis import items_of
 from tbx_callbacks.config import Config, load_config
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.folders import Place
@@ -18,6 +19,7 @@ from tbx_callbacks.monitor import Monitor
 from tbx_callbacks.outputs import OUTPUTS
 from tbx_callbacks.ranks import in_group
 from tbx_callbacks.sinks import NullSink
+from tbx_callbacks.sinks.axes import AxesSink
 from tbx_callbacks.sinks.summary_writer import NullWriter, SummaryWriter
 from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
 from tbx_callbacks.values import Facts, Number
@@ -56,7 +58,7 @@ class Adapter:
         self._sink_options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
         self._sink: TensorBoardSink | None = None
         self._monitor = Monitor(
-            self.config.items,
+            [*self.config.items, *items_of(self.config.axis)],
             every=self.config.every,
             strict=self.config.strict,
             sink=NullSink(),
@@ -143,10 +145,11 @@ class Adapter:
     def _open(self, place: Place) -> TensorBoardSink:
         """Goes on in the folder, or opens it; raises LogDirError now if it cannot be written."""
         if self._sink is not None and self._sink.log_dir != place.folder:
+            self._monitor.publisher.catch_up()
             self._sink.close()
             self._sink = None
         if self._sink is None:
-            sink = TensorBoardSink(place.folder, **self._sink_options)
+            sink = AxesSink(place.folder, self.config.axis[1:], **self._sink_options)
             _ = sink.writer
             self._sink = self._monitor.publisher.sink = sink
         return self._sink

@@ -12,6 +12,8 @@ from torch import Tensor
 from tbx_callbacks.stats import histogram_cpu, histogram_device, histogram_small
 from tbx_callbacks.stats.norms import flat
 
+MOST_BINS = 255
+
 
 @dataclass(frozen=True)
 class HistogramCounts:
@@ -37,8 +39,8 @@ class HistogramCounts:
 
 def check_bins(bins: int) -> None:
     """Raises ValueError for a number of bins that nobody could look at."""
-    if not 1 <= bins <= 255:
-        raise ValueError(f"bins must be between 1 and 255, got {bins}")
+    if not 1 <= bins <= MOST_BINS:
+        raise ValueError(f"bins must be between 1 and {MOST_BINS}, got {bins}")
 
 
 def value_ranges(groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -48,8 +50,11 @@ def value_ranges(groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """
     flats = [[flat(tensor) for tensor in tensors] for tensors in groups]
     small = [place for place, tensors in enumerate(flats) if _on_cpu(tensors) and histogram_small.is_small(tensors)]
-    found = dict(zip(small, histogram_small.bounds([flats[place] for place in small]), strict=True))
-    return [_bounds(tensors) if (bounds := found.get(place)) is None else bounds for place, tensors in enumerate(flats)]
+    tried = zip(small, histogram_small.bounds([flats[place] for place in small]), strict=True)
+    found = {place: bounds for place, bounds in tried if bounds is not None}
+    rest = [place for place, tensors in enumerate(flats) if place not in found and _on_cpu(tensors)]
+    found.update(zip(rest, histogram_cpu.bounds([flats[place] for place in rest]), strict=True))
+    return [found[place] if place in found else _bounds(tensors) for place, tensors in enumerate(flats)]
 
 
 def count(groups: Sequence[Sequence[Tensor]], ranges: Sequence[Tensor], bins: Sequence[int]) -> list[Tensor]:
@@ -78,12 +83,10 @@ def finish(packed: Sequence[float]) -> HistogramCounts | None:
     low, high, total, total_squares, *counts = packed
     if low > high:
         return None
-    return HistogramCounts(tuple(int(number) for number in counts), low, high, total, total_squares)
+    return HistogramCounts(tuple(map(int, counts)), low, high, total, total_squares)
 
 
 def _bounds(tensors: Sequence[Tensor]) -> Tensor:
-    if _on_cpu(tensors):
-        return torch.tensor(histogram_cpu.bounds(tensors), dtype=torch.float64)
     parts = [histogram_device.bounds(part) for part in _by_device(tensors).values()]
     found = torch.stack([part.to(parts[0].device, parts[0].dtype, non_blocking=True) for part in parts])
     return torch.stack([found[:, 0].amin(), found[:, 1].amax()])

@@ -1,38 +1,39 @@
-"""Counting on the CPU: pieces that stay in a core's cache, on as many threads as torch uses."""
+"""Counting on the CPU."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Just below the size at which torch splits an operator over threads: each piece is worked on by one thread, in its L2.
-PIECE = (1 << 15) - 64
-_WORTH_THREADS = 8 * PIECE
+from tbx_callbacks.stats.threads import Pieces, on_threads
+
 _BYTES = (torch.uint8, torch.int8, torch.bool)
 _TINY, _HUGE = 1e-30, 1e30  # float32 holds squares and bin widths between them
+_WORTH_PAIRS = 1 << 12
 
 
-def bounds(tensors: Sequence[Tensor]) -> tuple[float, float]:
-    """Smallest and largest finite element of flat tensors; `(inf, -inf)` when there is none."""
-    low, high = math.inf, -math.inf
-    for values in tensors:
-        if values.dtype.itemsize == 1 and values.dtype not in _BYTES:  # float8
-            values = values.float()
-        if values.numel() == 0:
-            continue
-        least, most = (bound.item() for bound in torch.aminmax(values))
-        if not (math.isfinite(least) and math.isfinite(most)):
-            values = values[torch.isfinite(values)]
-            if values.numel() == 0:
-                continue
-            least, most = (bound.item() for bound in torch.aminmax(values))
-        low, high = min(low, least), max(high, most)
-    return low, high
+def bounds(groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Smallest and largest finite element of each group of flat tensors, `[2]`; `(inf, -inf)` where there is none."""
+    found = torch.tensor([[math.inf, -math.inf]], dtype=torch.float64).repeat(len(groups), 1)
+    for parts in on_threads(lambda pieces: [(place, *_bounds(piece)) for place, _, piece in pieces], Pieces(groups)):
+        for place, low, high in parts:
+            both = found[place]
+            both[0], both[1] = min(both[0].item(), low), max(both[1].item(), high)
+    return list(found.unbind())
+
+
+def _bounds(values: Tensor) -> tuple[float, float]:
+    if values.dtype.itemsize == 1 and values.dtype not in _BYTES:  # float8
+        values = values.float()
+    low, high = (bound.item() for bound in torch.aminmax(values))
+    if math.isfinite(low) and math.isfinite(high):
+        return low, high
+    values = values[torch.isfinite(values)]
+    return _bounds(values) if values.numel() else (math.inf, -math.inf)
 
 
 @dataclass
@@ -43,25 +44,6 @@ class Work:
     left: float
     width: float
     bins: int
-    parts: list[Tensor] = field(default_factory=list)
-    """What each thread found: `[2 + bins]` float64, the sum, the sum of squares and the counts."""
-
-    def pieces(self) -> Iterator[Tensor]:
-        """Pieces of the tensors; small tensors are put together."""
-        small: list[Tensor] = []
-        waiting = 0
-        for tensor in self.tensors:
-            if tensor.numel() >= PIECE // 2:
-                yield from tensor.split(PIECE)
-                continue
-            if waiting + tensor.numel() > PIECE or (small and small[0].dtype != tensor.dtype):
-                yield _together(small)
-                small, waiting = [], 0
-            if tensor.numel():
-                small.append(tensor)
-                waiting += tensor.numel()
-        if small:
-            yield _together(small)
 
 
 def holds_float32(work: Work) -> bool:
@@ -71,129 +53,100 @@ def holds_float32(work: Work) -> bool:
 
 def count(works: Sequence[Work]) -> list[Tensor]:
     """Counts all of them; for each one `[2 + bins]` float64: the sum, the sum of squares and the counts."""
-    shares = _shares(works, torch.get_num_threads())
-    if len(shares) == 1:
-        _count_share(shares[0])
-    else:
-        with ThreadPoolExecutor(len(shares) - 1) as pool:
-            others = [pool.submit(_count_share, share) for share in shares[1:]]
-            _count_share(shares[0])
-            for other in others:
-                other.result()
-    return [
-        torch.stack(work.parts).sum(0) if work.parts else torch.zeros(2 + work.bins, dtype=torch.float64)
-        for work in works
-    ]
+
+    def some(pieces: Pieces) -> list[_Table]:
+        scratch = _Scratch(pieces.largest)
+        tables: list[_Table] = []
+        for place, number, piece in pieces:
+            if not tables or tables[-1].place != place:
+                tables.append(_Table(place, works[place], scratch))
+            tables[-1].add(number, piece)
+        return tables
+
+    found: list[list[_Table]] = [[] for _ in works]
+    for tables in on_threads(some, Pieces([work.tensors for work in works])):
+        for table in tables:
+            found[table.place].append(table)
+    return [_merged(work, tables) for work, tables in zip(works, found, strict=True)]
 
 
-Share = list[tuple[Work, list[Tensor]]]
+class _Scratch:
+    """Working copies of one piece: scaled elements, their bins, and the bins of two elements in one number."""
 
-
-def _shares(works: Sequence[Work], threads: int) -> list[Share]:
-    """The pieces of all works, dealt out in equal parts."""
-    elements = sum(tensor.numel() for work in works for tensor in work.tensors)
-    threads = threads if elements >= _WORTH_THREADS else 1
-    shares: list[Share] = [[] for _ in range(threads)]
-    done = 0
-    for work in works:
-        for piece in work.pieces():
-            share = shares[min(threads - 1, done * threads // max(1, elements))]
-            if not share or share[-1][0] is not work:
-                share.append((work, []))
-            share[-1][1].append(piece)
-            done += piece.numel()
-    return shares
-
-
-def _count_share(share: Share) -> None:
-    buffers = _Buffers()
-    for work, pieces in share:
-        work.parts.append(_count_pieces(work, pieces, buffers))
-
-
-class _Buffers:
-    """Bin indices of two pieces, and both in one number."""
-
-    def __init__(self) -> None:
-        self.first, self.second, self.both = torch.empty(3, PIECE, dtype=torch.int32).unbind()
+    def __init__(self, elements: int) -> None:
+        self.floats = torch.empty(elements)
+        self.bins = torch.empty(elements, dtype=torch.int16)
+        self.pairs = torch.empty(elements // 2, dtype=torch.int16)
 
 
 class _Table:
-    """Counts of a work's pieces.
+    """What one thread counts of a work.
 
-    Two pieces at a time: their bin indices make one number, so that half as many are counted, in a square table.
+    Two elements at a time: their bins make one number, so that half as many are counted, in a square table.
     """
 
-    def __init__(self, work: Work, buffers: _Buffers) -> None:
+    def __init__(self, place: int, work: Work, scratch: _Scratch) -> None:
+        self.place, self._scratch = place, scratch
         self._left, self._scale = work.left, work.bins / work.width
-        self.wide = not holds_float32(work)
+        self._wide = not holds_float32(work)
         self._rows = work.bins + 1  # one bin more: an element at the right edge lands there
-        self._by_pairs = self._rows <= 129 and not self.wide  # a larger table would leave the cache
+        self._by_pairs = self._rows <= 129 and not self._wide  # a larger table would leave the cache, its size int16
         # One operator instead of two where float32 loses nothing by it: 0 is in the range, or near it.
         self._shift = torch.tensor(-work.left * self._scale) if abs(work.left) <= 2 * work.width else None
         self._single = torch.zeros(self._rows, dtype=torch.int64)
-        self._square: Tensor | None = None
-        self._buffers = buffers
-        self._waiting: Tensor | None = None
+        self._square = torch.zeros(self._rows if self._by_pairs else 0, self._rows, dtype=torch.int64)
+        self.moments: list[tuple[int, float, float]] = []
+        """Number, sum and sum of squares of each piece."""
 
-    def add(self, piece: Tensor) -> None:
-        """Counts a piece, perhaps later."""
-        if piece.numel() < PIECE or piece.dtype != torch.float32 or not self._by_pairs:
-            self._count(piece)
-        elif self._waiting is None:
-            self._waiting = piece
+    def add(self, number: int, raw: Tensor) -> None:
+        """Counts a piece."""
+        piece, square = self._finite(raw)
+        self.moments.append((number, piece.sum().item(), square))
+        if self._by_pairs and piece.dtype == torch.float32 and piece.numel() >= _WORTH_PAIRS:
+            self._count_pairs(piece)
         else:
-            self._count_pair(self._waiting, piece)
-            self._waiting = None
+            self._count(piece.sub(self._left).mul_(self._scale).int())
 
     def counts(self) -> Tensor:
         """What was counted, `[bins]`."""
-        if self._waiting is not None:
-            self._count(self._waiting)
-        if self._square is not None:
-            self._single += self._square.sum(0) + self._square.sum(1)
-        self._single[-2] += self._single[-1]
-        return self._single[:-1]
+        every = self._single + self._square.sum(0) + self._square.sum(1) if self._by_pairs else self._single
+        every[-2] += every[-1]
+        return every[:-1]
 
-    def _count(self, piece: Tensor) -> None:
-        index = piece.sub(self._left).mul_(self._scale).int()
-        self._single += torch.bincount(index, minlength=self._rows)
+    def _finite(self, raw: Tensor) -> tuple[Tensor, float]:
+        """The finite elements in a type that can hold their bins, and the sum of their squares."""
+        exact_integers = not raw.dtype.is_floating_point and raw.dtype != torch.bool
+        wide = self._wide or exact_integers or raw.dtype == torch.float64
+        piece = raw.double() if wide else raw.float()
+        # Not torch.dot: a BLAS adds up in few lanes, which is 3e-5 off for equal elements.
+        square = (piece.square() if wide else torch.mul(piece, piece, out=self._floats(piece))).sum().item()
+        if not _TINY < square < _HUGE and not (square == 0 and not piece.any()):
+            # float32 cannot hold it, or there is a NaN or an Inf
+            piece = piece[torch.isfinite(piece)].double()
+            square = piece.square().sum().item()
+        return piece, square
 
-    def _count_pair(self, first: Tensor, second: Tensor) -> None:
-        # _foreach: one call for both, and each piece is small enough to stay on this thread.
+    def _floats(self, piece: Tensor) -> Tensor:
+        return self._scratch.floats[: piece.numel()]
+
+    def _count(self, bins: Tensor) -> None:
+        self._single += torch.bincount(bins, minlength=self._rows)
+
+    def _count_pairs(self, piece: Tensor) -> None:
+        scaled, half = self._floats(piece), piece.numel() // 2
         if self._shift is not None:
-            scaled = torch._foreach_add([self._shift, self._shift], [first, second], alpha=self._scale)
+            torch.add(self._shift, piece, alpha=self._scale, out=scaled)
         else:
-            scaled = torch._foreach_sub([first, second], self._left)
-            torch._foreach_mul_(scaled, self._scale)
-        buffers = self._buffers
-        torch._foreach_copy_([buffers.first, buffers.second], scaled)
-        torch.add(buffers.second, buffers.first, alpha=self._rows, out=buffers.both)
-        found = torch.bincount(buffers.both, minlength=self._rows**2).view(self._rows, self._rows)
-        self._square = found if self._square is None else self._square.add_(found)
+            torch.sub(piece, self._left, out=scaled).mul_(self._scale)
+        bins = self._scratch.bins[: piece.numel()].copy_(scaled)
+        pairs = torch.add(bins[:half], bins[half : 2 * half], alpha=self._rows, out=self._scratch.pairs[:half])
+        self._square += torch.bincount(pairs, minlength=self._rows**2).view(self._rows, self._rows)
+        if 2 * half < piece.numel():
+            self._count(bins[2 * half :])
 
 
-def _count_pieces(work: Work, pieces: Sequence[Tensor], buffers: _Buffers) -> Tensor:
-    table, total, total_squares = _Table(work, buffers), 0.0, 0.0
-    for raw in pieces:
-        piece, squares = _finite(raw, wide=table.wide)
-        total_squares += squares
-        total += piece.sum().item()
-        table.add(piece)
-    return torch.cat([torch.tensor([total, total_squares], dtype=torch.float64), table.counts().double()])
-
-
-def _finite(raw: Tensor, *, wide: bool) -> tuple[Tensor, float]:
-    """The finite elements in a type that can hold their bins, and the sum of their squares."""
-    exact_integers = not raw.dtype.is_floating_point and raw.dtype != torch.bool
-    piece = raw.double() if wide or exact_integers or raw.dtype == torch.float64 else raw.float()
-    square = torch.dot(piece, piece).item()
-    if not _TINY < square < _HUGE and not (square == 0 and not piece.any()):
-        # float32 cannot hold it, or there is a NaN or an Inf
-        piece = piece[torch.isfinite(piece)].double()
-        square = piece.square().sum().item()
-    return piece, square
-
-
-def _together(tensors: Sequence[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+def _merged(work: Work, tables: Sequence[_Table]) -> Tensor:
+    moments = sorted(moment for table in tables for moment in table.moments)  # the same sum whoever took what
+    counts = sum((table.counts() for table in tables), torch.zeros(work.bins, dtype=torch.int64))
+    total, square = sum(total for _, total, _ in moments), sum(square for _, _, square in moments)
+    return torch.cat([torch.tensor([total, square], dtype=torch.float64), counts.double()])

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks.stats.histogram_cpu import Work, holds_float32
+from tbx_callbacks.stats.threads import UNSPLIT
 
 SMALL = 1 << 13
-_TOGETHER = 1 << 17  # elements of one pass
+_TOGETHER = UNSPLIT  # elements of one pass
 
 
 def is_small(tensors: Sequence[Tensor]) -> bool:
@@ -43,12 +44,12 @@ def count(works: Sequence[Work]) -> list[Tensor | None]:
 def _count(works: Sequence[Work]) -> list[Tensor | None]:
     values, sizes = _flat([work.tensors for work in works])
     rows = max(work.bins for work in works) + 1  # one bin more: an element at the right edge lands there
-    owner = torch.arange(len(works)).repeat_interleave(sizes)
+    owner = _owners(sizes)
     exact = values.double()
     totals = torch.zeros(len(works), dtype=torch.float64).index_add_(0, owner, exact)
     squares = torch.zeros(len(works), dtype=torch.float64).index_add_(0, owner, exact.square())
-    lefts = torch.tensor([work.left for work in works]).repeat_interleave(sizes)
-    scales = torch.tensor([work.bins / work.width for work in works]).repeat_interleave(sizes)
+    lefts = torch.tensor([work.left for work in works]).index_select(0, owner)
+    scales = torch.tensor([work.bins / work.width for work in works]).index_select(0, owner)
     index = torch.sub(values, lefts).mul_(scales).nan_to_num_().clamp_(0, rows - 1).long().add_(owner, alpha=rows)
     counts = torch.bincount(index, minlength=rows * len(works)).view(-1, rows).double()
     every, bins = torch.arange(len(works)), torch.tensor([work.bins for work in works])
@@ -64,6 +65,13 @@ def _count(works: Sequence[Work]) -> list[Tensor | None]:
 def _flat(groups: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
     sizes = torch.tensor([sum(tensor.numel() for tensor in group) for group in groups])
     return torch.cat([tensor.float() for group in groups for tensor in group]), sizes
+
+
+def _owners(sizes: Tensor) -> Tensor:
+    """For each element the number of its group. Not by repeat_interleave, which waits for all threads of torch."""
+    begins = torch.zeros(int(sizes.sum()), dtype=torch.int64)
+    begins[sizes[:-1].cumsum(0)] = 1
+    return begins.cumsum_(0)
 
 
 def _batches(sizes: Sequence[int]) -> Iterator[list[int]]:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from tbx_callbacks.stats.threads import Pieces, on_threads
+
 # On CPU torch.linalg.vector_norm adds float32 squares one after the other: for 23 M normal numbers it is 1e-3 off
-# (benchmarks/norms.py). A BLAS dot over 32 Ki elements at a time, added up in float64, is within 1e-6.
-_CHUNK = 1 << 15
+# (benchmarks/norms.py). torch.sum adds pairwise: its sums of pieces, added up in float64, are within 1e-6. (A BLAS dot
+# is 3e-5 off for equal elements, and splits itself over threads that wait for each other.)
 _TINY, _HUGE = 1e-30, 1e30  # float32 holds squares between them
 # Many small tensors in one call: added up in float32, which is exact enough for so few elements.
 _SMALL, _PLAIN = 1 << 12, torch.float32
@@ -72,7 +74,7 @@ def _per_device(tensors: Sequence[Tensor], cpu: _Kernel, device: _Kernel) -> Ten
         part = kernel([flat(tensors[place]) for place in chosen], chosen).to(home, result.dtype, non_blocking=True)
         if len(places) == 1:
             return part
-        result[torch.tensor(chosen, device=home)] = part
+        result.index_copy_(0, torch.tensor(chosen).to(home, non_blocking=True), part)
     return result
 
 
@@ -84,20 +86,25 @@ def _square_norms_cpu(tensors: Sequence[Tensor], places: Sequence[int]) -> Tenso
         found[small] = norms
     done = set(small)
     careful = [place for place, square in zip(small, found[small].tolist(), strict=True) if not _TINY < square < _HUGE]
-    for place in [*careful, *(place for place in range(len(tensors)) if place not in done)]:
-        found[place] = _square_norm_cpu(tensors[place])
+    rest = [*careful, *(place for place in range(len(tensors)) if place not in done)]
+    found[rest] = 0
+    squares = on_threads(_squares, Pieces([[tensors[place]] for place in rest]))
+    for place, _, square in sorted(part for parts in squares for part in parts):  # the same sum whoever took what
+        found[rest[place]] += square
     return found
 
 
-def _square_norm_cpu(tensor: Tensor) -> float:
-    total = 0.0
-    for chunk in tensor.split(_CHUNK):
-        exact = chunk if chunk.dtype in (torch.float32, torch.float64) else chunk.float()
-        square = torch.dot(exact, exact).item()
+def _squares(pieces: Pieces) -> list[tuple[int, int, float]]:
+    scratch = torch.empty(pieces.largest)
+    found = []
+    for place, number, piece in pieces:
+        exact = piece if piece.dtype in (torch.float32, torch.float64) else piece.float()
+        out = scratch[: piece.numel()] if exact.dtype == torch.float32 else None
+        square = torch.mul(exact, exact, out=out).sum().item()
         if not _TINY < square < float("inf") and exact.any():
             square = exact.double().square().sum().item()  # float32 cannot hold it, or there is a NaN or an Inf
-        total += square
-    return total
+        found.append((place, number, square))
+    return found
 
 
 def _square_norms_foreach(tensors: Sequence[Tensor], places: Sequence[int]) -> Tensor:  # noqa: ARG001

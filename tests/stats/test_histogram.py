@@ -95,11 +95,13 @@ def test_many_groups_are_counted_at_once() -> None:
 
 
 def test_types_may_be_mixed() -> None:
-    torch.manual_seed(3)  # bf16 has few values: where one lies at an edge, many elements move together
     parts = [torch.randn(100), torch.randn(50).double(), torch.randn(60_000).bfloat16(), torch.arange(5)]
     together = torch.cat([part.double() for part in parts])
-    assert sum(on_cpu(parts).counts) == together.numel()
-    assert moved(on_cpu(parts), on_cpu([together])) <= 4
+    found = on_cpu(parts)
+    assert sum(found.counts) == together.numel()
+    # bf16 has few values: where one lies at an edge, many elements move together.
+    at_edge = sum(int(((together - edge).abs() < 1e-6).sum()) for edge in found.edges)
+    assert moved(found, on_cpu([together])) <= 2 * at_edge + 4
 
 
 @every_way

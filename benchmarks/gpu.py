@@ -1,0 +1,189 @@
+"""On CUDA: all norms and per-layer histograms of weights and gradients, against reading those tensors once.
+
+For BERT-base and a stack of 1 G parameters, in float32 and bfloat16. The unit is the time that the card needs to read
+the tensors once at the bandwidth of its own copies, plus the launches of the kernels. Beside it the share of a training
+step that the set `default` takes at its own cadence. Without a CUDA device it says so and ends.
+
+    python benchmarks/gpu.py [--rounds 5] [--json gpu.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from transformers import BertConfig, BertForSequenceClassification
+
+from tbx_callbacks import TbxLoop
+from tbx_callbacks.reduce import Batch
+from tbx_callbacks.stats.norms import square_norms
+from tbx_callbacks.values import Histogram, Sum
+
+LAUNCH_S = 4e-6  # of one kernel, when the device waits for it
+BAR, BAR_STEP = 3.0, 0.01
+
+
+def fastest(work: Callable[[], object], rounds: int) -> float:
+    """Seconds on the device."""
+    work()
+    times = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def bandwidth(rounds: int) -> float:
+    """Bytes a second that the card reads (and as many that it writes) in a copy."""
+    source = torch.empty(1 << 28, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / fastest(lambda: target.copy_(source), rounds)
+
+
+def bert() -> nn.Module:
+    return BertForSequenceClassification(BertConfig())
+
+
+def stack() -> nn.Module:
+    """1.07 G parameters in 16 layers."""
+    return nn.Sequential(*(nn.Linear(8192, 8192, bias=False) for _ in range(16)))
+
+
+def _bert_loss(model: nn.Module) -> Tensor:
+    ids = torch.randint(0, 30_000, (32, 128), device="cuda")
+    loss: Tensor = model(input_ids=ids, labels=torch.zeros(32, dtype=torch.int64, device="cuda")).loss
+    return loss
+
+
+def _stack_loss(model: nn.Module) -> Tensor:
+    loss: Tensor = model(torch.randn(512, 8192, device="cuda", dtype=next(model.parameters()).dtype)).square().mean()
+    return loss
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Tensor]]] = {
+    "BERT-base": (bert, _bert_loss),
+    "stack, 1 G": (stack, _stack_loss),
+}
+
+
+def by_layer(named: Iterable[tuple[str, Tensor]]) -> dict[str, list[Tensor]]:
+    groups: dict[str, list[Tensor]] = {}
+    for name, tensor in named:
+        groups.setdefault(".".join(name.split(".")[:4]), []).append(tensor)
+    return groups
+
+
+def everything(model: nn.Module) -> Batch:
+    """All norms, and histograms of weights and gradients by layer: what is measured, not yet fetched."""
+    weights = [(name, p.detach()) for name, p in model.named_parameters()]
+    grads = [(name, p.grad) for name, p in model.named_parameters() if p.grad is not None]
+    batch = Batch()
+    for kind, named in (("weights", weights), ("grads", grads)):
+        squares = square_norms([tensor for _, tensor in named])
+        batch.add({f"{kind}_norm/{name}": Sum(s) for (name, _), s in zip(named, squares.unbind(), strict=True)})
+        batch.add({f"{kind}/{layer}": Histogram(group) for layer, group in by_layer(named).items()})
+    batch.count()
+    return batch
+
+
+def launches(work: Callable[[], object]) -> int:
+    """Kernels that it starts."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        work()
+        torch.cuda.synchronize()
+    return sum(event.count for event in seen.key_averages() if event.key == "cudaLaunchKernel")
+
+
+def step_seconds(model: nn.Module, loss_of: Callable[[], Tensor], folder: str | None, steps: int) -> float:
+    """Of a training step with the set `default`, or without us."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+    loop = TbxLoop(model, optimizer, "default", log_dir=folder, log_every=50) if folder else None
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(steps):
+        loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if loop is not None:
+            loop.end_step(loss=loss, samples=32)
+    torch.cuda.synchronize()
+    seconds = (time.perf_counter() - started) / steps
+    if loop is not None:
+        loop.close()
+    return seconds
+
+
+def measure(name: str, dtype: torch.dtype, speed: float, rounds: int) -> dict[str, Any]:
+    make, loss_of = MODELS[name]
+    model = make().to("cuda", dtype)
+    loss_of(model).backward()
+    read = sum(p.nbytes + (p.grad.nbytes if p.grad is not None else 0) for p in model.parameters())
+    number = launches(lambda: everything(model))
+    once = read / speed + number * LAUNCH_S
+    seconds = fastest(lambda: everything(model), rounds)
+    model.zero_grad()
+    bare, ours = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(rounds):
+            bare.append(step_seconds(model, lambda: loss_of(model), None, 100))
+            ours.append(step_seconds(model, lambda: loss_of(model), f"{folder}/{turn}", 100))
+    return {
+        "model": name,
+        "dtype": str(dtype).removeprefix("torch."),
+        "read_ms": 1e3 * read / speed,
+        "launches": number,
+        "measured_ms": 1e3 * seconds,
+        "times": seconds / once,
+        "step_ms": 1e3 * min(bare),
+        "default_share": min(ours) / min(bare) - 1,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("nothing measured: this needs a CUDA device, and torch sees none here")
+        return
+    card, speed = torch.cuda.get_device_name(), bandwidth(options.rounds)
+    print(f"{card}, torch {torch.__version__}, copies at {speed / 1e9:.0f} GB/s (read and written)")
+    print(
+        f"{'model':12} {'type':>9} {'read ms':>8} {'launches':>9} {'measured ms':>12} {'times (3)':>10} {'default':>9}"
+    )
+    rows = []
+    for name in MODELS:
+        for dtype in (torch.float32, torch.bfloat16):
+            row = measure(name, dtype, speed, options.rounds)
+            rows.append(row)
+            print(
+                f"{name:12} {row['dtype']:>9} {row['read_ms']:8.2f} {row['launches']:9} {row['measured_ms']:12.2f}"
+                f" {row['times']:10.1f} {row['default_share']:9.2%}"
+            )
+            torch.cuda.empty_cache()
+    if options.json:
+        found = {
+            "card": card,
+            "torch": torch.__version__,
+            "copy_bytes_per_s": speed,
+            "bars": [BAR, BAR_STEP],
+            "rows": rows,
+        }
+        options.json.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""A training on an accelerator that does not exist: its tensors have shapes and no elements, so nothing can be read.
+
+Whatever reads a number on the host raises, and so does a copy to or from the device that waits: in the training thread
+neither may happen. Prints what would have been fetched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from tbx_callbacks import TbxLoop
+from tbx_callbacks.config import load_config
+
+DEVICE = "accel"
+
+
+class NoWaiting(TorchDispatchMode):
+    """Copies between the host and the device must not wait."""
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        found = operator(*args, **kwargs)
+        if operator is torch.ops.aten._to_copy.default:
+            across, waits = found.device != args[0].device, not kwargs.get("non_blocking", False)
+        elif operator is torch.ops.aten.copy_.default:
+            across, waits = args[0].device != args[1].device, not (len(args) > 2 and args[2])
+        else:
+            return found
+        if across and waits:
+            raise RuntimeError(f"a copy that waits: {operator} {[tuple(t.shape) for t in args if hasattr(t, 'shape')]}")
+        return found
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 8, device=DEVICE)
+        self.body = nn.ModuleList([nn.Linear(8, 8, device=DEVICE) for _ in range(2)])
+        self.frozen = nn.Parameter(torch.empty(8, device=DEVICE), requires_grad=False)
+        self.head = nn.Linear(8, 3, device=DEVICE, dtype=torch.bfloat16)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        found = self.embed(ids)
+        for layer in self.body:
+            found = layer(found).relu() + self.frozen
+        return self.head(found.bfloat16())
+
+
+def raised(read: Any) -> str:
+    try:
+        with NoWaiting():
+            read()
+    except Exception as error:
+        return type(error).__name__
+    return "nothing"
+
+
+def main() -> None:
+    _setup_privateuseone_for_python_backend(DEVICE)
+    getattr(torch, DEVICE).get_amp_supported_dtype = lambda: [torch.bfloat16]
+    full = load_config("full")
+    everything = {"every": 1, "strict": True, "metrics": sorted({item.name for item in full.items})}
+    with FakeTensorMode():
+        model = Net()
+        one = torch.empty(1, device=DEVICE)
+        reads = (one.item, one.tolist, one.nonzero, lambda: bool(one), one.cpu, lambda: torch.zeros(1).to(DEVICE))
+        print("raises", *map(raised, reads))
+        ids, labels = torch.empty(4, dtype=torch.int64, device=DEVICE), torch.empty(4, dtype=torch.int64, device=DEVICE)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, foreach=False)
+        loop = TbxLoop(model, optimizer, everything, log_dir="run", log_every=1, max_grad_norm=1.0)
+        for _ in range(2):
+            logits = model(ids)
+            loss = nn.functional.cross_entropy(logits.float(), labels)
+            loss.backward()
+            with NoWaiting():
+                loop.before_clip()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=False)
+            loop._monitor.clipped(norm, 1.0)
+            with NoWaiting():
+                optimizer.step()  # measures in its hook
+                monitor = loop._monitor
+                assert monitor._measuring is not None
+                monitor.batch(loss=loss.detach(), samples=4, tokens=None)
+                monitor.outputs({"logits": logits, "aux_loss": loss}, labels)
+                monitor._measuring.finish()
+            optimizer.zero_grad()
+            held, monitor.publisher.held = monitor.publisher.held, None  # here the copy to the host would begin
+            assert held is not None
+            loop._stepped = False
+            loop._begin_step(loop._step + 1)
+        print("measured", *held[1]._values, *held[1]._counted)
+        loop._running = False
+
+
+if __name__ == "__main__":
+    main()

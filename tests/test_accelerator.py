@@ -1,0 +1,94 @@
+"""What the training thread does on an accelerator, as far as that can be seen without one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import backend_registration
+
+from tbx_callbacks.behind import Behind
+from tbx_callbacks.fetch import Fetch
+
+
+@pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this torch cannot make up a device",
+)
+def test_measuring_reads_nothing_and_waits_for_no_copy(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("faked.py")
+    path = os.pathsep.join((str(script.parents[1]), os.environ.get("PYTHONPATH", "")))
+    ended = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    said = dict(line.split(" ", 1) for line in ended.stdout.splitlines() if " " in line)
+    data_dependent = "DataDependentOutputException"
+    assert said["raises"].split()[:2] == [data_dependent, data_dependent]  # the check can fail
+    assert "nothing" not in said["raises"].split()
+    measured = said["measured"].split()
+    for tag in ("grad_norm/body.1", "weights/embed", "grads/head", "updates/body.0", "optimizer_state/exp_avg/head"):
+        assert tag in measured
+    for tag in (
+        "activations/body.0/norm",
+        "nonfinite/first_bad",
+        "train/accuracy",
+        "update_ratio/embed",
+        "clip/factor",
+    ):
+        assert tag in measured
+
+
+def test_jobs_run_at_once_or_behind_one_that_waits() -> None:
+    done: list[tuple[int, bool]] = []
+    go, main = threading.Event(), threading.current_thread()
+
+    def job(number: int) -> None:
+        done.append((number, threading.current_thread() is main))
+
+    def waiting() -> None:
+        go.wait(10)
+        job(2)
+
+    behind = Behind()
+    behind.run(lambda: job(1))
+    assert done == [(1, True)]
+    behind.run(waiting, waits=True)
+    behind.run(lambda: job(3))
+    assert len(done) == 1
+    assert not behind.drain(0.01)
+    go.set()
+    assert behind.drain(10)
+    behind.run(lambda: job(4))
+    assert done == [(1, True), (2, False), (3, False), (4, True)]
+
+
+def test_a_job_that_fails_on_the_thread_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    behind, done = Behind(), []
+    behind.run(lambda: print(1 / 0), waits=True)
+    behind.run(lambda: print(1 / 0), waits=True)
+    behind.run(lambda: done.append(time.monotonic()), waits=True)
+    assert behind.drain(10)
+    assert len(done) == 1
+    assert caplog.text.count("publishing failed; the step's numbers are left out: ZeroDivisionError") == 1
+
+
+def test_numbers_come_back_in_their_places() -> None:
+    scalars = [1.5, torch.tensor(2.0), torch.tensor([3], dtype=torch.int64), 4, torch.tensor(5.0, dtype=torch.float64)]
+    vectors = [torch.tensor([6.0, 7.0]), torch.empty(0), torch.tensor([8.0], dtype=torch.float64)]
+    fetch = Fetch(scalars, vectors)
+    assert not fetch.waits
+    assert fetch.read() == ([1.5, 2.0, 3.0, 4.0, 5.0], [[6.0, 7.0], [], [8.0]])
+    assert Fetch([], []).read() == ([], [])
