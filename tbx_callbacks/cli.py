@@ -16,17 +16,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
 
-from tbx_callbacks.config import Config, bundled, bundled_sets, load_config
+from tbx_callbacks.bundled import bundled
 from tbx_callbacks.diagnosis.settings import load_rules
 from tbx_callbacks.doctor import as_json, examine, show
 from tbx_callbacks.errors import ConfigError
 from tbx_callbacks.events import UnreadableError
-from tbx_callbacks.items import Item, options_model
-from tbx_callbacks.metrics import METRICS
 from tbx_callbacks.names import suggest
-from tbx_callbacks.schema import json_schema
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console(highlight=False)
@@ -37,51 +33,42 @@ def main() -> None:
     app()
 
 
+# What reads metric sets loads torch, which takes seconds: these commands import it, the others do without.
 @app.command()
 def sets() -> None:
     """List the bundled metric sets."""
-    table = Table("set", "what it is", "metrics")
-    for name, path in bundled_sets().items():
-        first = path.read_text(encoding="utf-8").splitlines()[0]
-        items = load_config(name).items
-        table.add_row(name, first.lstrip("# "), ", ".join(dict.fromkeys(item.name for item in items)))
-    console.print(table)
+    from tbx_callbacks.cli_sets import sets_table
+
+    console.print(sets_table())
 
 
 @app.command()
 def metrics() -> None:
     """List every metric with its tags, units, options and cost."""
-    table = Table("metric", "what it is", "tags", "unit", "options (default)", "cost", show_lines=True)
-    for name, cls in METRICS.items():
-        fields = options_model(name).model_fields
-        options = [f"{key} ({_default(key, field.default)})" for key, field in fields.items()]
-        summary = (cls.__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ")
-        tags, units = "\n".join(cls.tags), "\n".join(unit or "-" for unit in cls.tags.values())
-        table.add_row(*map(escape, (name, summary, tags, units, "\n".join(options) or "-", cls.cost)))
-    console.print(table)
+    from tbx_callbacks.cli_sets import metrics_table
+
+    console.print(metrics_table())
 
 
 @app.command()
 def check(file: Annotated[str, typer.Argument(help="A YAML file, or the name of a bundled set.")]) -> None:
     """Print what a metric set would log and which rules would watch, or what is wrong with it."""
+    from tbx_callbacks.cli_sets import checked
+
     sys.path.insert(0, "")  # a function that `call:` names may lie here, as beside a script
     try:
-        config = load_config(file)
+        table, summary = checked(file)
     except ConfigError as error:
         _fail(str(error))
-    table = Table("metric", "every", "parameters", "tags")
-    for item in config.items:
-        table.add_row(*map(escape, (item.name, _cadence(item, config), _parameters(item), "\n".join(item.metric.tags))))
     console.print(table)
-    console.print(
-        f"{escape(config.source)}: {len(config.items)} metrics, every: {config.every}, strict: {config.strict},"
-        f" rules: {escape(config.live.described())}"
-    )
+    console.print(summary)
 
 
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of a metric set, for completion and checks in editors."""
+    from tbx_callbacks.schema import json_schema
+
     print(json.dumps(json_schema(), indent=2))
 
 
@@ -194,23 +181,6 @@ def _until_signals() -> threading.Event:
 def _bar(bars: Progress, name: str) -> Callable[[int, int], None]:
     task = bars.add_task(escape(f"reading {name}"), total=None)
     return lambda done, total: bars.update(task, completed=done, total=total)
-
-
-def _cadence(item: Item, config: Config) -> str:
-    return str(item.every or config.every) if "step" in item.metric.events else "when the trainer logs"
-
-
-def _parameters(item: Item) -> str:
-    if item.select is None:
-        return "-"
-    parts = [f"by {item.select.by}"]
-    parts += [f"include {item.select.include}"] if item.select.include else []
-    parts += [f"exclude {item.select.exclude}"] if item.select.exclude else []
-    return ", ".join(parts)
-
-
-def _default(option: str, value: object) -> str:
-    return ("the set's" if option == "every" else "none") if value is None else str(value)
 
 
 def _fail(message: str) -> NoReturn:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tbx_callbacks.bundled import bundled_sets
 from tbx_callbacks.diagnosis.settings import RuleError
 from tbx_callbacks.errors import ConfigError
 from tbx_callbacks.folders import AXES
@@ -18,7 +19,6 @@ from tbx_callbacks.names import suggest
 from tbx_callbacks.yaml_file import read_yaml
 
 _KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "rules", "metrics")
-_HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,6 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config = "d
     if not isinstance(source, (str, os.PathLike)):
         raise ConfigError(f"a metric set must be a name, a path, a mapping or a Config, got {type(source).__name__}")
     return _load(source, Path.cwd(), ())
-
-
-def bundled_sets() -> dict[str, Path]:
-    """The metric sets that come with the package, by name."""
-    return {path.stem: path for path in sorted(bundled("configs").glob("*.yaml"))}
-
-
-def bundled(folder: str) -> Path:
-    """A folder that the wheel holds inside the package and a checkout beside it."""
-    inside = _HERE / folder
-    return inside if inside.is_dir() else _HERE.parent / folder
 
 
 def _load(source: str | os.PathLike[str], base: Path, chain: tuple[Path, ...]) -> Config:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tbx_callbacks import ConfigError, load_config
-from tbx_callbacks.config import bundled_sets
+from tbx_callbacks.bundled import bundled_sets
 from tbx_callbacks.diagnosis import RULES
 from tbx_callbacks.diagnosis.responses import Response
 from tbx_callbacks.diagnosis.rules.generalisation import Overfitting

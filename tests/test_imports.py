@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("transformers", "lightning", "pytorch_lightning", "tensorboard", "datasets", "plotly", "jinja2")
+HEAVY = ("torch", "transformers", "lightning", "pytorch_lightning", "tensorboard", "datasets", "plotly", "jinja2")
 
 
 def loaded_after(code: str) -> set[str]:
@@ -19,17 +19,21 @@ def loaded_after(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "code",
     [
-        "import tbx_callbacks",
         "from tbx_callbacks import load_config; load_config('full')",
-        "import tbx_callbacks.monitor, tbx_callbacks.metrics, tbx_callbacks.sinks, tbx_callbacks.cli",
+        "import tbx_callbacks.monitor, tbx_callbacks.metrics, tbx_callbacks.sinks",
     ],
 )
 def test_the_core_loads_no_trainer(code: str) -> None:
+    assert loaded_after(code) == {"torch"}
+
+
+@pytest.mark.parametrize("code", ["import tbx_callbacks", "import tbx_callbacks.cli, tbx_callbacks.report"])
+def test_what_reads_runs_does_not_load_torch(code: str) -> None:
     assert loaded_after(code) == set()
 
 
 def test_the_check_can_fail() -> None:
-    assert "transformers" in loaded_after("from tbx_callbacks import TbxTrainerCallback")
+    assert {"torch", "transformers"} <= loaded_after("from tbx_callbacks import TbxTrainerCallback")
 
 
 def test_unknown_names_list_the_known_ones() -> None:
