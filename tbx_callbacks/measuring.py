@@ -14,6 +14,7 @@ from tbx_callbacks.amp import found_inf
 from tbx_callbacks.before import Clipping, Copies
 from tbx_callbacks.context import Context, RunFacts
 from tbx_callbacks.counters import Counters
+from tbx_callbacks.device_time import DeviceTime, events_of
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.late import Late, with_interval
 from tbx_callbacks.own import OwnScalars
@@ -66,6 +67,7 @@ class Measuring:
         self.late = Late()
         """Metrics that wait for the end of their step."""
         self._first = next(iter(setup.optimizers))
+        self._device_time = DeviceTime(counters.stopwatch, events_of(source.device))
         self._steps_before = self.step = 0
         self.due: list[Entry] = []
         """What is measured in this step."""
@@ -111,7 +113,8 @@ class Measuring:
     def before_clip(self, scale: Tensor | None, optimizer: str | None, max_norm: float | None) -> None:
         """See `Monitor.before_clip`."""
         if self.due:
-            with self._safely("looking at gradients before clipping", self.step), torch.no_grad():
+            what = "looking at gradients before clipping"
+            with self._safely(what, self.step), self._device_time.span(), torch.no_grad():
                 self._clipping.look(self._source, self.due, scale, optimizer, max_norm)
 
     def clipped(self, norm: Tensor | float, max_norm: float, *, by_zero: bool = False) -> None:
@@ -137,7 +140,7 @@ class Measuring:
         if name == self._first:
             self._counters.steps += 1
         if self.due or self._own.due(self.step):
-            with self._safely("measuring", self.step), torch.no_grad():
+            with self._safely("measuring", self.step), self._device_time.span(), torch.no_grad():
                 zero = self._setup.zero
                 skipped = found_inf(optimizer) if zero is None else zero.skipped
                 try:
@@ -190,9 +193,18 @@ class Measuring:
             if not self.late.takes(entry, selected):
                 self._program.run(entry, with_interval(entry, selected, self._counters), batch)
         self._unsummed.flag(self._source, self.due, name, batch)
-        batch.count(self._agree(name))
+        self._count(name, batch)
         if updates is not None:
             updates.forget()
+
+    def _count(self, name: str, batch: Batch) -> None:
+        """Counts histograms, all of them at once; those that write them share the cost."""
+        clock = self._counters.stopwatch.clock
+        started = clock()
+        batch.count(self._agree(name))
+        counted = [entry for entry in self.due if entry.optimizer == name and entry.has_histograms]
+        for entry in counted:
+            entry.took_more((clock() - started) / len(counted))
 
     def _agree(self, name: str) -> Agree | None:
         """Makes ranges those of all ranks, where tensors are in pieces or each rank's own; all ask for the same."""

@@ -40,6 +40,17 @@ class Entry:
         else:
             self.seconds += seconds
 
+    def took_more(self, seconds: float) -> None:
+        """Adds to what the last run cost."""
+        if self.runs > 1:
+            self.seconds += seconds
+        else:
+            self.first += seconds
+
+    def forget_costs(self) -> None:
+        """Costs are to be known anew."""
+        self.runs, self.first, self.seconds = 0, 0.0, 0.0
+
     @property
     def mean(self) -> float:
         """Seconds a run."""

@@ -54,6 +54,11 @@ class Source:
         self._said: dict[str, set[str]] = {name: set() for name in optimizers}
         self._owned = {name: frozenset(places) for name, places in self.owners.items()}
 
+    @property
+    def device(self) -> torch.device:
+        """Of the first parameter."""
+        return self.parameters[0].tensor.device if self.parameters else torch.device("cpu")
+
     def gradients(self, name: str, scale: Tensor | None = None) -> Tensors:
         """Gradients of one optimizer's parameters; `scale` is the loss scale that they still carry."""
         owned = self._owned[name] & self._mine

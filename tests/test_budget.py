@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
 
+from tbx_callbacks import TbxLoop
 from tbx_callbacks.counters import Stopwatch
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.items import Item
@@ -107,6 +109,27 @@ def test_two_costly_metrics_share_the_room() -> None:
     assert 0.02 < share <= 0.05
     assert len(steps_of(sink, "a/x")) < 60
     assert len(steps_of(sink, "b/x")) < 120
+
+
+def test_metrics_that_share_a_pass_are_stretched_alike_and_histograms_pay_for_their_counting(tmp_path: Path) -> None:
+    model = nn.Sequential(*[nn.Linear(300, 300) for _ in range(4)])
+    optimizer = torch.optim.AdamW(model.parameters())
+    config = {"extends": "full", "every": 2, "overhead_budget": 0.3, "metrics": [{"weight_histogram": {"every": 2}}]}
+    with TbxLoop(model, optimizer, config, log_dir=tmp_path, log_every=2) as loop:
+        for step in range(400):
+            model(torch.randn(8, 300)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loop.end_step()
+            entries = loop._monitor._program.on_steps
+            if step == 6:
+                means = {entry.item.name: entry.mean for entry in entries}
+                assert means["weight_histogram"] > 5 * means["learning_rate"]
+    periods = {(entry.item.name, entry.item.select and entry.item.select.by): str(entry.schedule) for entry in entries}
+    assert periods["learning_rate", None] == "every 2 steps"
+    norms = [periods[name, by] for name in ("grad_norm", "weight_norm") for by in ("total", "layer", "parameter")]
+    assert len(set(norms)) == 1
+    assert norms[0] == periods["weight_histogram", "layer"] != "every 2 steps"
 
 
 def test_stretching_keeps_single_steps() -> None:
