@@ -65,7 +65,7 @@ SEEN = {
     "distributions": ["grads/bert.embeddings", "weights/bert.encoder.layer.0"],
     "custom_scalars": ["train and eval", "grad_norm", "by parameter group"],
     "hparams": ["learning_rate", "eval/accuracy", "best/accuracy"],
-    "text": ["args/text_summary", "model_config/text_summary"],
+    "text": ["args/text_summary", "eval/worst/text_summary"],
 }
 
 
