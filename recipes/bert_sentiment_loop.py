@@ -92,7 +92,7 @@ def train(task: Task) -> Outcome:
         tqdm(total=steps, initial=loop.step, unit="step") as bar,
     ):
         training.log_dir = loop.log_dir
-        while loop.step < steps:
+        while loop.step < steps and not loop.should_stop:
             epoch, done = divmod(loop.step, steps_per_epoch(task))
             for place, batch in enumerate(training.shuffled(loader, epoch)):
                 window = place // task.accumulate
@@ -108,7 +108,7 @@ def train(task: Task) -> Outcome:
                     optimizer.zero_grad()
                     bar.update()
                 loop.end_step(loss=loss, samples=len(batch["labels"]), tokens=batch["attention_mask"].sum())
-                if loop.step == steps:
+                if loop.step == steps or loop.should_stop:
                     break
             dev = training.evaluate("dev", loop)
             loop.evaluate(**dev)

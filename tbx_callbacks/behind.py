@@ -22,7 +22,7 @@ class Behind:
         self._idle = threading.Condition()
         self._open = 0
         self._failed = False
-        self._jobs: queue.Queue[Callable[[], None]] = queue.Queue(_WAITING)
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(_WAITING)
         self._thread: threading.Thread | None = None
 
     def run(self, job: Callable[[], None], *, waits: bool = False) -> None:
@@ -33,17 +33,23 @@ class Behind:
             waits: whether it waits for a device.
         """
         with self._idle:
-            if self._open == 0 and not waits:
-                later = False
-            else:
-                later, self._open = True, self._open + 1
-        if not later:
+            later = waits or self._open > 0
+            if later:
+                self._open += 1
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._work, name="tbx_callbacks device", daemon=True)
+                    self._thread.start()
+        if later:
+            self._jobs.put(job)
+        else:
             job()
-            return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="tbx_callbacks device", daemon=True)
-            self._thread.start()
-        self._jobs.put(job)
+
+    def close(self) -> None:
+        """Ends the thread when all jobs are done; another job that waits starts another one."""
+        with self._idle:
+            if self._thread is not None:
+                self._thread = None
+                self._jobs.put(None)
 
     def drain(self, seconds: float) -> bool:
         """Waits until all jobs are done; whether that came to be in time."""
@@ -51,14 +57,14 @@ class Behind:
             return self._idle.wait_for(lambda: self._open == 0, timeout=seconds)
 
     def _work(self) -> None:
-        while True:
-            job = self._jobs.get()
+        while (job := self._jobs.get()) is not None:
             try:
                 job()
             except Exception as error:
                 if not self._failed:
                     self._failed = True
                     logger.warning("publishing failed; the step's numbers are left out: %r", error)
+            del job  # it holds tensors
             with self._idle:
                 self._open -= 1
                 self._idle.notify_all()

@@ -58,7 +58,7 @@ class Decisions:
         """Rank 0 has decided; on other ranks, which do not decide, nothing happens.
 
         Args:
-            name: what is decided. Of two decisions that leave together the later one counts.
+            name: what is decided. Numbers of decisions that leave together are united.
             numbers: the decision, finite; perhaps none, where the name says all.
         """
         if self.decides:
@@ -80,6 +80,9 @@ class Decisions:
                 if name in self._acts:
                     self._acts[name](numbers)
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "awaited": deque()}  # of a training that has ended
+
     # -- the way ---------------------------------------------------------------------------------------------------
 
     def here(self) -> Sequence[Decision]:
@@ -88,7 +91,10 @@ class Decisions:
 
     def leaving(self) -> Parts:
         """What was decided, to be told to all ranks."""
-        return {_DECIDED + name: Part(None, {}, {_MADE: 1.0, **numbers}) for name, numbers in dict(self.here()).items()}
+        united: dict[str, dict[str, float]] = {}
+        for name, numbers in self.here():
+            united.setdefault(name, {_MADE: 1.0}).update(numbers)
+        return {_DECIDED + name: Part(None, {}, numbers) for name, numbers in united.items()}
 
 
 def heard(merged: Mapping[str, Mapping[str, float]]) -> Sequence[Decision]:

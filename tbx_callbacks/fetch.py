@@ -56,7 +56,7 @@ class Fetch:
         if packed.device.type != "cuda":
             found: list[float] = packed.tolist()
             return found
-        host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
+        host = torch.empty(packed.shape, dtype=packed.dtype, device="cpu", pin_memory=True)
         host.copy_(packed, non_blocking=True)
         event = torch.cuda.Event(blocking=True)  # or the waiting thread would keep a core busy
         event.record(torch.cuda.current_stream(packed.device))

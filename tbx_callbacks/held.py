@@ -13,7 +13,8 @@ logger = logging.getLogger(__name__)
 class Held:
     """Tensors that a batch holds until ranks have agreed on the edges of its histograms.
 
-    They are not copied: what autograd keeps as well takes no further memory so. One that is changed in place meanwhile
+    They are not copied: what autograd keeps as well takes no further memory so; under gradient checkpointing, which
+    frees them, they take their own until the optimizer's step. One that is changed in place meanwhile
     (`nn.ReLU(inplace=True)` behind it) is left out on all ranks, with one warning.
     """
 

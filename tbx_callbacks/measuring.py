@@ -185,7 +185,7 @@ class Measuring:
         if name == self._first and (seen := self._activations.take()) is not None:
             batch.join(seen)
         if self._own.due(self.step):
-            batch.finished.update(self._own.take())
+            batch.add_own(self._own.take())
         for entry in self.due:
             if entry.optimizer != name:
                 continue

@@ -29,7 +29,7 @@ from tbx_callbacks.program import Guard, Program
 from tbx_callbacks.publish import Publisher
 from tbx_callbacks.ranks import world_size
 from tbx_callbacks.readable import readable
-from tbx_callbacks.schedule import never
+from tbx_callbacks.schedule import Schedule, never
 from tbx_callbacks.sinks import NullSink, Sink
 from tbx_callbacks.source import Source
 from tbx_callbacks.together import Together, join
@@ -78,6 +78,7 @@ class Monitor:
         early = plan([item for item in self._items if item.select is None], every, (), never, {})
         self._program = Program(early, strict=strict, clock=self.stopwatch.clock)
         self._share = budget
+        self._asks: Schedule = never  # the steps about which rules are asked
         self._budget = Budget(None, self.stopwatch, self._program, self.publisher.decisions)
         self._verdict = Verdict.NONE
         self._measuring: Measuring | None = None
@@ -110,6 +111,9 @@ class Monitor:
         self._own.schedule = schedule_of(self._every, setup.log_schedule)
         scaler = setup.scaler if "loss_scale" in self.needs else None
         self._counters = Counters(self.stopwatch, loss_scale(scaler), Predictions(setup.model))
+        self.stopwatch.forget_wait()
+        for entry in entries:
+            entry.last = self._counters.totals()  # the stopwatch runs on over trainings
         self._best = Best(setup.larger_is_better)
         for logs in setup.earlier_logs:
             self._best.update(logs)
@@ -140,7 +144,7 @@ class Monitor:
         self.publisher.judge_last(step, patience)
         self._run = replace(self._run, succeeded=succeeded)
         ended = self._program.call(Context("end", step, self._run))
-        self.publisher.write(step, {**self._own.take(), **ended.numbers({})})
+        self.publisher.write(step, {**self._own.numbers(), **ended.numbers({})})
         self.publisher.sink.flush()
 
     def detach(self) -> None:
@@ -238,8 +242,9 @@ class Monitor:
             shared: this rank's part of numbers of this very step, perhaps none; None on all ranks or on none.
         """
         with self._safely("publishing", step):
-            if shared is not None and self._measuring is not None and self._program.logs and self._counts:
-                self._measuring.batch(step).add(shared)
+            own = shared is not None and self._program.logs
+            if self._measuring is not None and self._counts and (own or self._asks(step)):
+                self._measuring.batch(step).add(shared or {})
             self._best.update(logs)
             numbers = self._program.call(Context("log", step, self._run, logs=logs)).numbers({})
             self._program.give_way(numbers)
@@ -247,7 +252,7 @@ class Monitor:
             if self._measuring is not None:
                 self._measuring.finish()
             else:
-                left = self._own.take()  # they wait for a point that does not come: no training is on
+                left = self._own.numbers()  # they wait for a point that does not come: no training is on
             self.publisher.publish_with(step, {**left, **numbers}, facts)
         self._keep_budget()
 
@@ -264,17 +269,18 @@ class Monitor:
     def _watch(self, setup: Setup, before: tuple[str, int] | None) -> None:
         """Asks the set's rules from now on, where the run is written."""
         live, decisions = self._live, self.publisher.decisions
+        self._asks = schedule_of(live.every or self._every, setup.log_schedule) if live.watched() else never
         if live.decides and self._counts:  # one of several ranks that does not hear of the others decides nothing
             decisions.expect(RULES, self._take_verdict)
         if not isinstance(self.publisher.sink, NullSink):
-            schedule = schedule_of(live.every or self._every, setup.log_schedule)
             write = self.publisher.write
             self.publisher.watched_by(
-                watch_of(live, schedule, decisions, strict=self._strict, write=write, before=before)
+                watch_of(live, self._asks, decisions, strict=self._strict, write=write, before=before)
             )
 
     def _take_verdict(self, numbers: Numbers) -> None:
-        self._verdict |= Verdict(int(numbers["verdict"]))
+        for name in numbers:
+            self._verdict |= Verdict[name]
 
     @property
     def measures(self) -> bool:

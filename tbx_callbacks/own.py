@@ -35,9 +35,14 @@ class OwnScalars:
         total, count = self._sums.get(check_tag(tag), (0.0, 0))
         self._sums[tag] = (total + value, count + 1)
 
-    def take(self) -> dict[str, Finished]:
+    def take(self) -> dict[str, Mean]:
         """The means so far, of this rank: ranks need not log the same ones. The next ones start anew."""
-        batch = Batch()
-        batch.add({tag: Mean(total, count) for tag, (total, count) in self._sums.items()})
+        taken = {tag: Mean(total, count) for tag, (total, count) in self._sums.items()}
         self._sums.clear()
+        return taken
+
+    def numbers(self) -> dict[str, Finished]:
+        """The same, finished; waits for their device."""
+        batch = Batch()
+        batch.add(self.take())
         return batch.numbers({})

@@ -109,6 +109,7 @@ class Publisher:
         What waits for a device is waited for: without it there is no end of the training either.
         """
         self.catch_up()
+        self._behind.close()
         answered = self.ranks is None or self.ranks.drain(seconds)
         if self.ranks is not None and not answered:
             self.ranks.let_go(0.0)
@@ -136,11 +137,11 @@ class Publisher:
     def _send(
         self, step: int, batch: Batch, key: Sequence[str] | None, facts: Facts, numbers: Mapping[str, Finished]
     ) -> None:
-        judges = key is not None and self.watch is not None and self.watch.due(step)
+        watch = self.watch if key is not None and self.watch is not None and self.watch.due(step) else None
 
         def finish(parts: Parts) -> Callable[[], None] | None:
             self._write(step, {**batch.finish(parts, facts), **numbers})
-            return self.watch.judge(step) if judges and self.watch is not None else None
+            return watch.judge(step) if watch is not None else None
 
         if self.ranks is None or key is None:
             pending, finished = batch.fetch(), Future[Callable[[], None] | None]()

@@ -18,7 +18,14 @@ Agree = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 class Pending:
     """The numbers of a step, whose copies to the host have begun."""
 
-    def __init__(self, values: Mapping[str, Value], counted: Mapping[str, Tensor], owners: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Value],
+        counted: Mapping[str, Tensor],
+        owners: Mapping[str, str],
+        own: Pending | None = None,
+    ) -> None:
+        self._own = own
         self._values, self._counted, self._owners = values, list(counted), owners
         self._sums = {tag: value.sums() for tag, value in values.items()}
         self._maxes = {tag: value.maxes() for tag, value in values.items()}
@@ -28,7 +35,7 @@ class Pending:
     @property
     def waits(self) -> bool:
         """Whether a device may still be at it."""
-        return self._fetch.waits
+        return self._fetch.waits or (self._own is not None and self._own.waits)
 
     def parts(self) -> Parts:
         """The numbers that are merged over ranks, by tag; waits for them, on any thread."""
@@ -54,6 +61,13 @@ class Batch:
         self.finished: dict[str, Finished] = {}
         """Values that are no numbers, or that no rank shares."""
         self._owners: dict[str, str] = {}
+        self._own: Batch | None = None
+        self._own_pending: Pending | None = None
+
+    def add_own(self, values: Mapping[str, Value]) -> None:
+        """Takes values that are not merged with other ranks'."""
+        self._own = self._own or Batch()
+        self._own.add(values)
 
     def add(self, values: Mapping[str, Value | Histogram | HostValue], owner: str = "") -> None:
         """Takes the values of one metric; `owner` names it, where it may fail on another rank."""
@@ -104,7 +118,8 @@ class Batch:
         """Starts the copies to the host."""
         if self._uncounted:
             self.count()
-        return Pending(self._values, self._counted, self._owners)
+        self._own_pending = self._own.fetch() if self._own is not None else None
+        return Pending(self._values, self._counted, self._owners, self._own_pending)
 
     def parts(self) -> Parts:
         """The numbers that are merged over ranks, by tag, on the host."""
@@ -123,7 +138,8 @@ class Batch:
             for tag, part in parts.items()
             if not tag.startswith(_FAILED) and failed.isdisjoint((tag, part.owner))
         }
-        return {**finish(whole, facts), **self.finished}
+        own = finish(self._own_pending.parts(), facts) if self._own_pending is not None else {}
+        return {**finish(whole, facts), **self.finished, **own}
 
 
 def _numbers(given: Sequence[Number] | Mapping[str, Number]) -> Sequence[Number]:

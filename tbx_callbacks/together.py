@@ -139,6 +139,7 @@ class Together:
                 decided = heard({tag: part.maxes for tag, part in merged.items()})
         except Exception as error:
             self._lost(error)
+            self.close()
         try:
             wait = then(without_decisions(merged)) if self.rank == 0 else None
             if wait is not None:
@@ -147,6 +148,7 @@ class Together:
                 decided = heard(self._merger.largest(_DECIDED, step, self.decisions.leaving()))
         except Exception as error:
             self._lost(error)
+            self.close()
         finally:
             if told is not None:
                 told.set_result(decided)

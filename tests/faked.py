@@ -83,6 +83,7 @@ def main() -> None:
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=False)
             loop._monitor.clipped(norm, 1.0)
             with NoWaiting():
+                loop.log("mine/loss", loss)
                 optimizer.step()  # measures in its hook
                 monitor = loop._monitor
                 assert monitor._measuring is not None
@@ -94,7 +95,8 @@ def main() -> None:
             assert held is not None
             loop._stepped = False
             loop._begin_step(loop._step + 1)
-        print("measured", *held[1]._values, *held[1]._counted)
+        assert held[1]._own is not None
+        print("measured", *held[1]._values, *held[1]._counted, *held[1]._own._values)
         loop._running = False
 
 

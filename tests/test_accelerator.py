@@ -47,6 +47,7 @@ def test_measuring_reads_nothing_and_waits_for_no_copy(tmp_path: Path) -> None:
         "train/accuracy",
         "update_ratio/embed",
         "clip/factor",
+        "mine/loss",
     ):
         assert tag in measured
 

@@ -176,7 +176,7 @@ def test_a_point_is_never_before_an_earlier_one(tmp_path: Path) -> None:
     sink.write(20, {"axis:samples": 50.0, "x": 3.0})
     sink.write(30, {"axis:samples": 1000.0, "x": 4.0})
     sink.close()
-    assert along(tmp_path, "samples").scalars["x"] == [(1000, 1.0), (1900, 2.0), (2050, 4.0)]
+    assert along(tmp_path, "samples").scalars["x"] == [(1000, 1.0), (1900, 2.0), (1900, 3.0), (2050, 4.0)]
     assert Run(tmp_path).steps("x") == [10, 19, 20, 30]
 
 
@@ -190,3 +190,13 @@ def test_a_folder_that_cannot_be_written_is_not_the_trainings_problem(
     assert Run(tmp_path / "run").steps("train/loss") == [2, 4]
     assert caplog.text.count("there is a file where the folder should be") == 1
     assert along(tmp_path / "run", "tokens").steps("train/loss") == [36, 72]
+
+
+def test_what_was_counted_falls_short_of_an_estimate_and_is_written_all_the_same(tmp_path: Path) -> None:
+    sink = AxesSink(tmp_path / "run", ["samples"])
+    sink.write(10, {"train/loss": 1.0, "axis:samples": 80.0})
+    sink.write(15, {"eval/loss": 0.9})  # estimated at 120
+    sink.write(20, {"train/loss": 0.8, "axis:samples": 20.0})  # at 100
+    sink.write(30, {"train/loss": 0.7, "axis:samples": 80.0})
+    sink.close()
+    assert along(tmp_path / "run", "samples").steps("train/loss") == [80, 120, 180]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from tbx_callbacks import ConfigError, TbxLoop
 from tbx_callbacks.config import load_config
 from tbx_callbacks.counters import Stopwatch
+from tbx_callbacks.decisions import Decisions, heard
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.monitor import Monitor
 from tbx_callbacks.schedule import at, either, every, never
@@ -125,3 +128,37 @@ def test_parameter_groups_go_by_their_names() -> None:
     optimizer.step()
     monitor.publish()
     assert sink.batches[-1] == (1, {"lr/SGD/no_decay": 0.1, "lr/SGD/pg2": 0.5})
+
+
+def test_speed_in_a_second_training_is_its_own() -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    now, sink = [0.0], MemorySink()
+    (item,) = load_config({"metrics": ["throughput"]}).items
+    monitor = Monitor([item], every=2, strict=True, sink=sink, stopwatch=Stopwatch(lambda: now[0]))
+    for _ in range(2):
+        monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(2)))
+        for step in range(1, 5):
+            monitor.begin_step(step)
+            now[0] += 3.0
+            optimizer.step()
+            monitor.publish()
+        now[0] += 1000.0  # an exception ended it, and nobody told
+    assert [value for _, value in sink.series("perf/step_s")] == pytest.approx([3.0] * 4)
+
+
+def test_a_loop_that_cannot_begin_leaves_nothing_in_the_optimizer(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ConfigError):
+        TbxLoop(model, optimizer, {"metrics": [{"grad_norm": {"include": "nothing"}}]}, log_dir=tmp_path)
+    assert not optimizer._optimizer_step_post_hooks
+
+
+def test_decisions_that_leave_together_are_united() -> None:
+    decisions = Decisions()
+    decisions.expect("rules", lambda numbers: None)
+    decisions.decide("rules", {"STOP": 1.0})
+    decisions.decide("rules", {"CHECKPOINT": 1.0})
+    told = heard({tag: part.maxes for tag, part in decisions.leaving().items()})
+    assert list(told) == [("rules", {"STOP": 1.0, "CHECKPOINT": 1.0})]

@@ -24,6 +24,7 @@ from tbx_callbacks.sinks.summary_writer import NullWriter, SummaryWriter
 from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
 from tbx_callbacks.values import Facts, Number
 
+_CUT_OFF = 5.0  # seconds that a training waits for what other ranks have to say of the one before it
 ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | Config
 
 
@@ -156,10 +157,8 @@ class Adapter:
 
     def _begin(self, place: Place | None, step: int, *, setup: Setup) -> None:
         """Training begins (or goes on) after `step` steps; without a place on ranks that do not write."""
-        self._monitor.publish()  # what is left of a training that was cut off, before its folder or its steps change
+        self._leave(place)
         if place is not None:
-            if self._running and place.folder != self.log_dir:
-                self._end(self._step, succeeded=False)  # by an exception
             sink = self._open(place)
             if place.purge:
                 sink.purge(step + 1)
@@ -167,6 +166,13 @@ class Adapter:
         self._step = step
         self._began = self._running = True
         atexit.register(_close, weakref.ref(self))
+
+    def _leave(self, place: Place | None) -> None:
+        """Writes what is left of a training that was cut off, before its folder or its steps change."""
+        if self._running and place is not None and place.folder != self.log_dir:
+            self._end(self._step, succeeded=False)  # by an exception
+        self._monitor.publish()
+        self._monitor.publisher.drain(_CUT_OFF)
 
     def _logged(self, step: int, logs: Mapping[str, Number | str], facts: Facts | None = None) -> None:
         """The trainer logged numbers (by tag) after `step` steps, perhaps before a training."""

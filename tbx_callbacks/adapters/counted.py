@@ -33,18 +33,23 @@ class CountedSteps(Adapter):
         self._counted = 0
         self._facts: dict[str, Number] = {}
         self._samples = 0
-        self._verdict = Verdict.NONE
+        self._verdict = self._news = Verdict.NONE
 
     def _begin(self, place: Place | None, step: int, *, setup: Setup) -> None:
+        self._leave(place)
         self._unhook()
         self._log_due, self._facts, self._stepped = setup.log_schedule, {}, False
-        self._verdict = Verdict.NONE
+        self._verdict = self._news = Verdict.NONE
         self._losses, self._counted, self._samples = Deferred(add_up), 0, 0
         self._first, first = next(iter(setup.optimizers.items()))
         self._hooks.append(first.register_step_post_hook(self._after_step))  # before the engine's own
         if any("weights_before" in item.metric.needs for item in self.config.items):
             self._hooks.append(first.register_step_pre_hook(self._before_step))
-        super()._begin(place, step, setup=setup)
+        try:
+            super()._begin(place, step, setup=setup)
+        except BaseException:
+            self._unhook()  # or the optimizer would go on to call this one
+            raise
         self._begin_step(step)
 
     def _begin_step(self, step: int) -> None:
@@ -64,10 +69,9 @@ class CountedSteps(Adapter):
             if epoch is not None:
                 self._facts["train/epoch"] = epoch
             self._finish_step()
-            verdict = self._monitor.verdict(self._step)
         else:
             self._monitor.pass_ended(is_step=False)
-            verdict = Verdict.NONE
+        verdict, self._news = self._news, Verdict.NONE
         if verdict is not self._verdict:  # a stop stays asked for, a checkpoint is asked for once
             self._verdict = self._verdict & Verdict.STOP | verdict
 
@@ -110,6 +114,8 @@ class CountedSteps(Adapter):
             self._monitor.logged(self._step, facts, shared=self._loss())
             self._losses, self._counted, self._samples = Deferred(add_up), 0, 0
         self._begin_step(self._step)
+        if verdict := self._monitor.verdict(self._step):
+            self._news |= verdict
 
     def _loss(self) -> dict[str, Value]:
         """The mean over passes since the last point; over ranks weighted by their samples, and the largest."""

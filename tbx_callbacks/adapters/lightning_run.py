@@ -55,7 +55,7 @@ class LightningRun(CountedSteps):
 
     def _take_logs(self, metrics: Mapping[str, float]) -> None:
         """Numbers that the module logged, after `_step` steps."""
-        if self._writes:
+        if self._measures:  # on all ranks: a metric gives way to a tag that is logged
             self._logged(self._step, {name: float(value) for name, value in metrics.items()})
 
     def _place(self, step: int) -> Place:

@@ -20,7 +20,7 @@ from tbx_callbacks.yaml_file import read_yaml
 
 __all__ = ["RuleError", "check_name", "load_rules", "options_model", "parse_rule", "thresholds"]
 
-_OF_A_METRIC_SET = ("extends", "every", "strict", "overhead_budget", "metrics")
+_OF_A_METRIC_SET = ("extends", "every", "strict", "overhead_budget", "axis", "metrics")
 
 
 def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Rule]:

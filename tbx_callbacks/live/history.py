@@ -17,9 +17,9 @@ _MOST = 128 * 2**20  # bytes of event files that are read again, in a few second
 def read_history(folder: str) -> Run | None:
     """The run in a folder; None where it cannot be read here: without TensorBoard, from a store, or too large."""
     files = glob.glob(os.path.join(glob.escape(folder), "*tfevents*"))
-    if not files or sum(map(os.path.getsize, files)) > _MOST:
-        return None
     try:
+        if not files or sum(map(os.path.getsize, files)) > _MOST:
+            return None
         from tbx_callbacks.events import read_run
 
         return read_run(folder)

@@ -10,9 +10,10 @@ from tbx_callbacks.live.settings import Live
 from tbx_callbacks.live.watcher import Watcher, Write
 from tbx_callbacks.parts import Finished
 from tbx_callbacks.schedule import Schedule
+from tbx_callbacks.verdict import Verdict
 
 RULES = "rules"
-"""The name of what rules decide; its number `verdict` is a `Verdict`."""
+"""The name of what rules decide; its numbers are flags of `Verdict`, by their names."""
 
 
 class Watch:
@@ -47,7 +48,7 @@ class Watch:
 
         def wait() -> None:
             if verdict := judged.result():
-                decide({"verdict": float(verdict)})
+                decide({str(flag.name): 1.0 for flag in Verdict if flag in verdict})
 
         return wait
 

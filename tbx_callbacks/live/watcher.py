@@ -65,8 +65,9 @@ class Watcher:
         """Judges the whole run once more and lets go of the thread; the rest of its findings is said."""
         wait([self._worker.ask(partial(self._judge, step, ended=True))], timeout=seconds)
         self.drop()
+        until = time.monotonic() + _CALLS
         for call in self._calls:
-            call.join(_CALLS)
+            call.join(max(0.0, until - time.monotonic()))
 
     def drop(self) -> None:
         """Lets go of the thread when it has done what it was asked for."""
@@ -97,14 +98,14 @@ class Watcher:
                     if self._is_news(finding):
                         verdict |= self._alert(finding, step, one.response, ended=ended)
             except Exception as error:
-                self._failed(name, step, error)
+                self._failed(name, step, error, ended=ended)
         self.judged += 1
         self.seconds += time.perf_counter() - started
         return verdict
 
-    def _failed(self, name: str, step: int, error: Exception) -> None:
+    def _failed(self, name: str, step: int, error: Exception, *, ended: bool) -> None:
         del self._watched[name]
-        if self.fail is not None:
+        if self.fail is not None and not ended:
             self.fail(RuntimeError(f"rule {name} failed at step {step}: {error!r}"))
             return
         logger.warning("rule %s failed at step %d and is switched off: %r", name, step, error)
@@ -121,7 +122,7 @@ class Watcher:
         verdict = _verdict(response) if acts and not ended else Verdict.NONE
         done = "".join(
             f"; {what}"
-            for flag, what in ((Verdict.CHECKPOINT, "a checkpoint is asked for"), (Verdict.STOP, "training is stopped"))
+            for flag, what in ((Verdict.CHECKPOINT, "a checkpoint is asked for"), (Verdict.STOP, "a stop is asked for"))
             if flag in verdict
         )
         logger.warning("%s", line(finding, done))

@@ -85,7 +85,8 @@ class _Axis:
         place = self._place(step)
         if place is None:
             self._missed += 1
-        elif step == self._written[0] or place > self._written[1]:
+        else:
+            place = max(place, self._written[1])  # what was counted may fall short of an estimate before it
             self._written = step, place
             try:
                 self.sink.write(place, {_STEP: float(step), **scalars})

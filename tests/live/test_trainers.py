@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def test_the_hf_trainer_stops_and_saves(tmp_path: Path, caplog: pytest.LogCaptur
     assert [(finding.id, finding.steps[0]) for finding in called] == [("nonfinite", 6)]
     assert caplog.text.count("error nonfinite since step 6") == 1
     assert "**error: nonfinite**, found at step 6" in alert(callback.log_dir)
-    assert "a checkpoint is asked for; training is stopped" in alert(callback.log_dir)
+    assert "a checkpoint is asked for; a stop is asked for" in alert(callback.log_dir)
     assert read_run(str(callback.log_dir)).texts["alerts/nonfinite"].steps.tolist() == [6]
 
 
@@ -74,7 +75,7 @@ def test_what_is_found_last_is_said_but_nothing_is_left_to_stop(tmp_path: Path) 
     run = trainer(tmp_path, callbacks=[Spoils(), callback], max_steps=6, logging_steps=50)
     run.train()
     assert run.state.global_step == 6
-    assert "training is stopped" not in alert(callback.log_dir)
+    assert "a stop is asked for" not in alert(callback.log_dir)
 
 
 class Module(pl.LightningModule):
@@ -218,3 +219,47 @@ def test_what_was_said_before_a_checkpoint_is_not_said_again(tmp_path: Path, cap
     assert caplog.text.count("error divergence") == 1
     fed_loop(tmp_path / "run", [0.9] * 60, start=100)  # what was said after it is trained again, and said again
     assert caplog.text.count("error divergence") == 2
+
+
+def test_the_hf_trainer_stops_where_nothing_is_measured_on_steps(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback({"metrics": ["loss"], "rules": {"nonfinite": "stop"}}, log_dir=tmp_path / "run")
+    run = trainer(tmp_path, callbacks=[Spoils(), callback], max_steps=16, logging_steps=2)
+    run.args.logging_nan_inf_filter = False
+    run.train()
+    assert run.state.global_step == 7
+
+
+def test_an_evaluation_before_the_pass_ends_hides_no_stop(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    stops = []
+    with TbxLoop(model, optimizer, config(nonfinite="stop"), log_dir=tmp_path / "run", log_every=1) as loop:
+        for step in range(1, 8):
+            loss = model(torch.randn(3, 4)).square().mean() * (float("nan") if step == 2 else 1.0)
+            loss.backward()
+            optimizer.step()
+            loop.evaluate(accuracy=0.5)
+            loop.end_step(loss=loss)
+            stops.append(loop.should_stop)
+    assert stops[-1]
+
+
+def test_a_folder_that_cannot_be_read_again_hangs_nobody(tmp_path: Path) -> None:
+    loop_over(tmp_path / "run", config(nonfinite="stop"), steps=4)
+    (tmp_path / "run" / "events.out.tfevents.9.gone").symlink_to(tmp_path / "nowhere")
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rules = config(nonfinite="stop")
+    with TbxLoop(model, optimizer, rules, log_dir=tmp_path / "run", log_every=1, start_step=4) as loop:
+        for _ in range(3):
+            (model(torch.randn(3, 4)).square().mean() * float("nan")).backward()
+            optimizer.step()
+            loop.end_step(loss=torch.tensor(float("nan")))
+        assert loop.should_stop
+
+
+def test_a_callback_can_be_copied_after_a_training_with_rules(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback(config(nonfinite="stop"), log_dir=tmp_path / "run")
+    trainer(tmp_path, callbacks=[callback], max_steps=4, logging_steps=2).train()
+    callback.close()
+    pickle.loads(pickle.dumps(callback))
