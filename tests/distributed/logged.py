@@ -43,9 +43,7 @@ if __name__ == "__main__":
         strategy="ddp",
         max_steps=8,
         log_every_n_steps=2,
-        callbacks=[
-            TbxLightningCallback({"every": 2, "metrics": ["loss", "grad_norm", "train_accuracy"]}, log_dir=folder)
-        ],
+        callbacks=[TbxLightningCallback({"every": 2, "metrics": METRICS}, log_dir=folder)],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
