@@ -94,7 +94,7 @@ class Peak:
         return self
 
     def _sample(self) -> None:
-        while not self._over.wait(0.001):
+        while not self._over.wait(0.005):
             self.most = max(self.most, self._process.memory_info().rss)
 
     def __exit__(self, *error: object) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 UNSPLIT = (1 << 15) - 1
 """The largest number of elements for which torch does not split an operator over threads."""
-_PIECE = 1 << 18
-_MOST_THREADS = 16  # working copies of a piece are all the extra memory: 1.75 MiB a thread
+_PIECE = 1 << 19
+_MOST_THREADS = 16  # working copies of a piece are all the extra memory: 3.5 MiB a thread
 _WORTH_THREADS = 1 << 20  # to start them takes as long as 1 M elements
 Result = TypeVar("Result")
 Piece = tuple[int, int, Tensor]
