@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tbx_callbacks.amp import LossScale
 from tbx_callbacks.context import Interval
-from tbx_callbacks.deferred import Deferred, add_up, together
+from tbx_callbacks.deferred import KEPT, Deferred, add_up, together
 from tbx_callbacks.outputs import Losses, Predictions
 from tbx_callbacks.values import Number
 
@@ -125,7 +125,7 @@ class Counters:
         self.stopwatch = stopwatch
         self.loss_scale = loss_scale
         self.steps = 0
-        self._samples = self._token_batches = self._losses = self._clip_steps = 0
+        self._batches = self._samples = self._token_batches = self._losses = self._clip_steps = 0
         self._tokens = Deferred(add_up)
         self._nonfinite = Deferred(_count_nonfinite)
         self._clipped = Deferred(self._count_clipped)
@@ -136,10 +136,14 @@ class Counters:
         self._samples += samples
         if loss is not None:
             self._losses += 1
-            self._nonfinite.add(loss)
+            self._nonfinite.kept.append(loss)
         if tokens is not None:
             self._token_batches += 1
-            self._tokens.add(tokens)
+            self._tokens.kept.append(tokens)
+        self._batches += 1
+        if self._batches % KEPT == 0:
+            self._nonfinite.total()
+            self._tokens.total()
 
     def clip(self, norm: Tensor, max_norm: float) -> None:
         """One step whose gradient had this norm before it was clipped; see torch.nn.utils.clip_grad_norm_ for 1e-6."""
@@ -147,7 +151,9 @@ class Counters:
             self._clipped.total()  # of the limit so far
             self._max_norm = max_norm
         self._clip_steps += 1
-        self._clipped.add(norm)
+        self._clipped.kept.append(norm)
+        if self._clip_steps % KEPT == 0:
+            self._clipped.total()
 
     def totals(self) -> Totals:
         """Everything so far."""

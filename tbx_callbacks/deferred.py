@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tbx_callbacks.values import Number
 
-_KEPT = 32  # tensors kept before they are added up: a few kernels now and then instead of several a step
+KEPT = 32  # tensors kept before they are added up: a few kernels now and then instead of several a step
 
 
 class Deferred:
@@ -17,20 +17,21 @@ class Deferred:
 
     def __init__(self, function: Callable[[Sequence[Tensor]], Tensor]) -> None:
         self._function = function
-        self._kept: list[Tensor] = []
+        self.kept: list[Tensor] = []
+        """Tensors that are not added up yet; whoever appends to it calls `total` now and then."""
         self._total: Number = 0
 
     def add(self, tensor: Tensor) -> None:
         """Keeps a tensor for later; its contents must stay."""
-        self._kept.append(tensor)
-        if len(self._kept) >= _KEPT:
+        self.kept.append(tensor)
+        if len(self.kept) >= KEPT:
             self.total()
 
     def total(self) -> Number:
         """The sum so far, 0-d."""
-        if self._kept:
-            self._total = self._total + self._function(self._kept)
-            self._kept.clear()
+        if self.kept:
+            self._total = self._total + self._function(self.kept)
+            self.kept.clear()
         return self._total
 
 

@@ -66,6 +66,8 @@ class Measuring:
         self._unsummed = Unsummed()
         self.late = Late()
         """Metrics that wait for the end of their step."""
+        self.scales = counters.loss_scale is not None
+        """Whether a loss scale is watched."""
         self._first = next(iter(setup.optimizers))
         self._device_time = DeviceTime(counters.stopwatch, events_of(source.device))
         self._steps_before = self.step = 0
@@ -121,7 +123,7 @@ class Measuring:
         """See `Monitor.clipped`."""
         if by_zero != (self._setup.zero is not None):
             return  # ZeRO says it itself
-        found = local(norm) if isinstance(norm, Tensor) else torch.tensor(norm)
+        found = norm if type(norm) is Tensor else local(norm) if isinstance(norm, Tensor) else torch.tensor(norm)
         if found is None:
             return  # partial sums: only together with other ranks a norm
         self._counters.clip(found, max_norm)
@@ -139,7 +141,7 @@ class Measuring:
     def _after_step(self, name: str, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if name == self._first:
             self._counters.steps += 1
-        if self.due or self._own.due(self.step):
+        if self.due or (self._own.sums and self._own.due(self.step)):
             with self._safely("measuring", self.step), self._device_time.span(), torch.no_grad():
                 zero = self._setup.zero
                 skipped = found_inf(optimizer) if zero is None else zero.skipped

@@ -162,15 +162,18 @@ class Monitor:
 
     def begin_step(self, step: int) -> None:
         """A step begins; `step` is the number it will have when it is finished (1-based)."""
-        self.publish()
+        measuring = self._measuring
+        if self.publisher.held is not None or (measuring is not None and measuring.late.waiting):
+            self.publish()
         self.stopwatch.resume()
-        if self._measuring is not None:
-            self._measuring.begin(step)
+        if measuring is not None:
+            measuring.begin(step)
 
     def pass_ended(self, *, is_step: bool) -> None:
         """A pass of the trainer's loop is over; `is_step`: it counts as a step even if no optimizer was called."""
-        if self._measuring is not None:
-            self._measuring.pass_ended(is_step=is_step)
+        measuring = self._measuring
+        if measuring is not None and (measuring.due or measuring.scales):
+            measuring.pass_ended(is_step=is_step)
 
     def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
         """One micro-batch went through the model."""

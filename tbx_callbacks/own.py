@@ -15,12 +15,13 @@ class OwnScalars:
     """Means in the making, by tag; `schedule` names the points at which they are written."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[Number, int]] = {}
+        self.sums: dict[str, tuple[Number, int]] = {}
+        """Sums and counts since the last point."""
         self.schedule: Schedule = never
 
     def due(self, step: int) -> bool:
         """Whether there are some to write at this step."""
-        return bool(self._sums) and self.schedule(step)
+        return bool(self.sums) and self.schedule(step)
 
     def add(self, tag: str, value: Tensor | float) -> None:
         """Adds a value to the mean of its tag, without a host sync.
@@ -32,13 +33,13 @@ class OwnScalars:
             if value.numel() != 1:
                 raise ValueError(f"{tag} must be a scalar, got shape {tuple(value.shape)}; reduce it, as by .mean()")
             value = value.detach().reshape(()).float()
-        total, count = self._sums.get(check_tag(tag), (0.0, 0))
-        self._sums[tag] = (total + value, count + 1)
+        total, count = self.sums.get(check_tag(tag), (0.0, 0))
+        self.sums[tag] = (total + value, count + 1)
 
     def take(self) -> dict[str, Mean]:
         """The means so far, of this rank: ranks need not log the same ones. The next ones start anew."""
-        taken = {tag: Mean(total, count) for tag, (total, count) in self._sums.items()}
-        self._sums.clear()
+        taken = {tag: Mean(total, count) for tag, (total, count) in self.sums.items()}
+        self.sums.clear()
         return taken
 
     def numbers(self) -> dict[str, Finished]:

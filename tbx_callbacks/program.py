@@ -56,9 +56,13 @@ class Program:
 
     def due(self, step: int) -> list[Entry]:
         """The entries that are measured at this step."""
-        due = [entry for n, entries in self._by_period.items() if step % n == 0 for entry in entries]
-        if self._others:
-            due += [entry for schedule, entries in self._others.items() if schedule(step) for entry in entries]
+        due: list[Entry] = []
+        for n, entries in self._by_period.items():
+            if step % n == 0:
+                due += entries
+        for schedule, entries in self._others.items():
+            if schedule(step):
+                due += entries
         return due
 
     @property

@@ -114,8 +114,8 @@ class CountedSteps(Adapter):
             self._monitor.logged(self._step, facts, shared=self._loss())
             self._losses, self._counted, self._samples = Deferred(add_up), 0, 0
         self._begin_step(self._step)
-        if verdict := self._monitor.verdict(self._step):
-            self._news |= verdict
+        if self._monitor.publisher.decisions.awaited:
+            self._news |= self._monitor.verdict(self._step)
 
     def _loss(self) -> dict[str, Value]:
         """The mean over passes since the last point; over ranks weighted by their samples, and the largest."""
