@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+_RANKS = 2**16
 Number = float | Tensor
 Facts = Mapping[str, float]
 
@@ -82,6 +83,23 @@ class Max(Value):
 
     def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
         return maxes[0]
+
+
+@dataclass(frozen=True)
+class RankOfMax(Value):
+    """The rank whose amount is the largest; of several that have it the highest.
+
+    `amount` is a whole number below 2**37, `rank` one below 2**16: together a float64 holds them exactly.
+    """
+
+    amount: int
+    rank: int
+
+    def maxes(self) -> tuple[Number, ...]:
+        return (float(self.amount * _RANKS + self.rank),)
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+        return maxes[0] % _RANKS
 
 
 @dataclass(frozen=True)

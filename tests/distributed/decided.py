@@ -16,6 +16,7 @@ from torch import nn
 from tbx_callbacks.counters import Stopwatch
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.items import Item
+from tbx_callbacks.metrics.memory import Memory
 from tbx_callbacks.monitor import Monitor
 from tbx_callbacks.schedule import every
 from tbx_callbacks.sinks import MemorySink
@@ -119,10 +120,23 @@ def thread(rank: int) -> None:
     print(f"acted: {acted}")
 
 
+def memory(rank: int) -> None:
+    """Rank 1 holds more memory than rank 0."""
+    held = torch.ones(100_000_000 if rank == 1 else 1)
+    sink, model = MemorySink(), nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = Monitor([Item("memory", Memory(), every=1)], every=1, strict=True, sink=sink)
+    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(1)))
+    monitor.begin_step(1)
+    optimizer.step()
+    monitor.end(1, succeeded=True)
+    print(f"largest: {sink.series('memory/largest_rank') if rank == 0 and held.sum() else []}")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    for scenario in (budget, within, thread):
+    for scenario in (budget, within, thread, memory):
         print(f"<{scenario.__name__}>", flush=True)
         scenario(dist.get_rank())
         print(f"</{scenario.__name__}>", flush=True)

@@ -50,3 +50,7 @@ def test_decisions_of_another_thread_are_acted_upon_at_the_same_step(said: list[
     assert first == second
     assert [numbers for _, numbers in first] == [{"number": n, f"only {n}": -1.5} for n in (1, 2, 3)]
     assert all(step % 3 == 0 for step, _ in first)  # the last step that was over: the next one is ending
+
+
+def test_the_rank_that_needs_most_memory_is_named(said: list[str]) -> None:
+    assert [found(rank, "memory", "largest") for rank in said] == [[(1, 1.0)], []]
