@@ -17,7 +17,8 @@ PROOFS = {
     "hf-ddp": "hf-ddp: parameters are ['Parameter'] in DistributedDataParallel",
     "hf-fsdp": "hf-fsdp: parameters are ['DTensor'] in FSDPNet",
     "hf-fsdp1": "hf-fsdp1: parameters are ['Parameter'] in FullyShardedDataParallel",
-    "lightning-ddp": "strategy is DDPStrategy",
+    "lightning-ddp": "lightning-ddp: parameters are ['Parameter'] in DDPStrategy",
+    "lightning-fsdp2": "lightning-fsdp2: parameters are ['DTensor'] in ModelParallelStrategy",
 }
 Trained = Callable[[int], tuple[Path, str]]
 

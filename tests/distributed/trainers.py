@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from batches import collate, rows
 from problems import bert
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 from ways import SET
@@ -100,13 +101,18 @@ def with_hf(way: str, folder: Path) -> None:
     print(f"{way}: parameters are {sorted(kinds)} in {type(trainer.model_wrapped).__name__}", flush=True)
 
 
-def with_lightning(folder: Path, ranks: int) -> None:
+def with_lightning(way: str, folder: Path, ranks: int) -> None:
     import lightning.pytorch as pl
+    from lightning.pytorch.strategies import ModelParallelStrategy
 
     class Module(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
             self.net = Net()
+
+        def configure_model(self) -> None:
+            if way == "lightning-fsdp2":
+                fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
 
         def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
             return self.net(**batch).loss
@@ -115,11 +121,14 @@ def with_lightning(folder: Path, ranks: int) -> None:
             return torch.optim.AdamW(self.parameters(), lr=1e-2)
 
     callback = TbxLightningCallback(SET, log_dir=folder)
+    strategy: Any = "ddp" if ranks > 1 else "auto"
+    if way == "lightning-fsdp2":
+        strategy = ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1)
     trainer = pl.Trainer(
         default_root_dir=folder.parent,
         accelerator="cpu",
         devices=ranks,
-        strategy="ddp" if ranks > 1 else "auto",
+        strategy=strategy,
         max_steps=STEPS,
         log_every_n_steps=2,
         gradient_clip_val=CLIP,
@@ -134,8 +143,10 @@ def with_lightning(folder: Path, ranks: int) -> None:
     rank = trainer.global_rank if ranks > 1 else 0
     # the same global batches as one process: rank r takes every ranks-th row
     loader = DataLoader(every[rank::ranks], batch_size=BATCH // ranks, collate_fn=collate)
-    trainer.fit(Module(), loader)
-    print(f"strategy is {type(trainer.strategy).__name__}", flush=True)
+    module = Module()
+    trainer.fit(module, loader)
+    kinds = {type(parameter).__name__ for parameter in module.parameters()}
+    print(f"{way}: parameters are {sorted(kinds)} in {type(trainer.strategy).__name__}", flush=True)
 
 
 if __name__ == "__main__":
@@ -148,7 +159,7 @@ if __name__ == "__main__":
     for each in chosen:
         print(f"<{each}>", file=sys.stderr, flush=True)
         if each.startswith("lightning"):
-            with_lightning(target / each, 2 if several else 1)
+            with_lightning(each, target / each, 2 if several else 1)
         else:
             with_hf(each, target / each)
     if dist.is_initialized():
