@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 import torch
+from slow import Clock, Slow
 from torch import nn
 
 from tbx_callbacks import TbxLoop
@@ -18,36 +17,7 @@ from tbx_callbacks.items import Item
 from tbx_callbacks.monitor import Monitor
 from tbx_callbacks.schedule import at, either, every, never, stretched
 from tbx_callbacks.sinks import MemorySink
-from tbx_callbacks.values import Max, Text
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass(frozen=True)
-class Slow:
-    """A metric that takes some seconds."""
-
-    name: str
-    seconds: float
-    clock: Clock = field(compare=False)
-
-    events: ClassVar[frozenset[str]] = frozenset({"step"})
-    needs: ClassVar[frozenset[str]] = frozenset()
-    select: ClassVar[None] = None
-    cost: ClassVar[str] = "much"
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return {f"{self.name}/x": ""}
-
-    def __call__(self, context: Any) -> dict[str, Max]:
-        self.clock.now += self.seconds
-        return {f"{self.name}/x": Max(1.0)}
+from tbx_callbacks.values import Text
 
 
 def train(budget: float | None, steps: int = 400, **costs: tuple[int, float]) -> tuple[MemorySink, float]:
@@ -78,8 +48,8 @@ def steps_of(sink: MemorySink, tag: str) -> list[int]:
 def test_a_costly_metric_is_measured_less_often_and_a_cheap_one_as_before(caplog: pytest.LogCaptureFixture) -> None:
     sink, share = train(0.01, slow=(5, 0.5), cheap=(5, 1e-5))
     assert share <= 0.01
-    assert steps_of(sink, "cheap/x") == list(range(5, 401, 5))
-    slow = steps_of(sink, "slow/x")
+    assert steps_of(sink, "cheap/ranks") == list(range(5, 401, 5))
+    slow = steps_of(sink, "slow/ranks")
     assert slow[:3] == [5, 10, 15]
     periods = {b - a for a, b in itertools.pairwise(slow[4:])}
     assert periods == {50}  # 0.5 s in 50 s of steps: as often as the budget allows
@@ -95,20 +65,20 @@ def test_a_costly_metric_is_measured_less_often_and_a_cheap_one_as_before(caplog
 def test_within_the_budget_nothing_changes(caplog: pytest.LogCaptureFixture) -> None:
     sink, share = train(0.5, slow=(5, 0.5))
     assert share == pytest.approx(0.5 / 5.5)
-    assert steps_of(sink, "slow/x") == list(range(5, 401, 5))
+    assert steps_of(sink, "slow/ranks") == list(range(5, 401, 5))
     assert "measuring took" not in caplog.text
 
 
 def test_without_a_budget_nothing_changes() -> None:
     sink, _ = train(None, slow=(1, 3.0))
-    assert steps_of(sink, "slow/x") == list(range(1, 401))
+    assert steps_of(sink, "slow/ranks") == list(range(1, 401))
 
 
 def test_two_costly_metrics_share_the_room() -> None:
     sink, share = train(0.05, steps=1000, a=(10, 1.0), b=(5, 0.25))
     assert 0.02 < share <= 0.05
-    assert len(steps_of(sink, "a/x")) < 60
-    assert len(steps_of(sink, "b/x")) < 120
+    assert len(steps_of(sink, "a/ranks")) < 60
+    assert len(steps_of(sink, "b/ranks")) < 120
 
 
 def test_metrics_that_share_a_pass_are_stretched_alike_and_histograms_pay_for_their_counting(tmp_path: Path) -> None:

@@ -207,6 +207,27 @@ def test_an_exception_marks_the_run_as_failed(tmp_path: Path) -> None:
     assert ended.status == 2
 
 
+def test_what_validate_logs_is_written_and_predict_logs_nothing(tmp_path: Path) -> None:
+    callback = TbxLightningCallback("minimal", log_dir=tmp_path / "logs")
+    run, module = trainer(tmp_path, callback, max_steps=4), Classifier()
+    run.fit(module, loader())
+    (before,) = run.validate(module, loader(8), verbose=False)
+    assert len(run.predict(Predicts(module), loader(8))) == 2
+    callback.close()
+    read = Run(tmp_path / "logs")
+    assert read.scalars["val_acc"][-1] == (4, pytest.approx(before["val_acc"]))
+    assert read.steps("train/loss") == [2, 4]
+
+
+class Predicts(pl.LightningModule):
+    def __init__(self, module: Classifier) -> None:
+        super().__init__()
+        self.net = module.net
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self.net(**batch).logits
+
+
 def test_test_metrics_and_fast_dev_run(tmp_path: Path) -> None:
     callback = TbxLightningCallback("minimal", log_dir=tmp_path / "logs")
     trainer(tmp_path, callback).test(Classifier(), loader(8), verbose=False)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from slow import Clock, Slow
 
 from tbx_callbacks.counters import Stopwatch
 from tbx_callbacks.facts import Setup
@@ -20,40 +24,8 @@ from tbx_callbacks.metrics.memory import Memory
 from tbx_callbacks.monitor import Monitor
 from tbx_callbacks.schedule import every
 from tbx_callbacks.sinks import MemorySink
-from tbx_callbacks.values import Sum, Value
 
 STEPS = 200
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass(frozen=True)
-class Slow:
-    """1 from each rank; takes some seconds of the clock, and notes at which steps it was measured here."""
-
-    name: str
-    seconds: float
-    clock: Clock = field(compare=False)
-    seen: list[int] = field(default_factory=list, compare=False)
-
-    events: ClassVar[frozenset[str]] = frozenset({"step"})
-    needs: ClassVar[frozenset[str]] = frozenset()
-    select: ClassVar[None] = None
-    cost: ClassVar[str] = "much"
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return {f"{self.name}/ranks": ""}
-
-    def __call__(self, context: Any) -> dict[str, Value]:
-        self.clock.now += self.seconds
-        self.seen.append(context.step)
-        return {f"{self.name}/ranks": Sum(1.0)}
 
 
 def train(rank: int, budget: float | None, *metrics: tuple[str, int, float], acts: Any = None) -> None:
