@@ -7,6 +7,30 @@ from typing import Any
 
 import torch
 
+# What several ranks must write as one process does, every two steps.
+SHARDED: dict[str, Any] = {
+    "every": 2,
+    "metrics": [
+        "loss",
+        "learning_rate",
+        "clip",
+        "throughput",
+        "nonfinite",
+        {"grad_norm": {"by": "total"}},
+        {"grad_norm": {"by": "layer"}},
+        {"grad_norm": {"by": "parameter"}},
+        {"grad_norm_clipped": {"by": "total"}},
+        {"grad_norm_clipped": {"by": "layer"}},
+        {"weight_norm": {"by": "parameter"}},
+        {"update_norm": {"by": "layer"}},
+        {"update_ratio": {"by": "layer"}},
+        {"optimizer_state": {"by": "layer"}},
+        {"weight_histogram": {"every": 2}},
+        {"grad_histogram": {"every": 2}},
+        "activations",
+    ],
+}
+
 
 def rows(number: int = 32, length: int = 8, seed: int = 0) -> list[dict[str, Any]]:
     """Token ids with padding of different lengths, and labels that depend on them."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from batches import SHARDED as SET
 from batches import collate, rows
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -25,26 +26,6 @@ from torch.nn.parallel import DistributedDataParallel
 from tbx_callbacks import TbxLoop
 
 STEPS, BATCH, CLIP = 6, 8, 0.05
-SET: dict[str, Any] = {
-    "every": 2,
-    "metrics": [
-        "loss",
-        "learning_rate",
-        "clip",
-        "throughput",
-        "nonfinite",
-        {"grad_norm": {"by": "total"}},
-        {"grad_norm": {"by": "layer"}},
-        {"grad_norm_clipped": {"by": "total"}},
-        {"weight_norm": {"by": "parameter"}},
-        {"update_norm": {"by": "layer"}},
-        {"update_ratio": {"by": "layer"}},
-        {"optimizer_state": {"by": "layer"}},
-        {"weight_histogram": {"every": 2}},
-        {"grad_histogram": {"every": 2}},
-        "activations",
-    ],
-}
 
 
 class Net(nn.Module):

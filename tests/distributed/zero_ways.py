@@ -11,32 +11,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
+from batches import SHARDED as SET
 from batches import collate, rows
 from problems import bert, trainer
 
 from tbx_callbacks import TbxLoop, TbxTrainerCallback
 
 RANKS, CLIP = 2, 0.5
-SET: dict[str, Any] = {
-    "every": 2,
-    "metrics": [
-        "loss",
-        "learning_rate",
-        "clip",
-        "throughput",
-        "nonfinite",
-        {"grad_norm": {"by": "total"}},
-        {"grad_norm": {"by": "parameter"}},
-        {"grad_norm_clipped": {"by": "layer"}},
-        {"weight_norm": {"by": "parameter"}},
-        {"update_norm": {"by": "layer"}},
-        {"update_ratio": {"by": "layer"}},
-        {"optimizer_state": {"by": "layer"}},
-        {"weight_histogram": {"every": 2}},
-        {"grad_histogram": {"every": 2}},
-        "activations",
-    ],
-}
 
 
 def deepspeed(way: str) -> dict[str, Any]:
