@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import queue
-import threading
 from collections.abc import Callable
+
+from tbx_callbacks.jobs import Jobs
 
 logger = logging.getLogger(__name__)
 
@@ -19,11 +19,9 @@ class Behind:
     """
 
     def __init__(self) -> None:
-        self._idle = threading.Condition()
-        self._open = 0
-        self._failed = False
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(_WAITING)
-        self._thread: threading.Thread | None = None
+        self._jobs = Jobs("tbx_callbacks device", self._fail, most=_WAITING)
+        self._said = False
+        self.drain, self.close = self._jobs.drain, self._jobs.close
 
     def run(self, job: Callable[[], None], *, waits: bool = False) -> None:
         """Runs a job, now or later.
@@ -32,39 +30,12 @@ class Behind:
             job: what to do; on the thread its errors are said once.
             waits: whether it waits for a device.
         """
-        with self._idle:
-            later = waits or self._open > 0
-            if later:
-                self._open += 1
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._work, name="tbx_callbacks device", daemon=True)
-                    self._thread.start()
-        if later:
-            self._jobs.put(job)
+        if waits or self._jobs.open:
+            self._jobs.do(job)
         else:
             job()
 
-    def close(self) -> None:
-        """Ends the thread when all jobs are done; another job that waits starts another one."""
-        with self._idle:
-            if self._thread is not None:
-                self._thread = None
-                self._jobs.put(None)
-
-    def drain(self, seconds: float) -> bool:
-        """Waits until all jobs are done; whether that came to be in time."""
-        with self._idle:
-            return self._idle.wait_for(lambda: self._open == 0, timeout=seconds)
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            try:
-                job()
-            except Exception as error:
-                if not self._failed:
-                    self._failed = True
-                    logger.warning("publishing failed; the step's numbers are left out: %r", error)
-            del job  # it holds tensors
-            with self._idle:
-                self._open -= 1
-                self._idle.notify_all()
+    def _fail(self, error: Exception) -> None:
+        if not self._said:
+            self._said = True
+            logger.warning("publishing failed; the step's numbers are left out: %r", error)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks.decisions import Decision, Decisions, heard, without_decisions
+from tbx_callbacks.jobs import Jobs
 from tbx_callbacks.line import LeftError, Line
 from tbx_callbacks.meeting import meet, patience
 from tbx_callbacks.merging import END, Merger
@@ -46,10 +47,8 @@ class Together:
         self._line, self._timeout, self._merger = line, timeout, Merger(line)
         self.decisions = Decisions(line.rank)
         self._ranged = -1  # the last step of which ranges were asked
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._idle = threading.Condition()
-        self._open, self._broken, self._closing, self._over = 0, False, False, threading.Event()
-        threading.Thread(target=self._work, name="tbx_callbacks ranks", daemon=True).start()
+        self._jobs = Jobs("tbx_callbacks ranks", self._lost)
+        self._broken, self._closing, self._over = False, False, threading.Event()
         atexit.register(_let_go, weakref.ref(self))
 
     def lowest(self, numbers: Tensor, names: Sequence[str]) -> Tensor:
@@ -170,8 +169,7 @@ class Together:
 
     def drain(self, seconds: float) -> bool:
         """Waits until everything that was submitted is merged; whether that came to be in time."""
-        with self._idle:
-            return self._idle.wait_for(lambda: self._open == 0, timeout=seconds)
+        return self._jobs.drain(seconds)
 
     def leave(self, error: BaseException) -> None:
         """This rank cannot say what the others wait for: they are told after what was submitted before."""
@@ -184,7 +182,7 @@ class Together:
         if not self._closing:
             self._closing = True
             self._put(self._goodbye)
-            self._jobs.put(None)
+            self._jobs.close()
 
     def let_go(self, seconds: float) -> None:
         """Ends the thread, even where it waits for other ranks."""
@@ -196,10 +194,8 @@ class Together:
     # -- the thread ------------------------------------------------------------------------------------------------
 
     def _put(self, job: Callable[[], None]) -> None:
-        with self._idle:
-            self._open += 1
-        self._jobs.put(job)
-        if self._open > _WAITING:
+        self._jobs.do(job)
+        if self._jobs.open > _WAITING:
             self._line.leave()
 
     def _ask(self, question: Callable[[], Result], otherwise: Result) -> Result:
@@ -223,20 +219,6 @@ class Together:
             self._line.leave()
             return otherwise
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            try:
-                job()
-            except Exception as error:
-                self._lost(error)
-            with self._idle:
-                self._open -= 1
-                self._idle.notify_all()
-        if not self._line.close():
-            self._over.set()
-            threading.Event().wait()  # for ever: the thread, a daemon, holds the group until the process ends
-        self._over.set()
-
     def _lost(self, error: BaseException) -> None:
         if not self._broken:
             self._broken = True
@@ -249,6 +231,10 @@ class Together:
                 self._merger.largest("goodbye", END, {})
         except (RuntimeError, LeftError):
             self._broken = True
+        held = not self._line.close()
+        self._over.set()
+        if held:
+            threading.Event().wait()  # for ever: the thread, a daemon, holds the group until the process ends
 
 
 def join() -> Together | None:

@@ -11,11 +11,11 @@ from functools import partial
 
 from tbx_callbacks.diagnosis import SEVERITIES, Finding, diagnose
 from tbx_callbacks.diagnosis.responses import Response
+from tbx_callbacks.jobs import Jobs
 from tbx_callbacks.live.history import OF_THE_BEGINNING, read_history
 from tbx_callbacks.live.memory import Memory
 from tbx_callbacks.live.settings import Watched, function_of
 from tbx_callbacks.live.words import PREFIX, line, markdown, severity_of
-from tbx_callbacks.live.worker import Worker
 from tbx_callbacks.parts import Finished
 from tbx_callbacks.values import Text
 from tbx_callbacks.verdict import Verdict
@@ -47,23 +47,23 @@ class Watcher:
         self._memory = Memory()
         self._said: dict[str, int] = {}
         self._calls: list[threading.Thread] = []
-        self._worker = Worker("tbx_callbacks rules")
+        self._jobs, self._blind = Jobs("tbx_callbacks rules", self._missed), False
 
     def recall(self, folder: str, step: int) -> None:
         """The run goes on after a step: what its folder holds up to there is part of it."""
-        self._worker.do(partial(self._recall, folder, step))
+        self._jobs.do(partial(self._recall, folder, step))
 
     def take(self, step: int, values: Mapping[str, Finished]) -> None:
         """What was written at a step."""
-        self._worker.do(partial(self._memory.take, step, values, time.time()))
+        self._jobs.do(partial(self._memory.take, step, values, time.time()))
 
     def judge(self, step: int) -> Future[Verdict]:
         """Asks the rules about what was written up to now; the future never fails."""
-        return self._worker.ask(partial(self._judge, step, ended=False))
+        return self._jobs.ask(partial(self._judge, step, ended=False))
 
     def close(self, step: int, seconds: float) -> None:
         """Judges the whole run once more and lets go of the thread; the rest of its findings is said."""
-        wait([self._worker.ask(partial(self._judge, step, ended=True))], timeout=seconds)
+        wait([self._jobs.ask(partial(self._judge, step, ended=True))], timeout=seconds)
         self.drop()
         until = time.monotonic() + _CALLS
         for call in self._calls:
@@ -71,7 +71,12 @@ class Watcher:
 
     def drop(self) -> None:
         """Lets go of the thread when it has done what it was asked for."""
-        self._worker.close()
+        self._jobs.close()
+
+    def _missed(self, error: Exception) -> None:
+        if not self._blind:
+            self._blind = True
+            logger.warning("rules do not see everything that is written: %r", error)
 
     # -- in the thread ---------------------------------------------------------------------------------------------
 

@@ -1,0 +1,78 @@
+"""A thread that does one job after the other."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
+Job = Callable[[], object]
+
+
+class Jobs:
+    """Does jobs on a thread of its own, in the order in which they come; an error ends none of those after it.
+
+    The thread is a daemon, and none of concurrent.futures': those take nothing more once the interpreter is about to
+    end, when a run that nobody closed is still to be written and judged.
+
+    Args:
+        name: of the thread.
+        failed: gets the error of a job, on the thread.
+        most: jobs that may wait before `do` waits for them; no limit with 0.
+    """
+
+    def __init__(self, name: str, failed: Callable[[Exception], None], *, most: int = 0) -> None:
+        self._name, self._failed, self._most = name, failed, most
+        self._idle = threading.Condition()
+        self._waiting: queue.SimpleQueue[Job | None] | None = None  # of the thread, where there is one
+        self.open = 0
+        """Jobs that are not done."""
+
+    def do(self, job: Job) -> None:
+        """Does it, later; the thread starts with the first one."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._most or self.open < self._most)
+            self.open += 1
+            if self._waiting is None:
+                self._waiting = queue.SimpleQueue()
+                threading.Thread(target=self._work, args=[self._waiting], name=self._name, daemon=True).start()
+            self._waiting.put(job)
+
+    def ask(self, question: Callable[[], T]) -> Future[T]:
+        """The answer, later."""
+        answer: Future[T] = Future()
+
+        def job() -> None:
+            try:
+                answer.set_result(question())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        self.do(job)
+        return answer
+
+    def drain(self, seconds: float) -> bool:
+        """Waits until all are done; whether that came to be in time."""
+        with self._idle:
+            return self._idle.wait_for(lambda: self.open == 0, timeout=seconds)
+
+    def close(self) -> None:
+        """Ends the thread when all are done that came before; another job starts another one."""
+        with self._idle:
+            if self._waiting is not None:
+                self._waiting.put(None)
+                self._waiting = None
+
+    def _work(self, waiting: queue.SimpleQueue[Job | None]) -> None:
+        while (job := waiting.get()) is not None:
+            try:
+                job()
+            except Exception as error:
+                self._failed(error)
+            del job  # it may hold tensors
+            with self._idle:
+                self.open -= 1
+                self._idle.notify_all()
