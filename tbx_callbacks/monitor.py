@@ -12,14 +12,11 @@ from torch import Tensor
 from tbx_callbacks.amp import loss_scale
 from tbx_callbacks.axis import follow
 from tbx_callbacks.best import Best
-from tbx_callbacks.budget import Budget
 from tbx_callbacks.context import Context, RunFacts
 from tbx_callbacks.counters import Counters, Stopwatch
-from tbx_callbacks.decisions import Numbers
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.items import Cadence, Item
 from tbx_callbacks.live.settings import LIVE_OFF, Live
-from tbx_callbacks.live.watch import RULES, watch_of
 from tbx_callbacks.measuring import Measuring
 from tbx_callbacks.outputs import Predictions
 from tbx_callbacks.own import OwnScalars
@@ -29,11 +26,12 @@ from tbx_callbacks.program import Guard, Program
 from tbx_callbacks.publish import Publisher
 from tbx_callbacks.ranks import world_size
 from tbx_callbacks.readable import readable
-from tbx_callbacks.schedule import Schedule, never
-from tbx_callbacks.sinks import NullSink, Sink
+from tbx_callbacks.schedule import never
+from tbx_callbacks.sinks import Sink
 from tbx_callbacks.source import Source
+from tbx_callbacks.steering import Steering
 from tbx_callbacks.together import Together, join
-from tbx_callbacks.values import Facts, Number, Text, Value
+from tbx_callbacks.values import Facts, Number, Value
 from tbx_callbacks.verdict import Verdict
 
 logger = logging.getLogger(__name__)
@@ -71,16 +69,13 @@ class Monitor:
         self.publisher = Publisher(sink)
         self.stopwatch = stopwatch or Stopwatch()
         self._items, self._every, self._strict = tuple(items), every, strict
-        self._live = live
         self._safely = Guard(strict=strict, stopwatch=self.stopwatch)
         self._counters = Counters(self.stopwatch)
         # Numbers that the trainer logs before training (an evaluation) are taken too.
         early = plan([item for item in self._items if item.select is None], every, (), never, {})
         self._program = Program(early, strict=strict, clock=self.stopwatch.clock)
-        self._share = budget
-        self._asks: Schedule = never  # the steps about which rules are asked
-        self._budget = Budget(None, self.stopwatch, self._program, self.publisher.decisions)
-        self._verdict = Verdict.NONE
+        self._share, self._live = budget, live
+        self._steering = Steering(self.publisher, self._program, self.stopwatch, share=None, live=LIVE_OFF)
         self._measuring: Measuring | None = None
         self._best = Best({})
         self._run = RunFacts()
@@ -107,7 +102,7 @@ class Monitor:
         entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners, ranks)
         follow(entries, setup.log_schedule)
         self._program = Program(entries, strict=self._strict, clock=self.stopwatch.clock, shared=ranks is not None)
-        self._budget = Budget(self._share, self.stopwatch, self._program, self.publisher.decisions)
+        self._steering = Steering(self.publisher, self._program, self.stopwatch, share=self._share, live=self._live)
         self._own.schedule = schedule_of(self._every, setup.log_schedule)
         scaler = setup.scaler if "loss_scale" in self.needs else None
         self._counters = Counters(self.stopwatch, loss_scale(scaler), Predictions(setup.model))
@@ -129,7 +124,7 @@ class Monitor:
             safely=self._safely,
             spread=_spread(source, ranks),
         )
-        self._watch(setup, before)
+        self._steering.watch(self._every, setup.log_schedule, before, whole=self._counts, strict=self._strict)
         self.publisher.write(0, self._program.call(Context("start", 0, self._run)).numbers({}))
         self.stopwatch.resume()
 
@@ -227,7 +222,7 @@ class Monitor:
             if measuring is not None:
                 measuring.finish()
             self.publisher.publish(facts)
-        self._keep_budget()
+        self._steering.keep_budget(self._step)
 
     def logged(
         self,
@@ -246,7 +241,7 @@ class Monitor:
         """
         with self._safely("publishing", step):
             own = shared is not None and self._program.logs
-            if self._measuring is not None and self._counts and (own or self._asks(step)):
+            if self._measuring is not None and self._counts and (own or self._steering.asks(step)):
                 self._measuring.batch(step).add(shared or {})
             self._best.update(logs)
             numbers = self._program.call(Context("log", step, self._run, logs=logs)).numbers({})
@@ -257,33 +252,14 @@ class Monitor:
             else:
                 left = self._own.numbers()  # they wait for a point that does not come: no training is on
             self.publisher.publish_with(step, {**left, **numbers}, facts)
-        self._keep_budget()
+        self._steering.keep_budget(self._step)
 
     def verdict(self, step: int) -> Verdict:
         """Acts upon what was decided, now that `step` is finished; what an adapter has to do, the same on all ranks."""
-        decisions = self.publisher.decisions
-        if not decisions.awaited:
-            return Verdict.NONE
-        self._verdict = Verdict.NONE
-        with self._safely("acting upon decisions", step):
-            decisions.act(step)
-        return self._verdict
-
-    def _watch(self, setup: Setup, before: tuple[str, int] | None) -> None:
-        """Asks the set's rules from now on, where the run is written."""
-        live, decisions = self._live, self.publisher.decisions
-        self._asks = schedule_of(live.every or self._every, setup.log_schedule) if live.watched() else never
-        if live.decides and self._counts:  # one of several ranks that does not hear of the others decides nothing
-            decisions.expect(RULES, self._take_verdict)
-        if not isinstance(self.publisher.sink, NullSink):
-            write = self.publisher.write
-            self.publisher.watched_by(
-                watch_of(live, self._asks, decisions, strict=self._strict, write=write, before=before)
-            )
-
-    def _take_verdict(self, numbers: Numbers) -> None:
-        for name in numbers:
-            self._verdict |= Verdict[name]
+        if self.publisher.decisions.awaited:
+            with self._safely("acting upon decisions", step):
+                return self._steering.act(step)
+        return Verdict.NONE
 
     @property
     def measures(self) -> bool:
@@ -293,11 +269,6 @@ class Monitor:
     @property
     def _step(self) -> int:
         return self._measuring.step if self._measuring is not None else 0
-
-    def _keep_budget(self) -> None:
-        said = self._budget.decide()
-        if said is not None:
-            self.publisher.write(self._step, {"overhead_budget": Text(said)})
 
 
 def _spread(source: Source, ranks: Together | None) -> bool:
