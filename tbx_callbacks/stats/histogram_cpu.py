@@ -9,21 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tbx_callbacks.stats.squares import HUGE, TINY, sum_of_squares
 from tbx_callbacks.stats.threads import Pieces, on_threads
 
 _BYTES = (torch.uint8, torch.int8, torch.bool)
-_TINY, _HUGE = 1e-30, 1e30  # float32 holds squares and bin widths between them
 _WORTH_PAIRS = 1 << 12
 
 
 def bounds(groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Smallest and largest finite element of each group of flat tensors, `[2]`; `(inf, -inf)` where there is none."""
-    found = torch.tensor([[math.inf, -math.inf]], dtype=torch.float64).repeat(len(groups), 1)
+    lows, highs = [math.inf] * len(groups), [-math.inf] * len(groups)
     for parts in on_threads(lambda pieces: [(place, *_bounds(piece)) for place, _, piece in pieces], Pieces(groups)):
         for place, low, high in parts:
-            both = found[place]
-            both[0], both[1] = min(both[0].item(), low), max(both[1].item(), high)
-    return list(found.unbind())
+            lows[place], highs[place] = min(lows[place], low), max(highs[place], high)
+    return list(torch.tensor([lows, highs], dtype=torch.float64).t().contiguous().unbind())
 
 
 def _bounds(values: Tensor) -> tuple[float, float]:
@@ -48,7 +47,7 @@ class Work:
 
 def holds_float32(work: Work) -> bool:
     """Whether float32 can hold the bin indices of a range: it is not very large or tiny."""
-    return _TINY < work.bins / work.width < _HUGE and work.width <= _HUGE
+    return TINY < work.bins / work.width < HUGE and work.width <= HUGE
 
 
 def count(works: Sequence[Work]) -> list[Tensor]:
@@ -71,12 +70,24 @@ def count(works: Sequence[Work]) -> list[Tensor]:
 
 
 class _Scratch:
-    """Working copies of one piece: scaled elements, their bins, and the bins of two elements in one number."""
+    """Working copies of one piece: scaled elements, their bins, and the bins of two elements in one number.
+
+    The views that fit a piece are kept: most pieces have the same size, and each call of torch that a thread saves is
+    one less in which it waits for the interpreter's lock.
+    """
 
     def __init__(self, elements: int) -> None:
-        self.floats = torch.empty(elements)
-        self.bins = torch.empty(elements, dtype=torch.int16)
-        self.pairs = torch.empty(elements // 2, dtype=torch.int16)
+        self._floats = torch.empty(elements)
+        self._bins = torch.empty(elements, dtype=torch.int16)
+        self._pairs = torch.empty(elements // 2, dtype=torch.int16)
+        self.fit(elements)
+
+    def fit(self, elements: int) -> None:
+        """Makes the views as long as a piece."""
+        half = elements // 2
+        self.elements = elements
+        self.floats, self.bins, self.pairs = self._floats[:elements], self._bins[:elements], self._pairs[:half]
+        self.left, self.right, self.odd = self.bins[:half], self.bins[half : 2 * half], self.bins[2 * half :]
 
 
 class _Table:
@@ -94,7 +105,7 @@ class _Table:
         # One operator instead of two where float32 loses nothing by it: 0 is in the range, or near it.
         self._shift = torch.tensor(-work.left * self._scale) if abs(work.left) <= 2 * work.width else None
         self._single = torch.zeros(self._rows, dtype=torch.int64)
-        self._square = torch.zeros(self._rows if self._by_pairs else 0, self._rows, dtype=torch.int64)
+        self._square = torch.zeros(self._rows**2 if self._by_pairs else 0, dtype=torch.int64)
         self.moments: list[tuple[int, float, float]] = []
         """Number, sum and sum of squares of each piece."""
 
@@ -107,9 +118,18 @@ class _Table:
         else:
             self._count(piece.sub(self._left).mul_(self._scale).int())
 
+    def absorb(self, other: _Table) -> None:
+        """Adds what another thread counted of the same work."""
+        self.moments += other.moments
+        self._single += other._single
+        self._square += other._square
+
     def counts(self) -> Tensor:
         """What was counted, `[bins]`."""
-        every = self._single + self._square.sum(0) + self._square.sum(1) if self._by_pairs else self._single
+        every = self._single
+        if self._by_pairs:
+            square = self._square.view(self._rows, self._rows)
+            every = every + square.sum(0) + square.sum(1)
         every[-2] += every[-1]
         return every[:-1]
 
@@ -118,35 +138,36 @@ class _Table:
         exact_integers = not raw.dtype.is_floating_point and raw.dtype != torch.bool
         wide = self._wide or exact_integers or raw.dtype == torch.float64
         piece = raw.double() if wide else raw.float()
-        # Not torch.dot: a BLAS adds up in few lanes, which is 3e-5 off for equal elements.
-        square = (piece.square() if wide else torch.mul(piece, piece, out=self._floats(piece))).sum().item()
-        if not _TINY < square < _HUGE and not (square == 0 and not piece.any()):
+        square = sum_of_squares(piece)
+        if not TINY < square < HUGE and not (square == 0 and not piece.any()):
             # float32 cannot hold it, or there is a NaN or an Inf
             piece = piece[torch.isfinite(piece)].double()
             square = piece.square().sum().item()
         return piece, square
 
-    def _floats(self, piece: Tensor) -> Tensor:
-        return self._scratch.floats[: piece.numel()]
-
     def _count(self, bins: Tensor) -> None:
         self._single += torch.bincount(bins, minlength=self._rows)
 
     def _count_pairs(self, piece: Tensor) -> None:
-        scaled, half = self._floats(piece), piece.numel() // 2
+        scratch = self._scratch
+        if piece.numel() != scratch.elements:
+            scratch.fit(piece.numel())
         if self._shift is not None:
-            torch.add(self._shift, piece, alpha=self._scale, out=scaled)
+            torch.add(self._shift, piece, alpha=self._scale, out=scratch.floats)
         else:
-            torch.sub(piece, self._left, out=scaled).mul_(self._scale)
-        bins = self._scratch.bins[: piece.numel()].copy_(scaled)
-        pairs = torch.add(bins[:half], bins[half : 2 * half], alpha=self._rows, out=self._scratch.pairs[:half])
-        self._square += torch.bincount(pairs, minlength=self._rows**2).view(self._rows, self._rows)
-        if 2 * half < piece.numel():
-            self._count(bins[2 * half :])
+            torch.sub(piece, self._left, out=scratch.floats).mul_(self._scale)
+        scratch.bins.copy_(scratch.floats)
+        torch.add(scratch.left, scratch.right, alpha=self._rows, out=scratch.pairs)
+        self._square += torch.bincount(scratch.pairs, minlength=self._rows**2)
+        if piece.numel() % 2:
+            self._count(scratch.odd)
 
 
 def _merged(work: Work, tables: Sequence[_Table]) -> Tensor:
-    moments = sorted(moment for table in tables for moment in table.moments)  # the same sum whoever took what
-    counts = sum((table.counts() for table in tables), torch.zeros(work.bins, dtype=torch.int64))
+    if not tables:
+        return torch.zeros(2 + work.bins, dtype=torch.float64)
+    for table in tables[1:]:
+        tables[0].absorb(table)
+    moments = sorted(tables[0].moments)  # the same sum whoever took what
     total, square = sum(total for _, total, _ in moments), sum(square for _, _, square in moments)
-    return torch.cat([torch.tensor([total, square], dtype=torch.float64), counts.double()])
+    return torch.cat([torch.tensor([total, square], dtype=torch.float64), tables[0].counts()])

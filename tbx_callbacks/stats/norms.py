@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from tbx_callbacks.stats.squares import HUGE, TINY, sum_of_squares
 from tbx_callbacks.stats.threads import Pieces, on_threads
 
-# On CPU torch.linalg.vector_norm adds float32 squares one after the other: for 23 M normal numbers it is 1e-3 off
-# (benchmarks/norms.py). torch.sum adds pairwise: its sums of pieces, added up in float64, are within 1e-6. (A BLAS dot
-# is 3e-5 off for equal elements, and splits itself over threads that wait for each other.)
-_TINY, _HUGE = 1e-30, 1e30  # float32 holds squares between them
 # Many small tensors in one call: added up in float32, which is exact enough for so few elements.
 _SMALL, _PLAIN = 1 << 12, torch.float32
 
@@ -85,7 +82,7 @@ def _square_norms_cpu(tensors: Sequence[Tensor], places: Sequence[int]) -> Tenso
         norms = torch.stack(torch._foreach_norm([tensors[place] for place in small], 2)).double().square()
         found[small] = norms
     done = set(small)
-    careful = [place for place, square in zip(small, found[small].tolist(), strict=True) if not _TINY < square < _HUGE]
+    careful = [place for place, square in zip(small, found[small].tolist(), strict=True) if not TINY < square < HUGE]
     rest = [*careful, *(place for place in range(len(tensors)) if place not in done)]
     found[rest] = 0
     squares = on_threads(_squares, Pieces([[tensors[place]] for place in rest]))
@@ -95,13 +92,11 @@ def _square_norms_cpu(tensors: Sequence[Tensor], places: Sequence[int]) -> Tenso
 
 
 def _squares(pieces: Pieces) -> list[tuple[int, int, float]]:
-    scratch = torch.empty(pieces.largest)
     found = []
     for place, number, piece in pieces:
         exact = piece if piece.dtype in (torch.float32, torch.float64) else piece.float()
-        out = scratch[: piece.numel()] if exact.dtype == torch.float32 else None
-        square = torch.mul(exact, exact, out=out).sum().item()
-        if not _TINY < square < float("inf") and exact.any():
+        square = sum_of_squares(exact)
+        if not TINY < square < float("inf") and exact.any():
             square = exact.double().square().sum().item()  # float32 cannot hold it, or there is a NaN or an Inf
         found.append((place, number, square))
     return found

@@ -6,6 +6,7 @@ each time, and spin while they wait: beside other busy processes (data loading) 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from torch import Tensor
 UNSPLIT = (1 << 15) - 1
 """The largest number of elements for which torch does not split an operator over threads."""
 _PIECE = 1 << 19
-_MOST_THREADS = 16  # working copies of a piece are all the extra memory: 3.5 MiB a thread
+_MOST_THREADS = 12  # working copies of a piece are all the extra memory: 5.3 MiB a thread at most
 _WORTH_THREADS = 1 << 20  # to start them takes as long as 1 M elements
 Result = TypeVar("Result")
 Piece = tuple[int, int, Tensor]
@@ -30,11 +31,10 @@ class Pieces:
         known, elements = torch.get_num_threads(), sum(tensor.numel() for tensors in groups for tensor in tensors)
         self.threads = min(known, _MOST_THREADS) if elements >= _WORTH_THREADS else 1
         self._size = _PIECE if self.threads > 1 or known == 1 else UNSPLIT
-        self.largest = min(self._size, elements)
+        cut = [(place, *part) for place, tensors in enumerate(groups) for part in enumerate(self._cut(tensors))]
+        self._waiting: deque[tuple[int, int, list[Tensor]]] = deque(cut)
+        self.largest = max((sum(tensor.numel() for tensor in parts) for _, _, parts in cut), default=0)
         """No piece has more elements."""
-        self._waiting: deque[tuple[int, int, list[Tensor]]] = deque()
-        for place, tensors in enumerate(groups):
-            self._waiting.extend((place, number, parts) for number, parts in enumerate(self._cut(tensors)))
 
     def __iter__(self) -> Iterator[Piece]:
         while True:
@@ -45,12 +45,14 @@ class Pieces:
             yield place, number, parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _cut(self, tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Large tensors in pieces, small ones of one type side by side."""
+        """Large tensors in equal pieces of about the size, small ones of one type side by side."""
         small: list[Tensor] = []
         waiting = 0
         for tensor in tensors:
             if tensor.numel() >= self._size // 16:
-                yield from ([piece] for piece in tensor.split(self._size))
+                wanted = tensor.numel() / self._size
+                pieces = max(1, round(wanted)) if self._size == _PIECE else math.ceil(wanted)
+                yield from ([piece] for piece in tensor.split(math.ceil(tensor.numel() / pieces)))
                 continue
             if small and (waiting + tensor.numel() > self._size or small[0].dtype != tensor.dtype):
                 yield small
