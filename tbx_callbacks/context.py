@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tbx_callbacks.select import Parameter, Selection
+from tbx_callbacks.stats import fused
+from tbx_callbacks.stats.fused import Moments
 from tbx_callbacks.stats.norms import count_nonfinite, square_norms
-from tbx_callbacks.values import Mean, Number, Unless, Value
+from tbx_callbacks.values import Histogram, Mean, Number, Unless, Value
 
 if TYPE_CHECKING:
     from tbx_callbacks.state import State
@@ -46,7 +49,22 @@ class Tensors:
     @cached_property
     def nonfinite(self) -> Tensor:
         """Number of NaN and Inf elements of each tensor, `[parameters]`; 0 where there is none."""
+        if self._moments is not None:
+            return self._spread(self._moments.nonfinite)
         return self._spread(count_nonfinite(self._chosen, self._raw_squares))
+
+    def histograms(self, groups: Mapping[str, Sequence[int]], bins: int) -> dict[str, Histogram]:
+        """Of the tensors at the places of each group together; groups that have none are left out."""
+        there = {name: [place for place in places if self.present[place]] for name, places in groups.items()}
+        there = {name: places for name, places in there.items() if places}
+        bounds: Sequence[Tensor | None] = [None] * len(there)
+        if there and self._moments is not None:
+            rank = list(accumulate(self.present, initial=0))  # of a place among those that hold a tensor
+            bounds = self._moments.bounds([[rank[place] for place in places] for places in there.values()])
+        return {
+            name: Histogram([tensor for place in places if (tensor := self[place]) is not None], bins, known)
+            for (name, places), known in zip(there.items(), bounds, strict=True)
+        }
 
     def take(self, *, nonfinite: bool) -> None:
         """Computes the statistics now: the tensors will have other contents later."""
@@ -75,8 +93,13 @@ class Tensors:
         return [tensor for tensor in self._tensors if tensor is not None]
 
     @cached_property
+    def _moments(self) -> Moments | None:
+        """On CUDA one pass finds squares, what is not finite, and the bounds that a histogram needs."""
+        return fused.of_each(self._chosen)
+
+    @cached_property
     def _raw_squares(self) -> Tensor:
-        return square_norms(self._chosen)
+        return square_norms(self._chosen) if self._moments is None else self._moments.square_norms()
 
     def _spread(self, numbers: Tensor) -> Tensor:
         if all(self.present):
@@ -173,10 +196,6 @@ class Context:
         """The value, left out for a step that did nothing."""
         return value if self.skipped is None else Unless(value, self.skipped)
 
-    def grouped(self, tensors: Tensors) -> dict[str, list[Tensor]]:
-        """The tensors of each group of the selection; groups that have none are left out."""
-        grouped = {
-            group.name: [tensor for place in group.members if (tensor := tensors[place]) is not None]
-            for group in self.selection.groups
-        }
-        return {name: chosen for name, chosen in grouped.items() if chosen}
+    def histograms(self, tensors: Tensors, bins: int) -> dict[str, Histogram]:
+        """A histogram of the tensors of each group of the selection; groups that have none are left out."""
+        return tensors.histograms({group.name: group.members for group in self.selection.groups}, bins)

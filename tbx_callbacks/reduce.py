@@ -107,7 +107,8 @@ class Batch:
         """
         histograms, self._uncounted = self._uncounted, {}
         groups = [value.tensors for value in histograms.values()]
-        ranges: Mapping[str, Tensor] = dict(zip(histograms, histogram.value_ranges(groups), strict=True))
+        found = histogram.value_ranges(groups, [value.bounds for value in histograms.values()])
+        ranges: Mapping[str, Tensor] = dict(zip(histograms, found, strict=True))
         if agree is not None:
             ranges = agree(ranges)
         bins = [value.bins for value in histograms.values()]

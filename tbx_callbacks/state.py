@@ -14,7 +14,8 @@ from torch.distributed.tensor import DTensor
 from tbx_callbacks.context import Tensors
 from tbx_callbacks.select import Parameter
 from tbx_callbacks.shards import local
-from tbx_callbacks.stats.norms import flat, square_norms
+from tbx_callbacks.stats.flat import flat
+from tbx_callbacks.stats.norms import square_norms
 from tbx_callbacks.zero import Zero
 
 logger = logging.getLogger(__name__)

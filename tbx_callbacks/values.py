@@ -229,6 +229,8 @@ class Histogram:
 
     tensors: Sequence[Tensor]
     bins: int = 64
+    bounds: Tensor | None = None
+    """Smallest and largest finite element, `[2]`, where they are known already."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from tbx_callbacks.context import Context
 from tbx_callbacks.metrics.protocol import STEP, Values
 from tbx_callbacks.select import Select
 from tbx_callbacks.stats.histogram import check_bins
-from tbx_callbacks.values import Histogram
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,4 @@ class UpdateHistogram:
     def __call__(self, context: Context) -> Values:
         if context.updates is None:
             return {}
-        return {
-            f"updates/{group}": Histogram(tensors, bins=self.bins)
-            for group, tensors in context.grouped(context.updates).items()
-        }
+        return {f"updates/{group}": found for group, found in context.histograms(context.updates, self.bins).items()}

@@ -10,7 +10,6 @@ from tbx_callbacks.context import Context
 from tbx_callbacks.metrics.protocol import NOTHING, STEP, Values
 from tbx_callbacks.select import Select
 from tbx_callbacks.stats.histogram import check_bins
-from tbx_callbacks.values import Histogram
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,4 @@ class WeightHistogram:
         check_bins(self.bins)
 
     def __call__(self, context: Context) -> Values:
-        return {
-            f"weights/{group}": Histogram(tensors, bins=self.bins)
-            for group, tensors in context.grouped(context.weights).items()
-        }
+        return {f"weights/{group}": found for group, found in context.histograms(context.weights, self.bins).items()}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tbx_callbacks.stats import histogram_cpu, histogram_device, histogram_small
-from tbx_callbacks.stats.norms import flat
+from tbx_callbacks.stats import fused, histogram_cpu, histogram_device, histogram_small
+from tbx_callbacks.stats.flat import flat
 
 MOST_BINS = 255
+Groups = Sequence[Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -43,39 +44,34 @@ def check_bins(bins: int) -> None:
         raise ValueError(f"bins must be between 1 and {MOST_BINS}, got {bins}")
 
 
-def value_ranges(groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+def value_ranges(groups: Groups, known: Sequence[Tensor | None] = ()) -> list[Tensor]:
     """Smallest and largest finite element of each group, `[2]`; `(inf, -inf)` where there is none.
 
-    On an accelerator nothing waits for it; a group's result is on the device of its first tensor.
+    On an accelerator nothing waits for it; a group's result is on the device of its first tensor. `known` may hold
+    some of them already.
     """
     flats = [[flat(tensor) for tensor in tensors] for tensors in groups]
-    small = [place for place, tensors in enumerate(flats) if _on_cpu(tensors) and histogram_small.is_small(tensors)]
-    tried = zip(small, histogram_small.bounds([flats[place] for place in small]), strict=True)
-    found = {place: bounds for place, bounds in tried if bounds is not None}
-    rest = [place for place, tensors in enumerate(flats) if place not in found and _on_cpu(tensors)]
-    found.update(zip(rest, histogram_cpu.bounds([flats[place] for place in rest]), strict=True))
-    return [found[place] if place in found else _bounds(tensors) for place, tensors in enumerate(flats)]
+    found = {place: bounds for place, bounds in enumerate(known) if bounds is not None}
+    for way, places in _ways(flats).items():
+        rest = [place for place in places if place not in found]
+        if rest:
+            found.update(zip(rest, _BOUNDS[way[0]]([flats[place] for place in rest]), strict=True))
+    return [found[place] for place in range(len(groups))]
 
 
-def count(groups: Sequence[Sequence[Tensor]], ranges: Sequence[Tensor], bins: Sequence[int]) -> list[Tensor]:
+def count(groups: Groups, ranges: Sequence[Tensor], bins: Sequence[int]) -> list[Tensor]:
     """Counts each group over equal bins of its range; `finish` reads the result, `[4 + bins]` of one device.
 
     Elements are the smallest, the largest, the sum, the sum of squares and the counts; the last three are added over
     ranks. Ranges are `value_ranges` of the same tensors or of more of them. Non-finite elements are left out. An
     element within one rounding error of an edge may be counted on either side of it; the total is exact.
     """
-    counted: list[Tensor | None] = [None] * len(groups)
-    works: dict[int, histogram_cpu.Work] = {}
-    for place, (tensors, bounds) in enumerate(zip(groups, ranges, strict=True)):
-        flats = [flat(tensor) for tensor in tensors]
-        if _on_cpu(flats):
-            left, width = _range(*bounds.tolist())
-            works[place] = histogram_cpu.Work(flats, left, width, bins[place])
-        else:
-            counted[place] = _count_on_devices(flats, bounds, bins[place])
-    for place, part in _count_on_cpu(works).items():
-        counted[place] = torch.cat([ranges[place], part])
-    return [part for part in counted if part is not None]
+    flats = [[flat(tensor) for tensor in tensors] for tensors in groups]
+    found: dict[int, Tensor] = {}
+    for way, places in _ways(flats).items():
+        given = ([flats[place] for place in places], [ranges[place] for place in places], [bins[p] for p in places])
+        found.update(zip(places, _COUNT[way[0]](*given), strict=True))
+    return [found[place] for place in range(len(groups))]
 
 
 def finish(packed: Sequence[float]) -> HistogramCounts | None:
@@ -86,44 +82,48 @@ def finish(packed: Sequence[float]) -> HistogramCounts | None:
     return HistogramCounts(tuple(map(int, counts)), low, high, total, total_squares)
 
 
-def _bounds(tensors: Sequence[Tensor]) -> Tensor:
-    parts = [histogram_device.bounds(part) for part in _by_device(tensors).values()]
-    found = torch.stack([part.to(parts[0].device, parts[0].dtype, non_blocking=True) for part in parts])
-    return torch.stack([found[:, 0].amin(), found[:, 1].amax()])
+def _ways(flats: Groups) -> dict[tuple[str, torch.device | None], list[int]]:
+    """Which groups are measured together and how: on the CPU, by the kernels of one device, or by torch's operators."""
+    found: dict[tuple[str, torch.device | None], list[int]] = {}
+    for place, tensors in enumerate(flats):
+        devices = {tensor.device for tensor in tensors}
+        if all(device.type == "cpu" for device in devices):
+            way: tuple[str, torch.device | None] = "cpu", None
+        elif len(devices) == 1 and fused.takes(tensors):
+            way = "fused", tensors[0].device
+        else:
+            way = "operators", None
+        found.setdefault(way, []).append(place)
+    return found
 
 
-def _on_cpu(tensors: Sequence[Tensor]) -> bool:
-    return all(tensor.device.type == "cpu" for tensor in tensors)
-
-
-def _count_on_cpu(works: Mapping[int, histogram_cpu.Work]) -> dict[int, Tensor]:
+def _bounds_on_cpu(flats: Groups) -> list[Tensor]:
     """Small ones in one flat pass; the others, and those that the pass cannot take, piece by piece."""
-    small = [place for place, work in works.items() if histogram_small.is_small(work.tensors)]
+    small = [place for place, tensors in enumerate(flats) if histogram_small.is_small(tensors)]
+    tried = zip(small, histogram_small.bounds([flats[place] for place in small]), strict=True)
+    found = {place: bounds for place, bounds in tried if bounds is not None}
+    rest = [place for place in range(len(flats)) if place not in found]
+    found.update(zip(rest, histogram_cpu.bounds([flats[place] for place in rest]), strict=True))
+    return [found[place] for place in range(len(flats))]
+
+
+def _count_on_cpu(flats: Groups, ranges: Sequence[Tensor], bins: Sequence[int]) -> list[Tensor]:
+    works = [
+        histogram_cpu.Work(tensors, *_range(*bounds.tolist()), number)
+        for tensors, bounds, number in zip(flats, ranges, bins, strict=True)
+    ]
+    small = [place for place, work in enumerate(works) if histogram_small.is_small(work.tensors)]
     tried = zip(small, histogram_small.count([works[place] for place in small]), strict=True)
     found = {place: part for place, part in tried if part is not None}
-    rest = [place for place in works if place not in found]
-    parts = histogram_cpu.count([works[place] for place in rest])
-    return {**found, **dict(zip(rest, parts, strict=True))}
-
-
-def _count_on_devices(tensors: Sequence[Tensor], bounds: Tensor, bins: int) -> Tensor:
-    low, high = bounds
-    several = high > low
-    left, width = torch.where(several, low, low - 0.5), torch.where(several, high - low, 1.0)
-    parts = [
-        histogram_device.count(part, left.to(device), width.to(device), bins)
-        for device, part in _by_device(tensors).items()
-    ]
-    return torch.cat([bounds, torch.stack([part.to(bounds.device) for part in parts]).sum(0)])
-
-
-def _by_device(tensors: Sequence[Tensor]) -> dict[torch.device, list[Tensor]]:
-    found: dict[torch.device, list[Tensor]] = {}
-    for tensor in tensors:
-        found.setdefault(tensor.device, []).append(tensor)
-    return found
+    rest = [place for place in range(len(works)) if place not in found]
+    found.update(zip(rest, histogram_cpu.count([works[place] for place in rest]), strict=True))
+    return [torch.cat([bounds, found[place]]) for place, bounds in enumerate(ranges)]
 
 
 def _range(low: float, high: float) -> tuple[float, float]:
     """Left edge and width; a single value gets a bin of width 1 around it, as in numpy.histogram."""
     return (low, high - low) if high > low else (low - 0.5 if math.isfinite(low) else 0.0, 1.0)
+
+
+_BOUNDS = {"cpu": _bounds_on_cpu, "fused": fused.bounds, "operators": histogram_device.bounds}
+_COUNT = {"cpu": _count_on_cpu, "fused": fused.count, "operators": histogram_device.count}

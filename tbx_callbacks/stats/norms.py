@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from tbx_callbacks.stats import fused
+from tbx_callbacks.stats.flat import flat, moved
 from tbx_callbacks.stats.squares import HUGE, TINY, sum_of_squares
 from tbx_callbacks.stats.threads import Pieces, on_threads
 
@@ -21,7 +23,7 @@ def square_norms(tensors: Sequence[Tensor]) -> Tensor:
     tensor that holds a NaN or an Inf gives a non-finite number. Empty tensors give 0. The result is on the first
     tensor's device.
     """
-    return _per_device(tensors, _square_norms_cpu, _square_norms_foreach)
+    return _per_device(tensors, _square_norms_cpu, _square_norms_device)
 
 
 def count_nonfinite(tensors: Sequence[Tensor], squares: Tensor) -> Tensor:
@@ -45,16 +47,6 @@ def count_nonfinite(tensors: Sequence[Tensor], squares: Tensor) -> Tensor:
     return _per_device(tensors, cpu, device)
 
 
-def flat(tensor: Tensor) -> Tensor:
-    """The elements as a contiguous 1-D tensor, real (a complex element counts as two); a view where possible."""
-    tensor = tensor.detach()
-    if tensor.is_sparse:  # the absent elements are zeros and add nothing
-        tensor = tensor.coalesce().values()
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor.reshape(-1)
-
-
 _Kernel = Callable[[Sequence[Tensor], Sequence[int]], Tensor]
 
 
@@ -68,10 +60,10 @@ def _per_device(tensors: Sequence[Tensor], cpu: _Kernel, device: _Kernel) -> Ten
     result = torch.zeros(len(tensors), dtype=_wide(home), device=home)
     for where, chosen in places.items():
         kernel = cpu if where.type == "cpu" else device
-        part = kernel([flat(tensors[place]) for place in chosen], chosen).to(home, result.dtype, non_blocking=True)
+        part = moved(kernel([flat(tensors[place]) for place in chosen], chosen), home).to(result.dtype)
         if len(places) == 1:
             return part
-        result.index_copy_(0, torch.tensor(chosen).to(home, non_blocking=True), part)
+        result.index_copy_(0, moved(torch.tensor(chosen), home), part)
     return result
 
 
@@ -102,10 +94,20 @@ def _squares(pieces: Pieces) -> list[tuple[int, int, float]]:
     return found
 
 
-def _square_norms_foreach(tensors: Sequence[Tensor], places: Sequence[int]) -> Tensor:  # noqa: ARG001
+def _square_norms_device(tensors: Sequence[Tensor], places: Sequence[int]) -> Tensor:
+    measured = fused.of_each(tensors)
+    if measured is not None:
+        return measured.square_norms()
     wide = _wide(tensors[0].device)
-    norms = torch._foreach_norm([t if t.dtype.itemsize >= 4 else t.float() for t in tensors], 2)
-    return torch.stack([norm.to(wide) for norm in norms]).square()
+    kinds = {t.dtype: torch.float32 if t.dtype.itemsize < 4 else t.dtype for t in tensors}
+    found: list[Tensor] = [tensors[0]] * len(tensors)
+    for kind, dtype in kinds.items():
+        places = [place for place, tensor in enumerate(tensors) if tensor.dtype == kind]
+        # not the tensors in another type, which would be a copy of the model
+        norms = torch._foreach_norm([tensors[place] for place in places], 2, dtype=dtype)
+        for place, norm in zip(places, torch.stack(norms).to(wide).square().unbind(), strict=True):
+            found[place] = norm
+    return torch.stack(found)
 
 
 def _wide(device: torch.device) -> torch.dtype:

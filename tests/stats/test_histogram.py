@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks.stats import histogram, histogram_device
+from tbx_callbacks.stats.flat import flat
 from tbx_callbacks.stats.histogram import HistogramCounts
-from tbx_callbacks.stats.norms import flat
 
 
 def on_cpu(tensors: list[Tensor], bins: int = 64) -> HistogramCounts:
@@ -24,8 +24,8 @@ def on_cpu(tensors: list[Tensor], bins: int = 64) -> HistogramCounts:
 def on_device(tensors: list[Tensor], bins: int = 64) -> HistogramCounts:
     """The way of accelerators: it runs on any device, and so it is compared here too."""
     flats = [flat(tensor) for tensor in tensors]
-    bounds = histogram_device.bounds(flats)
-    found = histogram.finish(histogram._count_on_devices(flats, bounds, bins).tolist())
+    (counted,) = histogram_device.count([flats], histogram_device.bounds([flats]), [bins])
+    found = histogram.finish(counted.tolist())
     assert found is not None
     return found
 
@@ -118,7 +118,7 @@ def test_nothing_to_count(tensors: list[Tensor]) -> None:
     (packed,) = histogram.count([tensors], histogram.value_ranges([tensors]), [64])
     assert histogram.finish(packed.tolist()) is None
     if tensors:
-        bounds = histogram_device.bounds(tensors)
+        (bounds,) = histogram_device.bounds([tensors])
         assert histogram.finish(histogram._count_on_devices(tensors, bounds.double(), 64).tolist()) is None
 
 

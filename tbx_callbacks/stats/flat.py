@@ -1,0 +1,21 @@
+"""Any tensor as a flat one of real numbers, and from one device to another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """The elements as a contiguous 1-D tensor, real (a complex element counts as two); a view where possible."""
+    tensor = tensor.detach()
+    if tensor.is_sparse:  # the absent elements are zeros and add nothing
+        tensor = tensor.coalesce().values()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor.reshape(-1)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """On another device. Nothing waits for it there; on the CPU it is complete, since it may be read at once."""
+    return tensor.to(device, non_blocking=device.type != "cpu")
