@@ -119,7 +119,8 @@ def test_nothing_to_count(tensors: list[Tensor]) -> None:
     assert histogram.finish(packed.tolist()) is None
     if tensors:
         (bounds,) = histogram_device.bounds([tensors])
-        assert histogram.finish(histogram._count_on_devices(tensors, bounds.double(), 64).tolist()) is None
+        (counted,) = histogram_device.count([tensors], [bounds], [64])
+        assert histogram.finish(counted.tolist()) is None
 
 
 @every_way
