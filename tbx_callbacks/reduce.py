@@ -9,6 +9,7 @@ from torch import Tensor
 from tbx_callbacks.fetch import Fetch
 from tbx_callbacks.parts import Finished, Part, Parts, finish, histogram_part, names_of
 from tbx_callbacks.stats import histogram
+from tbx_callbacks.stats.flat import flat
 from tbx_callbacks.values import Facts, Histogram, HostValue, Number, Sum, Value
 
 _FAILED = "failed:"  # no tag holds a colon
@@ -106,7 +107,7 @@ class Batch:
             agree: makes the ranges of this rank's tensors those of all ranks.
         """
         histograms, self._uncounted = self._uncounted, {}
-        groups = [value.tensors for value in histograms.values()]
+        groups = [[flat(tensor) for tensor in value.tensors] for value in histograms.values()]
         found = histogram.value_ranges(groups, [value.bounds for value in histograms.values()])
         ranges: Mapping[str, Tensor] = dict(zip(histograms, found, strict=True))
         if agree is not None:

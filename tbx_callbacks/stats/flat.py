@@ -8,6 +8,9 @@ from torch import Tensor
 
 def flat(tensor: Tensor) -> Tensor:
     """The elements as a contiguous 1-D tensor, real (a complex element counts as two); a view where possible."""
+    plain = tensor.dim() == 1 and tensor.layout is torch.strided and not tensor.is_complex()
+    if plain and tensor.is_contiguous() and not tensor.requires_grad:
+        return tensor
     tensor = tensor.detach()
     if tensor.is_sparse:  # the absent elements are zeros and add nothing
         tensor = tensor.coalesce().values()

@@ -86,10 +86,9 @@ def _ways(flats: Groups) -> dict[tuple[str, torch.device | None], list[int]]:
     """Which groups are measured together and how: on the CPU, by the kernels of one device, or by torch's operators."""
     found: dict[tuple[str, torch.device | None], list[int]] = {}
     for place, tensors in enumerate(flats):
-        devices = {tensor.device for tensor in tensors}
-        if all(device.type == "cpu" for device in devices):
+        if all(tensor.is_cpu for tensor in tensors):
             way: tuple[str, torch.device | None] = "cpu", None
-        elif len(devices) == 1 and fused.takes(tensors):
+        elif len({tensor.device for tensor in tensors}) == 1 and fused.takes(tensors):
             way = "fused", tensors[0].device
         else:
             way = "operators", None
@@ -108,16 +107,18 @@ def _bounds_on_cpu(flats: Groups) -> list[Tensor]:
 
 
 def _count_on_cpu(flats: Groups, ranges: Sequence[Tensor], bins: Sequence[int]) -> list[Tensor]:
+    every = torch.stack(list(ranges))
     works = [
-        histogram_cpu.Work(tensors, *_range(*bounds.tolist()), number)
-        for tensors, bounds, number in zip(flats, ranges, bins, strict=True)
+        histogram_cpu.Work(tensors, *_range(*bounds), number)
+        for tensors, bounds, number in zip(flats, every.tolist(), bins, strict=True)
     ]
-    small = [place for place, work in enumerate(works) if histogram_small.is_small(work.tensors)]
-    tried = zip(small, histogram_small.count([works[place] for place in small]), strict=True)
+    small = [place for place, tensors in enumerate(flats) if histogram_small.is_small(tensors)]
+    tried = zip(small, histogram_small.count([works[place] for place in small], every[small]), strict=True)
     found = {place: part for place, part in tried if part is not None}
     rest = [place for place in range(len(works)) if place not in found]
-    found.update(zip(rest, histogram_cpu.count([works[place] for place in rest]), strict=True))
-    return [torch.cat([bounds, found[place]]) for place, bounds in enumerate(ranges)]
+    counted = zip(rest, histogram_cpu.count([works[place] for place in rest]), strict=True)
+    found.update((place, torch.cat([ranges[place], part])) for place, part in counted)
+    return [found[place] for place in range(len(works))]
 
 
 def _range(low: float, high: float) -> tuple[float, float]:

@@ -33,15 +33,18 @@ def bounds(groups: Sequence[Sequence[Tensor]]) -> list[Tensor | None]:
     return found
 
 
-def count(works: Sequence[Work]) -> list[Tensor | None]:
-    """As `histogram_cpu.count`; None for those that need its care (NaN, Inf, ranges that float32 cannot hold)."""
+def count(works: Sequence[Work], ranges: Tensor) -> list[Tensor | None]:
+    """As `histogram.count`, `ranges` is `[works, 2]`.
+
+    None for those that need more care (NaN, Inf, ranges that float32 cannot hold).
+    """
     found: list[Tensor | None] = []
     for chosen in _batches([sum(tensor.numel() for tensor in work.tensors) for work in works]):
-        found.extend(_count([works[place] for place in chosen]))
+        found.extend(_count([works[place] for place in chosen], ranges[chosen]))
     return found
 
 
-def _count(works: Sequence[Work]) -> list[Tensor | None]:
+def _count(works: Sequence[Work], ranges: Tensor) -> list[Tensor | None]:
     values, sizes = _flat([work.tensors for work in works])
     rows = max(work.bins for work in works) + 1  # one bin more: an element at the right edge lands there
     owner = _owners(sizes)
@@ -54,10 +57,10 @@ def _count(works: Sequence[Work]) -> list[Tensor | None]:
     counts = torch.bincount(index, minlength=rows * len(works)).view(-1, rows).double()
     every, bins = torch.arange(len(works)), torch.tensor([work.bins for work in works])
     counts[every, bins - 1] += counts[every, bins]
-    packed = torch.cat([torch.stack([totals, squares], 1), counts], 1)
+    packed = torch.cat([ranges, torch.stack([totals, squares], 1), counts], 1)
     good = torch.isfinite(squares).tolist()
     return [
-        row[: 2 + work.bins] if fine and holds_float32(work) else None
+        row[: 4 + work.bins] if fine and holds_float32(work) else None
         for work, row, fine in zip(works, packed.unbind(), good, strict=True)
     ]
 
