@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,14 +13,10 @@ from torch.distributed.tensor import DTensor
 from tbx_callbacks.context import Tensors
 from tbx_callbacks.select import Parameter
 from tbx_callbacks.shards import local
-from tbx_callbacks.stats.flat import flat
-from tbx_callbacks.stats.norms import square_norms
+from tbx_callbacks.steps import Kept, kept_tensor, step_of
 from tbx_callbacks.zero import Zero
 
 logger = logging.getLogger(__name__)
-
-_CHUNK = 1 << 18  # elements worked on at a time on a CPU: they stay in its cache, and no tensor is copied whole
-_Kept = Mapping[str, Any]
 
 
 class State:
@@ -49,16 +44,18 @@ class State:
         self._stepped = any(parameters[place].tensor.grad is not None for place in mine)
         groups = {id(tensor): group for group in optimizer.param_groups for tensor in group["params"]}
         tensors = [parameter.tensor for parameter in parameters]
-        self._kept: list[_Kept | None] = [
+        self._kept: list[Kept | None] = [
             _here(optimizer.state.get(tensor)) if id(tensor) in groups and (shares or place in mine) else None
             for place, tensor in enumerate(tensors)
         ]
-        self._groups: list[_Kept] = [groups.get(id(tensor), {}) for tensor in tensors]
+        self._groups: list[Kept] = [groups.get(id(tensor), {}) for tensor in tensors]
         if zero is not None:
             found = [zero.kept(tensor) for tensor in tensors]
             self._kept, self._groups = [kept for kept, _ in found], [group for _, group in found]
-        parts = [local(tensor) if zero is None else zero.weight(tensor) for tensor in tensors]
-        self.numels = tuple(0 if part is None else part.numel() for part in parts)
+        self._weights = [local(tensor) if zero is None else zero.weight(tensor) for tensor in tensors]
+        self._gradients = [None if tensor.grad is None else local(tensor.grad) for tensor in tensors]
+        self._whole = zero is None and not any(isinstance(tensor, DTensor) for tensor in tensors)
+        self.numels = tuple(0 if part is None else part.numel() for part in self._weights)
 
     @cached_property
     def moments(self) -> dict[str, Tensors]:
@@ -74,20 +71,15 @@ class State:
 
     @cached_property
     def steps(self) -> Tensors | None:
-        """The norm of each parameter's step, without decoupled weight decay, 0-d; None if it cannot be known.
+        """The norm of each parameter's step, without decoupled weight decay, 0-d; None if it cannot be known."""
+        step = step_of(self._optimizer, whole=self._whole)
+        if step is None:
+            self._say("all that its step is made of", "optimizer_state/effective_lr")
+            return None
+        every = zip(self._kept, self._groups, self._weights, self._gradients, strict=True)
+        return Tensors([step(k, g, w, grad) if k and w is not None else None for k, g, w, grad in every])
 
-        Adam: `lr * m_hat / (sqrt(v_hat) + eps)` (Kingma and Ba, arXiv:1412.6980, algorithm 1; with amsgrad the largest
-        v so far), as in torch.optim.adam. SGD with momentum: `lr * momentum_buffer`, as in torch.optim.sgd.
-        """
-        kind = self._optimizer
-        if isinstance(kind, (torch.optim.Adam, torch.optim.AdamW)):
-            return self._each(_adam)
-        if isinstance(kind, torch.optim.SGD) and not any(group["nesterov"] for group in kind.param_groups):
-            return self._each(_momentum)
-        self._say("all that its step is made of", "optimizer_state/effective_lr")
-        return None
-
-    def _each(self, read: Callable[[_Kept, _Kept], Tensor | None]) -> Tensors:
+    def _each(self, read: Callable[[Kept, Kept], Tensor | None]) -> Tensors:
         return Tensors(
             [read(kept, group) if kept else None for kept, group in zip(self._kept, self._groups, strict=True)]
         )
@@ -105,16 +97,16 @@ class State:
             )
 
 
-def _second_moment(kept: _Kept, group: _Kept) -> Tensor | None:
+def _second_moment(kept: Kept, group: Kept) -> Tensor | None:
     if "row_var" in kept:  # torch.optim.Adafactor
         if kept["row_var"] is None:
-            return _tensor(kept, "variance")
+            return kept_tensor(kept, "variance")
         return _norm_alike(kept["row_var"].squeeze(-1), kept["col_var"].squeeze(-2), group["eps"][0])
     if "variance" in kept:
-        return _tensor(kept, "variance")
+        return kept_tensor(kept, "variance")
     if "exp_avg_sq_row" in kept:  # transformers.Adafactor
         return _norm_alike(kept["exp_avg_sq_row"], kept["exp_avg_sq_col"], 0.0)
-    return _tensor(kept, "exp_avg_sq")
+    return kept_tensor(kept, "exp_avg_sq")
 
 
 def _norm_alike(row: Tensor, column: Tensor, least: float | None) -> Tensor:
@@ -124,53 +116,15 @@ def _norm_alike(row: Tensor, column: Tensor, least: float | None) -> Tensor:
     return row * (norm / row.mean(dim=-1, keepdim=True).clamp(min=least))
 
 
-def _tensor(kept: _Kept, name: str) -> Tensor | None:
-    found = kept.get(name)
-    return found if isinstance(found, Tensor) and (found.is_floating_point() or found.is_complex()) else None
-
-
-_MOMENTS: dict[str, Callable[[_Kept, _Kept], Tensor | None]] = {
-    "exp_avg": lambda kept, group: _tensor(kept, "exp_avg"),  # noqa: ARG005
+_MOMENTS: dict[str, Callable[[Kept, Kept], Tensor | None]] = {
+    "exp_avg": lambda kept, group: kept_tensor(kept, "exp_avg"),  # noqa: ARG005
     "exp_avg_sq": _second_moment,
-    "momentum_buffer": lambda kept, group: _tensor(kept, "momentum_buffer"),  # noqa: ARG005
+    "momentum_buffer": lambda kept, group: kept_tensor(kept, "momentum_buffer"),  # noqa: ARG005
 }
 
 
-def _here(kept: _Kept | None) -> _Kept | None:
+def _here(kept: Kept | None) -> Kept | None:
     """This rank's elements of what is kept of a parameter."""
     if kept is None or not any(isinstance(value, DTensor) for value in kept.values()):
         return kept
     return {name: local(value) if isinstance(value, Tensor) else value for name, value in kept.items()}
-
-
-def _adam(kept: _Kept, group: _Kept) -> Tensor | None:
-    first = _tensor(kept, "exp_avg")
-    second = _tensor(kept, "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
-    if first is None or second is None:
-        return None
-    steps, (beta1, beta2) = kept["step"], group["betas"]
-    if isinstance(steps, Tensor) and steps.device.type != "mps":
-        steps = steps.double()  # 1 - 0.999**1 is 6e-5 off in float32
-    rate, correction = group["lr"] / (1 - beta1**steps), (1 - beta2**steps) ** 0.5
-
-    def step(m: Tensor, v: Tensor) -> Tensor:
-        return m / (v.sqrt().div_(correction).add_(group["eps"]))
-
-    return _norm(step, rate, first, second)
-
-
-def _momentum(kept: _Kept, group: _Kept) -> Tensor | None:
-    buffer = _tensor(kept, "momentum_buffer")
-    return None if buffer is None else _norm(lambda b: b, group["lr"], buffer)
-
-
-def _norm(function: Callable[..., Tensor], rate: Tensor | float, *tensors: Tensor) -> Tensor:
-    """L2 norm of `rate * function(*tensors)`, 0-d, without a copy of a whole tensor on a CPU."""
-    whole = [flat(tensor) for tensor in tensors]
-    chunk = _CHUNK if whole[0].device.type == "cpu" else max(1, whole[0].numel())
-    parts = zip(
-        *(tensor.float().split(chunk) if tensor.dtype.itemsize < 4 else tensor.split(chunk) for tensor in whole),
-        strict=True,
-    )
-    squares = [square_norms([function(*part)]) for part in parts]
-    return torch.stack(squares).sum().sqrt() * rate if squares else whole[0].new_zeros(())

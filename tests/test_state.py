@@ -95,15 +95,60 @@ def test_sgd_with_momentum(tmp_path: Path) -> None:
     assert not [tag for tag in read.scalars if "exp_avg" in tag]
 
 
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"maximize": True}])
+def test_nesterov(tmp_path: Path, options: dict[str, Any]) -> None:
+    read, model, _, seen = run(
+        tmp_path, lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True, **options)
+    )
+    for key in trained(model):
+        for step in (2, 4):
+            moved = rms([seen[step][key]])
+            assert read.at(f"optimizer_state/effective_lr/{key}")[step] == pytest.approx(moved, rel=1e-3)
+
+
+ADAFACTORS: dict[str, Callable[[Any], Any]] = {
+    "torch": lambda m: torch.optim.Adafactor(m.parameters(), lr=1e-2),
+    "torch, fast": lambda m: torch.optim.Adafactor(m.parameters(), lr=0.9, d=1.5),
+    "torch, small weights": lambda m: torch.optim.Adafactor(m.parameters(), lr=0.1, eps=(None, 2.0)),
+    "torch, maximize": lambda m: torch.optim.Adafactor(m.parameters(), lr=0.3, maximize=True),
+    "transformers": lambda m: Adafactor(m.parameters()),
+    "transformers, warming up": lambda m: Adafactor(m.parameters(), warmup_init=True, clip_threshold=0.2),
+    "transformers, given rate": lambda m: Adafactor(
+        m.parameters(), lr=1e-2, scale_parameter=False, relative_step=False
+    ),
+    "transformers, first moment": lambda m: Adafactor(
+        m.parameters(), lr=1e-2, scale_parameter=False, relative_step=False, beta1=0.9
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ADAFACTORS)
+def test_the_step_of_adafactor(tmp_path: Path, name: str) -> None:
+    read, model, _, seen = run(tmp_path, ADAFACTORS[name])
+    exact = 0.15 if "warming up" in name else 2e-3  # steps of 1e-7 are near the weights' own precision
+    for key in trained(model):
+        for step in (2, 4):
+            moved = rms([seen[step][key]])
+            assert read.at(f"optimizer_state/effective_lr/{key}")[step] == pytest.approx(moved, rel=exact), key
+
+
+def test_decay_is_no_part_of_adafactors_step(tmp_path: Path) -> None:
+    rate, decay = 0.05, 0.5
+    read, model, _, seen = run(tmp_path, lambda m: torch.optim.Adafactor(m.parameters(), lr=rate, weight_decay=decay))
+    for key, p in trained(model).items():
+        old = p.detach().double() + seen[4][key]
+        moved = rms([seen[4][key] - rate * decay * old])
+        assert read.at(f"optimizer_state/effective_lr/{key}")[4] == pytest.approx(moved, rel=2e-3), key
+
+
 @pytest.mark.parametrize("ours", [True, False])
-def test_adafactor(tmp_path: Path, caplog: pytest.LogCaptureFixture, ours: bool) -> None:
+def test_adafactors_moments(tmp_path: Path, ours: bool) -> None:
     def make(model: Any) -> Any:
         if ours:
             return torch.optim.Adafactor(model.parameters(), lr=1e-2)
         return Adafactor(model.parameters(), lr=1e-2, scale_parameter=False, relative_step=False, beta1=0.9)
 
-    with caplog.at_level(logging.WARNING):
-        read, model, optimizer, _ = run(tmp_path, make)
+    read, model, optimizer, _ = run(tmp_path, make)
     for key, p in trained(model).items():
         state = optimizer.state[p]
         if p.ndim == 1:
@@ -117,6 +162,12 @@ def test_adafactor(tmp_path: Path, caplog: pytest.LogCaptureFixture, ours: bool)
         assert second.shape == p.shape
         assert read.at(f"optimizer_state/exp_avg_sq/{key}")[4] == pytest.approx(second.norm().item(), rel=1e-5)
     assert read.family("optimizer_state/exp_avg") == (set() if ours else {*trained(model), "total"})
+
+
+def test_an_optimizer_whose_step_is_not_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        read, *_ = run(tmp_path, lambda m: torch.optim.RAdam(m.parameters()))
+    assert read.family("optimizer_state/exp_avg")
     assert not read.family("optimizer_state/effective_lr")
     assert caplog.text.count("must keep all that its step is made of for optimizer_state/effective_lr") == 1
 

@@ -19,10 +19,11 @@ class OptimizerState:
     `exp_avg` and `exp_avg_sq` are Adam's first and second moment without bias correction (of Adafactor the second, as
     its rows and columns give it), `momentum_buffer` is SGD's. `effective_lr` is the root mean square of the step's
     elements, without decoupled weight decay: `lr * m_hat / (sqrt(v_hat) + eps)` for Adam and AdamW (Kingma and Ba,
-    algorithm 1), `lr * momentum_buffer` for SGD; for Adam near `lr` where gradients keep their sign, far below it where
-    they are mostly noise. It is left out for other optimizers and for steps that were skipped because gradients
-    overflowed; one warning says what an optimizer lacks. Merged over ranks as sums of squares. Cost: four passes over
-    the state.
+    algorithm 1), `lr * momentum_buffer` for SGD (with nesterov what it makes of that), the clipped update times its own
+    rate for Adafactor (of whole tensors only, not of shards); for Adam near `lr` where gradients keep their sign, far
+    below it where they are mostly noise. It is left out for other optimizers and for steps that were skipped because
+    gradients overflowed; one warning says what an optimizer lacks. Merged over ranks as sums of squares. Cost: four
+    passes over the state.
     """
 
     tags: ClassVar[Mapping[str, str]] = {
