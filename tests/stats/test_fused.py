@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,19 +130,43 @@ def test_one_pass_gives_a_step_norms_bad_elements_and_bounds(monkeypatch: pytest
         assert histogram.value_ranges([one.tensors], [one.bounds])[0] is one.bounds
 
 
-def test_kernels_are_tried_before_they_are_trusted(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_kernels_are_tried_before_they_are_trusted(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    device, count = torch.device("cpu"), fused.count
+    assert fused._right(device, dtype)
+
+    def one_bin_off(*given: Any) -> list[Tensor]:
+        return [torch.cat([row[:4], row[4:].roll(1)]) for row in count(*given)]
+
+    monkeypatch.setattr(fused, "count", one_bin_off)
+    assert not fused._right(device, dtype)
+
+
+@pytest.mark.parametrize(
+    ("right", "said"), [(True, ""), (False, "count torch.float32 wrong on cuda:0"), (None, "do not run there")]
+)
+def test_where_kernels_fail_torchs_operators_measure(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, right: bool | None, said: str
 ) -> None:
-    right = fused._right
-    assert right(torch.device("cpu"))
-    count = fused.count
+    tried: list[object] = []
 
-    def off_by_one(*given: object) -> list[Tensor]:
-        return [row + (torch.arange(len(row)) == 20) for row in count(*given)]
+    def answer(*given: object) -> bool:
+        tried.append(given)
+        if right is None:
+            raise RuntimeError("no C compiler")
+        return right
 
-    monkeypatch.setattr(fused, "count", off_by_one)
-    assert not right(torch.device("cpu"))
-    assert "count wrong on cpu" in caplog.text
+    monkeypatch.setattr(fused, "_right", answer)
+    monkeypatch.setattr("torch.cuda.get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr("torch.cuda.set_sync_debug_mode", lambda mode: None)
+    fused._trusted.cache_clear()
+    with caplog.at_level("INFO"):
+        trusted = [fused._trusted(torch.device("cuda:0"), torch.float32) for _ in range(2)]
+    fused._trusted.cache_clear()
+    assert trusted == [bool(right)] * 2
+    assert len(tried) == 1
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
 
 
 COMPILE = """
