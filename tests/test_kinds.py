@@ -14,7 +14,7 @@ from tbx_callbacks.monitor import Monitor
 from tbx_callbacks.schedule import every
 from tbx_callbacks.sinks import MemorySink
 from tbx_callbacks.stats import histogram
-from tbx_callbacks.stats.threads import Pieces
+from tbx_callbacks.stats.norms import square_norms
 
 METRICS = [
     {"grad_norm": {"by": "parameter"}},
@@ -114,10 +114,22 @@ def test_what_cannot_be_read_is_left_out_and_named_once(
     assert caplog.text.count(reason) == 1
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_quantized_weights_are_left_out_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = module(q=torch.quantize_per_tensor(torch.randn(3, 4), 0.1, 0, torch.qint8), w=torch.ones(4))
+    model.w.grad = torch.ones(4)
+    found = written(model)
+    assert found["weight_norm/w"] == 2
+    assert not [tag for tag in found if tag.endswith("/q")]
+    assert caplog.text.count("q (torch.qint8: its elements are packed or quantized)") == 1
+
+
 def test_more_elements_than_an_int32_can_count() -> None:
-    tensor = torch.tensor([True]).expand(2**31 + 7)  # no memory behind it
-    assert sum(piece.numel() for _, _, piece in Pieces([[tensor]])) == tensor.numel()
-    packed = torch.tensor([0.0, 1.0, 1.0, 1.0, 2.0**31 + 7, 3.0], dtype=torch.float64)
+    number = 2**31 + 7
+    tensor = torch.tensor([0.5], dtype=torch.bfloat16).expand(number)  # no memory behind it
+    assert square_norms([tensor]).item() == pytest.approx(0.25 * number, rel=1e-6)
+    (packed,) = histogram.count([[tensor]], histogram.value_ranges([[tensor]]), [4])
     counted = histogram.finish(packed.tolist())
     assert counted is not None
-    assert sum(counted.counts) == 2**31 + 10
+    assert counted.counts == (0, 0, number, 0)
+    assert counted.total == 0.5 * number

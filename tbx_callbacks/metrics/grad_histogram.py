@@ -17,7 +17,8 @@ class GradHistogram:
     """Exact counts of the gradients as the optimizer consumed them (after clipping), per group.
 
     `bins` equal bins between the smallest and the largest finite element of the group; NaN and Inf are left out (see
-    the metric `nonfinite`). Merged over ranks by adding counts over edges agreed first. Cost: two passes.
+    the metric `nonfinite`). Of a sparse gradient only the stored elements are counted. Merged over ranks by adding
+    counts over edges agreed first. Cost: two passes.
     """
 
     bins: int = 64

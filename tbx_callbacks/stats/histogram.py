@@ -64,7 +64,7 @@ def count(groups: Groups, ranges: Sequence[Tensor], bins: Sequence[int]) -> list
 
     Elements are the smallest, the largest, the sum, the sum of squares and the counts; the last three are added over
     ranks. Ranges are `value_ranges` of the same tensors or of more of them. Non-finite elements are left out. An
-    element within one rounding error of an edge may be counted on either side of it; the total is exact.
+    element as near to an edge as float32 resolves the range may be counted on either side; the total is exact.
     """
     flats = [[flat(tensor) for tensor in tensors] for tensors in groups]
     found: dict[int, Tensor] = {}
