@@ -1,10 +1,13 @@
 """What watching costs: step time of the HF Trainer on an 11 M-parameter BERT, as a ratio to the same run without it.
 
 Heavy: histograms of weights and gradients and norms, every 10 steps, in every way at the same cadence. Sets: ours at
-their own cadence (histograms every 100 steps, or 50). Ways run in turns; each round gives a ratio, the median is
-printed.
+their own cadence (histograms every 100 steps, or 50). Budget: the heavy metrics with `overhead_budget: 0.01`, timed
+when periods are chosen; and the share of the time that measuring took before and after (`perf/monitor_share`).
 
-    python benchmarks/overhead.py [--rounds 3] [--steps 40] [--json overhead.json] [--only heavy|sets]
+Ways run in turns, another one first in each round. A round gives a ratio to its own run without a callback; the median
+of the rounds' ratios is printed, and all of them.
+
+    python benchmarks/overhead.py [--rounds 5] [--steps 60] [--json overhead.json] [--only heavy|sets|budget]
 
 wandb is measured where it is installed (pip install wandb), offline.
 """
@@ -40,9 +43,10 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 
 from tbx_callbacks import TbxTrainerCallback
+from tbx_callbacks.events import read_run
 
 EVERY = 10
-HEAVY = {
+HEAVY: dict[str, Any] = {
     "every": EVERY,
     "metrics": [
         "loss",
@@ -127,6 +131,15 @@ SETS: dict[str, Make] = {
     name: lambda folder, name=name: [TbxTrainerCallback(name, log_dir=folder)]  # type: ignore[misc]
     for name in ("minimal", "default", "full")
 }
+BUDGET = 0.01
+SETTLING = 6 * EVERY  # three points to know what each metric costs, and as many steps again to act upon it
+TIMED: dict[str, Any] = {**HEAVY, "metrics": [*HEAVY["metrics"], "throughput"]}
+WITHIN: dict[str, Make] = {
+    "ours, heavy": lambda folder: [TbxTrainerCallback(TIMED, log_dir=folder)],
+    f"ours, heavy, overhead_budget: {BUDGET}": lambda folder: [
+        TbxTrainerCallback({**TIMED, "overhead_budget": BUDGET}, log_dir=folder)
+    ],
+}
 BARS = {"ours, heavy": 1.06, "default": 1.01, "minimal": 1.003}
 
 
@@ -141,13 +154,13 @@ def rows(number: int) -> list[dict[str, Any]]:
     return [{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": n % 2} for n, ids in enumerate(made)]
 
 
-def train(make: Make, steps: int, folder: str) -> float:
-    """Seconds a step, on average: due steps count as they come."""
-    clock = Clock(skip=EVERY)
+def train(make: Make, steps: int, folder: str, skip: int = EVERY) -> float:
+    """Seconds a step after those skipped, on average: due steps count as they come."""
+    clock = Clock(skip)
     callbacks = make(f"{folder}/logs")
     args = TrainingArguments(
         folder,
-        max_steps=steps + EVERY,
+        max_steps=steps + skip,
         per_device_train_batch_size=16,
         logging_steps=EVERY,
         report_to="none",
@@ -165,29 +178,65 @@ def train(make: Make, steps: int, folder: str) -> float:
     return clock.seconds / steps
 
 
-def compare(ways: dict[str, Make], rounds: int, steps: int) -> dict[str, dict[str, float]]:
+def compare(
+    ways: dict[str, Make],
+    rounds: int,
+    steps: int,
+    skip: int = EVERY,
+    seen: Callable[[str, str], None] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Times ways in turns; `seen` is told of each run, and where it wrote."""
     times: dict[str, list[float]] = {name: [] for name in {**BARE, **ways}}
+    order = list({**BARE, **ways}.items())
     for _ in range(rounds):
-        for name, make in {**BARE, **ways}.items():
+        for name, make in order:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # peers may still be writing
-                times[name].append(train(make, steps, folder))
+                times[name].append(train(make, steps, folder, skip))
+                if seen is not None:
+                    seen(name, f"{folder}/logs")
+        order.append(order.pop(0))  # who comes first finds another machine than who comes last
     bare = times["nothing"]
     print(f"{'':40} {'s a step':>9} {'ratio':>7} {'bar':>6}   ratios")
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, seconds in times.items():
         ratios = [a / b for a, b in zip(seconds, bare, strict=True)]
-        found[name] = {"seconds": statistics.median(seconds), "ratio": statistics.median(ratios)}
+        found[name] = {"seconds": statistics.median(seconds), "ratio": statistics.median(ratios), "ratios": ratios}
         shown = " ".join(f"{ratio:.3f}" for ratio in ratios)
         print(f"{name:40} {found[name]['seconds']:9.4f} {found[name]['ratio']:7.3f} {BARS.get(name, ''):>6}   {shown}")
     return found
 
 
+def within(rounds: int, steps: int) -> dict[str, Any]:
+    """What a budget does: shares of the time before its first and after its last decision, and the chosen periods."""
+    shares: dict[str, list[tuple[float, float]]] = {name: [] for name in WITHIN}
+    chosen: list[str] = []
+
+    def seen(name: str, folder: str) -> None:
+        if name in WITHIN:
+            run = read_run(folder)
+            share, said = run.scalars["perf/monitor_share"], run.texts.get("overhead_budget")
+            first, last = (said.steps[0], said.steps[-1]) if said else (SETTLING, SETTLING)
+            before, after = share.values[share.steps <= first], share.values[share.steps > last]
+            shares[name].append((float(before.mean()), float(after.mean())))
+            chosen.append(said.values[-1] if said else "within the budget")
+
+    found = compare(WITHIN, rounds, steps, SETTLING, seen)
+    for name, of_rounds in shares.items():
+        before, after = (statistics.median(values) for values in zip(*of_rounds, strict=True))
+        found[name] |= {"share_before": before, "share_after": after}
+        print(f"{name:40} {before:7.2%} of the time before step {SETTLING // 2} or so, {after:.2%} after")
+    found[f"ours, heavy, overhead_budget: {BUDGET}"]["chosen"] = chosen[-1]
+    print(f"chosen in the last round: {chosen[-1]}")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=40, help="steps measured in the heavy runs; a multiple of 10")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=60, help="steps measured in the heavy runs; a multiple of 10")
     parser.add_argument("--set-steps", type=int, default=100, help="steps measured in the runs of the sets")
-    parser.add_argument("--only", choices=["heavy", "sets"])
+    parser.add_argument("--budget-steps", type=int, default=100, help="steps measured within the budget")
+    parser.add_argument("--only", choices=["heavy", "sets", "budget"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -196,10 +245,12 @@ def main() -> None:
     size = sum(parameter.numel() for parameter in model().parameters())
     print(f"{size / 1e6:.1f} M parameters, batches of 16 x 64 tokens, {torch.get_num_threads()} threads")
     found: dict[str, Any] = {"machine": platform.platform(), "threads": torch.get_num_threads()}
-    if options.only != "sets":
+    if options.only in (None, "heavy"):
         found["heavy"] = compare(PEERS, options.rounds, options.steps)
-    if options.only != "heavy":
+    if options.only in (None, "sets"):
         found["sets"] = compare(SETS, options.rounds, options.set_steps)
+    if options.only in (None, "budget"):
+        found["budget"] = within(options.rounds, options.budget_steps)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2))
 

@@ -21,6 +21,7 @@ from tbx_callbacks.plan import Entry
 from tbx_callbacks.program import Program
 from tbx_callbacks.reduce import Batch
 from tbx_callbacks.select import layers_of
+from tbx_callbacks.spending import Spending
 from tbx_callbacks.tensor_parallel import split_layer
 from tbx_callbacks.together import Together
 
@@ -40,13 +41,22 @@ class Activations:
         compiled: whether the trainer compiles the model.
         ranks: all ranks, where there are several: they have other batches, or other modules. Edges of histograms are
             agreed upon in the optimizer's step then, so what modules return is held until it.
+        spending: counts what this costs, which is spent in the forward pass.
 
     Raises:
         ConfigError: a regex matches no module, on any rank.
     """
 
-    def __init__(self, model: nn.Module, program: Program, *, compiled: bool, ranks: Together | None = None) -> None:
-        self._model, self._program = model, program
+    def __init__(
+        self,
+        model: nn.Module,
+        program: Program,
+        *,
+        compiled: bool,
+        ranks: Together | None = None,
+        spending: Spending,
+    ) -> None:
+        self._model, self._program, self._spending = model, program, spending
         entries = [entry for entry in program.entries if "activations" in entry.item.metric.needs]
         if entries and (compiled or any(map(is_compiled, model.modules()))):
             logger.warning("activations of a compiled model cannot be seen; metric activations is left out")
@@ -68,15 +78,17 @@ class Activations:
     def begin(self, step: int, due: Sequence[Entry], run: RunFacts) -> None:
         """A step begins at which these entries are due."""
         self.end()
-        for entry in due:
-            if entry not in self.modules:
-                continue
-            context = Context("step", step, run)
-            for name, module in self.modules[entry].items():
-                seen = partial(self._seen, entry, name, context)
-                self._handles[entry, name] = module.register_forward_hook(seen)
-        if self._handles:
-            self._handles[None] = self._model.register_forward_hook(self._over, always_call=True)
+        watching = [entry for entry in due if entry in self.modules]
+        if not watching:
+            return
+        with self._spending("watching modules", step, watching):
+            for entry in watching:
+                context = Context("step", step, run)
+                for name, module in self.modules[entry].items():
+                    seen = partial(self._seen, entry, name, context)
+                    self._handles[entry, name] = module.register_forward_hook(seen)
+            if self._handles:
+                self._handles[None] = self._model.register_forward_hook(self._over, always_call=True)
 
     def watches(self, due: Sequence[Entry]) -> bool:
         """Whether modules are watched for any of these entries; the same on all ranks."""
@@ -112,9 +124,11 @@ class Activations:
             return
         self._handles.pop((entry, name)).remove()
         tensor = _first_tensor(outputs)
-        if tensor is not None and not tensor.is_meta:
+        if tensor is None or tensor.is_meta:
+            return
+        with self._spending("looking at activations", context.step, [entry]):
             self._batch = self._batch or Batch()
-            with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
+            with torch.autocast(tensor.device.type, enabled=False):
                 self._program.run(entry, replace(context, activations={name: tensor.detach()}), self._batch)
                 if self._holds:
                     self._held.hold(self._batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,8 +14,9 @@ from tbx_callbacks.activations import Activations
 from tbx_callbacks.amp import found_inf
 from tbx_callbacks.before import Clipping, Copies
 from tbx_callbacks.context import Context, RunFacts
+from tbx_callbacks.costs import share
 from tbx_callbacks.counters import Counters
-from tbx_callbacks.device_time import DeviceTime, events_of
+from tbx_callbacks.device_time import DeviceTime, marks_of
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.late import Late, with_interval
 from tbx_callbacks.own import OwnScalars
@@ -24,6 +26,7 @@ from tbx_callbacks.publish import Publisher
 from tbx_callbacks.reduce import Agree, Batch
 from tbx_callbacks.shards import local
 from tbx_callbacks.source import Source
+from tbx_callbacks.spending import Spending
 from tbx_callbacks.unsummed import Unsummed
 
 
@@ -60,16 +63,18 @@ class Measuring:
     ) -> None:
         self._setup, self._source, self._program, self._run = setup, source, program, run
         self._publisher, self._counters, self._own = publisher, counters, own
-        self._safely, self._spread = safely, spread
-        self._activations = Activations(setup.model, program, compiled=setup.compiled, ranks=publisher.ranks)
+        self._spread = spread
+        self._spending = Spending(safely, DeviceTime(counters.stopwatch, marks_of(source.device)))
+        self._activations = Activations(
+            setup.model, program, compiled=setup.compiled, ranks=publisher.ranks, spending=self._spending
+        )
         self._clipping, self._copies = Clipping(), Copies()
         self._unsummed = Unsummed()
         self.late = Late()
         """Metrics that wait for the end of their step."""
         self.scales = counters.loss_scale is not None
         """Whether a loss scale is watched."""
-        self._first = next(iter(setup.optimizers))
-        self._device_time = DeviceTime(counters.stopwatch, events_of(source.device))
+        self._first, self._clock = next(iter(setup.optimizers)), counters.stopwatch.clock
         self._steps_before = self.step = 0
         self.due: list[Entry] = []
         """What is measured in this step."""
@@ -116,7 +121,7 @@ class Measuring:
         """See `Monitor.before_clip`."""
         if self.due:
             what = "looking at gradients before clipping"
-            with self._safely(what, self.step), self._device_time.span(), torch.no_grad():
+            with self._spending(what, self.step, self._due(optimizer, "before_clip")):
                 self._clipping.look(self._source, self.due, scale, optimizer, max_norm)
 
     def clipped(self, norm: Tensor | float, max_norm: float, *, by_zero: bool = False) -> None:
@@ -133,16 +138,16 @@ class Measuring:
     # -- the optimizer's step --------------------------------------------------------------------------------------
 
     def _before_step(self, name: str, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if "weights_before" in needs_of(self.due, name):
+        if compared := self._due(name, "weights_before"):
             closure = any(given is not None for given in (*args[1:], *kwargs.values()))
-            with self._safely("copying weights", self.step), torch.no_grad():
+            with self._spending("copying weights", self.step, compared):
                 self._copies.take(self._source, self.due, name, closure=closure)
 
     def _after_step(self, name: str, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if name == self._first:
             self._counters.steps += 1
         if self.due or (self._own.sums and self._own.due(self.step)):
-            with self._safely("measuring", self.step), self._device_time.span(), torch.no_grad():
+            with self._spending("measuring", self.step, self._due(name)):
                 zero = self._setup.zero
                 skipped = found_inf(optimizer) if zero is None else zero.skipped
                 try:
@@ -166,7 +171,9 @@ class Measuring:
         self._after_step(self._first, self._setup.optimizers[self._first], (), {})
 
     def _measure(self, name: str, skipped: Tensor | None) -> None:
+        started = self._clock()
         updates = self._copies.updates(self._source, name, skipped)
+        self._share(self._due(name, "weights_before"), started)
         context = Context(
             event="step",
             step=self.step,
@@ -188,9 +195,7 @@ class Measuring:
             batch.join(seen)
         if self._own.due(self.step):
             batch.add_own(self._own.take())
-        for entry in self.due:
-            if entry.optimizer != name:
-                continue
+        for entry in self._due(name):
             selected = replace(context, selection=entry.selection)
             if not self.late.takes(entry, selected):
                 self._program.run(entry, with_interval(entry, selected, self._counters), batch)
@@ -201,20 +206,29 @@ class Measuring:
 
     def _count(self, name: str, batch: Batch) -> None:
         """Counts histograms, all of them at once; those that write them share the cost."""
-        clock = self._counters.stopwatch.clock
-        started = clock()
+        started = self._clock()
         batch.count(self._agree(name))
-        counted = [entry for entry in self.due if entry.optimizer == name and entry.has_histograms]
-        for entry in counted:
-            entry.took_more((clock() - started) / len(counted))
+        self._share([entry for entry in self._due(name) if entry.has_histograms], started)
 
     def _agree(self, name: str) -> Agree | None:
         """Makes ranges those of all ranks, where tensors are in pieces or each rank's own; all ask for the same."""
         ranks = self._publisher.ranks
-        due = [entry for entry in self.due if entry.optimizer == name and entry.has_histograms]
+        due = [entry for entry in self._due(name) if entry.has_histograms]
         if ranks is None or not (self._activations.watches(due) or (self._spread and due)):
             return None
         return partial(ranks.agree, self.step, self._program.key(due))
+
+    def _due(self, optimizer: str | None, need: str | None = None) -> list[Entry]:
+        """What is due in the step of one optimizer, or of any; if a need is named, only what has it."""
+        return [
+            entry
+            for entry in self.due
+            if optimizer in (None, entry.optimizer) and (need is None or need in entry.item.metric.needs)
+        ]
+
+    def _share(self, entries: Sequence[Entry], started: float) -> None:
+        """These pay what was done since."""
+        share([entry.cost for entry in entries], self._clock() - started, self.step)
 
     # -- what was measured -----------------------------------------------------------------------------------------
 

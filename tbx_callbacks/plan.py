@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from tbx_callbacks.costs import Cost
 from tbx_callbacks.counters import Totals
 from tbx_callbacks.errors import ConfigError
 from tbx_callbacks.items import Cadence, Item
@@ -27,34 +28,7 @@ class Entry:
     optimizer: str = ""
     """The optimizer in whose step the metric is measured."""
     last: Totals = field(default_factory=Totals)
-    runs: int = 0
-    first: float = 0.0
-    seconds: float = 0.0
-    """What the first run, which also pays for allocations, and the others cost in the training thread."""
-
-    def took(self, seconds: float) -> None:
-        """Notes what a run cost."""
-        self.runs += 1
-        if self.runs == 1:
-            self.first = seconds
-        else:
-            self.seconds += seconds
-
-    def took_more(self, seconds: float) -> None:
-        """Adds to what the last run cost."""
-        if self.runs > 1:
-            self.seconds += seconds
-        else:
-            self.first += seconds
-
-    def forget_costs(self) -> None:
-        """Costs are to be known anew."""
-        self.runs, self.first, self.seconds = 0, 0.0, 0.0
-
-    @property
-    def mean(self) -> float:
-        """Seconds a run."""
-        return self.seconds / (self.runs - 1) if self.runs > 1 else self.first
+    cost: Cost = field(default_factory=Cost)
 
     @property
     def has_histograms(self) -> bool:
@@ -197,13 +171,14 @@ def _check_apart(entry: Entry, other: Entry) -> None:
     if same:
         more = f" and {len(same) - 1} more" if len(same) > 1 else ""
         raise ConfigError(
-            f"every tag must be written by one metric, but {other.item.name} ({_describe(other.item)}) and"
-            f" {entry.item.name} ({_describe(entry.item)}) both write {same[0]}{more};"
+            f"every tag must be written by one metric, but {other.item.name} ({describe(other.item)}) and"
+            f" {entry.item.name} ({describe(entry.item)}) both write {same[0]}{more};"
             " let their selections differ, or name groups with by: {name: regex}"
         )
 
 
-def _describe(item: Item) -> str:
+def describe(item: Item) -> str:
+    """What an item selects, as a set says it."""
     if item.select is None:
         return "no selection"
     parts = {"by": item.select.by, "include": item.select.include, "exclude": item.select.exclude}

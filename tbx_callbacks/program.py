@@ -94,7 +94,7 @@ class Program:
             return
         try:
             batch.add(entry.item.metric(context), owner if context.event == "step" else "")
-            entry.took(self._clock() - started)
+            entry.cost.add(self._clock() - started, context.step)
         except Exception as error:
             if self._strict:
                 raise RuntimeError(f"metric {name} failed at step {context.step}: {error}") from error
@@ -141,7 +141,7 @@ class Guard:
     """
 
     def __init__(self, *, strict: bool, stopwatch: Stopwatch) -> None:
-        self._strict, self._stopwatch = strict, stopwatch
+        self._strict, self._stopwatch, self.clock = strict, stopwatch, stopwatch.clock
         self._said: set[str] = set()
 
     @contextlib.contextmanager

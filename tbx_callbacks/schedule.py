@@ -26,7 +26,7 @@ class Every:
         return step % self.n == 0
 
     def __str__(self) -> str:
-        return f"every {self.n} steps"
+        return f"every {self.n} steps" if self.n > 1 else "every step"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class At:
         return step in self.steps
 
     def __str__(self) -> str:
-        return f"at {', '.join(map(str, sorted(self.steps)))}"
+        return f"at step{'s' * (len(self.steps) > 1)} {', '.join(map(str, sorted(self.steps)))}"
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,21 @@ class Either:
         return " and ".join(map(str, self.schedules))
 
 
+@dataclass(frozen=True)
+class Never:
+    """No step."""
+
+    def __call__(self, step: int) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return "never"
+
+
+never: Schedule = Never()
+"""No step."""
+
+
 def every(n: int) -> Schedule:
     """Every so many steps."""
     return Every(n)
@@ -67,12 +82,8 @@ def at(*steps: int) -> Schedule:
 
 def either(*schedules: Schedule) -> Schedule:
     """Steps that any of the schedules names."""
-    return Either(schedules)
-
-
-def never(step: int) -> bool:  # noqa: ARG001
-    """No step."""
-    return False
+    some = tuple(schedule for schedule in schedules if schedule != never)
+    return Either(some) if len(some) > 1 else next(iter(some), never)
 
 
 def stretched(schedule: Schedule, factor: int) -> Schedule:
@@ -82,3 +93,8 @@ def stretched(schedule: Schedule, factor: int) -> Schedule:
     if isinstance(schedule, Either):
         return Either(tuple(stretched(part, factor) for part in schedule.schedules))
     return schedule
+
+
+def stretches(schedule: Schedule) -> bool:
+    """Whether the schedule has a period that can be multiplied."""
+    return stretched(schedule, 2) != schedule

@@ -60,7 +60,7 @@ class Steering:
 
     def keep_budget(self, step: int) -> None:
         """A step was published: decides about cadences, when their costs are known."""
-        said = self._budget.decide()
+        said = self._budget.decide(step)
         if said is not None:
             self._publisher.write(step, {"overhead_budget": Text(said)})
 

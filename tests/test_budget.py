@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
 import torch
 from slow import Clock, Slow
 from torch import nn
 
-from tbx_callbacks import TbxLoop
 from tbx_callbacks.counters import Stopwatch
 from tbx_callbacks.facts import Setup
-from tbx_callbacks.items import Item
+from tbx_callbacks.items import Cadence, Item
 from tbx_callbacks.monitor import Monitor
-from tbx_callbacks.schedule import at, either, every, never, stretched
+from tbx_callbacks.schedule import Schedule, at, either, every, never, stretched
 from tbx_callbacks.sinks import MemorySink
 from tbx_callbacks.values import Text
 
+EVERY_10 = every(10)
 
-def train(budget: float | None, steps: int = 400, **costs: tuple[int, float]) -> tuple[MemorySink, float]:
+
+def train(
+    budget: float | None, steps: int = 400, log: Schedule = EVERY_10, **costs: tuple[Cadence, float]
+) -> tuple[MemorySink, float]:
     """One second a step; returns what was written, and the share that measuring took in the second half."""
     clock, sink = Clock(), MemorySink()
     items = [Item(name, Slow(name, seconds, clock), every=n) for name, (n, seconds) in costs.items()]
     monitor = Monitor(items, every="log", strict=True, sink=sink, stopwatch=Stopwatch(clock), budget=budget)
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(10)))
+    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=log))
     for step in range(1, steps + 1):
         if step == steps // 2 + 1:
             middle = clock.now, monitor.stopwatch.monitoring
@@ -57,9 +59,73 @@ def test_a_costly_metric_is_measured_less_often_and_a_cheap_one_as_before(caplog
     assert step == 15
     assert isinstance(text, Text)
     assert "the budget is 1.00%" in text.markdown
-    assert "slow : every 5 steps -> every 50 steps" in text.markdown
+    assert "slow: every 5 steps -> every 50 steps" in text.markdown
     assert "cheap" not in text.markdown
     assert caplog.text.count("measuring took") == 1
+
+
+@pytest.mark.parametrize("log", [every(500), never, either(at(1), every(500)), at(1, 400)], ids=str)
+def test_a_rare_metric_holds_up_no_decision_about_a_costly_one(log: Schedule) -> None:
+    sink, share = train(0.01, log=log, slow=(2, 0.5), rare=("log", 1e-5))
+    assert 0.005 < share <= 0.01
+    (step,) = steps_of(sink, "overhead_budget")
+    assert step in (6, 18)  # what is never measured again is not waited for, what is rare for a while
+    slow = steps_of(sink, "slow/ranks")
+    assert slow[: step // 2] == list(range(2, step + 1, 2))
+    assert {b - a for a, b in itertools.pairwise(slow[step // 2 + 1 :])} == {50}
+
+
+def test_metrics_of_near_cadences_are_decided_upon_together() -> None:
+    sink, _ = train(0.01, slow=(5, 0.5), rarer=(15, 0.5))
+    ((step, text),) = sink.series("overhead_budget")
+    assert step == 45
+    assert isinstance(text, Text)
+    assert "slow" in text.markdown
+    assert "rarer" in text.markdown
+
+
+def test_a_costly_metric_that_is_known_late_joins_a_later_decision() -> None:
+    sink, share = train(0.01, steps=20_000, slow=(2, 0.5), rare=(200, 10.0))
+    assert 0.005 < share <= 0.0125
+    (first, early), (second, late) = sink.series("overhead_budget")
+    assert (first, second) == (18, 600)
+    assert isinstance(early, Text)
+    assert isinstance(late, Text)
+    assert "rare" not in early.markdown
+    assert "rare: every 200 steps -> every" in late.markdown
+    assert steps_of(sink, "rare/ranks")[:3] == [200, 400, 600]
+
+
+def test_the_log_says_what_changes_and_the_text_all_that_is_no_longer_as_in_the_set(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sink, _ = train(0.01, steps=5000, slow=(2, 0.5), small=(2, 0.002), rare=(200, 10.0))
+    first, second = [record.getMessage() for record in caplog.records if "measuring took" in record.getMessage()]
+    assert "small: every 2 steps -> every 50 steps" in first
+    assert "slow: every 50 steps -> every 300 steps; rare: every 200 steps -> every 1200 steps" in second
+    assert "small" not in second
+    _, (_, text) = sink.series("overhead_budget")
+    assert isinstance(text, Text)
+    assert text.markdown.splitlines()[2:] == [
+        "- slow: every 2 steps -> every 300 steps",
+        "- small: every 2 steps -> every 50 steps",
+        "- rare: every 200 steps -> every 1200 steps",
+    ]
+
+
+def test_the_first_steps_of_a_stretched_metric_do_not_stretch_it_again() -> None:
+    # Decided at 39, it runs at 52, 104 and 156: three in 117 steps would be as many as one in 39.
+    sink, share = train(0.01, slow=(13, 0.5))
+    assert share <= 0.01
+    assert {b - a for a, b in itertools.pairwise(steps_of(sink, "slow/ranks")[3:])} == {52}
+    assert len(sink.series("overhead_budget")) == 1
+
+
+def test_many_cheap_metrics_are_together_no_less_costly() -> None:
+    names = [f"cheap_{n}" for n in range(30)]
+    sink, share = train(0.01, **{name: (5, 0.0024) for name in names})  # each of them 4.8 % of the budget
+    assert share <= 0.01
+    assert all(len(steps_of(sink, f"{name}/ranks")) < 60 for name in names)
 
 
 def test_within_the_budget_nothing_changes(caplog: pytest.LogCaptureFixture) -> None:
@@ -81,27 +147,13 @@ def test_two_costly_metrics_share_the_room() -> None:
     assert len(steps_of(sink, "b/ranks")) < 120
 
 
-def test_metrics_that_share_a_pass_are_stretched_alike_and_histograms_pay_for_their_counting(tmp_path: Path) -> None:
-    model = nn.Sequential(*[nn.Linear(300, 300) for _ in range(4)])
-    optimizer = torch.optim.AdamW(model.parameters())
-    config = {"extends": "full", "every": 2, "overhead_budget": 0.3, "metrics": [{"weight_histogram": {"every": 2}}]}
-    with TbxLoop(model, optimizer, config, log_dir=tmp_path, log_every=2) as loop:
-        for step in range(400):
-            model(torch.randn(8, 300)).square().mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            loop.end_step()
-            entries = loop._monitor._program.on_steps
-            if step == 6:
-                means = {entry.item.name: entry.mean for entry in entries}
-                assert means["weight_histogram"] > 5 * means["learning_rate"]
-    periods = {(entry.item.name, entry.item.select and entry.item.select.by): str(entry.schedule) for entry in entries}
-    assert periods["learning_rate", None] == "every 2 steps"
-    norms = [periods[name, by] for name in ("grad_norm", "weight_norm") for by in ("total", "layer", "parameter")]
-    assert len(set(norms)) == 1
-    assert norms[0] == periods["weight_histogram", "layer"] != "every 2 steps"
-
-
 def test_stretching_keeps_single_steps() -> None:
     schedule = stretched(either(at(1), every(4), never), 3)
     assert [step for step in range(1, 30) if schedule(step)] == [1, 12, 24]
+
+
+def test_schedules_are_said_in_words() -> None:
+    assert str(either(never, every(10))) == "every 10 steps"
+    assert str(either(at(1), every(1))) == "at step 1 and every step"
+    assert str(either(never, every(7), at(3, 2))) == "every 7 steps and at steps 2, 3"
+    assert str(either(never)) == str(never) == "never"

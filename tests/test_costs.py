@@ -1,0 +1,132 @@
+"""Who pays for what, with a clock that moves only where a test says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from problems import Run, bert, trainer
+from slow import Clock, Slow
+from torch import nn
+
+from tbx_callbacks import TbxTrainerCallback
+from tbx_callbacks.before import Copies
+from tbx_callbacks.costs import Cost
+from tbx_callbacks.counters import Stopwatch
+from tbx_callbacks.facts import Setup
+from tbx_callbacks.items import Item, parse_item
+from tbx_callbacks.monitor import Monitor
+from tbx_callbacks.reduce import Batch
+from tbx_callbacks.schedule import every
+from tbx_callbacks.sinks import MemorySink
+from tbx_callbacks.values import Value
+
+
+class Watching(Slow):
+    """Costs as much for each module that is seen, and nothing in the optimizer's step."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"activations"})
+
+    def __call__(self, context: Any) -> dict[str, Value]:
+        return super().__call__(context) if context.activations else {}
+
+
+class Comparing(Slow):
+    """Needs weights from before the step."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"weights_before"})
+
+
+def train(clock: Clock, items: list[Item], budget: float | None, steps: int) -> Monitor:
+    """One second a step; stops before the training ends."""
+    monitor = Monitor(items, every=2, strict=True, sink=MemorySink(), stopwatch=Stopwatch(clock), budget=budget)
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(10)))
+    for step in range(1, steps + 1):
+        monitor.begin_step(step)
+        clock.now += 1.0
+        model(torch.ones(3, 2)).sum().backward()
+        optimizer.step()
+        monitor.publish()
+        monitor.verdict(step)
+    return monitor
+
+
+def costly(clock: Clock, done: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but half a second longer."""
+
+    def longer(*args: Any, **kwargs: Any) -> Any:
+        clock.now += 0.5
+        return done(*args, **kwargs)
+
+    return longer
+
+
+def periods(monitor: Monitor) -> dict[str, str]:
+    return {entry.item.name: str(entry.schedule) for entry in monitor._program.entries}
+
+
+def test_what_is_seen_in_the_forward_pass_is_time_of_its_metric() -> None:
+    clock = Clock()
+    items = [Item("watching", Watching("watching", 0.25, clock)), Item("idle", Slow("idle", 0.0, clock))]
+    monitor = train(clock, items, None, steps=20)
+    watching, idle = monitor._program.entries
+    assert monitor.stopwatch.monitoring == pytest.approx(10 * 2 * 0.25)  # two modules
+    assert (watching.cost.runs, watching.cost.a_run, idle.cost.total) == (10, pytest.approx(0.5), 0.0)
+    assert periods(train(clock, items, 0.01, steps=20)) == {"watching": "every 50 steps", "idle": "every 2 steps"}
+
+
+def test_copies_are_paid_by_those_that_compare_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(Copies, "take", costly(clock, Copies.take))
+    monkeypatch.setattr(Copies, "updates", costly(clock, Copies.updates))
+    items = [Item(name, Comparing(name, 0.0, clock)) for name in ("one", "two")]
+    items += [Item("idle", Slow("idle", 0.0, clock))]
+    monitor = train(clock, items, None, steps=20)
+    assert monitor.stopwatch.monitoring == pytest.approx(10 * 1.0)
+    assert [entry.cost.total for entry in monitor._program.entries] == pytest.approx([5.0, 5.0, 0.0])
+    found = periods(train(clock, items, 0.01, steps=20))
+    assert found == {"one": "every 100 steps", "two": "every 100 steps", "idle": "every 2 steps"}
+
+
+def test_histograms_pay_for_their_counting_and_all_that_read_tensors_are_stretched_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(Batch, "count", costly(clock, Batch.count))
+    norms = [parse_item("weight_norm", {"by": by}, "here") for by in ("total", "layer")]
+    items = [*norms, *(parse_item(name, {}, "here") for name in ("weight_histogram", "learning_rate"))]
+    monitor = train(clock, items, 0.01, steps=10)
+    stretched = {"weight_norm": "every 50 steps", "weight_histogram": "every 50 steps"}
+    assert periods(monitor) == {**stretched, "learning_rate": "every 2 steps"}
+
+
+def test_what_a_device_took_belongs_to_its_run_however_late_it_is_known() -> None:
+    cost = Cost()
+    for step in (4, 4, 8, 12):
+        cost.add(1.0, step)
+    cost.add_late(5.0, 4)
+    cost.add_late(0.5, 8)
+    assert (cost.runs, cost.total, cost.a_run, cost.a_step) == (3, 9.5, 1.25, 2.5 / 8)
+
+
+def test_a_trainings_text_says_the_chosen_periods(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+    # A thousandth is too little for a model this small, whatever the machine: histograms have to become rarer.
+    config = {"extends": "full", "every": 4, "overhead_budget": 1e-3, "metrics": [{"weight_histogram": {"every": 2}}]}
+    callback = TbxTrainerCallback(config)
+    with caplog.at_level(logging.WARNING, "tbx_callbacks.budget"):
+        run = trainer(tmp_path, model=bert(), callbacks=[callback], max_steps=60, logging_steps=4)
+        callback.attach(run)
+        run.train()
+    texts = Run(callback.log_dir).texts["overhead_budget"]
+    assert len(texts) == sum("measuring took" in record.getMessage() for record in caplog.records) > 0
+    assert "the budget is 0.10%; measured less often:" in texts[0]
+    assert "- weight_histogram (by: layer): every 2 steps -> every " in texts[0]
+    assert not any(word in text for text in [*texts, caplog.text] for word in ("<", "never", " at 0x"))
+    for text in texts:
+        lines = text.splitlines()[2:]
+        assert len(lines) == len(set(lines)) > 0
