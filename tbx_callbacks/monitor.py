@@ -170,10 +170,15 @@ class Monitor:
         if measuring is not None and (measuring.due or measuring.scales):
             measuring.pass_ended(is_step=is_step)
 
-    def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
-        """One micro-batch went through the model."""
-        if self._counts:
-            self._counters.batch(loss=loss, samples=samples, tokens=tokens)
+    def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
+        """One micro-batch went through the model; returns a copy of its loss, None where it is not counted."""
+        if self._counts and self._counters.counting:
+            try:
+                return self._counters.batch(loss=loss, samples=samples, tokens=tokens)
+            except Exception as error:
+                self._counters.counting = False
+                self._safely.failed("counting micro-batches", self._step, error)
+        return None
 
     def outputs(self, outputs: Any, labels: Any) -> None:
         """What the model returned for a micro-batch of training (a mapping, or its logits), and the batch's labels."""

@@ -88,7 +88,9 @@ def main() -> None:
                 monitor = loop._monitor
                 assert monitor._measuring is not None
                 monitor.batch(loss=loss.detach(), samples=4, tokens=None)
+                monitor.batch(loss=torch.empty(()), samples=4, tokens=torch.empty(4, 3))  # on the host
                 monitor.outputs({"logits": logits, "aux_loss": loss}, labels)
+                monitor.outputs({"logits": logits}, torch.empty(4, dtype=torch.int64))
                 monitor._measuring.finish()
             optimizer.zero_grad()
             held, monitor.publisher.held = monitor.publisher.held, None  # here the copy to the host would begin
