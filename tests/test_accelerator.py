@@ -15,6 +15,7 @@ from torch.utils import backend_registration
 
 from tbx_callbacks.behind import Behind
 from tbx_callbacks.fetch import Fetch
+from tbx_callbacks.together import Together
 
 
 @pytest.mark.skipif(
@@ -38,6 +39,7 @@ def test_measuring_reads_nothing_and_waits_for_no_copy(tmp_path: Path) -> None:
     data_dependent = "DataDependentOutputException"
     assert said["raises"].split()[:2] == [data_dependent, data_dependent]  # the check can fail
     assert "nothing" not in said["raises"].split()
+    assert said["agreed"] == "1 accel"
     measured = said["measured"].split()
     for tag in ("grad_norm/body.1", "weights/embed", "grads/head", "updates/body.0", "optimizer_state/exp_avg/head"):
         assert tag in measured
@@ -84,6 +86,38 @@ def test_a_job_that_fails_on_the_thread_is_said_once(caplog: pytest.LogCaptureFi
     assert behind.drain(10)
     assert len(done) == 1
     assert caplog.text.count("publishing failed; the step's numbers are left out: ZeroDivisionError") == 1
+
+
+def test_ranges_of_a_step_are_merged_in_one_copy_and_keep_their_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[torch.Size] = []
+    copy = Fetch._copy
+    monkeypatch.setattr(Fetch, "_copy", lambda self, packed: (copies.append(packed.shape), copy(self, packed))[1])
+
+    class Other:
+        """Another rank whose smallest element is -5 everywhere, and whose largest is 0."""
+
+        rank, size = 0, 1
+
+        def largest(self, numbers: torch.Tensor) -> None:
+            if len(numbers) > 5:  # the numbers behind the head; see Merger
+                numbers[5:7] = torch.maximum(numbers[5:7], torch.tensor([5.0, 0.0]))
+
+        def broadcast(self, numbers: torch.Tensor, root: int) -> None:
+            pass
+
+        def close(self) -> bool:
+            return True
+
+    ranks = Together(Other(), 10.0)  # type: ignore[arg-type]
+    ranges = {f"tag {n}": torch.tensor([-float(n), n + 0.5], dtype=torch.float64) for n in range(3)}
+    found = ranks.agree(1, ["due"], ranges)
+    ranks.let_go(10.0)
+    assert copies == [torch.Size([6])]
+    assert {tag: bounds.tolist() for tag, bounds in found.items()} == {
+        "tag 0": [-5.0, 0.5],
+        "tag 1": [-1.0, 1.5],
+        "tag 2": [-2.0, 2.5],
+    }
 
 
 def test_numbers_come_back_in_their_places() -> None:
