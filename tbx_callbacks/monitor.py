@@ -20,7 +20,6 @@ from tbx_callbacks.live.settings import LIVE_OFF, Live
 from tbx_callbacks.measuring import Measuring
 from tbx_callbacks.outputs import Predictions
 from tbx_callbacks.own import OwnScalars
-from tbx_callbacks.parts import Finished
 from tbx_callbacks.plan import families, plan, schedule_of
 from tbx_callbacks.program import Guard, Program
 from tbx_callbacks.publish import Publisher
@@ -249,14 +248,13 @@ class Monitor:
             if self._measuring is not None and self._counts and (own or self._steering.asks(step)):
                 self._measuring.batch(step).add(shared or {})
             self._best.update(logs)
-            numbers = self._program.call(Context("log", step, self._run, logs=logs)).numbers({})
-            self._program.give_way(numbers)
-            left: dict[str, Finished] = {}
+            numbers = self._program.call(Context("log", step, self._run, logs=logs))
+            self._program.give_way(numbers.tags)
             if self._measuring is not None:
                 self._measuring.finish()
             else:
-                left = self._own.numbers()  # they wait for a point that does not come: no training is on
-            self.publisher.publish_with(step, {**left, **numbers}, facts)
+                numbers.add(self._own.take())  # they wait for a point that does not come: no training is on
+            self.publisher.publish_with(step, numbers, facts)
         self._steering.keep_budget(self._step)
 
     def verdict(self, step: int) -> Verdict:

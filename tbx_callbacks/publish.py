@@ -67,16 +67,17 @@ class Publisher:
         """Hands the held step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
         if self.held is not None:
             (step, batch, key), self.held = self.held, None
-            self._send(step, batch, key, facts or {}, {})
+            self._send(step, batch, key, facts or {})
 
-    def publish_with(self, step: int, numbers: Mapping[str, Finished], facts: Facts | None = None) -> None:
-        """Hands numbers of a step to the sink, together with the held step if it is the same."""
+    def publish_with(self, step: int, own: Batch, facts: Facts | None = None) -> None:
+        """Hands numbers that no other rank shares to the sink, together with the held step if it is the same."""
         if self.held is not None and self.held[0] == step:
-            (_, batch, key), self.held = self.held, None
-            self._send(step, batch, key, facts or {}, numbers)
+            self.held[1].take_own(own)
+            self.publish(facts)
         else:
             self.publish()
-            self.write(step, numbers)
+            pending = own.fetch()
+            self._run(lambda: self._write(step, own.finish(pending.parts(), {})), waits=pending.waits)
 
     def meet(self, ranks: Together | None) -> None:
         """A run begins, with these ranks."""
@@ -134,13 +135,11 @@ class Publisher:
                 if self.watch is not None:
                     self.watch.take(step, new)
 
-    def _send(
-        self, step: int, batch: Batch, key: Sequence[str] | None, facts: Facts, numbers: Mapping[str, Finished]
-    ) -> None:
+    def _send(self, step: int, batch: Batch, key: Sequence[str] | None, facts: Facts) -> None:
         watch = self.watch if key is not None and self.watch is not None and self.watch.due(step) else None
 
         def finish(parts: Parts) -> Callable[[], None] | None:
-            self._write(step, {**batch.finish(parts, facts), **numbers})
+            self._write(step, batch.finish(parts, facts))
             return watch.judge(step) if watch is not None else None
 
         if self.ranks is None or key is None:
