@@ -1,0 +1,81 @@
+"""The training thread waits for no device: numbers come when they come, and what they decide is done then."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from problems import Run
+from torch import nn
+
+from tbx_callbacks import TbxLoop
+from tbx_callbacks.fetch import Fetch
+
+
+def behind(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """A device that is done with no number until the event is set; who is asked for one in this thread fails."""
+    done, main, read = threading.Event(), threading.current_thread(), Fetch.read
+
+    def late(self: Fetch) -> Any:
+        if self._sizes:
+            assert threading.current_thread() is not main, "the training thread waits for the device"
+            assert done.wait(30)
+        return read(self)
+
+    monkeypatch.setattr(Fetch, "read", late)
+    monkeypatch.setattr(Fetch, "waits", property(lambda self: bool(self._sizes)))
+    return done
+
+
+def test_a_learning_rate_on_the_device_is_read_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = behind(monkeypatch)
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.5))  # stands for one on the device
+    config = {"every": "log", "strict": True, "metrics": ["loss", {"grad_norm": {"by": "total"}}]}
+    with TbxLoop(model, optimizer, config, log_dir=tmp_path, log_every=2) as loop:
+        for _ in range(4):
+            loss = model(torch.ones(1, 2)).sum()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                optimizer.param_groups[0]["lr"].mul_(0.5)
+            loop.end_step(loss=loss)
+        loop.evaluate(accuracy=torch.tensor(0.5))
+        done.set()
+    run = Run(tmp_path)
+    assert run.scalars["train/learning_rate"] == [(2, 0.25), (4, 0.0625)]
+    assert run.steps("grad_norm/total") == run.steps("train/loss") == [2, 4]
+    assert run.scalars["eval/accuracy"] == [(4, 0.5)]
+
+
+@pytest.mark.parametrize(("looks", "times"), [(False, 1), (True, 2)])
+def test_sparse_gradients_are_added_up_once_each_time_they_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: bool, times: int
+) -> None:
+    model = nn.Embedding(20, 4, sparse=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    made, coalesce = [], torch.Tensor.coalesce
+    monkeypatch.setattr(torch.Tensor, "coalesce", lambda tensor: (made.append(1), coalesce(tensor))[1])
+    limit = 1e9 if looks else None
+    metrics = [
+        {"grad_norm": {"by": "total"}},
+        {"grad_norm_clipped": {"by": "layer"}},
+        "nonfinite",
+        "grad_histogram",
+        "clip",
+    ]
+    config = {"every": 1, "strict": True, "metrics": metrics}
+    with TbxLoop(model, optimizer, config, log_dir=tmp_path, log_every=1, max_grad_norm=limit) as loop:
+        ids = torch.tensor([3, 3, 5])
+        model(ids).sum().backward()
+        if looks:
+            loop.before_clip()
+        optimizer.step()
+        loop.end_step()
+    run = Run(tmp_path)
+    assert run.scalars["grad_norm/total"][0][1] == pytest.approx((4 * (2**2 + 1)) ** 0.5)
+    assert run.histograms
+    assert len(made) == times
