@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,25 @@ def test_sparse_gradients_are_added_up_once_each_time_they_are_looked_at(
     assert run.scalars["grad_norm/total"][0][1] == pytest.approx((4 * (2**2 + 1)) ** 0.5)
     assert run.histograms
     assert len(made) == times
+
+
+def test_gradients_are_let_go_of_in_a_loop_that_never_says_where_a_pass_ends(tmp_path: Path) -> None:
+    model = nn.Linear(8, 8)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    names = ["nonfinite", "throughput", "optimizer_state", "grad_histogram", "update_norm", "train_accuracy"]
+    config = {"every": 1, "strict": True, "metrics": names}
+    old = None
+    with TbxLoop(model, optimizer, config, log_dir=tmp_path, log_every=1) as loop:
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = model(torch.ones(2, 8)).square().sum()
+            assert old is None or old() is None
+            loss.backward()
+            assert model.weight.grad is not None
+            model.weight.grad[0, 0] = float("nan")
+            old = weakref.ref(model.weight.grad)
+            optimizer.step()
+    assert loop.step == 4
+    run = Run(tmp_path)
+    assert run.scalars["nonfinite/gradients/total"][0] == (1, 1.0)
+    assert run.steps("nonfinite/gradients/total") == run.steps("perf/step_s") == [1, 2, 3, 4]
