@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tbx_callbacks.select import Parameter, Selection
 from tbx_callbacks.stats import fused
-from tbx_callbacks.stats.flat import elements
+from tbx_callbacks.stats.flat import elements, moved
 from tbx_callbacks.stats.fused import Moments
 from tbx_callbacks.stats.norms import count_nonfinite, square_norms
 from tbx_callbacks.values import Histogram, Mean, Number, Unless, Value
@@ -87,7 +87,7 @@ class Tensors:
         """`squares` of the tensors at the places that are `present`; 0 at others."""
         if all(present):
             return self.squares
-        keep = torch.tensor(present).to(self.squares.device, non_blocking=True)
+        keep = moved(torch.tensor(present), self.squares.device)
         return torch.where(keep, self.squares, torch.zeros_like(self.squares))
 
     @cached_property
@@ -112,9 +112,7 @@ class Tensors:
         if all(self.present):
             return numbers
         places = torch.tensor([place for place, there in enumerate(self.present) if there], dtype=torch.int64)
-        return numbers.new_zeros(len(self.present)).index_copy_(
-            0, places.to(numbers.device, non_blocking=True), numbers
-        )
+        return numbers.new_zeros(len(self.present)).index_copy_(0, moved(places, numbers.device), numbers)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ neither may happen. Prints what would have been fetched.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from tbx_callbacks import TbxLoop, together
+from tbx_callbacks.before import Copies
 from tbx_callbacks.config import load_config
 
 DEVICE = "accel"
@@ -50,6 +52,31 @@ class Net(nn.Module):
         for layer in self.body:
             found = layer(found).relu() + self.frozen
         return self.head(found.bfloat16())
+
+
+class Whole(TorchDispatchMode):
+    """A copy to the host that nobody waits for is not there yet when it is read."""
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = operator(*args, **(kwargs or {}))
+        copies = operator is torch.ops.aten._to_copy.default and (kwargs or {}).get("non_blocking", False)
+        if copies and found.device.type == "cpu" != args[0].device.type:
+            raise RuntimeError("a copy to the host that nobody waits for")
+        return found
+
+
+def change_on_the_host() -> str:
+    """Weights that are on the host, of an optimizer whose flag is on the device."""
+    weight, copies = torch.empty(3), Copies()
+    source: Any = SimpleNamespace(
+        parameters=[1], zero=None, weight=lambda place: weight, has_gradient=lambda place: True
+    )
+    copies._copies["AdamW"] = {0: torch.empty(3)}
+    with Whole():
+        updates = copies.updates(source, "AdamW", torch.empty((), device=DEVICE))
+    assert updates is not None
+    assert updates[0] is not None
+    return updates[0].device.type
 
 
 class NoOthers:
@@ -112,6 +139,7 @@ def main() -> None:
         reads = (one.item, one.tolist, one.nonzero, lambda: bool(one), one.cpu, lambda: torch.zeros(1).to(DEVICE))
         print("raises", *map(raised, reads))
         print("agreed", agreed())
+        print("changed", change_on_the_host())
         ids, labels = torch.empty(4, dtype=torch.int64, device=DEVICE), torch.empty(4, dtype=torch.int64, device=DEVICE)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, foreach=False)
         loop = TbxLoop(model, optimizer, everything, log_dir="run", log_every=1, max_grad_norm=1.0)

@@ -40,6 +40,7 @@ def test_measuring_reads_nothing_and_waits_for_no_copy(tmp_path: Path) -> None:
     assert said["raises"].split()[:2] == [data_dependent, data_dependent]  # the check can fail
     assert "nothing" not in said["raises"].split()
     assert said["agreed"] == "1 accel"
+    assert said["changed"] == "cpu"
     measured = said["measured"].split()
     for tag in ("grad_norm/body.1", "weights/embed", "grads/head", "updates/body.0", "optimizer_state/exp_avg/head"):
         assert tag in measured
