@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from torch.utils import backend_registration
 
 from tbx_callbacks.behind import Behind
 from tbx_callbacks.fetch import Fetch
+from tbx_callbacks.jobs import Jobs
 from tbx_callbacks.together import Together
 
 
@@ -128,3 +131,42 @@ def test_numbers_come_back_in_their_places() -> None:
     assert not fetch.waits
     assert fetch.read() == ([1.5, 2.0, 3.0, 4.0, 5.0], [[6.0, 7.0], [], [8.0]])
     assert Fetch([], []).read() == ([], [])
+
+
+def test_other_threads_wait_on_the_device_that_they_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = [0]
+
+    @contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        current.append(chosen.index)
+        yield
+        current.pop()
+
+    class Event:
+        def synchronize(self) -> None:
+            waited.append(current[-1])
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    waited: list[int] = []
+    fetch = Fetch([1.0], [])
+    fetch._events = [(torch.device("cuda", 3), Event()), (torch.device("cuda", 1), Event())]  # type: ignore[list-item]
+    assert fetch.read() == ([1.0], [])
+    assert waited == [3, 1]
+    assert current == [0]
+
+
+def test_a_thread_of_ours_has_the_device_of_the_thread_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[tuple[str, int]] = []
+
+    def set_device(device: int) -> None:
+        found.append((threading.current_thread().name, device))
+
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 5)
+    for name, started in (("without", False), ("with", True)):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda started=started: started)
+        jobs = Jobs(name, print)
+        jobs.do(lambda: None)
+        assert jobs.drain(10)
+        jobs.close()
+    assert found == [("with", 5)]
