@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ def behind(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     def late(self: Fetch) -> Any:
         if self._sizes:
             assert threading.current_thread() is not main, "the training thread waits for the device"
-            assert done.wait(30)
+            assert done.wait(5)
         return read(self)
 
     monkeypatch.setattr(Fetch, "read", late)
@@ -102,3 +104,69 @@ def test_gradients_are_let_go_of_in_a_loop_that_never_says_where_a_pass_ends(tmp
     run = Run(tmp_path)
     assert run.scalars["nonfinite/gradients/total"][0] == (1, 1.0)
     assert run.steps("nonfinite/gradients/total") == run.steps("perf/step_s") == [1, 2, 3, 4]
+
+
+def until(reached: Callable[[], object]) -> bool:
+    """Whether it comes to be, in time."""
+    end = time.monotonic() + 30
+    while not reached() and time.monotonic() < end:
+        time.sleep(0.001)
+    return bool(reached())
+
+
+@pytest.mark.parametrize("rule", [{"nonfinite": "stop"}, {"nonfinite": ["stop", "checkpoint"]}])
+def test_a_stop_is_acted_upon_when_the_numbers_have_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: dict[str, Any]
+) -> None:
+    done = behind(monkeypatch)
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    config = {"every": 1, "metrics": ["loss", "nonfinite"], "rules": rule}
+    with TbxLoop(model, optimizer, config, log_dir=tmp_path, log_every=1) as loop:
+
+        def step(factor: float = 1.0) -> None:
+            loss = model(torch.ones(1, 2)).sum() * factor
+            optimizer.step()  # without a gradient: weights stay finite
+            loop.end_step(loss=loss.detach())
+
+        for number in range(1, 9):
+            step(float("nan") if number == 2 else 1.0)
+            assert not loop.should_stop
+        done.set()
+        assert until(lambda: loop._monitor.publisher.decisions.awaited)
+        step()
+        assert loop.should_stop
+        assert loop.should_checkpoint is ("checkpoint" in rule["nonfinite"])
+        step()
+        assert loop.should_stop
+        assert not loop.should_checkpoint
+    assert Run(tmp_path).texts["alerts/nonfinite"][0].startswith("**error: nonfinite**, found at step 2")
+
+
+def test_a_budget_is_kept_without_waiting_for_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = behind(monkeypatch)
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    config = {"every": 1, "metrics": [{"grad_norm": {"by": "total"}}], "overhead_budget": 0.0001}
+    with TbxLoop(model, optimizer, config, log_dir=tmp_path, log_every=1) as loop:
+        for _ in range(8):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+            loop.end_step()
+        (entry,) = loop._monitor._program.on_steps
+        assert str(entry.schedule) != "every 1 steps"
+        done.set()
+    assert list(Run(tmp_path).texts) == ["overhead_budget"]
+
+
+def test_an_error_of_publishing_leaves_no_decision_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    config = {"every": 1, "metrics": [{"grad_norm": {"by": "total"}}], "rules": {"nonfinite": "stop"}}
+    with TbxLoop(model, optimizer, config, log_dir=tmp_path, log_every=10) as loop, monkeypatch.context() as broken:
+        broken.setattr(Fetch, "read", lambda self: 1 / 0)
+        for _ in range(3):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+            loop.end_step()
+        assert not loop._monitor.publisher.decisions.awaited
