@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
 from tbx_callbacks.counters import Stopwatch
-from tbx_callbacks.device_time import DeviceTime, events_of
+from tbx_callbacks.device_time import DeviceTime, marks_of
 from tbx_callbacks.measuring import Measuring
 from tbx_callbacks.monitor import Monitor
 from tbx_callbacks.stats import fused, histogram, histogram_device
@@ -84,7 +84,7 @@ def test_a_rate_on_the_device_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_fused_optimizer_under_a_loss_scale_is_not_waited_for(tmp_path: Path) -> None:
-    assert train(tmp_path, scaled=True).steps("amp/loss_scale") == [1, 2, 3, 4, 5, 6]
+    assert train(tmp_path, scaled=True).steps("amp/scale") == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_budget_is_not_waited_for(tmp_path: Path) -> None:
@@ -127,11 +127,11 @@ def test_a_stop_comes_without_waiting_for_a_device_that_is_behind(tmp_path: Path
 
 def test_the_devices_time_counts() -> None:
     stopwatch = Stopwatch()
-    timed = DeviceTime(stopwatch, events_of(torch.device("cuda", 0)))
-    with timed.span():
+    timed = DeviceTime(stopwatch, marks_of(torch.device("cuda", 0)))
+    with timed.span(1, []):
         torch.cuda._sleep(BUSY // 10)
     torch.cuda.synchronize()
-    with timed.span():
+    with timed.span(1, []):
         pass
     assert 0.02 < stopwatch.monitoring < 5
 
