@@ -11,6 +11,7 @@ from tbx_callbacks.context import Tensors
 from tbx_callbacks.plan import Entry
 from tbx_callbacks.program import needs_of
 from tbx_callbacks.source import Source
+from tbx_callbacks.stats.flat import moved
 from tbx_callbacks.values import ClipFactor, Max, Number, Value
 
 
@@ -92,7 +93,7 @@ class Copies:
             torch.sub(here, old, out=old)
             if skipped is not None:
                 nothing = torch.zeros_like(skipped).masked_fill_(skipped != 0, torch.nan)
-                old.add_(nothing.to(old.device, old.dtype, non_blocking=True))
+                old.add_(moved(nothing, old.device).to(old.dtype))
             updates[place] = old
         return Tensors(updates)
 

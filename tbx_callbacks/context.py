@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tbx_callbacks.select import Parameter, Selection
 from tbx_callbacks.stats import fused
+from tbx_callbacks.stats.flat import elements, moved
 from tbx_callbacks.stats.fused import Moments
 from tbx_callbacks.stats.norms import count_nonfinite, square_norms
 from tbx_callbacks.values import Histogram, Mean, Number, Unless, Value
@@ -38,7 +39,7 @@ class Tensors:
         return True
 
     def __getitem__(self, place: int) -> Tensor | None:
-        return self._tensors[place]
+        return self._elements[place]
 
     @cached_property
     def squares(self) -> Tensor:
@@ -79,18 +80,24 @@ class Tensors:
     def forget(self) -> None:
         """Lets go of the tensors; statistics that were taken stay."""
         self._tensors = [None] * len(self._tensors)
+        self.__dict__.pop("_elements", None)
         self.__dict__.pop("_chosen", None)
 
     def squares_where(self, present: Sequence[bool]) -> Tensor:
         """`squares` of the tensors at the places that are `present`; 0 at others."""
         if all(present):
             return self.squares
-        keep = torch.tensor(present).to(self.squares.device, non_blocking=True)
+        keep = moved(torch.tensor(present), self.squares.device)
         return torch.where(keep, self.squares, torch.zeros_like(self.squares))
 
     @cached_property
+    def _elements(self) -> Sequence[Tensor | None]:
+        """The tensors; of sparse ones their values, which are made once for all that is asked."""
+        return [None if tensor is None else elements(tensor) for tensor in self._tensors]
+
+    @cached_property
     def _chosen(self) -> list[Tensor]:
-        return [tensor for tensor in self._tensors if tensor is not None]
+        return [tensor for tensor in self._elements if tensor is not None]
 
     @cached_property
     def _moments(self) -> Moments | None:
@@ -105,9 +112,7 @@ class Tensors:
         if all(self.present):
             return numbers
         places = torch.tensor([place for place, there in enumerate(self.present) if there], dtype=torch.int64)
-        return numbers.new_zeros(len(self.present)).index_copy_(
-            0, places.to(numbers.device, non_blocking=True), numbers
-        )
+        return numbers.new_zeros(len(self.present)).index_copy_(0, moved(places, numbers.device), numbers)
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ class Totals:
     tokens: Number = 0
     losses: int = 0
     nonfinite_losses: Number = 0
+    counted: bool = True
     clip_steps: int = 0
     clipped_steps: Number = 0
     skipped_steps: Number = 0
@@ -88,15 +89,16 @@ class Totals:
 
     def since(self, last: Totals) -> Interval:
         """What was counted after `last`."""
+        batches = self if self.counted else last  # none is seen where some could not be counted
         return Interval(
             steps=self.steps - last.steps,
             seconds=self.seconds - last.seconds,
             monitoring=self.monitoring - last.monitoring,
             waiting=self.waiting - last.waiting if self.waits > last.waits else None,
-            samples=self.samples - last.samples,
-            tokens=self.tokens - last.tokens if self.token_batches > last.token_batches else None,
-            losses=self.losses - last.losses,
-            nonfinite_losses=self.nonfinite_losses - last.nonfinite_losses,
+            samples=batches.samples - last.samples,
+            tokens=batches.tokens - last.tokens if batches.token_batches > last.token_batches else None,
+            losses=batches.losses - last.losses,
+            nonfinite_losses=batches.nonfinite_losses - last.nonfinite_losses,
             clip_steps=self.clip_steps - last.clip_steps,
             clipped_steps=self.clipped_steps - last.clipped_steps,
             skipped_steps=self.skipped_steps - last.skipped_steps,
@@ -125,25 +127,32 @@ class Counters:
         self.stopwatch = stopwatch
         self.loss_scale = loss_scale
         self.steps = 0
+        self.counting = True
+        """Whether micro-batches are counted; once one could not be, no interval has seen any."""
         self._batches = self._samples = self._token_batches = self._losses = self._clip_steps = 0
         self._tokens = Deferred(add_up)
         self._nonfinite = Deferred(_count_nonfinite)
         self._clipped = Deferred(self._count_clipped)
         self._max_norm = 0.0
 
-    def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
-        """One micro-batch of training: its loss (0-d), its samples, its tokens (their number, or their mask)."""
+    def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
+        """One micro-batch of training: its loss (0-d), its samples, its tokens (their number, or their mask).
+
+        Returns:
+            A copy of the loss. The model's own tensor may be its memory again in the next micro-batch: a CUDA graph's.
+        """
         self._samples += samples
         if loss is not None:
             self._losses += 1
-            self._nonfinite.kept.append(loss)
+            self._nonfinite.kept.append(loss := loss.clone())
         if tokens is not None:
             self._token_batches += 1
-            self._tokens.kept.append(tokens)
+            self._tokens.kept.append(tokens.sum())
         self._batches += 1
         if self._batches % KEPT == 0:
             self._nonfinite.total()
             self._tokens.total()
+        return loss
 
     def clip(self, norm: Tensor, max_norm: float) -> None:
         """One step whose gradient had this norm before it was clipped; see torch.nn.utils.clip_grad_norm_ for 1e-6."""
@@ -171,6 +180,7 @@ class Counters:
             tokens=self._tokens.total(),
             losses=self._losses,
             nonfinite_losses=self._nonfinite.total(),
+            counted=self.counting,
             clip_steps=self._clip_steps,
             clipped_steps=self._clipped.total(),
             skipped_steps=self.loss_scale.skipped if self.loss_scale else 0,

@@ -22,15 +22,18 @@ class Decisions:
     thread, when a later step has ended: the same decisions at the same step, however far ahead one of them is. A rank
     that gets there too early waits, as long as decisions are expected; nothing waits otherwise.
 
+    A process without other ranks need not agree with anybody: it acts upon a decision when a step ends after it.
+
     Args:
-        rank: this rank; rank 0 decides.
+        rank: this rank; rank 0 decides. None: there are no others.
     """
 
-    def __init__(self, rank: int = 0) -> None:
-        self.decides = rank == 0
+    def __init__(self, rank: int | None = None) -> None:
+        self._alone = rank is None
+        self.decides = not rank
         """Whether this is the rank that decides."""
         self.awaited: deque[tuple[int, Callable[[], Sequence[Decision]]]] = deque()
-        """By due step what waits for its decisions; empty when `act` has nothing to do."""
+        """By the step that has to be over what gives its decisions; empty when `act` has nothing to do."""
         self._acts: dict[str, Callable[[Numbers], None]] = {}
         # Filled by one thread and emptied by another, which a deque stands without a lock, that no process could be
         # sent.
@@ -61,8 +64,11 @@ class Decisions:
             name: what is decided. Numbers of decisions that leave together are united.
             numbers: the decision, finite; perhaps none, where the name says all.
         """
-        if self.decides:
-            self._made.append((name, dict(numbers)))
+        decision = name, dict(numbers)
+        if self._alone:
+            self.awaited.append((-1, lambda: [decision]))
+        elif self.decides:
+            self._made.append(decision)
 
     def fail(self, error: Exception) -> None:
         """Raises an error where decisions are acted upon next."""
@@ -85,14 +91,10 @@ class Decisions:
 
     # -- the way ---------------------------------------------------------------------------------------------------
 
-    def here(self) -> Sequence[Decision]:
-        """What was decided, where there are no other ranks to tell."""
-        return list(_emptied(self._made))
-
     def leaving(self) -> Parts:
         """What was decided, to be told to all ranks."""
         united: dict[str, dict[str, float]] = {}
-        for name, numbers in self.here():
+        for name, numbers in _emptied(self._made):
             united.setdefault(name, {_MADE: 1.0}).update(numbers)
         return {_DECIDED + name: Part(None, {}, numbers) for name, numbers in united.items()}
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from tbx_callbacks.stats.flat import moved
 from tbx_callbacks.values import Number
 
 KEPT = 32  # tensors kept before they are added up: a few kernels now and then instead of several a step
@@ -30,16 +31,20 @@ class Deferred:
     def total(self) -> Number:
         """The sum so far, 0-d."""
         if self.kept:
-            self._total = self._total + self._function(self.kept)
-            self.kept.clear()
+            kept, self.kept = self.kept, []  # an error is not met again
+            self._total = self._total + self._function(kept)
         return self._total
 
 
 def add_up(tensors: Sequence[Tensor]) -> Tensor:
-    """The sum of all elements of all tensors, 0-d."""
-    return together([tensor.sum() if tensor.ndim else tensor for tensor in tensors]).sum()
+    """The sum of 0-d tensors."""
+    return together(tensors).sum()
 
 
 def together(scalars: Sequence[Tensor]) -> Tensor:
-    """0-d tensors as one, `[len(scalars)]`, on the first one's device."""
-    return torch.stack([scalar.to(scalars[0].device) for scalar in scalars])
+    """0-d tensors as one, `[len(scalars)]`, on the accelerator that holds any of them: nothing waits for it."""
+    devices = {scalar.device for scalar in scalars}
+    if len(devices) == 1:
+        return torch.stack(list(scalars))
+    home = next(device for device in devices if device.type != "cpu")
+    return torch.stack([moved(scalar, home) for scalar in scalars])

@@ -28,7 +28,7 @@ class Fetch:
         places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
         for place, flat in enumerate(flats):
             places.setdefault((flat.device, flat.dtype), []).append(place)
-        self._events: list[torch.cuda.Event] = []
+        self._events: list[tuple[torch.device, torch.cuda.Event]] = []
         self._copies = [
             (chosen, self._copy(torch.cat([flats[place] for place in chosen]))) for chosen in places.values()
         ]
@@ -40,8 +40,10 @@ class Fetch:
 
     def read(self) -> tuple[list[float], list[list[float]]]:
         """The numbers, and the vectors."""
-        for event in self._events:
-            event.synchronize()
+        for device, event in self._events:
+            # Or it makes a context on the current device: in a new thread the first one, which is another rank's.
+            with torch.cuda.device(device):
+                event.synchronize()
         found: list[list[float]] = [[] for _ in self._sizes]
         for chosen, copy in self._copies:
             together, start = copy if isinstance(copy, list) else copy.tolist(), 0
@@ -60,5 +62,5 @@ class Fetch:
         host.copy_(packed, non_blocking=True)
         event = torch.cuda.Event(blocking=True)  # or the waiting thread would keep a core busy
         event.record(torch.cuda.current_stream(packed.device))
-        self._events.append(event)
+        self._events.append((packed.device, event))
         return host

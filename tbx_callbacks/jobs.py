@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+import torch
+
 T = TypeVar("T")
 Job = Callable[[], object]
 
@@ -15,8 +17,9 @@ Job = Callable[[], object]
 class Jobs:
     """Does jobs on a thread of its own, in the order in which they come; an error ends none of those after it.
 
-    The thread is a daemon, and none of concurrent.futures': those take nothing more once the interpreter is about to
-    end, when a run that nobody closed is still to be written and judged.
+    On CUDA it has the current device of whoever gives it its first job: a new thread's is the first one, where a call
+    may make a context of hundreds of MB. It is a daemon, and none of concurrent.futures': those take nothing more once
+    the interpreter is about to end, when a run that nobody closed is still to be written and judged.
 
     Args:
         name: of the thread.
@@ -38,7 +41,8 @@ class Jobs:
             self.open += 1
             if self._waiting is None:
                 self._waiting = queue.SimpleQueue()
-                threading.Thread(target=self._work, args=[self._waiting], name=self._name, daemon=True).start()
+                given = self._waiting, _current_device()
+                threading.Thread(target=self._work, args=given, name=self._name, daemon=True).start()
             self._waiting.put(job)
 
     def ask(self, question: Callable[[], T]) -> Future[T]:
@@ -66,7 +70,9 @@ class Jobs:
                 self._waiting.put(None)
                 self._waiting = None
 
-    def _work(self, waiting: queue.SimpleQueue[Job | None]) -> None:
+    def _work(self, waiting: queue.SimpleQueue[Job | None], device: int | None) -> None:
+        if device is not None:
+            torch.cuda.set_device(device)
         while (job := waiting.get()) is not None:
             try:
                 job()
@@ -76,3 +82,8 @@ class Jobs:
             with self._idle:
                 self.open -= 1
                 self._idle.notify_all()
+
+
+def _current_device() -> int | None:
+    """The thread's CUDA device; None where CUDA is not in use, or it is the one of any thread, chosen or not."""
+    return torch.cuda.current_device() or None if torch.cuda.is_initialized() else None

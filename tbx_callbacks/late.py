@@ -27,7 +27,7 @@ class Late:
         if entry.item.select is not None:
             for tensors in (context.gradients, context.weights):
                 tensors.take(nonfinite="nonfinite" in needs)
-        self.waiting.append((entry, context))
+        self.waiting.append((entry, replace(context, state=None)))  # which holds gradients
         return True
 
     def finish(self, program: Program, counters: Counters, publisher: Publisher) -> None:

@@ -201,8 +201,10 @@ class Measuring:
                 self._program.run(entry, with_interval(entry, selected, self._counters), batch)
         self._unsummed.flag(self._source, self.due, name, batch)
         self._count(name, batch)
-        if updates is not None:
-            updates.forget()
+        # What waits for the end of the step has its statistics; gradients would stay through the next backward pass.
+        for tensors in (context.gradients, context.weights, updates):
+            if tensors is not None:
+                tensors.forget()
 
     def _count(self, name: str, batch: Batch) -> None:
         """Counts histograms, all of them at once; those that write them share the cost."""

@@ -20,7 +20,6 @@ from tbx_callbacks.live.settings import LIVE_OFF, Live
 from tbx_callbacks.measuring import Measuring
 from tbx_callbacks.outputs import Predictions
 from tbx_callbacks.own import OwnScalars
-from tbx_callbacks.parts import Finished
 from tbx_callbacks.plan import families, plan, schedule_of
 from tbx_callbacks.program import Guard, Program
 from tbx_callbacks.publish import Publisher
@@ -170,10 +169,15 @@ class Monitor:
         if measuring is not None and (measuring.due or measuring.scales):
             measuring.pass_ended(is_step=is_step)
 
-    def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> None:
-        """One micro-batch went through the model."""
-        if self._counts:
-            self._counters.batch(loss=loss, samples=samples, tokens=tokens)
+    def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
+        """One micro-batch went through the model; returns a copy of its loss, None where it is not counted."""
+        if self._counts and self._counters.counting:
+            try:
+                return self._counters.batch(loss=loss, samples=samples, tokens=tokens)
+            except Exception as error:
+                self._counters.counting = False
+                self._safely.failed("counting micro-batches", self._step, error)
+        return None
 
     def outputs(self, outputs: Any, labels: Any) -> None:
         """What the model returned for a micro-batch of training (a mapping, or its logits), and the batch's labels."""
@@ -244,14 +248,13 @@ class Monitor:
             if self._measuring is not None and self._counts and (own or self._steering.asks(step)):
                 self._measuring.batch(step).add(shared or {})
             self._best.update(logs)
-            numbers = self._program.call(Context("log", step, self._run, logs=logs)).numbers({})
-            self._program.give_way(numbers)
-            left: dict[str, Finished] = {}
+            numbers = self._program.call(Context("log", step, self._run, logs=logs))
+            self._program.give_way(numbers.tags)
             if self._measuring is not None:
                 self._measuring.finish()
             else:
-                left = self._own.numbers()  # they wait for a point that does not come: no training is on
-            self.publisher.publish_with(step, {**left, **numbers}, facts)
+                numbers.add(self._own.take())  # they wait for a point that does not come: no training is on
+            self.publisher.publish_with(step, numbers, facts)
         self._steering.keep_budget(self._step)
 
     def verdict(self, step: int) -> Verdict:

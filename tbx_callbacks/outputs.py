@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tbx_callbacks.deferred import Deferred, add_up
 from tbx_callbacks.names import clean
+from tbx_callbacks.stats.flat import moved
 from tbx_callbacks.values import Mean, Number
 
 logger = logging.getLogger(__name__)
@@ -19,7 +20,6 @@ OUTPUTS = frozenset({"losses", "predictions"})
 """Needs of metrics that read what the model returns."""
 
 _KEPT = 32  # batches of predictions that are compared together
-_ELEMENTS = 1 << 20  # or fewer, when they hold more logits than this
 
 
 class Losses:
@@ -35,7 +35,7 @@ class Losses:
         for name, value in outputs.items():
             if isinstance(name, str) and "loss" in name.lower() and name != "loss" and _is_scalar(value):
                 total, count = self._sums.get(name) or (Deferred(add_up), 0)
-                total.add(value.detach().reshape(()).float())
+                total.add(value.detach().reshape(()).to(torch.float32, copy=True))  # its memory may be used again
                 self._sums[name] = total, count + 1
 
     def take(self) -> dict[str, Mean]:
@@ -55,7 +55,6 @@ class Predictions:
     def __init__(self, model: nn.Module | None = None) -> None:
         self._vocabulary = _vocabulary(model) if model is not None else None
         self._kept: list[tuple[Tensor, Tensor]] = []
-        self._elements = 0
         self._hits: Number = 0
         self._labels: Number = 0
         self._said = False
@@ -73,22 +72,20 @@ class Predictions:
                 self._said = True
                 logger.warning("train/accuracy is for classification heads; logits over the vocabulary are left out")
             return
-        self._kept.append((logits.detach(), labels))
-        self._elements += logits.numel()
-        if len(self._kept) >= _KEPT or self._elements >= _ELEMENTS:
+        self._kept.append((logits.detach().argmax(-1).flatten(), labels))  # now: their memory may be used again
+        if len(self._kept) >= _KEPT:
             self.totals()
 
     def totals(self) -> tuple[Number, Number]:
         """Right predictions and labels so far."""
         if self._kept:
-            home = self._kept[0][0].device
-            guesses = torch.cat([logits.argmax(-1).flatten().to(home) for logits, _ in self._kept])
-            labels = torch.cat([labels.flatten().to(home, torch.int64) for _, labels in self._kept])
+            kept, self._kept = self._kept, []  # an error is not met again
+            home = kept[0][0].device
+            guesses = torch.cat([moved(each, home) for each, _ in kept])
+            labels = torch.cat([moved(each.flatten(), home).to(torch.int64) for _, each in kept])
             counted = labels >= 0
             self._hits = self._hits + (counted & (guesses == labels)).sum()
             self._labels = self._labels + counted.sum()
-            self._kept.clear()
-            self._elements = 0
         return self._hits, self._labels
 
 

@@ -150,10 +150,14 @@ class Guard:
         try:
             yield
         except Exception as error:
-            if self._strict:
-                raise
-            if what not in self._said:
-                self._said.add(what)
-                logger.warning("%s failed at step %d; its numbers are left out: %r", what, step, error)
+            self.failed(what, step, error)
         finally:
             self._stopwatch.monitoring += self._stopwatch.clock() - started
+
+    def failed(self, what: str, step: int, error: Exception) -> None:
+        """Says it once, or raises."""
+        if self._strict:
+            raise error
+        if what not in self._said:
+            self._said.add(what)
+            logger.warning("%s failed at step %d; its numbers are left out: %r", what, step, error)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from functools import partial
-from typing import TypeVar
 
 from tbx_callbacks.behind import Behind
 from tbx_callbacks.decisions import Decision, Decisions
 from tbx_callbacks.live.watch import Watch
 from tbx_callbacks.parts import Finished, Parts
-from tbx_callbacks.reduce import Batch
+from tbx_callbacks.reduce import Batch, Pending
 from tbx_callbacks.sinks import Sink
 from tbx_callbacks.together import Together
 from tbx_callbacks.values import Facts
 
-T = TypeVar("T")
 _DEVICE = 60.0  # seconds that the end of a training waits for what a device still works on
 
 
@@ -67,16 +64,17 @@ class Publisher:
         """Hands the held step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
         if self.held is not None:
             (step, batch, key), self.held = self.held, None
-            self._send(step, batch, key, facts or {}, {})
+            self._send(step, batch, key, facts or {})
 
-    def publish_with(self, step: int, numbers: Mapping[str, Finished], facts: Facts | None = None) -> None:
-        """Hands numbers of a step to the sink, together with the held step if it is the same."""
+    def publish_with(self, step: int, own: Batch, facts: Facts | None = None) -> None:
+        """Hands numbers that no other rank shares to the sink, together with the held step if it is the same."""
         if self.held is not None and self.held[0] == step:
-            (_, batch, key), self.held = self.held, None
-            self._send(step, batch, key, facts or {}, numbers)
+            self.held[1].take_own(own)
+            self.publish(facts)
         else:
             self.publish()
-            self.write(step, numbers)
+            pending = own.fetch()
+            self._run(lambda: self._write(step, own.finish(pending.parts(), {})), waits=pending.waits)
 
     def meet(self, ranks: Together | None) -> None:
         """A run begins, with these ranks."""
@@ -134,20 +132,16 @@ class Publisher:
                 if self.watch is not None:
                     self.watch.take(step, new)
 
-    def _send(
-        self, step: int, batch: Batch, key: Sequence[str] | None, facts: Facts, numbers: Mapping[str, Finished]
-    ) -> None:
+    def _send(self, step: int, batch: Batch, key: Sequence[str] | None, facts: Facts) -> None:
         watch = self.watch if key is not None and self.watch is not None and self.watch.due(step) else None
 
         def finish(parts: Parts) -> Callable[[], None] | None:
-            self._write(step, {**batch.finish(parts, facts), **numbers})
+            self._write(step, batch.finish(parts, facts))
             return watch.judge(step) if watch is not None else None
 
         if self.ranks is None or key is None:
-            pending, finished = batch.fetch(), Future[Callable[[], None] | None]()
-            if key is not None and self.decisions.expected:
-                self.decisions.awaited.append((step, partial(self._decided, finished)))
-            self._run(partial(_settle, finished, lambda: finish(pending.parts())), waits=pending.waits)
+            pending = batch.fetch()
+            self._run(partial(self._judged, step, finish, pending), waits=pending.waits)
             return
         self._sent = step
         try:
@@ -164,16 +158,13 @@ class Publisher:
         else:
             self._behind.run(job, waits=waits)
 
-    def _decided(self, finished: Future[Callable[[], None] | None]) -> Sequence[Decision]:
-        if (wait := finished.result()) is not None:
-            wait()
-        return self.decisions.here()
+    def _judged(self, step: int, finish: Callable[[Parts], Callable[[], None] | None], pending: Pending) -> None:
+        """Writes a step. Rules that were asked about one that no device is behind with have decided a step later."""
+        wait = finish(pending.parts())
+        if wait is not None and not pending.waits:
 
+            def decided() -> Sequence[Decision]:
+                wait()
+                return ()
 
-def _settle(future: Future[T | None], question: Callable[[], T | None]) -> None:
-    """Answers, with None if the question raises."""
-    answer = None
-    try:
-        answer = question()
-    finally:
-        future.set_result(answer)
+            self.decisions.awaited.append((step, decided))

@@ -65,10 +65,20 @@ class Batch:
         self._own: Batch | None = None
         self._own_pending: Pending | None = None
 
+    @property
+    def tags(self) -> list[str]:
+        """Of what it holds so far, less what is its own."""
+        return [*self._values, *self._uncounted, *self._counted, *self.finished]
+
     def add_own(self, values: Mapping[str, Value]) -> None:
         """Takes values that are not merged with other ranks'."""
         self._own = self._own or Batch()
         self._own.add(values)
+
+    def take_own(self, other: Batch) -> None:
+        """Takes all that another batch holds, not to be merged with other ranks'."""
+        self._own = self._own or Batch()
+        self._own.join(other)
 
     def add(self, values: Mapping[str, Value | Histogram | HostValue], owner: str = "") -> None:
         """Takes the values of one metric; `owner` names it, where it may fail on another rank."""
@@ -140,7 +150,9 @@ class Batch:
             for tag, part in parts.items()
             if not tag.startswith(_FAILED) and failed.isdisjoint((tag, part.owner))
         }
-        own = finish(self._own_pending.parts(), facts) if self._own_pending is not None else {}
+        own: Mapping[str, Finished] = {}
+        if self._own is not None and self._own_pending is not None:
+            own = self._own.finish(self._own_pending.parts(), facts)
         return {**finish(whole, facts), **self.finished, **own}
 
 

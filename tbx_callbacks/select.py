@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tbx_callbacks.names import clean_parameter_names, near, unique
+from tbx_callbacks.stats.flat import moved
 
 BY = ("total", "layer", "module", "parameter")
 
@@ -67,7 +68,7 @@ class Selection:
         """
         if not self.groups:
             return {}
-        places, owners = (index.to(numbers.device, non_blocking=True) for index in self._index)
+        places, owners = (moved(index, numbers.device) for index in self._index)
         sums = numbers.new_zeros(len(self.groups)).index_add_(0, owners, numbers.index_select(0, places))
         return {
             group.name: total

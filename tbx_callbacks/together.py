@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks.decisions import Decision, Decisions, heard, without_decisions
+from tbx_callbacks.fetch import Fetch
 from tbx_callbacks.jobs import Jobs
 from tbx_callbacks.line import LeftError, Line
 from tbx_callbacks.meeting import meet, patience
 from tbx_callbacks.merging import END, Merger
 from tbx_callbacks.parts import Part, Parts
+from tbx_callbacks.stats.flat import moved
 
 logger = logging.getLogger(__name__)
 
@@ -78,19 +80,29 @@ class Together:
     def agree(self, step: int, key: Sequence[str], ranges: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The ranges of all ranks' tensors together.
 
+        What they are of is counted with them next, so this waits for the other ranks, and for a device that works on
+        this rank's: all come to the host in one copy and go back in one, once for each optimizer of a due step.
+
         Args:
             step: the step.
             key: what is due, the same on every rank.
             ranges: by tag, `[2]`, of the histograms that this rank has.
         """
-        here = {tag: bounds.tolist() for tag, bounds in ranges.items()}
-        parts = {tag: Part(None, {}, {"low": -low, "high": high}) for tag, (low, high) in here.items()}
+        fetch = Fetch([], list(ranges.values()))
         what, self._ranged = "\n".join(("ranges", *key)), step
-        most: dict[str, dict[str, float]] = self._ask(lambda: self._merger.largest(what, step, parts), {})
+
+        def question() -> dict[str, dict[str, float]]:
+            here = zip(ranges, fetch.read()[1], strict=True)
+            parts = {tag: Part(None, {}, {"low": -low, "high": high}) for tag, (low, high) in here}
+            return self._merger.largest(what, step, parts)
+
+        most: dict[str, dict[str, float]] = self._ask(question, {})
         if not most:
             return ranges
-        found = {tag: torch.tensor([-most[tag]["low"], most[tag]["high"]], dtype=torch.float64) for tag in ranges}
-        return {tag: found[tag].to(bounds) for tag, bounds in ranges.items()}
+        found = torch.tensor([[-most[tag]["low"], most[tag]["high"]] for tag in ranges], dtype=torch.float64)
+        homes = {(bounds.device, bounds.dtype) for bounds in ranges.values()}
+        there = {(device, dtype): moved(found.to(dtype), device) for device, dtype in homes}
+        return {tag: there[bounds.device, bounds.dtype][n] for n, (tag, bounds) in enumerate(ranges.items())}
 
     def submit(
         self,

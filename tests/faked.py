@@ -6,6 +6,7 @@ neither may happen. Prints what would have been fetched.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from tbx_callbacks import TbxLoop
+from tbx_callbacks import TbxLoop, together
+from tbx_callbacks.before import Copies
 from tbx_callbacks.config import load_config
 
 DEVICE = "accel"
@@ -52,6 +54,71 @@ class Net(nn.Module):
         return self.head(found.bfloat16())
 
 
+class Whole(TorchDispatchMode):
+    """A copy to the host that nobody waits for is not there yet when it is read."""
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = operator(*args, **(kwargs or {}))
+        copies = operator is torch.ops.aten._to_copy.default and (kwargs or {}).get("non_blocking", False)
+        if copies and found.device.type == "cpu" != args[0].device.type:
+            raise RuntimeError("a copy to the host that nobody waits for")
+        return found
+
+
+def change_on_the_host() -> str:
+    """Weights that are on the host, of an optimizer whose flag is on the device."""
+    weight, copies = torch.empty(3), Copies()
+    source: Any = SimpleNamespace(
+        parameters=[1], zero=None, weight=lambda place: weight, has_gradient=lambda place: True
+    )
+    copies._copies["AdamW"] = {0: torch.empty(3)}
+    with Whole():
+        updates = copies.updates(source, "AdamW", torch.empty((), device=DEVICE))
+    assert updates is not None
+    assert updates[0] is not None
+    return updates[0].device.type
+
+
+class NoOthers:
+    """A line to no other ranks."""
+
+    rank, size = 0, 1
+
+    def largest(self, numbers: torch.Tensor) -> None:
+        """Nobody has a larger one."""
+
+    def broadcast(self, numbers: torch.Tensor, root: int) -> None:
+        """Nobody listens."""
+
+    def close(self) -> bool:
+        return True
+
+
+class Fetched:
+    """Stands for copies to the host: there is nothing to copy."""
+
+    made = 0
+
+    def __init__(self, scalars: Any, vectors: Any) -> None:
+        Fetched.made += 1
+        self._vectors = vectors
+
+    def read(self) -> Any:
+        return [], [[0.0, 1.0] for _ in self._vectors]
+
+
+def agreed() -> str:
+    """How often ranges of several types are fetched, and where they are when ranks have agreed on them."""
+    together.Fetch = Fetched  # type: ignore[assignment,misc]
+    ranks = together.Together(NoOthers(), 10.0)  # type: ignore[arg-type]
+    types = {"a": torch.float64, "b": torch.float32, "c": torch.float64}
+    with NoWaiting():
+        found = ranks.agree(1, ["due"], {tag: torch.empty(2, dtype=kind, device=DEVICE) for tag, kind in types.items()})
+    ranks.let_go(10.0)
+    assert all(found[tag].dtype == kind and found[tag].shape == (2,) for tag, kind in types.items())
+    return f"{Fetched.made} {' '.join({each.device.type for each in found.values()})}"
+
+
 def raised(read: Any) -> str:
     try:
         with NoWaiting():
@@ -71,6 +138,8 @@ def main() -> None:
         one = torch.empty(1, device=DEVICE)
         reads = (one.item, one.tolist, one.nonzero, lambda: bool(one), one.cpu, lambda: torch.zeros(1).to(DEVICE))
         print("raises", *map(raised, reads))
+        print("agreed", agreed())
+        print("changed", change_on_the_host())
         ids, labels = torch.empty(4, dtype=torch.int64, device=DEVICE), torch.empty(4, dtype=torch.int64, device=DEVICE)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, foreach=False)
         loop = TbxLoop(model, optimizer, everything, log_dir="run", log_every=1, max_grad_norm=1.0)
@@ -88,7 +157,9 @@ def main() -> None:
                 monitor = loop._monitor
                 assert monitor._measuring is not None
                 monitor.batch(loss=loss.detach(), samples=4, tokens=None)
+                monitor.batch(loss=torch.empty(()), samples=4, tokens=torch.empty(4, 3))  # on the host
                 monitor.outputs({"logits": logits, "aux_loss": loss}, labels)
+                monitor.outputs({"logits": logits}, torch.empty(4, dtype=torch.int64))
                 monitor._measuring.finish()
             optimizer.zero_grad()
             held, monitor.publisher.held = monitor.publisher.held, None  # here the copy to the host would begin

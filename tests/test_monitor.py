@@ -156,7 +156,7 @@ def test_a_loop_that_cannot_begin_leaves_nothing_in_the_optimizer(tmp_path: Path
 
 
 def test_decisions_that_leave_together_are_united() -> None:
-    decisions = Decisions()
+    decisions = Decisions(0)
     decisions.expect("rules", lambda numbers: None)
     decisions.decide("rules", {"STOP": 1.0})
     decisions.decide("rules", {"CHECKPOINT": 1.0})

@@ -60,9 +60,11 @@ class CountedSteps(Adapter):
         self, *, loss: Tensor | None, samples: int, tokens: Tensor | None, epoch: float | None = None
     ) -> None:
         """A (micro-)batch went through; if the optimizer stepped, the step is complete."""
-        self._monitor.batch(loss=loss, samples=samples, tokens=tokens)
-        if loss is not None:
-            self._losses.add(loss)
+        kept = self._monitor.batch(loss=loss, samples=samples, tokens=tokens)
+        if kept is None and loss is not None:
+            self._losses, self._counted = Deferred(add_up), 0  # no mean of only some of them
+        elif kept is not None:
+            self._losses.add(kept)
             self._counted += 1
             self._samples += samples
         if self._stepped:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 
 from tbx_callbacks.decisions import Decisions
 from tbx_callbacks.live.settings import Live
@@ -41,16 +40,20 @@ class Watch:
 
     def judge(self, step: int) -> Callable[[], None] | None:
         """Asks the rules; what it returns waits until they have decided, if they may."""
-        judged = self.watcher.judge(step)
         if self._decisions is None:
+            self.watcher.judge(step)
             return None
-        decide = partial(self._decisions.decide, RULES)
+        judged = self.watcher.judge(step, self._decide)
 
         def wait() -> None:
-            if verdict := judged.result():
-                decide({str(flag.name): 1.0 for flag in Verdict if flag in verdict})
+            judged.result()
 
         return wait
+
+    def _decide(self, verdict: Verdict) -> None:
+        """In the rules' thread."""
+        if verdict and self._decisions is not None:
+            self._decisions.decide(RULES, {str(flag.name): 1.0 for flag in Verdict if flag in verdict})
 
     def close(self, step: int, seconds: float) -> None:
         """The run has ended: rules are asked for the last time."""

@@ -57,9 +57,16 @@ class Watcher:
         """What was written at a step."""
         self._jobs.do(partial(self._memory.take, step, values, time.time()))
 
-    def judge(self, step: int) -> Future[Verdict]:
-        """Asks the rules about what was written up to now; the future never fails."""
-        return self._jobs.ask(partial(self._judge, step, ended=False))
+    def judge(self, step: int, then: Callable[[Verdict], None] | None = None) -> Future[Verdict]:
+        """Asks the rules about what was written up to now; the future never fails. `then` is told first."""
+
+        def question() -> Verdict:
+            verdict = self._judge(step, ended=False)
+            if then is not None:
+                then(verdict)
+            return verdict
+
+        return self._jobs.ask(question)
 
     def close(self, step: int, seconds: float) -> None:
         """Judges the whole run once more and lets go of the thread; the rest of its findings is said."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tbx_callbacks.stats.flat import flat
+from tbx_callbacks.stats.flat import flat, moved
 
 logger = logging.getLogger(__name__)
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -38,7 +38,7 @@ class Moments(NamedTuple):
         """Smallest and largest finite element of groups of rows, `[2]` each."""
         most = max(map(len, groups), default=0)
         padded = [[*rows, *[rows[0]] * (most - len(rows))] for rows in groups]
-        places = torch.tensor(padded).to(self.lows.device, non_blocking=True)
+        places = moved(torch.tensor(padded), self.lows.device)
         return list(torch.stack([self.lows[places].amin(1), self.highs[places].amax(1)], 1).unbind())
 
 
@@ -79,7 +79,7 @@ def count(rows: Sequence[Sequence[Tensor]], ranges: Sequence[Tensor], bins: Sequ
     kernels, work = _kernels(), _Work(rows, bins)
     places = 1 << max(max(bins) - 1, _FEWEST_BINS - 1).bit_length()
     with _on(work.device):
-        edges = torch.stack([each.to(work.device, torch.float64, non_blocking=True) for each in ranges])
+        edges = torch.stack([moved(each, work.device).double() for each in ranges])
         counts = torch.zeros(len(rows), places, dtype=torch.int64, device=work.device)
         found = torch.empty(2, work.chunks, dtype=torch.float64, device=work.device)
         out = torch.empty(len(rows), 4 + places, dtype=torch.float64, device=work.device)
@@ -116,7 +116,7 @@ class _Work:
         if self.device.type == "cuda":
             packed = packed.pin_memory()
         parts = (3 * self.chunks, self.chunks, len(first), len(extra))
-        self.table, self._order, self.first, self.extra = packed.to(self.device, non_blocking=True).split(parts)
+        self.table, self._order, self.first, self.extra = moved(packed, self.device).split(parts)
 
     def launches(self, kernels: ModuleType) -> Iterator[tuple[tuple[int], Tensor, dict[str, object]]]:
         """Grid, chunks and constants of the launch for each type and alignment."""

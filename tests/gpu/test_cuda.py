@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from cards import FULL, TYPES, no_waiting, tensors
 from problems import Run
-from torch import Tensor, nn
+from torch import nn
 
 from tbx_callbacks import TbxLoop
-from tbx_callbacks.config import load_config
 from tbx_callbacks.fetch import Fetch
 from tbx_callbacks.stats import histogram
 from tbx_callbacks.stats.norms import count_nonfinite, square_norms
@@ -21,25 +20,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and torch sees none here"),
 ]
-TYPES = [torch.float32, torch.bfloat16, torch.float16]
-FULL = {"every": 1, "strict": True, "metrics": sorted({item.name for item in load_config("full").items})}
-
-
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """Whatever waits for the device raises."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-def tensors(dtype: torch.dtype) -> list[Tensor]:
-    torch.manual_seed(0)
-    bad = torch.randn(5000)
-    bad[::1000] = torch.tensor([torch.nan, torch.inf, -torch.inf, torch.nan, 1.0])
-    return [torch.randn(300, 1000).to(dtype), torch.randn(7).to(dtype), torch.zeros(0, dtype=dtype), bad.to(dtype)]
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -89,8 +69,9 @@ def train(folder: Path, device: str, dtype: torch.dtype) -> Run:
             made = torch.Generator().manual_seed(step)
             x = torch.randn(8, 16, generator=made).to(device, dtype)
             labels = torch.randint(0, 3, (8,), generator=made).to(device)
-            logits = model(x)
-            loss = nn.functional.cross_entropy(logits.float(), labels)
+            with no_waiting() if device == "cuda" else nullcontext():
+                logits = model(x)  # activations are measured in it
+                loss = nn.functional.cross_entropy(logits.float(), labels)
             loss.backward()
             with no_waiting() if device == "cuda" else nullcontext():
                 loop.before_clip()
