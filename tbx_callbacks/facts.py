@@ -22,7 +22,8 @@ class Setup:
     how parameters are spread over ranks, if they are. `larger_is_better` has the trainer's own word on evaluation
     metrics, by tag. `earlier_logs` are numbers by tag of the part of the run that a checkpoint brought along.
     `scaler` is the GradScaler of mixed precision. `compiled` says that the trainer compiles the model. `zero` is
-    DeepSpeed's optimizer, if it is ZeRO's.
+    DeepSpeed's optimizer, if it is ZeRO's. `predictions_remedy` says how users of this trainer can show the labels and
+    logits of their batches.
     """
 
     model: nn.Module
@@ -38,3 +39,4 @@ class Setup:
     scaler: Any = None
     compiled: bool = False
     zero: Zero | None = None
+    predictions_remedy: str = "give both to Monitor.outputs"

@@ -56,7 +56,8 @@ class TbxTrainerCallback(HfRun, TrainerCallback):  # type: ignore[misc]
             attach(self._trainer, self._monitor)
         place = self._place(args, state) if self._writes else None
         model = kwargs["model"]
-        facts = setup(args, state, model, kwargs["optimizer"], kwargs.get("train_dataloader"))
+        attached, batches = is_attached(self._trainer, self._monitor), kwargs.get("train_dataloader")
+        facts = setup(args, state, model, kwargs["optimizer"], batches, attached=attached)
         self._begin(place, state.global_step, setup=facts)
         if "batches" in self._monitor.needs or self._wants_outputs:
             self._watch_batches(model, args)
