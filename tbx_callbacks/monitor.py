@@ -155,6 +155,11 @@ class Monitor:
             self._measuring.detach()
             self._measuring = None
 
+    def let_go(self) -> None:
+        """Removes every hook of a training that may have been left by an exception; a next step brings them back."""
+        if self._measuring is not None:
+            self._measuring.let_go()
+
     @property
     def needs(self) -> frozenset[str]:
         """What the metrics need at any step of the run."""

@@ -45,6 +45,9 @@ def _watch_batches(trainer: Any, monitor: Monitor) -> None:
             monitor.labels = labels_in(inputs)
         try:
             loss = train(model, inputs, *args, **kwargs)
+        except BaseException:
+            monitor.let_go()  # the Trainer fires no event
+            raise
         finally:
             monitor.labels = None
         monitor.batch(loss=loss.detach(), samples=samples_in(inputs), tokens=tokens_in(inputs))
