@@ -13,7 +13,7 @@ from torch import nn
 from transformers import Trainer
 
 from tbx_callbacks.adapters.base import named_optimizers, scaler_of
-from tbx_callbacks.adapters.inside import still_training
+from tbx_callbacks.adapters.inside import StillTraining
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.schedule import Schedule, at, either, every, never
 from tbx_callbacks.shards import sharding
@@ -64,7 +64,7 @@ def setup(args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: A
     """What the engine has to know of the training that begins."""
     zero = zero_of(optimizer)
     return Setup(
-        trains=still_training(),
+        trains=StillTraining(),
         model=model,
         optimizers=named_optimizers(optimizer),
         log_schedule=log_schedule(args, state, dataloader),

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
 from types import FrameType
 
 _LOOP = ("transformers.trainer", "train")
 
 
-def still_training() -> Callable[[], bool]:
-    """To be called inside `Trainer.train`; what it returns says whether a later caller is inside it too.
+class StillTraining:
+    """Made inside `Trainer.train`, it says whether its later callers are inside it too.
 
     The calls that led to the caller are looked through, which takes about a microsecond. Where that cannot tell
     (another thread, as those of DataParallel and of the backward pass on CUDA; a Trainer that is driven in another
     way), it says yes.
     """
-    thread, inside = threading.get_ident(), _is_inside(sys._getframe(1))
 
-    def still() -> bool:
-        return not inside or threading.get_ident() != thread or _is_inside(sys._getframe(1))
+    def __init__(self) -> None:
+        self._thread, self._tells = threading.get_ident(), _is_inside(sys._getframe(1))
 
-    return still
+    def __call__(self) -> bool:
+        return not self._tells or threading.get_ident() != self._thread or _is_inside(sys._getframe(1))
 
 
 def _is_inside(frame: FrameType | None) -> bool:

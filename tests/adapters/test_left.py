@@ -14,7 +14,7 @@ from torch import nn
 from transformers import Trainer
 
 from tbx_callbacks import TbxTrainerCallback
-from tbx_callbacks.adapters.inside import still_training
+from tbx_callbacks.adapters.inside import StillTraining
 
 PLAIN: list[Any] = ["loss", {"update_norm": {"by": "total"}}, "activations"]
 SETS = {
@@ -134,7 +134,7 @@ def test_who_is_inside(tmp_path: Path) -> None:
 
     class Asking(Trainer):
         def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            asked.append(still_training())
+            asked.append(StillTraining())
             assert asked[0]()
             return super().compute_loss(*args, **kwargs)
 
@@ -144,4 +144,4 @@ def test_who_is_inside(tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert elsewhere == [True]  # it cannot be told there
-    assert still_training()()  # nor where nobody trains in the Trainer's own way
+    assert StillTraining()()  # nor where nobody trains in the Trainer's own way
