@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -42,6 +42,7 @@ class Activations:
         ranks: all ranks, where there are several: they have other batches, or other modules. Edges of histograms are
             agreed upon in the optimizer's step then, so what modules return is held until it.
         spending: counts what this costs, which is spent in the forward pass.
+        left: whether the training was left by an exception that nobody told of; it has removed every hook then.
 
     Raises:
         ConfigError: a regex matches no module, on any rank.
@@ -55,8 +56,9 @@ class Activations:
         compiled: bool,
         ranks: Together | None = None,
         spending: Spending,
+        left: Callable[[], bool],
     ) -> None:
-        self._model, self._program, self._spending = model, program, spending
+        self._model, self._program, self._spending, self._left = model, program, spending, left
         entries = [entry for entry in program.entries if "activations" in entry.item.metric.needs]
         if entries and (compiled or any(map(is_compiled, model.modules()))):
             logger.warning("activations of a compiled model cannot be seen; metric activations is left out")
@@ -120,7 +122,9 @@ class Activations:
 
     def _seen(self, entry: Entry, name: str, context: Context, module: nn.Module, args: Any, outputs: Any) -> None:
         # A graph that was compiled while hooks were there goes on to call them: make it forget them.
-        if torch.compiler.is_compiling() or not self._model.training or (entry, name) not in self._handles:
+        if torch.compiler.is_compiling() or (entry, name) not in self._handles or self._left():
+            return
+        if not self._model.training:
             return
         self._handles.pop((entry, name)).remove()
         tensor = _first_tensor(outputs)

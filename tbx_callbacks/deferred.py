@@ -43,8 +43,13 @@ def add_up(tensors: Sequence[Tensor]) -> Tensor:
 
 def together(scalars: Sequence[Tensor]) -> Tensor:
     """0-d tensors as one, `[len(scalars)]`, on the accelerator that holds any of them: nothing waits for it."""
-    devices = {scalar.device for scalar in scalars}
-    if len(devices) == 1:
-        return torch.stack(list(scalars))
-    home = next(device for device in devices if device.type != "cpu")
-    return torch.stack([moved(scalar, home) for scalar in scalars])
+    home = home_of(scalars)
+    return torch.stack([scalar if scalar.device == home else moved(scalar, home) for scalar in scalars])
+
+
+def home_of(tensors: Sequence[Tensor]) -> torch.device:
+    """The device to bring small tensors to: the first accelerator, since a copy to the CPU would wait for it."""
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            return tensor.device
+    return tensors[0].device

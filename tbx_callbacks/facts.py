@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,10 @@ from torch import nn
 
 from tbx_callbacks.schedule import Schedule
 from tbx_callbacks.zero import Zero
+
+
+def _always() -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,9 @@ class Setup:
     how parameters are spread over ranks, if they are. `larger_is_better` has the trainer's own word on evaluation
     metrics, by tag. `earlier_logs` are numbers by tag of the part of the run that a checkpoint brought along.
     `scaler` is the GradScaler of mixed precision. `compiled` says that the trainer compiles the model. `zero` is
-    DeepSpeed's optimizer, if it is ZeRO's.
+    DeepSpeed's optimizer, if it is ZeRO's. `predictions_remedy` says how users of this trainer can show the labels and
+    logits of their batches. `trains` says whether the training is still on, where a trainer does not tell of its end by
+    an exception: asked in hooks, which are removed when it is not.
     """
 
     model: nn.Module
@@ -38,3 +44,5 @@ class Setup:
     scaler: Any = None
     compiled: bool = False
     zero: Zero | None = None
+    trains: Callable[[], bool] = _always
+    predictions_remedy: str = "give both to Monitor.outputs"

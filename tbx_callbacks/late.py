@@ -41,6 +41,9 @@ def with_interval(entry: Entry, context: Context, counters: Counters) -> Context
     """The context with what was counted since the entry's last point, which is now."""
     now = counters.totals()
     interval, entry.last = now.since(entry.last), now
-    if "losses" in entry.item.metric.needs:
+    needs = entry.item.metric.needs
+    if "predictions" in needs:
+        counters.predictions.explain()
+    if "losses" in needs:
         interval = replace(interval, extra_losses=counters.extra_losses.take())
     return replace(context, interval=interval)

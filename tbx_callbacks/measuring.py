@@ -66,7 +66,12 @@ class Measuring:
         self._spread = spread
         self._spending = Spending(safely, DeviceTime(counters.stopwatch, marks_of(source.device)))
         self._activations = Activations(
-            setup.model, program, compiled=setup.compiled, ranks=publisher.ranks, spending=self._spending
+            setup.model,
+            program,
+            compiled=setup.compiled,
+            ranks=publisher.ranks,
+            spending=self._spending,
+            left=self._left,
         )
         self._clipping, self._copies = Clipping(), Copies()
         self._unsummed = Unsummed()
@@ -98,12 +103,26 @@ class Measuring:
         self._copies.clear()
         self._activations.end()
 
+    def let_go(self) -> None:
+        """As `detach`, of a training that may have been left by an exception; it goes on with the next step if not."""
+        self.detach()
+        self.due = []
+
+    def _left(self) -> bool:
+        """Whether the training was left and did not say so; nothing of it stays in the model and the optimizers."""
+        left = not self._setup.trains()
+        if left:
+            self.let_go()
+        return left
+
     # -- one step --------------------------------------------------------------------------------------------------
 
     def begin(self, step: int) -> None:
         """A step begins; see `Monitor.begin_step`."""
         if self.due:
             self._clipping = Clipping()
+        if not self._hooks:
+            self._hooks = self._attach()  # it was let go
         self.step, self.due, self._steps_before = step, self._program.due(step), self._counters.steps
         if self._activations.modules:
             self._activations.begin(step, self.due, self._run)
@@ -138,7 +157,7 @@ class Measuring:
     # -- the optimizer's step --------------------------------------------------------------------------------------
 
     def _before_step(self, name: str, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        if compared := self._due(name, "weights_before"):
+        if (compared := self._due(name, "weights_before")) and not self._left():
             closure = any(given is not None for given in (*args[1:], *kwargs.values()))
             with self._spending("copying weights", self.step, compared):
                 self._copies.take(self._source, self.due, name, closure=closure)
@@ -146,7 +165,7 @@ class Measuring:
     def _after_step(self, name: str, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if name == self._first:
             self._counters.steps += 1
-        if self.due or (self._own.sums and self._own.due(self.step)):
+        if (self.due or (self._own.sums and self._own.due(self.step))) and not self._left():
             with self._spending("measuring", self.step, self._due(name)):
                 zero = self._setup.zero
                 skipped = found_inf(optimizer) if zero is None else zero.skipped

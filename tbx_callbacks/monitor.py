@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -80,6 +81,10 @@ class Monitor:
         self._run = RunFacts()
         self._own = OwnScalars()
         self._counts = True
+        self.labels: Any = None
+        """Labels of the micro-batch at work, where an adapter has seen them before the model's forward pass."""
+        self.wants_labels = False
+        """Whether a metric of this run reads them."""
 
     # -- a run begins and ends -------------------------------------------------------------------------------------
 
@@ -102,9 +107,12 @@ class Monitor:
         follow(entries, setup.log_schedule)
         self._program = Program(entries, strict=self._strict, clock=self.stopwatch.clock, shared=ranks is not None)
         self._steering = Steering(self.publisher, self._program, self.stopwatch, share=self._share, live=self._live)
+        self.wants_labels = "predictions" in self.needs
         self._own.schedule = schedule_of(self._every, setup.log_schedule)
         scaler = setup.scaler if "loss_scale" in self.needs else None
-        self._counters = Counters(self.stopwatch, loss_scale(scaler), Predictions(setup.model))
+        self._counters = Counters(
+            self.stopwatch, loss_scale(scaler), Predictions(setup.model, setup.predictions_remedy)
+        )
         self.stopwatch.forget_wait()
         for entry in entries:
             entry.last = self._counters.totals()  # the stopwatch runs on over trainings
@@ -147,6 +155,11 @@ class Monitor:
             self._measuring.detach()
             self._measuring = None
 
+    def let_go(self) -> None:
+        """Removes every hook of a training that may have been left by an exception; a next step brings them back."""
+        if self._measuring is not None:
+            self._measuring.let_go()
+
     @property
     def needs(self) -> frozenset[str]:
         """What the metrics need at any step of the run."""
@@ -180,12 +193,18 @@ class Monitor:
         return None
 
     def outputs(self, outputs: Any, labels: Any) -> None:
-        """What the model returned for a micro-batch of training (a mapping, or its logits), and the batch's labels."""
-        with self._safely("looking at outputs", self._step):
+        """What the model returned for a micro-batch of training, and its labels: those of `labels` when left out."""
+        if labels is None:
+            labels, self.labels = self.labels, None  # of one forward pass: who knows what a second one is about
+        with self.looking():
             if "losses" in self.needs:
                 self._counters.extra_losses.add(outputs)
             if "predictions" in self.needs:
                 self._counters.predictions.add(outputs, labels)
+
+    def looking(self) -> AbstractContextManager[None]:
+        """Guards the training from errors while an adapter looks at what a model returned."""
+        return self._safely("looking at outputs", self._step)
 
     def before_clip(
         self, scale: Tensor | None = None, *, optimizer: str | None = None, max_norm: float | None = None

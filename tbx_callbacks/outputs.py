@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tbx_callbacks.deferred import Deferred, add_up
+from tbx_callbacks.deferred import Deferred, add_up, home_of
 from tbx_callbacks.names import clean
+from tbx_callbacks.ranks import is_rank_zero
+from tbx_callbacks.returned import logits_in, losses_in, vocabulary_of
 from tbx_callbacks.stats.flat import moved
 from tbx_callbacks.values import Mean, Number
 
@@ -20,6 +21,7 @@ OUTPUTS = frozenset({"losses", "predictions"})
 """Needs of metrics that read what the model returns."""
 
 _KEPT = 32  # batches of predictions that are compared together
+_OWN = "leave train_accuracy out of the set, and log a number of your own with log()"
 
 
 class Losses:
@@ -30,13 +32,10 @@ class Losses:
 
     def add(self, outputs: Any) -> None:
         """Takes the losses of a micro-batch."""
-        if not isinstance(outputs, Mapping):
-            return
-        for name, value in outputs.items():
-            if isinstance(name, str) and "loss" in name.lower() and name != "loss" and _is_scalar(value):
-                total, count = self._sums.get(name) or (Deferred(add_up), 0)
-                total.add(value.detach().reshape(()).to(torch.float32, copy=True))  # its memory may be used again
-                self._sums[name] = total, count + 1
+        for name, value in losses_in(outputs).items():
+            total, count = self._sums.get(name) or (Deferred(add_up), 0)
+            total.add(value)
+            self._sums[name] = total, count + 1
 
     def take(self) -> dict[str, Mean]:
         """Their means since the last point, by name; the next ones start anew."""
@@ -50,37 +49,54 @@ class Predictions:
 
     Args:
         model: the model; logits over its vocabulary are not classes, and may be shifted against their labels.
+        remedy: how the user can show logits and labels.
     """
 
-    def __init__(self, model: nn.Module | None = None) -> None:
-        self._vocabulary = _vocabulary(model) if model is not None else None
+    def __init__(self, model: nn.Module | None = None, remedy: str = "give both to Monitor.outputs") -> None:
+        self._vocabulary = vocabulary_of(model) if model is not None else None
+        self._shown = remedy
+        self._why, self._remedy = "the model's outputs were not seen", remedy
+        self._any = self._said = False
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._hits: Number = 0
         self._labels: Number = 0
-        self._said = False
 
     def add(self, outputs: Any, labels: Any) -> None:
         """Takes the logits `[batch, classes]` or `[batch, length, classes]` of a micro-batch and its labels.
 
         Labels are `[batch]` or `[batch, length]`; those below 0 (-100) do not count. Anything else is passed over.
         """
-        logits = outputs.get("logits") if isinstance(outputs, Mapping) else outputs
-        if not (isinstance(logits, Tensor) and isinstance(labels, Tensor)) or not _are_classes(logits, labels):
+        logits = logits_in(outputs)
+        if logits is None or not isinstance(labels, Tensor):
+            self._why = (
+                "the model's outputs hold no `logits`" if logits is None else "labels of the batch were not seen"
+            )
+            self._remedy = self._shown
             return
-        if logits.ndim == 3 and logits.shape[-1] == self._vocabulary:
-            if not self._said:
-                self._said = True
-                logger.warning("train/accuracy is for classification heads; logits over the vocabulary are left out")
+        if not _are_classes(logits, labels):
+            self._why = f"labels {_form(labels)} are not classes of logits {_form(logits)}"
+            self._remedy = _OWN
             return
-        self._kept.append((logits.detach().argmax(-1).flatten(), labels))  # now: their memory may be used again
+        if logits.ndim == 3 and self._vocabulary is not None and logits.shape[-1] >= self._vocabulary:
+            self._why = "logits are over the vocabulary, and a language model's may be shifted against their labels"
+            self._remedy = _OWN
+            return
+        self._any = True
+        self._kept.append((logits.argmax(-1).flatten(), labels))  # now: their memory may be used again
         if len(self._kept) >= _KEPT:
             self.totals()
+
+    def explain(self) -> None:
+        """Says once, at a point, why there is nothing to write."""
+        if not (self._any or self._said) and is_rank_zero():
+            self._said = True
+            logger.warning("train/accuracy is not written: %s; remedy: %s", self._why, self._remedy)
 
     def totals(self) -> tuple[Number, Number]:
         """Right predictions and labels so far."""
         if self._kept:
             kept, self._kept = self._kept, []  # an error is not met again
-            home = kept[0][0].device
+            home = home_of([tensor for pair in kept for tensor in pair])
             guesses = torch.cat([moved(each, home) for each, _ in kept])
             labels = torch.cat([moved(each.flatten(), home).to(torch.int64) for _, each in kept])
             counted = labels >= 0
@@ -89,15 +105,10 @@ class Predictions:
         return self._hits, self._labels
 
 
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
-
-
 def _are_classes(logits: Tensor, labels: Tensor) -> bool:
     whole = not labels.is_floating_point() and labels.dtype != torch.bool
     return whole and logits.ndim in (2, 3) and logits.shape[:-1] == labels.shape and logits.shape[-1] > 1
 
 
-def _vocabulary(model: nn.Module) -> int | None:
-    sizes = (getattr(getattr(module, "config", None), "vocab_size", None) for module in model.modules())
-    return next((size for size in sizes if isinstance(size, int)), None)
+def _form(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"

@@ -156,10 +156,11 @@ def main() -> None:
                 optimizer.step()  # measures in its hook
                 monitor = loop._monitor
                 assert monitor._measuring is not None
-                monitor.batch(loss=loss.detach(), samples=4, tokens=None)
-                monitor.batch(loss=torch.empty(()), samples=4, tokens=torch.empty(4, 3))  # on the host
-                monitor.outputs({"logits": logits, "aux_loss": loss}, labels)
-                monitor.outputs({"logits": logits}, torch.empty(4, dtype=torch.int64))
+                on_host = torch.zeros(()), torch.zeros(4, dtype=torch.int64)
+                for one, of in ((loss.detach(), labels), on_host, (loss.detach(), labels)):  # mixed up: none may wait
+                    monitor.batch(loss=one, samples=4, tokens=of)
+                    monitor.outputs({"logits": logits, "aux_loss": one}, of)
+                monitor.outputs({"logits": torch.zeros(4, 3), "aux_loss": on_host[0]}, labels)
                 monitor._measuring.finish()
             optimizer.zero_grad()
             held, monitor.publisher.held = monitor.publisher.held, None  # here the copy to the host would begin

@@ -8,12 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_LABELS = ("labels", "label", "targets", "target", "y")
+
 
 def by_name(batch: Any) -> Mapping[Any, Any]:
     """A batch as a mapping: itself, or the tensors of a sequence (or the one that it is) by their places."""
     if isinstance(batch, Mapping):
         return batch
     return dict(enumerate(batch)) if isinstance(batch, (list, tuple)) else {0: batch}
+
+
+def labels_in(batch: Any) -> Any:
+    """Labels of a batch: by their usual names, or the integers of a pair `(inputs, labels)`; None if there are none."""
+    if isinstance(batch, Mapping):
+        return next((batch[name] for name in _LABELS if name in batch), None)
+    pair = isinstance(batch, (list, tuple)) and len(batch) == 2
+    last = batch[1] if pair else None
+    return last if isinstance(last, Tensor) and not last.is_floating_point() else None
 
 
 def samples_in(inputs: Mapping[str, Any]) -> int:

@@ -56,7 +56,9 @@ class TbxTrainerCallback(HfRun, TrainerCallback):  # type: ignore[misc]
             attach(self._trainer, self._monitor)
         place = self._place(args, state) if self._writes else None
         model = kwargs["model"]
-        facts = setup(args, state, model, kwargs["optimizer"], kwargs.get("train_dataloader"))
+        attached, batches = is_attached(self._trainer, self._monitor), kwargs.get("train_dataloader")
+        facts = setup(args, state, model, kwargs["optimizer"], batches, attached=attached)
+        self._trains = facts.trains  # for _on_forward
         self._begin(place, state.global_step, setup=facts)
         if "batches" in self._monitor.needs or self._wants_outputs:
             self._watch_batches(model, args)
@@ -103,6 +105,10 @@ class TbxTrainerCallback(HfRun, TrainerCallback):  # type: ignore[misc]
             self._hooks.append(on_forward(model, self._on_forward, compiled=is_compiled(model, args)))
 
     def _on_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
+        if not self._trains():  # it was left by an exception, of which the Trainer tells nobody
+            self._unhook()
+            self._monitor.let_go()
+            return
         if not module.training:
             return
         if self._wants_outputs:

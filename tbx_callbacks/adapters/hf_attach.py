@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tbx_callbacks.adapters.batches import samples_in, tokens_in
+from tbx_callbacks.adapters.batches import labels_in, samples_in, tokens_in
 from tbx_callbacks.amp import scale_of
 from tbx_callbacks.monitor import Monitor
 
@@ -41,7 +41,15 @@ def _watch_batches(trainer: Any, monitor: Monitor) -> None:
     train = trainer.training_step
 
     def training_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        loss = train(model, inputs, *args, **kwargs)
+        if monitor.wants_labels:  # label smoothing and compute_loss take them out before the model sees them
+            monitor.labels = labels_in(inputs)
+        try:
+            loss = train(model, inputs, *args, **kwargs)
+        except BaseException:
+            monitor.let_go()  # the Trainer fires no event
+            raise
+        finally:
+            monitor.labels = None
         monitor.batch(loss=loss.detach(), samples=samples_in(inputs), tokens=tokens_in(inputs))
         return loss
 

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import Trainer
 
 from tbx_callbacks.adapters.base import named_optimizers, scaler_of
+from tbx_callbacks.adapters.inside import StillTraining
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.schedule import Schedule, at, either, every, never
 from tbx_callbacks.shards import sharding
@@ -54,13 +55,16 @@ _NEVER_SHOWN = (
     "save_",
     "use_cpu",
 )
+_ATTACHED = "have `labels` in the batch, and `logits` in what the model returns"
+_NOT_ATTACHED = "callback.attach(trainer), which reads `labels` from the batch where the model does not get them"
 _MODEL_SHOWN = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
-def setup(args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: Any) -> Setup:
+def setup(args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: Any, *, attached: bool) -> Setup:
     """What the engine has to know of the training that begins."""
     zero = zero_of(optimizer)
     return Setup(
+        trains=StillTraining(),
         model=model,
         optimizers=named_optimizers(optimizer),
         log_schedule=log_schedule(args, state, dataloader),
@@ -74,6 +78,7 @@ def setup(args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: A
         scaler=scaler_of(optimizer),
         compiled=is_compiled(model, args),
         zero=zero,
+        predictions_remedy=_ATTACHED if attached else _NOT_ATTACHED,
     )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from tbx_callbacks.adapters.base import named_optimizers
 from tbx_callbacks.adapters.batches import by_name, loss_in, samples_in, tokens_in
 from tbx_callbacks.adapters.lightning_facts import epoch, loss_scale, setup_of
+from tbx_callbacks.adapters.lightning_outputs import Said
 from tbx_callbacks.adapters.lightning_package import Callback
 from tbx_callbacks.adapters.lightning_run import LightningRun
 from tbx_callbacks.forward import on_forward
@@ -28,7 +27,7 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
 
     _names: Mapping[int, str] = {}
     _max_norm: float | None = None
-    _given: Any = None  # the batch that is worked on
+    _said: Said | None = None  # what the model returns, where a metric wants it
     _divides = False  # whether Lightning divides the loss for the accumulation
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -51,11 +50,13 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
         self._max_norm = trainer.gradient_clip_val if facts.clipping == "norm" else None
         self._divides = pl_module.automatic_optimization and trainer.accumulate_grad_batches > 1
         self._begin(*self._resumed(trainer), setup=facts)
-        if self._wants_outputs:
-            self._hooks.append(on_forward(facts.model, self._on_forward))
+        self._said = Said(self._monitor) if self._wants_outputs else None
+        if self._said is not None:
+            self._hooks.append(on_forward(facts.model, self._said.on_forward))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._given = batch
+        if self._said is not None:
+            self._said.begin(batch)
         self._monitor.stopwatch.got()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -70,8 +71,9 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
             self._see_gradients(loss_scale(trainer, optimizer), optimizer=name, max_norm=self._max_norm)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._given = None
         if self._running:
+            if self._said is not None:
+                self._said.end(outputs)
             loss = loss_in(outputs)
             if loss is not None and self._divides:
                 loss = loss * trainer.accumulate_grad_batches
@@ -99,10 +101,3 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._stop_listening(trainer)
-
-    # -- ours ------------------------------------------------------------------------------------------------------
-
-    def _on_forward(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
-        if module.training:
-            given = self._given if isinstance(self._given, Mapping) else {}
-            self._see_outputs(outputs, kwargs.get("labels", given.get("labels")))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tbx_callbacks.adapters.lightning_outputs import REMEDY
 from tbx_callbacks.amp import scale_of
 from tbx_callbacks.facts import Setup
 from tbx_callbacks.schedule import every
@@ -33,6 +34,7 @@ def setup_of(trainer: Any, pl_module: Any, optimizers: Mapping[str, torch.optim.
         texts=texts(pl_module),
         scaler=scaler(trainer),
         zero=zero,
+        predictions_remedy=REMEDY,
     )
 
 

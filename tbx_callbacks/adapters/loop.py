@@ -86,6 +86,7 @@ class TbxLoop(LoopRun):
             texts={"args": json.dumps(dict(hparams), indent=2)} if hparams else {},
             scaler=scaler if scaler is not None else scaler_of(optimizer),
             zero=zero,
+            predictions_remedy="pass outputs=... and labels=... to end_step",
         )
         self._begin(self._place(start_step) if self._writes else None, start_step, setup=setup)
         if self.log_dir is not None:
@@ -106,7 +107,7 @@ class TbxLoop(LoopRun):
         loss: Tensor | float | None = None,
         samples: int = 0,
         tokens: Tensor | int | None = None,
-        outputs: Mapping[str, Any] | Tensor | None = None,
+        outputs: Any = None,
         labels: Tensor | None = None,
     ) -> None:
         """Ends one pass of the loop; with gradient accumulation call it for each micro-batch.
@@ -116,7 +117,8 @@ class TbxLoop(LoopRun):
             samples: number of samples of the batch; where ranks work on one batch together (tensor parallelism), this
                 rank's share of it, so that they add up.
             tokens: number of tokens of the batch, likewise.
-            outputs: what the model returned: its `logits` and perhaps further losses, or the logits alone.
+            outputs: what the model returned: its `logits` and perhaps further losses, by name (a mapping, a dataclass)
+                or as a tuple that begins with the loss; or the logits alone.
             labels: of the batch, for the accuracy.
 
         Raises:

@@ -15,8 +15,9 @@ from tbx_callbacks.select import Select
 class Outputs:
     """Mean since the last point of every further loss that the model returns: each scalar `*loss*` beside `loss`.
 
-    As the model returns it, for each micro-batch of training; models with several tasks or with auxiliary losses have
-    such. A name that the trainer logs itself is the trainer's. On one rank only. Cost: now and then a small sum.
+    As the model returns it (a mapping or a dataclass; under Lightning what `training_step` returns too), for each
+    micro-batch of training; models with several tasks or with auxiliary losses have such. A name that the trainer logs
+    itself is the trainer's. Over ranks the mean of all their micro-batches. Cost: now and then a small sum.
     """
 
     tags: ClassVar[Mapping[str, str]] = {"train/<name>": ""}

@@ -17,9 +17,14 @@ class TrainAccuracy:
     """Share of right predictions on the training batches since the last point, for classification heads.
 
     Of the model's own `logits` (`[batch, classes]`, or `[batch, length, classes]` with labels of -100 left out) in
-    training mode, as each step saw them: dropout is on and weights change, so it is not an evaluation. Not written for
-    regression, several labels at once, and logits over the vocabulary. On one rank only. Cost: an argmax and two sums,
-    of many micro-batches together.
+    training mode, as each step saw them: dropout is on and weights change, so it is not an evaluation. They are what
+    the model returns under that name, after the loss in a tuple, or alone; under Lightning those that `training_step`
+    returns come first. Labels are those that the model is given, or else the batch's: under the Hugging Face Trainer
+    where the callback is attached, under Lightning of batches `(inputs, labels)` or with a name like `labels`.
+
+    Not written, with one warning that says why, for regression, several labels at once, logits or labels that are not
+    seen, and language models (logits of tokens over the vocabulary or more columns), whose labels may be shifted. Over
+    ranks right predictions and labels are added up. Cost: an argmax and two sums, of many micro-batches together.
     """
 
     tags: ClassVar[Mapping[str, str]] = {"train/accuracy": "share of labels"}

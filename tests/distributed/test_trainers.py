@@ -42,7 +42,9 @@ def test_the_same_tags_steps_and_values(trained: Trained, way: str) -> None:
     folder, printed = trained(2)
     assert printed.count(PROOFS[way]) == 2, printed  # the strategy is truly on
     assert len(files(folder / way)) == 1
-    compare(Run(folder / way), Run(trained(1)[0] / way.partition("-")[0]))
+    alone = Run(trained(1)[0] / way.partition("-")[0])
+    assert alone.steps("train/accuracy") == alone.steps("train/aux_loss") == [2, 4]
+    compare(Run(folder / way), alone)
 
 
 def test_flat_parameters_are_refused_with_the_remedy(trained: Trained) -> None:
