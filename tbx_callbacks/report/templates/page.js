@@ -7,6 +7,7 @@
   const figures = [...document.querySelectorAll("figure[data-figure]")];
   const near = new Set();
   let version = 1;
+  document.body.dataset.version = "1";
 
   // Arrays of numbers come as lists, or as base64 of their bytes.
   const types = { f4: Float32Array, f8: Float64Array, i1: Int8Array, i2: Int16Array, i4: Int32Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
@@ -120,8 +121,9 @@
 
   const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] };
   const draw = (figure) => {
-    if (figure.dataset.version === String(version)) return;
-    figure.dataset.version = String(version);
+    const drawn = String(version);
+    if (figure.dataset.version === drawn) return;
+    figure.dataset.version = drawn;
     const { layout } = data.figures[figure.dataset.figure];
     const kind = layout.meta.kind;
     const build = kind === "lines" ? lines : kind === "curve" ? (trace) => [coloured(trace)] : (trace) => picture(trace, kind);
@@ -130,10 +132,11 @@
     const made = layoutOf(layout, kind);
     if (kind === "lines" && data.runs.length > 1) traces.push(...kinds(traces, made));
     if (made.height) plot.style.height = `${made.height}px`;
-    Plotly.react(plot, traces, made, config).then(() => { figure.dataset.drawn = String(version); });
+    Plotly.react(plot, traces, made, config).then(() => { figure.dataset.drawn = drawn; });
   };
   const redraw = () => {
     version += 1;
+    document.body.dataset.version = String(version);  // figures that are far away follow when they come near
     near.forEach(draw);
   };
 
