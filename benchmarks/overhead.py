@@ -4,8 +4,9 @@ Heavy: histograms of weights and gradients and norms, every 10 steps, in every w
 their own cadence (histograms every 100 steps, or 50). Budget: the heavy metrics with `overhead_budget: 0.01`, timed
 when periods are chosen; and the share of the time that measuring took before and after (`perf/monitor_share`).
 
-Ways run in turns, another one first in each round. A round gives a ratio to its own run without a callback; the median
-of the rounds' ratios is printed, and all of them.
+`share` is what ours says of itself, the part of the time that its thread took (`perf/monitor_share`): steadier than a
+difference between runs. Ways run in turns, another one first in each round. A round gives a ratio to its own run
+without a callback; the median of the rounds' ratios is printed, and all of them.
 
     python benchmarks/overhead.py [--rounds 5] [--steps 60] [--json overhead.json] [--only heavy|sets|budget]
 
@@ -54,6 +55,7 @@ HEAVY: dict[str, Any] = {
         {"grad_histogram": {"by": "layer"}},
         {"weight_norm": {"by": "parameter"}},
         {"grad_norm": {"by": "parameter"}},
+        "throughput",
     ],
 }
 
@@ -133,13 +135,13 @@ SETS: dict[str, Make] = {
 }
 BUDGET = 0.01
 SETTLING = 6 * EVERY  # three points to know what each metric costs, and as many steps again to act upon it
-TIMED: dict[str, Any] = {**HEAVY, "metrics": [*HEAVY["metrics"], "throughput"]}
 WITHIN: dict[str, Make] = {
-    "ours, heavy": lambda folder: [TbxTrainerCallback(TIMED, log_dir=folder)],
+    "ours, heavy": lambda folder: [TbxTrainerCallback(HEAVY, log_dir=folder)],
     f"ours, heavy, overhead_budget: {BUDGET}": lambda folder: [
-        TbxTrainerCallback({**TIMED, "overhead_budget": BUDGET}, log_dir=folder)
+        TbxTrainerCallback({**HEAVY, "overhead_budget": BUDGET}, log_dir=folder)
     ],
 }
+OURS = {*SETS, *WITHIN}
 BARS = {"ours, heavy": 1.06, "default": 1.01, "minimal": 1.003}
 
 
@@ -187,22 +189,29 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """Times ways in turns; `seen` is told of each run, and where it wrote."""
     times: dict[str, list[float]] = {name: [] for name in {**BARE, **ways}}
+    own: dict[str, list[float]] = {name: [] for name in times}
     order = list({**BARE, **ways}.items())
     for _ in range(rounds):
         for name, make in order:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # peers may still be writing
                 times[name].append(train(make, steps, folder, skip))
+                share = read_run(f"{folder}/logs").scalars.get("perf/monitor_share") if name in OURS else None
+                own[name].extend([] if share is None else share.values[share.steps > skip].tolist())
                 if seen is not None:
                     seen(name, f"{folder}/logs")
         order.append(order.pop(0))  # who comes first finds another machine than who comes last
     bare = times["nothing"]
-    print(f"{'':40} {'s a step':>9} {'ratio':>7} {'bar':>6}   ratios")
+    print(f"{'':40} {'s a step':>9} {'ratio':>7} {'bar':>6} {'share':>7}   ratios")
     found: dict[str, dict[str, Any]] = {}
     for name, seconds in times.items():
         ratios = [a / b for a, b in zip(seconds, bare, strict=True)]
         found[name] = {"seconds": statistics.median(seconds), "ratio": statistics.median(ratios), "ratios": ratios}
+        if own[name]:
+            found[name]["share"] = statistics.mean(own[name])
+        share = f"{found[name]['share']:.2%}" if own[name] else ""
         shown = " ".join(f"{ratio:.3f}" for ratio in ratios)
-        print(f"{name:40} {found[name]['seconds']:9.4f} {found[name]['ratio']:7.3f} {BARS.get(name, ''):>6}   {shown}")
+        line = f"{name:40} {found[name]['seconds']:9.4f} {found[name]['ratio']:7.3f} {BARS.get(name, ''):>6} {share:>7}"
+        print(f"{line}   {shown}")
     return found
 
 

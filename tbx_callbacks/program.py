@@ -6,6 +6,8 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import torch
+
 from tbx_callbacks.context import Context
 from tbx_callbacks.counters import Stopwatch
 from tbx_callbacks.plan import Entry
@@ -132,6 +134,11 @@ def needs_of(entries: Sequence[Entry], optimizer: str | None = None) -> frozense
     return frozenset(need for entry in chosen for need in entry.item.metric.needs)
 
 
+def _on_host() -> contextlib.AbstractContextManager[object]:
+    """Tensors that are made without naming a device are on the CPU, whatever torch.set_default_device chose."""
+    return contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+
+
 class Guard:
     """Nothing of ours may end the training: an error is said once, and what it concerns is left out.
 
@@ -148,7 +155,8 @@ class Guard:
     def __call__(self, what: str, step: int) -> Iterator[None]:
         started = self._stopwatch.clock()
         try:
-            yield
+            with _on_host():
+                yield
         except Exception as error:
             self.failed(what, step, error)
         finally:

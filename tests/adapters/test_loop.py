@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,3 +291,27 @@ def test_one_ranks_share_is_not_written_as_the_whole(
     assert read.steps("grad_norm/total") == [2, 4, 6, 8]
     assert not {"train/loss", "perf/samples_per_s", "perf/tokens_per_s", "nonfinite/losses"} & set(read.scalars)
     assert caplog.text.count("one rank's share") == 1
+
+
+def test_a_default_device_of_the_users_changes_nothing(tmp_path: Path) -> None:
+    """On "meta", whatever is made there instead of on the CPU has no elements."""
+    runs = {}
+    for name in ("cpu", "meta"):
+        torch.manual_seed(0)
+        model, (inputs, labels) = net(), data()
+        optimizer = torch.optim.AdamW(model.parameters())
+        loop = TbxLoop(model, optimizer, replace(FULL, strict=True), log_dir=tmp_path / name, log_every=1)
+        with loop, torch.device(name):
+            for _ in range(3):
+                loss = nn.functional.cross_entropy(model(inputs), labels)
+                loss.backward()
+                loop.before_clip()
+                optimizer.step()
+                optimizer.zero_grad()
+                loop.end_step(loss=loss, samples=len(inputs))
+                loop.log("mine/loss", loss)
+        runs[name] = Run(tmp_path / name)
+    assert set(runs["cpu"].scalars) == set(runs["meta"].scalars)
+    assert set(runs["cpu"].histograms) == set(runs["meta"].histograms) != set()
+    for tag in ("grad_norm/total", "weight_norm/total", "mine/loss"):
+        assert runs["meta"].at(tag) == runs["cpu"].at(tag)
