@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: help demo test test-oldest test-deepspeed check format clean
+.PHONY: help demo test test-slow test-oldest test-deepspeed check format clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -16,8 +16,11 @@ help:
 demo: .venv/installed ## train the bundled BERT sentiment recipe, offline, on generated sentences
 	$(BIN)/python recipes/bert_sentiment.py
 
-test: .venv/installed ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: .venv/installed ## run the tests, but for those marked slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+test-slow: .venv/installed ## run the tests marked slow
+	$(BIN)/python -m pytest -m slow
 
 .venv-oldest/installed: pyproject.toml constraints-oldest.txt
 	test -x $(OLDEST)/python || $(PYTHON) -m venv .venv-oldest
