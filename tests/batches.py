@@ -7,22 +7,26 @@ from typing import Any
 
 import torch
 
+# What every trainer can know, however its tensors are spread.
+COMMON: list[Any] = [
+    "loss",
+    "learning_rate",
+    "clip",
+    "throughput",
+    "nonfinite",
+    {"grad_norm": {"by": "total"}},
+    {"grad_norm": {"by": "layer"}},
+    {"grad_norm_clipped": {"by": "total"}},
+    {"weight_norm": {"by": "parameter"}},
+    {"update_norm": {"by": "layer"}},
+]
 # What several ranks must write as one process does, every two steps.
 SHARDED: dict[str, Any] = {
     "every": 2,
     "metrics": [
-        "loss",
-        "learning_rate",
-        "clip",
-        "throughput",
-        "nonfinite",
-        {"grad_norm": {"by": "total"}},
-        {"grad_norm": {"by": "layer"}},
+        *COMMON,
         {"grad_norm": {"by": "parameter"}},
-        {"grad_norm_clipped": {"by": "total"}},
         {"grad_norm_clipped": {"by": "layer"}},
-        {"weight_norm": {"by": "parameter"}},
-        {"update_norm": {"by": "layer"}},
         {"update_ratio": {"by": "layer"}},
         {"optimizer_state": {"by": "layer"}},
         {"weight_histogram": {"every": 2}},

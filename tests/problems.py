@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from batches import collate, rows
+from batches import COMMON, collate, rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
@@ -38,19 +38,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 EVERY_KIND = {
     "every": 2,
     "metrics": [
-        "loss",
-        "learning_rate",
-        "clip",
-        "throughput",
-        "nonfinite",
+        *COMMON,
         "hparams",
-        {"grad_norm": {"by": "total"}},
-        {"grad_norm": {"by": "layer"}},
-        {"grad_norm_clipped": {"by": "total"}},
-        {"weight_norm": {"by": "parameter"}},
         {"weight_norm": {"by": "layer"}},
         {"weight_histogram": {"every": 4}},
-        {"update_norm": {"by": "layer"}},
         {"update_ratio": {"by": "total"}},
     ],
 }

@@ -22,6 +22,13 @@ def _start(table, order, chunks, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
 
 
 @triton.jit
+def _nothing(KIND: tl.constexpr, BLOCK: tl.constexpr):
+    """Bounds, sum and sum of squares of no element, in every lane."""
+    low = tl.full([BLOCK], _INF, KIND)
+    return low, -low, tl.zeros([BLOCK], KIND), tl.zeros([BLOCK], KIND)
+
+
+@triton.jit
 def _seen(x, inside, low, high, total, square, bad):
     finite = inside & (tl.abs(x) < _INF)  # false for NaN
     clean = tl.where(finite, x, 0.0)
@@ -35,10 +42,7 @@ def moments(table, order, found, chunks, DTYPE: tl.constexpr, ALIGNED: tl.conste
     """Of each chunk, `found[5, chunks]`: low, high, sum and sum of squares of what is finite, number of what is not."""
     chunk, pointer, length, _ = _start(table, order, chunks, DTYPE, ALIGNED)
     lane = tl.arange(0, BLOCK)
-    low = tl.full([BLOCK], _INF, tl.float32)
-    high = tl.full([BLOCK], -_INF, tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    square = tl.zeros([BLOCK], tl.float32)
+    low, high, total, square = _nothing(tl.float32, BLOCK)
     bad = tl.zeros([BLOCK], tl.int32)
     whole = length // BLOCK * BLOCK
     for start in range(0, whole, BLOCK):  # without a mask, which would make each thread read one element at a time
@@ -59,10 +63,7 @@ def merge_moments(found, first, out, chunks, BLOCK: tl.constexpr):
     """Of each row, `out[rows, 5]`: its chunks' moments, always added up in the same order."""
     row = tl.program_id(0)
     lane = tl.arange(0, BLOCK)
-    low = tl.full([BLOCK], _INF, tl.float64)
-    high = tl.full([BLOCK], -_INF, tl.float64)
-    total = tl.zeros([BLOCK], tl.float64)
-    square = tl.zeros([BLOCK], tl.float64)
+    low, high, total, square = _nothing(tl.float64, BLOCK)
     bad = tl.zeros([BLOCK], tl.float64)
     end = tl.load(first + row + 1)
     for start in range(tl.load(first + row), end, BLOCK):
@@ -81,14 +82,18 @@ def merge_moments(found, first, out, chunks, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _bins(x, finite, left, scale, last, wide):
-    """Index of the bin of each element; 0 for what is not finite."""
+def _counted(x, left, scale, last, wide, shrink, seen, total, square, out, BINS: tl.constexpr):
+    """Adds elements to counts, to sums and to the number of those left out, which bin 0 has counted too."""
+    finite = tl.abs(x) < _INF
     if wide:  # float32 cannot hold the scale, or a difference
         place = ((x.to(tl.float64) - left) * scale).to(tl.float32)
     else:
         place = (x - left.to(tl.float32)) * scale.to(tl.float32)
     index = tl.where(finite, place, 0.0).to(tl.int32)
-    return tl.minimum(tl.maximum(index, 0), last)
+    seen += tl.histogram(tl.minimum(tl.maximum(index, 0), last), BINS)
+    clean = tl.where(finite, x, 0.0)
+    small = clean * shrink
+    return seen, total + clean, square + small * small, out + (finite == 0).to(tl.int32)
 
 
 @triton.jit(do_not_specialize=["table", "order", "ranges", "bins", "counts", "found", "chunks"])
@@ -130,20 +135,10 @@ def count(
     whole = length // BLOCK * BLOCK
     for start in range(0, whole, BLOCK):
         x = tl.load(pointer + start + lane).to(tl.float32)
-        finite = tl.abs(x) < _INF
-        seen += tl.histogram(_bins(x, finite, left, scale, last, wide), BINS)
-        clean = tl.where(finite, x, 0.0)
-        total += clean
-        square += (clean * shrink) * (clean * shrink)
-        out += (finite == 0).to(tl.int32)
+        seen, total, square, out = _counted(x, left, scale, last, wide, shrink, seen, total, square, out, BINS)
     inside = whole + lane < length
     x = tl.load(pointer + whole + lane, mask=inside, other=_INF).to(tl.float32)
-    finite = tl.abs(x) < _INF
-    seen += tl.histogram(_bins(x, finite, left, scale, last, wide), BINS)
-    clean = tl.where(finite, x, 0.0)
-    total += clean
-    square += (clean * shrink) * (clean * shrink)
-    out += (finite == 0).to(tl.int32)
+    seen, total, square, out = _counted(x, left, scale, last, wide, shrink, seen, total, square, out, BINS)
     bin_ = tl.arange(0, BINS)
     seen -= tl.where(bin_ == 0, tl.sum(out, 0), 0)  # what is left out, and what lies behind the end, went there
     tl.atomic_add(counts + row * BINS + bin_, seen.to(tl.int64))
