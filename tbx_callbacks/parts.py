@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from tbx_callbacks.host_values import HostValue
 from tbx_callbacks.stats import histogram
 from tbx_callbacks.stats.histogram import MOST_BINS, HistogramCounts
-from tbx_callbacks.values import Facts, HostValue, Value
+from tbx_callbacks.values import Facts, Value
 
 Finished = float | HistogramCounts | HostValue
 AXIS = "axis:"

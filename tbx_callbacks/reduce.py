@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from tbx_callbacks.fetch import Fetch
+from tbx_callbacks.host_values import HostValue
 from tbx_callbacks.parts import Finished, Part, Parts, finish, histogram_part, names_of
 from tbx_callbacks.stats import histogram
 from tbx_callbacks.stats.flat import flat
-from tbx_callbacks.values import Facts, Histogram, HostValue, Number, Sum, Value
+from tbx_callbacks.values import Facts, Histogram, Number, Sum, Value
 
 _FAILED = "failed:"  # no tag holds a colon
 Agree = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tbx_callbacks.budget import Budget
 from tbx_callbacks.counters import Stopwatch
 from tbx_callbacks.decisions import Numbers
+from tbx_callbacks.host_values import Text
 from tbx_callbacks.items import Cadence
 from tbx_callbacks.live.settings import Live
 from tbx_callbacks.live.watch import RULES, watch_of
@@ -13,7 +14,6 @@ from tbx_callbacks.program import Program
 from tbx_callbacks.publish import Publisher
 from tbx_callbacks.schedule import Schedule, never
 from tbx_callbacks.sinks import NullSink
-from tbx_callbacks.values import Text
 from tbx_callbacks.verdict import Verdict
 
 

@@ -13,16 +13,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tbx_callbacks.host_values import Text
+
 _RANKS = 2**16
 Number = float | Tensor
 Facts = Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Text:
-    """Markdown for TensorBoard's Text tab."""
-
-    markdown: str
 
 
 class Value:
@@ -231,35 +226,3 @@ class Histogram:
     bins: int = 64
     bounds: Tensor | None = None
     """Smallest and largest finite element, `[2]`, where they are known already."""
-
-
-@dataclass(frozen=True)
-class HParams:
-    """Hyper-parameters of the run, for TensorBoard's HParams tab."""
-
-    values: Mapping[str, bool | float | str]
-
-
-@dataclass(frozen=True)
-class HParamsMetrics:
-    """Which tags the HParams tab shows beside the hyper-parameters."""
-
-    values: Mapping[str, bool | float | str]
-    tags: Sequence[str]
-
-
-@dataclass(frozen=True)
-class HParamsEnd:
-    """How the run ended."""
-
-    succeeded: bool
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Charts for TensorBoard's Custom Scalars tab: category -> chart title -> regexes of tags."""
-
-    charts: Mapping[str, Mapping[str, Sequence[str]]]
-
-
-HostValue = Text | HParams | HParamsMetrics | HParamsEnd | Layout

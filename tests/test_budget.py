@@ -11,11 +11,11 @@ from torch import nn
 
 from tbx_callbacks.counters import Stopwatch
 from tbx_callbacks.facts import Setup
+from tbx_callbacks.host_values import Text
 from tbx_callbacks.items import Cadence, Item
 from tbx_callbacks.monitor import Monitor
 from tbx_callbacks.schedule import Schedule, at, either, every, never, stretched
 from tbx_callbacks.sinks import MemorySink
-from tbx_callbacks.values import Text
 
 EVERY_10 = every(10)
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from tbx_callbacks.host_values import Text
 from tbx_callbacks.parts import Finished
 from tbx_callbacks.series import Points, Run, Series, Texts, listed_points, scalar_points, series_of
-from tbx_callbacks.values import Text
 
 _OLD, _RECENT = 500, 100  # points of a tag, 14 KB
 _TEXTS = 20  # of a tag; the first ones say where something began

@@ -11,13 +11,13 @@ from functools import partial
 
 from tbx_callbacks.diagnosis import SEVERITIES, Finding, diagnose
 from tbx_callbacks.diagnosis.responses import Response
+from tbx_callbacks.host_values import Text
 from tbx_callbacks.jobs import Jobs
 from tbx_callbacks.live.history import OF_THE_BEGINNING, read_history
 from tbx_callbacks.live.memory import Memory
 from tbx_callbacks.live.settings import Watched, function_of
 from tbx_callbacks.live.words import PREFIX, line, markdown, severity_of
 from tbx_callbacks.parts import Finished
-from tbx_callbacks.values import Text
 from tbx_callbacks.verdict import Verdict
 
 logger = logging.getLogger(__name__)

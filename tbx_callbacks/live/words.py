@@ -6,7 +6,7 @@ import html
 import re
 
 from tbx_callbacks.diagnosis import SEVERITIES, Finding, Severity
-from tbx_callbacks.values import Text
+from tbx_callbacks.host_values import Text
 
 PREFIX = "alerts/"
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!-])")

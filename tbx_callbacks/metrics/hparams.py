@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from tbx_callbacks.best import EVALUATION
 from tbx_callbacks.context import Context
+from tbx_callbacks.host_values import HostValue, HParams, HParamsEnd, HParamsMetrics, Text
 from tbx_callbacks.metrics.protocol import NOTHING, Values
 from tbx_callbacks.select import Select
-from tbx_callbacks.values import HostValue, HParams, HParamsEnd, HParamsMetrics, Max, Text, Value
+from tbx_callbacks.values import Max, Value
 
 # What the trainers log with an evaluation that no run is better by.
 _NO_RESULT = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")

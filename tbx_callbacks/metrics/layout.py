@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tbx_callbacks.context import Context
+from tbx_callbacks.host_values import Layout as Charts
 from tbx_callbacks.metrics.protocol import NOTHING, Values
 from tbx_callbacks.select import Select
-from tbx_callbacks.values import Layout as Charts
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tbx_callbacks.context import Context
+from tbx_callbacks.host_values import Text
 from tbx_callbacks.metrics.protocol import NOTHING, Values
 from tbx_callbacks.select import Select
-from tbx_callbacks.values import Max, Text
+from tbx_callbacks.values import Max
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from tbx_callbacks.context import Context
+from tbx_callbacks.host_values import Text
 from tbx_callbacks.metrics.protocol import Values
 from tbx_callbacks.select import Select
-from tbx_callbacks.values import Facts, Number, Text, Value
+from tbx_callbacks.values import Facts, Number, Value
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import ClassVar, Protocol
 
 from tbx_callbacks.context import Context
+from tbx_callbacks.host_values import HostValue
 from tbx_callbacks.select import Select
-from tbx_callbacks.values import Histogram, HostValue, Value
+from tbx_callbacks.values import Histogram, Value
 
 Values = Mapping[str, Value | Histogram | HostValue]
 

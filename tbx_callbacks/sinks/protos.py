@@ -9,9 +9,9 @@ from tensorboardX import summary as protos
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tensorboardX.proto.summary_pb2 import HistogramProto, Summary
 
+from tbx_callbacks.host_values import HParams, HParamsEnd, HParamsMetrics, Layout, Text
 from tbx_callbacks.parts import Finished
 from tbx_callbacks.stats.histogram import HistogramCounts
-from tbx_callbacks.values import HParams, HParamsEnd, HParamsMetrics, Layout, Text
 
 
 def summary_value(tag: str, value: Finished) -> Summary.Value:

@@ -15,6 +15,7 @@ from tbx_callbacks.config import load_config
 from tbx_callbacks.diagnosis import Finding, diagnose
 from tbx_callbacks.diagnosis.responses import Response
 from tbx_callbacks.diagnosis.tags import TRAIN_LOSS, Need
+from tbx_callbacks.host_values import Text
 from tbx_callbacks.live.memory import Memory
 from tbx_callbacks.live.settings import Watched
 from tbx_callbacks.live.watch import Watch
@@ -23,7 +24,6 @@ from tbx_callbacks.live.words import line, markdown
 from tbx_callbacks.schedule import every
 from tbx_callbacks.series import Run
 from tbx_callbacks.sinks import MemorySink
-from tbx_callbacks.values import Text
 from tbx_callbacks.verdict import Verdict
 
 FALLS_THEN_RISES = [*np.geomspace(0.7, 0.1, 60), *np.full(20, 0.9)]

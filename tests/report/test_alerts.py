@@ -11,11 +11,11 @@ import pytest
 from report.runs import HOSTILE, trained
 from tbx_callbacks.diagnosis import Finding
 from tbx_callbacks.events import read_run
+from tbx_callbacks.host_values import Text
 from tbx_callbacks.live.words import markdown
 from tbx_callbacks.report import figures, plot_losses, write_report
 from tbx_callbacks.report.colours import SEVERITY
 from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
-from tbx_callbacks.values import Text
 
 MEANS, ADVICE = "It jumped from 0.1 to 5.", "Look at the batch."
 FINDING = Finding("loss_spike", "warning", ("train/loss",), (40,), MEANS, ADVICE, "PaLM", {"loss": 5.0})
