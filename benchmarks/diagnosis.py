@@ -23,10 +23,10 @@ sys.path[:0] = [str(ROOT / "tests" / "diagnosis"), str(ROOT / "tests"), str(ROOT
 from confusion import confusion_row, judged, rule_row  # noqa: E402
 from planted import FAULTS, HEALTHY  # noqa: E402
 
-from tbx_callbacks.config import load_config  # noqa: E402
-from tbx_callbacks.diagnosis import RULES  # noqa: E402
-from tbx_callbacks.live.watcher import Watcher  # noqa: E402
-from tbx_callbacks.sinks import MemorySink  # noqa: E402
+from tbx_callbacks._config.metric_set import load_config  # noqa: E402
+from tbx_callbacks._engine.live_rules import Watcher  # noqa: E402
+from tbx_callbacks.rules import RULES  # noqa: E402
+from tbx_callbacks.writers.base import MemorySink  # noqa: E402
 
 STATES = tuple(f"optimizer_state/{kind}" for kind in ("exp_avg", "exp_avg_sq", "effective_lr"))
 

@@ -25,10 +25,10 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import BertConfig, BertForSequenceClassification
 
 from tbx_callbacks import TbxLoop
-from tbx_callbacks.context import Tensors
-from tbx_callbacks.reduce import Batch, Pending
-from tbx_callbacks.stats import fused
-from tbx_callbacks.values import Sum
+from tbx_callbacks._distributed.packing import Batch, Pending
+from tbx_callbacks._model.tensors import Tensors
+from tbx_callbacks._stats import fused
+from tbx_callbacks.metrics.values import Sum
 
 LAUNCH_S = 4e-6  # of one kernel, when the device waits for it
 LAUNCHES = 8  # a pass and its merge, twice, for weights and for gradients

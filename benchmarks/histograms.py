@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
-from tbx_callbacks.reduce import Batch
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
-from tbx_callbacks.stats.histogram import HistogramCounts
-from tbx_callbacks.values import Histogram
+from tbx_callbacks._distributed.packing import Batch
+from tbx_callbacks._stats.histogram import HistogramCounts
+from tbx_callbacks.metrics.values import Histogram
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
 BINS = 64
 Named = dict[str, Tensor]

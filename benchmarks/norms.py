@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from tbx_callbacks.stats.norms import square_norms
+from tbx_callbacks._stats.norms import square_norms
 
 
 def best_time(function: Callable[[], object], repeats: int = 5) -> float:

@@ -44,7 +44,7 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 
 from tbx_callbacks import TbxTrainerCallback
-from tbx_callbacks.events import read_run
+from tbx_callbacks.runs.reader import read_run
 
 EVERY = 10
 HEAVY: dict[str, Any] = {

@@ -19,7 +19,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from tensorboardX.record_writer import RecordWriter
 
-from tbx_callbacks.events import read_run
+from tbx_callbacks.runs.reader import read_run
 
 TAGS = 50
 BUCKETS = 64

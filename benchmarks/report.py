@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.report import write_report
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
-from tbx_callbacks.stats.histogram import HistogramCounts
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 LAYERS = ["bert.embeddings", *(f"bert.encoder.layer.{n}" for n in range(12)), "bert.pooler", "classifier"]

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from tbx_callbacks import TbxLoop
-from tbx_callbacks.reduce import Batch
-from tbx_callbacks.stats.norms import square_norms
-from tbx_callbacks.values import Histogram
+from tbx_callbacks._distributed.packing import Batch
+from tbx_callbacks._stats.norms import square_norms
+from tbx_callbacks.metrics.values import Histogram
 
 Groups = Sequence[Sequence[Tensor]]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
-from tbx_callbacks.stats.histogram import HistogramCounts
+from tbx_callbacks._stats.histogram import HistogramCounts
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
 WARM_UP = 5_000
 

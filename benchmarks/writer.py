@@ -14,7 +14,7 @@ import time
 
 import tensorboardX
 
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
 SCALARS, STEPS, ROUNDS = 200, 20, 7
 VALUES = {f"family/layer.{place}": float(place) for place in range(SCALARS)}

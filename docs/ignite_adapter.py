@@ -8,13 +8,13 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Optimizer
 
-from tbx_callbacks.adapters.base import named_optimizers
-from tbx_callbacks.adapters.batches import samples_in, tokens_in
-from tbx_callbacks.adapters.counted import CountedSteps
-from tbx_callbacks.facts import Setup
-from tbx_callbacks.folders import Place, fresh_folder
-from tbx_callbacks.ranks import is_rank_zero
-from tbx_callbacks.schedule import every
+from tbx_callbacks._config.schedule import every
+from tbx_callbacks._distributed.rank import is_rank_zero
+from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks.integrations.base import named_optimizers
+from tbx_callbacks.integrations.batches import samples_in, tokens_in
+from tbx_callbacks.integrations.step_counting import CountedSteps
+from tbx_callbacks.runs.folders import Place, fresh_folder
 
 
 class TbxIgnite(CountedSteps):

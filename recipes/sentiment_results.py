@@ -15,9 +15,10 @@ from rich.table import Table
 from sklearn.metrics import accuracy_score, f1_score
 
 from tbx_callbacks import log_predictions
-from tbx_callbacks.doctor import examine, show_worst
-from tbx_callbacks.events import UnreadableError
+from tbx_callbacks.cli.doctor import show_worst
 from tbx_callbacks.report import write_report
+from tbx_callbacks.rules.diagnose import examine
+from tbx_callbacks.runs.reader import UnreadableError
 
 console = Console(highlight=False)
 Scores = Mapping[str, float]

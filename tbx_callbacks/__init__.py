@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tbx_callbacks.adapters.hf import TbxTrainerCallback
-    from tbx_callbacks.adapters.lightning import TbxLightningCallback
-    from tbx_callbacks.adapters.loop import TbxLoop
-    from tbx_callbacks.classification import log_predictions
-    from tbx_callbacks.config import Config, load_config
-    from tbx_callbacks.errors import ConfigError
+    from tbx_callbacks._config.errors import ConfigError
+    from tbx_callbacks._config.metric_set import Config, load_config
+    from tbx_callbacks.integrations.huggingface.callback import TbxTrainerCallback
+    from tbx_callbacks.integrations.lightning.callback import TbxLightningCallback
+    from tbx_callbacks.integrations.loop import TbxLoop
+    from tbx_callbacks.predictions import log_predictions
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 _HOME = {
-    "TbxLightningCallback": "tbx_callbacks.adapters.lightning",
-    "TbxLoop": "tbx_callbacks.adapters.loop",
-    "TbxTrainerCallback": "tbx_callbacks.adapters.hf",
-    "Config": "tbx_callbacks.config",
-    "ConfigError": "tbx_callbacks.errors",
-    "load_config": "tbx_callbacks.config",
-    "log_predictions": "tbx_callbacks.classification",
+    "TbxLightningCallback": "tbx_callbacks.integrations.lightning.callback",
+    "TbxLoop": "tbx_callbacks.integrations.loop",
+    "TbxTrainerCallback": "tbx_callbacks.integrations.huggingface.callback",
+    "Config": "tbx_callbacks._config.metric_set",
+    "ConfigError": "tbx_callbacks._config.errors",
+    "load_config": "tbx_callbacks._config.metric_set",
+    "log_predictions": "tbx_callbacks.predictions",
 }
 
 

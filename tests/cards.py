@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from tbx_callbacks.config import load_config
+from tbx_callbacks._config.metric_set import load_config
 
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 FULL = {"every": 1, "strict": True, "metrics": sorted({item.name for item in load_config("full").items})}

@@ -15,9 +15,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from tbx_callbacks import TbxLoop, together
-from tbx_callbacks.before import Copies
-from tbx_callbacks.config import load_config
+from tbx_callbacks import TbxLoop
+from tbx_callbacks._config.metric_set import load_config
+from tbx_callbacks._distributed import reducer as together
+from tbx_callbacks._engine.snapshots import Copies
 
 DEVICE = "accel"
 

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
-from tbx_callbacks.config import Config, load_config
+from tbx_callbacks._config.metric_set import Config, load_config
 
 __all__ = [
     "EVERY_KIND",

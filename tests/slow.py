@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tbx_callbacks.values import Sum, Value
+from tbx_callbacks.metrics.values import Sum, Value
 
 
 class Clock:

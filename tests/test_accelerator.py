@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch.utils import backend_registration
 
-from tbx_callbacks.behind import Behind
-from tbx_callbacks.fetch import Fetch
-from tbx_callbacks.jobs import Jobs
-from tbx_callbacks.together import Together
+from tbx_callbacks._distributed.reducer import Together
+from tbx_callbacks._distributed.worker import Jobs
+from tbx_callbacks._engine.publisher import Behind
+from tbx_callbacks._stats.host_copy import Fetch
 
 
 @pytest.mark.skipif(

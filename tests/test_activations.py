@@ -13,7 +13,7 @@ from problems import FULL, Run, bert, collate, rows, trainer
 from torch import Tensor, nn
 
 from tbx_callbacks import TbxLoop, TbxTrainerCallback
-from tbx_callbacks.errors import ConfigError
+from tbx_callbacks._config.errors import ConfigError
 
 LAYERS = ("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1", "bert.pooler", "classifier")
 SET: dict[str, Any] = {"every": 2, "metrics": ["activations"]}

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import TrainerCallback
 
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
-from tbx_callbacks.events import find_runs
-from tbx_callbacks.sinks.axes import AxesSink
+from tbx_callbacks.runs.reader import find_runs
+from tbx_callbacks.writers.axes import AxesSink
 
 SET: dict[str, Any] = {
     "axis": ["step", "samples", "tokens", "epochs"],

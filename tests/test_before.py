@@ -11,11 +11,11 @@ from problems import Run
 from torch import Tensor, nn
 
 from tbx_callbacks import TbxLoop
-from tbx_callbacks.before import Copies
-from tbx_callbacks.config import load_config
-from tbx_callbacks.plan import plan
-from tbx_callbacks.schedule import never
-from tbx_callbacks.source import Source
+from tbx_callbacks._config.metric_set import load_config
+from tbx_callbacks._config.schedule import never
+from tbx_callbacks._engine.plan import plan
+from tbx_callbacks._engine.snapshots import Copies
+from tbx_callbacks._model.access import Source
 
 UPDATES = [
     {"update_norm": {"by": "parameter"}},

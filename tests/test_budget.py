@@ -9,13 +9,13 @@ import torch
 from slow import Clock, Slow
 from torch import nn
 
-from tbx_callbacks.counters import Stopwatch
-from tbx_callbacks.facts import Setup
-from tbx_callbacks.host_values import Text
-from tbx_callbacks.items import Cadence, Item
-from tbx_callbacks.monitor import Monitor
-from tbx_callbacks.schedule import Schedule, at, either, every, never, stretched
-from tbx_callbacks.sinks import MemorySink
+from tbx_callbacks._config.metric_spec import Cadence, Item
+from tbx_callbacks._config.schedule import Schedule, at, either, every, never, stretched
+from tbx_callbacks._engine.counters import Stopwatch
+from tbx_callbacks._engine.engine import Monitor
+from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks.metrics.host_values import Text
+from tbx_callbacks.writers.base import MemorySink
 
 EVERY_10 = every(10)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tbx_callbacks.metrics import METRICS
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+from tbx_callbacks.metrics.registry import METRICS
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
 COMMAND = [sys.executable, "-c", "from tbx_callbacks.cli import main; main()"]
 

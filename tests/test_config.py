@@ -10,15 +10,15 @@ import pytest
 import yaml
 
 from tbx_callbacks import ConfigError, load_config
-from tbx_callbacks.bundled import bundled_sets
-from tbx_callbacks.diagnosis import RULES
-from tbx_callbacks.diagnosis.responses import Response
-from tbx_callbacks.diagnosis.rules.generalisation import Overfitting
-from tbx_callbacks.diagnosis.rules.loss_shape import Divergence
-from tbx_callbacks.diagnosis.rules.progress import Plateau
-from tbx_callbacks.live.settings import Watched
-from tbx_callbacks.metrics import METRICS
-from tbx_callbacks.schema import json_schema
+from tbx_callbacks._config.bundled import bundled_sets
+from tbx_callbacks._config.live_rules import Watched
+from tbx_callbacks._config.rules import Response
+from tbx_callbacks._config.schema import json_schema
+from tbx_callbacks.metrics.registry import METRICS
+from tbx_callbacks.rules import RULES
+from tbx_callbacks.rules.generalisation import Overfitting
+from tbx_callbacks.rules.loss_shape import Divergence
+from tbx_callbacks.rules.progress import Plateau
 
 
 def names(config: Any) -> list[str]:

@@ -13,16 +13,16 @@ from slow import Clock, Slow
 from torch import nn
 
 from tbx_callbacks import TbxTrainerCallback
-from tbx_callbacks.before import Copies
-from tbx_callbacks.costs import Cost
-from tbx_callbacks.counters import Stopwatch
-from tbx_callbacks.facts import Setup
-from tbx_callbacks.items import Item, parse_item
-from tbx_callbacks.monitor import Monitor
-from tbx_callbacks.reduce import Batch
-from tbx_callbacks.schedule import every
-from tbx_callbacks.sinks import MemorySink
-from tbx_callbacks.values import Value
+from tbx_callbacks._config.metric_spec import Item, parse_item
+from tbx_callbacks._config.schedule import every
+from tbx_callbacks._distributed.packing import Batch
+from tbx_callbacks._engine.cost import Cost
+from tbx_callbacks._engine.counters import Stopwatch
+from tbx_callbacks._engine.engine import Monitor
+from tbx_callbacks._engine.snapshots import Copies
+from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks.metrics.values import Value
+from tbx_callbacks.writers.base import MemorySink
 
 
 class Watching(Slow):
@@ -118,7 +118,7 @@ def test_a_trainings_text_says_the_chosen_periods(tmp_path: Any, caplog: pytest.
     # A thousandth is too little for a model this small, whatever the machine: histograms have to become rarer.
     config = {"extends": "full", "every": 4, "overhead_budget": 1e-3, "metrics": [{"weight_histogram": {"every": 2}}]}
     callback = TbxTrainerCallback(config)
-    with caplog.at_level(logging.WARNING, "tbx_callbacks.budget"):
+    with caplog.at_level(logging.WARNING, "tbx_callbacks._engine.budget"):
         run = trainer(tmp_path, model=bert(), callbacks=[callback], max_steps=60, logging_steps=4)
         callback.attach(run)
         run.train()

@@ -12,8 +12,8 @@ from problems import Run
 from torch import Tensor, nn
 
 from tbx_callbacks import TbxLoop
-from tbx_callbacks.deferred import Deferred
-from tbx_callbacks.outputs import Losses, Predictions
+from tbx_callbacks._model.outputs import Losses, Predictions
+from tbx_callbacks._stats.accumulators import Deferred
 
 SET = {
     "every": "log",

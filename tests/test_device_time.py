@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tbx_callbacks.costs import Cost
-from tbx_callbacks.counters import Stopwatch
-from tbx_callbacks.device_time import DeviceTime, marks_of
+from tbx_callbacks._engine.cost import Cost, DeviceTime, marks_of
+from tbx_callbacks._engine.counters import Stopwatch
 
 
 class Device:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tbx_callbacks import load_config
-from tbx_callbacks.metrics import METRICS
+from tbx_callbacks.metrics.registry import METRICS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -15,8 +15,8 @@ from problems import trainer
 from test_cli import run
 from torch.utils.tensorboard import SummaryWriter
 
-from tbx_callbacks.diagnosis import RULES
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+from tbx_callbacks.rules import RULES
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
 HEALTHY = np.geomspace(0.7, 0.1, 60)
 

@@ -20,9 +20,9 @@ from tensorboardX.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
 from tbx_callbacks import TbxTrainerCallback
-from tbx_callbacks.events import UnreadableError, find_runs, read_run
-from tbx_callbacks.series import Series, scalar_points, series_of
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+from tbx_callbacks.runs.reader import UnreadableError, find_runs, read_run
+from tbx_callbacks.runs.series import Series, scalar_points, series_of
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
 
 def points(series: Series) -> list[tuple[int, float]]:
@@ -188,7 +188,7 @@ def test_without_tensorboard(tmp_path: Path) -> None:
     scalars(tmp_path, {1: 1.0})
     hidden = (
         "import sys; sys.modules['tensorboard'] = None\n"
-        "from tbx_callbacks.events import read_run\n"
+        "from tbx_callbacks.runs.reader import read_run\n"
         f"try: read_run({str(tmp_path)!r})\n"
         "except ImportError as error: print(error)"
     )

@@ -20,7 +20,7 @@ def loaded_after(code: str) -> set[str]:
     "code",
     [
         "from tbx_callbacks import load_config; load_config('full')",
-        "import tbx_callbacks.monitor, tbx_callbacks.metrics, tbx_callbacks.sinks",
+        "import tbx_callbacks._engine.engine, tbx_callbacks.metrics.registry, tbx_callbacks.writers.base",
     ],
 )
 def test_the_core_loads_no_trainer(code: str) -> None:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tbx_callbacks.config import load_config
-from tbx_callbacks.facts import Setup
-from tbx_callbacks.monitor import Monitor
-from tbx_callbacks.schedule import every
-from tbx_callbacks.sinks import MemorySink
-from tbx_callbacks.stats import histogram
-from tbx_callbacks.stats.norms import square_norms
+from tbx_callbacks._config.metric_set import load_config
+from tbx_callbacks._config.schedule import every
+from tbx_callbacks._engine.engine import Monitor
+from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks._stats import histogram
+from tbx_callbacks._stats.norms import square_norms
+from tbx_callbacks.writers.base import MemorySink
 
 METRICS = [
     {"grad_norm": {"by": "parameter"}},

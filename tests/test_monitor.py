@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from tbx_callbacks import ConfigError, TbxLoop
-from tbx_callbacks.config import load_config
-from tbx_callbacks.counters import Stopwatch
-from tbx_callbacks.decisions import Decisions, heard
-from tbx_callbacks.facts import Setup
-from tbx_callbacks.monitor import Monitor
-from tbx_callbacks.schedule import at, either, every, never
-from tbx_callbacks.sinks import MemorySink
+from tbx_callbacks._config.metric_set import load_config
+from tbx_callbacks._config.schedule import at, either, every, never
+from tbx_callbacks._distributed.messages import Decisions, heard
+from tbx_callbacks._engine.counters import Stopwatch
+from tbx_callbacks._engine.engine import Monitor
+from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks.writers.base import MemorySink
 
 
 class Clock:

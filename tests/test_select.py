@@ -7,8 +7,9 @@ import torch
 from problems import bert
 from torch import nn
 
-from tbx_callbacks.names import check_tag, clean_parameter_names, near, unique
-from tbx_callbacks.select import NoMatchError, Select, layer_of, layers_of, parameters_of, resolve
+from tbx_callbacks._model.names import clean_parameter_names, near, unique
+from tbx_callbacks._model.parameters import NoMatchError, Select, layer_of, layers_of, parameters_of, resolve
+from tbx_callbacks.tags import check_tag
 
 LAYERS = [
     ("bert.encoder.layer.11.attention.self.query.weight", "bert.encoder.layer.11"),

@@ -15,7 +15,7 @@ from problems import Run
 from torch import nn
 
 from tbx_callbacks import TbxLoop
-from tbx_callbacks.fetch import Fetch
+from tbx_callbacks._stats.host_copy import Fetch
 
 
 def behind(monkeypatch: pytest.MonkeyPatch) -> threading.Event:

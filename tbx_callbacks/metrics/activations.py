@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import torch
 
-from tbx_callbacks.context import Context
-from tbx_callbacks.metrics.protocol import STEP, Values
-from tbx_callbacks.select import Select
-from tbx_callbacks.stats.histogram import check_bins
-from tbx_callbacks.stats.norms import square_norms
-from tbx_callbacks.values import Histogram, Mean, Rms, Value
+from tbx_callbacks._model.parameters import Select
+from tbx_callbacks._stats.histogram import check_bins
+from tbx_callbacks._stats.norms import square_norms
+from tbx_callbacks.metrics.base import STEP, Values
+from tbx_callbacks.metrics.context import Context
+from tbx_callbacks.metrics.values import Histogram, Mean, Rms, Value
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from tbx_callbacks.context import Context
-from tbx_callbacks.host_values import Text
-from tbx_callbacks.metrics.protocol import Values
-from tbx_callbacks.select import Select
-from tbx_callbacks.values import Facts, Number, Value
+from tbx_callbacks._model.parameters import Select
+from tbx_callbacks._stats.types import Number
+from tbx_callbacks.metrics.base import Values
+from tbx_callbacks.metrics.context import Context
+from tbx_callbacks.metrics.host_values import Text
+from tbx_callbacks.metrics.values import Facts, Value
 
 logger = logging.getLogger(__name__)
 

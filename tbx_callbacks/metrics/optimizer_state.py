@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tbx_callbacks.context import Context
-from tbx_callbacks.metrics.protocol import NOTHING, STEP, Values
-from tbx_callbacks.select import Select
-from tbx_callbacks.values import Norm, Rms, Value
+from tbx_callbacks._model.parameters import Select
+from tbx_callbacks.metrics.base import NOTHING, STEP, Values
+from tbx_callbacks.metrics.context import Context
+from tbx_callbacks.metrics.values import Norm, Rms, Value
 
 
 @dataclass(frozen=True)

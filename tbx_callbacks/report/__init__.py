@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tbx_callbacks.diagnosis.protocol import Rule
-from tbx_callbacks.events import Progress
+from tbx_callbacks.rules.base import Rule
+from tbx_callbacks.runs.reader import Progress
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -25,8 +25,8 @@ def figures(*logdirs: Logdir) -> dict[str, go.Figure]:
         ImportError: plotly or TensorBoard is not installed.
     """
     _check()
-    from tbx_callbacks.report.contents import sections
-    from tbx_callbacks.report.subjects import read
+    from tbx_callbacks.report.loaded_runs import read
+    from tbx_callbacks.report.sections import sections
 
     found = sections(read(logdirs))
     return {name: figure for section in found for name, figure in (section.figures | section.more).items()}
@@ -40,10 +40,10 @@ def plot_losses(*logdirs: Logdir) -> go.Figure:
         ImportError: plotly or TensorBoard is not installed.
     """
     _check()
-    from tbx_callbacks.events import UnreadableError
-    from tbx_callbacks.report.choice import LOSS
-    from tbx_callbacks.report.lines import loss_chart
-    from tbx_callbacks.report.subjects import read
+    from tbx_callbacks.report.line_charts import LOSS
+    from tbx_callbacks.report.line_figures import loss_chart
+    from tbx_callbacks.report.loaded_runs import read
+    from tbx_callbacks.runs.reader import UnreadableError
 
     figure = loss_chart(read(logdirs), LOSS)
     if figure is None:
@@ -75,8 +75,8 @@ def write_report(
         ImportError: plotly, jinja2 or TensorBoard is not installed, or matplotlib for pictures.
     """
     _check()
+    from tbx_callbacks.report.loaded_runs import read
     from tbx_callbacks.report.page import render
-    from tbx_callbacks.report.subjects import read
 
     subjects = read(logdirs, rules=rules, progress=progress)
     page = Path(path)

@@ -9,11 +9,11 @@ import textwrap
 import numpy as np
 import plotly.graph_objects as go
 
-from tbx_callbacks.live.words import PREFIX, severity_of
 from tbx_callbacks.report.colours import SEVERITY
-from tbx_callbacks.report.names import plain
-from tbx_callbacks.report.subjects import Subject
-from tbx_callbacks.series import Series
+from tbx_callbacks.report.labels import plain
+from tbx_callbacks.report.loaded_runs import Subject
+from tbx_callbacks.rules.formatting import PREFIX, severity_of
+from tbx_callbacks.runs.series import Series
 
 _MARKUP = re.compile(r"\\(.)|\*\*")
 _WIDTH, _LINES = 70, 12  # of what is shown on hover

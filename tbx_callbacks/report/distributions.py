@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from tbx_callbacks.report.names import plain
-from tbx_callbacks.report.subjects import Subject
-from tbx_callbacks.report.thinning import quantiles, spread
-from tbx_callbacks.series import Histograms
+from tbx_callbacks.report.downsampling import quantiles, spread
+from tbx_callbacks.report.labels import plain
+from tbx_callbacks.report.loaded_runs import Subject
+from tbx_callbacks.runs.series import Histograms
 
 _CELLS = 1_500_000  # of all histograms of a report together
 _LINES = (0.05, 0.5, 0.95)

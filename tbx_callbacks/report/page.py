@@ -18,9 +18,9 @@ from plotly.offline import get_plotlyjs
 
 from tbx_callbacks.report import tables
 from tbx_callbacks.report.colours import ON_DARK
-from tbx_callbacks.report.contents import sections
+from tbx_callbacks.report.loaded_runs import Subject, clock
 from tbx_callbacks.report.predictions import images
-from tbx_callbacks.report.subjects import Subject, clock
+from tbx_callbacks.report.sections import sections
 
 
 def render(subjects: Sequence[Subject], *, refresh: float | None = None) -> str:

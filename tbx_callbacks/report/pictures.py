@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from tbx_callbacks.report.contents import sections
-from tbx_callbacks.report.subjects import Subject
+from tbx_callbacks.report.loaded_runs import Subject
+from tbx_callbacks.report.sections import sections
 
 MAIN = ("training", "gradients", "layers", "speed")
 _DASHES = {"dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 2, 3))}

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from tbx_callbacks.report.colours import DASHES
-from tbx_callbacks.report.names import plain
-from tbx_callbacks.report.subjects import Subject
+from tbx_callbacks.report.labels import plain
+from tbx_callbacks.report.loaded_runs import Subject
 
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif"}
 _MOST_IMAGES, _MOST_BYTES = 24, 1 << 20

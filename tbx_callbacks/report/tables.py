@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from tbx_callbacks.best import EVALUATION, larger_is_better
-from tbx_callbacks.diagnosis import Finding
-from tbx_callbacks.diagnosis.tags import TRAIN_LOSS
-from tbx_callbacks.report.subjects import Subject, clock
-from tbx_callbacks.series import Run
+from tbx_callbacks.report.loaded_runs import Subject, clock
+from tbx_callbacks.rules import Finding
+from tbx_callbacks.rules.needs import TRAIN_LOSS
+from tbx_callbacks.runs.series import Run
+from tbx_callbacks.tags import EVALUATION, larger_is_better
 
 _NO_RESULT = ("runtime", "per_second", "model_preparation_time", "num_tokens")
 _KNOWN_TEXTS = ("args", "model_config", "environment", "nonfinite/first_bad")

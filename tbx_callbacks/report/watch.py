@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tbx_callbacks.events import UnreadableError
+from tbx_callbacks.runs.reader import UnreadableError
 
 Sizes = dict[str, int]
 

@@ -444,7 +444,7 @@ def test_hooks_are_gone_after_training_and_after_an_error(tmp_path: Path) -> Non
 def test_a_metric_that_fails_is_named_once_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from tbx_callbacks.metrics.memory import Memory
+    from tbx_callbacks.metrics.performance import Memory
 
     def broken(self: Memory, context: Any) -> Any:
         raise OSError("no such counter")
@@ -618,7 +618,7 @@ def test_two_attached_callbacks_each_count_once(tmp_path: Path) -> None:
 def test_an_error_outside_a_metric_does_not_end_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from tbx_callbacks.values import Norm
+    from tbx_callbacks.metrics.values import Norm
 
     def broken(self: Norm, *args: Any) -> float:
         raise ArithmeticError("no root")

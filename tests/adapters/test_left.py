@@ -14,7 +14,7 @@ from torch import nn
 from transformers import Trainer
 
 from tbx_callbacks import TbxTrainerCallback
-from tbx_callbacks.adapters.inside import StillTraining
+from tbx_callbacks.integrations.huggingface.still_training import StillTraining
 
 PLAIN: list[Any] = ["loss", {"update_norm": {"by": "total"}}, "activations"]
 SETS = {

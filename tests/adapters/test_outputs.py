@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM, BertForTokenClassification
 
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
-from tbx_callbacks.outputs import Losses, Predictions
+from tbx_callbacks._model.outputs import Losses, Predictions
 
 SET: dict[str, Any] = {"every": 2, "metrics": ["outputs", "train_accuracy"]}
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from report.runs import HOSTILE, LAYERS, trained
 
-from tbx_callbacks.host_values import HParams, Text
+from tbx_callbacks.metrics.host_values import HParams, Text
 from tbx_callbacks.report import write_report
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

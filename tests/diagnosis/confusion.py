@@ -8,10 +8,10 @@ from pathlib import Path
 from planted import FAULTS, HEALTHY
 from trainings import train
 
-from tbx_callbacks.diagnosis import RULES, Diagnosis, diagnose
-from tbx_callbacks.diagnosis.settings import thresholds
-from tbx_callbacks.events import read_run
-from tbx_callbacks.live.words import PREFIX
+from tbx_callbacks._config.rules import thresholds
+from tbx_callbacks.rules import RULES, Diagnosis, diagnose
+from tbx_callbacks.rules.formatting import PREFIX
+from tbx_callbacks.runs.reader import read_run
 
 
 @dataclass(frozen=True)

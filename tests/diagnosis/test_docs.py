@@ -11,8 +11,8 @@ from confusion import rule_row
 from planted import FAULTS, HEALTHY
 
 from tbx_callbacks import load_config
-from tbx_callbacks.diagnosis import RULES
-from tbx_callbacks.diagnosis.settings import load_rules
+from tbx_callbacks._config.rules import load_rules
+from tbx_callbacks.rules import RULES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "diagnosis.md").read_text(encoding="utf-8")
 

@@ -8,7 +8,7 @@ import pytest
 from confusion import judged
 from planted import FAULTS, HEALTHY
 
-from tbx_callbacks.diagnosis import RULES
+from tbx_callbacks.rules import RULES
 
 # Those that need what no small training has; test_rules.py judges them on series.
 NOT_PLANTED = {"input_bound"}

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tbx_callbacks.diagnosis import RULES, SEVERITIES, Finding, default_rules, diagnose
-from tbx_callbacks.diagnosis.layers import outermost, stack
-from tbx_callbacks.series import Run, Series, Texts, scalar_points, series_of
+from tbx_callbacks.rules import RULES, SEVERITIES, Finding, default_rules, diagnose
+from tbx_callbacks.rules.series_stats import outermost, stack
+from tbx_callbacks.runs.series import Run, Series, Texts, scalar_points, series_of
 
 N = 60
 FALLING = np.geomspace(0.7, 0.1, N)

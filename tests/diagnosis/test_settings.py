@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tbx_callbacks.diagnosis import RULES, default_rules
-from tbx_callbacks.diagnosis.rules.clipping import ClippingSaturated
-from tbx_callbacks.diagnosis.rules.generalisation import Overfitting
-from tbx_callbacks.diagnosis.settings import load_rules
-from tbx_callbacks.errors import ConfigError
+from tbx_callbacks._config.errors import ConfigError
+from tbx_callbacks._config.rules import load_rules
+from tbx_callbacks.rules import RULES, default_rules
+from tbx_callbacks.rules.clipping import ClippingSaturated
+from tbx_callbacks.rules.generalisation import Overfitting
 
 
 def test_thresholds_replace_defaults_and_off_leaves_a_rule_out() -> None:

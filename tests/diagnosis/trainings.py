@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from tbx_callbacks import TbxLoop
-from tbx_callbacks.select import Select, parameters_of, resolve
+from tbx_callbacks._model.parameters import Select, parameters_of, resolve
 
 LENGTH = 24
 LOG = {

@@ -17,13 +17,13 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from slow import Clock, Slow
 
-from tbx_callbacks.counters import Stopwatch
-from tbx_callbacks.facts import Setup
-from tbx_callbacks.items import Item
-from tbx_callbacks.metrics.memory import Memory
-from tbx_callbacks.monitor import Monitor
-from tbx_callbacks.schedule import every
-from tbx_callbacks.sinks import MemorySink
+from tbx_callbacks._config.metric_spec import Item
+from tbx_callbacks._config.schedule import every
+from tbx_callbacks._engine.counters import Stopwatch
+from tbx_callbacks._engine.engine import Monitor
+from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks.metrics.performance import Memory
+from tbx_callbacks.writers.base import MemorySink
 
 STEPS = 200
 

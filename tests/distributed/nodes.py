@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from tbx_callbacks import TbxLoop
-from tbx_callbacks.ranks import is_rank_zero
+from tbx_callbacks._distributed.rank import is_rank_zero
 
 if __name__ == "__main__":
     before = is_rank_zero()

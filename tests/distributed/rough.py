@@ -19,13 +19,13 @@ from torch.distributed.algorithms.join import Join
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-import tbx_callbacks.meeting
-import tbx_callbacks.monitor
+import tbx_callbacks._distributed.group
+import tbx_callbacks._engine.engine
 from tbx_callbacks import TbxLoop
-from tbx_callbacks.context import Context
-from tbx_callbacks.metrics import METRICS
-from tbx_callbacks.select import Select
-from tbx_callbacks.values import Sum, Value
+from tbx_callbacks._model.parameters import Select
+from tbx_callbacks.metrics.context import Context
+from tbx_callbacks.metrics.registry import METRICS
+from tbx_callbacks.metrics.values import Sum, Value
 
 SET: dict[str, Any] = {
     "every": 2,
@@ -174,7 +174,7 @@ def evaluates(rank: int) -> None:
 
 
 def never(rank: int) -> None:
-    tbx_callbacks.meeting._JOIN = 1.0
+    tbx_callbacks._distributed.group._JOIN = 1.0
     model = ddp()
     if rank == 0:
         train(model)
@@ -184,7 +184,7 @@ def never(rank: int) -> None:
 
 
 def never_sharded(rank: int) -> None:
-    tbx_callbacks.meeting._JOIN = 1.0
+    tbx_callbacks._distributed.group._JOIN = 1.0
     model = fsdp()
     if rank == 0:
         train(model)
@@ -202,7 +202,7 @@ def late(rank: int) -> None:
 
 
 def behind_a_barrier(rank: int) -> None:
-    tbx_callbacks.meeting._JOIN = 1.0
+    tbx_callbacks._distributed.group._JOIN = 1.0
     if rank == 1:
         dist.barrier()
     loop, _ = loop_of(net())
@@ -239,7 +239,7 @@ def open_at_exit(rank: int) -> None:
 
 def stuck(rank: int) -> None:
     """Rank 1 does not come to the last step while rank 0 is there."""
-    tbx_callbacks.monitor._PATIENCE = 1.0
+    tbx_callbacks._engine.engine._PATIENCE = 1.0
 
     def wait(step: int, loop: TbxLoop) -> None:
         if rank == 1 and step == 6:
@@ -271,7 +271,7 @@ if __name__ == "__main__":
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     for scenario in scenarios:  # those after which a process lives on share their processes
         Probe.fails, FOLDER = (-1, 0), base / scenario
-        tbx_callbacks.monitor._PATIENCE, tbx_callbacks.meeting._JOIN = 30.0, 60.0
+        tbx_callbacks._engine.engine._PATIENCE, tbx_callbacks._distributed.group._JOIN = 30.0, 60.0
         dist.barrier()
         print(f"<{scenario}>", flush=True)
         started = time.monotonic()

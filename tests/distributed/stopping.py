@@ -17,10 +17,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
-from tbx_callbacks.diagnosis import RULES, Finding
-from tbx_callbacks.diagnosis.rules.nonfinite import NonFinite
-from tbx_callbacks.diagnosis.tags import NONFINITE, Need
-from tbx_callbacks.series import Run
+from tbx_callbacks.rules import RULES, Finding
+from tbx_callbacks.rules.needs import NONFINITE, Need
+from tbx_callbacks.rules.nonfinite import NonFinite
+from tbx_callbacks.runs.series import Run
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from problems import bert, collate, rows

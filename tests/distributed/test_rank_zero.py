@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from processes import free_port
 
-from tbx_callbacks.ranks import is_rank_zero, world_size
+from tbx_callbacks._distributed.rank import is_rank_zero, world_size
 
 NODES = Path(__file__).with_name("nodes.py")
 

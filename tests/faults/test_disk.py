@@ -22,8 +22,8 @@ from transformers import TrainerCallback
 
 from faults.loops import EVERY_STEP, weights_digest
 from tbx_callbacks import TbxTrainerCallback
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
-from tbx_callbacks.stats.histogram import HistogramCounts
+from tbx_callbacks._stats.histogram import HistogramCounts
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
 pytestmark = pytest.mark.faults
 STEPS = 40
@@ -270,7 +270,7 @@ def test_a_folder_without_permission_stops_before_the_first_step(tmp_path: Path)
     closed.mkdir(mode=0o755)
     code = f"""
 import os
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 os.setuid(65534)
 try:
     TensorBoardSink({str(closed / "run")!r}).writer

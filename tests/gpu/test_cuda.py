@@ -12,9 +12,9 @@ from problems import Run
 from torch import nn
 
 from tbx_callbacks import TbxLoop
-from tbx_callbacks.fetch import Fetch
-from tbx_callbacks.stats import histogram
-from tbx_callbacks.stats.norms import count_nonfinite, square_norms
+from tbx_callbacks._stats import histogram
+from tbx_callbacks._stats.host_copy import Fetch
+from tbx_callbacks._stats.norms import count_nonfinite, square_norms
 
 pytestmark = [
     pytest.mark.gpu,

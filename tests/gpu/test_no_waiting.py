@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
-from tbx_callbacks.counters import Stopwatch
-from tbx_callbacks.device_time import DeviceTime, marks_of
-from tbx_callbacks.measuring import Measuring
-from tbx_callbacks.monitor import Monitor
-from tbx_callbacks.stats import fused, histogram, histogram_device
-from tbx_callbacks.stats.flat import flat
+from tbx_callbacks._engine.cost import DeviceTime, marks_of
+from tbx_callbacks._engine.counters import Stopwatch
+from tbx_callbacks._engine.engine import Monitor
+from tbx_callbacks._engine.recorder import Measuring
+from tbx_callbacks._stats import fused, histogram, histogram_device
+from tbx_callbacks._stats.flat import flat
 
 pytestmark = [
     pytest.mark.gpu,

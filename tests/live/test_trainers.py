@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
-from tbx_callbacks.diagnosis import RULES, Finding
-from tbx_callbacks.events import read_run
+from tbx_callbacks.rules import RULES, Finding
+from tbx_callbacks.runs.reader import read_run
 
 BAD = 5
 called: list[Finding] = []
@@ -206,7 +206,7 @@ def test_a_resumed_run_is_judged_with_what_was_before(tmp_path: Path, monkeypatc
     assert "divergence" not in fed_loop(tmp_path / "run", falls)
     assert "divergence" not in fed_loop(tmp_path / "run", noisy, start=100)
     assert "divergence" in fed_loop(tmp_path / "run", [0.9] * 60, start=180)
-    monkeypatch.setattr("tbx_callbacks.live.history._MOST", 1)
+    monkeypatch.setattr("tbx_callbacks._engine.live_history._MOST", 1)
     fed_loop(tmp_path / "large", falls)
     assert "divergence" not in fed_loop(tmp_path / "large", noisy, start=100)  # better silent than wrong
 

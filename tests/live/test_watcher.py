@@ -11,20 +11,19 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from tbx_callbacks.config import load_config
-from tbx_callbacks.diagnosis import Finding, diagnose
-from tbx_callbacks.diagnosis.responses import Response
-from tbx_callbacks.diagnosis.tags import TRAIN_LOSS, Need
-from tbx_callbacks.host_values import Text
-from tbx_callbacks.live.memory import Memory
-from tbx_callbacks.live.settings import Watched
-from tbx_callbacks.live.watch import Watch
-from tbx_callbacks.live.watcher import ONLY_NOTES, Watcher
-from tbx_callbacks.live.words import line, markdown
-from tbx_callbacks.schedule import every
-from tbx_callbacks.series import Run
-from tbx_callbacks.sinks import MemorySink
-from tbx_callbacks.verdict import Verdict
+from tbx_callbacks._config.live_rules import Watched
+from tbx_callbacks._config.metric_set import load_config
+from tbx_callbacks._config.rules import Response
+from tbx_callbacks._config.schedule import every
+from tbx_callbacks._engine.actions import Verdict
+from tbx_callbacks._engine.live_history import Memory
+from tbx_callbacks._engine.live_rules import ONLY_NOTES, Watch, Watcher
+from tbx_callbacks.metrics.host_values import Text
+from tbx_callbacks.rules import Finding, diagnose
+from tbx_callbacks.rules.formatting import line, markdown
+from tbx_callbacks.rules.needs import TRAIN_LOSS, Need
+from tbx_callbacks.runs.series import Run
+from tbx_callbacks.writers.base import MemorySink
 
 FALLS_THEN_RISES = [*np.geomspace(0.7, 0.1, 60), *np.full(20, 0.9)]
 called: list[Finding] = []

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tbx_callbacks.host_values import HParams, Text
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
-from tbx_callbacks.stats.histogram import HistogramCounts
+from tbx_callbacks._stats.histogram import HistogramCounts
+from tbx_callbacks.metrics.host_values import HParams, Text
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
 LAYERS = ["bert.embeddings", *(f"bert.encoder.layer.{n}" for n in range(4)), "bert.pooler", "classifier"]
 HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>"

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from report.runs import HOSTILE, trained
-from tbx_callbacks.diagnosis import Finding
-from tbx_callbacks.events import read_run
-from tbx_callbacks.host_values import Text
-from tbx_callbacks.live.words import markdown
+from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.report import figures, plot_losses, write_report
 from tbx_callbacks.report.colours import SEVERITY
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+from tbx_callbacks.rules import Finding
+from tbx_callbacks.rules.formatting import markdown
+from tbx_callbacks.runs.reader import read_run
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
 MEANS, ADVICE = "It jumped from 0.1 to 5.", "Look at the batch."
 FINDING = Finding("loss_spike", "warning", ("train/loss",), (40,), MEANS, ADVICE, "PaLM", {"loss": 5.0})

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from report.runs import HOSTILE, LAYERS, trained
-from tbx_callbacks.events import UnreadableError, read_run
 from tbx_callbacks.report import figures, plot_losses
-from tbx_callbacks.report.layers import families
-from tbx_callbacks.report.names import plain, short
-from tbx_callbacks.report.subjects import clock
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+from tbx_callbacks.report.heatmaps import families
+from tbx_callbacks.report.labels import plain, short
+from tbx_callbacks.report.loaded_runs import clock
+from tbx_callbacks.runs.reader import UnreadableError, read_run
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
 
 def test_the_figures_of_a_run(tmp_path: Path) -> None:

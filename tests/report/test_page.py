@@ -13,9 +13,9 @@ from test_cli import COMMAND, run
 from torch.utils.tensorboard import SummaryWriter
 
 from report.runs import HOSTILE, trained
-from tbx_callbacks.events import UnreadableError
 from tbx_callbacks.report import write_report
 from tbx_callbacks.report.watch import follow
+from tbx_callbacks.runs.reader import UnreadableError
 
 
 def test_a_page_that_needs_nothing_else(tmp_path: Path) -> None:

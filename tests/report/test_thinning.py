@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tbx_callbacks.report.thinning import heat, quantiles, smoothed, spread, thin
-from tbx_callbacks.series import Histograms, Series
+from tbx_callbacks.report.downsampling import heat, quantiles, smoothed, spread, thin
+from tbx_callbacks.runs.series import Histograms, Series
 
 
 def series(steps: list[int], values: list[float]) -> Series:

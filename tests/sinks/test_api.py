@@ -13,7 +13,7 @@ import torch
 from problems import Run, files
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from tbx_callbacks.sinks.summary_writer import SummaryWriter
+from tbx_callbacks.writers.summary_writer import SummaryWriter
 
 # tensorboardX and what it draws with use deprecated functions of their dependencies.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -129,11 +129,11 @@ def test_what_is_written_is_what_tensorboardx_writes(tmp_path: Path, name: str) 
     ids=["bf16", "empty", "nan", "int", "bool", "0-d fp16"],
 )
 def test_no_kind_of_weight_crashes_a_metric(tmp_path: Path, tensor: torch.Tensor) -> None:
-    from tbx_callbacks.config import load_config
-    from tbx_callbacks.facts import Setup
-    from tbx_callbacks.monitor import Monitor
-    from tbx_callbacks.schedule import every
-    from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+    from tbx_callbacks._config.metric_set import load_config
+    from tbx_callbacks._config.schedule import every
+    from tbx_callbacks._engine.engine import Monitor
+    from tbx_callbacks._engine.training_info import Setup
+    from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
     model = torch.nn.Linear(2, 2)
     model.odd = torch.nn.Parameter(tensor, requires_grad=False)

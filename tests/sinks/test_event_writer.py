@@ -13,10 +13,10 @@ import torch
 from problems import Run, files
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from tbx_callbacks.sinks.event_writer import EventWriter
-from tbx_callbacks.sinks.summary_writer import NullWriter, SummaryWriter
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
-from tbx_callbacks.stats.histogram import HistogramCounts
+from tbx_callbacks._stats.histogram import HistogramCounts
+from tbx_callbacks.writers.event_writer import EventWriter
+from tbx_callbacks.writers.summary_writer import NullWriter, SummaryWriter
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
 
 def in_a_process(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -27,7 +27,7 @@ def in_a_process(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 WRITE = """
     import os, sys
-    from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+    from tbx_callbacks.writers.tensorboard import TensorBoardSink
     sink = TensorBoardSink(sys.argv[1])
     for step in range(1, 201):
         sink.write(step, {"a": float(step), "b": 2.0 * step})
@@ -106,7 +106,7 @@ def test_writing_after_close_opens_another_file(tmp_path: Path) -> None:
 def test_a_forked_child_writes_nothing(tmp_path: Path) -> None:
     code = """
         import os, sys
-        from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+        from tbx_callbacks.writers.tensorboard import TensorBoardSink
         sink = TensorBoardSink(sys.argv[1])
         sink.write(1, {"parent": 1.0})
         child = os.fork()
@@ -205,7 +205,7 @@ def test_a_backlog_drains_whole_once_the_disk_works(caplog: pytest.LogCaptureFix
 
 
 def test_a_full_backlog_looks_at_each_event_a_few_times_only() -> None:
-    from tbx_callbacks.sinks.backlog import Backlog
+    from tbx_callbacks.writers.backlog import Backlog
 
     looks = 0
 
@@ -238,7 +238,7 @@ def test_a_store_that_hangs_does_not_keep_the_process(
 ) -> None:
     import threading
 
-    monkeypatch.setattr("tbx_callbacks.sinks.event_writer._CLOSE_SECS", 0.2)
+    monkeypatch.setattr("tbx_callbacks.writers.event_writer._CLOSE_SECS", 0.2)
     released = threading.Event()
 
     class Hangs(Stuck):

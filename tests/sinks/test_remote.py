@@ -13,7 +13,7 @@ import pytest
 from problems import Run, trainer
 
 from tbx_callbacks import TbxTrainerCallback
-from tbx_callbacks.sinks.tensorboardx import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardSink
 
 boto3 = pytest.importorskip("boto3")
 moto_server = pytest.importorskip("moto.server")
@@ -59,7 +59,7 @@ def test_a_run_on_s3_is_read_from_there(bucket: Any) -> None:
     sink.close()
     # TensorBoard takes S3_ENDPOINT when it is imported: a process of its own.
     code = (
-        "from tbx_callbacks.events import find_runs, read_run\n"
+        "from tbx_callbacks.runs.reader import find_runs, read_run\n"
         "for name, folder in find_runs('s3://runs/all').items():\n"
         "    print(name, folder, read_run(folder).scalars['train/loss'].values.tolist())"
     )

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tbx_callbacks.context import Tensors
-from tbx_callbacks.stats import fused, histogram
-from tbx_callbacks.stats.flat import flat
-from tbx_callbacks.stats.norms import count_nonfinite, square_norms
+from tbx_callbacks._model.tensors import Tensors
+from tbx_callbacks._stats import fused, histogram
+from tbx_callbacks._stats.flat import flat
+from tbx_callbacks._stats.norms import count_nonfinite, square_norms
 
 pytest.importorskip("triton", reason="Triton is not installed")
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs the kernels on the card itself")
@@ -174,7 +174,8 @@ import inspect
 import triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from tbx_callbacks.stats import fused, kernels
+from tbx_callbacks._stats import fused
+from tbx_callbacks._stats import triton_kernels as kernels
 
 POINTERS = {"table": "*i64", "order": "*i64", "found": "*fp64", "ranges": "*fp64", "bins": "*i64", "counts": "*i64"}
 POINTERS |= {"first": "*i64", "out": "*fp64", "chunks": "i32"}

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tbx_callbacks.stats import histogram, histogram_device
-from tbx_callbacks.stats.flat import flat
-from tbx_callbacks.stats.histogram import HistogramCounts
+from tbx_callbacks._stats import histogram, histogram_device
+from tbx_callbacks._stats.flat import flat
+from tbx_callbacks._stats.histogram import HistogramCounts
 
 
 def on_cpu(tensors: list[Tensor], bins: int = 64) -> HistogramCounts:

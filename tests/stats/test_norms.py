@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tbx_callbacks.stats.norms import count_nonfinite, square_norms
+from tbx_callbacks._stats.norms import count_nonfinite, square_norms
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tbx_callbacks.stats import histogram
-from tbx_callbacks.stats.norms import square_norms
-from tbx_callbacks.stats.threads import UNSPLIT, Pieces, on_threads
+from tbx_callbacks._stats import histogram
+from tbx_callbacks._stats.norms import square_norms
+from tbx_callbacks._stats.threads import UNSPLIT, Pieces, on_threads
 
 LARGE = (1 << 20) + 12_345
 

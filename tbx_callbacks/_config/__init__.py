@@ -1,0 +1,1 @@
+"""Metric sets: YAML files turned into validated objects."""

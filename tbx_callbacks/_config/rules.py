@@ -1,0 +1,158 @@
+"""Parses `rules:`: thresholds of rules, and the actions they may trigger."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from tbx_callbacks._config.errors import ConfigError, suggest
+from tbx_callbacks._config.yaml import read_yaml
+from tbx_callbacks.rules.base import Rule
+from tbx_callbacks.rules.registry import RULES
+
+ACTIONS = ("warn", "stop", "checkpoint")
+OWN_KEYS = ("action", "call")  # beside a rule's thresholds
+NOT_RULES = ("every", "others")  # keys of `rules:` that name no rule
+
+
+class RuleError(ValueError):
+    """An entry of `rules:` that cannot be used; the message starts with its place."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What is done beside saying it, once: some of ACTIONS, and a function `package.function` that gets the finding."""
+
+    actions: tuple[str, ...] = ("warn",)
+    call: str = ""
+
+
+def taken_apart(options: object, where: str) -> tuple[Response, dict[str, object]]:
+    """The response and the thresholds of a rule's options: an action, several, or a mapping of both.
+
+    Raises:
+        RuleError: an unknown action, or something else than these.
+    """
+    if options is None:
+        return Response(), {}
+    if isinstance(options, (str, list)):
+        return Response(_actions(options, where)), {}
+    if not isinstance(options, Mapping):
+        raise RuleError(f"{where} must be an action, a mapping of thresholds, or off, got {options!r}")
+    call = options.get("call", "")
+    if not isinstance(call, str) or (call == "" and "call" in options):
+        raise RuleError(f"{where}.call must be the name of a function, as package.function, got {call!r}")
+    thresholds = {str(key): value for key, value in options.items() if key not in OWN_KEYS}
+    return Response(_actions(options.get("action", "warn"), f"{where}.action"), call), thresholds
+
+
+def _actions(given: object, where: str) -> tuple[str, ...]:
+    listed = [given] if isinstance(given, str) else given
+    if not isinstance(listed, list) or not listed:
+        raise RuleError(
+            f"{where} must be an action or a list of actions, got {given!r}; {suggest('', ACTIONS, what='actions')}"
+        )
+    for action in listed:
+        if action not in ACTIONS:
+            known = suggest(str(action), ACTIONS, what="actions")
+            raise RuleError(f"{where} must be a known action, got {action!r}; {known}")
+    return tuple(action for action in ACTIONS if action in listed)
+
+
+__all__ = ["RuleError", "check_name", "load_rules", "options_model", "parse_rule", "thresholds"]
+
+_OF_A_METRIC_SET = ("extends", "every", "strict", "overhead_budget", "axis", "metrics")
+
+
+def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Rule]:
+    """Every rule, with the thresholds of a YAML file, or a mapping of the same structure, in place of its own.
+
+    The file may be a metric set: only `rules` is read, and of it what says how to judge, not what to do about it.
+
+    Raises:
+        ConfigError: it cannot be used; the message says where, the rule, the value and the nearest valid name.
+    """
+    if isinstance(source, Mapping):
+        return _build(source, "a mapping")
+    path = Path(source).expanduser()
+    return _build(read_yaml(path, "a file of rules"), path.name)
+
+
+def thresholds(name: str) -> dict[str, float]:
+    """A rule's thresholds with their defaults."""
+    options: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(RULES[name])  # type: ignore[arg-type]
+    return {option.name: getattr(RULES[name], option.name) for option in options}
+
+
+def check_name(name: object) -> str:
+    """Returns the name of a rule.
+
+    Raises:
+        RuleError: there is none of this name.
+    """
+    if not isinstance(name, str) or name not in RULES:
+        known = suggest(str(name), RULES, what="rules", most=99)
+        raise RuleError(f"rules must name known rules, got {name!r}; {known}")
+    return name
+
+
+def parse_rule(name: str, options: object) -> tuple[Rule, Response]:
+    """A rule with its thresholds, and what is done about what it finds.
+
+    Raises:
+        RuleError: an unknown threshold or action, or a value that breaks its rule.
+    """
+    where = f"rules.{name}"
+    response, given = taken_apart(options, where)
+    try:
+        parsed = options_model(name).model_validate(given)
+    except ValidationError as invalid:
+        error = invalid.errors()[0]
+        threshold = str(error["loc"][0])
+        if error["type"] == "extra_forbidden":
+            known = suggest(threshold, (*thresholds(name), *OWN_KEYS), what="thresholds")
+            raise RuleError(f"{where}.{threshold} must be a known threshold, got {threshold!r}; {known}") from None
+        rule = error["msg"].removeprefix("Input should be ")
+        raise RuleError(f"{where}.{threshold} must be {rule}, got {error['input']!r}") from None
+    return RULES[name](**{key: getattr(parsed, key) for key in parsed.model_fields_set}), response
+
+
+@cache
+def options_model(name: str) -> type[BaseModel]:
+    """The thresholds of a rule as a pydantic model: for validation, and for the JSON Schema that editors use."""
+    hints = get_type_hints(RULES[name])
+    fields: dict[str, Any] = {
+        threshold: (hints[threshold], Field(default, gt=0, allow_inf_nan=False if hints[threshold] is float else None))
+        for threshold, default in thresholds(name).items()
+    }
+    return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+
+
+def _build(data: object, source: str) -> dict[str, Rule]:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{source}: a file of rules must be a mapping with the key rules, got {data!r}")
+    for key in data:
+        if key not in ("rules", *_OF_A_METRIC_SET):
+            raise ConfigError(f"{source}: {key} must be a known key; {suggest(str(key), ('rules',), what='keys')}")
+    given = data.get("rules") or {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{source}: rules must be a mapping of a rule's name to its thresholds, got {given!r}")
+    rules = {name: cls() for name, cls in RULES.items()}
+    try:
+        for name, options in given.items():
+            if name in NOT_RULES:
+                continue
+            if options is False:
+                del rules[check_name(name)]
+            else:
+                rules[name], _ = parse_rule(check_name(name), options)
+    except RuleError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    return rules

@@ -1,0 +1,95 @@
+"""JSON Schema of a metric set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tbx_callbacks._config.metric_spec import options_model
+from tbx_callbacks._config.rules import ACTIONS
+from tbx_callbacks._config.rules import options_model as thresholds_model
+from tbx_callbacks.metrics.registry import METRICS
+from tbx_callbacks.rules import RULES
+from tbx_callbacks.runs.folders import AXES
+
+_EVERY = {
+    "description": "Optimizer steps between points, or log: whenever the trainer logs.",
+    "anyOf": [{"type": "integer", "minimum": 1}, {"const": "log"}],
+}
+
+
+def json_schema() -> dict[str, Any]:
+    """The structure that `load_config` accepts, as JSON Schema (draft 2020-12)."""
+    definitions = {name: _metric(name) for name in METRICS}
+    with_options = [
+        {
+            "type": "object",
+            "properties": {name: {"anyOf": [{"$ref": f"#/$defs/{name}"}, {"const": False}, {"type": "null"}]}},
+            "required": [name],
+            "additionalProperties": False,
+        }
+        for name in METRICS
+    ]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tbx_callbacks metric set",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "extends": {"type": "string", "description": "A bundled set or a path."},
+            "every": _EVERY,
+            "strict": {"type": "boolean", "description": "Raise errors of metrics instead of switching them off."},
+            "overhead_budget": {
+                "type": "number",
+                "exclusiveMinimum": 0,
+                "exclusiveMaximum": 1,
+                "description": "Share of the training time that watching may take.",
+            },
+            "rules": {"anyOf": [{"const": False}, {"type": "null"}, _rules()]},
+            "axis": {
+                "type": "array",
+                "prefixItems": [{"const": "step"}],
+                "items": {"enum": list(AXES)},
+                "minItems": 1,
+                "uniqueItems": True,
+                "description": "What the run is written against: its steps, and in folders below it further axes.",
+            },
+            "metrics": {"type": "array", "items": {"anyOf": [{"enum": list(METRICS)}, *with_options]}},
+        },
+        "$defs": definitions,
+    }
+
+
+_ACTION = {
+    "description": "What is done about a finding, once: it is said, the training stops, a checkpoint is saved.",
+    "anyOf": [{"enum": list(ACTIONS)}, {"type": "array", "items": {"enum": list(ACTIONS)}, "minItems": 1}],
+}
+_CALL = {"type": "string", "pattern": r"\.", "description": "A function that gets the finding, as package.function."}
+
+
+def _rules() -> dict[str, Any]:
+    others = {"type": "object", "properties": {"action": _ACTION, "call": _CALL}, "additionalProperties": False}
+    return {
+        "type": "object",
+        "description": "Rules that are asked while the run trains.",
+        "additionalProperties": False,
+        "properties": {
+            "every": _EVERY,
+            "others": {"anyOf": [{"const": False}, {"type": "null"}, _ACTION, others]},
+            **{name: {"anyOf": [{"const": False}, {"type": "null"}, _ACTION, _rule(name)]} for name in RULES},
+        },
+    }
+
+
+def _rule(name: str) -> dict[str, Any]:
+    schema = thresholds_model(name).model_json_schema()
+    schema["properties"] = {"action": _ACTION, "call": _CALL, **schema.get("properties", {})}
+    schema["description"] = (RULES[name].__doc__ or "").partition("\n")[0]
+    return schema
+
+
+def _metric(name: str) -> dict[str, Any]:
+    schema = options_model(name).model_json_schema()
+    if "every" in schema["properties"]:
+        schema["properties"]["every"] = _EVERY
+    schema["description"] = (METRICS[name].__doc__ or "").partition("\n")[0]
+    return schema

@@ -1,0 +1,1 @@
+"""Merges the values of a step over ranks, and carries messages of rank 0."""

@@ -1,0 +1,120 @@
+"""What rank 0 decides while a training is on, and all ranks do after the same step."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from tbx_callbacks._distributed.packing import Part, Parts
+
+Numbers = Mapping[str, float]
+Decision = tuple[str, Numbers]
+_DECIDED = "decided:"  # no tag holds a colon
+_MADE = ""  # what says that there is a decision, which may have no numbers
+
+
+class Decisions:
+    """Decisions on their way from rank 0 to what is to be done on each rank.
+
+    Rank 0 may decide at any moment, from any thread. What it has decided when a due step is merged is told to all
+    ranks then, or, where that would be one collective too many, with the next due step. They act in the training's
+    thread, when a later step has ended: the same decisions at the same step, however far ahead one of them is. A rank
+    that gets there too early waits, as long as decisions are expected; nothing waits otherwise.
+
+    A process without other ranks need not agree with anybody: it acts upon a decision when a step ends after it.
+
+    Args:
+        rank: this rank; rank 0 decides. None: there are no others.
+    """
+
+    def __init__(self, rank: int | None = None) -> None:
+        self._alone = rank is None
+        self.decides = not rank
+        """Whether this is the rank that decides."""
+        self.awaited: deque[tuple[int, Callable[[], Sequence[Decision]]]] = deque()
+        """By the step that has to be over what gives its decisions; empty when `act` has nothing to do."""
+        self._acts: dict[str, Callable[[Numbers], None]] = {}
+        # Filled by one thread and emptied by another, which a deque stands without a lock, that no process could be
+        # sent.
+        self._made: deque[Decision] = deque()
+
+    def expect(self, name: str, act: Callable[[Numbers], None]) -> None:
+        """From now on decisions of this name may come; called on all ranks at the same step, or before the training.
+
+        Args:
+            name: what is decided.
+            act: takes what was decided, the same on each rank.
+        """
+        self._acts[name] = act
+
+    def settle(self, name: str) -> None:
+        """No further decision of this name comes, so nothing waits for one; called by `act`, on all ranks alike."""
+        self._acts.pop(name, None)
+
+    @property
+    def expected(self) -> bool:
+        """Whether decisions may come: then each due step awaits them."""
+        return bool(self._acts)
+
+    def decide(self, name: str, numbers: Numbers) -> None:
+        """Rank 0 has decided; on other ranks, which do not decide, nothing happens.
+
+        Args:
+            name: what is decided. Numbers of decisions that leave together are united.
+            numbers: the decision, finite; perhaps none, where the name says all.
+        """
+        decision = name, dict(numbers)
+        if self._alone:
+            self.awaited.append((-1, lambda: [decision]))
+        elif self.decides:
+            self._made.append(decision)
+
+    def fail(self, error: Exception) -> None:
+        """Raises an error where decisions are acted upon next."""
+
+        def answer() -> Sequence[Decision]:
+            raise error
+
+        self.awaited.appendleft((-1, answer))
+
+    def act(self, step: int) -> None:
+        """Acts upon what was decided on steps before this one, which has ended. Raises what `fail` was given."""
+        while self.awaited and self.awaited[0][0] < step:
+            _, answer = self.awaited.popleft()
+            for name, numbers in answer():
+                if name in self._acts:
+                    self._acts[name](numbers)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "awaited": deque()}  # of a training that has ended
+
+    # -- the way ---------------------------------------------------------------------------------------------------
+
+    def leaving(self) -> Parts:
+        """What was decided, to be told to all ranks."""
+        united: dict[str, dict[str, float]] = {}
+        for name, numbers in _emptied(self._made):
+            united.setdefault(name, {_MADE: 1.0}).update(numbers)
+        return {_DECIDED + name: Part(None, {}, numbers) for name, numbers in united.items()}
+
+
+def heard(merged: Mapping[str, Mapping[str, float]]) -> Sequence[Decision]:
+    """The decisions in the maxima of a merged step, by tag and name."""
+    found = []
+    for tag, maxes in merged.items():
+        # What only an earlier decision had is there as well, without a number.
+        numbers = {name: number for name, number in maxes.items() if number > -math.inf}
+        if tag.startswith(_DECIDED) and numbers.pop(_MADE, None) is not None:
+            found.append((tag.removeprefix(_DECIDED), numbers))
+    return found
+
+
+def without_decisions(merged: Parts) -> Parts:
+    """What came together of a step, less what was decided."""
+    return {tag: part for tag, part in merged.items() if not tag.startswith(_DECIDED)}
+
+
+def _emptied(queue: deque[Decision]) -> Iterator[Decision]:
+    while queue:
+        yield queue.popleft()

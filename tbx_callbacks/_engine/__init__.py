@@ -1,0 +1,1 @@
+"""When and how metrics run in a training."""

@@ -1,0 +1,75 @@
+"""What rank 0 decides in a training, from what was measured: cadences within the budget, and what rules want done."""
+
+from __future__ import annotations
+
+from tbx_callbacks._config.live_rules import Live
+from tbx_callbacks._config.metric_spec import Cadence
+from tbx_callbacks._config.schedule import Schedule, never
+from tbx_callbacks._distributed.messages import Numbers
+from tbx_callbacks._engine.actions import Verdict
+from tbx_callbacks._engine.budget import Budget
+from tbx_callbacks._engine.counters import Stopwatch
+from tbx_callbacks._engine.live_rules import RULES, watch_of
+from tbx_callbacks._engine.plan import schedule_of
+from tbx_callbacks._engine.publisher import Publisher
+from tbx_callbacks._engine.runner import Program
+from tbx_callbacks.metrics.host_values import Text
+from tbx_callbacks.writers.base import NullSink
+
+
+class Steering:
+    """Budget and rules of one training.
+
+    Args:
+        publisher: has the training's decisions; what is said is written there.
+        program: the metrics.
+        stopwatch: says what they took.
+        share: of the training time that measuring may take; None sets no limit.
+        live: the rules.
+    """
+
+    def __init__(
+        self, publisher: Publisher, program: Program, stopwatch: Stopwatch, *, share: float | None, live: Live
+    ) -> None:
+        self._publisher, self._live = publisher, live
+        self._budget = Budget(share, stopwatch, program, publisher.decisions)
+        self._verdict = Verdict.NONE
+        self.asks: Schedule = never
+        """The steps about which rules are asked."""
+
+    def watch(
+        self, every: Cadence, log_schedule: Schedule, before: tuple[str, int] | None, *, whole: bool, strict: bool
+    ) -> None:
+        """Asks the rules from now on, where the run is written.
+
+        Args:
+            every: the set's cadence, for rules without one.
+            log_schedule: the steps at which the trainer logs.
+            before: the folder of a run that is resumed, and the step after which.
+            whole: whether this rank hears of all others: one that does not decides nothing.
+            strict: raise errors of rules.
+        """
+        live, decisions = self._live, self._publisher.decisions
+        if live.watched():
+            self.asks = schedule_of(live.every or every, log_schedule)
+        if live.decides and whole:
+            decisions.expect(RULES, self._take_verdict)
+        if not isinstance(self._publisher.sink, NullSink):
+            write = self._publisher.write
+            self._publisher.watched_by(watch_of(live, self.asks, decisions, strict=strict, write=write, before=before))
+
+    def keep_budget(self, step: int) -> None:
+        """A step was published: decides about cadences, when their costs are known."""
+        said = self._budget.decide(step)
+        if said is not None:
+            self._publisher.write(step, {"overhead_budget": Text(said)})
+
+    def act(self, step: int) -> Verdict:
+        """Acts upon what was decided, now that `step` is finished; what the adapter has to do."""
+        self._verdict = Verdict.NONE
+        self._publisher.decisions.act(step)
+        return self._verdict
+
+    def _take_verdict(self, numbers: Numbers) -> None:
+        for name in numbers:
+            self._verdict |= Verdict[name]

@@ -1,0 +1,238 @@
+"""Asks the rules while the run trains, on the rank that writes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from functools import partial
+
+from tbx_callbacks._config.live_rules import Live, Watched, function_of
+from tbx_callbacks._config.rules import Response
+from tbx_callbacks._config.schedule import Schedule
+from tbx_callbacks._distributed.messages import Decisions
+from tbx_callbacks._distributed.worker import Jobs
+from tbx_callbacks._engine.actions import Verdict
+from tbx_callbacks._engine.live_history import OF_THE_BEGINNING, Memory, read_history
+from tbx_callbacks.metrics.host_values import Finished, Text
+from tbx_callbacks.rules import SEVERITIES, Finding, diagnose
+from tbx_callbacks.rules.formatting import PREFIX, line, markdown, severity_of
+
+logger = logging.getLogger(__name__)
+
+_CALLS = 5.0  # seconds that the end of a training waits for functions that were called
+# These say nothing worse than a note; of the others a note is said and nothing else is done about it.
+ONLY_NOTES = frozenset({"no_warmup", "plateau", "head_only"})
+Write = Callable[[int, Mapping[str, Text]], None]
+
+
+class Watcher:
+    """Sees each batch that is written, and asks rules when it is told to.
+
+    All of it happens in a thread of its own, in the order in which it was asked for; the training thread only hands
+    over. A finding is said once, and again if it gets worse.
+
+    Args:
+        watched: the rules, by name.
+        write: writes texts of a step.
+    """
+
+    def __init__(self, watched: Mapping[str, Watched], *, write: Write) -> None:
+        self.seconds, self.judged = 0.0, 0
+        self.fail: Callable[[Exception], None] | None = None
+        """Gets errors of rules, which are said when it is None; in either case the rule is switched off."""
+        self._watched, self._write = dict(watched), write
+        self._memory = Memory()
+        self._said: dict[str, int] = {}
+        self._calls: list[threading.Thread] = []
+        self._jobs, self._blind = Jobs("tbx_callbacks rules", self._missed), False
+
+    def recall(self, folder: str, step: int) -> None:
+        """The run goes on after a step: what its folder holds up to there is part of it."""
+        self._jobs.do(partial(self._recall, folder, step))
+
+    def take(self, step: int, values: Mapping[str, Finished]) -> None:
+        """What was written at a step."""
+        self._jobs.do(partial(self._memory.take, step, values, time.time()))
+
+    def judge(self, step: int, then: Callable[[Verdict], None] | None = None) -> Future[Verdict]:
+        """Asks the rules about what was written up to now; the future never fails. `then` is told first."""
+
+        def question() -> Verdict:
+            verdict = self._judge(step, ended=False)
+            if then is not None:
+                then(verdict)
+            return verdict
+
+        return self._jobs.ask(question)
+
+    def close(self, step: int, seconds: float) -> None:
+        """Judges the whole run once more and lets go of the thread; the rest of its findings is said."""
+        wait([self._jobs.ask(partial(self._judge, step, ended=True))], timeout=seconds)
+        self.drop()
+        until = time.monotonic() + _CALLS
+        for call in self._calls:
+            call.join(max(0.0, until - time.monotonic()))
+
+    def drop(self) -> None:
+        """Lets go of the thread when it has done what it was asked for."""
+        self._jobs.close()
+
+    def _missed(self, error: Exception) -> None:
+        if not self._blind:
+            self._blind = True
+            logger.warning("rules do not see everything that is written: %r", error)
+
+    # -- in the thread ---------------------------------------------------------------------------------------------
+
+    def _recall(self, folder: str, step: int) -> None:
+        run = read_history(folder)
+        if run is None:
+            self._watched = {name: one for name, one in self._watched.items() if name not in OF_THE_BEGINNING}
+            return
+        for tag, series in run.scalars.items():
+            for at, value, wall_time in zip(series.steps, series.values, series.wall_times, strict=True):
+                if at <= step:
+                    self._memory.take(int(at), {tag: float(value)}, float(wall_time))
+        for tag, texts in run.texts.items():
+            said = severity_of(texts.values[-1])
+            if tag.startswith(PREFIX) and said is not None and texts.steps[-1] <= step:
+                self._said[tag.removeprefix(PREFIX)] = SEVERITIES.index(said)
+
+    def _judge(self, step: int, *, ended: bool) -> Verdict:
+        started = time.perf_counter()
+        verdict, run = Verdict.NONE, self._memory.run()
+        for name, one in list(self._watched.items()):
+            try:
+                for finding in diagnose(run, {name: one.rule}).findings:
+                    if self._is_news(finding):
+                        verdict |= self._alert(finding, step, one.response, ended=ended)
+            except Exception as error:
+                self._failed(name, step, error, ended=ended)
+        self.judged += 1
+        self.seconds += time.perf_counter() - started
+        return verdict
+
+    def _failed(self, name: str, step: int, error: Exception, *, ended: bool) -> None:
+        del self._watched[name]
+        if self.fail is not None and not ended:
+            self.fail(RuntimeError(f"rule {name} failed at step {step}: {error!r}"))
+            return
+        logger.warning("rule %s failed at step %d and is switched off: %r", name, step, error)
+
+    def _is_news(self, finding: Finding) -> bool:
+        rank = SEVERITIES.index(finding.severity)
+        if rank >= self._said.get(finding.id, len(SEVERITIES)):
+            return False
+        self._said[finding.id] = rank
+        return True
+
+    def _alert(self, finding: Finding, step: int, response: Response, *, ended: bool) -> Verdict:
+        acts = finding.severity != "note" or finding.id in ONLY_NOTES
+        verdict = _verdict(response) if acts and not ended else Verdict.NONE
+        done = "".join(
+            f"; {what}"
+            for flag, what in ((Verdict.CHECKPOINT, "a checkpoint is asked for"), (Verdict.STOP, "a stop is asked for"))
+            if flag in verdict
+        )
+        logger.warning("%s", line(finding, done))
+        self._write(step, {PREFIX + finding.id: markdown(finding, step, done)})
+        if response.call and acts:
+            call = threading.Thread(target=_call, args=(response.call, finding), name="tbx_callbacks call", daemon=True)
+            self._calls.append(call)
+            call.start()
+        return verdict
+
+
+def _verdict(response: Response) -> Verdict:
+    flags = {"stop": Verdict.STOP, "checkpoint": Verdict.CHECKPOINT}
+    verdict = Verdict.NONE
+    for action in response.actions:
+        verdict |= flags.get(action, Verdict.NONE)
+    return verdict
+
+
+def _call(path: str, finding: Finding) -> None:
+    """A user's function may take its time, or fail: in a thread of its own that is nobody's business."""
+    try:
+        function_of(path)(finding)
+    except Exception as error:
+        logger.warning("%s failed on the finding %s: %r", path, finding.id, error)
+
+
+RULES = "rules"
+"""The name of what rules decide; its numbers are flags of `Verdict`, by their names."""
+
+
+class Watch:
+    """Rules are asked when a step is published at which `schedule` is due, or has been since they were asked last.
+
+    Args:
+        schedule: the steps.
+        watcher: asks the rules.
+        decisions: what they want done becomes one of these; None where they only say what they find.
+    """
+
+    def __init__(self, schedule: Schedule, watcher: Watcher, decisions: Decisions | None) -> None:
+        self._schedule, self._checked = schedule, 0
+        self.watcher, self._decisions = watcher, decisions
+
+    def due(self, step: int) -> bool:
+        """Whether rules are asked about a step that is published; once for each."""
+        due = self._schedule(step) or any(map(self._schedule, range(self._checked + 1, step)))
+        self._checked = step
+        return due
+
+    def take(self, step: int, values: Mapping[str, Finished]) -> None:
+        """What is written at a step."""
+        self.watcher.take(step, values)
+
+    def judge(self, step: int) -> Callable[[], None] | None:
+        """Asks the rules; what it returns waits until they have decided, if they may."""
+        if self._decisions is None:
+            self.watcher.judge(step)
+            return None
+        judged = self.watcher.judge(step, self._decide)
+
+        def wait() -> None:
+            judged.result()
+
+        return wait
+
+    def _decide(self, verdict: Verdict) -> None:
+        """In the rules' thread."""
+        if verdict and self._decisions is not None:
+            self._decisions.decide(RULES, {str(flag.name): 1.0 for flag in Verdict if flag in verdict})
+
+    def close(self, step: int, seconds: float) -> None:
+        """The run has ended: rules are asked for the last time."""
+        self.watcher.close(step, seconds)
+
+    def drop(self) -> None:
+        """Nobody asks any more."""
+        self.watcher.drop()
+
+
+def watch_of(
+    live: Live, schedule: Schedule, decisions: Decisions, *, strict: bool, write: Write, before: tuple[str, int] | None
+) -> Watch | None:
+    """The watch of a run; None without rules.
+
+    Args:
+        live: the rules.
+        schedule: when they are asked.
+        decisions: of the run.
+        strict: raise errors of rules, when decisions are acted upon.
+        write: writes texts of a step.
+        before: the folder of a run that is resumed, and the step after which.
+    """
+    if not (watched := live.watched()):
+        return None
+    watcher = Watcher(watched, write=write)
+    if before is not None:
+        watcher.recall(*before)
+    if strict:
+        watcher.fail = decisions.fail
+    return Watch(schedule, watcher, decisions if live.decides else None)

@@ -1,0 +1,182 @@
+"""From the items of a set to what runs on this model: schedules, selections, and the tags that will be written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tbx_callbacks._config.errors import ConfigError
+from tbx_callbacks._config.metric_spec import Cadence, Item
+from tbx_callbacks._config.schedule import Schedule, either, every
+from tbx_callbacks._distributed.reducer import Together
+from tbx_callbacks._engine.cost import Cost
+from tbx_callbacks._engine.counters import Totals
+from tbx_callbacks._model.parameters import NoMatchError, Parameter, Selection, matched
+from tbx_callbacks.metrics.progress import Seen
+
+
+@dataclass(eq=False)
+class Entry:
+    """An item on a given model. `last` is what had been counted at the metric's last point."""
+
+    item: Item
+    schedule: Schedule
+    selection: Selection
+    tags: dict[str, tuple[int, ...]]
+    """Tags as far as they are known beforehand, and which parameters each is made of."""
+    optimizer: str = ""
+    """The optimizer in whose step the metric is measured."""
+    last: Totals = field(default_factory=Totals)
+    cost: Cost = field(default_factory=Cost)
+
+    @property
+    def has_histograms(self) -> bool:
+        """Whether it writes histograms."""
+        return "histogram" in self.item.metric.tags.values()
+
+    @property
+    def on_steps(self) -> bool:
+        """Whether the metric is measured on steps (and not only when the trainer logs)."""
+        return "step" in self.item.metric.events
+
+
+def schedule_of(cadence: Cadence, log_schedule: Schedule) -> Schedule:
+    """The schedule of a cadence: every so many steps, or the trainer's own logging."""
+    return every(cadence) if isinstance(cadence, int) else log_schedule
+
+
+def plan(
+    items: Sequence[Item],
+    default: Cadence,
+    parameters: Sequence[Parameter],
+    log_schedule: Schedule,
+    owners: Mapping[str, Sequence[int]],
+    ranks: Together | None = None,
+) -> list[Entry]:
+    """Resolves every item.
+
+    Args:
+        items: the metrics.
+        default: cadence of items without one.
+        parameters: all parameters of the model.
+        log_schedule: the steps at which the trainer logs.
+        owners: places of the parameters of each optimizer, by its name. With several, each has entries of its own, and
+            its name stands in front of the groups' names.
+        ranks: all ranks, where there are several. They may hold other parameters, as stages of a pipeline do: where an
+            item selects some on any rank, it has an entry on all of them, perhaps an empty one.
+
+    Raises:
+        ConfigError: a regex matches no parameter, on any rank, or two items would write the same tag.
+    """
+    entries: list[Entry] = []
+    for item, selections in zip(items, _selections(items, parameters, owners, ranks), strict=True):
+        schedule = schedule_of(item.every or default, log_schedule)
+        for optimizer, selection in selections:
+            entry = Entry(item, schedule, selection, _tags(item, selection), optimizer)
+            for other in entries:
+                if other.item is not item:
+                    _check_apart(entry, other)
+            entries.append(entry)
+    return entries
+
+
+def _selections(
+    items: Sequence[Item],
+    parameters: Sequence[Parameter],
+    owners: Mapping[str, Sequence[int]],
+    ranks: Together | None,
+) -> list[list[tuple[str, Selection]]]:
+    """What each item selects of each optimizer's parameters, where it selects some of them on any rank."""
+    found = [_selected(item, parameters, owners) for item in items]
+    here: set[str] = set()
+    for place, of_item in enumerate(found):
+        for optimizer, (selection, regexes) in of_item.items():
+            here |= {f"{place} {what}" for what, error in regexes.items() if error is None}
+            here |= {f"{place} @{optimizer}"} if selection.groups else set()
+    anywhere = here if ranks is None else ranks.anywhere(here)
+    for place, (item, of_item) in enumerate(zip(items, found, strict=True)):
+        for _, regexes in of_item.values():
+            for what, error in regexes.items():
+                if error is not None and f"{place} {what}" not in anywhere:
+                    raise ConfigError(f"{item.name}.{error}") from error
+    return [
+        [
+            (optimizer, selection)
+            for optimizer, (selection, _) in of_item.items()
+            if item.select is None or f"{place} @{optimizer}" in anywhere
+        ]
+        for place, (item, of_item) in enumerate(zip(items, found, strict=True))
+    ]
+
+
+def _selected(
+    item: Item, parameters: Sequence[Parameter], owners: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[Selection, dict[str, NoMatchError | None]]]:
+    """What the item selects on this rank, by optimizer; an item that reads no parameter goes with the first."""
+    if item.select is None:
+        return {next(iter(owners), ""): (Selection(()), {})}
+    return {
+        name: matched(item.select, parameters, places, f"{name}/" if len(owners) > 1 else "")
+        for name, places in owners.items()
+    }
+
+
+def families(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """What comes before the group's name in tags of scalars that are written for several groups; each once."""
+    found: dict[str, None] = {}
+    for entry in entries:
+        if any(group.name != "total" for group in entry.selection.groups):
+            tags = entry.item.metric.tags.items()
+            found.update(
+                {t.removesuffix("/{group}"): None for t, unit in tags if "{group}" in t and unit != "histogram"}
+            )
+    return tuple(found)
+
+
+def _tags(item: Item, selection: Selection) -> dict[str, tuple[int, ...]]:
+    tags: dict[str, tuple[int, ...]] = {}
+    for tag in item.metric.tags:
+        if "{group}" in tag:
+            tags.update({tag.replace("{group}", group.name): group.members for group in selection.groups})
+        elif "<" not in tag:
+            tags[tag] = ()
+    return tags
+
+
+def _check_apart(entry: Entry, other: Entry) -> None:
+    """A tag may come from two items only when it means the same: a module that is also a layer, for example."""
+    alike = entry.item.metric == other.item.metric and entry.item.select is not None
+    same = [
+        tag
+        for tag, members in entry.tags.items()
+        if tag in other.tags and not (alike and members and members == other.tags[tag])
+    ]
+    if same:
+        more = f" and {len(same) - 1} more" if len(same) > 1 else ""
+        raise ConfigError(
+            f"every tag must be written by one metric, but {other.item.name} ({describe(other.item)}) and"
+            f" {entry.item.name} ({describe(entry.item)}) both write {same[0]}{more};"
+            " let their selections differ, or name groups with by: {name: regex}"
+        )
+
+
+def describe(item: Item) -> str:
+    """What an item selects, as a set says it."""
+    if item.select is None:
+        return "no selection"
+    parts = {"by": item.select.by, "include": item.select.include, "exclude": item.select.exclude}
+    return ", ".join(f"{key}: {value}" for key, value in parts.items() if value is not None)
+
+
+def items_of(axes: Sequence[str]) -> list[Item]:
+    """What has to be counted for these axes; epochs come from the trainer."""
+    counted = tuple(axis for axis in axes if axis in ("samples", "tokens"))
+    return [Item("axis", Seen(counted))] if counted else []
+
+
+def follow(entries: Sequence[Entry], log_schedule: Schedule) -> None:
+    """Counts whenever anything else is measured, or the trainer logs."""
+    others = [entry.schedule for entry in entries if not isinstance(entry.item.metric, Seen) and entry.on_steps]
+    for entry in entries:
+        if isinstance(entry.item.metric, Seen):
+            entry.schedule = either(*dict.fromkeys((log_schedule, *others)))

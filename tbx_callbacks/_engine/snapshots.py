@@ -1,0 +1,107 @@
+"""What is looked at before an optimizer's step: gradients before they are clipped, and the weights it will change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tbx_callbacks._engine.plan import Entry
+from tbx_callbacks._engine.runner import needs_of
+from tbx_callbacks._model.access import Source
+from tbx_callbacks._model.tensors import Tensors
+from tbx_callbacks._stats.flat import moved
+from tbx_callbacks._stats.types import Number
+from tbx_callbacks.metrics.values import ClipFactor, Max, Value
+
+
+class Clipping:
+    """The gradients of one step before they are clipped, and what clipping multiplies them by."""
+
+    def __init__(self) -> None:
+        self.gradients: dict[str, Tensors] = {}
+        """Their statistics, by the optimizer's name."""
+        self.factor: Number | None = None
+        self.square: Number = 0.0
+        self.max_norm: float | None = None
+
+    def look(
+        self, source: Source, due: Sequence[Entry], scale: Tensor | None, optimizer: str | None, max_norm: float | None
+    ) -> None:
+        """Takes the gradients' statistics where a due metric needs them; see `Monitor.before_clip`."""
+        for name in source.owners if optimizer is None else (optimizer,):
+            needs = needs_of(due, name)
+            if "before_clip" in needs and name not in self.gradients:
+                gradients = source.gradients(name, scale)
+                self.gradients[name] = gradients.measured(nonfinite="nonfinite" in needs)
+                if max_norm is not None and not source.unsummed(name):
+                    self.square, self.max_norm = gradients.squares.sum(), max_norm
+
+    def written(self) -> Value | None:
+        """The clip factor; None when nobody has told it."""
+        if self.max_norm is not None:
+            return ClipFactor(self.square, self.max_norm)
+        return None if self.factor is None else Max(self.factor)
+
+    def clipped(self, norm: Tensor, max_norm: float) -> None:
+        """The gradients have this norm and are clipped to `max_norm`; see torch.nn.utils.clip_grad_norm_ for 1e-6."""
+        self.factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+
+
+class Copies:
+    """Copies of weights, from just before an optimizer's step until their change has been measured.
+
+    Only those that a due metric compares with are copied, and none that takes no gradient. Memory: one copy of them;
+    half precision is copied as float32, in which the difference of two such weights is exact but for its last bits.
+    """
+
+    def __init__(self) -> None:
+        self._copies: dict[str, dict[int, Tensor]] = {}
+
+    def take(self, source: Source, due: Sequence[Entry], name: str, *, closure: bool) -> None:
+        """Copies what the optimizer called `name` may change; with a closure gradients are not there yet."""
+        places = {
+            place
+            for entry in due
+            if entry.optimizer == name and "weights_before" in entry.item.metric.needs
+            for group in entry.selection.groups
+            for place in group.members
+            if source.is_mine(place)
+        }
+        self._copies[name] = {
+            place: here.to(_exact(here.dtype), copy=True)
+            for place in sorted(places)
+            if source.parameters[place].tensor.requires_grad
+            and (closure or source.has_gradient(place))
+            and (here := source.weight(place)) is not None
+        }
+
+    def updates(self, source: Source, name: str, skipped: Tensor | None) -> Tensors | None:
+        """New weights less old ones, in the memory of the copies; None when nothing was copied.
+
+        Weights without a gradient are left out, since the optimizer passes them over. `skipped` is not 0 when the step
+        did nothing at all: the updates are then NaN, not zeros, so that no statistic is made of them.
+        """
+        copies = self._copies.pop(name, None)
+        if not copies:
+            return None
+        updates: list[Tensor | None] = [None] * len(source.parameters)
+        for place, old in copies.items():
+            here = source.weight(place)
+            if here is None or (source.zero is None and not source.has_gradient(place)):
+                continue
+            torch.sub(here, old, out=old)
+            if skipped is not None:
+                nothing = torch.zeros_like(skipped).masked_fill_(skipped != 0, torch.nan)
+                old.add_(moved(nothing, old.device).to(old.dtype))
+            updates[place] = old
+        return Tensors(updates)
+
+    def clear(self) -> None:
+        """Forgets what is left of a step that raised."""
+        self._copies.clear()
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.is_floating_point and dtype.itemsize < 4 else dtype

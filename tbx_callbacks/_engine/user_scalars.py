@@ -1,0 +1,50 @@
+"""Scalars that users log themselves: averaged on the device until the next point."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tbx_callbacks._config.schedule import Schedule, never
+from tbx_callbacks._distributed.packing import Batch
+from tbx_callbacks._stats.types import Number
+from tbx_callbacks.metrics.host_values import Finished
+from tbx_callbacks.metrics.values import Mean
+from tbx_callbacks.tags import check_tag
+
+
+class OwnScalars:
+    """Means in the making, by tag; `schedule` names the points at which they are written."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, tuple[Number, int]] = {}
+        """Sums and counts since the last point."""
+        self.schedule: Schedule = never
+
+    def due(self, step: int) -> bool:
+        """Whether there are some to write at this step."""
+        return bool(self.sums) and self.schedule(step)
+
+    def add(self, tag: str, value: Tensor | float) -> None:
+        """Adds a value to the mean of its tag, without a host sync.
+
+        Raises:
+            ValueError: TensorBoard would rewrite the tag, or the value is not a scalar.
+        """
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise ValueError(f"{tag} must be a scalar, got shape {tuple(value.shape)}; reduce it, as by .mean()")
+            value = value.detach().reshape(()).float()
+        total, count = self.sums.get(check_tag(tag), (0.0, 0))
+        self.sums[tag] = (total + value, count + 1)
+
+    def take(self) -> dict[str, Mean]:
+        """The means so far, of this rank: ranks need not log the same ones. The next ones start anew."""
+        taken = {tag: Mean(total, count) for tag, (total, count) in self.sums.items()}
+        self.sums.clear()
+        return taken
+
+    def numbers(self) -> dict[str, Finished]:
+        """The same, finished; waits for their device."""
+        batch = Batch()
+        batch.add(self.take())
+        return batch.numbers({})

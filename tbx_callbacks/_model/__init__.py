@@ -1,0 +1,1 @@
+"""Reads a model and its optimizers: parameters, names, gradients, shards, optimizer state."""

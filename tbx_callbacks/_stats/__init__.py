@@ -1,0 +1,1 @@
+"""Pure functions on tensors: norms, histograms, and the kernels behind them."""

@@ -1,0 +1,90 @@
+"""Many small histograms in one flat pass: a few operators for all of them, instead of a few for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from tbx_callbacks._stats.histogram_cpu import Work, holds_float32
+from tbx_callbacks._stats.threads import UNSPLIT
+
+SMALL = 1 << 13
+_TOGETHER = UNSPLIT  # elements of one pass
+
+
+def is_small(tensors: Sequence[Tensor]) -> bool:
+    """Whether flat tensors are few and plain enough for a flat pass."""
+    plain = all(tensor.dtype in (torch.float32, torch.bfloat16, torch.float16) for tensor in tensors)
+    return plain and 0 < sum(tensor.numel() for tensor in tensors) <= SMALL
+
+
+def bounds(groups: Sequence[Sequence[Tensor]]) -> list[Tensor | None]:
+    """Smallest and largest element of each group, `[2]` float64; None for those that hold NaN or Inf."""
+    found: list[Tensor | None] = []
+    for chosen in _batches([sum(tensor.numel() for tensor in group) for group in groups]):
+        values, sizes = _flat([groups[place] for place in chosen])
+        lows = torch.segment_reduce(values, "min", lengths=sizes)
+        highs = torch.segment_reduce(values, "max", lengths=sizes)
+        both = torch.stack([lows, highs], 1).double()
+        finite = torch.isfinite(both).all(1).tolist()
+        found.extend(row if good else None for row, good in zip(both.unbind(), finite, strict=True))
+    return found
+
+
+def count(works: Sequence[Work], ranges: Tensor) -> list[Tensor | None]:
+    """As `histogram.count`, `ranges` is `[works, 2]`.
+
+    None for those that need more care (NaN, Inf, ranges that float32 cannot hold).
+    """
+    found: list[Tensor | None] = []
+    for chosen in _batches([sum(tensor.numel() for tensor in work.tensors) for work in works]):
+        found.extend(_count([works[place] for place in chosen], ranges[chosen]))
+    return found
+
+
+def _count(works: Sequence[Work], ranges: Tensor) -> list[Tensor | None]:
+    values, sizes = _flat([work.tensors for work in works])
+    rows = max(work.bins for work in works) + 1  # one bin more: an element at the right edge lands there
+    owner = _owners(sizes)
+    exact = values.double()
+    totals = torch.zeros(len(works), dtype=torch.float64).index_add_(0, owner, exact)
+    squares = torch.zeros(len(works), dtype=torch.float64).index_add_(0, owner, exact.square())
+    lefts = torch.tensor([work.left for work in works]).index_select(0, owner)
+    scales = torch.tensor([work.bins / work.width for work in works]).index_select(0, owner)
+    index = torch.sub(values, lefts).mul_(scales).nan_to_num_().clamp_(0, rows - 1).long().add_(owner, alpha=rows)
+    counts = torch.bincount(index, minlength=rows * len(works)).view(-1, rows).double()
+    every, bins = torch.arange(len(works)), torch.tensor([work.bins for work in works])
+    counts[every, bins - 1] += counts[every, bins]
+    packed = torch.cat([ranges, torch.stack([totals, squares], 1), counts], 1)
+    good = torch.isfinite(squares).tolist()
+    return [
+        row[: 4 + work.bins] if fine and holds_float32(work) else None
+        for work, row, fine in zip(works, packed.unbind(), good, strict=True)
+    ]
+
+
+def _flat(groups: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+    sizes = torch.tensor([sum(tensor.numel() for tensor in group) for group in groups])
+    return torch.cat([tensor.float() for group in groups for tensor in group]), sizes
+
+
+def _owners(sizes: Tensor) -> Tensor:
+    """For each element the number of its group. Not by repeat_interleave, which waits for all threads of torch."""
+    begins = torch.zeros(int(sizes.sum()), dtype=torch.int64)
+    begins[sizes[:-1].cumsum(0)] = 1
+    return begins.cumsum_(0)
+
+
+def _batches(sizes: Sequence[int]) -> Iterator[list[int]]:
+    chosen: list[int] = []
+    waiting = 0
+    for place, size in enumerate(sizes):
+        if chosen and waiting + size > _TOGETHER:
+            yield chosen
+            chosen, waiting = [], 0
+        chosen.append(place)
+        waiting += size
+    if chosen:
+        yield chosen

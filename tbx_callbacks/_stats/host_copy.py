@@ -1,0 +1,66 @@
+"""From tensors to numbers on the host: one copy a device and type; the training does not wait for CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tbx_callbacks._stats.types import Number
+
+
+class Fetch:
+    """Numbers and vectors on their way to the host.
+
+    On CUDA the copies go to pinned memory, behind what the device still has to do, and `read` waits for them: it may be
+    called by another thread. Elsewhere they are there at once.
+
+    Args:
+        scalars: numbers, or tensors of one element.
+        vectors: 1-D tensors.
+    """
+
+    def __init__(self, scalars: Sequence[Number], vectors: Sequence[Tensor]) -> None:
+        flats = [part.detach().reshape(1) for part in scalars if isinstance(part, Tensor)] + list(vectors)
+        self._scalars = [None if isinstance(part, Tensor) else float(part) for part in scalars]
+        self._sizes = [flat.numel() for flat in flats]
+        places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+        for place, flat in enumerate(flats):
+            places.setdefault((flat.device, flat.dtype), []).append(place)
+        self._events: list[tuple[torch.device, torch.cuda.Event]] = []
+        self._copies = [
+            (chosen, self._copy(torch.cat([flats[place] for place in chosen]))) for chosen in places.values()
+        ]
+
+    @property
+    def waits(self) -> bool:
+        """Whether the device may still be at it."""
+        return bool(self._events)
+
+    def read(self) -> tuple[list[float], list[list[float]]]:
+        """The numbers, and the vectors."""
+        for device, event in self._events:
+            # Or it makes a context on the current device: in a new thread the first one, which is another rank's.
+            with torch.cuda.device(device):
+                event.synchronize()
+        found: list[list[float]] = [[] for _ in self._sizes]
+        for chosen, copy in self._copies:
+            together, start = copy if isinstance(copy, list) else copy.tolist(), 0
+            for place in chosen:
+                found[place] = together[start : start + self._sizes[place]]
+                start += self._sizes[place]
+        rest = iter(found)
+        numbers = [float(next(rest)[0]) if number is None else number for number in self._scalars]
+        return numbers, list(rest)
+
+    def _copy(self, packed: Tensor) -> Tensor | list[float]:
+        if packed.device.type != "cuda":
+            found: list[float] = packed.tolist()
+            return found
+        host = torch.empty(packed.shape, dtype=packed.dtype, device="cpu", pin_memory=True)
+        host.copy_(packed, non_blocking=True)
+        event = torch.cuda.Event(blocking=True)  # or the waiting thread would keep a core busy
+        event.record(torch.cuda.current_stream(packed.device))
+        self._events.append((packed.device, event))
+        return host

@@ -1,0 +1,98 @@
+"""Reads runs and says what is wrong with them: what `tbx-callbacks doctor` prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+
+from tbx_callbacks.rules import Diagnosis, Finding, Unjudged
+from tbx_callbacks.rules.diagnose import Examined
+
+_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+def show(examined: Examined, console: Console) -> None:
+    """Prints a run's findings, worst first, and which rules could not judge it."""
+    run, diagnosis = examined.run, examined.diagnosis
+    name = examined.folder if examined.name == "." else examined.name
+    console.print(f"[bold]{_safe(name)}[/bold]: {len(run.scalars)} scalar tags, {run.last_step} steps")
+    for finding in diagnosis.findings:
+        colour = _COLOURS[finding.severity]
+        console.print(f"  [{colour}]{finding.severity:8}[/{colour}][bold]{finding.id}[/bold], {_where(finding)}")
+        console.print(Padding(f"{_safe(finding.means)}\n[dim]try:[/dim] {_safe(finding.advice)}", (0, 0, 0, 10)))
+        console.print(Padding(f"[dim]{_evidence(finding)}\n{_safe(finding.source)}[/dim]", (0, 0, 0, 10)))
+    if not diagnosis.findings:
+        console.print("  [green]healthy[/green]: no rule found anything")
+    for file, missing in run.unread.items():
+        console.print(f"  [yellow]{missing} bytes at the end of {_safe(file)} are cut off or damaged[/yellow]")
+    if diagnosis.unjudged:
+        console.print(f"  [dim]not judged, {len(diagnosis.unjudged)} rules:[/dim]")
+        for need, names in _by_need(diagnosis.unjudged).items():
+            console.print(Padding(f"[dim]{', '.join(names)}: {need}[/dim]", (0, 0, 0, 4)))
+
+
+def show_worst(diagnosis: Diagnosis, console: Console, *, most: int = 3) -> None:
+    """Prints the worst findings in a line each, and how many more there are."""
+    for finding in diagnosis.findings[:most]:
+        colour = _COLOURS[finding.severity]
+        console.print(f"[{colour}]{finding.severity}[/{colour}] {finding.id}: {_safe(finding.means)}", soft_wrap=True)
+    more = len(diagnosis.findings) - most
+    if more > 0:
+        console.print(f"and {more} more")
+    if not diagnosis.findings:
+        console.print("[green]healthy[/green]: no rule found anything wrong")
+
+
+def as_json(examined: list[Examined]) -> str:
+    """All of it for programs."""
+    runs = [
+        {
+            "run": one.name,
+            "folder": one.folder,
+            "healthy": one.diagnosis.healthy,
+            "last_step": one.run.last_step,
+            "findings": [_plain(finding) for finding in one.diagnosis.findings],
+            "unjudged": [dataclasses.asdict(rule) for rule in one.diagnosis.unjudged],
+            "unread": dict(one.run.unread),
+        }
+        for one in examined
+    ]
+    healthy = all(one.diagnosis.healthy for one in examined)
+    return json.dumps({"healthy": healthy, "runs": runs}, indent=2, allow_nan=False)
+
+
+def _plain(finding: Finding) -> dict[str, object]:
+    numbers = {name: number if math.isfinite(number) else str(number) for name, number in finding.numbers.items()}
+    return {**dataclasses.asdict(finding), "numbers": numbers}
+
+
+def _by_need(unjudged: Sequence[Unjudged]) -> dict[str, list[str]]:
+    """What is missing, and the rules that miss it."""
+    rules: dict[str, list[str]] = {}
+    for one in unjudged:
+        need = f"needs {_safe(one.missing)}, from the metric {_safe(one.metric)}"
+        rules.setdefault(need, []).append(one.id)
+    return rules
+
+
+def _where(finding: Finding) -> str:
+    return f"step {finding.steps[0]}" if finding.steps else "the whole run"
+
+
+def _evidence(finding: Finding, most: int = 3) -> str:
+    tags = ", ".join(finding.tags[:most]) + (
+        f" and {len(finding.tags) - most} more" if len(finding.tags) > most else ""
+    )
+    numbers = ", ".join(f"{name} {number:.4g}" for name, number in list(finding.numbers.items())[:most])
+    return _safe(f"{tags}: {numbers}" if numbers else tags)
+
+
+def _safe(text: str) -> str:
+    """Text from a run: no markup, and no control characters for the terminal."""
+    return escape("".join(letter if letter.isprintable() else "?" for letter in text))

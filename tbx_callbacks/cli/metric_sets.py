@@ -1,0 +1,66 @@
+"""What the command line shows of metric sets."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.table import Table
+
+from tbx_callbacks._config.bundled import bundled_sets
+from tbx_callbacks._config.metric_set import Config, load_config
+from tbx_callbacks._config.metric_spec import Item, options_model
+from tbx_callbacks.metrics.registry import METRICS
+
+
+def sets_table() -> Table:
+    """The bundled sets."""
+    table = Table("set", "what it is", "metrics")
+    for name, path in bundled_sets().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        items = load_config(name).items
+        table.add_row(name, first.lstrip("# "), ", ".join(dict.fromkeys(item.name for item in items)))
+    return table
+
+
+def metrics_table() -> Table:
+    """Every metric."""
+    table = Table("metric", "what it is", "tags", "unit", "options (default)", "cost", show_lines=True)
+    for name, cls in METRICS.items():
+        fields = options_model(name).model_fields
+        options = [f"{key} ({_default(key, field.default)})" for key, field in fields.items()]
+        summary = (cls.__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ")
+        tags, units = "\n".join(cls.tags), "\n".join(unit or "-" for unit in cls.tags.values())
+        table.add_row(*map(escape, (name, summary, tags, units, "\n".join(options) or "-", cls.cost)))
+    return table
+
+
+def checked(file: str) -> tuple[Table, str]:
+    """The metrics of a set, and the rest of it in one line.
+
+    Raises:
+        ConfigError: what is wrong with it.
+    """
+    config = load_config(file)
+    table = Table("metric", "every", "parameters", "tags")
+    for item in config.items:
+        table.add_row(*map(escape, (item.name, _cadence(item, config), _parameters(item), "\n".join(item.metric.tags))))
+    return table, (
+        f"{escape(config.source)}: {len(config.items)} metrics, every: {config.every}, strict: {config.strict},"
+        f" rules: {escape(config.live.described())}"
+    )
+
+
+def _cadence(item: Item, config: Config) -> str:
+    return str(item.every or config.every) if "step" in item.metric.events else "when the trainer logs"
+
+
+def _parameters(item: Item) -> str:
+    if item.select is None:
+        return "-"
+    parts = [f"by {item.select.by}"]
+    parts += [f"include {item.select.include}"] if item.select.include else []
+    parts += [f"exclude {item.select.exclude}"] if item.select.exclude else []
+    return ", ".join(parts)
+
+
+def _default(option: str, value: object) -> str:
+    return ("the set's" if option == "every" else "none") if value is None else str(value)

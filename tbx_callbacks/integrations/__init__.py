@@ -1,0 +1,1 @@
+"""The trainers that drive the engine."""

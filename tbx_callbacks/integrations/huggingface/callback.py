@@ -1,0 +1,122 @@
+"""The callback for the Hugging Face Trainer."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback
+
+from tbx_callbacks._model.forward_hooks import on_forward
+from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
+from tbx_callbacks.integrations.huggingface.attach import attach, is_attached
+from tbx_callbacks.integrations.huggingface.info import clip_facts, is_compiled, obey, setup, tags
+from tbx_callbacks.integrations.huggingface.run_folder import HfRun
+
+logger = logging.getLogger(__name__)
+
+
+class TbxTrainerCallback(HfRun, TrainerCallback):  # type: ignore[misc]
+    """Logs a metric set to TensorBoard from a Hugging Face `Trainer`, on rank 0 only.
+
+    Arguments, `writer`, `log` and `close` are those of `Adapter`. Without `log_dir` the run goes to a new folder in
+    `<output_dir>/runs/`, as with the Trainer's own TensorBoard callback.
+    """
+
+    _trainer: Any = None
+    _said_no_loss = False
+
+    def attach(self, trainer: Any) -> TbxTrainerCallback:
+        """Lets this callback see gradients before clipping: exact norms by layer, and the first layer that goes bad.
+
+        It also sees the loss that is trained on where that is not the model's own (label smoothing, compute_loss).
+        Adds the callback to the trainer if it is not there yet, and returns it.
+        """
+        if self not in trainer.callback_handler.callbacks:
+            trainer.add_callback(self)
+            self.on_init_end(trainer.args, trainer.state, trainer.control)
+        self._trainer = trainer
+        attach(trainer, self._monitor)
+        return self
+
+    # -- events of the Trainer -------------------------------------------------------------------------------------
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._use(args)
+        self._writes = state.is_world_process_zero
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._adopt(args)
+        self._writes = state.is_world_process_zero
+        if not self._measures:
+            return
+        self._unhook()
+        if self._trainer is not None:
+            attach(self._trainer, self._monitor)
+        place = self._place(args, state) if self._writes else None
+        model = kwargs["model"]
+        attached, batches = is_attached(self._trainer, self._monitor), kwargs.get("train_dataloader")
+        facts = setup(args, state, model, kwargs["optimizer"], batches, attached=attached)
+        self._trains = facts.trains  # for _on_forward
+        self._begin(place, state.global_step, setup=facts)
+        if "batches" in self._monitor.needs or self._wants_outputs:
+            self._watch_batches(model, args)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._running:
+            self._monitor.stopwatch.got()
+            self._step = state.global_step
+            self._monitor.begin_step(state.global_step + 1)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self._running:
+            return
+        self._step = state.global_step
+        if verdict := self._monitor.verdict(self._step):
+            obey(verdict, control)
+        if control.should_evaluate or control.should_save:
+            self._monitor.stopwatch.pause()
+        self._monitor.pass_ended(is_step=True)
+        # When the trainer is about to log, its numbers travel with the step. With logging by epoch that is only known
+        # at the epoch's end; the next step's beginning publishes at the latest.
+        if not control.should_log and args.logging_strategy != "epoch":
+            self._monitor.publish()
+        self._monitor.stopwatch.wait()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._running and (control.should_evaluate or control.should_save):
+            self._monitor.stopwatch.pause()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if self._measures and logs:
+            self._adopt(args)  # added after the Trainer was made, it has not seen them yet
+            self._logged(state.global_step, tags(logs), clip_facts(args, logs))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._running:
+            self._end(state.global_step, succeeded=True)
+
+    # -- ours ------------------------------------------------------------------------------------------------------
+
+    def _watch_batches(self, model: nn.Module, args: Any) -> None:
+        """Sees each micro-batch: in the trainer's training step when attached, or else in the model's forward."""
+        if self._wants_outputs or not is_attached(self._trainer, self._monitor):
+            self._hooks.append(on_forward(model, self._on_forward, compiled=is_compiled(model, args)))
+
+    def _on_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
+        if not self._trains():  # it was left by an exception, of which the Trainer tells nobody
+            self._unhook()
+            self._monitor.let_go()
+            return
+        if not module.training:
+            return
+        if self._wants_outputs:
+            self._monitor.outputs(outputs, kwargs.get("labels"))
+        if is_attached(self._trainer, self._monitor) or "batches" not in self._monitor.needs:
+            return
+        loss = loss_in(outputs)
+        if loss is None and not self._said_no_loss:
+            self._said_no_loss = True
+            logger.warning("the model returns no loss: NaN losses are not counted; attach(trainer) sees them")
+        self._monitor.batch(loss=loss, samples=samples_in(kwargs), tokens=tokens_in(kwargs))

@@ -1,0 +1,184 @@
+"""What the Hugging Face Trainer's arguments and logs say, in the engine's words."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+
+from tbx_callbacks._config.schedule import Schedule, at, either, every, never
+from tbx_callbacks._engine.actions import Verdict
+from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks._model.sharding.deepspeed import zero_of
+from tbx_callbacks._model.sharding.dtensor import sharding
+from tbx_callbacks.integrations.base import named_optimizers, scaler_of
+from tbx_callbacks.integrations.huggingface.still_training import StillTraining
+
+logger = logging.getLogger(__name__)
+
+_ALWAYS_SHOWN = (
+    "learning_rate",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "weight_decay",
+    "warmup_steps",
+    "max_grad_norm",
+    "lr_scheduler_type",
+    "optim",
+    "seed",
+)
+# Arguments that say how a run is logged, saved or fed, not what it trains.
+_NEVER_SHOWN = (
+    "dataloader_",
+    "disable_tqdm",
+    "do_",
+    "eval_",
+    "hub_",
+    "load_best_model_at_end",
+    "log_",
+    "logging_",
+    "output_dir",
+    "per_device_eval_batch_size",
+    "project",
+    "push_to_hub",
+    "remove_unused_columns",
+    "report_to",
+    "run_name",
+    "save_",
+    "use_cpu",
+)
+_ATTACHED = "have `labels` in the batch, and `logits` in what the model returns"
+_NOT_ATTACHED = "callback.attach(trainer), which reads `labels` from the batch where the model does not get them"
+_MODEL_SHOWN = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+
+
+def setup(args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: Any, *, attached: bool) -> Setup:
+    """What the engine has to know of the training that begins."""
+    zero = zero_of(optimizer)
+    return Setup(
+        trains=StillTraining(),
+        model=model,
+        optimizers=named_optimizers(optimizer),
+        log_schedule=log_schedule(args, state, dataloader),
+        clipping="norm" if (args.max_grad_norm or 0.0) > 0 else "none",
+        spreads_nonfinite=spreads_nonfinite(args),
+        sharding=_sharding(model, args) if zero is None else zero.refused,
+        hparams=hparams(args, model),
+        texts=texts(args, model),
+        larger_is_better=larger_is_better(args),
+        earlier_logs=[tags(logs) for logs in state.log_history],
+        scaler=scaler_of(optimizer),
+        compiled=is_compiled(model, args),
+        zero=zero,
+        predictions_remedy=_ATTACHED if attached else _NOT_ATTACHED,
+    )
+
+
+def tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
+    """The Trainer's log keys as tags, byte for byte as its own TensorBoard callback writes them."""
+    tagged: dict[str, float | str] = {}
+    for key, value in logs.items():
+        prefix, _, rest = key.partition("_")
+        tag = f"{prefix}/{rest}" if prefix in ("eval", "test") and rest else f"train/{key}"
+        if isinstance(value, (int, float, str)):
+            tagged[tag] = value if isinstance(value, str) else float(value)
+        else:
+            logger.warning("%s must be a number or a string to be logged, got %s; left out", key, type(value).__name__)
+    return tagged
+
+
+def clip_facts(args: Any, logs: Mapping[str, Any]) -> dict[str, float]:
+    """The factor that clipping multiplied gradients by, as the Trainer's own norm gives it, if it does."""
+    norm, limit = logs.get("grad_norm") if "loss" in logs else None, args.max_grad_norm or 0.0
+    if norm is None or not math.isfinite(norm) or limit <= 0:
+        return {}
+    return {"clip_factor": min(1.0, limit / (norm + 1e-6))}  # torch.nn.utils.clip_grad_norm_
+
+
+def log_schedule(args: Any, state: Any, dataloader: Any) -> Schedule:
+    """The steps at which the Trainer logs (transformers' DefaultFlowCallback)."""
+    strategy = getattr(args.logging_strategy, "value", args.logging_strategy)
+    first = at(1) if args.logging_first_step else never
+    if strategy == "steps":
+        return either(first, every(max(1, int(state.logging_steps))))
+    if strategy == "epoch":
+        try:
+            batches = len(dataloader)
+        except TypeError:
+            logger.warning("metrics with `every: log` are not measured: the data has no length; give `every` a number")
+            return first
+        steps = max(1, -(-batches // args.gradient_accumulation_steps))
+        return either(first, every(steps), at(state.max_steps))
+    logger.warning('metrics with `every: log` are not measured: logging_strategy is "no"; give `every` a number')
+    return first
+
+
+def hparams(args: Any, model: nn.Module) -> dict[str, bool | float | str]:
+    """Hyper-parameters for the HParams tab: the usual ones, and what else of the training was set by hand."""
+    shown = {}
+    for field in fields(args):
+        value = getattr(args, field.name)
+        value, default = (getattr(v, "value", v) for v in (value, field.default))  # enums
+        usual = field.name in _ALWAYS_SHOWN
+        by_hand = isinstance(default, (bool, int, float, str)) and value != default
+        if usual or (by_hand and not field.name.startswith(_NEVER_SHOWN)):
+            shown[field.name] = value
+    config = getattr(model, "config", None)
+    shown.update({f"model/{name}": getattr(config, name) for name in _MODEL_SHOWN if hasattr(config, name)})
+    return {name: value for name, value in shown.items() if isinstance(value, (bool, int, float, str))}
+
+
+def texts(args: Any, model: nn.Module) -> dict[str, str]:
+    """The arguments and the model's configuration as JSON."""
+    config = getattr(model, "config", None)
+    said = {"args": args.to_json_string()}
+    if config is not None and hasattr(config, "to_json_string"):
+        said["model_config"] = config.to_json_string()
+    return said
+
+
+def spreads_nonfinite(args: Any) -> bool:
+    """Whether the Trainer multiplies gradients by a factor made of their norm, so that one NaN reaches all of them.
+
+    When it clips; and from transformers 5.3 on without clipping too: it takes the norm for its log by clipping to inf,
+    in `_get_grad_norm`. Tested on transformers 4.52 and 5.23.
+    """
+    return bool(args.max_grad_norm) or hasattr(Trainer, "_get_grad_norm")
+
+
+def larger_is_better(args: Any) -> dict[str, bool]:
+    """The Trainer's own word on the metric that chooses the best model, by tag."""
+    name = getattr(args, "metric_for_best_model", None)
+    if not name or args.greater_is_better is None:
+        return {}
+    return {f"eval/{name.removeprefix('eval_')}": bool(args.greater_is_better)}
+
+
+def _sharding(model: nn.Module, args: Any) -> str | None:
+    return sharding(model.parameters()) or (
+        "DeepSpeed without ZeRO (remedy: ZeRO stage 1, 2 or 3 without offloading)"
+        if getattr(args, "deepspeed", None)
+        else None
+    )
+
+
+def is_compiled(model: nn.Module, args: Any) -> bool:
+    """By the model's owner, by the Trainer or, as `accelerate launch` asks in the environment, by Accelerate."""
+    by_accelerate = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no"
+    return args.torch_compile or by_accelerate or getattr(model, "_compiled_call_impl", None) is not None
+
+
+def obey(verdict: Verdict, control: Any) -> None:
+    """Does what rules want in the Trainer's own way; every rank does it after the same step, as the Trainer needs."""
+    if Verdict.CHECKPOINT in verdict:
+        control.should_save = True
+    if Verdict.STOP in verdict:
+        control.should_training_stop = True

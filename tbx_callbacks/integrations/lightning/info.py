@@ -1,0 +1,89 @@
+"""What Lightning's Trainer and module say, in the engine's words. Public attributes only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tbx_callbacks._config.schedule import every
+from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks._model.amp import scale_of
+from tbx_callbacks._model.sharding.deepspeed import zero_of
+from tbx_callbacks._model.sharding.dtensor import sharding
+from tbx_callbacks.integrations.lightning.batch_outputs import REMEDY
+
+# It runs on CUDA only, and has not been tried there.
+_DEEPSPEED = "Lightning's DeepSpeedStrategy (remedy: the Hugging Face Trainer, or a loop with TbxLoop)"
+
+
+def setup_of(trainer: Any, pl_module: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> Setup:
+    """What the engine has to know of the training that begins."""
+    clips, zero = clipping(trainer, pl_module), zero_of(next(iter(trainer.optimizers), None))
+    return Setup(
+        model=held(pl_module),
+        optimizers=optimizers,
+        log_schedule=every(max(1, trainer.log_every_n_steps)),
+        clipping=clips,
+        spreads_nonfinite=clips == "norm",
+        sharding=sharding(pl_module.parameters()) if zero is None else _DEEPSPEED,
+        hparams=hparams(pl_module),
+        texts=texts(pl_module),
+        scaler=scaler(trainer),
+        zero=zero,
+        predictions_remedy=REMEDY,
+    )
+
+
+def held(pl_module: nn.Module) -> nn.Module:
+    """The model that the LightningModule merely holds: its names are then the same as under any other trainer."""
+    children = [child for child in pl_module.children() if next(child.parameters(), None) is not None]
+    own = list(pl_module.parameters(recurse=False))
+    return children[0] if len(children) == 1 and not own else pl_module
+
+
+def clipping(trainer: Any, pl_module: Any) -> str:
+    """`none`, `norm` or `other`: how the Trainer (or the module itself) changes gradients before the step."""
+    if not pl_module.automatic_optimization:
+        return "other"  # the module's own business
+    overridden = type(pl_module).configure_gradient_clipping.__module__.split(".")[0] not in (
+        "lightning",
+        "pytorch_lightning",
+    )
+    if overridden:
+        return "other"
+    if not trainer.gradient_clip_val:
+        return "none"
+    algorithm = getattr(trainer.gradient_clip_algorithm, "value", trainer.gradient_clip_algorithm)
+    return "other" if algorithm == "value" else "norm"
+
+
+def epoch(trainer: Any, batch_idx: int) -> float | None:
+    """Epochs done so far, with the part of the current one; None when its length is not known."""
+    batches = trainer.num_training_batches
+    return trainer.current_epoch + (batch_idx + 1) / batches if math.isfinite(batches) else None
+
+
+def loss_scale(trainer: Any, optimizer: Any) -> Tensor | None:
+    """What gradients are still multiplied by: fused optimizers unscale them inside their step."""
+    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+    return scale_of(scaler(trainer)) if fused else None
+
+
+def scaler(trainer: Any) -> Any:
+    """The GradScaler of mixed precision; None without one."""
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def hparams(pl_module: Any) -> dict[str, bool | float | str]:
+    """Hyper-parameters that the HParams tab can show."""
+    return {name: value for name, value in pl_module.hparams.items() if isinstance(value, (bool, int, float, str))}
+
+
+def texts(pl_module: Any) -> dict[str, str]:
+    """All hyper-parameters as text."""
+    lines = [f"{name}: {value}" for name, value in pl_module.hparams.items()]
+    return {"hparams": "\n".join(lines)} if lines else {}

@@ -1,0 +1,206 @@
+"""What a loop of one's own can ask, and where its run goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from tbx_callbacks._config.schedule import every
+from tbx_callbacks._distributed.rank import is_rank_zero
+from tbx_callbacks._engine.actions import Verdict
+from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks._model.sharding.deepspeed import zero_of
+from tbx_callbacks._model.sharding.dtensor import sharding
+from tbx_callbacks.integrations.base import ConfigSource, named_optimizers, scaler_of
+from tbx_callbacks.integrations.batches import scalar_loss
+from tbx_callbacks.integrations.notebook import show_link
+from tbx_callbacks.integrations.step_counting import CountedSteps
+from tbx_callbacks.runs.folders import Place, beside, fresh_folder
+
+Batch = TypeVar("Batch")
+
+
+class LoopRun(CountedSteps):
+    """What `TbxLoop` gives a loop beside the steps themselves."""
+
+    _model: nn.Module | None = None
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a rule wants the training to stop; True from an `end_step` on, the same one on every rank."""
+        return Verdict.STOP in self._verdict
+
+    @property
+    def should_checkpoint(self) -> bool:
+        """Whether a rule wants a checkpoint now; True after one `end_step`, the same one on every rank."""
+        return Verdict.CHECKPOINT in self._verdict
+
+    def track(self, batches: Iterable[Batch], description: str | None = None) -> Iterator[Batch]:
+        """The batches, with a progress bar for terminals and notebooks that shows the loss as it is logged.
+
+        The time that they take to come is that of the metric `input_share`.
+        """
+        with tqdm(batches, desc=description, disable=not self._writes) as bar:
+            for batch in self._timed(bar):
+                yield batch
+                loss = self._monitor.publisher.last("train/loss")
+                if isinstance(loss, float):
+                    bar.set_postfix(step=self._step, loss=f"{loss:.4g}", refresh=False)
+
+    def _timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches; waiting for them counts while the model trains, and the end of them does not."""
+        watch, coming = self._monitor.stopwatch, iter(batches)
+        while True:
+            if self._model is not None and self._model.training:
+                watch.wait()
+            try:
+                batch = next(coming)
+            except StopIteration:
+                watch.forget_wait()
+                return
+            watch.got()
+            yield batch
+
+    def _begin(self, place: Place | None, step: int, *, setup: Setup) -> None:
+        self._model = setup.model
+        super()._begin(place, step, setup=setup)
+
+    def _place(self, start_step: int) -> Place:
+        wanted = self._wanted_dir
+        resumes = start_step > 0 and wanted is not None
+        folder = wanted if resumes else beside(wanted) if wanted else fresh_folder("runs")
+        return Place(str(folder), purge=resumes)
+
+
+Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
+
+
+class TbxLoop(LoopRun):
+    """Logs a metric set to TensorBoard from a loop of your own; a context manager.
+
+    ```python
+    with TbxLoop(model, optimizer, "default", log_dir="runs/exp1") as loop:
+        for batch in batches:
+            loss = criterion(model(batch.x), batch.y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loop.end_step(loss=loss, samples=len(batch.x))
+        loop.evaluate(accuracy=accuracy)
+    ```
+
+    Steps are those of the (first) optimizer, counted from `start_step` + 1. `train/loss` is the mean of the losses
+    since the last point, taken on their device. Other arguments, `writer`, `log` and `close` are those of `Adapter`;
+    without `log_dir` the run goes to a new folder in `runs/`.
+
+    Args:
+        model: the model, wrapped (DDP, compiled, prepared by Accelerate) or not.
+        optimizer: the optimizer, several, or several by name; prepared by Accelerate or not.
+        config: see `Adapter`.
+        log_every: what `every: log` means here: the loss and the like every so many optimizer steps.
+        max_grad_norm: the limit, when the loop clips by norm; None when it does not clip. Norms before clipping then
+            need a call of `before_clip`.
+        hparams: hyper-parameters for the HParams tab.
+        start_step: steps already taken, when the loop resumes: it goes on in `log_dir`, and TensorBoard hides later
+            steps that the folder holds.
+        scaler: the loop's own GradScaler, for the metric `amp`; Accelerate's is found in its optimizer.
+        **options: see `Adapter`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizers,
+        config: ConfigSource = "default",
+        *,
+        log_every: int = 10,
+        max_grad_norm: float | None = None,
+        hparams: Mapping[str, bool | float | str] | None = None,
+        start_step: int = 0,
+        scaler: torch.amp.GradScaler | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(config, **options)
+        self._writes = is_rank_zero()
+        self._max_grad_norm = max_grad_norm
+        optimizers = named_optimizers(optimizer)
+        log_schedule = every(log_every)
+        if not self._measures:
+            return
+        zero = zero_of(optimizer)
+        setup = Setup(
+            model=model,
+            optimizers=optimizers,
+            log_schedule=log_schedule,
+            clipping="norm" if max_grad_norm else "none",
+            spreads_nonfinite=bool(max_grad_norm),
+            sharding=sharding(model.parameters()) if zero is None else zero.refused,
+            hparams=hparams or {},
+            texts={"args": json.dumps(dict(hparams), indent=2)} if hparams else {},
+            scaler=scaler if scaler is not None else scaler_of(optimizer),
+            zero=zero,
+            predictions_remedy="pass outputs=... and labels=... to end_step",
+        )
+        self._begin(self._place(start_step) if self._writes else None, start_step, setup=setup)
+        if self.log_dir is not None:
+            show_link(self.log_dir)
+
+    def before_clip(self, loss_scale: Tensor | None = None) -> None:
+        """All gradients are there and not clipped yet: norms are exact, and the first bad layer is named.
+
+        Args:
+            loss_scale: what gradients are still multiplied by, when a GradScaler has not unscaled them.
+        """
+        if self._running and (self._stepped or self._monitor.measures):
+            self._see_gradients(loss_scale, max_norm=self._max_grad_norm)
+
+    def end_step(
+        self,
+        *,
+        loss: Tensor | float | None = None,
+        samples: int = 0,
+        tokens: Tensor | int | None = None,
+        outputs: Any = None,
+        labels: Tensor | None = None,
+    ) -> None:
+        """Ends one pass of the loop; with gradient accumulation call it for each micro-batch.
+
+        Args:
+            loss: of the (micro-)batch, 0-d; kept on its device.
+            samples: number of samples of the batch; where ranks work on one batch together (tensor parallelism), this
+                rank's share of it, so that they add up.
+            tokens: number of tokens of the batch, likewise.
+            outputs: what the model returned: its `logits` and perhaps further losses, by name (a mapping, a dataclass)
+                or as a tuple that begins with the loss; or the logits alone.
+            labels: of the batch, for the accuracy.
+
+        Raises:
+            ValueError: the loss is not a scalar.
+        """
+        if not self._running:
+            return
+        if tokens is not None and not isinstance(tokens, Tensor):
+            tokens = torch.tensor(tokens)
+        if outputs is not None:
+            self._see_outputs(outputs, labels)
+        self._end_pass(loss=None if loss is None else scalar_loss(loss), samples=samples, tokens=tokens)
+
+    def evaluate(self, **metrics: float) -> None:
+        """Logs evaluation metrics of the steps so far, as `eval/<name>`."""
+        if self._running and self._stepped:
+            self._finish_step()
+        if self._writes:
+            self._monitor.logged(self._step, {f"eval/{name}": float(value) for name, value in metrics.items()})
+
+    def __enter__(self) -> TbxLoop:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if self._running:
+            self._end(self._step, succeeded=kind is None)
+        self.close()

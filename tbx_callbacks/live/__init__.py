@@ -1,1 +1,0 @@
-"""Rules that are asked while the run trains, and what is done about what they find."""

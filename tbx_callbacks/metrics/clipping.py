@@ -1,0 +1,39 @@
+"""Gradient clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tbx_callbacks._model.parameters import Select
+from tbx_callbacks.metrics.base import NOTHING, STEP, Values
+from tbx_callbacks.metrics.context import Context
+from tbx_callbacks.metrics.values import Fact, Mean, Value
+
+
+@dataclass(frozen=True)
+class Clip:
+    """How much clipping shrinks the gradient.
+
+    `clip/factor` is what this step's gradient was multiplied by, `min(1, max_norm / (norm + 1e-6))` as in
+    torch.nn.utils.clip_grad_norm_; without an attached callback it is written on steps where the trainer logs its norm.
+    `clip/share` is the share of steps since the last point whose gradient was clipped; it needs an attached callback.
+    Nothing is written when the trainer does not clip by norm. Cost: none.
+    """
+
+    tags: ClassVar[Mapping[str, str]] = {"clip/factor": "", "clip/share": "share of steps"}
+    events: ClassVar[frozenset[str]] = STEP
+    needs: ClassVar[frozenset[str]] = NOTHING
+    select: ClassVar[Select | None] = None
+    cost: ClassVar[str] = "none"
+
+    def __call__(self, context: Context) -> Values:
+        if context.clipping != "norm":
+            return {}
+        factor = context.clip_factor
+        values: dict[str, Value] = {"clip/factor": Fact("clip_factor") if factor is None else factor}
+        interval = context.interval
+        if interval.clip_steps and interval.clip_steps == interval.steps:
+            values["clip/share"] = Mean(interval.clipped_steps, interval.clip_steps)
+        return values

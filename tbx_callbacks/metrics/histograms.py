@@ -1,0 +1,88 @@
+"""Histograms of weights, gradients and updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tbx_callbacks._model.parameters import Select
+from tbx_callbacks._stats.histogram import check_bins
+from tbx_callbacks.metrics.base import NOTHING, STEP, Values
+from tbx_callbacks.metrics.context import Context
+
+
+@dataclass(frozen=True)
+class WeightHistogram:
+    """Exact counts of the weights after the step, frozen ones included, per group.
+
+    `bins` equal bins between the smallest and the largest finite element of the group; NaN and Inf are left out (see
+    the metric `nonfinite`). Merged over ranks by adding counts over edges agreed first. Cost: two passes.
+    """
+
+    bins: int = 64
+    """Number of bins, 1 to 255."""
+
+    tags: ClassVar[Mapping[str, str]] = {"weights/{group}": "histogram"}
+    events: ClassVar[frozenset[str]] = STEP
+    needs: ClassVar[frozenset[str]] = NOTHING
+    select: ClassVar[Select | None] = Select(by="layer")
+    cost: ClassVar[str] = "two passes over the weights"
+
+    def __post_init__(self) -> None:
+        check_bins(self.bins)
+
+    def __call__(self, context: Context) -> Values:
+        return {f"weights/{group}": found for group, found in context.histograms(context.weights, self.bins).items()}
+
+
+@dataclass(frozen=True)
+class GradHistogram:
+    """Exact counts of the gradients as the optimizer consumed them (after clipping), per group.
+
+    `bins` equal bins between the smallest and the largest finite element of the group; NaN and Inf are left out (see
+    the metric `nonfinite`). Of a sparse gradient only the stored elements are counted. Merged over ranks by adding
+    counts over edges agreed first. Cost: two passes.
+    """
+
+    bins: int = 64
+    """Number of bins, 1 to 255."""
+
+    tags: ClassVar[Mapping[str, str]] = {"grads/{group}": "histogram"}
+    events: ClassVar[frozenset[str]] = STEP
+    needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
+    select: ClassVar[Select | None] = Select(by="layer")
+    cost: ClassVar[str] = "two passes over the gradients"
+
+    def __post_init__(self) -> None:
+        check_bins(self.bins)
+
+    def __call__(self, context: Context) -> Values:
+        return {f"grads/{group}": found for group, found in context.histograms(context.gradients, self.bins).items()}
+
+
+@dataclass(frozen=True)
+class UpdateHistogram:
+    """Exact counts of what the step changed, `new - old`, per group, of parameters that have a gradient.
+
+    `bins` equal bins between the smallest and the largest finite element of the group. Not written for a step that was
+    skipped because gradients overflowed. Merged over ranks by adding counts over edges agreed first. Cost: a copy of
+    the selected weights on due steps, freed at once, and three passes over it.
+    """
+
+    bins: int = 64
+    """Number of bins, 1 to 255."""
+
+    tags: ClassVar[Mapping[str, str]] = {"updates/{group}": "histogram"}
+    events: ClassVar[frozenset[str]] = STEP
+    needs: ClassVar[frozenset[str]] = frozenset({"weights_before"})
+    select: ClassVar[Select | None] = Select(by="layer")
+    cost: ClassVar[str] = "a copy of the weights, three passes over it"
+
+    def __post_init__(self) -> None:
+        check_bins(self.bins)
+
+    def __call__(self, context: Context) -> Values:
+        if context.updates is None:
+            return {}
+        return {f"updates/{group}": found for group, found in context.histograms(context.updates, self.bins).items()}

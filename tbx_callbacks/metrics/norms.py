@@ -1,0 +1,124 @@
+"""Norms of gradients, weights and updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tbx_callbacks._model.parameters import Select
+from tbx_callbacks.metrics.base import NOTHING, STEP, Values
+from tbx_callbacks.metrics.context import Context
+from tbx_callbacks.metrics.values import Norm, Ratio
+
+
+@dataclass(frozen=True)
+class GradNorm:
+    """L2 norm of the gradient before clipping, `sqrt(sum(g**2))` over a group's parameters.
+
+    Exact where the trainer lets gradients be seen before clipping (an attached callback) or does not clip. Otherwise
+    the norm after clipping divided by the clip factor, on steps where the trainer logs its norm; left out on others,
+    and where gradients are clipped by value. Merged over ranks as a sum of squares. Cost: one pass over the gradients.
+    """
+
+    tags: ClassVar[Mapping[str, str]] = {"grad_norm/{group}": ""}
+    events: ClassVar[frozenset[str]] = STEP
+    needs: ClassVar[frozenset[str]] = frozenset({"before_clip", "gradients"})
+    select: ClassVar[Select | None] = Select(by="layer")
+    cost: ClassVar[str] = "one pass over the gradients"
+
+    def __call__(self, context: Context) -> Values:
+        exact = context.before_clip
+        if exact is None and context.clipping == "none":
+            exact = context.gradients
+        if exact is None and context.clipping != "norm":
+            return {}
+        source = context.gradients if exact is None else exact
+        squares = context.selection.sums(source.squares, source.present)
+        factor = "clip_factor" if exact is None else None
+        return {f"grad_norm/{group}": Norm(square, divide_by=factor) for group, square in squares.items()}
+
+
+@dataclass(frozen=True)
+class GradNormClipped:
+    """L2 norm of the gradient after clipping, `sqrt(sum(g**2))` over a group's parameters.
+
+    Merged over ranks as a sum of squares. Cost: one pass over the gradients.
+    """
+
+    tags: ClassVar[Mapping[str, str]] = {"grad_norm_clipped/{group}": ""}
+    events: ClassVar[frozenset[str]] = STEP
+    needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
+    select: ClassVar[Select | None] = Select(by="total")
+    cost: ClassVar[str] = "one pass over the gradients"
+
+    def __call__(self, context: Context) -> Values:
+        squares = context.selection.sums(context.gradients.squares, context.gradients.present)
+        return {f"grad_norm_clipped/{group}": Norm(square) for group, square in squares.items()}
+
+
+@dataclass(frozen=True)
+class WeightNorm:
+    """L2 norm of the weights after the step, `sqrt(sum(w**2))` over a group's parameters, frozen ones included.
+
+    Tied weights count once. Merged over ranks as a sum of squares. Cost: one pass over the weights.
+    """
+
+    tags: ClassVar[Mapping[str, str]] = {"weight_norm/{group}": ""}
+    events: ClassVar[frozenset[str]] = STEP
+    needs: ClassVar[frozenset[str]] = NOTHING
+    select: ClassVar[Select | None] = Select(by="layer")
+    cost: ClassVar[str] = "one pass over the weights"
+
+    def __call__(self, context: Context) -> Values:
+        squares = context.selection.sums(context.weights.squares, context.weights.present)
+        return {f"weight_norm/{group}": Norm(square) for group, square in squares.items()}
+
+
+@dataclass(frozen=True)
+class UpdateNorm:
+    """L2 norm of what the step changed, `sqrt(sum((new - old)**2))` over a group's parameters that have a gradient.
+
+    Weight decay is part of it. Not written for a step that was skipped because gradients overflowed. Merged over ranks
+    as a sum of squares. Cost: a copy of the selected weights on due steps, freed at once, and two passes over it.
+    """
+
+    tags: ClassVar[Mapping[str, str]] = {"update_norm/{group}": ""}
+    events: ClassVar[frozenset[str]] = STEP
+    needs: ClassVar[frozenset[str]] = frozenset({"weights_before"})
+    select: ClassVar[Select | None] = Select(by="layer")
+    cost: ClassVar[str] = "a copy of the weights, two passes over it"
+
+    def __call__(self, context: Context) -> Values:
+        updates = context.updates
+        if updates is None:
+            return {}
+        squares = context.selection.sums(updates.squares, updates.present)
+        return {f"update_norm/{group}": context.unless_skipped(Norm(square)) for group, square in squares.items()}
+
+
+@dataclass(frozen=True)
+class UpdateRatio:
+    """Norm of what the step changed, divided by the norm of the weights after it, over parameters that have a gradient.
+
+    `sqrt(sum((new - old)**2)) / sqrt(sum(new**2))`: about 1e-3 is usual for training from scratch, fine-tuning takes
+    smaller steps. Left out where the weights are all zero, and for a step that was skipped because gradients
+    overflowed. Merged over ranks as two sums of squares. Cost: that of `update_norm`, and one pass over the weights.
+    """
+
+    tags: ClassVar[Mapping[str, str]] = {"update_ratio/{group}": ""}
+    events: ClassVar[frozenset[str]] = STEP
+    needs: ClassVar[frozenset[str]] = frozenset({"weights_before"})
+    select: ClassVar[Select | None] = Select(by="layer")
+    cost: ClassVar[str] = "a copy of the weights, two passes over it, one over them"
+
+    def __call__(self, context: Context) -> Values:
+        updates = context.updates
+        if updates is None:
+            return {}
+        squares = context.selection.sums(updates.squares, updates.present)
+        weights = context.selection.sums(context.weights.squares_where(updates.present), updates.present)
+        return {
+            f"update_ratio/{group}": context.unless_skipped(Ratio(square, weights[group]))
+            for group, square in squares.items()
+        }

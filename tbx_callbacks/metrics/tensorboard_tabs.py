@@ -1,0 +1,74 @@
+"""Fills TensorBoard's HParams, Text and Custom Scalars tabs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tbx_callbacks._model.parameters import Select
+from tbx_callbacks.metrics.base import NOTHING, Values
+from tbx_callbacks.metrics.context import Context
+from tbx_callbacks.metrics.host_values import HostValue, HParams, HParamsEnd, HParamsMetrics, Text
+from tbx_callbacks.metrics.host_values import Layout as Charts
+from tbx_callbacks.metrics.values import Max, Value
+from tbx_callbacks.tags import EVALUATION
+
+# What the trainers log with an evaluation that no run is better by.
+_NO_RESULT = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
+
+
+@dataclass(frozen=True)
+class Hparams:
+    """TensorBoard's HParams tab, and the arguments and the model's configuration as text.
+
+    The tab shows the run's hyper-parameters beside the last and the best value of each evaluation metric. The best is
+    the smallest for losses and errors and the largest for other metrics, or as the trainer's own choice of best model
+    says. Cost: none.
+    """
+
+    tags: ClassVar[Mapping[str, str]] = {"best/<eval metric>": "", "args": "text", "model_config": "text"}
+    events: ClassVar[frozenset[str]] = frozenset({"start", "log", "end"})
+    needs: ClassVar[frozenset[str]] = NOTHING
+    select: ClassVar[Select | None] = None
+    cost: ClassVar[str] = "none"
+
+    def __call__(self, context: Context) -> Values:
+        run = context.run
+        if context.event == "start":
+            texts = {name: Text(f"```json\n{text}\n```") for name, text in run.texts.items()}
+            return {"_hparams_/session_start_info": HParams(run.hparams), **texts}
+        if context.event == "end":
+            return {"_hparams_/session_end_info": HParamsEnd(run.succeeded)}
+        finals = [tag for tag in context.logs if tag.startswith(EVALUATION) and not tag.endswith(_NO_RESULT)]
+        values: dict[str, Value | HostValue] = {
+            f"best/{tag.removeprefix('eval/')}": Max(run.best[tag]) for tag in finals if tag in run.best
+        }
+        shown = [*finals, *values] if finals else [tag for tag in context.logs if tag == "train/train_loss"]
+        if shown:
+            values["_hparams_/experiment"] = HParamsMetrics(run.hparams, shown)
+        return values
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Charts for TensorBoard's Custom Scalars tab.
+
+    Train and evaluation loss on one chart, and one chart for each family of layers or parameters. Cost: none.
+    """
+
+    tags: ClassVar[Mapping[str, str]] = {"custom_scalars__config__": "layout"}
+    events: ClassVar[frozenset[str]] = frozenset({"start"})
+    needs: ClassVar[frozenset[str]] = NOTHING
+    select: ClassVar[Select | None] = None
+    cost: ClassVar[str] = "none"
+
+    def __call__(self, context: Context) -> Values:
+        charts: dict[str, dict[str, list[str]]] = {"loss": {"train and eval": ["^train/loss$", "^eval/.*loss$"]}}
+        for family in context.run.families:
+            if family.startswith("nonfinite/"):
+                continue  # has lines only when something is wrong
+            charts.setdefault("by layer", {})[family] = [f"^{re.escape(family)}/(?!total$).+"]
+        charts["learning rate"] = {"by parameter group": ["^lr/.+"]}
+        return {"custom_scalars__config__": Charts(charts)}

@@ -1,0 +1,119 @@
+"""Heat maps: layers by steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from tbx_callbacks.report.colours import HEAT, SEVERITY
+from tbx_callbacks.report.downsampling import heat
+from tbx_callbacks.report.labels import plain, short
+from tbx_callbacks.report.loaded_runs import Subject
+from tbx_callbacks.rules.series_stats import outermost
+from tbx_callbacks.runs.series import Floats, Run, Series
+
+_RATIO = 30.0  # of the largest to the smallest value, from which colours are by order of magnitude
+_OURS = ("grad_norm", "weight_norm", "update_", "nonfinite/", "optimizer_state/", "activations/")
+
+
+def families(run: Run) -> dict[str, dict[str, Series]]:
+    """Scalars by family and layer: `{"grad_norm": {"bert.encoder.layer.0": ...}}`; layers without what is inside them.
+
+    A family is what is before the last `/`, or around the layer as in `activations/<module>/zero_share`.
+    """
+    found: dict[str, dict[str, Series]] = {}
+    for tag, series in run.scalars.items():
+        inner = re.fullmatch(r"activations/(.+)/([^/]+)", tag)
+        family, _, layer = (f"activations/{inner[2]}", "", inner[1]) if inner else tag.rpartition("/")
+        if family and layer != "total" and not family.startswith(("train", "eval", "lr", "perf", "memory", "best")):
+            found.setdefault(family, {})[layer] = series
+    by_layer = {family: outermost({f"x/{name}": one for name, one in rows.items()}) for family, rows in found.items()}
+    return {family: rows for family, rows in by_layer.items() if _are_layers(family, rows)}
+
+
+def heat_map(subjects: Sequence[Subject], family: str, title: str) -> go.Figure | None:
+    """Layers by steps of one family, for each run that has it: runs are chosen by `meta["pick"]`."""
+    traces: list[go.Heatmap] = []
+    rows = 0
+    for place, subject in enumerate(subjects):
+        series = families(subject.run).get(family)
+        if series:
+            rows = max(rows, len(series))
+            traces += _heat(series, place, {"run": subject.name})
+    if not traces:
+        return None
+    first = traces[0].meta["run"]
+    for trace in traces:
+        trace.visible = trace.meta["run"] == first
+    return go.Figure(traces).update_layout(
+        template="plotly_white",
+        title=title,
+        xaxis={"title": "step"},
+        yaxis={"autorange": "reversed", "type": "category"},
+        height=min(900, 110 + 19 * rows),
+        meta={"kind": "heat", "about": ""},
+    )
+
+
+def _are_layers(family: str, rows: Mapping[str, Series]) -> bool:
+    """Three or more rows of one of our families, or with names that look like layers'."""
+    return len(rows) >= 3 and (family.startswith(_OURS) or sum("." in name for name in rows) * 2 >= len(rows))
+
+
+def _heat(series: Mapping[str, Series], run: int, pick: Mapping[str, str]) -> list[go.Heatmap]:
+    steps, values = heat(list(series.values()))
+    names = [plain(name) for name in short(series).values()]
+    positive = values[np.isfinite(values) & (values > 0)]
+    logarithmic = positive.size > 0 and positive.max() / positive.min() > _RATIO
+    shown = np.isfinite(values) & ((values > 0) | (not logarithmic))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        colour = np.where(shown, np.log10(values) if logarithmic else values, np.nan)
+    common: dict[str, Any] = {
+        "x": steps.astype(np.int32),
+        "y": names,
+        "ygap": 1 if len(names) < 40 else 0,
+        "meta": {"run": run, "pick": dict(pick)},
+    }
+    hover = "step %{x}<br>%{y}<br>%{customdata:.4~g}<extra></extra>"
+    main = go.Heatmap(
+        z=colour.astype(np.float32),
+        customdata=np.where(np.isfinite(values), values, np.nan).astype(np.float32),
+        colorscale=HEAT,
+        colorbar=_bar(colour, logarithmic=bool(logarithmic)),
+        hovertemplate=hover,
+        hoverongaps=False,
+        **common,
+    )
+    special = [
+        _flat(np.isnan(values), SEVERITY["error"], "NaN or Inf", common),
+        _flat((values == 0) & bool(logarithmic), "#9aa3af", "exactly 0", common),
+    ]
+    return [main, *(trace for trace in special if trace is not None)]
+
+
+def _flat(cells: Any, colour: str, said: str, common: Mapping[str, Any]) -> go.Heatmap | None:
+    if not cells.any():
+        return None
+    return go.Heatmap(
+        z=np.where(cells, 1.0, np.nan).astype(np.float32),
+        colorscale=[[0, colour], [1, colour]],
+        showscale=False,
+        hovertemplate=f"step %{{x}}<br>%{{y}}<br>{said}<extra></extra>",
+        hoverongaps=False,
+        name=said,
+        **common,
+    )
+
+
+def _bar(colour: Floats, *, logarithmic: bool) -> dict[str, Any]:
+    bar: dict[str, Any] = {"thickness": 10, "outlinewidth": 0, "tickformat": "~g"}
+    if logarithmic:
+        low, high = np.nanmin(colour), np.nanmax(colour)
+        ticks = np.arange(np.ceil(low), np.floor(high) + 1)
+        ticks = ticks[:: max(1, len(ticks) // 5)] if len(ticks) > 1 else np.linspace(low, high, 3)
+        bar |= {"tickvals": ticks.tolist(), "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
+    return bar

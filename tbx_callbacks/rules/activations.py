@@ -1,0 +1,44 @@
+"""Activations that are zero for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tbx_callbacks.rules.base import Finding
+from tbx_callbacks.rules.needs import ZERO_SHARES, Need
+from tbx_callbacks.rules.series_stats import finite, median
+from tbx_callbacks.runs.series import Run
+
+
+@dataclass(frozen=True)
+class DeadActivations:
+    """Nearly all activations of a module are zero."""
+
+    id: ClassVar[str] = "dead_activations"
+    needs: ClassVar[tuple[Need, ...]] = (ZERO_SHARES,)
+    source: ClassVar[str] = "Lu, Shin, Su and Karniadakis 2019, Dying ReLU and Initialization, arXiv:1903.06733"
+
+    min_points: int = 5
+    share: float = 0.99  # of zeros, median of the second half; trained ReLU transformers reach 0.97 (arXiv:2210.06313)
+
+    def __call__(self, run: Run) -> Iterator[Finding]:
+        for tag, whole in ZERO_SHARES.all(run).items():
+            series = finite(whole)
+            if len(series) < self.min_points:
+                continue
+            share = median(series.values[len(series) // 2 :])
+            if share >= self.share:
+                step = int(series.steps[(series.values >= self.share).argmax()])
+                module = tag.removeprefix("activations/").removesuffix("/zero_share")
+                yield Finding(
+                    id=self.id,
+                    severity="warning",
+                    tags=(tag,),
+                    steps=(step,),
+                    numbers={"share": share},
+                    means=f"{share:.1%} of the activations of {module} are zero: what is dead gets no gradient back.",
+                    advice="Lower the learning rate or warm up; use GELU or a leaky ReLU; look at the module's bias.",
+                    source=self.source,
+                )

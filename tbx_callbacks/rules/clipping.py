@@ -1,0 +1,50 @@
+"""Gradient clipping that is always on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tbx_callbacks.rules.base import Finding
+from tbx_callbacks.rules.needs import CLIP_FACTOR, Need
+from tbx_callbacks.rules.series_stats import finite, median
+from tbx_callbacks.runs.series import Run
+
+
+@dataclass(frozen=True)
+class ClippingSaturated:
+    """Nearly every gradient is shrunk to a small part of itself."""
+
+    id: ClassVar[str] = "clipping_saturated"
+    needs: ClassVar[tuple[Need, ...]] = (CLIP_FACTOR,)
+    source: ClassVar[str] = (
+        "Zhang, He, Sra and Jadbabaie 2020, Why Gradient Clipping Accelerates Training, arXiv:1905.11881"
+    )
+
+    min_points: int = 10
+    share: float = 0.95  # of the steps, or of the points where the share of steps is not logged
+    factor: float = 0.05  # BERT's usual norms of 1 to 10 and limit of 1 give 0.1 to 1
+
+    def __call__(self, run: Run) -> Iterator[Finding]:
+        found = CLIP_FACTOR.first(run)
+        if found is None or len(series := finite(found[1])) < self.min_points:
+            return
+        factor = median(series.values)
+        shares = run.scalars.get("clip/share")
+        share = median(shares.values) if shares is not None else float((series.values < 1).mean())
+        if share < self.share or factor >= self.factor:
+            return
+        yield Finding(
+            id=self.id,
+            severity="warning",
+            tags=(found[0], *(["clip/share"] if shares is not None else [])),
+            steps=(int(series.steps[0]), int(series.steps[-1])),
+            numbers={"factor": factor, "share": share},
+            means=f"Clipping shrinks {share:.0%} of the gradients, usually to {factor:.2g} of their norm: the limit"
+            " sets the"
+            " size of every step, not the gradient.",
+            advice="Raise the limit (max_grad_norm) to about the usual norm of the gradient, or lower the learning rate"
+            " instead.",
+            source=self.source,
+        )

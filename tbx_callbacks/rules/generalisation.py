@@ -1,0 +1,141 @@
+"""Training and evaluation go different ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tbx_callbacks.rules.base import Finding
+from tbx_callbacks.rules.needs import EVAL_ACCURACY, EVAL_LOSS, TRAIN_ACCURACY, TRAIN_LOSS, Need
+from tbx_callbacks.rules.series_stats import ends, finite, median
+from tbx_callbacks.runs.series import Run, Series
+
+
+@dataclass(frozen=True)
+class Overfitting:
+    """The evaluation loss turned up while the training loss went on falling; says at which step."""
+
+    id: ClassVar[str] = "overfitting"
+    needs: ClassVar[tuple[Need, ...]] = (EVAL_LOSS, TRAIN_LOSS)
+    source: ClassVar[str] = "Prechelt 1998, Early Stopping - But When?, doi:10.1007/3-540-49430-8_3"
+
+    min_points: int = 3  # evaluations
+    after: int = 2  # evaluations after the best
+    ratio: float = 1.15  # of the last evaluation losses to the best
+    rise: float = 0.1  # at least this share of the first evaluation loss
+    train_fall: float = 0.1  # the training loss fell by this share since
+
+    def __call__(self, run: Run) -> Iterator[Finding]:
+        found, train = EVAL_LOSS.first(run), TRAIN_LOSS.first(run)
+        if found is None or train is None or len(series := finite(found[1])) < self.min_points or below_chance(run):
+            return
+        best = int(np.argmin(series.values))
+        if len(series) - 1 - best < self.after:
+            return
+        low, last = float(series.values[best]), median(series.values[-self.after :])
+        before, now = _around(finite(train[1]), int(series.steps[best]))
+        if last < self.ratio * low or last - low < self.rise * series.values[0] or now > (1 - self.train_fall) * before:
+            return
+        step = int(series.steps[best])
+        yield Finding(
+            id=self.id,
+            severity="warning",
+            tags=(found[0], train[0]),
+            steps=(step, int(series.steps[-1])),
+            numbers={"best": low, "last": last, "train_at_best": before, "train_last": now},
+            means=f"Overfitting since step {step}: the evaluation loss rose from {low:.3g} to {last:.3g} while the"
+            " training"
+            f" loss fell from {before:.3g} to {now:.3g}.",
+            advice=f"Keep the checkpoint of step {step} (load_best_model_at_end), stop earlier, or use more data,"
+            " dropout or"
+            " weight decay; look for wrong labels.",
+            source=self.source,
+        )
+
+
+def _around(train: Series, step: int) -> tuple[float, float]:
+    """The training loss at a step and at the end."""
+    until = int(np.searchsorted(train.steps, step, side="right"))
+    return median(train.values[max(0, until - 5) : until]), ends(train.values)[1]
+
+
+@dataclass(frozen=True)
+class EvalDisagrees:
+    """Evaluation gets worse from the first time on while training gets better: other labels, or other preprocessing."""
+
+    id: ClassVar[str] = "eval_disagrees"
+    needs: ClassVar[tuple[Need, ...]] = (EVAL_LOSS, TRAIN_LOSS, EVAL_ACCURACY)
+    source: ClassVar[str] = "Northcutt, Athalye and Mueller 2021, Pervasive Label Errors in Test Sets, arXiv:2103.14749"
+
+    min_points: int = 3  # evaluations
+    ratio: float = 1.3  # of the last evaluation loss to the first
+    train_fall: float = 0.3  # the training loss fell by this share
+    accuracy: float = 0.4  # the last evaluation accuracy is below, and below the first one; a coin has 0.5
+
+    def __call__(self, run: Run) -> Iterator[Finding]:
+        found, train = EVAL_LOSS.first(run), TRAIN_LOSS.first(run)
+        if found is None or train is None or len(series := finite(found[1])) < self.min_points:
+            return
+        first, last = float(series.values[0]), median(series.values[-2:])
+        start, end = ends(finite(train[1]).values)
+        accuracy = below_chance(run, self.accuracy)
+        if accuracy is None or last < self.ratio * first or end > (1 - self.train_fall) * start:
+            return
+        yield Finding(
+            id=self.id,
+            severity="error",
+            tags=(found[0], train[0], accuracy),
+            steps=(int(series.steps[0]), int(series.steps[-1])),
+            numbers={"first": first, "last": last, "train_start": start, "train_end": end},
+            means=f"The evaluation loss rose from {first:.3g} to {last:.3g} while the training loss fell from"
+            f" {start:.3g} to"
+            f" {end:.3g}: what is right in training is wrong in evaluation.",
+            advice="Compare the label mapping (label2id) and the preprocessing of both data sets; read ten evaluation"
+            " examples with their predictions.",
+            source=self.source,
+        )
+
+
+def below_chance(run: Run, accuracy: float = EvalDisagrees.accuracy) -> str | None:
+    """The tag of an evaluation accuracy that fell from its first value to below `accuracy`."""
+    found = EVAL_ACCURACY.first(run)
+    if found is None:
+        return None
+    values = finite(found[1]).values
+    return found[0] if len(values) and median(values[-2:]) < min(accuracy, values[0]) else None
+
+
+@dataclass(frozen=True)
+class AccuracyGap:
+    """Accuracy in training is far above accuracy in evaluation."""
+
+    id: ClassVar[str] = "accuracy_gap"
+    needs: ClassVar[tuple[Need, ...]] = (EVAL_ACCURACY, TRAIN_ACCURACY)
+    source: ClassVar[str] = "Goodfellow, Bengio and Courville 2016, Deep Learning, section 5.2, deeplearningbook.org"
+
+    min_points: int = 3  # evaluations
+    gap: float = 0.15
+
+    def __call__(self, run: Run) -> Iterator[Finding]:
+        found, train = EVAL_ACCURACY.first(run), TRAIN_ACCURACY.first(run)
+        if found is None or train is None or len(series := finite(found[1])) < self.min_points:
+            return
+        evaluated, trained = median(series.values[-2:]), ends(finite(train[1]).values, 0.2, least=8)[1]
+        if not trained - evaluated >= self.gap:
+            return
+        yield Finding(
+            id=self.id,
+            severity="warning",
+            tags=(train[0], found[0]),
+            steps=(int(series.steps[-1]),),
+            numbers={"train": trained, "eval": evaluated},
+            means=f"Accuracy is {trained:.1%} in training and {evaluated:.1%} in evaluation: the model knows its"
+            " training"
+            " data by heart, or the two sets differ.",
+            advice="Check that both sets come from the same source and are preprocessed alike; more data, fewer epochs,"
+            " dropout.",
+            source=self.source,
+        )

@@ -1,0 +1,119 @@
+"""tensorboardX's SummaryWriter over our event writer."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tensorboardX
+from tensorboardX import record_writer
+from tensorboardX import summary as protos
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.writer import FileWriter
+
+from tbx_callbacks.writers.event_file import EventFile, LocalFile, RemoteFile, file_name, frame
+from tbx_callbacks.writers.event_writer import EventWriter
+
+
+class SummaryWriter(tensorboardX.SummaryWriter):  # type: ignore[misc]
+    """tensorboardX's SummaryWriter, all of its public `add_*` methods, over an event writer that loses nothing.
+
+    Args:
+        logdir: folder of the run, local or remote (`s3://`, `gs://`).
+        purge_step: TensorBoard hides what earlier files of the folder hold of this step and later ones.
+        flush_secs: how long a written event may wait for fsync; for an upload, where the folder is remote.
+        max_mib: memory for events while the disk cannot be written.
+    """
+
+    file_writer: Any
+
+    def __init__(
+        self, logdir: str, purge_step: int | None = None, *, flush_secs: float | None = None, max_mib: float = 64.0
+    ) -> None:
+        self._options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
+        super().__init__(logdir=logdir, purge_step=purge_step)
+
+    def reopened(self) -> Any:
+        """The file writer; a new one where the user has closed this writer."""
+        return self._get_file_writer()
+
+    def purge(self, step: int) -> None:
+        """Makes TensorBoard hide everything written so far for this step and later ones: they are trained again."""
+        self._get_file_writer().add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
+
+    def add_scalars(self, main_tag: str, tag_scalar_dict: Any, *args: Any, **kwargs: Any) -> None:
+        """tensorboardX's own: each scalar goes to a run of its own beside this one, through our event writer too."""
+        base = self._get_file_writer().get_logdir()
+        for tag in tag_scalar_dict:
+            folder = f"{base}/{main_tag}/{tag}"
+            if folder not in self.all_writers:
+                self.all_writers[folder] = _FileWriter(folder, **self._options)
+        super().add_scalars(main_tag, tag_scalar_dict, *args, **kwargs)
+
+    def add_hparams(
+        self, hparam_dict: Any, metric_dict: Any, name: str | None = None, global_step: int | None = None
+    ) -> None:
+        """tensorboardX's own: the session is a run of its own below this one, through our event writer too."""
+        folder = f"{self._get_file_writer().get_logdir()}/{name or time.time()}"
+        with SummaryWriter(folder, **self._options) as session:
+            for summary in protos.hparams(hparam_dict, metric_dict):
+                session.file_writer.add_summary(summary)
+            for tag, value in metric_dict.items():
+                session.add_scalar(tag, value, global_step)
+
+    def _get_file_writer(self) -> _FileWriter:
+        file_writer: _FileWriter | None = self.file_writer
+        if file_writer is None:
+            self.file_writer = file_writer = _FileWriter(self.logdir, **self._options)
+            self.all_writers = {file_writer.get_logdir(): file_writer}
+            if self.purge_step is not None:
+                self.purge(self.purge_step)
+        return file_writer
+
+
+class _FileWriter(FileWriter):  # type: ignore[misc]
+    event_writer: EventWriter
+
+    def __init__(self, logdir: str, *, flush_secs: float | None, max_mib: float) -> None:
+        # Not FileWriter's own __init__: it would open tensorboardX's event writer, which this replaces.
+        logdir = str(logdir)
+        factory = record_writer.REGISTERED_FACTORIES.get(logdir.split(":")[0])
+        secs = flush_secs if flush_secs is not None else (2.0 if factory is None else 30.0)
+        self.event_writer = EventWriter(logdir, lambda: _open(logdir, factory), flush_secs=secs, max_mib=max_mib)
+        self._default_metadata: dict[str, Any] = {}
+
+
+_PACKAGES = {"s3": ("S3_ENABLED", "boto3"), "gs": ("GCS_ENABLED", "google-cloud-storage")}
+
+
+def _open(logdir: str, factory: Any) -> EventFile:
+    header = frame(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+    if factory is None:
+        return LocalFile(logdir, header)
+    scheme = logdir.split(":")[0]
+    if scheme in _PACKAGES and not getattr(record_writer, _PACKAGES[scheme][0]):
+        raise ImportError(f"{_PACKAGES[scheme][1]} must be installed; run: pip install tbx-callbacks[{scheme}]")
+    factory.directory_check(logdir)
+    path = f"{logdir.rstrip('/')}/{file_name()}"
+    return RemoteFile(path, factory.open(path), header)
+
+
+class NullWriter:
+    """The SummaryWriter of ranks that do not write: it has every public method, and none does anything."""
+
+    def __enter__(self) -> NullWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def use_metadata(self, **metadata: object) -> contextlib.AbstractContextManager[NullWriter]:
+        """As tensorboardX's: a context manager."""
+        return contextlib.nullcontext(self)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("_") or not hasattr(SummaryWriter, name):
+            raise AttributeError(f"SummaryWriter has no attribute {name!r}")
+        return lambda *args, **kwargs: None  # noqa: ARG005

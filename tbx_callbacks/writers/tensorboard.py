@@ -1,0 +1,150 @@
+"""Writes steps to TensorBoard event files through tensorboardX."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tensorboardX import summary as protos
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+from tensorboardX.proto.summary_pb2 import HistogramProto, Summary
+
+from tbx_callbacks._stats.histogram import HistogramCounts
+from tbx_callbacks.metrics.host_values import Finished, HParams, HParamsEnd, HParamsMetrics, Layout, Text
+from tbx_callbacks.writers.summary_writer import SummaryWriter
+
+
+def summary_value(tag: str, value: Finished) -> Summary.Value:
+    """One value of a step's summary, under its tag as it is."""
+    if isinstance(value, float):
+        return Summary.Value(tag=tag, simple_value=value)
+    built = _BUILDERS[type(value)](tag, value)
+    return built.value[0] if isinstance(built, Summary) else built
+
+
+def _histogram(tag: str, value: HistogramCounts) -> Summary.Value:
+    proto = HistogramProto(
+        min=value.low,
+        max=value.high,
+        num=sum(value.counts),
+        sum=value.total,
+        sum_squares=value.total_squares,
+        # Buckets are given by their right edges only: an empty one in front carries the left edge of the first.
+        bucket_limit=value.edges,
+        bucket=[0, *value.counts],
+    )
+    return Summary.Value(tag=tag, histo=proto)
+
+
+def _text(tag: str, value: Text) -> Summary:
+    return protos.text(tag, value.markdown)
+
+
+def _hparams(tag: str, value: HParams) -> Summary:  # noqa: ARG001
+    return protos.hparams(dict(value.values), {})[1]
+
+
+def _hparams_metrics(tag: str, value: HParamsMetrics) -> Summary:  # noqa: ARG001
+    return protos.hparams(dict(value.values), dict.fromkeys(value.tags, 0.0))[0]
+
+
+def _hparams_end(tag: str, value: HParamsEnd) -> Summary:  # noqa: ARG001
+    ended = protos.hparams({}, {})[2]
+    if not value.succeeded:
+        metadata = ended.value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(metadata.content)
+        content.session_end_info.status = 2  # STATUS_FAILURE in tensorboard/plugins/hparams/api.proto
+        metadata.content = content.SerializeToString()
+    return ended
+
+
+def _layout(tag: str, value: Layout) -> Summary:  # noqa: ARG001
+    charts = {
+        category: {title: ["Multiline", list(tags)] for title, tags in titled.items()}
+        for category, titled in value.charts.items()
+    }
+    return protos.custom_scalars(charts)
+
+
+_BUILDERS: dict[type, Callable[[str, Any], Any]] = {
+    HistogramCounts: _histogram,
+    Text: _text,
+    HParams: _hparams,
+    HParamsMetrics: _hparams_metrics,
+    HParamsEnd: _hparams_end,
+    Layout: _layout,
+}
+
+
+class LogDirError(OSError):
+    """The run's folder cannot be written; the message names the path, the reason and the remedy."""
+
+
+class TensorBoardSink:
+    """Writes one event a step to the event file of a run's folder.
+
+    Args:
+        log_dir: folder of the run, local or remote (`s3://`, `gs://`).
+        flush_secs: see `SummaryWriter`.
+        max_mib: see `SummaryWriter`.
+    """
+
+    def __init__(
+        self, log_dir: str | os.PathLike[str], *, flush_secs: float | None = None, max_mib: float = 64.0
+    ) -> None:
+        self.log_dir = os.fspath(log_dir)
+        self._options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
+        self._writer: SummaryWriter | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy in another process opens a file of its own, and only if it is asked to write.
+        return {**self.__dict__, "_writer": None}
+
+    @property
+    def writer(self) -> SummaryWriter:
+        """The run's SummaryWriter, opened on first use.
+
+        Raises:
+            LogDirError: the folder cannot be written.
+        """
+        if self._writer is None:
+            try:
+                self._writer = SummaryWriter(self.log_dir, **self._options)
+            except (OSError, ImportError) as error:
+                raise LogDirError(f"cannot write a run to {self.log_dir!r}: {error}; {_remedy(error)}") from error
+        return self._writer
+
+    def write(self, step: int, values: Mapping[str, Finished]) -> None:
+        """Writes all values of a step as one event."""
+        summary = Summary(value=[summary_value(tag, value) for tag, value in values.items()])
+        file_writer = self.writer.reopened()
+        file_writer.add_event(Event(summary=summary), step, time.time())
+        file_writer.event_writer.settle()
+
+    def purge(self, step: int) -> None:
+        """Makes TensorBoard hide what this folder holds of this step and later ones: they are trained again."""
+        self.writer.purge(step)
+
+    def flush(self) -> None:
+        """Returns when all that was written before is on the disk."""
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the event file; a later write opens another one in the same folder."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "or choose a local log_dir"
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return "there is a file where the folder should be: choose another log_dir or remove the file"
+    if isinstance(error, PermissionError):
+        return "choose a log_dir that this user may write, or change its permissions"
+    return "choose another log_dir"
