@@ -24,9 +24,9 @@ from confusion import confusion_row, judged, rule_row  # noqa: E402
 from planted import FAULTS, HEALTHY  # noqa: E402
 
 from tbx_callbacks._config.metric_set import load_config  # noqa: E402
-from tbx_callbacks._engine.live_rules import Watcher  # noqa: E402
+from tbx_callbacks._engine.live_rules import RuleRunner  # noqa: E402
 from tbx_callbacks.rules import RULES  # noqa: E402
-from tbx_callbacks.writers.base import MemorySink  # noqa: E402
+from tbx_callbacks.writers.base import MemoryWriter  # noqa: E402
 
 STATES = tuple(f"optimizer_state/{kind}" for kind in ("exp_avg", "exp_avg_sq", "effective_lr"))
 
@@ -81,7 +81,7 @@ def live(points: int = 1000) -> dict[str, float]:
     tags += ["train/loss", "lr/AdamW/pg1", "grad_norm/total", "clip/factor", "clip/share", "nonfinite/found"]
     dice, found = random.Random(0), {"tags": float(len(tags))}
     for rules, given in (("default", "default"), ("all", {"extends": "full", "rules": {"others": "warn"}})):
-        watcher = Watcher(load_config(given).live.watched(), write=MemorySink().write)
+        watcher = RuleRunner(load_config(given).live.watched(), write=MemoryWriter().write)
         handed = 0.0
         for step in range(1, points + 1):
             values = {tag: dice.uniform(0.9, 1.1) for tag in tags}

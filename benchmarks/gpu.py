@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import BertConfig, BertForSequenceClassification
 
 from tbx_callbacks import TbxLoop
-from tbx_callbacks._distributed.packing import Batch, Pending
+from tbx_callbacks._distributed.packing import PackedValues, StepValues
 from tbx_callbacks._model.tensors import Tensors
 from tbx_callbacks._stats import fused
 from tbx_callbacks.metrics.values import Sum
@@ -94,9 +94,9 @@ def by_operators(work: Callable[[], Result]) -> Result:
         return work()
 
 
-def everything(model: nn.Module) -> Pending:
+def everything(model: nn.Module) -> PackedValues:
     """All norms, and histograms of weights and gradients by layer, on their way to the host."""
-    names, batch = [name for name, _ in model.named_parameters()], Batch()
+    names, batch = [name for name, _ in model.named_parameters()], StepValues()
     for kind in ("weights", "grads"):
         measured = Tensors([p.detach() if kind == "weights" else p.grad for p in model.parameters()])
         squares = measured.squares.unbind()

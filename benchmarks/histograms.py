@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
-from tbx_callbacks._distributed.packing import Batch
+from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.metrics.values import Histogram
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 BINS = 64
 Named = dict[str, Tensor]
@@ -36,7 +36,7 @@ Way = Callable[[Named, str], None]
 
 
 def ours(tensors: Named, folder: str) -> None:
-    batch, sink = Batch(), TensorBoardSink(folder)
+    batch, sink = StepValues(), TensorBoardWriter(folder)
     batch.add({f"weights/{name}": Histogram([tensor], bins=BINS) for name, tensor in tensors.items()})
     sink.write(1, batch.numbers({}))
     sink.close()
@@ -46,7 +46,7 @@ def by_layer(tensors: Named, folder: str) -> None:
     groups: dict[str, list[Tensor]] = {}
     for name, tensor in tensors.items():
         groups.setdefault(".".join(name.split(".")[:4]), []).append(tensor)
-    batch, sink = Batch(), TensorBoardSink(folder)
+    batch, sink = StepValues(), TensorBoardWriter(folder)
     batch.add({f"weights/{name}": Histogram(group, bins=BINS) for name, group in groups.items()})
     sink.write(1, batch.numbers({}))
     sink.close()
@@ -63,7 +63,7 @@ def tensorboardx(bins: str | int) -> Way:
 
 
 def histc(tensors: Named, folder: str) -> None:
-    sink, values = TensorBoardSink(folder), {}
+    sink, values = TensorBoardWriter(folder), {}
     for name, tensor in tensors.items():
         flat = tensor.reshape(-1)
         low, high = flat.min().item(), flat.max().item()
@@ -107,7 +107,7 @@ def same_counts(tensors: Sequence[Tensor]) -> str:
     """Compares the counts with numpy's, on the same edges."""
     moved = 0
     for tensor in tensors:
-        batch = Batch()
+        batch = StepValues()
         batch.add({"x": Histogram([tensor], bins=BINS)})
         found = batch.numbers({})["x"]
         assert isinstance(found, HistogramCounts)

@@ -20,7 +20,7 @@ import numpy as np
 
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.report import write_report
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 LAYERS = ["bert.embeddings", *(f"bert.encoder.layer.{n}" for n in range(12)), "bert.pooler", "classifier"]
@@ -76,7 +76,7 @@ def histograms(done: float) -> dict[str, HistogramCounts]:
 
 
 def write(folder: Path, *, steps: int, every: int) -> None:
-    sink, dice, names = TensorBoardSink(folder), random.Random(0), parameters()
+    sink, dice, names = TensorBoardWriter(folder), random.Random(0), parameters()
     for step in range(every, steps + 1, every):
         values: dict[str, Any] = scalars(step, steps, dice, names)
         if step % 50 == 0:

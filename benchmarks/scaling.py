@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from tbx_callbacks import TbxLoop
-from tbx_callbacks._distributed.packing import Batch
+from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._stats.norms import square_norms
 from tbx_callbacks.metrics.values import Histogram
 
@@ -46,7 +46,7 @@ def norms(groups: Groups) -> float:
 
 def histograms(groups: Groups) -> float:
     def work() -> None:
-        batch = Batch()
+        batch = StepValues()
         batch.add({f"x/{place}": Histogram(group) for place, group in enumerate(groups)})
         batch.numbers({})
 

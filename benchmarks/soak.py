@@ -17,7 +17,7 @@ import psutil
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tbx_callbacks._stats.histogram import HistogramCounts
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 WARM_UP = 5_000
 
@@ -34,7 +34,7 @@ def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     process = psutil.Process()
     with tempfile.TemporaryDirectory() as folder:
-        sink = TensorBoardSink(folder)
+        sink = TensorBoardWriter(folder)
         start, settled, peak = time.perf_counter(), 0, 0
         for step in range(1, steps + 1):
             sink.write(step, values(step))

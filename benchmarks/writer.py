@@ -14,14 +14,14 @@ import time
 
 import tensorboardX
 
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 SCALARS, STEPS, ROUNDS = 200, 20, 7
 VALUES = {f"family/layer.{place}": float(place) for place in range(SCALARS)}
 
 
 def ours(folder: str) -> float:
-    sink = TensorBoardSink(folder)
+    sink = TensorBoardWriter(folder)
     start = time.perf_counter()
     for step in range(1, STEPS + 1):
         sink.write(step, VALUES)
@@ -40,7 +40,7 @@ def theirs(folder: str) -> float:
 
 
 def training_thread(folder: str) -> float:
-    sink = TensorBoardSink(folder)
+    sink = TensorBoardWriter(folder)
     times = []
     for step in range(1, 200):
         start = time.perf_counter()

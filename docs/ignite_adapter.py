@@ -10,14 +10,14 @@ from torch.optim import Optimizer
 
 from tbx_callbacks._config.schedule import every
 from tbx_callbacks._distributed.rank import is_rank_zero
-from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.integrations.base import named_optimizers
 from tbx_callbacks.integrations.batches import samples_in, tokens_in
-from tbx_callbacks.integrations.step_counting import CountedSteps
-from tbx_callbacks.runs.folders import Place, fresh_folder
+from tbx_callbacks.integrations.step_counting import StepCountingIntegration
+from tbx_callbacks.runs.folders import RunLocation, fresh_folder
 
 
-class TbxIgnite(CountedSteps):
+class TbxIgnite(StepCountingIntegration):
     """Logs a metric set from an ignite trainer whose process function returns the loss.
 
     ```python
@@ -29,7 +29,7 @@ class TbxIgnite(CountedSteps):
     def attach(self, engine: Engine, model: nn.Module, optimizer: Optimizer, *, log_every: int = 10) -> TbxIgnite:
         """Follows the engine's events."""
         self._writes = is_rank_zero()
-        setup = Setup(model=model, optimizers=named_optimizers(optimizer), log_schedule=every(log_every))
+        setup = TrainingInfo(model=model, optimizers=named_optimizers(optimizer), log_schedule=every(log_every))
         engine.add_event_handler(Events.STARTED, self._started, setup)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
         engine.add_event_handler(Events.COMPLETED, self._ended, succeeded=True)
@@ -39,11 +39,11 @@ class TbxIgnite(CountedSteps):
     def evaluated(self, evaluator: Engine) -> None:
         """Logs the metrics of an evaluation that has ended, as `eval/<name>`."""
         if self._writes:
-            self._monitor.logged(self._step, {f"eval/{name}": float(v) for name, v in evaluator.state.metrics.items()})
+            self._engine.logged(self._step, {f"eval/{name}": float(v) for name, v in evaluator.state.metrics.items()})
 
-    def _started(self, engine: Engine, setup: Setup) -> None:
+    def _started(self, engine: Engine, setup: TrainingInfo) -> None:
         if self._writes:
-            self._begin(Place(self._wanted_dir or fresh_folder("runs")), self._step, setup=setup)
+            self._begin(RunLocation(self._wanted_dir or fresh_folder("runs")), self._step, setup=setup)
 
     def _iteration(self, engine: Engine) -> None:
         if self._writes:

@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from tbx_callbacks import log_predictions
 from tbx_callbacks.cli.doctor import show_worst
 from tbx_callbacks.report import write_report
-from tbx_callbacks.rules.diagnose import examine
+from tbx_callbacks.rules.diagnose import diagnose_folder
 from tbx_callbacks.runs.reader import UnreadableError
 
 console = Console(highlight=False)
@@ -84,7 +84,7 @@ def report(outcome: Outcome, seconds: float) -> None:
 def _diagnose(folder: Path) -> None:
     """Prints what is wrong with the run, worst first, and writes its report beside its event file."""
     try:
-        show_worst(next(examine(folder)).diagnosis, console)
+        show_worst(next(diagnose_folder(folder)).diagnosis, console)
         page = write_report([folder], folder / "report.html")
     except (ImportError, UnreadableError, OSError) as error:
         console.print(f"no report: {error}", soft_wrap=True, markup=False)

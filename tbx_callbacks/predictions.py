@@ -10,10 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from tbx_callbacks._model.names import unique
-from tbx_callbacks.writers.summary_writer import NullWriter
+from tbx_callbacks.writers.summary_writer import NullSummaryWriter
 
 if TYPE_CHECKING:
-    from tbx_callbacks.integrations.base import Adapter
+    from tbx_callbacks.integrations.base import Integration
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _IGNORED = -100  # the label that torch's losses leave out
 
 
 def log_predictions(
-    callback: Adapter,
+    callback: Integration,
     logits: Any,
     labels: Any,
     *,
@@ -62,7 +62,7 @@ def log_predictions(
     kept = np.flatnonzero((truth != _IGNORED) & np.isfinite(scores.max(-1)))
     if len(kept) < (truth != _IGNORED).sum():
         logger.warning("%s: samples whose largest logit is NaN or Inf are left out of its views", split)
-    if isinstance(writer, NullWriter) or not len(kept):
+    if isinstance(writer, NullSummaryWriter) or not len(kept):
         return
     scores, truth = scores[kept], truth[kept].astype(np.int64)
     shares = np.exp(scores - scores.max(-1, keepdims=True))

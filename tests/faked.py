@@ -18,7 +18,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from tbx_callbacks import TbxLoop
 from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks._distributed import reducer as together
-from tbx_callbacks._engine.snapshots import Copies
+from tbx_callbacks._engine.snapshots import WeightSnapshot
 
 DEVICE = "accel"
 
@@ -68,7 +68,7 @@ class Whole(TorchDispatchMode):
 
 def change_on_the_host() -> str:
     """Weights that are on the host, of an optimizer whose flag is on the device."""
-    weight, copies = torch.empty(3), Copies()
+    weight, copies = torch.empty(3), WeightSnapshot()
     source: Any = SimpleNamespace(
         parameters=[1], zero=None, weight=lambda place: weight, has_gradient=lambda place: True
     )
@@ -110,8 +110,8 @@ class Fetched:
 
 def agreed() -> str:
     """How often ranges of several types are fetched, and where they are when ranks have agreed on them."""
-    together.Fetch = Fetched  # type: ignore[assignment,misc]
-    ranks = together.Together(NoOthers(), 10.0)  # type: ignore[arg-type]
+    together.HostCopy = Fetched  # type: ignore[assignment,misc]
+    ranks = together.Reducer(NoOthers(), 10.0)  # type: ignore[arg-type]
     types = {"a": torch.float64, "b": torch.float32, "c": torch.float64}
     with NoWaiting():
         found = ranks.agree(1, ["due"], {tag: torch.empty(2, dtype=kind, device=DEVICE) for tag, kind in types.items()})
@@ -151,20 +151,20 @@ def main() -> None:
             with NoWaiting():
                 loop.before_clip()
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=False)
-            loop._monitor.clipped(norm, 1.0)
+            loop._engine.clipped(norm, 1.0)
             with NoWaiting():
                 loop.log("mine/loss", loss)
                 optimizer.step()  # measures in its hook
-                monitor = loop._monitor
-                assert monitor._measuring is not None
+                engine = loop._engine
+                assert engine._recorder is not None
                 on_host = torch.zeros(()), torch.zeros(4, dtype=torch.int64)
                 for one, of in ((loss.detach(), labels), on_host, (loss.detach(), labels)):  # mixed up: none may wait
-                    monitor.batch(loss=one, samples=4, tokens=of)
-                    monitor.outputs({"logits": logits, "aux_loss": one}, of)
-                monitor.outputs({"logits": torch.zeros(4, 3), "aux_loss": on_host[0]}, labels)
-                monitor._measuring.finish()
+                    engine.batch(loss=one, samples=4, tokens=of)
+                    engine.outputs({"logits": logits, "aux_loss": one}, of)
+                engine.outputs({"logits": torch.zeros(4, 3), "aux_loss": on_host[0]}, labels)
+                engine._recorder.finish()
             optimizer.zero_grad()
-            held, monitor.publisher.held = monitor.publisher.held, None  # here the copy to the host would begin
+            held, engine.publisher.held = engine.publisher.held, None  # here the copy to the host would begin
             assert held is not None
             loop._stepped = False
             loop._begin_step(loop._step + 1)

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch.utils import backend_registration
 
-from tbx_callbacks._distributed.reducer import Together
-from tbx_callbacks._distributed.worker import Jobs
-from tbx_callbacks._engine.publisher import Behind
-from tbx_callbacks._stats.host_copy import Fetch
+from tbx_callbacks._distributed.reducer import Reducer
+from tbx_callbacks._distributed.worker import Worker
+from tbx_callbacks._engine.publisher import OrderedQueue
+from tbx_callbacks._stats.host_copy import HostCopy
 
 
 @pytest.mark.skipif(
@@ -69,7 +69,7 @@ def test_jobs_run_at_once_or_behind_one_that_waits() -> None:
         go.wait(10)
         job(2)
 
-    behind = Behind()
+    behind = OrderedQueue()
     behind.run(lambda: job(1))
     assert done == [(1, True)]
     behind.run(waiting, waits=True)
@@ -83,7 +83,7 @@ def test_jobs_run_at_once_or_behind_one_that_waits() -> None:
 
 
 def test_a_job_that_fails_on_the_thread_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    behind, done = Behind(), []
+    behind, done = OrderedQueue(), []
     behind.run(lambda: print(1 / 0), waits=True)
     behind.run(lambda: print(1 / 0), waits=True)
     behind.run(lambda: done.append(time.monotonic()), waits=True)
@@ -94,8 +94,8 @@ def test_a_job_that_fails_on_the_thread_is_said_once(caplog: pytest.LogCaptureFi
 
 def test_ranges_of_a_step_are_merged_in_one_copy_and_keep_their_types(monkeypatch: pytest.MonkeyPatch) -> None:
     copies: list[torch.Size] = []
-    copy = Fetch._copy
-    monkeypatch.setattr(Fetch, "_copy", lambda self, packed: (copies.append(packed.shape), copy(self, packed))[1])
+    copy = HostCopy._copy
+    monkeypatch.setattr(HostCopy, "_copy", lambda self, packed: (copies.append(packed.shape), copy(self, packed))[1])
 
     class Other:
         """Another rank whose smallest element is -5 everywhere, and whose largest is 0."""
@@ -112,7 +112,7 @@ def test_ranges_of_a_step_are_merged_in_one_copy_and_keep_their_types(monkeypatc
         def close(self) -> bool:
             return True
 
-    ranks = Together(Other(), 10.0)  # type: ignore[arg-type]
+    ranks = Reducer(Other(), 10.0)  # type: ignore[arg-type]
     ranges = {f"tag {n}": torch.tensor([-float(n), n + 0.5], dtype=torch.float64) for n in range(3)}
     found = ranks.agree(1, ["due"], ranges)
     ranks.let_go(10.0)
@@ -127,10 +127,10 @@ def test_ranges_of_a_step_are_merged_in_one_copy_and_keep_their_types(monkeypatc
 def test_numbers_come_back_in_their_places() -> None:
     scalars = [1.5, torch.tensor(2.0), torch.tensor([3], dtype=torch.int64), 4, torch.tensor(5.0, dtype=torch.float64)]
     vectors = [torch.tensor([6.0, 7.0]), torch.empty(0), torch.tensor([8.0], dtype=torch.float64)]
-    fetch = Fetch(scalars, vectors)
+    fetch = HostCopy(scalars, vectors)
     assert not fetch.waits
     assert fetch.read() == ([1.5, 2.0, 3.0, 4.0, 5.0], [[6.0, 7.0], [], [8.0]])
-    assert Fetch([], []).read() == ([], [])
+    assert HostCopy([], []).read() == ([], [])
 
 
 def test_other_threads_wait_on_the_device_that_they_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_other_threads_wait_on_the_device_that_they_wait_for(monkeypatch: pytest
 
     monkeypatch.setattr(torch.cuda, "device", device)
     waited: list[int] = []
-    fetch = Fetch([1.0], [])
+    fetch = HostCopy([1.0], [])
     fetch._events = [(torch.device("cuda", 3), Event()), (torch.device("cuda", 1), Event())]  # type: ignore[list-item]
     assert fetch.read() == ([1.0], [])
     assert waited == [3, 1]
@@ -165,7 +165,7 @@ def test_a_thread_of_ours_has_the_device_of_the_thread_that_started_it(monkeypat
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 5)
     for name, started in (("without", False), ("with", True)):
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda started=started: started)
-        jobs = Jobs(name, print)
+        jobs = Worker(name, print)
         jobs.do(lambda: None)
         assert jobs.drain(10)
         jobs.close()

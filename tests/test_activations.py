@@ -19,7 +19,7 @@ LAYERS = ("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1", "be
 SET: dict[str, Any] = {"every": 2, "metrics": ["activations"]}
 
 
-class Watched:
+class LiveRule:
     """Keeps the output of every call of some modules in training mode, by the step that the test says."""
 
     def __init__(self, model: nn.Module, names: tuple[str, ...] = LAYERS) -> None:
@@ -37,7 +37,7 @@ class Watched:
         return hook
 
 
-def check(read: Run, watched: Watched, steps: list[int], names: tuple[str, ...] = LAYERS) -> None:
+def check(read: Run, watched: LiveRule, steps: list[int], names: tuple[str, ...] = LAYERS) -> None:
     assert {tag.removeprefix("activations/").rpartition("/")[0] for tag in read.scalars if tag[0] == "a"} == {*names}
     for name in names:
         assert read.steps(f"activations/{name}/norm") == list(read.histograms[f"activations/{name}"]) == steps
@@ -61,7 +61,7 @@ def test_hf(tmp_path: Path, attached: bool, checkpointing: bool | None) -> None:
     names = (*LAYERS[:3], "bert.encoder.layer.0.attention", "bert.encoder.layer.1.attention.self.query")
     model = bert()
     callback = TbxTrainerCallback({"every": 2, "metrics": [{"activations": {"modules": f"^({'|'.join(names)})$"}}]})
-    watched = Watched(model, names)
+    watched = LiveRule(model, names)
     options: dict[str, Any] = {"gradient_accumulation_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
     if checkpointing is not None:
         options |= {
@@ -80,7 +80,7 @@ def test_hf(tmp_path: Path, attached: bool, checkpointing: bool | None) -> None:
 
 def test_the_models_layers_are_the_default(tmp_path: Path) -> None:
     model, callback = bert(), TbxTrainerCallback(SET)
-    watched = Watched(model)
+    watched = LiveRule(model)
     run = trainer(tmp_path, model=model, callbacks=[callback], max_steps=4)
     watched.step = lambda: run.state.global_step + 1
     run.train()
@@ -94,7 +94,7 @@ def net() -> nn.Sequential:
 
 def test_loop_with_modules_of_ones_choice(tmp_path: Path) -> None:
     model, names = net(), ("1", "2.1")
-    watched = Watched(model, names)
+    watched = LiveRule(model, names)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     chosen = {"every": 2, "metrics": [{"activations": {"modules": r"^1$|\.1$", "bins": 10}}]}
     hooks = []
@@ -222,7 +222,7 @@ def test_the_run_is_unharmed_under_gradient_checkpointing(tmp_path: Path, reentr
 
 def test_half_precision(tmp_path: Path) -> None:
     model = bert().bfloat16()
-    watched = Watched(model)
+    watched = LiveRule(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batch = collate(rows(4))
     with TbxLoop(model, optimizer, {**SET, "every": 1}, log_dir=tmp_path) as loop:

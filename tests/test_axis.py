@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
 from tbx_callbacks.runs.reader import find_runs
-from tbx_callbacks.writers.axes import AxesSink
+from tbx_callbacks.writers.axes import AxesWriter
 
 SET: dict[str, Any] = {
     "axis": ["step", "samples", "tokens", "epochs"],
@@ -170,7 +170,7 @@ def test_it_is_one_run_for_doctor_and_report(tmp_path: Path) -> None:
 
 
 def test_a_point_is_never_before_an_earlier_one(tmp_path: Path) -> None:
-    sink = AxesSink(tmp_path, ["samples"])
+    sink = AxesWriter(tmp_path, ["samples"])
     sink.write(10, {"axis:samples": 1000.0, "x": 1.0})
     sink.write(19, {"x": 2.0})  # leads to 1900
     sink.write(20, {"axis:samples": 50.0, "x": 3.0})
@@ -193,7 +193,7 @@ def test_a_folder_that_cannot_be_written_is_not_the_trainings_problem(
 
 
 def test_what_was_counted_falls_short_of_an_estimate_and_is_written_all_the_same(tmp_path: Path) -> None:
-    sink = AxesSink(tmp_path / "run", ["samples"])
+    sink = AxesWriter(tmp_path / "run", ["samples"])
     sink.write(10, {"train/loss": 1.0, "axis:samples": 80.0})
     sink.write(15, {"eval/loss": 0.9})  # estimated at 120
     sink.write(20, {"train/loss": 0.8, "axis:samples": 20.0})  # at 100

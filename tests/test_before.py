@@ -14,8 +14,8 @@ from tbx_callbacks import TbxLoop
 from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks._config.schedule import never
 from tbx_callbacks._engine.plan import plan
-from tbx_callbacks._engine.snapshots import Copies
-from tbx_callbacks._model.access import Source
+from tbx_callbacks._engine.snapshots import WeightSnapshot
+from tbx_callbacks._model.access import ModelAccess
 
 UPDATES = [
     {"update_norm": {"by": "parameter"}},
@@ -41,10 +41,10 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 def copies(model: nn.Module, metrics: list[Any], *, closure: bool = False) -> dict[int, Tensor]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    source = Source(model, {"SGD": optimizer})
+    source = ModelAccess(model, {"SGD": optimizer})
     items = load_config({"every": 1, "metrics": metrics}).items
-    taken = Copies()
-    taken.take(source, plan(items, 1, source.parameters, never, source.owners), "SGD", closure=closure)
+    taken = WeightSnapshot()
+    taken.take(source, plan(items, 1, source.parameters, never, source.parameters_by_optimizer), "SGD", closure=closure)
     return taken._copies["SGD"]
 
 
@@ -60,11 +60,11 @@ def test_only_what_is_selected_and_trained_is_copied() -> None:
 
 def test_half_precision_is_compared_exactly() -> None:
     model = net().bfloat16()
-    source = Source(model, {"SGD": torch.optim.SGD(model.parameters(), lr=0.1)})
+    source = ModelAccess(model, {"SGD": torch.optim.SGD(model.parameters(), lr=0.1)})
     model(batch(1)[0].bfloat16()).sum().backward()
     items = load_config({"every": 1, "metrics": UPDATES}).items
-    taken = Copies()
-    taken.take(source, plan(items, 1, source.parameters, never, source.owners), "SGD", closure=False)
+    taken = WeightSnapshot()
+    taken.take(source, plan(items, 1, source.parameters, never, source.parameters_by_optimizer), "SGD", closure=False)
     before = weights(model)
     source.optimizers["SGD"].step()
     updates = taken.updates(source, "SGD", None)
@@ -80,8 +80,8 @@ def test_nothing_is_copied_on_other_steps(tmp_path: Path, metrics: list[Any], he
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, {"every": 3, "metrics": metrics}, log_dir=tmp_path) as loop:
         assert bool(optimizer._optimizer_step_pre_hooks) == any(held)
-        optimizer.register_step_pre_hook(lambda *_: seen.append(len(loop._monitor._measuring._copies._copies)))
-        optimizer.register_step_post_hook(lambda *_: seen.append(len(loop._monitor._measuring._copies._copies)))
+        optimizer.register_step_pre_hook(lambda *_: seen.append(len(loop._engine._recorder._copies._copies)))
+        optimizer.register_step_post_hook(lambda *_: seen.append(len(loop._engine._recorder._copies._copies)))
         for step in range(1, 7):
             model(batch(step)[0]).sum().backward()
             optimizer.step()

@@ -9,41 +9,41 @@ import torch
 from slow import Clock, Slow
 from torch import nn
 
-from tbx_callbacks._config.metric_spec import Cadence, Item
+from tbx_callbacks._config.metric_spec import Cadence, MetricSpec
 from tbx_callbacks._config.schedule import Schedule, at, either, every, never, stretched
 from tbx_callbacks._engine.counters import Stopwatch
-from tbx_callbacks._engine.engine import Monitor
-from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks._engine.engine import Engine
+from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.metrics.host_values import Text
-from tbx_callbacks.writers.base import MemorySink
+from tbx_callbacks.writers.base import MemoryWriter
 
 EVERY_10 = every(10)
 
 
 def train(
     budget: float | None, steps: int = 400, log: Schedule = EVERY_10, **costs: tuple[Cadence, float]
-) -> tuple[MemorySink, float]:
+) -> tuple[MemoryWriter, float]:
     """One second a step; returns what was written, and the share that measuring took in the second half."""
-    clock, sink = Clock(), MemorySink()
-    items = [Item(name, Slow(name, seconds, clock), every=n) for name, (n, seconds) in costs.items()]
-    monitor = Monitor(items, every="log", strict=True, sink=sink, stopwatch=Stopwatch(clock), budget=budget)
+    clock, sink = Clock(), MemoryWriter()
+    items = [MetricSpec(name, Slow(name, seconds, clock), every=n) for name, (n, seconds) in costs.items()]
+    engine = Engine(items, every="log", strict=True, sink=sink, stopwatch=Stopwatch(clock), budget=budget)
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=log))
+    engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=log))
     for step in range(1, steps + 1):
         if step == steps // 2 + 1:
-            middle = clock.now, monitor.stopwatch.monitoring
-        monitor.begin_step(step)
+            middle = clock.now, engine.stopwatch.monitoring
+        engine.begin_step(step)
         clock.now += 1.0
         optimizer.step()
-        monitor.publish()
-        monitor.verdict(step)
-    seconds, spent = clock.now - middle[0], monitor.stopwatch.monitoring - middle[1]
-    monitor.end(steps, succeeded=True)
+        engine.publish()
+        engine.verdict(step)
+    seconds, spent = clock.now - middle[0], engine.stopwatch.monitoring - middle[1]
+    engine.end(steps, succeeded=True)
     return sink, spent / seconds
 
 
-def steps_of(sink: MemorySink, tag: str) -> list[int]:
+def steps_of(sink: MemoryWriter, tag: str) -> list[int]:
     return [step for step, _ in sink.series(tag)]
 
 

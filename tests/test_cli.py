@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tbx_callbacks.metrics.registry import METRICS
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 COMMAND = [sys.executable, "-c", "from tbx_callbacks.cli import main; main()"]
 
@@ -68,7 +68,7 @@ def test_recipes_are_found() -> None:
 
 
 def test_view_serves_the_run_and_prints_the_url(tmp_path: Path) -> None:
-    sink = TensorBoardSink(tmp_path / "run")
+    sink = TensorBoardWriter(tmp_path / "run")
     sink.write(1, {"train/loss": 0.5})
     sink.close()
     board = subprocess.Popen(

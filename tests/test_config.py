@@ -11,7 +11,7 @@ import yaml
 
 from tbx_callbacks import ConfigError, load_config
 from tbx_callbacks._config.bundled import bundled_sets
-from tbx_callbacks._config.live_rules import Watched
+from tbx_callbacks._config.live_rules import LiveRule
 from tbx_callbacks._config.rules import Response
 from tbx_callbacks._config.schema import json_schema
 from tbx_callbacks.metrics.registry import METRICS
@@ -183,8 +183,8 @@ def test_rules_of_a_set_are_those_that_it_names() -> None:
     assert live.every == 7
     assert live.decides
     assert live.watched() == {
-        "divergence": Watched(Divergence(ratio=2.0), Response(("stop", "checkpoint"), "os.getcwd")),
-        "plateau": Watched(Plateau(), Response()),
+        "divergence": LiveRule(Divergence(ratio=2.0), Response(("stop", "checkpoint"), "os.getcwd")),
+        "plateau": LiveRule(Plateau(), Response()),
     }
     assert not load_config({"metrics": ["loss"]}).live.watched()
 
@@ -195,7 +195,7 @@ def test_rules_are_inherited_replaced_and_switched_off() -> None:
     own = load_config({"extends": "full", "rules": {"nonfinite": "stop", "divergence": False, "others": "warn"}}).live
     assert set(own.watched()) == set(RULES) - {"divergence"}
     assert own.watched()["nonfinite"].response.actions == ("stop",)
-    assert own.watched()["overfitting"] == Watched(Overfitting(), Response())
+    assert own.watched()["overfitting"] == LiveRule(Overfitting(), Response())
     assert not load_config({"extends": "full", "rules": False}).live.watched()
     assert load_config({"extends": "full", "rules": {"nonfinite": "stop"}}).digest != load_config("full").digest
 

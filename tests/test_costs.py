@@ -13,16 +13,16 @@ from slow import Clock, Slow
 from torch import nn
 
 from tbx_callbacks import TbxTrainerCallback
-from tbx_callbacks._config.metric_spec import Item, parse_item
+from tbx_callbacks._config.metric_spec import MetricSpec, parse_metric_spec
 from tbx_callbacks._config.schedule import every
-from tbx_callbacks._distributed.packing import Batch
+from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._engine.cost import Cost
 from tbx_callbacks._engine.counters import Stopwatch
-from tbx_callbacks._engine.engine import Monitor
-from tbx_callbacks._engine.snapshots import Copies
-from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks._engine.engine import Engine
+from tbx_callbacks._engine.snapshots import WeightSnapshot
+from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.metrics.values import Value
-from tbx_callbacks.writers.base import MemorySink
+from tbx_callbacks.writers.base import MemoryWriter
 
 
 class Watching(Slow):
@@ -40,20 +40,20 @@ class Comparing(Slow):
     needs: ClassVar[frozenset[str]] = frozenset({"weights_before"})
 
 
-def train(clock: Clock, items: list[Item], budget: float | None, steps: int) -> Monitor:
+def train(clock: Clock, items: list[MetricSpec], budget: float | None, steps: int) -> Engine:
     """One second a step; stops before the training ends."""
-    monitor = Monitor(items, every=2, strict=True, sink=MemorySink(), stopwatch=Stopwatch(clock), budget=budget)
+    engine = Engine(items, every=2, strict=True, sink=MemoryWriter(), stopwatch=Stopwatch(clock), budget=budget)
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(10)))
+    engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(10)))
     for step in range(1, steps + 1):
-        monitor.begin_step(step)
+        engine.begin_step(step)
         clock.now += 1.0
         model(torch.ones(3, 2)).sum().backward()
         optimizer.step()
-        monitor.publish()
-        monitor.verdict(step)
-    return monitor
+        engine.publish()
+        engine.verdict(step)
+    return engine
 
 
 def costly(clock: Clock, done: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,29 +66,29 @@ def costly(clock: Clock, done: Callable[..., Any]) -> Callable[..., Any]:
     return longer
 
 
-def periods(monitor: Monitor) -> dict[str, str]:
-    return {entry.item.name: str(entry.schedule) for entry in monitor._program.entries}
+def periods(engine: Engine) -> dict[str, str]:
+    return {entry.item.name: str(entry.schedule) for entry in engine._program.entries}
 
 
 def test_what_is_seen_in_the_forward_pass_is_time_of_its_metric() -> None:
     clock = Clock()
-    items = [Item("watching", Watching("watching", 0.25, clock)), Item("idle", Slow("idle", 0.0, clock))]
-    monitor = train(clock, items, None, steps=20)
-    watching, idle = monitor._program.entries
-    assert monitor.stopwatch.monitoring == pytest.approx(10 * 2 * 0.25)  # two modules
+    items = [MetricSpec("watching", Watching("watching", 0.25, clock)), MetricSpec("idle", Slow("idle", 0.0, clock))]
+    engine = train(clock, items, None, steps=20)
+    watching, idle = engine._program.entries
+    assert engine.stopwatch.monitoring == pytest.approx(10 * 2 * 0.25)  # two modules
     assert (watching.cost.runs, watching.cost.a_run, idle.cost.total) == (10, pytest.approx(0.5), 0.0)
     assert periods(train(clock, items, 0.01, steps=20)) == {"watching": "every 50 steps", "idle": "every 2 steps"}
 
 
 def test_copies_are_paid_by_those_that_compare_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(Copies, "take", costly(clock, Copies.take))
-    monkeypatch.setattr(Copies, "updates", costly(clock, Copies.updates))
-    items = [Item(name, Comparing(name, 0.0, clock)) for name in ("one", "two")]
-    items += [Item("idle", Slow("idle", 0.0, clock))]
-    monitor = train(clock, items, None, steps=20)
-    assert monitor.stopwatch.monitoring == pytest.approx(10 * 1.0)
-    assert [entry.cost.total for entry in monitor._program.entries] == pytest.approx([5.0, 5.0, 0.0])
+    monkeypatch.setattr(WeightSnapshot, "take", costly(clock, WeightSnapshot.take))
+    monkeypatch.setattr(WeightSnapshot, "updates", costly(clock, WeightSnapshot.updates))
+    items = [MetricSpec(name, Comparing(name, 0.0, clock)) for name in ("one", "two")]
+    items += [MetricSpec("idle", Slow("idle", 0.0, clock))]
+    engine = train(clock, items, None, steps=20)
+    assert engine.stopwatch.monitoring == pytest.approx(10 * 1.0)
+    assert [entry.cost.total for entry in engine._program.entries] == pytest.approx([5.0, 5.0, 0.0])
     found = periods(train(clock, items, 0.01, steps=20))
     assert found == {"one": "every 100 steps", "two": "every 100 steps", "idle": "every 2 steps"}
 
@@ -97,12 +97,12 @@ def test_histograms_pay_for_their_counting_and_all_that_read_tensors_are_stretch
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(Batch, "count", costly(clock, Batch.count))
-    norms = [parse_item("weight_norm", {"by": by}, "here") for by in ("total", "layer")]
-    items = [*norms, *(parse_item(name, {}, "here") for name in ("weight_histogram", "learning_rate"))]
-    monitor = train(clock, items, 0.01, steps=10)
+    monkeypatch.setattr(StepValues, "count", costly(clock, StepValues.count))
+    norms = [parse_metric_spec("weight_norm", {"by": by}, "here") for by in ("total", "layer")]
+    items = [*norms, *(parse_metric_spec(name, {}, "here") for name in ("weight_histogram", "learning_rate"))]
+    engine = train(clock, items, 0.01, steps=10)
     stretched = {"weight_norm": "every 50 steps", "weight_histogram": "every 50 steps"}
-    assert periods(monitor) == {**stretched, "learning_rate": "every 2 steps"}
+    assert periods(engine) == {**stretched, "learning_rate": "every 2 steps"}
 
 
 def test_what_a_device_took_belongs_to_its_run_however_late_it_is_known() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tbx_callbacks import TbxLoop
 from tbx_callbacks._model.outputs import Losses, Predictions
-from tbx_callbacks._stats.accumulators import Deferred
+from tbx_callbacks._stats.accumulators import LazySum
 
 SET = {
     "every": "log",
@@ -92,7 +92,7 @@ def test_what_cannot_be_added_up_is_not_met_again() -> None:
             raise ValueError("two")
         return torch.stack(tensors).sum()
 
-    deferred = Deferred(broken)
+    deferred = LazySum(broken)
     deferred.add(torch.ones(()))
     deferred.add(torch.ones(()))
     with pytest.raises(ValueError, match="two"):

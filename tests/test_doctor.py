@@ -16,13 +16,13 @@ from test_cli import run
 from torch.utils.tensorboard import SummaryWriter
 
 from tbx_callbacks.rules import RULES
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 HEALTHY = np.geomspace(0.7, 0.1, 60)
 
 
 def logged(folder: Path, **scalars: Any) -> Path:
-    sink = TensorBoardSink(folder)
+    sink = TensorBoardWriter(folder)
     for place in range(max(map(len, scalars.values()))):
         values = {tag: float(numbers[place]) for tag, numbers in scalars.items() if place < len(numbers)}
         sink.write(10 * (place + 1), values)

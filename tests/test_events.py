@@ -22,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tbx_callbacks import TbxTrainerCallback
 from tbx_callbacks.runs.reader import UnreadableError, find_runs, read_run
 from tbx_callbacks.runs.series import Series, scalar_points, series_of
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 
 def points(series: Series) -> list[tuple[int, float]]:
@@ -30,7 +30,7 @@ def points(series: Series) -> list[tuple[int, float]]:
 
 
 def scalars(folder: Path, numbers: dict[int, float], tag: str = "train/loss") -> None:
-    sink = TensorBoardSink(folder)
+    sink = TensorBoardWriter(folder)
     for step, number in numbers.items():
         sink.write(step, {tag: number})
     sink.close()

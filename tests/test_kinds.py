@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks._config.schedule import every
-from tbx_callbacks._engine.engine import Monitor
-from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks._engine.engine import Engine
+from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._stats import histogram
 from tbx_callbacks._stats.norms import square_norms
-from tbx_callbacks.writers.base import MemorySink
+from tbx_callbacks.writers.base import MemoryWriter
 
 METRICS = [
     {"grad_norm": {"by": "parameter"}},
@@ -27,16 +27,16 @@ METRICS = [
 
 def written(model: nn.Module) -> dict[str, Any]:
     """What one step without an update writes, with the gradients that the parameters have."""
-    sink = MemorySink()
-    monitor = Monitor(load_config({"every": 1, "metrics": METRICS}).items, every=1, strict=True, sink=sink)
+    sink = MemoryWriter()
+    engine = Engine(load_config({"every": 1, "metrics": METRICS}).items, every=1, strict=True, sink=sink)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(1)))
-    monitor.begin_step(1)
-    monitor.before_clip()
+    engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(1)))
+    engine.begin_step(1)
+    engine.before_clip()
     for hook in optimizer._optimizer_step_post_hooks.values():  # some kinds cannot be stepped
         hook(optimizer, (), {})
-    monitor.publish()
-    monitor.end(1, succeeded=True)
+    engine.publish()
+    engine.end(1, succeeded=True)
     return {tag: value for _, values in sink.batches for tag, value in values.items()}
 
 

@@ -13,11 +13,11 @@ from torch import nn
 from tbx_callbacks import ConfigError, TbxLoop
 from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks._config.schedule import at, either, every, never
-from tbx_callbacks._distributed.messages import Decisions, heard
+from tbx_callbacks._distributed.messages import Messages, incoming
 from tbx_callbacks._engine.counters import Stopwatch
-from tbx_callbacks._engine.engine import Monitor
-from tbx_callbacks._engine.training_info import Setup
-from tbx_callbacks.writers.base import MemorySink
+from tbx_callbacks._engine.engine import Engine
+from tbx_callbacks._engine.training_info import TrainingInfo
+from tbx_callbacks.writers.base import MemoryWriter
 
 
 class Clock:
@@ -28,25 +28,25 @@ class Clock:
 
 
 def loop(
-    metrics: list[Any], steps: int = 6, each: Callable[[int, Monitor], None] = lambda step, monitor: None, **setup: Any
-) -> tuple[MemorySink, Clock]:
+    metrics: list[Any], steps: int = 6, each: Callable[[int, Engine], None] = lambda step, engine: None, **setup: Any
+) -> tuple[MemoryWriter, Clock]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    config, sink, clock = load_config({"every": 2, "metrics": metrics}), MemorySink(), Clock()
-    monitor = Monitor(config.items, every=config.every, strict=False, sink=sink, stopwatch=Stopwatch(clock))
-    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(3), **setup))
+    config, sink, clock = load_config({"every": 2, "metrics": metrics}), MemoryWriter(), Clock()
+    engine = Engine(config.items, every=config.every, strict=False, sink=sink, stopwatch=Stopwatch(clock))
+    engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(3), **setup))
     for step in range(1, steps + 1):
-        monitor.begin_step(step)
-        each(step, monitor)
+        engine.begin_step(step)
+        each(step, engine)
         optimizer.zero_grad()
         loss = model(torch.randn(5, 4)).square().mean()
         loss.backward()
-        monitor.batch(loss=loss, samples=5, tokens=torch.tensor(7))
+        engine.batch(loss=loss, samples=5, tokens=torch.tensor(7))
         clock.now += 0.5
         optimizer.step()
-        monitor.publish()
-    monitor.end(steps, succeeded=True)
+        engine.publish()
+    engine.end(steps, succeeded=True)
     return sink, clock
 
 
@@ -67,11 +67,11 @@ def test_each_item_has_its_own_cadence_and_interval() -> None:
 
 
 def test_throughput_with_an_injected_clock() -> None:
-    def pause(step: int, monitor: Monitor) -> None:
+    def pause(step: int, engine: Engine) -> None:
         if step == 4:  # an evaluation of 100 s that does not count
-            monitor.stopwatch.pause()
-            monitor.stopwatch.clock.now += 100  # type: ignore[attr-defined]
-            monitor.stopwatch.resume()
+            engine.stopwatch.pause()
+            engine.stopwatch.clock.now += 100  # type: ignore[attr-defined]
+            engine.stopwatch.resume()
 
     sink, _ = loop(["throughput"], each=pause)
     assert sink.series("perf/step_s") == [(2, 0.5), (4, 0.5), (6, 0.5)]
@@ -82,9 +82,9 @@ def test_throughput_with_an_injected_clock() -> None:
 def test_counters_over_more_micro_batches_than_are_kept() -> None:
     bad = torch.tensor(float("nan"))
 
-    def many(step: int, monitor: Monitor) -> None:
+    def many(step: int, engine: Engine) -> None:
         for place in range(200):
-            monitor.batch(loss=bad if place % 50 == 0 else torch.tensor(1.0), samples=1, tokens=torch.tensor(2))
+            engine.batch(loss=bad if place % 50 == 0 else torch.tensor(1.0), samples=1, tokens=torch.tensor(2))
 
     sink, _ = loop(["throughput", "nonfinite"], each=many)
     assert sink.series("nonfinite/losses") == [(2, 8.0), (4, 8.0), (6, 8.0)]
@@ -98,9 +98,9 @@ def test_clipping_by_value_has_no_factor_and_no_norm_before_it() -> None:
 
 
 def test_own_scalars_may_not_take_a_metrics_tag() -> None:
-    def take(step: int, monitor: Monitor) -> None:
+    def take(step: int, engine: Engine) -> None:
         with pytest.raises(ValueError, match="a tag of your own must not be one that a metric writes"):
-            monitor.log("weight_norm/0", 1.0)
+            engine.log("weight_norm/0", 1.0)
 
     loop(["weight_norm"], each=take)
 
@@ -121,28 +121,28 @@ def test_parameter_groups_go_by_their_names() -> None:
     model = nn.Linear(2, 2)
     groups = [{"params": [model.weight], "name": "no decay"}, {"params": [model.bias], "lr": 0.5}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
-    config, sink = load_config({"every": 1, "metrics": ["learning_rate"]}), MemorySink()
-    monitor = Monitor(config.items, every=1, strict=True, sink=sink)
-    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=never))
-    monitor.begin_step(1)
+    config, sink = load_config({"every": 1, "metrics": ["learning_rate"]}), MemoryWriter()
+    engine = Engine(config.items, every=1, strict=True, sink=sink)
+    engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=never))
+    engine.begin_step(1)
     optimizer.step()
-    monitor.publish()
+    engine.publish()
     assert sink.batches[-1] == (1, {"lr/SGD/no_decay": 0.1, "lr/SGD/pg2": 0.5})
 
 
 def test_speed_in_a_second_training_is_its_own() -> None:
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    now, sink = [0.0], MemorySink()
+    now, sink = [0.0], MemoryWriter()
     (item,) = load_config({"metrics": ["throughput"]}).items
-    monitor = Monitor([item], every=2, strict=True, sink=sink, stopwatch=Stopwatch(lambda: now[0]))
+    engine = Engine([item], every=2, strict=True, sink=sink, stopwatch=Stopwatch(lambda: now[0]))
     for _ in range(2):
-        monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(2)))
+        engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(2)))
         for step in range(1, 5):
-            monitor.begin_step(step)
+            engine.begin_step(step)
             now[0] += 3.0
             optimizer.step()
-            monitor.publish()
+            engine.publish()
         now[0] += 1000.0  # an exception ended it, and nobody told
     assert [value for _, value in sink.series("perf/step_s")] == pytest.approx([3.0] * 4)
 
@@ -156,9 +156,9 @@ def test_a_loop_that_cannot_begin_leaves_nothing_in_the_optimizer(tmp_path: Path
 
 
 def test_decisions_that_leave_together_are_united() -> None:
-    decisions = Decisions(0)
+    decisions = Messages(0)
     decisions.expect("rules", lambda numbers: None)
     decisions.decide("rules", {"STOP": 1.0})
     decisions.decide("rules", {"CHECKPOINT": 1.0})
-    told = heard({tag: part.maxes for tag, part in decisions.leaving().items()})
+    told = incoming({tag: part.maxes for tag, part in decisions.leaving().items()})
     assert list(told) == [("rules", {"STOP": 1.0, "CHECKPOINT": 1.0})]

@@ -15,21 +15,21 @@ from problems import Run
 from torch import nn
 
 from tbx_callbacks import TbxLoop
-from tbx_callbacks._stats.host_copy import Fetch
+from tbx_callbacks._stats.host_copy import HostCopy
 
 
 def behind(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """A device that is done with no number until the event is set; who is asked for one in this thread fails."""
-    done, main, read = threading.Event(), threading.current_thread(), Fetch.read
+    done, main, read = threading.Event(), threading.current_thread(), HostCopy.read
 
-    def late(self: Fetch) -> Any:
+    def late(self: HostCopy) -> Any:
         if self._sizes:
             assert threading.current_thread() is not main, "the training thread waits for the device"
             assert done.wait(5)
         return read(self)
 
-    monkeypatch.setattr(Fetch, "read", late)
-    monkeypatch.setattr(Fetch, "waits", property(lambda self: bool(self._sizes)))
+    monkeypatch.setattr(HostCopy, "read", late)
+    monkeypatch.setattr(HostCopy, "waits", property(lambda self: bool(self._sizes)))
     return done
 
 
@@ -133,7 +133,7 @@ def test_a_stop_is_acted_upon_when_the_numbers_have_come(
             step(float("nan") if number == 2 else 1.0)
             assert not loop.should_stop
         done.set()
-        assert until(lambda: loop._monitor.publisher.decisions.awaited)
+        assert until(lambda: loop._engine.publisher.decisions.awaited)
         step()
         assert loop.should_stop
         assert loop.should_checkpoint is ("checkpoint" in rule["nonfinite"])
@@ -153,7 +153,7 @@ def test_a_budget_is_kept_without_waiting_for_the_numbers(tmp_path: Path, monkey
             model(torch.ones(1, 2)).sum().backward()
             optimizer.step()
             loop.end_step()
-        (entry,) = loop._monitor._program.on_steps
+        (entry,) = loop._engine._program.on_steps
         assert str(entry.schedule) != "every 1 steps"
         done.set()
     assert list(Run(tmp_path).texts) == ["overhead_budget"]
@@ -164,9 +164,9 @@ def test_an_error_of_publishing_leaves_no_decision_waiting(tmp_path: Path, monke
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     config = {"every": 1, "metrics": [{"grad_norm": {"by": "total"}}], "rules": {"nonfinite": "stop"}}
     with TbxLoop(model, optimizer, config, log_dir=tmp_path, log_every=10) as loop, monkeypatch.context() as broken:
-        broken.setattr(Fetch, "read", lambda self: 1 / 0)
+        broken.setattr(HostCopy, "read", lambda self: 1 / 0)
         for _ in range(3):
             model(torch.ones(1, 2)).sum().backward()
             optimizer.step()
             loop.end_step()
-        assert not loop._monitor.publisher.decisions.awaited
+        assert not loop._engine.publisher.decisions.awaited

@@ -9,14 +9,14 @@ from typing import Any
 
 from tbx_callbacks._config.errors import suggest
 from tbx_callbacks._config.metric_spec import Cadence, check_cadence
-from tbx_callbacks._config.rules import NOT_RULES, Response, RuleError, check_name, parse_rule, taken_apart
+from tbx_callbacks._config.rules import NOT_RULES, Response, RuleError, check_name, parse_rule, split_options
 from tbx_callbacks.rules import RULES, Finding, Rule
 
 Call = Callable[[Finding], object]
 
 
 @dataclass(frozen=True)
-class Watched:
+class LiveRule:
     """A rule and what is done about what it finds."""
 
     rule: Rule
@@ -24,21 +24,21 @@ class Watched:
 
 
 @dataclass(frozen=True)
-class Live:
+class LiveRuleConfig:
     """The rules that are asked while the run trains.
 
     `named` are those that a set names, with None for one that it switches off; `others` is done about what all others
     find, which are not asked when it is None. `every` is the cadence; None: the set's.
     """
 
-    named: tuple[tuple[str, Watched | None], ...] = ()
+    named: tuple[tuple[str, LiveRule | None], ...] = ()
     others: Response | None = None
     every: Cadence | None = None
 
-    def watched(self) -> dict[str, Watched]:
+    def watched(self) -> dict[str, LiveRule]:
         """The rules that are asked, by name."""
         named = dict(self.named)
-        rest = {} if self.others is None else {name: Watched(cls(), self.others) for name, cls in RULES.items()}
+        rest = {} if self.others is None else {name: LiveRule(cls(), self.others) for name, cls in RULES.items()}
         return {name: one for name in RULES if (one := named[name] if name in named else rest.get(name)) is not None}
 
     def described(self) -> str:
@@ -53,10 +53,10 @@ class Live:
         return any({"stop", "checkpoint"} & set(one.response.actions) for one in self.watched().values())
 
 
-LIVE_OFF = Live()
+NO_LIVE_RULES = LiveRuleConfig()
 
 
-def parse_live(given: object, inherited: Live = LIVE_OFF) -> Live:
+def parse_live_rules(given: object, inherited: LiveRuleConfig = NO_LIVE_RULES) -> LiveRuleConfig:
     """The rules of a set, on top of those that it extends.
 
     Raises:
@@ -66,7 +66,7 @@ def parse_live(given: object, inherited: Live = LIVE_OFF) -> Live:
     if given is None:
         return inherited
     if given is False:
-        return LIVE_OFF
+        return NO_LIVE_RULES
     if not isinstance(given, Mapping):
         names = suggest("", RULES, what="rules", most=99)
         raise RuleError(
@@ -102,17 +102,17 @@ def function_of(path: str, where: str = "call") -> Call:
     return found  # type: ignore[no-any-return]
 
 
-def _watched(name: str, options: object) -> Watched:
+def _watched(name: str, options: object) -> LiveRule:
     rule, response = parse_rule(name, options)
     if response.call:
         function_of(response.call, f"rules.{name}.call")
-    return Watched(rule, response)
+    return LiveRule(rule, response)
 
 
 def _others(options: object) -> Response | None:
     if options is False:
         return None
-    response, rest = taken_apart(options, "rules.others")
+    response, rest = split_options(options, "rules.others")
     if rest:
         raise RuleError(f"rules.others must be an action, or off, got {options!r}; name a rule to set its thresholds")
     if response.call:

@@ -11,8 +11,8 @@ from typing import Any
 
 from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.errors import ConfigError, suggest
-from tbx_callbacks._config.live_rules import LIVE_OFF, Live, parse_live
-from tbx_callbacks._config.metric_spec import Cadence, Item, ItemError, check_cadence, parse_item
+from tbx_callbacks._config.live_rules import NO_LIVE_RULES, LiveRuleConfig, parse_live_rules
+from tbx_callbacks._config.metric_spec import Cadence, MetricSpec, MetricSpecError, check_cadence, parse_metric_spec
 from tbx_callbacks._config.rules import RuleError
 from tbx_callbacks._config.yaml import read_yaml
 from tbx_callbacks.runs.folders import AXES
@@ -30,12 +30,12 @@ class Config:
     and perhaps `samples`, `tokens` and `epochs`. `live` are the rules that are asked while the run trains.
     """
 
-    items: tuple[Item, ...]
+    items: tuple[MetricSpec, ...]
     every: Cadence = "log"
     strict: bool = False
     overhead_budget: float | None = None
     axis: tuple[str, ...] = ("step",)
-    live: Live = LIVE_OFF
+    live: LiveRuleConfig = NO_LIVE_RULES
     source: str = field(default="a mapping", compare=False)
 
     @property
@@ -112,8 +112,8 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
     try:
         every = check_cadence("every", data.get("every", parent.every if parent else "log"))
         items = _merge(parent.items if parent else (), data.get("metrics", []))
-        live = parse_live(data.get("rules"), parent.live if parent else LIVE_OFF)
-    except (ItemError, RuleError) as error:
+        live = parse_live_rules(data.get("rules"), parent.live if parent else NO_LIVE_RULES)
+    except (MetricSpecError, RuleError) as error:
         raise ConfigError(f"{source}: {error}") from error
     if not items:
         raise ConfigError(f"{source}: metrics must name at least one metric, got none")
@@ -141,24 +141,28 @@ def _extended(name: object, source: str, base: Path, chain: tuple[Path, ...]) ->
         raise ConfigError(f"{source}: extends: {error}") from error
 
 
-def _merge(inherited: Sequence[Item], listed: object) -> tuple[Item, ...]:
+def _merge(inherited: Sequence[MetricSpec], listed: object) -> tuple[MetricSpec, ...]:
     """Inherited items, less those switched off, with repeated ones replaced in place."""
     if not isinstance(listed, Sequence) or isinstance(listed, str):
-        raise ItemError(f"metrics must be a list of metrics, got {_show(listed)}")
+        raise MetricSpecError(f"metrics must be a list of metrics, got {_show(listed)}")
     items = {item.key(): item for item in inherited}
     own: set[tuple[object, ...]] = set()
     for place, (name, options) in enumerate(_entries(listed)):
         where = f"metrics[{place}]"
-        item = parse_item(name, {} if options is False else options, where)
+        item = parse_metric_spec(name, {} if options is False else options, where)
         if options is False:
             gone = [key for key, other in items.items() if other.name == name]
             if not gone:
-                raise ItemError(f"{where}.{name}: off must name a metric of the extended set, but it has no {name}")
+                raise MetricSpecError(
+                    f"{where}.{name}: off must name a metric of the extended set, but it has no {name}"
+                )
             for key in gone:
                 del items[key]
             continue
         if item.key() in own:
-            raise ItemError(f"{where}.{name} must differ from the items before it in by, include or exclude: same tags")
+            raise MetricSpecError(
+                f"{where}.{name} must differ from the items before it in by, include or exclude: same tags"
+            )
         own.add(item.key())
         items[item.key()] = item
     return tuple(items.values())
@@ -168,7 +172,7 @@ def _entries(listed: Sequence[object]) -> Iterator[tuple[object, object]]:
     for place, entry in enumerate(listed):
         if isinstance(entry, Mapping):
             if len(entry) != 1:
-                raise ItemError(
+                raise MetricSpecError(
                     f"metrics[{place}] must be a name or one name with its options, got {len(entry)} keys"
                     f" ({', '.join(map(str, entry))}); start each metric with its own dash"
                 )

@@ -21,12 +21,12 @@ from tbx_callbacks.tags import check_tag
 Cadence = int | Literal["log"]
 
 
-class ItemError(ValueError):
+class MetricSpecError(ValueError):
     """An entry that cannot be used; the message starts with its place in the set."""
 
 
 @dataclass(frozen=True)
-class Item:
+class MetricSpec:
     """A metric, when it is due (`every`; None: the set's default), and which parameters it reads."""
 
     name: str
@@ -39,25 +39,25 @@ class Item:
         return (self.name, *(self.select.key() if self.select else ()))
 
 
-def parse_item(name: object, options: object, where: str) -> Item:
+def parse_metric_spec(name: object, options: object, where: str) -> MetricSpec:
     """Builds an item from its name and options.
 
     Raises:
         ItemError: unknown name or option, or a value that breaks its rule.
     """
     if not isinstance(name, str) or name not in METRICS:
-        raise ItemError(
+        raise MetricSpecError(
             f"{where} must name a known metric, got {name!r}; {suggest(str(name), METRICS, what='metrics', most=99)}"
         )
     if options is None:
         options = {}
     if not isinstance(options, Mapping):
-        raise ItemError(f"{where}.{name} must be a mapping of options, or off, got {options!r}")
+        raise MetricSpecError(f"{where}.{name} must be a mapping of options, or off, got {options!r}")
     cls = METRICS[name]
     try:
         parsed = options_model(name).model_validate(dict(options))
     except ValidationError as error:
-        raise ItemError(_explain(error.errors()[0], f"{where}.{name}", options_model(name))) from error
+        raise MetricSpecError(_explain(error.errors()[0], f"{where}.{name}", options_model(name))) from error
     given = {key: getattr(parsed, key) for key in parsed.model_fields_set}
     every = given.pop("every", None)
     if every is not None:
@@ -68,9 +68,9 @@ def parse_item(name: object, options: object, where: str) -> Item:
         select = dataclasses.replace(cls.select, **chosen)
         _check_select(select, f"{where}.{name}")
     try:
-        return Item(name, cls(**given), every, select)
+        return MetricSpec(name, cls(**given), every, select)
     except ValueError as error:
-        raise ItemError(f"{where}.{name}: {error}") from error
+        raise MetricSpecError(f"{where}.{name}: {error}") from error
 
 
 def check_cadence(where: str, value: object) -> Cadence:
@@ -83,7 +83,7 @@ def check_cadence(where: str, value: object) -> Cadence:
         return "log"
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    raise ItemError(f'{where} must be a positive number of optimizer steps or "log", got {value!r}')
+    raise MetricSpecError(f'{where} must be a positive number of optimizer steps or "log", got {value!r}')
 
 
 _SELECT = ("by", "include", "exclude")
@@ -110,7 +110,7 @@ def options_model(name: str) -> type[BaseModel]:
 def _check_select(select: Select, where: str) -> None:
     by = {} if isinstance(select.by, str) else select.by
     if not isinstance(select.by, str) and not by:
-        raise ItemError(f"{where}.by must name at least one group, got an empty mapping")
+        raise MetricSpecError(f"{where}.by must name at least one group, got an empty mapping")
     regexes = {
         "include": select.include,
         "exclude": select.exclude,
@@ -120,12 +120,14 @@ def _check_select(select: Select, where: str) -> None:
         try:
             re.compile(regex or "")
         except re.error as error:
-            raise ItemError(f"{where}.{key} must be a valid regular expression, got {regex!r}: {error}") from error
+            raise MetricSpecError(
+                f"{where}.{key} must be a valid regular expression, got {regex!r}: {error}"
+            ) from error
     for group in by:
         try:
             check_tag(group)
         except ValueError as error:
-            raise ItemError(f"{where}.by: {error}") from error
+            raise MetricSpecError(f"{where}.by: {error}") from error
 
 
 def _explain(error: ErrorDetails, where: str, model: type[BaseModel]) -> str:

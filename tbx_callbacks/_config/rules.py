@@ -34,7 +34,7 @@ class Response:
     call: str = ""
 
 
-def taken_apart(options: object, where: str) -> tuple[Response, dict[str, object]]:
+def split_options(options: object, where: str) -> tuple[Response, dict[str, object]]:
     """The response and the thresholds of a rule's options: an action, several, or a mapping of both.
 
     Raises:
@@ -110,7 +110,7 @@ def parse_rule(name: str, options: object) -> tuple[Rule, Response]:
         RuleError: an unknown threshold or action, or a value that breaks its rule.
     """
     where = f"rules.{name}"
-    response, given = taken_apart(options, where)
+    response, given = split_options(options, where)
     try:
         parsed = options_model(name).model_validate(given)
     except ValidationError as invalid:

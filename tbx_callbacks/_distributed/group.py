@@ -17,11 +17,11 @@ _ENDLESS = timedelta(days=30)  # a rank that evaluates alone for an hour is wait
 _SLEEP = 0.02
 
 
-class LeftError(RuntimeError):
+class GroupAbandonedError(RuntimeError):
     """This process has let go of the group."""
 
 
-class Line:
+class GlooGroup:
     """Collectives between all ranks on tensors of the CPU, each in place.
 
     The group is none of `torch.distributed`'s own list: `destroy_process_group` neither waits for it nor ends it.
@@ -68,7 +68,7 @@ class Line:
 
     def _open(self) -> Any:
         if self._left or self._group is None:
-            raise LeftError("this rank has left")
+            raise GroupAbandonedError("this rank has left")
         return self._group
 
     def _reduce(self, numbers: Tensor, operation: dist.ReduceOp.RedOpType) -> None:
@@ -81,7 +81,7 @@ class Line:
         sleep = 1e-5
         while not work.is_completed():
             if self._left:
-                raise LeftError("this rank has left")
+                raise GroupAbandonedError("this rank has left")
             time.sleep(sleep)
             sleep = min(1.5 * sleep, _SLEEP)
         work.wait()
@@ -93,7 +93,7 @@ _JOIN, _MOMENT = 60.0, 5.0  # seconds
 _attended = [0]  # the last meeting that this process knows of: the store, too, is there once for the whole process
 
 
-def meet() -> Line | None:
+def rendezvous() -> GlooGroup | None:
     """A line to all ranks that start at this moment; None when some do not, or there is only one."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
@@ -104,7 +104,7 @@ def meet() -> Line | None:
         number = _number(store, rank)
         missing = "rank 0" if number is None else _missing(PrefixStore(str(number), store), rank, size)
         if not missing:
-            return Line(PrefixStore(f"{number}/line", store), rank, size)
+            return GlooGroup(PrefixStore(f"{number}/line", store), rank, size)
     except RuntimeError as error:
         missing = str(error)
     logger.warning(

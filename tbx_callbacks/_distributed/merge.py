@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from tbx_callbacks._distributed.group import Line
-from tbx_callbacks._distributed.packing import Part, Parts, filled
+from tbx_callbacks._distributed.group import GlooGroup
+from tbx_callbacks._distributed.packing import Partial, Partials, filled
 
 END = 2**40
 """The step of ranks that have ended."""
 _ROOM = 256  # numbers of the first collective; it grows, on all ranks alike
-Place = tuple[str, str]
+Key = tuple[str, str]
 
 
-class ApartError(RuntimeError):
+class RankMismatchError(RuntimeError):
     """Ranks do not measure the same steps."""
 
 
@@ -29,15 +29,15 @@ class Merger:
         line: to all ranks.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: GlooGroup) -> None:
         self._line, self._size, self._rank = line, line.size, line.rank
-        self._layouts: dict[str, Parts] = {}
+        self._layouts: dict[str, Partials] = {}
         self._room = _ROOM
 
-    def merge(self, what: str, step: int, parts: Parts) -> Parts:
+    def merge(self, what: str, step: int, parts: Partials) -> Partials:
         """All tags with their merged parts; `what` and `step` are the same on all ranks."""
         layout, most = self._maxima(what, step, parts)
-        empty = Part(None, {})
+        empty = Partial(None, {})
         places = [(tag, name) for tag, part in layout.items() for name in part.sums]
         numbers = [float(tag in parts) for tag in layout]
         numbers += [parts.get(tag, empty).sums.get(name, 0.0) for tag, name in places]
@@ -51,35 +51,37 @@ class Merger:
             if ranks
         }
 
-    def largest(self, what: str, step: int, parts: Parts) -> dict[str, dict[str, float]]:
+    def largest(self, what: str, step: int, parts: Partials) -> dict[str, dict[str, float]]:
         """The largest of each number over ranks, by tag and name, in one collective; see `merge`."""
         found: dict[str, dict[str, float]] = {}
         for (tag, name), number in self._maxima(what, step, parts)[1].items():
             found.setdefault(tag, {})[name] = number
         return found
 
-    def _maxima(self, what: str, step: int, parts: Parts) -> tuple[Parts, dict[Place, float]]:
+    def _maxima(self, what: str, step: int, parts: Partials) -> tuple[Partials, dict[Key, float]]:
         """All tags and parts, and the largest of each number over ranks."""
         layout, digest = self._layouts.get(what, {}), hash_of([what])
         new = what not in self._layouts or not _covers(layout, parts)
         places = [(tag, name) for tag, part in layout.items() for name in part.maxes]
         numbers = torch.full((self._room,), -torch.inf, dtype=torch.float64)
         head = [float(step), -float(step), digest, -digest, float(new)]
-        empty = Part(None, {})
+        empty = Partial(None, {})
         mine = [parts.get(tag, empty).maxes.get(name, -torch.inf) for tag, name in places]
         numbers[: len(head) + len(mine)] = torch.tensor(head + mine, dtype=torch.float64)
         self._line.largest(numbers)
         last, first, high, low, changed = numbers[: len(head)].tolist()
         if last != -first or high != -low:
             lowest, highest = ("the end" if at == END else f"step {at:g}" for at in (-first, last))
-            raise ApartError(f"all must measure the same at the same steps, but they are from {lowest} to {highest}")
+            raise RankMismatchError(
+                f"all must measure the same at the same steps, but they are from {lowest} to {highest}"
+            )
         if changed:
             layout = self._layouts[what] = self._union(layout, parts)
             self._room = max(self._room, len(head) + sum(len(part.maxes) for part in layout.values()))
             return self._maxima(what, step, parts)
         return layout, dict(zip(places, numbers[len(head) : len(head) + len(places)].tolist(), strict=True))
 
-    def _union(self, known: Parts, parts: Parts) -> Parts:
+    def _union(self, known: Partials, parts: Partials) -> Partials:
         """Every rank's tags and parts, the same on all, rank by rank; ranks that have the same are asked once."""
         layout = {tag: part.shape() for tag, part in known.items()}
         data = torch.frombuffer(
@@ -107,7 +109,7 @@ def hash_of(names: Sequence[str]) -> float:
     return float(int.from_bytes(hashlib.sha256("\n".join(names).encode()).digest()[:6], "big"))
 
 
-def _covers(layout: Parts, parts: Parts) -> bool:
+def _covers(layout: Partials, parts: Partials) -> bool:
     return all(
         tag in layout and part.sums.keys() <= layout[tag].sums.keys() and part.maxes.keys() <= layout[tag].maxes.keys()
         for tag, part in parts.items()

@@ -6,15 +6,15 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from tbx_callbacks._distributed.packing import Part, Parts
+from tbx_callbacks._distributed.packing import Partial, Partials
 
 Numbers = Mapping[str, float]
-Decision = tuple[str, Numbers]
+Message = tuple[str, Numbers]
 _DECIDED = "decided:"  # no tag holds a colon
 _MADE = ""  # what says that there is a decision, which may have no numbers
 
 
-class Decisions:
+class Messages:
     """Decisions on their way from rank 0 to what is to be done on each rank.
 
     Rank 0 may decide at any moment, from any thread. What it has decided when a due step is merged is told to all
@@ -32,12 +32,12 @@ class Decisions:
         self._alone = rank is None
         self.decides = not rank
         """Whether this is the rank that decides."""
-        self.awaited: deque[tuple[int, Callable[[], Sequence[Decision]]]] = deque()
+        self.awaited: deque[tuple[int, Callable[[], Sequence[Message]]]] = deque()
         """By the step that has to be over what gives its decisions; empty when `act` has nothing to do."""
         self._acts: dict[str, Callable[[Numbers], None]] = {}
         # Filled by one thread and emptied by another, which a deque stands without a lock, that no process could be
         # sent.
-        self._made: deque[Decision] = deque()
+        self._made: deque[Message] = deque()
 
     def expect(self, name: str, act: Callable[[Numbers], None]) -> None:
         """From now on decisions of this name may come; called on all ranks at the same step, or before the training.
@@ -73,7 +73,7 @@ class Decisions:
     def fail(self, error: Exception) -> None:
         """Raises an error where decisions are acted upon next."""
 
-        def answer() -> Sequence[Decision]:
+        def answer() -> Sequence[Message]:
             raise error
 
         self.awaited.appendleft((-1, answer))
@@ -91,15 +91,15 @@ class Decisions:
 
     # -- the way ---------------------------------------------------------------------------------------------------
 
-    def leaving(self) -> Parts:
+    def leaving(self) -> Partials:
         """What was decided, to be told to all ranks."""
         united: dict[str, dict[str, float]] = {}
         for name, numbers in _emptied(self._made):
             united.setdefault(name, {_MADE: 1.0}).update(numbers)
-        return {_DECIDED + name: Part(None, {}, numbers) for name, numbers in united.items()}
+        return {_DECIDED + name: Partial(None, {}, numbers) for name, numbers in united.items()}
 
 
-def heard(merged: Mapping[str, Mapping[str, float]]) -> Sequence[Decision]:
+def incoming(merged: Mapping[str, Mapping[str, float]]) -> Sequence[Message]:
     """The decisions in the maxima of a merged step, by tag and name."""
     found = []
     for tag, maxes in merged.items():
@@ -110,11 +110,11 @@ def heard(merged: Mapping[str, Mapping[str, float]]) -> Sequence[Decision]:
     return found
 
 
-def without_decisions(merged: Parts) -> Parts:
+def without_messages(merged: Partials) -> Partials:
     """What came together of a step, less what was decided."""
     return {tag: part for tag, part in merged.items() if not tag.startswith(_DECIDED)}
 
 
-def _emptied(queue: deque[Decision]) -> Iterator[Decision]:
+def _emptied(queue: deque[Message]) -> Iterator[Message]:
     while queue:
         yield queue.popleft()

@@ -11,16 +11,16 @@ from torch import Tensor
 from tbx_callbacks._stats import histogram
 from tbx_callbacks._stats.flat import flat
 from tbx_callbacks._stats.histogram import MOST_BINS
-from tbx_callbacks._stats.host_copy import Fetch
+from tbx_callbacks._stats.host_copy import HostCopy
 from tbx_callbacks._stats.types import Number
-from tbx_callbacks.metrics.host_values import Finished, HostValue
-from tbx_callbacks.metrics.values import Facts, Histogram, Sum, Value
+from tbx_callbacks.metrics.host_values import FinalValue, HostValue
+from tbx_callbacks.metrics.values import Histogram, StepInfo, Sum, Value
 
 _PLACES = tuple(map(str, range(2 + MOST_BINS)))
 
 
 @dataclass
-class Part:
+class Partial:
     """What one rank knows of a tag: parts that are added over ranks, by name, and those of which the largest counts."""
 
     value: Value | None
@@ -30,42 +30,46 @@ class Part:
     owner: str = ""
     """The metric, where it may fail on another rank."""
 
-    def finish(self, facts: Facts) -> Finished | None:
+    def finish(self, facts: StepInfo) -> FinalValue | None:
         """The number, from parts that are merged."""
         if self.value is None:
             low, high = -self.maxes["low"], self.maxes["high"]
             return histogram.finish([low, high, *self.sums.values()])
         return self.value.result(list(self.sums.values()), list(self.maxes.values()), facts)
 
-    def shape(self) -> Part:
+    def shape(self) -> Partial:
         """The same without numbers: what another rank needs to know of it."""
-        return Part(_empty(self.value), dict.fromkeys(self.sums, 0.0), dict.fromkeys(self.maxes, 0.0), self.owner)
+        return Partial(_empty(self.value), dict.fromkeys(self.sums, 0.0), dict.fromkeys(self.maxes, 0.0), self.owner)
 
 
-Parts = dict[str, Part]
+Partials = dict[str, Partial]
 
 
-def finish(parts: Mapping[str, Part], facts: Facts) -> dict[str, Finished]:
+def finish(parts: Mapping[str, Partial], facts: StepInfo) -> dict[str, FinalValue]:
     """Finished values by tag; those that the facts do not allow, and empty histograms, are left out."""
     found = {tag: part.finish(facts) for tag, part in parts.items()}
     return {tag: value for tag, value in found.items() if value is not None}
 
 
-def histogram_part(packed: Sequence[float], owner: str = "") -> Part:
+def histogram_part(packed: Sequence[float], owner: str = "") -> Partial:
     """The part of `histogram.count`'s numbers."""
     low, high, *rest = packed
-    return Part(None, dict(zip(_PLACES, rest, strict=False)), {"low": -low, "high": high}, owner)
+    return Partial(None, dict(zip(_PLACES, rest, strict=False)), {"low": -low, "high": high}, owner)
 
 
 def filled(
-    tag: str, part: Part, layout: Part, added: Mapping[tuple[str, str], float], most: Mapping[tuple[str, str], float]
-) -> Part:
+    tag: str,
+    part: Partial,
+    layout: Partial,
+    added: Mapping[tuple[str, str], float],
+    most: Mapping[tuple[str, str], float],
+) -> Partial:
     """A part with the merged numbers, by tag and name, of all ranks, which may know more names than this one."""
     value = None if part.value is None else part.value.widened(list(layout.sums))
     given = {} if value is None else value.sums()
     names = list(given) if isinstance(given, Mapping) and given else list(layout.sums)
     maxes = {name: most[tag, name] for name in layout.maxes}
-    return Part(value, {name: added[tag, name] for name in names}, maxes, layout.owner)
+    return Partial(value, {name: added[tag, name] for name in names}, maxes, layout.owner)
 
 
 def names_of(given: Sequence[Any] | Mapping[str, Any]) -> list[str]:
@@ -90,7 +94,7 @@ _FAILED = "failed:"  # no tag holds a colon
 Agree = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
-class Pending:
+class PackedValues:
     """The numbers of a step, whose copies to the host have begun."""
 
     def __init__(
@@ -98,46 +102,46 @@ class Pending:
         values: Mapping[str, Value],
         counted: Mapping[str, Tensor],
         owners: Mapping[str, str],
-        own: Pending | None = None,
+        own: PackedValues | None = None,
     ) -> None:
         self._own = own
         self._values, self._counted, self._owners = values, list(counted), owners
         self._sums = {tag: value.sums() for tag, value in values.items()}
         self._maxes = {tag: value.maxes() for tag, value in values.items()}
         scalars = [part for tag in values for part in (*_numbers(self._sums[tag]), *self._maxes[tag])]
-        self._fetch = Fetch(scalars, list(counted.values()))
+        self._fetch = HostCopy(scalars, list(counted.values()))
 
     @property
     def waits(self) -> bool:
         """Whether a device may still be at it."""
         return self._fetch.waits or (self._own is not None and self._own.waits)
 
-    def parts(self) -> Parts:
+    def parts(self) -> Partials:
         """The numbers that are merged over ranks, by tag; waits for them, on any thread."""
         numbers, packed = self._fetch.read()
         rest = iter(numbers)
-        parts: Parts = {}
+        parts: Partials = {}
         for tag, value in self._values.items():
             added = {name: next(rest) for name in names_of(self._sums[tag])}
             most = {name: next(rest) for name in names_of(self._maxes[tag])}
-            parts[tag] = Part(value, added, most, self._owners.get(tag, ""))
+            parts[tag] = Partial(value, added, most, self._owners.get(tag, ""))
         for tag, found in zip(self._counted, packed, strict=True):
             parts[tag] = histogram_part(found, self._owners.get(tag, ""))
         return parts
 
 
-class Batch:
+class StepValues:
     """The values of one step, on their way to the host."""
 
     def __init__(self) -> None:
         self._values: dict[str, Value] = {}
         self._uncounted: dict[str, Histogram] = {}
         self._counted: dict[str, Tensor] = {}
-        self.finished: dict[str, Finished] = {}
+        self.finished: dict[str, FinalValue] = {}
         """Values that are no numbers, or that no rank shares."""
         self._owners: dict[str, str] = {}
-        self._own: Batch | None = None
-        self._own_pending: Pending | None = None
+        self._own: StepValues | None = None
+        self._own_pending: PackedValues | None = None
 
     @property
     def tags(self) -> list[str]:
@@ -146,12 +150,12 @@ class Batch:
 
     def add_own(self, values: Mapping[str, Value]) -> None:
         """Takes values that are not merged with other ranks'."""
-        self._own = self._own or Batch()
+        self._own = self._own or StepValues()
         self._own.add(values)
 
-    def take_own(self, other: Batch) -> None:
+    def take_own(self, other: StepValues) -> None:
         """Takes all that another batch holds, not to be merged with other ranks'."""
-        self._own = self._own or Batch()
+        self._own = self._own or StepValues()
         self._own.join(other)
 
     def add(self, values: Mapping[str, Value | Histogram | HostValue], owner: str = "") -> None:
@@ -176,7 +180,7 @@ class Batch:
         """Histograms whose tensors are held, by tag."""
         return self._uncounted
 
-    def join(self, other: Batch) -> None:
+    def join(self, other: StepValues) -> None:
         """Takes what another batch holds."""
         self._values.update(other._values)
         self._uncounted.update(other._uncounted)
@@ -200,22 +204,22 @@ class Batch:
         counted = histogram.count(groups, [ranges[tag] for tag in histograms], bins)
         self._counted.update(zip(histograms, counted, strict=True))
 
-    def fetch(self) -> Pending:
+    def fetch(self) -> PackedValues:
         """Starts the copies to the host."""
         if self._uncounted:
             self.count()
         self._own_pending = self._own.fetch() if self._own is not None else None
-        return Pending(self._values, self._counted, self._owners, self._own_pending)
+        return PackedValues(self._values, self._counted, self._owners, self._own_pending)
 
-    def parts(self) -> Parts:
+    def parts(self) -> Partials:
         """The numbers that are merged over ranks, by tag, on the host."""
         return self.fetch().parts()
 
-    def numbers(self, facts: Facts) -> dict[str, Finished]:
+    def numbers(self, facts: StepInfo) -> dict[str, FinalValue]:
         """Finished values by tag, of this rank alone."""
         return self.finish(self.parts(), facts)
 
-    def finish(self, parts: Parts, facts: Facts) -> dict[str, Finished]:
+    def finish(self, parts: Partials, facts: StepInfo) -> dict[str, FinalValue]:
         """Finished values by tag, from parts that may be those of all ranks."""
         flags = {tag.removeprefix(_FAILED): part for tag, part in parts.items() if tag.startswith(_FAILED)}
         failed = {owner for owner, part in flags.items() if any(part.sums.values())}
@@ -224,7 +228,7 @@ class Batch:
             for tag, part in parts.items()
             if not tag.startswith(_FAILED) and failed.isdisjoint((tag, part.owner))
         }
-        own: Mapping[str, Finished] = {}
+        own: Mapping[str, FinalValue] = {}
         if self._own is not None and self._own_pending is not None:
             own = self._own.finish(self._own_pending.parts(), facts)
         return {**finish(whole, facts), **self.finished, **own}

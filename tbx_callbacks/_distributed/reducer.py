@@ -16,13 +16,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from tbx_callbacks._distributed.group import LeftError, Line, meet, patience
+from tbx_callbacks._distributed.group import GlooGroup, GroupAbandonedError, patience, rendezvous
 from tbx_callbacks._distributed.merge import END, Merger
-from tbx_callbacks._distributed.messages import Decision, Decisions, heard, without_decisions
-from tbx_callbacks._distributed.packing import Part, Parts
-from tbx_callbacks._distributed.worker import Jobs
+from tbx_callbacks._distributed.messages import Message, Messages, incoming, without_messages
+from tbx_callbacks._distributed.packing import Partial, Partials
+from tbx_callbacks._distributed.worker import Worker
 from tbx_callbacks._stats.flat import moved
-from tbx_callbacks._stats.host_copy import Fetch
+from tbx_callbacks._stats.host_copy import HostCopy
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _DECIDED = "decided"
 Result = TypeVar("Result")
 
 
-class Together:
+class Reducer:
     """All ranks of the process group, over a gloo group of our own: no collective of the training is ever crossed.
 
     All collectives run on one thread, in the order in which this rank asks for them. A due step takes two (maxima,
@@ -43,22 +43,22 @@ class Together:
     there are three already. When ranks are lost or apart, merging ends with one warning; the training goes on.
     """
 
-    def __init__(self, line: Line, timeout: float) -> None:
+    def __init__(self, line: GlooGroup, timeout: float) -> None:
         self.rank, self.size = line.rank, line.size
         self._line, self._timeout, self._merger = line, timeout, Merger(line)
-        self.decisions = Decisions(line.rank)
+        self.decisions = Messages(line.rank)
         self._ranged = -1  # the last step of which ranges were asked
-        self._jobs = Jobs("tbx_callbacks ranks", self._lost)
+        self._jobs = Worker("tbx_callbacks ranks", self._lost)
         self._broken, self._closing, self._over = False, False, threading.Event()
         atexit.register(_let_go, weakref.ref(self))
 
     def lowest(self, numbers: Tensor, names: Sequence[str]) -> Tensor:
         """The smallest of each number over ranks; `names` say what the numbers belong to, and may differ by rank."""
         parts = {
-            name: Part(None, {"ranks": 1.0}, {"number": -float(number)})
+            name: Partial(None, {"ranks": 1.0}, {"number": -float(number)})
             for name, number in zip(names, numbers.tolist(), strict=True)
         }
-        merged: Parts = self._ask(lambda: self._merger.merge("lowest", 0, parts), {})
+        merged: Partials = self._ask(lambda: self._merger.merge("lowest", 0, parts), {})
         some = [name for name, part in merged.items() if part.sums["ranks"] < self.size]
         if some and self.rank == 0:
             shown = f"{', '.join(some[:3])}{f' and {len(some) - 3} more' if len(some) > 3 else ''}"
@@ -68,7 +68,7 @@ class Together:
 
     def largest(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """The largest of each number over the ranks that have it; nothing when ranks are lost."""
-        parts = {name: Part(None, {}, {"number": number}) for name, number in numbers.items()}
+        parts = {name: Partial(None, {}, {"number": number}) for name, number in numbers.items()}
         most: dict[str, dict[str, float]] = self._ask(lambda: self._merger.largest("largest", 0, parts), {})
         return {tag: numbers["number"] for tag, numbers in most.items() if numbers["number"] > -torch.inf}
 
@@ -87,28 +87,28 @@ class Together:
             key: what is due, the same on every rank.
             ranges: by tag, `[2]`, of the histograms that this rank has.
         """
-        fetch = Fetch([], list(ranges.values()))
+        fetch = HostCopy([], list(ranges.values()))
         what, self._ranged = "\n".join(("ranges", *key)), step
 
         def question() -> dict[str, dict[str, float]]:
             here = zip(ranges, fetch.read()[1], strict=True)
-            parts = {tag: Part(None, {}, {"low": -low, "high": high}) for tag, (low, high) in here}
+            parts = {tag: Partial(None, {}, {"low": -low, "high": high}) for tag, (low, high) in here}
             return self._merger.largest(what, step, parts)
 
         most: dict[str, dict[str, float]] = self._ask(question, {})
         if not most:
             return ranges
         found = torch.tensor([[-most[tag]["low"], most[tag]["high"]] for tag in ranges], dtype=torch.float64)
-        homes = {(bounds.device, bounds.dtype) for bounds in ranges.values()}
-        there = {(device, dtype): moved(found.to(dtype), device) for device, dtype in homes}
+        owning_ranks = {(bounds.device, bounds.dtype) for bounds in ranges.values()}
+        there = {(device, dtype): moved(found.to(dtype), device) for device, dtype in owning_ranks}
         return {tag: there[bounds.device, bounds.dtype][n] for n, (tag, bounds) in enumerate(ranges.items())}
 
     def submit(
         self,
         step: int,
         key: Sequence[str],
-        parts: Callable[[], Parts],
-        then: Callable[[Parts], Callable[[], None] | None],
+        parts: Callable[[], Partials],
+        then: Callable[[Partials], Callable[[], None] | None],
     ) -> None:
         """Merges the parts of a step, later; rank 0 hands the result on.
 
@@ -123,7 +123,7 @@ class Together:
             if self.rank == 0:
                 then({})
             return
-        told: Future[Sequence[Decision]] | None = None
+        told: Future[Sequence[Message]] | None = None
         if self.decisions.expected:
             told = Future()
             self.decisions.awaited.append((step, partial(self._answer, told)))
@@ -133,29 +133,29 @@ class Together:
         self,
         what: str,
         step: int,
-        parts: Callable[[], Parts],
-        then: Callable[[Parts], Callable[[], None] | None],
-        told: Future[Sequence[Decision]] | None,
+        parts: Callable[[], Partials],
+        then: Callable[[Partials], Callable[[], None] | None],
+        told: Future[Sequence[Message]] | None,
         *,
         ranged: bool,
     ) -> None:
         """Merges a step and tells what is decided: on it, or, when ranges have taken the third collective, before."""
-        merged: Parts = {}
-        decided: Sequence[Decision] = ()
+        merged: Partials = {}
+        decided: Sequence[Message] = ()
         try:
             if not self._broken:
                 riding = self.decisions.leaving() if told is not None and ranged else {}
                 merged = self._merger.merge(what, step, {**parts(), **riding})
-                decided = heard({tag: part.maxes for tag, part in merged.items()})
+                decided = incoming({tag: part.maxes for tag, part in merged.items()})
         except Exception as error:
             self._lost(error)
             self.close()
         try:
-            wait = then(without_decisions(merged)) if self.rank == 0 else None
+            wait = then(without_messages(merged)) if self.rank == 0 else None
             if wait is not None:
                 wait()
             if told is not None and not ranged and not self._broken:
-                decided = heard(self._merger.largest(_DECIDED, step, self.decisions.leaving()))
+                decided = incoming(self._merger.largest(_DECIDED, step, self.decisions.leaving()))
         except Exception as error:
             self._lost(error)
             self.close()
@@ -163,7 +163,7 @@ class Together:
             if told is not None:
                 told.set_result(decided)
 
-    def _answer(self, told: Future[Sequence[Decision]]) -> Sequence[Decision]:
+    def _answer(self, told: Future[Sequence[Message]]) -> Sequence[Message]:
         """Waits for what is decided, no longer than a step may wait for other ranks."""
         try:
             return told.result(self._timeout)
@@ -240,7 +240,7 @@ class Together:
         try:
             if not self._broken:
                 self._merger.largest("goodbye", END, {})
-        except (RuntimeError, LeftError):
+        except (RuntimeError, GroupAbandonedError):
             self._broken = True
         held = not self._line.close()
         self._over.set()
@@ -248,13 +248,13 @@ class Together:
             threading.Event().wait()  # for ever: the thread, a daemon, holds the group until the process ends
 
 
-def join() -> Together | None:
+def join() -> Reducer | None:
     """All ranks that start at this moment; None when some do not, or there is only one."""
-    line = meet()
-    return None if line is None else Together(line, patience())
+    line = rendezvous()
+    return None if line is None else Reducer(line, patience())
 
 
-def _let_go(reference: weakref.ref[Together]) -> None:
+def _let_go(reference: weakref.ref[Reducer]) -> None:
     together = reference()
     if together is not None:
         together.let_go(_GOODBYE)

@@ -14,7 +14,7 @@ T = TypeVar("T")
 Job = Callable[[], object]
 
 
-class Jobs:
+class Worker:
     """Does jobs on a thread of its own, in the order in which they come; an error ends none of those after it.
 
     On CUDA it has the current device of whoever gives it its first job: a new thread's is the first one, where a call

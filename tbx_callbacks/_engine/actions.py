@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntFlag
 
 
-class Verdict(IntFlag):
+class Action(IntFlag):
     """Stop, or save a checkpoint, or both; it travels to other ranks as a number."""
 
     NONE = 0

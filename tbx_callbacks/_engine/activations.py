@@ -13,22 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from tbx_callbacks._config.errors import ConfigError
-from tbx_callbacks._distributed.packing import Batch
-from tbx_callbacks._distributed.reducer import Together
-from tbx_callbacks._engine.guard import Spending
-from tbx_callbacks._engine.plan import Entry
-from tbx_callbacks._engine.runner import Program
+from tbx_callbacks._distributed.packing import StepValues
+from tbx_callbacks._distributed.reducer import Reducer
+from tbx_callbacks._engine.guard import ChargedGuard
+from tbx_callbacks._engine.plan import MetricRun
+from tbx_callbacks._engine.runner import MetricRunner
 from tbx_callbacks._model.forward_hooks import is_compiled
 from tbx_callbacks._model.names import clean_parameter_names, near
 from tbx_callbacks._model.parameters import layers_of
-from tbx_callbacks._model.sharding.dtensor import split_layer
-from tbx_callbacks.metrics.context import Context, RunFacts
+from tbx_callbacks._model.sharding.dtensor import tensor_parallel_layer
+from tbx_callbacks.metrics.context import Context, RunInfo
 from tbx_callbacks.metrics.values import Histogram
 
 logger = logging.getLogger(__name__)
 
 
-class Held:
+class DeferredOutputs:
     """Tensors that a batch holds until ranks have agreed on the edges of its histograms.
 
     They are not copied: what autograd keeps as well takes no further memory so; under gradient checkpointing, which
@@ -40,12 +40,12 @@ class Held:
         self._versions: dict[str, list[int]] = {}
         self._said: set[str] = set()
 
-    def hold(self, batch: Batch) -> None:
+    def hold(self, batch: StepValues) -> None:
         """Remembers how its tensors are now."""
         for tag, histogram in batch.uncounted.items():
             self._versions.setdefault(tag, _versions(histogram))
 
-    def check(self, batch: Batch) -> None:
+    def check(self, batch: StepValues) -> None:
         """Flags those that have changed."""
         for tag, versions in self._versions.items():
             changed = _versions(batch.uncounted[tag]) != versions
@@ -90,11 +90,11 @@ class Activations:
     def __init__(
         self,
         model: nn.Module,
-        program: Program,
+        program: MetricRunner,
         *,
         compiled: bool,
-        ranks: Together | None = None,
-        spending: Spending,
+        ranks: Reducer | None = None,
+        spending: ChargedGuard,
         left: Callable[[], bool],
     ) -> None:
         self._model, self._program, self._spending, self._left = model, program, spending, left
@@ -102,7 +102,7 @@ class Activations:
         if entries and (compiled or any(map(is_compiled, model.modules()))):
             logger.warning("activations of a compiled model cannot be seen; metric activations is left out")
             entries = []
-        elif entries and ranks is not None and (split := split_layer(model)) is not None:
+        elif entries and ranks is not None and (split := tensor_parallel_layer(model)) is not None:
             if ranks.rank == 0:
                 logger.warning(
                     "under tensor parallelism (of %s) a module returns either a part or a copy on each rank, which"
@@ -111,12 +111,12 @@ class Activations:
                 )
             entries = []
         self.modules = _modules_of(entries, model, ranks)
-        self._holds, self._held = ranks is not None, Held()
-        self._handles: dict[tuple[Entry, str] | None, Any] = {}
-        self._batch: Batch | None = None
+        self._holds, self._held = ranks is not None, DeferredOutputs()
+        self._handles: dict[tuple[MetricRun, str] | None, Any] = {}
+        self._batch: StepValues | None = None
         self._said = False
 
-    def begin(self, step: int, due: Sequence[Entry], run: RunFacts) -> None:
+    def begin(self, step: int, due: Sequence[MetricRun], run: RunInfo) -> None:
         """A step begins at which these entries are due."""
         self.end()
         watching = [entry for entry in due if entry in self.modules]
@@ -131,11 +131,11 @@ class Activations:
             if self._handles:
                 self._handles[None] = self._model.register_forward_hook(self._over, always_call=True)
 
-    def watches(self, due: Sequence[Entry]) -> bool:
+    def watches(self, due: Sequence[MetricRun]) -> bool:
         """Whether modules are watched for any of these entries; the same on all ranks."""
         return any(entry in self.modules for entry in due)
 
-    def take(self) -> Batch | None:
+    def take(self) -> StepValues | None:
         """What was measured; the step is finished."""
         batch = self._batch
         if batch is not None:
@@ -159,7 +159,7 @@ class Activations:
         while self._handles:
             self._handles.popitem()[1].remove()
 
-    def _seen(self, entry: Entry, name: str, context: Context, module: nn.Module, args: Any, outputs: Any) -> None:
+    def _seen(self, entry: MetricRun, name: str, context: Context, module: nn.Module, args: Any, outputs: Any) -> None:
         # A graph that was compiled while hooks were there goes on to call them: make it forget them.
         if torch.compiler.is_compiling() or (entry, name) not in self._handles or self._left():
             return
@@ -170,7 +170,7 @@ class Activations:
         if tensor is None or tensor.is_meta:
             return
         with self._spending("looking at activations", context.step, [entry]):
-            self._batch = self._batch or Batch()
+            self._batch = self._batch or StepValues()
             with torch.autocast(tensor.device.type, enabled=False):
                 self._program.run(entry, replace(context, activations={name: tensor.detach()}), self._batch)
                 if self._holds:
@@ -184,8 +184,8 @@ class Activations:
 
 
 def _modules_of(
-    entries: Sequence[Entry], model: nn.Module, ranks: Together | None
-) -> dict[Entry, dict[str, nn.Module]]:
+    entries: Sequence[MetricRun], model: nn.Module, ranks: Reducer | None
+) -> dict[MetricRun, dict[str, nn.Module]]:
     """The chosen modules of each entry; a regex may match on other ranks only, which have other modules."""
     regexes = [getattr(entry.item.metric, "modules", None) for entry in entries]
     chosen = [_modules(model, regex) for regex in regexes]

@@ -9,7 +9,7 @@ from tbx_callbacks._stats.types import Number
 from tbx_callbacks.tags import EVALUATION, larger_is_better
 
 
-class Best:
+class BestValues:
     """Keeps the best value by tag: the smallest of losses and errors, the largest of the rest.
 
     Args:

@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from tbx_callbacks._config.schedule import stretched, stretches
-from tbx_callbacks._distributed.messages import Decisions, Numbers
+from tbx_callbacks._distributed.messages import Messages, Numbers
 from tbx_callbacks._engine.cost import Cost
 from tbx_callbacks._engine.counters import Stopwatch
-from tbx_callbacks._engine.plan import Entry, describe
-from tbx_callbacks._engine.runner import Program
+from tbx_callbacks._engine.plan import MetricRun, describe
+from tbx_callbacks._engine.runner import MetricRunner
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Budget:
         decisions: carries the new cadences to all ranks.
     """
 
-    def __init__(self, share: float | None, stopwatch: Stopwatch, program: Program, decisions: Decisions) -> None:
+    def __init__(self, share: float | None, stopwatch: Stopwatch, program: MetricRunner, decisions: Messages) -> None:
         self.share, self._stopwatch, self._program, self._decisions = share, stopwatch, program, decisions
         self._names = {f"{place} {entry.item.name}": entry for place, entry in enumerate(program.entries)}
         self._chosen = {entry: entry.schedule for entry in program.entries}  # by the set
@@ -100,7 +100,7 @@ class Budget:
         noted = sum(entry.cost.total for entry in self._program.on_steps)
         return _Seen(step, self._stopwatch.seconds, self._stopwatch.monitoring, noted)
 
-    def _shares(self, now: _Seen, since: _Seen) -> tuple[dict[Entry, float], float]:
+    def _shares(self, now: _Seen, since: _Seen) -> tuple[dict[MetricRun, float], float]:
         """Of the time since then: of each entry whose cost is known, and of all that measuring took."""
         seconds, monitoring = now.seconds - since.seconds, now.monitoring - since.monitoring
         # What cannot be told apart (publishing) is spread over all.
@@ -109,7 +109,7 @@ class Budget:
         known = [entry for entry in self._program.on_steps if entry.cost.runs >= _RUNS]
         return {entry: spread * entry.cost.a_step / a_step for entry in known}, monitoring / seconds
 
-    def _costly(self, shares: Mapping[Entry, float]) -> list[Entry]:
+    def _costly(self, shares: Mapping[MetricRun, float]) -> list[MetricRun]:
         """The entries that are to be measured less often."""
         assert self.share is not None
         periodic = [entry for entry in shares if stretches(entry.schedule)]
@@ -121,7 +121,7 @@ class Budget:
         cheap = sum(shares[entry] for entry in periodic if entry not in costly)
         return [entry for entry in periodic if entry in costly or cheap > _CHEAP_TOGETHER * self.share]
 
-    def _said(self, total: float, costly: Collection[Entry], factor: int) -> str:
+    def _said(self, total: float, costly: Collection[MetricRun], factor: int) -> str:
         """Says what changes now; returns that of all that is no longer as the set chose it."""
         head = f"measuring took {total:.2%} of the training time, the budget is {self.share:.2%}; measured less often:"
         changed: dict[str, None] = {}  # an item may have an entry for each optimizer

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from tbx_callbacks._config.live_rules import Live
+from tbx_callbacks._config.live_rules import LiveRuleConfig
 from tbx_callbacks._config.metric_spec import Cadence
 from tbx_callbacks._config.schedule import Schedule, never
 from tbx_callbacks._distributed.messages import Numbers
-from tbx_callbacks._engine.actions import Verdict
+from tbx_callbacks._engine.actions import Action
 from tbx_callbacks._engine.budget import Budget
 from tbx_callbacks._engine.counters import Stopwatch
-from tbx_callbacks._engine.live_rules import RULES, watch_of
+from tbx_callbacks._engine.live_rules import RULES, create_live_rules
 from tbx_callbacks._engine.plan import schedule_of
 from tbx_callbacks._engine.publisher import Publisher
-from tbx_callbacks._engine.runner import Program
+from tbx_callbacks._engine.runner import MetricRunner
 from tbx_callbacks.metrics.host_values import Text
-from tbx_callbacks.writers.base import NullSink
+from tbx_callbacks.writers.base import NullWriter
 
 
-class Steering:
+class Control:
     """Budget and rules of one training.
 
     Args:
@@ -29,11 +29,17 @@ class Steering:
     """
 
     def __init__(
-        self, publisher: Publisher, program: Program, stopwatch: Stopwatch, *, share: float | None, live: Live
+        self,
+        publisher: Publisher,
+        program: MetricRunner,
+        stopwatch: Stopwatch,
+        *,
+        share: float | None,
+        live: LiveRuleConfig,
     ) -> None:
         self._publisher, self._live = publisher, live
         self._budget = Budget(share, stopwatch, program, publisher.decisions)
-        self._verdict = Verdict.NONE
+        self._verdict = Action.NONE
         self.asks: Schedule = never
         """The steps about which rules are asked."""
 
@@ -54,9 +60,11 @@ class Steering:
             self.asks = schedule_of(live.every or every, log_schedule)
         if live.decides and whole:
             decisions.expect(RULES, self._take_verdict)
-        if not isinstance(self._publisher.sink, NullSink):
+        if not isinstance(self._publisher.sink, NullWriter):
             write = self._publisher.write
-            self._publisher.watched_by(watch_of(live, self.asks, decisions, strict=strict, write=write, before=before))
+            self._publisher.watched_by(
+                create_live_rules(live, self.asks, decisions, strict=strict, write=write, before=before)
+            )
 
     def keep_budget(self, step: int) -> None:
         """A step was published: decides about cadences, when their costs are known."""
@@ -64,12 +72,12 @@ class Steering:
         if said is not None:
             self._publisher.write(step, {"overhead_budget": Text(said)})
 
-    def act(self, step: int) -> Verdict:
+    def act(self, step: int) -> Action:
         """Acts upon what was decided, now that `step` is finished; what the adapter has to do."""
-        self._verdict = Verdict.NONE
+        self._verdict = Action.NONE
         self._publisher.decisions.act(step)
         return self._verdict
 
     def _take_verdict(self, numbers: Numbers) -> None:
         for name in numbers:
-            self._verdict |= Verdict[name]
+            self._verdict |= Action[name]

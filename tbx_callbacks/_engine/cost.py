@@ -53,7 +53,7 @@ class Cost:
         return self._rest / (self._ended - self._began) if self.runs > 1 else 0.0
 
 
-class Bill:
+class CostSlice:
     """What some entries cost by themselves since the bill began."""
 
     def __init__(self, costs: Sequence[Cost]) -> None:
@@ -72,7 +72,7 @@ class Bill:
         return [cost.total - before for cost, before in zip(self._costs, self._before, strict=True)]
 
 
-def share(costs: Sequence[Cost], seconds: float, step: int) -> None:
+def split_cost(costs: Sequence[Cost], seconds: float, step: int) -> None:
     """Adds what was done for several entries at once: each pays the same part."""
     for cost in costs:
         cost.add(seconds / len(costs), step)
@@ -99,7 +99,7 @@ class DeviceTime:
             yield
             return
         self._collect()
-        bill, started, began = Bill(costs), self._stopwatch.clock(), self._mark()
+        bill, started, began = CostSlice(costs), self._stopwatch.clock(), self._mark()
         try:
             yield
         finally:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tbx_callbacks._model.amp import LossScale
 from tbx_callbacks._model.outputs import Losses, Predictions
-from tbx_callbacks._stats.accumulators import KEPT, Deferred, add_up, together
+from tbx_callbacks._stats.accumulators import KEPT, LazySum, add_up, stack_scalars
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.context import Interval
 
@@ -130,9 +130,9 @@ class Counters:
         self.counting = True
         """Whether micro-batches are counted; once one could not be, no interval has seen any."""
         self._batches = self._samples = self._token_batches = self._losses = self._clip_steps = 0
-        self._tokens = Deferred(add_up)
-        self._nonfinite = Deferred(_count_nonfinite)
-        self._clipped = Deferred(self._count_clipped)
+        self._tokens = LazySum(add_up)
+        self._nonfinite = LazySum(_count_nonfinite)
+        self._clipped = LazySum(self._count_clipped)
         self._max_norm = 0.0
 
     def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
@@ -188,8 +188,8 @@ class Counters:
         )
 
     def _count_clipped(self, norms: Sequence[Tensor]) -> Tensor:
-        return (together(norms) + 1e-6 > self._max_norm).sum()
+        return (stack_scalars(norms) + 1e-6 > self._max_norm).sum()
 
 
 def _count_nonfinite(losses: Sequence[Tensor]) -> Tensor:
-    return together(losses).isfinite().logical_not().sum()
+    return stack_scalars(losses).isfinite().logical_not().sum()

@@ -11,37 +11,37 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from tbx_callbacks._config.live_rules import LIVE_OFF, Live
-from tbx_callbacks._config.metric_spec import Cadence, Item
+from tbx_callbacks._config.live_rules import NO_LIVE_RULES, LiveRuleConfig
+from tbx_callbacks._config.metric_spec import Cadence, MetricSpec
 from tbx_callbacks._config.schedule import never
 from tbx_callbacks._distributed.rank import in_group, is_rank_zero, world_size
-from tbx_callbacks._distributed.reducer import Together, join
-from tbx_callbacks._engine.actions import Verdict
-from tbx_callbacks._engine.best import Best
-from tbx_callbacks._engine.control import Steering
+from tbx_callbacks._distributed.reducer import Reducer, join
+from tbx_callbacks._engine.actions import Action
+from tbx_callbacks._engine.best import BestValues
+from tbx_callbacks._engine.control import Control
 from tbx_callbacks._engine.counters import Counters, Stopwatch
 from tbx_callbacks._engine.guard import Guard
-from tbx_callbacks._engine.plan import families, follow, plan, schedule_of
+from tbx_callbacks._engine.plan import families, follow_other_metrics, plan, schedule_of
 from tbx_callbacks._engine.publisher import Publisher
-from tbx_callbacks._engine.recorder import Measuring
-from tbx_callbacks._engine.runner import Program
-from tbx_callbacks._engine.support import readable
-from tbx_callbacks._engine.training_info import Setup
-from tbx_callbacks._engine.user_scalars import OwnScalars
-from tbx_callbacks._model.access import Source
+from tbx_callbacks._engine.recorder import StepRecorder
+from tbx_callbacks._engine.runner import MetricRunner
+from tbx_callbacks._engine.support import supported_metrics
+from tbx_callbacks._engine.training_info import TrainingInfo
+from tbx_callbacks._engine.user_scalars import UserScalars
+from tbx_callbacks._model.access import ModelAccess
 from tbx_callbacks._model.amp import loss_scale
 from tbx_callbacks._model.outputs import Predictions
 from tbx_callbacks._stats.types import Number
-from tbx_callbacks.metrics.context import Context, RunFacts
-from tbx_callbacks.metrics.values import Facts, Value
-from tbx_callbacks.writers.base import Sink
+from tbx_callbacks.metrics.context import Context, RunInfo
+from tbx_callbacks.metrics.values import StepInfo, Value
+from tbx_callbacks.writers.base import Writer
 
 logger = logging.getLogger(__name__)
 
 _PATIENCE, _SHORT_PATIENCE = 30.0, 5.0  # seconds that the end of a training waits for other ranks; of one that failed
 
 
-class Monitor:
+class Engine:
     """Runs the metrics of a set.
 
     An adapter calls, for every optimizer step: `begin_step`, then perhaps `batch`, `before_clip` and `clipped`; the
@@ -59,14 +59,14 @@ class Monitor:
 
     def __init__(
         self,
-        items: Sequence[Item],
+        items: Sequence[MetricSpec],
         *,
         every: Cadence,
         strict: bool,
-        sink: Sink,
+        sink: Writer,
         stopwatch: Stopwatch | None = None,
         budget: float | None = None,
-        live: Live = LIVE_OFF,
+        live: LiveRuleConfig = NO_LIVE_RULES,
     ) -> None:
         self.publisher = Publisher(sink)
         self.stopwatch = stopwatch or Stopwatch()
@@ -75,13 +75,13 @@ class Monitor:
         self._counters = Counters(self.stopwatch)
         # Numbers that the trainer logs before training (an evaluation) are taken too.
         early = plan([item for item in self._items if item.select is None], every, (), never, {})
-        self._program = Program(early, strict=strict, clock=self.stopwatch.clock)
+        self._program = MetricRunner(early, strict=strict, clock=self.stopwatch.clock)
         self._share, self._live = budget, live
-        self._steering = Steering(self.publisher, self._program, self.stopwatch, share=None, live=LIVE_OFF)
-        self._measuring: Measuring | None = None
-        self._best = Best({})
-        self._run = RunFacts()
-        self._own = OwnScalars()
+        self._steering = Control(self.publisher, self._program, self.stopwatch, share=None, live=NO_LIVE_RULES)
+        self._recorder: StepRecorder | None = None
+        self._best = BestValues({})
+        self._run = RunInfo()
+        self._own = UserScalars()
         self._counts = True
         self.labels: Any = None
         """Labels of the micro-batch at work, where an adapter has seen them before the model's forward pass."""
@@ -90,7 +90,7 @@ class Monitor:
 
     # -- a run begins and ends -------------------------------------------------------------------------------------
 
-    def start(self, setup: Setup, before: tuple[str, int] | None = None) -> None:
+    def start(self, setup: TrainingInfo, before: tuple[str, int] | None = None) -> None:
         """Resolves the selections for this model and hooks into the optimizers.
 
         Args:
@@ -101,14 +101,14 @@ class Monitor:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
         """
         self.detach()
-        self.publisher.meet(ranks := join())
+        self.publisher.rendezvous(ranks := join())
         self._counts = ranks is not None or world_size() == 1  # or batches would be one rank's share
-        source = Source(setup.model, setup.optimizers, ranks.lowest if ranks is not None else None, setup.zero)
-        items = readable(self._items, setup, source, ranks)
-        entries = plan(items, self._every, source.parameters, setup.log_schedule, source.owners, ranks)
-        follow(entries, setup.log_schedule)
-        self._program = Program(entries, strict=self._strict, clock=self.stopwatch.clock, shared=ranks is not None)
-        self._steering = Steering(self.publisher, self._program, self.stopwatch, share=self._share, live=self._live)
+        source = ModelAccess(setup.model, setup.optimizers, ranks.lowest if ranks is not None else None, setup.zero)
+        items = supported_metrics(self._items, setup, source, ranks)
+        entries = plan(items, self._every, source.parameters, setup.log_schedule, source.parameters_by_optimizer, ranks)
+        follow_other_metrics(entries, setup.log_schedule)
+        self._program = MetricRunner(entries, strict=self._strict, clock=self.stopwatch.clock, shared=ranks is not None)
+        self._steering = Control(self.publisher, self._program, self.stopwatch, share=self._share, live=self._live)
         self.wants_labels = "predictions" in self.needs
         self._own.schedule = schedule_of(self._every, setup.log_schedule)
         scaler = setup.scaler if "loss_scale" in self.needs else None
@@ -118,17 +118,17 @@ class Monitor:
         self.stopwatch.forget_wait()
         for entry in entries:
             entry.last = self._counters.totals()  # the stopwatch runs on over trainings
-        self._best = Best(setup.larger_is_better)
+        self._best = BestValues(setup.larger_is_better)
         for logs in setup.earlier_logs:
             self._best.update(logs)
-        self._run = RunFacts(
+        self._run = RunInfo(
             setup.hparams,
             setup.texts,
             families(entries),
             self._best.values,
             rank=dist.get_rank() if in_group() else None,
         )
-        self._measuring = Measuring(
+        self._recorder = StepRecorder(
             setup,
             source,
             self._program,
@@ -159,14 +159,14 @@ class Monitor:
 
     def detach(self) -> None:
         """Removes every hook."""
-        if self._measuring is not None:
-            self._measuring.detach()
-            self._measuring = None
+        if self._recorder is not None:
+            self._recorder.detach()
+            self._recorder = None
 
     def let_go(self) -> None:
         """Removes every hook of a training that may have been left by an exception; a next step brings them back."""
-        if self._measuring is not None:
-            self._measuring.let_go()
+        if self._recorder is not None:
+            self._recorder.let_go()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -177,18 +177,18 @@ class Monitor:
 
     def begin_step(self, step: int) -> None:
         """A step begins; `step` is the number it will have when it is finished (1-based)."""
-        measuring = self._measuring
-        if self.publisher.held is not None or (measuring is not None and measuring.late.waiting):
+        recorder = self._recorder
+        if self.publisher.held is not None or (recorder is not None and recorder.late.waiting):
             self.publish()
         self.stopwatch.resume()
-        if measuring is not None:
-            measuring.begin(step)
+        if recorder is not None:
+            recorder.begin(step)
 
     def pass_ended(self, *, is_step: bool) -> None:
         """A pass of the trainer's loop is over; `is_step`: it counts as a step even if no optimizer was called."""
-        measuring = self._measuring
-        if measuring is not None and (measuring.due or measuring.scales):
-            measuring.pass_ended(is_step=is_step)
+        recorder = self._recorder
+        if recorder is not None and (recorder.due or recorder.scales):
+            recorder.pass_ended(is_step=is_step)
 
     def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
         """One micro-batch went through the model; returns a copy of its loss, None where it is not counted."""
@@ -224,13 +224,13 @@ class Monitor:
             optimizer: name of the optimizer whose step comes; all of them when left out.
             max_norm: the limit, where the trainer will clip by the norm of all these gradients.
         """
-        if self._measuring is not None:
-            self._measuring.before_clip(scale, optimizer, max_norm)
+        if self._recorder is not None:
+            self._recorder.before_clip(scale, optimizer, max_norm)
 
     def clipped(self, norm: Tensor | float, max_norm: float) -> None:
         """The trainer clipped this step's gradients, which had this norm."""
-        if self._measuring is not None:
-            self._measuring.clipped(norm, max_norm)
+        if self._recorder is not None:
+            self._recorder.clipped(norm, max_norm)
 
     def log(self, tag: str, value: Tensor | float) -> None:
         """Adds a scalar of the user's own to the mean that is written under `tag` at the next point.
@@ -244,14 +244,14 @@ class Monitor:
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
-    def publish(self, facts: Facts | None = None) -> None:
+    def publish(self, facts: StepInfo | None = None) -> None:
         """Hands the measured step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
-        measuring = self._measuring
-        if self.publisher.held is None and (measuring is None or not measuring.late.waiting):
+        recorder = self._recorder
+        if self.publisher.held is None and (recorder is None or not recorder.late.waiting):
             return  # a step with nothing due, as most are
         with self._safely("publishing", self._step):
-            if measuring is not None:
-                measuring.finish()
+            if recorder is not None:
+                recorder.finish()
             self.publisher.publish(facts)
         self._steering.keep_budget(self._step)
 
@@ -259,7 +259,7 @@ class Monitor:
         self,
         step: int,
         logs: Mapping[str, Number | str],
-        facts: Facts | None = None,
+        facts: StepInfo | None = None,
         shared: Mapping[str, Value] | None = None,
     ) -> None:
         """The trainer logged numbers (by tag) after `step` steps; they travel with what was measured at that step.
@@ -272,35 +272,35 @@ class Monitor:
         """
         with self._safely("publishing", step):
             own = shared is not None and self._program.logs
-            if self._measuring is not None and self._counts and (own or self._steering.asks(step)):
-                self._measuring.batch(step).add(shared or {})
+            if self._recorder is not None and self._counts and (own or self._steering.asks(step)):
+                self._recorder.batch(step).add(shared or {})
             self._best.update(logs)
             numbers = self._program.call(Context("log", step, self._run, logs=logs))
             self._program.give_way(numbers.tags)
-            if self._measuring is not None:
-                self._measuring.finish()
+            if self._recorder is not None:
+                self._recorder.finish()
             else:
                 numbers.add(self._own.take())  # they wait for a point that does not come: no training is on
             self.publisher.publish_with(step, numbers, facts)
         self._steering.keep_budget(self._step)
 
-    def verdict(self, step: int) -> Verdict:
+    def verdict(self, step: int) -> Action:
         """Acts upon what was decided, now that `step` is finished; what an adapter has to do, the same on all ranks."""
         if self.publisher.decisions.awaited:
             with self._safely("acting upon decisions", step):
                 return self._steering.act(step)
-        return Verdict.NONE
+        return Action.NONE
 
     @property
     def measures(self) -> bool:
         """Whether a metric is due in this step."""
-        return self._measuring is not None and bool(self._measuring.due)
+        return self._recorder is not None and bool(self._recorder.due)
 
     @property
     def _step(self) -> int:
-        return self._measuring.step if self._measuring is not None else 0
+        return self._recorder.step if self._recorder is not None else 0
 
 
-def _spread(source: Source, ranks: Together | None) -> bool:
+def _spread(source: ModelAccess, ranks: Reducer | None) -> bool:
     """Whether any rank holds pieces of tensors."""
     return ranks is not None and ranks.largest({"spread": float(source.spread)}).get("spread") == 1

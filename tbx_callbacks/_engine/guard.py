@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from tbx_callbacks._engine.cost import Bill, DeviceTime, share
+from tbx_callbacks._engine.cost import CostSlice, DeviceTime, split_cost
 from tbx_callbacks._engine.counters import Stopwatch
-from tbx_callbacks._engine.plan import Entry
+from tbx_callbacks._engine.plan import MetricRun
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Guard:
             logger.warning("%s failed at step %d; its numbers are left out: %r", what, step, error)
 
 
-class Spending:
+class ChargedGuard:
     """Catches errors, and counts what is done as the monitor's time and as that of the entries that need it.
 
     Args:
@@ -64,7 +64,7 @@ class Spending:
         self._safely, self._device_time = safely, device_time
 
     @contextlib.contextmanager
-    def __call__(self, what: str, step: int, entries: Sequence[Entry]) -> Iterator[None]:
+    def __call__(self, what: str, step: int, entries: Sequence[MetricRun]) -> Iterator[None]:
         """Something is done in here for these entries.
 
         Args:
@@ -75,8 +75,8 @@ class Spending:
         """
         costs = [entry.cost for entry in entries]
         with self._safely(what, step), self._device_time.span(step, costs), torch.no_grad():
-            bill, started = Bill(costs), self._safely.clock()
+            bill, started = CostSlice(costs), self._safely.clock()
             try:
                 yield
             finally:
-                share(costs, self._safely.clock() - started - bill.seconds(), step)
+                split_cost(costs, self._safely.clock() - started - bill.seconds(), step)

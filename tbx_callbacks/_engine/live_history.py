@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from tbx_callbacks.metrics.host_values import Finished, Text
+from tbx_callbacks.metrics.host_values import FinalValue, Text
 from tbx_callbacks.runs.series import Points, Run, Series, Texts, listed_points, scalar_points, series_of
 
 # These compare with the beginning of a run; without it they would take the first steps after a checkpoint for it.
@@ -35,7 +35,7 @@ _OLD, _RECENT = 500, 100  # points of a tag, 14 KB
 _TEXTS = 20  # of a tag; the first ones say where something began
 
 
-class Track:
+class TagHistory:
     """One tag: the latest `recent` points, and of those before them so many, evenly spread, as `old` allows.
 
     Rules read what has just happened in every detail, and shares of the whole run as they are.
@@ -73,21 +73,21 @@ class Track:
         )
 
 
-class Memory(Mapping[str, Series]):
+class RunHistory(Mapping[str, Series]):
     """Scalars by tag, as series that are made when they are asked for."""
 
     def __init__(self, *, old: int = _OLD, recent: int = _RECENT) -> None:
         self._sizes = old, recent
-        self._tracks: dict[str, Track] = {}
+        self._tracks: dict[str, TagHistory] = {}
         self._texts: dict[str, Points[str]] = {}
         self._made: dict[str, Series] = {}
 
-    def take(self, step: int, values: Mapping[str, Finished], wall_time: float) -> None:
+    def take(self, step: int, values: Mapping[str, FinalValue], wall_time: float) -> None:
         """Adds what was written at a step, less what no rule reads (histograms)."""
         for tag, value in values.items():
             if isinstance(value, (int, float)):
                 if tag not in self._tracks:
-                    self._tracks[tag] = Track(*self._sizes)
+                    self._tracks[tag] = TagHistory(*self._sizes)
                 self._tracks[tag].add(step, value, wall_time)
                 self._made.pop(tag, None)
             elif isinstance(value, Text) and len(texts := self._texts.setdefault(tag, listed_points())) < _TEXTS:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from functools import partial
 
-from tbx_callbacks._config.live_rules import Live, Watched, function_of
+from tbx_callbacks._config.live_rules import LiveRule, LiveRuleConfig, function_of
 from tbx_callbacks._config.rules import Response
 from tbx_callbacks._config.schedule import Schedule
-from tbx_callbacks._distributed.messages import Decisions
-from tbx_callbacks._distributed.worker import Jobs
-from tbx_callbacks._engine.actions import Verdict
-from tbx_callbacks._engine.live_history import OF_THE_BEGINNING, Memory, read_history
-from tbx_callbacks.metrics.host_values import Finished, Text
+from tbx_callbacks._distributed.messages import Messages
+from tbx_callbacks._distributed.worker import Worker
+from tbx_callbacks._engine.actions import Action
+from tbx_callbacks._engine.live_history import OF_THE_BEGINNING, RunHistory, read_history
+from tbx_callbacks.metrics.host_values import FinalValue, Text
 from tbx_callbacks.rules import SEVERITIES, Finding, diagnose
 from tbx_callbacks.rules.formatting import PREFIX, line, markdown, severity_of
 
@@ -28,7 +28,7 @@ ONLY_NOTES = frozenset({"no_warmup", "plateau", "head_only"})
 Write = Callable[[int, Mapping[str, Text]], None]
 
 
-class Watcher:
+class RuleRunner:
     """Sees each batch that is written, and asks rules when it is told to.
 
     All of it happens in a thread of its own, in the order in which it was asked for; the training thread only hands
@@ -39,28 +39,28 @@ class Watcher:
         write: writes texts of a step.
     """
 
-    def __init__(self, watched: Mapping[str, Watched], *, write: Write) -> None:
+    def __init__(self, watched: Mapping[str, LiveRule], *, write: Write) -> None:
         self.seconds, self.judged = 0.0, 0
         self.fail: Callable[[Exception], None] | None = None
         """Gets errors of rules, which are said when it is None; in either case the rule is switched off."""
         self._watched, self._write = dict(watched), write
-        self._memory = Memory()
+        self._memory = RunHistory()
         self._said: dict[str, int] = {}
         self._calls: list[threading.Thread] = []
-        self._jobs, self._blind = Jobs("tbx_callbacks rules", self._missed), False
+        self._jobs, self._blind = Worker("tbx_callbacks rules", self._missed), False
 
     def recall(self, folder: str, step: int) -> None:
         """The run goes on after a step: what its folder holds up to there is part of it."""
         self._jobs.do(partial(self._recall, folder, step))
 
-    def take(self, step: int, values: Mapping[str, Finished]) -> None:
+    def take(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """What was written at a step."""
         self._jobs.do(partial(self._memory.take, step, values, time.time()))
 
-    def judge(self, step: int, then: Callable[[Verdict], None] | None = None) -> Future[Verdict]:
+    def judge(self, step: int, then: Callable[[Action], None] | None = None) -> Future[Action]:
         """Asks the rules about what was written up to now; the future never fails. `then` is told first."""
 
-        def question() -> Verdict:
+        def question() -> Action:
             verdict = self._judge(step, ended=False)
             if then is not None:
                 then(verdict)
@@ -101,9 +101,9 @@ class Watcher:
             if tag.startswith(PREFIX) and said is not None and texts.steps[-1] <= step:
                 self._said[tag.removeprefix(PREFIX)] = SEVERITIES.index(said)
 
-    def _judge(self, step: int, *, ended: bool) -> Verdict:
+    def _judge(self, step: int, *, ended: bool) -> Action:
         started = time.perf_counter()
-        verdict, run = Verdict.NONE, self._memory.run()
+        verdict, run = Action.NONE, self._memory.run()
         for name, one in list(self._watched.items()):
             try:
                 for finding in diagnose(run, {name: one.rule}).findings:
@@ -129,12 +129,12 @@ class Watcher:
         self._said[finding.id] = rank
         return True
 
-    def _alert(self, finding: Finding, step: int, response: Response, *, ended: bool) -> Verdict:
+    def _alert(self, finding: Finding, step: int, response: Response, *, ended: bool) -> Action:
         acts = finding.severity != "note" or finding.id in ONLY_NOTES
-        verdict = _verdict(response) if acts and not ended else Verdict.NONE
+        verdict = _verdict(response) if acts and not ended else Action.NONE
         done = "".join(
             f"; {what}"
-            for flag, what in ((Verdict.CHECKPOINT, "a checkpoint is asked for"), (Verdict.STOP, "a stop is asked for"))
+            for flag, what in ((Action.CHECKPOINT, "a checkpoint is asked for"), (Action.STOP, "a stop is asked for"))
             if flag in verdict
         )
         logger.warning("%s", line(finding, done))
@@ -146,11 +146,11 @@ class Watcher:
         return verdict
 
 
-def _verdict(response: Response) -> Verdict:
-    flags = {"stop": Verdict.STOP, "checkpoint": Verdict.CHECKPOINT}
-    verdict = Verdict.NONE
+def _verdict(response: Response) -> Action:
+    flags = {"stop": Action.STOP, "checkpoint": Action.CHECKPOINT}
+    verdict = Action.NONE
     for action in response.actions:
-        verdict |= flags.get(action, Verdict.NONE)
+        verdict |= flags.get(action, Action.NONE)
     return verdict
 
 
@@ -163,10 +163,10 @@ def _call(path: str, finding: Finding) -> None:
 
 
 RULES = "rules"
-"""The name of what rules decide; its numbers are flags of `Verdict`, by their names."""
+"""The name of what rules decide; its numbers are flags of `Action`, by their names."""
 
 
-class Watch:
+class LiveRules:
     """Rules are asked when a step is published at which `schedule` is due, or has been since they were asked last.
 
     Args:
@@ -175,7 +175,7 @@ class Watch:
         decisions: what they want done becomes one of these; None where they only say what they find.
     """
 
-    def __init__(self, schedule: Schedule, watcher: Watcher, decisions: Decisions | None) -> None:
+    def __init__(self, schedule: Schedule, watcher: RuleRunner, decisions: Messages | None) -> None:
         self._schedule, self._checked = schedule, 0
         self.watcher, self._decisions = watcher, decisions
 
@@ -185,7 +185,7 @@ class Watch:
         self._checked = step
         return due
 
-    def take(self, step: int, values: Mapping[str, Finished]) -> None:
+    def take(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """What is written at a step."""
         self.watcher.take(step, values)
 
@@ -201,10 +201,10 @@ class Watch:
 
         return wait
 
-    def _decide(self, verdict: Verdict) -> None:
+    def _decide(self, verdict: Action) -> None:
         """In the rules' thread."""
         if verdict and self._decisions is not None:
-            self._decisions.decide(RULES, {str(flag.name): 1.0 for flag in Verdict if flag in verdict})
+            self._decisions.decide(RULES, {str(flag.name): 1.0 for flag in Action if flag in verdict})
 
     def close(self, step: int, seconds: float) -> None:
         """The run has ended: rules are asked for the last time."""
@@ -215,9 +215,15 @@ class Watch:
         self.watcher.drop()
 
 
-def watch_of(
-    live: Live, schedule: Schedule, decisions: Decisions, *, strict: bool, write: Write, before: tuple[str, int] | None
-) -> Watch | None:
+def create_live_rules(
+    live: LiveRuleConfig,
+    schedule: Schedule,
+    decisions: Messages,
+    *,
+    strict: bool,
+    write: Write,
+    before: tuple[str, int] | None,
+) -> LiveRules | None:
     """The watch of a run; None without rules.
 
     Args:
@@ -230,9 +236,9 @@ def watch_of(
     """
     if not (watched := live.watched()):
         return None
-    watcher = Watcher(watched, write=write)
+    watcher = RuleRunner(watched, write=write)
     if before is not None:
         watcher.recall(*before)
     if strict:
         watcher.fail = decisions.fail
-    return Watch(schedule, watcher, decisions if live.decides else None)
+    return LiveRules(schedule, watcher, decisions if live.decides else None)

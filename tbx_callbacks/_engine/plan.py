@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tbx_callbacks._config.errors import ConfigError
-from tbx_callbacks._config.metric_spec import Cadence, Item
+from tbx_callbacks._config.metric_spec import Cadence, MetricSpec
 from tbx_callbacks._config.schedule import Schedule, either, every
-from tbx_callbacks._distributed.reducer import Together
+from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.cost import Cost
 from tbx_callbacks._engine.counters import Totals
-from tbx_callbacks._model.parameters import NoMatchError, Parameter, Selection, matched
-from tbx_callbacks.metrics.progress import Seen
+from tbx_callbacks._model.parameters import NoMatchError, Parameter, Selection, match
+from tbx_callbacks.metrics.progress import AxisProgress
 
 
 @dataclass(eq=False)
-class Entry:
+class MetricRun:
     """An item on a given model. `last` is what had been counted at the metric's last point."""
 
-    item: Item
+    item: MetricSpec
     schedule: Schedule
     selection: Selection
     tags: dict[str, tuple[int, ...]]
@@ -46,13 +46,13 @@ def schedule_of(cadence: Cadence, log_schedule: Schedule) -> Schedule:
 
 
 def plan(
-    items: Sequence[Item],
+    items: Sequence[MetricSpec],
     default: Cadence,
     parameters: Sequence[Parameter],
     log_schedule: Schedule,
-    owners: Mapping[str, Sequence[int]],
-    ranks: Together | None = None,
-) -> list[Entry]:
+    parameters_by_optimizer: Mapping[str, Sequence[int]],
+    ranks: Reducer | None = None,
+) -> list[MetricRun]:
     """Resolves every item.
 
     Args:
@@ -68,11 +68,11 @@ def plan(
     Raises:
         ConfigError: a regex matches no parameter, on any rank, or two items would write the same tag.
     """
-    entries: list[Entry] = []
-    for item, selections in zip(items, _selections(items, parameters, owners, ranks), strict=True):
+    entries: list[MetricRun] = []
+    for item, selections in zip(items, _selections(items, parameters, parameters_by_optimizer, ranks), strict=True):
         schedule = schedule_of(item.every or default, log_schedule)
         for optimizer, selection in selections:
-            entry = Entry(item, schedule, selection, _tags(item, selection), optimizer)
+            entry = MetricRun(item, schedule, selection, _tags(item, selection), optimizer)
             for other in entries:
                 if other.item is not item:
                     _check_apart(entry, other)
@@ -81,13 +81,13 @@ def plan(
 
 
 def _selections(
-    items: Sequence[Item],
+    items: Sequence[MetricSpec],
     parameters: Sequence[Parameter],
-    owners: Mapping[str, Sequence[int]],
-    ranks: Together | None,
+    parameters_by_optimizer: Mapping[str, Sequence[int]],
+    ranks: Reducer | None,
 ) -> list[list[tuple[str, Selection]]]:
     """What each item selects of each optimizer's parameters, where it selects some of them on any rank."""
-    found = [_selected(item, parameters, owners) for item in items]
+    found = [_selected(item, parameters, parameters_by_optimizer) for item in items]
     here: set[str] = set()
     for place, of_item in enumerate(found):
         for optimizer, (selection, regexes) in of_item.items():
@@ -110,18 +110,18 @@ def _selections(
 
 
 def _selected(
-    item: Item, parameters: Sequence[Parameter], owners: Mapping[str, Sequence[int]]
+    item: MetricSpec, parameters: Sequence[Parameter], parameters_by_optimizer: Mapping[str, Sequence[int]]
 ) -> dict[str, tuple[Selection, dict[str, NoMatchError | None]]]:
     """What the item selects on this rank, by optimizer; an item that reads no parameter goes with the first."""
     if item.select is None:
-        return {next(iter(owners), ""): (Selection(()), {})}
+        return {next(iter(parameters_by_optimizer), ""): (Selection(()), {})}
     return {
-        name: matched(item.select, parameters, places, f"{name}/" if len(owners) > 1 else "")
-        for name, places in owners.items()
+        name: match(item.select, parameters, places, f"{name}/" if len(parameters_by_optimizer) > 1 else "")
+        for name, places in parameters_by_optimizer.items()
     }
 
 
-def families(entries: Sequence[Entry]) -> tuple[str, ...]:
+def families(entries: Sequence[MetricRun]) -> tuple[str, ...]:
     """What comes before the group's name in tags of scalars that are written for several groups; each once."""
     found: dict[str, None] = {}
     for entry in entries:
@@ -133,7 +133,7 @@ def families(entries: Sequence[Entry]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _tags(item: Item, selection: Selection) -> dict[str, tuple[int, ...]]:
+def _tags(item: MetricSpec, selection: Selection) -> dict[str, tuple[int, ...]]:
     tags: dict[str, tuple[int, ...]] = {}
     for tag in item.metric.tags:
         if "{group}" in tag:
@@ -143,7 +143,7 @@ def _tags(item: Item, selection: Selection) -> dict[str, tuple[int, ...]]:
     return tags
 
 
-def _check_apart(entry: Entry, other: Entry) -> None:
+def _check_apart(entry: MetricRun, other: MetricRun) -> None:
     """A tag may come from two items only when it means the same: a module that is also a layer, for example."""
     alike = entry.item.metric == other.item.metric and entry.item.select is not None
     same = [
@@ -160,7 +160,7 @@ def _check_apart(entry: Entry, other: Entry) -> None:
         )
 
 
-def describe(item: Item) -> str:
+def describe(item: MetricSpec) -> str:
     """What an item selects, as a set says it."""
     if item.select is None:
         return "no selection"
@@ -168,15 +168,15 @@ def describe(item: Item) -> str:
     return ", ".join(f"{key}: {value}" for key, value in parts.items() if value is not None)
 
 
-def items_of(axes: Sequence[str]) -> list[Item]:
+def axis_specs(axes: Sequence[str]) -> list[MetricSpec]:
     """What has to be counted for these axes; epochs come from the trainer."""
     counted = tuple(axis for axis in axes if axis in ("samples", "tokens"))
-    return [Item("axis", Seen(counted))] if counted else []
+    return [MetricSpec("axis", AxisProgress(counted))] if counted else []
 
 
-def follow(entries: Sequence[Entry], log_schedule: Schedule) -> None:
+def follow_other_metrics(entries: Sequence[MetricRun], log_schedule: Schedule) -> None:
     """Counts whenever anything else is measured, or the trainer logs."""
-    others = [entry.schedule for entry in entries if not isinstance(entry.item.metric, Seen) and entry.on_steps]
+    others = [entry.schedule for entry in entries if not isinstance(entry.item.metric, AxisProgress) and entry.on_steps]
     for entry in entries:
-        if isinstance(entry.item.metric, Seen):
+        if isinstance(entry.item.metric, AxisProgress):
             entry.schedule = either(*dict.fromkeys((log_schedule, *others)))

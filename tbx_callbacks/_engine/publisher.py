@@ -7,28 +7,28 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from tbx_callbacks._distributed.messages import Decision, Decisions
-from tbx_callbacks._distributed.packing import Batch, Parts, Pending
-from tbx_callbacks._distributed.reducer import Together
-from tbx_callbacks._distributed.worker import Jobs
-from tbx_callbacks._engine.live_rules import Watch
-from tbx_callbacks.metrics.host_values import Finished
-from tbx_callbacks.metrics.values import Facts
-from tbx_callbacks.writers.base import Sink
+from tbx_callbacks._distributed.messages import Message, Messages
+from tbx_callbacks._distributed.packing import PackedValues, Partials, StepValues
+from tbx_callbacks._distributed.reducer import Reducer
+from tbx_callbacks._distributed.worker import Worker
+from tbx_callbacks._engine.live_rules import LiveRules
+from tbx_callbacks.metrics.host_values import FinalValue
+from tbx_callbacks.metrics.values import StepInfo
+from tbx_callbacks.writers.base import Writer
 
 logger = logging.getLogger(__name__)
 
 _WAITING = 1000  # jobs; a device that is so far behind is waited for
 
 
-class Behind:
+class OrderedQueue:
     """Runs jobs on the caller's thread, and those that wait for a device, with all after them, on a thread of its own.
 
     Without such jobs there is no thread.
     """
 
     def __init__(self) -> None:
-        self._jobs = Jobs("tbx_callbacks device", self._fail, most=_WAITING)
+        self._jobs = Worker("tbx_callbacks device", self._fail, most=_WAITING)
         self._said = False
         self.drain, self.close = self._jobs.drain, self._jobs.close
 
@@ -60,28 +60,28 @@ class Publisher:
     for on a thread too. `decisions` are those of this training.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Writer) -> None:
         self.sink = sink
-        self.ranks: Together | None = None
-        self.decisions = Decisions()
-        self.watch: Watch | None = None
-        self.held: tuple[int, Batch, Sequence[str] | None] | None = None
+        self.ranks: Reducer | None = None
+        self.decisions = Messages()
+        self.watch: LiveRules | None = None
+        self.held: tuple[int, StepValues, Sequence[str] | None] | None = None
         """The measured step that waits, its batch and what was due at it."""
         self._sent = -1  # other ranks are asked once for a step
-        self._last: dict[str, tuple[int, Finished]] = {}
-        self._writing, self._behind = threading.Lock(), Behind()
+        self._last: dict[str, tuple[int, FinalValue]] = {}
+        self._writing, self._behind = threading.Lock(), OrderedQueue()
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_writing": None, "_behind": None, "ranks": None, "watch": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state, _writing=threading.Lock(), _behind=Behind())
+        self.__dict__.update(state, _writing=threading.Lock(), _behind=OrderedQueue())
 
-    def last(self, tag: str) -> Finished | None:
+    def last(self, tag: str) -> FinalValue | None:
         """What was written last under a tag."""
         return self._last.get(tag, (0, None))[1]
 
-    def batch(self, step: int, key: Sequence[str] | None = None) -> Batch:
+    def batch(self, step: int, key: Sequence[str] | None = None) -> StepValues:
         """The batch of a step, to be filled and held; that of an earlier step is published first.
 
         Args:
@@ -90,18 +90,18 @@ class Publisher:
         """
         if self.held is None or self.held[0] != step:
             self.publish()
-            self.held = step, Batch(), None
+            self.held = step, StepValues(), None
         if self.held[2] is None and step != self._sent:
             self.held = (*self.held[:2], key)
         return self.held[1]
 
-    def publish(self, facts: Facts | None = None) -> None:
+    def publish(self, facts: StepInfo | None = None) -> None:
         """Hands the held step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
         if self.held is not None:
             (step, batch, key), self.held = self.held, None
             self._send(step, batch, key, facts or {})
 
-    def publish_with(self, step: int, own: Batch, facts: Facts | None = None) -> None:
+    def publish_with(self, step: int, own: StepValues, facts: StepInfo | None = None) -> None:
         """Hands numbers that no other rank shares to the sink, together with the held step if it is the same."""
         if self.held is not None and self.held[0] == step:
             self.held[1].take_own(own)
@@ -111,14 +111,14 @@ class Publisher:
             pending = own.fetch()
             self._run(lambda: self._write(step, own.finish(pending.parts(), {})), waits=pending.waits)
 
-    def meet(self, ranks: Together | None) -> None:
+    def rendezvous(self, ranks: Reducer | None) -> None:
         """A run begins, with these ranks."""
         self.part()
         self.watched_by(None)
         self.ranks, self._sent = ranks, -1
-        self.decisions = Decisions() if ranks is None else ranks.decisions
+        self.decisions = Messages() if ranks is None else ranks.decisions
 
-    def watched_by(self, watch: Watch | None) -> None:
+    def watched_by(self, watch: LiveRules | None) -> None:
         """Rules watch what is written from now on; or no longer."""
         if self.watch is not None:
             self.watch.drop()
@@ -153,11 +153,11 @@ class Publisher:
         """Writes what waits for a device."""
         self._behind.drain(_DEVICE)
 
-    def write(self, step: int, values: Mapping[str, Finished]) -> None:
+    def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Writes a batch, behind those that wait for a device or for other ranks."""
         self._run(lambda: self._write(step, values))
 
-    def _write(self, step: int, values: Mapping[str, Finished]) -> None:
+    def _write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Writes a batch, less what was written of this step before: the trainer logs some numbers (epoch) twice."""
         with self._writing:
             new = {tag: value for tag, value in values.items() if self._last.get(tag) != (step, value)}
@@ -167,10 +167,10 @@ class Publisher:
                 if self.watch is not None:
                     self.watch.take(step, new)
 
-    def _send(self, step: int, batch: Batch, key: Sequence[str] | None, facts: Facts) -> None:
+    def _send(self, step: int, batch: StepValues, key: Sequence[str] | None, facts: StepInfo) -> None:
         watch = self.watch if key is not None and self.watch is not None and self.watch.due(step) else None
 
-        def finish(parts: Parts) -> Callable[[], None] | None:
+        def finish(parts: Partials) -> Callable[[], None] | None:
             self._write(step, batch.finish(parts, facts))
             return watch.judge(step) if watch is not None else None
 
@@ -193,12 +193,14 @@ class Publisher:
         else:
             self._behind.run(job, waits=waits)
 
-    def _judged(self, step: int, finish: Callable[[Parts], Callable[[], None] | None], pending: Pending) -> None:
+    def _judged(
+        self, step: int, finish: Callable[[Partials], Callable[[], None] | None], pending: PackedValues
+    ) -> None:
         """Writes a step. Rules that were asked about one that no device is behind with have decided a step later."""
         wait = finish(pending.parts())
         if wait is not None and not pending.waits:
 
-            def decided() -> Sequence[Decision]:
+            def decided() -> Sequence[Message]:
                 wait()
                 return ()
 

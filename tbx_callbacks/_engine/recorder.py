@@ -10,25 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tbx_callbacks._distributed.packing import Agree, Batch
+from tbx_callbacks._distributed.packing import Agree, StepValues
 from tbx_callbacks._engine.activations import Activations
-from tbx_callbacks._engine.cost import DeviceTime, marks_of, share
+from tbx_callbacks._engine.cost import DeviceTime, marks_of, split_cost
 from tbx_callbacks._engine.counters import Counters
-from tbx_callbacks._engine.guard import Guard, Spending
-from tbx_callbacks._engine.plan import Entry
+from tbx_callbacks._engine.guard import ChargedGuard, Guard
+from tbx_callbacks._engine.plan import MetricRun
 from tbx_callbacks._engine.publisher import Publisher
-from tbx_callbacks._engine.runner import Late, Program, needs_of, with_interval
-from tbx_callbacks._engine.snapshots import Clipping, Copies
-from tbx_callbacks._engine.support import Unsummed
-from tbx_callbacks._engine.training_info import Setup
-from tbx_callbacks._engine.user_scalars import OwnScalars
-from tbx_callbacks._model.access import Source
+from tbx_callbacks._engine.runner import EndOfStepRuns, MetricRunner, needs_of, with_interval
+from tbx_callbacks._engine.snapshots import GradientSnapshot, WeightSnapshot
+from tbx_callbacks._engine.support import PartialGradients
+from tbx_callbacks._engine.training_info import TrainingInfo
+from tbx_callbacks._engine.user_scalars import UserScalars
+from tbx_callbacks._model.access import ModelAccess
 from tbx_callbacks._model.amp import found_inf
 from tbx_callbacks._model.sharding.dtensor import local
-from tbx_callbacks.metrics.context import Context, RunFacts
+from tbx_callbacks.metrics.context import Context, RunInfo
 
 
-class Measuring:
+class StepRecorder:
     """Runs what is due from the hooks of one training's optimizers; the publisher holds what was measured.
 
     Args:
@@ -48,21 +48,21 @@ class Measuring:
 
     def __init__(
         self,
-        setup: Setup,
-        source: Source,
-        program: Program,
-        run: RunFacts,
+        setup: TrainingInfo,
+        source: ModelAccess,
+        program: MetricRunner,
+        run: RunInfo,
         *,
         publisher: Publisher,
         counters: Counters,
-        own: OwnScalars,
+        own: UserScalars,
         safely: Guard,
         spread: bool,
     ) -> None:
         self._setup, self._source, self._program, self._run = setup, source, program, run
         self._publisher, self._counters, self._own = publisher, counters, own
         self._spread = spread
-        self._spending = Spending(safely, DeviceTime(counters.stopwatch, marks_of(source.device)))
+        self._spending = ChargedGuard(safely, DeviceTime(counters.stopwatch, marks_of(source.device)))
         self._activations = Activations(
             setup.model,
             program,
@@ -71,15 +71,15 @@ class Measuring:
             spending=self._spending,
             left=self._left,
         )
-        self._clipping, self._copies = Clipping(), Copies()
-        self._unsummed = Unsummed()
-        self.late = Late()
+        self._clipping, self._copies = GradientSnapshot(), WeightSnapshot()
+        self._unsummed = PartialGradients()
+        self.late = EndOfStepRuns()
         """Metrics that wait for the end of their step."""
         self.scales = counters.loss_scale is not None
         """Whether a loss scale is watched."""
         self._first, self._clock = next(iter(setup.optimizers)), counters.stopwatch.clock
         self._steps_before = self.step = 0
-        self.due: list[Entry] = []
+        self.due: list[MetricRun] = []
         """What is measured in this step."""
         self._hooks = self._attach()
 
@@ -116,9 +116,9 @@ class Measuring:
     # -- one step --------------------------------------------------------------------------------------------------
 
     def begin(self, step: int) -> None:
-        """A step begins; see `Monitor.begin_step`."""
+        """A step begins; see `Engine.begin_step`."""
         if self.due:
-            self._clipping = Clipping()
+            self._clipping = GradientSnapshot()
         if not self._hooks:
             self._hooks = self._attach()  # it was let go
         self.step, self.due, self._steps_before = step, self._program.due(step), self._counters.steps
@@ -126,7 +126,7 @@ class Measuring:
             self._activations.begin(step, self.due, self._run)
 
     def pass_ended(self, *, is_step: bool) -> None:
-        """See `Monitor.pass_ended`."""
+        """See `Engine.pass_ended`."""
         if self._counters.loss_scale is not None:
             self._counters.loss_scale.sample()  # it may have been updated
         if is_step and self.due and self._counters.steps == self._steps_before:
@@ -135,14 +135,14 @@ class Measuring:
                     self.late.takes(entry, Context("step", self.step, self._run))
 
     def before_clip(self, scale: Tensor | None, optimizer: str | None, max_norm: float | None) -> None:
-        """See `Monitor.before_clip`."""
+        """See `Engine.before_clip`."""
         if self.due:
             what = "looking at gradients before clipping"
             with self._spending(what, self.step, self._due(optimizer, "before_clip")):
                 self._clipping.look(self._source, self.due, scale, optimizer, max_norm)
 
     def clipped(self, norm: Tensor | float, max_norm: float, *, by_zero: bool = False) -> None:
-        """See `Monitor.clipped`."""
+        """See `Engine.clipped`."""
         if by_zero != (self._setup.zero is not None):
             return  # ZeRO says it itself
         found = norm if type(norm) is Tensor else local(norm) if isinstance(norm, Tensor) else torch.tensor(norm)
@@ -223,7 +223,7 @@ class Measuring:
             if tensors is not None:
                 tensors.forget()
 
-    def _count(self, name: str, batch: Batch) -> None:
+    def _count(self, name: str, batch: StepValues) -> None:
         """Counts histograms, all of them at once; those that write them share the cost."""
         started = self._clock()
         batch.count(self._agree(name))
@@ -237,7 +237,7 @@ class Measuring:
             return None
         return partial(ranks.agree, self.step, self._program.key(due))
 
-    def _due(self, optimizer: str | None, need: str | None = None) -> list[Entry]:
+    def _due(self, optimizer: str | None, need: str | None = None) -> list[MetricRun]:
         """What is due in the step of one optimizer, or of any; if a need is named, only what has it."""
         return [
             entry
@@ -245,13 +245,13 @@ class Measuring:
             if optimizer in (None, entry.optimizer) and (need is None or need in entry.item.metric.needs)
         ]
 
-    def _share(self, entries: Sequence[Entry], started: float) -> None:
+    def _share(self, entries: Sequence[MetricRun], started: float) -> None:
         """These pay what was done since."""
-        share([entry.cost for entry in entries], self._clock() - started, self.step)
+        split_cost([entry.cost for entry in entries], self._clock() - started, self.step)
 
     # -- what was measured -----------------------------------------------------------------------------------------
 
-    def batch(self, step: int | None = None) -> Batch:
+    def batch(self, step: int | None = None) -> StepValues:
         """The batch of this step, or of another one at which the trainer logs, which the publisher holds."""
         key = self._program.key(self.due)
         if step is None:

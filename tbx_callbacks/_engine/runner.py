@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from tbx_callbacks._config.schedule import Every, Schedule
-from tbx_callbacks._distributed.packing import Batch
+from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._engine.counters import Counters
-from tbx_callbacks._engine.plan import Entry
+from tbx_callbacks._engine.plan import MetricRun
 from tbx_callbacks._engine.publisher import Publisher
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.values import Mean
@@ -17,7 +17,7 @@ from tbx_callbacks.metrics.values import Mean
 logger = logging.getLogger(__name__)
 
 
-class Program:
+class MetricRunner:
     """Entries by their schedules.
 
     Args:
@@ -28,37 +28,37 @@ class Program:
     """
 
     def __init__(
-        self, entries: Sequence[Entry], *, strict: bool, clock: Callable[[], float], shared: bool = False
+        self, entries: Sequence[MetricRun], *, strict: bool, clock: Callable[[], float], shared: bool = False
     ) -> None:
         self.entries, self._strict, self._clock = list(entries), strict, clock
         self._owners = {entry: f"{place} {entry.item.name}" if shared else "" for place, entry in enumerate(entries)}
-        self._failed: set[Entry] = set()
+        self._failed: set[MetricRun] = set()
         self.needs = needs_of(entries)
         """What the metrics need at any step."""
         self.regroup()
 
     def regroup(self) -> None:
         """Schedules have changed."""
-        self._by_period: dict[int, list[Entry]] = {}  # most schedules: they need no call to be asked
-        self._others: dict[Schedule, list[Entry]] = {}
+        self._by_period: dict[int, list[MetricRun]] = {}  # most schedules: they need no call to be asked
+        self._others: dict[Schedule, list[MetricRun]] = {}
         for entry in self.entries:
             if entry.on_steps and isinstance(entry.schedule, Every):
                 self._by_period.setdefault(entry.schedule.n, []).append(entry)
             elif entry.on_steps:
                 self._others.setdefault(entry.schedule, []).append(entry)
 
-    def key(self, due: Sequence[Entry]) -> tuple[str, ...]:
+    def key(self, due: Sequence[MetricRun]) -> tuple[str, ...]:
         """What is due, in words that are the same on every rank."""
         return tuple(self._owners[entry] for entry in due)
 
     @property
-    def on_steps(self) -> list[Entry]:
+    def on_steps(self) -> list[MetricRun]:
         """The entries that are measured on steps, less those that have failed."""
         return [entry for entry in self.entries if entry.on_steps and entry not in self._failed]
 
-    def due(self, step: int) -> list[Entry]:
+    def due(self, step: int) -> list[MetricRun]:
         """The entries that are measured at this step."""
-        due: list[Entry] = []
+        due: list[MetricRun] = []
         for n, entries in self._by_period.items():
             if step % n == 0:
                 due += entries
@@ -78,15 +78,15 @@ class Program:
         owned = tag.startswith(tuple(families - {"train/"}))
         return owned or any(tag in entry.tags for entry in self.entries)
 
-    def call(self, context: Context) -> Batch:
+    def call(self, context: Context) -> StepValues:
         """Values of the metrics that are written at an event other than a step."""
-        batch = Batch()
+        batch = StepValues()
         for entry in list(self.entries):
             if context.event in entry.item.metric.events:
                 self.run(entry, context, batch)
         return batch
 
-    def run(self, entry: Entry, context: Context, batch: Batch) -> None:
+    def run(self, entry: MetricRun, context: Context, batch: StepValues) -> None:
         """Adds what a metric returns; an error is reported once under the metric's name and switches it off."""
         if entry not in self.entries:
             return
@@ -122,13 +122,13 @@ class Program:
                 logger.warning("the trainer logs %s itself; metric %s is left out", same[0], entry.item.name)
                 self._remove(entry)
 
-    def _remove(self, entry: Entry) -> None:
+    def _remove(self, entry: MetricRun) -> None:
         self.entries.remove(entry)
         self.needs = needs_of(self.entries)
         self.regroup()
 
 
-def needs_of(entries: Sequence[Entry], optimizer: str | None = None) -> frozenset[str]:
+def needs_of(entries: Sequence[MetricRun], optimizer: str | None = None) -> frozenset[str]:
     """What entries need; only those that are measured in the step of one optimizer, if it is named."""
     chosen = (entry for entry in entries if optimizer in (None, entry.optimizer))
     return frozenset(need for entry in chosen for need in entry.item.metric.needs)
@@ -137,13 +137,13 @@ def needs_of(entries: Sequence[Entry], optimizer: str | None = None) -> frozense
 _LATE = frozenset({"batches", "loss_scale", "losses", "predictions"})
 
 
-class Late:
+class EndOfStepRuns:
     """Entries that wait for the end of their step."""
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[Entry, Context]] = []
+        self.waiting: list[tuple[MetricRun, Context]] = []
 
-    def takes(self, entry: Entry, context: Context) -> bool:
+    def takes(self, entry: MetricRun, context: Context) -> bool:
         """Whether the entry has to wait, and does now; its tensors' statistics are taken at once."""
         needs = entry.item.metric.needs
         if _LATE.isdisjoint(needs):
@@ -154,14 +154,14 @@ class Late:
         self.waiting.append((entry, replace(context, state=None)))  # which holds gradients
         return True
 
-    def finish(self, program: Program, counters: Counters, publisher: Publisher) -> None:
+    def finish(self, program: MetricRunner, counters: Counters, publisher: Publisher) -> None:
         """Runs what has waited."""
         waiting, self.waiting = self.waiting, []
         for entry, context in waiting:
             program.run(entry, with_interval(entry, context, counters), publisher.batch(context.step))
 
 
-def with_interval(entry: Entry, context: Context, counters: Counters) -> Context:
+def with_interval(entry: MetricRun, context: Context, counters: Counters) -> Context:
     """The context with what was counted since the entry's last point, which is now."""
     now = counters.totals()
     interval, entry.last = now.since(entry.last), now

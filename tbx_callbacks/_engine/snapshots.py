@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tbx_callbacks._engine.plan import Entry
+from tbx_callbacks._engine.plan import MetricRun
 from tbx_callbacks._engine.runner import needs_of
-from tbx_callbacks._model.access import Source
+from tbx_callbacks._model.access import ModelAccess
 from tbx_callbacks._model.tensors import Tensors
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.values import ClipFactor, Max, Value
 
 
-class Clipping:
+class GradientSnapshot:
     """The gradients of one step before they are clipped, and what clipping multiplies them by."""
 
     def __init__(self) -> None:
@@ -27,10 +27,15 @@ class Clipping:
         self.max_norm: float | None = None
 
     def look(
-        self, source: Source, due: Sequence[Entry], scale: Tensor | None, optimizer: str | None, max_norm: float | None
+        self,
+        source: ModelAccess,
+        due: Sequence[MetricRun],
+        scale: Tensor | None,
+        optimizer: str | None,
+        max_norm: float | None,
     ) -> None:
-        """Takes the gradients' statistics where a due metric needs them; see `Monitor.before_clip`."""
-        for name in source.owners if optimizer is None else (optimizer,):
+        """Takes the gradients' statistics where a due metric needs them; see `Engine.before_clip`."""
+        for name in source.parameters_by_optimizer if optimizer is None else (optimizer,):
             needs = needs_of(due, name)
             if "before_clip" in needs and name not in self.gradients:
                 gradients = source.gradients(name, scale)
@@ -49,7 +54,7 @@ class Clipping:
         self.factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
 
 
-class Copies:
+class WeightSnapshot:
     """Copies of weights, from just before an optimizer's step until their change has been measured.
 
     Only those that a due metric compares with are copied, and none that takes no gradient. Memory: one copy of them;
@@ -59,7 +64,7 @@ class Copies:
     def __init__(self) -> None:
         self._copies: dict[str, dict[int, Tensor]] = {}
 
-    def take(self, source: Source, due: Sequence[Entry], name: str, *, closure: bool) -> None:
+    def take(self, source: ModelAccess, due: Sequence[MetricRun], name: str, *, closure: bool) -> None:
         """Copies what the optimizer called `name` may change; with a closure gradients are not there yet."""
         places = {
             place
@@ -77,7 +82,7 @@ class Copies:
             and (here := source.weight(place)) is not None
         }
 
-    def updates(self, source: Source, name: str, skipped: Tensor | None) -> Tensors | None:
+    def updates(self, source: ModelAccess, name: str, skipped: Tensor | None) -> Tensors | None:
         """New weights less old ones, in the memory of the copies; None when nothing was copied.
 
         Weights without a gradient are left out, since the optimizer passes them over. `skipped` is not 0 when the step

@@ -9,20 +9,22 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from tbx_callbacks._config.metric_spec import Item
+from tbx_callbacks._config.metric_spec import MetricSpec
 from tbx_callbacks._distributed.merge import hash_of
-from tbx_callbacks._distributed.packing import Batch
+from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._distributed.rank import is_rank_zero, world_size
-from tbx_callbacks._distributed.reducer import Together
-from tbx_callbacks._engine.plan import Entry
-from tbx_callbacks._engine.training_info import Setup
-from tbx_callbacks._model.access import Source
+from tbx_callbacks._distributed.reducer import Reducer
+from tbx_callbacks._engine.plan import MetricRun
+from tbx_callbacks._engine.training_info import TrainingInfo
+from tbx_callbacks._model.access import ModelAccess
 from tbx_callbacks._model.parameters import Parameter
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def apart(parameters: Sequence[Parameter], ranks: Together | None, pieces: Collection[int] = ()) -> str | None:
+def describe_mismatch(
+    parameters: Sequence[Parameter], ranks: Reducer | None, pieces: Collection[int] = ()
+) -> str | None:
     """How plain tensors differ between ranks, in words; None when they are copies: then one rank's are counted.
 
     It is so where a trainer cuts plain tensors into shards, and where pipeline stages give theirs the same names. Cost:
@@ -38,7 +40,7 @@ def apart(parameters: Sequence[Parameter], ranks: Together | None, pieces: Colle
     marks: dict[str, float] = {}
     for parameter in parameters:
         if not isinstance(parameter.tensor, DTensor) and id(parameter.tensor) not in pieces:
-            mark = _mark(parameter.tensor)
+            mark = _checksum(parameter.tensor)
             marks.update({f"+{parameter.name}": mark, f"-{parameter.name}": -mark})
     most = ranks.largest(marks)
     names = [tag[1:] for tag in most if tag[0] == "+" and most[tag] != -most["-" + tag[1:]]]
@@ -48,7 +50,7 @@ def apart(parameters: Sequence[Parameter], ranks: Together | None, pieces: Colle
 
 
 @torch.no_grad()
-def _mark(tensor: Tensor) -> float:
+def _checksum(tensor: Tensor) -> float:
     """A number made of the shape and of every bit, the same wherever it is computed."""
     plain = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     total = int(plain.detach().view(_BITS[plain.dtype.itemsize]).sum(dtype=torch.int64))
@@ -60,14 +62,16 @@ logger = logging.getLogger(__name__)
 _OF_ALL_RANKS = ("activations", "axis", "input_share", "memory", "nonfinite", "outputs", "throughput", "train_accuracy")
 
 
-def readable(items: Sequence[Item], setup: Setup, source: Source, ranks: Together | None) -> list[Item]:
+def supported_metrics(
+    items: Sequence[MetricSpec], setup: TrainingInfo, source: ModelAccess, ranks: Reducer | None
+) -> list[MetricSpec]:
     """The items that can be right with these ranks; None of them where there is one, or where the others do not log."""
-    different = None if setup.sharding else apart(source.parameters, ranks, source.pieces)
-    items = _whole(items, setup.sharding or different, *(["activations"] if different else []))
-    return _alone(items, spread=source.spread) if ranks is None and world_size() > 1 else items
+    different = None if setup.sharding else describe_mismatch(source.parameters, ranks, source.pieces)
+    items = _without_sharded(items, setup.sharding or different, *(["activations"] if different else []))
+    return _without_other_ranks(items, spread=source.spread) if ranks is None and world_size() > 1 else items
 
 
-def _whole(items: Sequence[Item], sharding: str | None, *also: str) -> list[Item]:
+def _without_sharded(items: Sequence[MetricSpec], sharding: str | None, *also: str) -> list[MetricSpec]:
     """The items that can be right: a shard's norm is not the parameter's, so none is written in its place.
 
     `also` are further metrics that cannot be.
@@ -84,7 +88,7 @@ def _whole(items: Sequence[Item], sharding: str | None, *also: str) -> list[Item
     return [item for item in items if item.name not in left_out]
 
 
-def _alone(items: Sequence[Item], *, spread: bool) -> list[Item]:
+def _without_other_ranks(items: Sequence[MetricSpec], *, spread: bool) -> list[MetricSpec]:
     """The items that are right on one of several ranks, where the others do not log: copies are, shares are not."""
     left_out = {item.name for item in items if item.name in _OF_ALL_RANKS or (spread and item.select is not None)}
     if left_out:
@@ -94,13 +98,13 @@ def _alone(items: Sequence[Item], *, spread: bool) -> list[Item]:
     return [item for item in items if item.name not in left_out]
 
 
-class Unsummed:
+class PartialGradients:
     """Leaves out, on all ranks, what is made of such gradients: no norm can be had of a sum's parts."""
 
     def __init__(self) -> None:
         self._said = False
 
-    def flag(self, source: Source, due: Sequence[Entry], name: str, batch: Batch) -> None:
+    def flag(self, source: ModelAccess, due: Sequence[MetricRun], name: str, batch: StepValues) -> None:
         """Flags what is due in the step of the optimizer called `name`."""
         places = source.unsummed(name)
         if not places:

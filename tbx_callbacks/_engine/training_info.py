@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tbx_callbacks._config.schedule import Schedule
-from tbx_callbacks._model.sharding.deepspeed import Zero
+from tbx_callbacks._model.sharding.deepspeed import DeepSpeedSharding
 
 
 def _always() -> bool:
@@ -18,7 +18,7 @@ def _always() -> bool:
 
 
 @dataclass(frozen=True)
-class Setup:
+class TrainingInfo:
     """What an adapter knows when training starts.
 
     `log_schedule` names the steps at which the trainer logs. `clipping` is `none`, `norm` or `other`;
@@ -43,6 +43,6 @@ class Setup:
     earlier_logs: Sequence[Mapping[str, float | str]] = ()
     scaler: Any = None
     compiled: bool = False
-    zero: Zero | None = None
+    zero: DeepSpeedSharding | None = None
     trains: Callable[[], bool] = _always
     predictions_remedy: str = "give both to Monitor.outputs"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from tbx_callbacks._config.schedule import Schedule, never
-from tbx_callbacks._distributed.packing import Batch
+from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._stats.types import Number
-from tbx_callbacks.metrics.host_values import Finished
+from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.metrics.values import Mean
 from tbx_callbacks.tags import check_tag
 
 
-class OwnScalars:
+class UserScalars:
     """Means in the making, by tag; `schedule` names the points at which they are written."""
 
     def __init__(self) -> None:
@@ -43,8 +43,8 @@ class OwnScalars:
         self.sums.clear()
         return taken
 
-    def numbers(self) -> dict[str, Finished]:
+    def numbers(self) -> dict[str, FinalValue]:
         """The same, finished; waits for their device."""
-        batch = Batch()
+        batch = StepValues()
         batch.add(self.take())
         return batch.numbers({})

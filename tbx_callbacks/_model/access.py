@@ -12,11 +12,11 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from tbx_callbacks._model.names import unique
-from tbx_callbacks._model.optimizer_state import State
-from tbx_callbacks._model.parameters import Parameter, owners, parameters_of
-from tbx_callbacks._model.sharding.deepspeed import Zero
-from tbx_callbacks._model.sharding.dtensor import homes, is_spread, is_unsummed, local, speaks
-from tbx_callbacks._model.sharding.fsdp1 import holders
+from tbx_callbacks._model.optimizer_state import OptimizerStateView
+from tbx_callbacks._model.parameters import Parameter, parameters_by_optimizer, parameters_of
+from tbx_callbacks._model.sharding.deepspeed import DeepSpeedSharding
+from tbx_callbacks._model.sharding.dtensor import is_partial_sum, is_primary_replica, is_sharded, local, owning_ranks
+from tbx_callbacks._model.sharding.fsdp1 import sharded_over
 from tbx_callbacks._model.tensors import Tensors
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.tags import clean
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 Lowest = Callable[[Tensor, Sequence[str]], Tensor]
 
 
-class Source:
+class ModelAccess:
     """What can be read in an optimizer's step: its own parameters only, for others may be left from another step.
 
     Args:
         model: the model.
         optimizers: by name.
-        lowest: takes the smallest of each number over ranks (`Together.lowest`); None where there is one rank.
+        lowest: takes the smallest of each number over ranks (`Reducer.lowest`); None where there is one rank.
         zero: holds the parameters' parts, under DeepSpeed ZeRO.
     """
 
@@ -41,19 +41,19 @@ class Source:
         model: nn.Module,
         optimizers: Mapping[str, torch.optim.Optimizer],
         lowest: Lowest | None = None,
-        zero: Zero | None = None,
+        zero: DeepSpeedSharding | None = None,
     ) -> None:
         self.parameters = _readable(parameters_of(model))
         self.zero = zero
-        held = holders(model) if zero is None else zero.holders([p.tensor for p in self.parameters])
+        held = sharded_over(model) if zero is None else zero.sharded_over([p.tensor for p in self.parameters])
         self.pieces = frozenset(place for place, ranks_of in held.items() if len(ranks_of) > 1)
         """Ids of plain parameters of which this rank holds a piece."""
-        self.spread = any(is_spread(p.tensor, held.get(id(p.tensor), ())) for p in self.parameters)
+        self.spread = any(is_sharded(p.tensor, held.get(id(p.tensor), ())) for p in self.parameters)
         self._mine = _mine(self.parameters, held, lowest)
         self.optimizers = optimizers
-        self.owners = owners(self.parameters, optimizers)
+        self.parameters_by_optimizer = parameters_by_optimizer(self.parameters, optimizers)
         self._said: dict[str, set[str]] = {name: set() for name in optimizers}
-        self._owned = {name: frozenset(places) for name, places in self.owners.items()}
+        self._owned = {name: frozenset(places) for name, places in self.parameters_by_optimizer.items()}
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +79,7 @@ class Source:
 
     def unsummed(self, name: str) -> frozenset[int]:
         """Places of one optimizer's gradients that are partial sums, which `gradients` leaves out."""
-        return frozenset(i for i in self._owned[name] if is_unsummed(self.parameters[i].tensor.grad))
+        return frozenset(i for i in self._owned[name] if is_partial_sum(self.parameters[i].tensor.grad))
 
     def weights(self, name: str) -> Tensors:
         """One optimizer's parameters."""
@@ -95,9 +95,9 @@ class Source:
         """Whether this rank speaks for its elements of a parameter: of replicas one does."""
         return place in self._mine
 
-    def state(self, name: str) -> State:
+    def state(self, name: str) -> OptimizerStateView:
         """What one optimizer remembers of its parameters."""
-        return State(self.optimizers[name], self.parameters, self._said[name], self._mine, self.zero)
+        return OptimizerStateView(self.optimizers[name], self.parameters, self._said[name], self._mine, self.zero)
 
     def learning_rates(self) -> dict[str, Number]:
         """The rates that the step used, by `<Optimizer>/<group>`."""
@@ -115,9 +115,11 @@ def _mine(parameters: Sequence[Parameter], held: Mapping[int, Sequence[int]], lo
     """Places of the parameters for whose elements this rank speaks: each element is counted once over all ranks."""
     if lowest is None:
         return frozenset(range(len(parameters)))
-    here = homes([p.tensor for p in parameters], held)
+    here = owning_ranks([p.tensor for p in parameters], held)
     first = lowest(here.clone(), [p.name for p in parameters])
-    return frozenset(place for place, p in enumerate(parameters) if here[place] == first[place] and speaks(p.tensor))
+    return frozenset(
+        place for place, p in enumerate(parameters) if here[place] == first[place] and is_primary_replica(p.tensor)
+    )
 
 
 def _readable(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:

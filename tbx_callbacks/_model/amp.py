@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tbx_callbacks._stats.accumulators import Deferred, together
+from tbx_callbacks._stats.accumulators import LazySum, stack_scalars
 from tbx_callbacks._stats.types import Number
 
 
@@ -45,7 +45,7 @@ class LossScale:
     def __init__(self, scaler: Any) -> None:
         self._scaler = scaler
         self._before: Number = scaler.get_scale()
-        self._falls = Deferred(self._count)
+        self._falls = LazySum(self._count)
         self.now: Tensor | None = None
 
     def sample(self) -> None:
@@ -62,6 +62,6 @@ class LossScale:
 
     def _count(self, scales: Sequence[Tensor]) -> Tensor:
         before = self._before if isinstance(self._before, Tensor) else scales[0].new_full((), self._before)
-        series = together([before, *scales])
+        series = stack_scalars([before, *scales])
         self._before = series[-1]
         return (series[1:] < series[:-1]).sum()

@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from tbx_callbacks._model.parameters import Parameter
-from tbx_callbacks._model.sharding.deepspeed import Zero
+from tbx_callbacks._model.sharding.deepspeed import DeepSpeedSharding
 from tbx_callbacks._model.sharding.dtensor import local
 from tbx_callbacks._model.tensors import Tensors
-from tbx_callbacks._model.update_norms import Kept, kept_tensor, step_of
+from tbx_callbacks._model.update_norms import ParameterState, state_tensor, update_norm_of
 
 logger = logging.getLogger(__name__)
 
 
-class State:
+class OptimizerStateView:
     """The state of one optimizer just after its step, in the order of the model's parameters.
 
     Args:
@@ -36,7 +36,7 @@ class State:
         parameters: Sequence[Parameter],
         said: set[str],
         mine: Collection[int],
-        zero: Zero | None = None,
+        zero: DeepSpeedSharding | None = None,
     ) -> None:
         shares = type(optimizer).__name__ == "ZeroRedundancyOptimizer"  # torch's: each parameter's state is on one rank
         optimizer = getattr(optimizer, "optim") if shares else optimizer  # noqa: B009 - it is no attribute of all
@@ -44,11 +44,11 @@ class State:
         self._stepped = any(parameters[place].tensor.grad is not None for place in mine)
         groups = {id(tensor): group for group in optimizer.param_groups for tensor in group["params"]}
         tensors = [parameter.tensor for parameter in parameters]
-        self._kept: list[Kept | None] = [
+        self._kept: list[ParameterState | None] = [
             _here(optimizer.state.get(tensor)) if id(tensor) in groups and (shares or place in mine) else None
             for place, tensor in enumerate(tensors)
         ]
-        self._groups: list[Kept] = [groups.get(id(tensor), {}) for tensor in tensors]
+        self._groups: list[ParameterState] = [groups.get(id(tensor), {}) for tensor in tensors]
         if zero is not None:
             found = [zero.kept(tensor) for tensor in tensors]
             self._kept, self._groups = [kept for kept, _ in found], [group for _, group in found]
@@ -72,14 +72,14 @@ class State:
     @cached_property
     def steps(self) -> Tensors | None:
         """The norm of each parameter's step, without decoupled weight decay, 0-d; None if it cannot be known."""
-        step = step_of(self._optimizer, whole=self._whole)
+        step = update_norm_of(self._optimizer, whole=self._whole)
         if step is None:
             self._say("all that its step is made of", "optimizer_state/effective_lr")
             return None
         every = zip(self._kept, self._groups, self._weights, self._gradients, strict=True)
         return Tensors([step(k, g, w, grad) if k and w is not None else None for k, g, w, grad in every])
 
-    def _each(self, read: Callable[[Kept, Kept], Tensor | None]) -> Tensors:
+    def _each(self, read: Callable[[ParameterState, ParameterState], Tensor | None]) -> Tensors:
         return Tensors(
             [read(kept, group) if kept else None for kept, group in zip(self._kept, self._groups, strict=True)]
         )
@@ -97,16 +97,16 @@ class State:
             )
 
 
-def _second_moment(kept: Kept, group: Kept) -> Tensor | None:
+def _second_moment(kept: ParameterState, group: ParameterState) -> Tensor | None:
     if "row_var" in kept:  # torch.optim.Adafactor
         if kept["row_var"] is None:
-            return kept_tensor(kept, "variance")
+            return state_tensor(kept, "variance")
         return _norm_alike(kept["row_var"].squeeze(-1), kept["col_var"].squeeze(-2), group["eps"][0])
     if "variance" in kept:
-        return kept_tensor(kept, "variance")
+        return state_tensor(kept, "variance")
     if "exp_avg_sq_row" in kept:  # transformers.Adafactor
         return _norm_alike(kept["exp_avg_sq_row"], kept["exp_avg_sq_col"], 0.0)
-    return kept_tensor(kept, "exp_avg_sq")
+    return state_tensor(kept, "exp_avg_sq")
 
 
 def _norm_alike(row: Tensor, column: Tensor, least: float | None) -> Tensor:
@@ -116,14 +116,14 @@ def _norm_alike(row: Tensor, column: Tensor, least: float | None) -> Tensor:
     return row * (norm / row.mean(dim=-1, keepdim=True).clamp(min=least))
 
 
-_MOMENTS: dict[str, Callable[[Kept, Kept], Tensor | None]] = {
-    "exp_avg": lambda kept, group: kept_tensor(kept, "exp_avg"),  # noqa: ARG005
+_MOMENTS: dict[str, Callable[[ParameterState, ParameterState], Tensor | None]] = {
+    "exp_avg": lambda kept, group: state_tensor(kept, "exp_avg"),  # noqa: ARG005
     "exp_avg_sq": _second_moment,
-    "momentum_buffer": lambda kept, group: kept_tensor(kept, "momentum_buffer"),  # noqa: ARG005
+    "momentum_buffer": lambda kept, group: state_tensor(kept, "momentum_buffer"),  # noqa: ARG005
 }
 
 
-def _here(kept: Kept | None) -> Kept | None:
+def _here(kept: ParameterState | None) -> ParameterState | None:
     """This rank's elements of what is kept of a parameter."""
     if kept is None or not any(isinstance(value, DTensor) for value in kept.values()):
         return kept

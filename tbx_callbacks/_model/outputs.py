@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tbx_callbacks._stats.accumulators import Deferred, add_up, home_of
+from tbx_callbacks._stats.accumulators import LazySum, add_up, common_device
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.tags import clean
 
 
-def named(outputs: Any) -> Mapping[Any, Any]:
+def named_outputs(outputs: Any) -> Mapping[Any, Any]:
     """What a model returned, by name: a mapping, a named tuple, a dataclass; nothing for tensors and plain tuples."""
     if isinstance(outputs, Mapping):
         return outputs
@@ -32,7 +32,7 @@ def losses_in(outputs: Any) -> dict[str, Tensor]:
     """Every scalar `*loss*` beside `loss`, 0-d and detached, by the model's own name."""
     return {
         name: value.detach().reshape(()).to(torch.float32, copy=True)  # its memory may be used again
-        for name, value in named(outputs).items()
+        for name, value in named_outputs(outputs).items()
         if isinstance(name, str) and "loss" in name.lower() and name != "loss" and _is_scalar(value)
     }
 
@@ -42,7 +42,7 @@ def logits_in(outputs: Any) -> Tensor | None:
 
     A tuple that does not begin with its loss may hold anything: hidden states with as many places as labels, too.
     """
-    found = named(outputs).get("logits")
+    found = named_outputs(outputs).get("logits")
     if isinstance(outputs, Tensor):
         found = outputs
     elif type(outputs) in (tuple, list) and len(outputs) > 1 and _is_scalar(outputs[0]):
@@ -76,12 +76,12 @@ class Losses:
     """Every scalar `*loss*` that a model returns beside `loss`, added up until the next point. No host sync."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[Deferred, int]] = {}
+        self._sums: dict[str, tuple[LazySum, int]] = {}
 
     def add(self, outputs: Any) -> None:
         """Takes the losses of a micro-batch."""
         for name, value in losses_in(outputs).items():
-            total, count = self._sums.get(name) or (Deferred(add_up), 0)
+            total, count = self._sums.get(name) or (LazySum(add_up), 0)
             total.add(value)
             self._sums[name] = total, count + 1
 
@@ -147,7 +147,7 @@ class Predictions:
         """Right predictions and labels so far."""
         if self._kept:
             kept, self._kept = self._kept, []  # an error is not met again
-            home = home_of([tensor for pair in kept for tensor in pair])
+            home = common_device([tensor for pair in kept for tensor in pair])
             guesses = torch.cat([moved(each, home) for each, _ in kept])
             labels = torch.cat([moved(each.flatten(), home).to(torch.int64) for _, each in kept])
             counted = labels >= 0

@@ -68,8 +68,10 @@ class Selection:
         """
         if not self.groups:
             return {}
-        places, owners = (moved(index, numbers.device) for index in self._index)
-        sums = numbers.new_zeros(len(self.groups)).index_add_(0, owners, numbers.index_select(0, places))
+        places, parameters_by_optimizer = (moved(index, numbers.device) for index in self._index)
+        sums = numbers.new_zeros(len(self.groups)).index_add_(
+            0, parameters_by_optimizer, numbers.index_select(0, places)
+        )
         return {
             group.name: total
             for group, total in zip(self.groups, sums.unbind(), strict=True)
@@ -79,8 +81,8 @@ class Selection:
     @cached_property
     def _index(self) -> tuple[Tensor, Tensor]:
         places = [place for group in self.groups for place in group.members]
-        owners = [owner for owner, group in enumerate(self.groups) for _ in group.members]
-        return torch.tensor(places, dtype=torch.int64), torch.tensor(owners, dtype=torch.int64)
+        parameters_by_optimizer = [owner for owner, group in enumerate(self.groups) for _ in group.members]
+        return torch.tensor(places, dtype=torch.int64), torch.tensor(parameters_by_optimizer, dtype=torch.int64)
 
 
 def parameters_of(model: nn.Module) -> tuple[Parameter, ...]:
@@ -104,14 +106,14 @@ def resolve(
     Raises:
         NoMatchError: a regex matches no parameter; the message lists near names.
     """
-    selection, regexes = matched(select, parameters, among, prefix)
+    selection, regexes = match(select, parameters, among, prefix)
     for error in regexes.values():
         if error is not None:
             raise error
     return selection
 
 
-def matched(
+def match(
     select: Select, parameters: Sequence[Parameter], among: Sequence[int] | None = None, prefix: str = ""
 ) -> tuple[Selection, dict[str, NoMatchError | None]]:
     """As `resolve`: the groups that there are, and for each regex, and for what is left, errors where it is nothing."""
@@ -133,9 +135,9 @@ def matched(
         named = [(prefix + name, matching(f"by.{name}", regex, chosen)) for name, regex in select.by.items()]
         return Selection([Group(name, tuple(places)) for name, places in named if places]), regexes
     members: dict[str, list[int]] = {}
-    owners = layers_of(names) if select.by == "layer" else [_GROUP[select.by](name) for name in names]
+    parameters_by_optimizer = layers_of(names) if select.by == "layer" else [_GROUP[select.by](name) for name in names]
     for place in chosen:
-        members.setdefault(owners[place], []).append(place)
+        members.setdefault(parameters_by_optimizer[place], []).append(place)
     apart = members if select.by == "total" else unique(["total", *members])[1:]  # a layer may be named total
     groups = [(prefix + name, places) for name, places in zip(apart, members.values(), strict=True)]
     return Selection([Group(name, tuple(places)) for name, places in groups]), regexes
@@ -224,7 +226,7 @@ def _matching(
     return [], NoMatchError(f"{what} must match at least one parameter's name, got {regex!r}; near names: {shown}")
 
 
-def owners(
+def parameters_by_optimizer(
     parameters: Sequence[Parameter], optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> dict[str, tuple[int, ...]]:
     """Places of each optimizer's parameters; those that no optimizer has (frozen ones) go with the first."""

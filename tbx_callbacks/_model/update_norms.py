@@ -15,20 +15,20 @@ from torch import Tensor
 from tbx_callbacks._stats.flat import flat
 from tbx_callbacks._stats.norms import square_norms
 
-Kept = Mapping[str, Any]
-Step = Callable[[Kept, Kept, Tensor, Tensor | None], Tensor | None]
+ParameterState = Mapping[str, Any]
+Step = Callable[[ParameterState, ParameterState, Tensor, Tensor | None], Tensor | None]
 """State, param group, new weight, gradient -> norm of the step."""
 
 _CHUNK = 1 << 18  # elements worked on at a time on a CPU: they stay in its cache, and no tensor is copied whole
 
 
-def kept_tensor(kept: Kept, name: str) -> Tensor | None:
+def state_tensor(kept: ParameterState, name: str) -> Tensor | None:
     """What is kept under a name, where that is a tensor of numbers."""
     found = kept.get(name)
     return found if isinstance(found, Tensor) and (found.is_floating_point() or found.is_complex()) else None
 
 
-def step_of(optimizer: torch.optim.Optimizer, *, whole: bool) -> Step | None:
+def update_norm_of(optimizer: torch.optim.Optimizer, *, whole: bool) -> Step | None:
     """How the norm of an optimizer's step is computed; None when that is not known.
 
     Args:
@@ -46,10 +46,10 @@ def step_of(optimizer: torch.optim.Optimizer, *, whole: bool) -> Step | None:
     return None
 
 
-def _adam(kept: Kept, group: Kept, weight: Tensor, gradient: Tensor | None) -> Tensor | None:  # noqa: ARG001
+def _adam(kept: ParameterState, group: ParameterState, weight: Tensor, gradient: Tensor | None) -> Tensor | None:  # noqa: ARG001
     """`lr * m_hat / (sqrt(v_hat) + eps)`: Kingma and Ba, arXiv:1412.6980, algorithm 1; with amsgrad the largest v."""
-    first = kept_tensor(kept, "exp_avg")
-    second = kept_tensor(kept, "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
+    first = state_tensor(kept, "exp_avg")
+    second = state_tensor(kept, "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
     if first is None or second is None:
         return None
     steps, (beta1, beta2) = kept["step"], group["betas"]
@@ -63,9 +63,9 @@ def _adam(kept: Kept, group: Kept, weight: Tensor, gradient: Tensor | None) -> T
     return _norm(step, first, second, rate=rate)
 
 
-def _momentum(kept: Kept, group: Kept, weight: Tensor, gradient: Tensor | None) -> Tensor | None:
+def _momentum(kept: ParameterState, group: ParameterState, weight: Tensor, gradient: Tensor | None) -> Tensor | None:
     """`lr * buffer`; with nesterov `lr * (gradient + decay * old weight + momentum * buffer)`, as in torch."""
-    buffer, rate, decay = kept_tensor(kept, "momentum_buffer"), group["lr"], group["weight_decay"]
+    buffer, rate, decay = state_tensor(kept, "momentum_buffer"), group["lr"], group["weight_decay"]
     if buffer is None:
         return None
     if not group["nesterov"]:
@@ -82,9 +82,9 @@ def _momentum(kept: Kept, group: Kept, weight: Tensor, gradient: Tensor | None) 
     return _norm(step, buffer, gradient, weight, rate=rate)
 
 
-def _adafactor(kept: Kept, group: Kept, weight: Tensor, gradient: Tensor | None) -> Tensor | None:
+def _adafactor(kept: ParameterState, group: ParameterState, weight: Tensor, gradient: Tensor | None) -> Tensor | None:
     """Shazeer and Stern, arXiv:1804.04235, algorithms 4 and 5, as in torch.optim.Adafactor."""
-    row, column, vector = (kept_tensor(kept, name) for name in ("row_var", "col_var", "variance"))
+    row, column, vector = (state_tensor(kept, name) for name in ("row_var", "col_var", "variance"))
     if gradient is None or (vector is None and (row is None or column is None)):
         return None
     least, eps2 = group["eps"]
@@ -108,12 +108,14 @@ def _adafactor(kept: Kept, group: Kept, weight: Tensor, gradient: Tensor | None)
     return norm
 
 
-def _adafactor_of_transformers(kept: Kept, group: Kept, weight: Tensor, gradient: Tensor | None) -> Tensor | None:
+def _adafactor_of_transformers(
+    kept: ParameterState, group: ParameterState, weight: Tensor, gradient: Tensor | None
+) -> Tensor | None:
     """The same, as in transformers.Adafactor, which keeps the old weight's root mean square."""
     if group["beta1"] is not None:
-        first = kept_tensor(kept, "exp_avg")
+        first = state_tensor(kept, "exp_avg")
         return None if first is None else _norm(lambda m: m, first)
-    row, column, vector = (kept_tensor(kept, name) for name in ("exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_sq"))
+    row, column, vector = (state_tensor(kept, name) for name in ("exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_sq"))
     if gradient is None or (vector is None and (row is None or column is None)):
         return None
     if vector is None:

@@ -13,7 +13,7 @@ from tbx_callbacks._stats.types import Number
 KEPT = 32  # tensors kept before they are added up: a few kernels now and then instead of several a step
 
 
-class Deferred:
+class LazySum:
     """Adds up a function of many small tensors, several at a time. They are kept until then."""
 
     def __init__(self, function: Callable[[Sequence[Tensor]], Tensor]) -> None:
@@ -38,16 +38,16 @@ class Deferred:
 
 def add_up(tensors: Sequence[Tensor]) -> Tensor:
     """The sum of 0-d tensors."""
-    return together(tensors).sum()
+    return stack_scalars(tensors).sum()
 
 
-def together(scalars: Sequence[Tensor]) -> Tensor:
+def stack_scalars(scalars: Sequence[Tensor]) -> Tensor:
     """0-d tensors as one, `[len(scalars)]`, on the accelerator that holds any of them: nothing waits for it."""
-    home = home_of(scalars)
+    home = common_device(scalars)
     return torch.stack([scalar if scalar.device == home else moved(scalar, home) for scalar in scalars])
 
 
-def home_of(tensors: Sequence[Tensor]) -> torch.device:
+def common_device(tensors: Sequence[Tensor]) -> torch.device:
     """The device to bring small tensors to: the first accelerator, since a copy to the CPU would wait for it."""
     for tensor in tensors:
         if tensor.device.type != "cpu":

@@ -10,7 +10,7 @@ from torch import Tensor
 from tbx_callbacks._stats.types import Number
 
 
-class Fetch:
+class HostCopy:
     """Numbers and vectors on their way to the host.
 
     On CUDA the copies go to pinned memory, behind what the device still has to do, and `read` waits for them: it may be

@@ -21,7 +21,7 @@ from tbx_callbacks._config.bundled import bundled
 from tbx_callbacks._config.errors import ConfigError, suggest
 from tbx_callbacks._config.rules import load_rules
 from tbx_callbacks.cli.doctor import as_json, show
-from tbx_callbacks.rules.diagnose import examine
+from tbx_callbacks.rules.diagnose import diagnose_folder
 from tbx_callbacks.runs.reader import UnreadableError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -111,7 +111,7 @@ def doctor(
     try:
         chosen = load_rules(rules) if rules else None
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
-            examined = list(examine(logdir, rules=chosen, progress=lambda name: _bar(bars, name)))
+            examined = list(diagnose_folder(logdir, rules=chosen, progress=lambda name: _bar(bars, name)))
     except (ConfigError, UnreadableError, ImportError) as error:
         _fail(str(error))
     if json_:

@@ -12,12 +12,12 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from tbx_callbacks.rules import Diagnosis, Finding, Unjudged
-from tbx_callbacks.rules.diagnose import Examined
+from tbx_callbacks.rules.diagnose import DiagnosedRun
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
-def show(examined: Examined, console: Console) -> None:
+def show(examined: DiagnosedRun, console: Console) -> None:
     """Prints a run's findings, worst first, and which rules could not judge it."""
     run, diagnosis = examined.run, examined.diagnosis
     name = examined.folder if examined.name == "." else examined.name
@@ -49,7 +49,7 @@ def show_worst(diagnosis: Diagnosis, console: Console, *, most: int = 3) -> None
         console.print("[green]healthy[/green]: no rule found anything wrong")
 
 
-def as_json(examined: list[Examined]) -> str:
+def as_json(examined: list[DiagnosedRun]) -> str:
     """All of it for programs."""
     runs = [
         {

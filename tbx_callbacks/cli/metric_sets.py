@@ -7,7 +7,7 @@ from rich.table import Table
 
 from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.metric_set import Config, load_config
-from tbx_callbacks._config.metric_spec import Item, options_model
+from tbx_callbacks._config.metric_spec import MetricSpec, options_model
 from tbx_callbacks.metrics.registry import METRICS
 
 
@@ -49,11 +49,11 @@ def checked(file: str) -> tuple[Table, str]:
     )
 
 
-def _cadence(item: Item, config: Config) -> str:
+def _cadence(item: MetricSpec, config: Config) -> str:
     return str(item.every or config.every) if "step" in item.metric.events else "when the trainer logs"
 
 
-def _parameters(item: Item) -> str:
+def _parameters(item: MetricSpec) -> str:
     if item.select is None:
         return "-"
     parts = [f"by {item.select.by}"]

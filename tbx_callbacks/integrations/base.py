@@ -13,23 +13,23 @@ from torch import Tensor
 
 from tbx_callbacks._config.metric_set import Config, load_config
 from tbx_callbacks._distributed.rank import in_group
-from tbx_callbacks._engine.engine import Monitor
-from tbx_callbacks._engine.plan import items_of
-from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks._engine.engine import Engine
+from tbx_callbacks._engine.plan import axis_specs
+from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
-from tbx_callbacks.metrics.values import Facts
-from tbx_callbacks.runs.folders import Place
-from tbx_callbacks.writers.axes import AxesSink
-from tbx_callbacks.writers.base import NullSink
-from tbx_callbacks.writers.summary_writer import NullWriter, SummaryWriter
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.metrics.values import StepInfo
+from tbx_callbacks.runs.folders import RunLocation
+from tbx_callbacks.writers.axes import AxesWriter
+from tbx_callbacks.writers.base import NullWriter
+from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 _CUT_OFF = 5.0  # seconds that a training waits for what other ranks have to say of the one before it
 ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | Config
 
 
-class Adapter:
+class Integration:
     """The part of a callback that no trainer changes. Every rank measures; rank 0 (`_writes`) alone opens a file.
 
     Args:
@@ -57,13 +57,13 @@ class Adapter:
         self.config = load_config(config)
         wanted = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self._wanted_dir = os.path.expanduser(wanted) if wanted else None
-        self._sink_options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
-        self._sink: TensorBoardSink | None = None
-        self._monitor = Monitor(
-            [*self.config.items, *items_of(self.config.axis)],
+        self._writer_options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
+        self._sink: TensorBoardWriter | None = None
+        self._engine = Engine(
+            [*self.config.items, *axis_specs(self.config.axis)],
             every=self.config.every,
             strict=self.config.strict,
-            sink=NullSink(),
+            sink=NullWriter(),
             budget=self.config.overhead_budget,
             live=self.config.live,
         )
@@ -83,7 +83,7 @@ class Adapter:
         return self._step
 
     @property
-    def writer(self) -> SummaryWriter | NullWriter:
+    def writer(self) -> SummaryWriter | NullSummaryWriter:
         """tensorboardX's SummaryWriter of this run; on ranks other than 0 one that does nothing.
 
         Raises:
@@ -91,7 +91,7 @@ class Adapter:
             LogDirError: the folder cannot be written.
         """
         if not self._writes:
-            return NullWriter()
+            return NullSummaryWriter()
         if self._sink is None:
             self._open(self._early_place())
         assert self._sink is not None
@@ -106,7 +106,7 @@ class Adapter:
             ValueError: the tag holds characters that TensorBoard would rewrite, or the value is not a scalar.
         """
         if self._writes:
-            self._monitor.log(tag, value)
+            self._engine.log(tag, value)
 
     def close(self) -> None:
         """Closes the event file. It happens by itself when the process ends.
@@ -117,8 +117,8 @@ class Adapter:
         if self._running:
             self._end(self._step, succeeded=False)
         elif self._sink is not None:
-            self._monitor.logged(self._step, {})  # the user's own scalars of after the training
-        self._monitor.detach()
+            self._engine.logged(self._step, {})  # the user's own scalars of after the training
+        self._engine.detach()
         self._unhook()
         if self._sink is not None:
             self._sink.close()
@@ -130,62 +130,62 @@ class Adapter:
         """Whether this rank takes part: it writes, or shares with the rank that does."""
         return self._shares and (self._writes or in_group())
 
-    def _early_place(self) -> Place:
+    def _early_place(self) -> RunLocation:
         """The folder of what is written before training begins."""
         raise RuntimeError("the run's folder is not known before training; pass log_dir=... to write earlier")
 
     @property
     def _wants_outputs(self) -> bool:
         """Whether a metric reads what the model returns."""
-        return not OUTPUTS.isdisjoint(self._monitor.needs)
+        return not OUTPUTS.isdisjoint(self._engine.needs)
 
     def _unhook(self) -> None:
         """Removes what the adapter itself hooked into the model and the optimizer."""
         while self._hooks:
             self._hooks.pop().remove()
 
-    def _open(self, place: Place) -> TensorBoardSink:
+    def _open(self, place: RunLocation) -> TensorBoardWriter:
         """Goes on in the folder, or opens it; raises LogDirError now if it cannot be written."""
         if self._sink is not None and self._sink.log_dir != place.folder:
-            self._monitor.publisher.catch_up()
+            self._engine.publisher.catch_up()
             self._sink.close()
             self._sink = None
         if self._sink is None:
-            sink = AxesSink(place.folder, self.config.axis[1:], **self._sink_options)
+            sink = AxesWriter(place.folder, self.config.axis[1:], **self._writer_options)
             _ = sink.writer
-            self._sink = self._monitor.publisher.sink = sink
+            self._sink = self._engine.publisher.sink = sink
         return self._sink
 
-    def _begin(self, place: Place | None, step: int, *, setup: Setup) -> None:
+    def _begin(self, place: RunLocation | None, step: int, *, setup: TrainingInfo) -> None:
         """Training begins (or goes on) after `step` steps; without a place on ranks that do not write."""
         self._leave(place)
         if place is not None:
             sink = self._open(place)
             if place.purge:
                 sink.purge(step + 1)
-        self._monitor.start(setup, (place.folder, step) if place is not None and place.purge else None)
+        self._engine.start(setup, (place.folder, step) if place is not None and place.purge else None)
         self._step = step
         self._began = self._running = True
         atexit.register(_close, weakref.ref(self))
 
-    def _leave(self, place: Place | None) -> None:
+    def _leave(self, place: RunLocation | None) -> None:
         """Writes what is left of a training that was cut off, before its folder or its steps change."""
         if self._running and place is not None and place.folder != self.log_dir:
             self._end(self._step, succeeded=False)  # by an exception
-        self._monitor.publish()
-        self._monitor.publisher.drain(_CUT_OFF)
+        self._engine.publish()
+        self._engine.publisher.drain(_CUT_OFF)
 
-    def _logged(self, step: int, logs: Mapping[str, Number | str], facts: Facts | None = None) -> None:
+    def _logged(self, step: int, logs: Mapping[str, Number | str], facts: StepInfo | None = None) -> None:
         """The trainer logged numbers (by tag) after `step` steps, perhaps before a training."""
         if self._writes and self._sink is None:
             self._open(self._early_place())
-        self._monitor.logged(step, logs, facts)
-        self._monitor.stopwatch.wait_on()
+        self._engine.logged(step, logs, facts)
+        self._engine.stopwatch.wait_on()
 
     def _end(self, step: int, *, succeeded: bool) -> None:
         self._running = False
         self._unhook()
-        self._monitor.end(step, succeeded=succeeded)
+        self._engine.end(step, succeeded=succeeded)
 
 
 def named_optimizers(optimizer: Any) -> dict[str, torch.optim.Optimizer]:
@@ -223,7 +223,7 @@ def _raw(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _close(reference: weakref.ref[Adapter]) -> None:
+def _close(reference: weakref.ref[Integration]) -> None:
     adapter = reference()
     if adapter is not None:
         adapter.close()

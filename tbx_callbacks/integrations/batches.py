@@ -11,7 +11,7 @@ from torch import Tensor
 _LABELS = ("labels", "label", "targets", "target", "y")
 
 
-def by_name(batch: Any) -> Mapping[Any, Any]:
+def batch_as_mapping(batch: Any) -> Mapping[Any, Any]:
     """A batch as a mapping: itself, or the tensors of a sequence (or the one that it is) by their places."""
     if isinstance(batch, Mapping):
         return batch

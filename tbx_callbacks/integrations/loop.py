@@ -12,75 +12,23 @@ from tqdm.auto import tqdm
 
 from tbx_callbacks._config.schedule import every
 from tbx_callbacks._distributed.rank import is_rank_zero
-from tbx_callbacks._engine.actions import Verdict
-from tbx_callbacks._engine.training_info import Setup
-from tbx_callbacks._model.sharding.deepspeed import zero_of
+from tbx_callbacks._engine.actions import Action
+from tbx_callbacks._engine.training_info import TrainingInfo
+from tbx_callbacks._model.sharding.deepspeed import find_deepspeed
 from tbx_callbacks._model.sharding.dtensor import sharding
 from tbx_callbacks.integrations.base import ConfigSource, named_optimizers, scaler_of
 from tbx_callbacks.integrations.batches import scalar_loss
 from tbx_callbacks.integrations.notebook import show_link
-from tbx_callbacks.integrations.step_counting import CountedSteps
-from tbx_callbacks.runs.folders import Place, beside, fresh_folder
+from tbx_callbacks.integrations.step_counting import StepCountingIntegration
+from tbx_callbacks.runs.folders import RunLocation, beside, fresh_folder
 
-Batch = TypeVar("Batch")
-
-
-class LoopRun(CountedSteps):
-    """What `TbxLoop` gives a loop beside the steps themselves."""
-
-    _model: nn.Module | None = None
-
-    @property
-    def should_stop(self) -> bool:
-        """Whether a rule wants the training to stop; True from an `end_step` on, the same one on every rank."""
-        return Verdict.STOP in self._verdict
-
-    @property
-    def should_checkpoint(self) -> bool:
-        """Whether a rule wants a checkpoint now; True after one `end_step`, the same one on every rank."""
-        return Verdict.CHECKPOINT in self._verdict
-
-    def track(self, batches: Iterable[Batch], description: str | None = None) -> Iterator[Batch]:
-        """The batches, with a progress bar for terminals and notebooks that shows the loss as it is logged.
-
-        The time that they take to come is that of the metric `input_share`.
-        """
-        with tqdm(batches, desc=description, disable=not self._writes) as bar:
-            for batch in self._timed(bar):
-                yield batch
-                loss = self._monitor.publisher.last("train/loss")
-                if isinstance(loss, float):
-                    bar.set_postfix(step=self._step, loss=f"{loss:.4g}", refresh=False)
-
-    def _timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches; waiting for them counts while the model trains, and the end of them does not."""
-        watch, coming = self._monitor.stopwatch, iter(batches)
-        while True:
-            if self._model is not None and self._model.training:
-                watch.wait()
-            try:
-                batch = next(coming)
-            except StopIteration:
-                watch.forget_wait()
-                return
-            watch.got()
-            yield batch
-
-    def _begin(self, place: Place | None, step: int, *, setup: Setup) -> None:
-        self._model = setup.model
-        super()._begin(place, step, setup=setup)
-
-    def _place(self, start_step: int) -> Place:
-        wanted = self._wanted_dir
-        resumes = start_step > 0 and wanted is not None
-        folder = wanted if resumes else beside(wanted) if wanted else fresh_folder("runs")
-        return Place(str(folder), purge=resumes)
+T = TypeVar("T")
 
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
 
 
-class TbxLoop(LoopRun):
+class TbxLoop(StepCountingIntegration):
     """Logs a metric set to TensorBoard from a loop of your own; a context manager.
 
     ```python
@@ -95,13 +43,13 @@ class TbxLoop(LoopRun):
     ```
 
     Steps are those of the (first) optimizer, counted from `start_step` + 1. `train/loss` is the mean of the losses
-    since the last point, taken on their device. Other arguments, `writer`, `log` and `close` are those of `Adapter`;
+    since the last point, taken on their device. Other arguments, `writer`, `log` and `close` are those of `Integration`;
     without `log_dir` the run goes to a new folder in `runs/`.
 
     Args:
         model: the model, wrapped (DDP, compiled, prepared by Accelerate) or not.
         optimizer: the optimizer, several, or several by name; prepared by Accelerate or not.
-        config: see `Adapter`.
+        config: see `Integration`.
         log_every: what `every: log` means here: the loss and the like every so many optimizer steps.
         max_grad_norm: the limit, when the loop clips by norm; None when it does not clip. Norms before clipping then
             need a call of `before_clip`.
@@ -109,8 +57,10 @@ class TbxLoop(LoopRun):
         start_step: steps already taken, when the loop resumes: it goes on in `log_dir`, and TensorBoard hides later
             steps that the folder holds.
         scaler: the loop's own GradScaler, for the metric `amp`; Accelerate's is found in its optimizer.
-        **options: see `Adapter`.
+        **options: see `Integration`.
     """
+
+    _model: nn.Module | None = None
 
     def __init__(
         self,
@@ -132,8 +82,8 @@ class TbxLoop(LoopRun):
         log_schedule = every(log_every)
         if not self._measures:
             return
-        zero = zero_of(optimizer)
-        setup = Setup(
+        zero = find_deepspeed(optimizer)
+        setup = TrainingInfo(
             model=model,
             optimizers=optimizers,
             log_schedule=log_schedule,
@@ -150,13 +100,35 @@ class TbxLoop(LoopRun):
         if self.log_dir is not None:
             show_link(self.log_dir)
 
+    @property
+    def should_stop(self) -> bool:
+        """Whether a rule wants the training to stop; True from an `end_step` on, the same one on every rank."""
+        return Action.STOP in self._verdict
+
+    @property
+    def should_checkpoint(self) -> bool:
+        """Whether a rule wants a checkpoint now; True after one `end_step`, the same one on every rank."""
+        return Action.CHECKPOINT in self._verdict
+
+    def track(self, batches: Iterable[T], description: str | None = None) -> Iterator[T]:
+        """The batches, with a progress bar for terminals and notebooks that shows the loss as it is logged.
+
+        The time that they take to come is that of the metric `input_share`.
+        """
+        with tqdm(batches, desc=description, disable=not self._writes) as bar:
+            for batch in self._timed(bar):
+                yield batch
+                loss = self._engine.publisher.last("train/loss")
+                if isinstance(loss, float):
+                    bar.set_postfix(step=self._step, loss=f"{loss:.4g}", refresh=False)
+
     def before_clip(self, loss_scale: Tensor | None = None) -> None:
         """All gradients are there and not clipped yet: norms are exact, and the first bad layer is named.
 
         Args:
             loss_scale: what gradients are still multiplied by, when a GradScaler has not unscaled them.
         """
-        if self._running and (self._stepped or self._monitor.measures):
+        if self._running and (self._stepped or self._engine.measures):
             self._see_gradients(loss_scale, max_norm=self._max_grad_norm)
 
     def end_step(
@@ -195,7 +167,7 @@ class TbxLoop(LoopRun):
         if self._running and self._stepped:
             self._finish_step()
         if self._writes:
-            self._monitor.logged(self._step, {f"eval/{name}": float(value) for name, value in metrics.items()})
+            self._engine.logged(self._step, {f"eval/{name}": float(value) for name, value in metrics.items()})
 
     def __enter__(self) -> TbxLoop:
         return self
@@ -204,3 +176,27 @@ class TbxLoop(LoopRun):
         if self._running:
             self._end(self._step, succeeded=kind is None)
         self.close()
+
+    def _timed(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches; waiting for them counts while the model trains, and the end of them does not."""
+        watch, coming = self._engine.stopwatch, iter(batches)
+        while True:
+            if self._model is not None and self._model.training:
+                watch.wait()
+            try:
+                batch = next(coming)
+            except StopIteration:
+                watch.forget_wait()
+                return
+            watch.got()
+            yield batch
+
+    def _begin(self, place: RunLocation | None, step: int, *, setup: TrainingInfo) -> None:
+        self._model = setup.model
+        super()._begin(place, step, setup=setup)
+
+    def _place(self, start_step: int) -> RunLocation:
+        wanted = self._wanted_dir
+        resumes = start_step > 0 and wanted is not None
+        folder = wanted if resumes else beside(wanted) if wanted else fresh_folder("runs")
+        return RunLocation(str(folder), purge=resumes)

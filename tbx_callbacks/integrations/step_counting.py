@@ -10,18 +10,18 @@ from torch import Tensor
 
 from tbx_callbacks._config.schedule import Schedule, never
 from tbx_callbacks._distributed.rank import world_size
-from tbx_callbacks._engine.actions import Verdict
-from tbx_callbacks._engine.training_info import Setup
-from tbx_callbacks._stats.accumulators import Deferred, add_up
+from tbx_callbacks._engine.actions import Action
+from tbx_callbacks._engine.training_info import TrainingInfo
+from tbx_callbacks._stats.accumulators import LazySum, add_up
 from tbx_callbacks._stats.types import Number
-from tbx_callbacks.integrations.base import Adapter
+from tbx_callbacks.integrations.base import Integration
 from tbx_callbacks.metrics.values import Max, Mean, Value
-from tbx_callbacks.runs.folders import Place
+from tbx_callbacks.runs.folders import RunLocation
 
 logger = logging.getLogger(__name__)
 
 
-class CountedSteps(Adapter):
+class StepCountingIntegration(Integration):
     """An adapter that learns from the optimizer that a step is done, and from the trainer that a pass has ended."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -30,18 +30,18 @@ class CountedSteps(Adapter):
         self._stepped = False
         self._log_due: Schedule = never
         self._logs = False  # whether the trainer logs after this step
-        self._losses = Deferred(add_up)
+        self._losses = LazySum(add_up)
         self._counted = 0
         self._facts: dict[str, Number] = {}
         self._samples = 0
-        self._verdict = self._news = Verdict.NONE
+        self._verdict = self._news = Action.NONE
 
-    def _begin(self, place: Place | None, step: int, *, setup: Setup) -> None:
+    def _begin(self, place: RunLocation | None, step: int, *, setup: TrainingInfo) -> None:
         self._leave(place)
         self._unhook()
         self._log_due, self._facts, self._stepped = setup.log_schedule, {}, False
-        self._verdict = self._news = Verdict.NONE
-        self._losses, self._counted, self._samples = Deferred(add_up), 0, 0
+        self._verdict = self._news = Action.NONE
+        self._losses, self._counted, self._samples = LazySum(add_up), 0, 0
         self._first, first = next(iter(setup.optimizers.items()))
         self._hooks.append(first.register_step_post_hook(self._after_step))  # before the engine's own
         if any("weights_before" in item.metric.needs for item in self.config.items):
@@ -55,15 +55,15 @@ class CountedSteps(Adapter):
 
     def _begin_step(self, step: int) -> None:
         self._step, self._logs = step, self._log_due(step + 1)
-        self._monitor.begin_step(step + 1)
+        self._engine.begin_step(step + 1)
 
     def _end_pass(
         self, *, loss: Tensor | None, samples: int, tokens: Tensor | None, epoch: float | None = None
     ) -> None:
         """A (micro-)batch went through; if the optimizer stepped, the step is complete."""
-        kept = self._monitor.batch(loss=loss, samples=samples, tokens=tokens)
+        kept = self._engine.batch(loss=loss, samples=samples, tokens=tokens)
         if kept is None and loss is not None:
-            self._losses, self._counted = Deferred(add_up), 0  # no mean of only some of them
+            self._losses, self._counted = LazySum(add_up), 0  # no mean of only some of them
         elif kept is not None:
             self._losses.add(kept)
             self._counted += 1
@@ -73,23 +73,23 @@ class CountedSteps(Adapter):
                 self._facts["train/epoch"] = epoch
             self._finish_step()
         else:
-            self._monitor.pass_ended(is_step=False)
-        verdict, self._news = self._news, Verdict.NONE
+            self._engine.pass_ended(is_step=False)
+        verdict, self._news = self._news, Action.NONE
         if verdict is not self._verdict:  # a stop stays asked for, a checkpoint is asked for once
-            self._verdict = self._verdict & Verdict.STOP | verdict
+            self._verdict = self._verdict & Action.STOP | verdict
 
     def _see_outputs(self, outputs: Any, labels: Any) -> None:
         """What the model returned for a micro-batch, and its labels; before the end of its pass."""
         if self._wants_outputs:
-            self._monitor.outputs(outputs, labels)
+            self._engine.outputs(outputs, labels)
 
     def _see_gradients(
         self, scale: Tensor | None = None, *, optimizer: str | None = None, max_norm: float | None = None
     ) -> None:
-        """All gradients of an optimizer (or of all) are there; see `Monitor.before_clip`."""
+        """All gradients of an optimizer (or of all) are there; see `Engine.before_clip`."""
         if self._stepped and optimizer in (None, self._first):
             self._finish_step()
-        self._monitor.before_clip(scale, optimizer=optimizer, max_norm=max_norm)
+        self._engine.before_clip(scale, optimizer=optimizer, max_norm=max_norm)
 
     def _end(self, step: int, *, succeeded: bool) -> None:
         if self._stepped:
@@ -111,14 +111,14 @@ class CountedSteps(Adapter):
 
     def _finish_step(self) -> None:
         self._step, self._stepped = self._step + 1, False
-        self._monitor.pass_ended(is_step=False)
+        self._engine.pass_ended(is_step=False)
         if self._logs:
             facts, self._facts = self._facts, {}
-            self._monitor.logged(self._step, facts, shared=self._loss())
-            self._losses, self._counted, self._samples = Deferred(add_up), 0, 0
+            self._engine.logged(self._step, facts, shared=self._loss())
+            self._losses, self._counted, self._samples = LazySum(add_up), 0, 0
         self._begin_step(self._step)
-        if self._monitor.publisher.decisions.awaited:
-            self._news |= self._monitor.verdict(self._step)
+        if self._engine.publisher.decisions.awaited:
+            self._news |= self._engine.verdict(self._step)
 
     def _loss(self) -> dict[str, Value]:
         """The mean over passes since the last point; over ranks weighted by their samples, and the largest."""

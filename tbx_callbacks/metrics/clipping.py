@@ -9,7 +9,7 @@ from typing import ClassVar
 from tbx_callbacks._model.parameters import Select
 from tbx_callbacks.metrics.base import NOTHING, STEP, Values
 from tbx_callbacks.metrics.context import Context
-from tbx_callbacks.metrics.values import Fact, Mean, Value
+from tbx_callbacks.metrics.values import Mean, TrainerNumber, Value
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Clip:
         if context.clipping != "norm":
             return {}
         factor = context.clip_factor
-        values: dict[str, Value] = {"clip/factor": Fact("clip_factor") if factor is None else factor}
+        values: dict[str, Value] = {"clip/factor": TrainerNumber("clip_factor") if factor is None else factor}
         interval = context.interval
         if interval.clip_steps and interval.clip_steps == interval.steps:
             values["clip/share"] = Mean(interval.clipped_steps, interval.clip_steps)

@@ -14,7 +14,7 @@ from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.values import Histogram, Mean, Unless, Value
 
 if TYPE_CHECKING:
-    from tbx_callbacks._model.optimizer_state import State
+    from tbx_callbacks._model.optimizer_state import OptimizerStateView
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunInfo:
     """What is known of the whole run."""
 
     hparams: Mapping[str, bool | float | str] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Context:
 
     event: str
     step: int
-    run: RunFacts
+    run: RunInfo
     parameters: tuple[Parameter, ...] = ()
     selection: Selection = field(default_factory=lambda: Selection(()))
     gradients: Tensors = field(default_factory=lambda: Tensors(()))
@@ -85,7 +85,7 @@ class Context:
     """New weights less old ones, of parameters with a gradient; None unless a metric that needs them is due."""
     skipped: Tensor | None = None
     """Not 0 when the optimizer was called but did nothing: gradients overflowed under a loss scale. None without."""
-    state: State | None = None
+    state: OptimizerStateView | None = None
     """What the optimizer remembers of its parameters after the step."""
     clipping: str = "none"
     """`none`, `norm` or `other`."""

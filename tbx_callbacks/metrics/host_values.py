@@ -45,4 +45,4 @@ class Layout:
 
 
 HostValue = Text | HParams | HParamsMetrics | HParamsEnd | Layout
-Finished = float | HistogramCounts | HostValue
+FinalValue = float | HistogramCounts | HostValue

@@ -14,7 +14,7 @@ from tbx_callbacks.tags import AXIS
 
 
 @dataclass(frozen=True)
-class Seen:
+class AxisProgress:
     """Samples and tokens that all ranks have seen since the last point. Cost: one small sum a micro-batch."""
 
     axes: tuple[str, ...]

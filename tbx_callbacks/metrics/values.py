@@ -17,7 +17,7 @@ from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.host_values import Text
 
 _RANKS = 2**16
-Facts = Mapping[str, float]
+StepInfo = Mapping[str, float]
 
 
 class Value:
@@ -35,7 +35,7 @@ class Value:
         """The same for the parts of all ranks, where this one has only some; for values that name their parts."""
         return self
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | Text | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | Text | None:
         """The number (or words) to write; None leaves it out."""
         raise TypeError(f"{type(self).__name__} must define result")
 
@@ -49,7 +49,7 @@ class Sum(Value):
     def sums(self) -> tuple[Number, ...]:
         return (self.value,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
         return sums[0]
 
 
@@ -63,7 +63,7 @@ class Mean(Value):
     def sums(self) -> tuple[Number, ...]:
         return (self.total, self.count)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
         return sums[0] / sums[1] if sums[1] else None
 
 
@@ -76,7 +76,7 @@ class Max(Value):
     def maxes(self) -> tuple[Number, ...]:
         return (self.value,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
         return maxes[0]
 
 
@@ -93,7 +93,7 @@ class RankOfMax(Value):
     def maxes(self) -> tuple[Number, ...]:
         return (float(self.amount * _RANKS + self.rank),)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
         return maxes[0] % _RANKS
 
 
@@ -106,7 +106,7 @@ class Inverse(Value):
     def maxes(self) -> tuple[Number, ...]:
         return (self.value,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
         return 1 / maxes[0] if maxes[0] > 0 else None
 
 
@@ -123,7 +123,7 @@ class Rate(Value):
     def maxes(self) -> tuple[Number, ...]:
         return (self.seconds,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
         return sums[0] / maxes[0] if maxes[0] > 0 else None
 
 
@@ -141,7 +141,7 @@ class Norm(Value):
     def sums(self) -> tuple[Number, ...]:
         return (self.square,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
         norm = math.sqrt(sums[0]) if sums[0] >= 0 else math.nan
         if self.divide_by is None:
             return norm
@@ -159,7 +159,7 @@ class Rms(Value):
     def sums(self) -> tuple[Number, ...]:
         return (self.square, self.count)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
         return math.sqrt(sums[0] / sums[1]) if sums[1] else None
 
 
@@ -173,7 +173,7 @@ class Ratio(Value):
     def sums(self) -> tuple[Number, ...]:
         return (self.square, self.by_square)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
         return math.sqrt(sums[0] / sums[1]) if sums[1] else None
 
 
@@ -187,7 +187,7 @@ class ClipFactor(Value):
     def sums(self) -> tuple[Number, ...]:
         return (self.square,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
         return min(1.0, self.max_norm / (math.sqrt(sums[0]) + 1e-6)) if sums[0] >= 0 else math.nan
 
 
@@ -204,17 +204,17 @@ class Unless(Value):
     def maxes(self) -> tuple[Number, ...]:
         return (*self.value.maxes(), self.flag)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | Text | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | Text | None:
         return None if maxes[-1] else self.value.result(sums, maxes[:-1], facts)
 
 
 @dataclass(frozen=True)
-class Fact(Value):
+class TrainerNumber(Value):
     """A number that the trainer gives for this step, perhaps after the measurement; left out if it does not."""
 
     name: str
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: Facts) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
         return facts.get(self.name)
 
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from tbx_callbacks.report.colours import SEVERITY
 from tbx_callbacks.report.labels import plain
-from tbx_callbacks.report.loaded_runs import Subject
+from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.rules.formatting import PREFIX, severity_of
 from tbx_callbacks.runs.series import Series
 
@@ -19,7 +19,7 @@ _MARKUP = re.compile(r"\\(.)|\*\*")
 _WIDTH, _LINES = 70, 12  # of what is shown on hover
 
 
-def alert_markers(subject: Subject, shown: Series, run: int) -> go.Scatter | None:
+def alert_markers(subject: LoadedRun, shown: Series, run: int) -> go.Scatter | None:
     """A marker at the step of each alert, on the line of the series that is shown; None without alerts.
 
     What was said stands in its hover text, as text: a folder may hold anything.

@@ -10,14 +10,14 @@ import plotly.graph_objects as go
 
 from tbx_callbacks.report.downsampling import quantiles, spread
 from tbx_callbacks.report.labels import plain
-from tbx_callbacks.report.loaded_runs import Subject
+from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.runs.series import Histograms
 
 _CELLS = 1_500_000  # of all histograms of a report together
 _LINES = (0.05, 0.5, 0.95)
 
 
-def histogram_families(subjects: Sequence[Subject]) -> dict[str, dict[str, list[Histograms | None]]]:
+def histogram_families(subjects: Sequence[LoadedRun]) -> dict[str, dict[str, list[Histograms | None]]]:
     """Family -> layer -> the histograms of each run."""
     found: dict[str, dict[str, list[Histograms | None]]] = {}
     for place, subject in enumerate(subjects):
@@ -28,7 +28,7 @@ def histogram_families(subjects: Sequence[Subject]) -> dict[str, dict[str, list[
 
 
 def histogram_map(
-    subjects: Sequence[Subject], layers: Mapping[str, Sequence[Histograms | None]], title: str, *, number: int
+    subjects: Sequence[LoadedRun], layers: Mapping[str, Sequence[Histograms | None]], title: str, *, number: int
 ) -> go.Figure:
     """Where a layer's values lie over steps, for each layer and run; `number` is how many histograms a report has."""
     columns = int(np.clip(_CELLS // (64 * max(number, 1)), 10, 60))

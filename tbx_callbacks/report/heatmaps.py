@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from tbx_callbacks.report.colours import HEAT, SEVERITY
 from tbx_callbacks.report.downsampling import heat
 from tbx_callbacks.report.labels import plain, short
-from tbx_callbacks.report.loaded_runs import Subject
+from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.rules.series_stats import outermost
 from tbx_callbacks.runs.series import Floats, Run, Series
 
@@ -35,7 +35,7 @@ def families(run: Run) -> dict[str, dict[str, Series]]:
     return {family: rows for family, rows in by_layer.items() if _are_layers(family, rows)}
 
 
-def heat_map(subjects: Sequence[Subject], family: str, title: str) -> go.Figure | None:
+def heat_map(subjects: Sequence[LoadedRun], family: str, title: str) -> go.Figure | None:
     """Layers by steps of one family, for each run that has it: runs are chosen by `meta["pick"]`."""
     traces: list[go.Heatmap] = []
     rows = 0

@@ -13,7 +13,7 @@ from tbx_callbacks.report.colours import DASHES, RUNS, SEVERITY
 from tbx_callbacks.report.downsampling import smoothed, thin
 from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.line_charts import LineChart
-from tbx_callbacks.report.loaded_runs import Subject
+from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.rules import Finding
 from tbx_callbacks.rules.needs import EVAL_LOSS, TRAIN_LOSS
 from tbx_callbacks.runs.series import Series
@@ -23,7 +23,7 @@ _SMOOTHING = (0.01, 0.05)  # half-lives of the two smoothings, as shares of the 
 _SYMBOLS = {"error": "diamond", "warning": "triangle-up", "note": "circle"}
 
 
-def line_chart(subjects: Sequence[Subject], chart: LineChart) -> go.Figure | None:
+def line_chart(subjects: Sequence[LoadedRun], chart: LineChart) -> go.Figure | None:
     """A line for every tag that the chart chooses, of every run; None where there is none.
 
     Of one run lines differ by colour; of several runs a run is a colour and a tag a dash. Markers show where rules
@@ -63,7 +63,7 @@ def line_chart(subjects: Sequence[Subject], chart: LineChart) -> go.Figure | Non
     )
 
 
-def loss_chart(subjects: Sequence[Subject], chart: LineChart) -> go.Figure | None:
+def loss_chart(subjects: Sequence[LoadedRun], chart: LineChart) -> go.Figure | None:
     """The losses, and where each finding begins, with its number in the report."""
     figure = line_chart(subjects, chart)
     if figure is None:
@@ -77,7 +77,7 @@ def loss_chart(subjects: Sequence[Subject], chart: LineChart) -> go.Figure | Non
     return figure.update_layout(showlegend=len(figure.data) > 1)
 
 
-def _alerts(subjects: Sequence[Subject], chart: LineChart) -> list[go.Scatter]:
+def _alerts(subjects: Sequence[LoadedRun], chart: LineChart) -> list[go.Scatter]:
     """Of each run that the chart shows, on its first line."""
     first = {place: next(iter(chart.choice(subject.run)), None) for place, subject in enumerate(subjects)}
     made = [alert_markers(subjects[run], subjects[run].run.scalars[tag], run) for run, tag in first.items() if tag]
@@ -104,7 +104,7 @@ def _line(series: Series, *, name: str, colour: str, dash: str, meta: Mapping[st
     )
 
 
-def _marks(subject: Subject, start: int) -> dict[int, list[tuple[int, Finding]]]:
+def _marks(subject: LoadedRun, start: int) -> dict[int, list[tuple[int, Finding]]]:
     """Step -> the findings that begin there, with their numbers, worst first."""
     marks: dict[int, list[tuple[int, Finding]]] = {}
     for number, finding in enumerate(subject.diagnosis.findings, start):
@@ -113,7 +113,7 @@ def _marks(subject: Subject, start: int) -> dict[int, list[tuple[int, Finding]]]
     return marks
 
 
-def _markers(subject: Subject, marks: Mapping[int, list[tuple[int, Finding]]], run: int) -> go.Scatter:
+def _markers(subject: LoadedRun, marks: Mapping[int, list[tuple[int, Finding]]], run: int) -> go.Scatter:
     severities = [found[0][1].severity for found in marks.values()]
     said = [
         "<br>".join(f"{number}. {plain(finding.severity)}: {plain(finding.id)}" for number, finding in found)
@@ -140,7 +140,7 @@ def _markers(subject: Subject, marks: Mapping[int, list[tuple[int, Finding]]], r
     )
 
 
-def _height(subject: Subject, step: int, finding: Finding) -> float:
+def _height(subject: LoadedRun, step: int, finding: Finding) -> float:
     """The loss at a step: that of the evaluation if the finding is about it."""
     losses = {**TRAIN_LOSS.all(subject.run), **EVAL_LOSS.all(subject.run)}
     shown = next((losses[tag] for tag in finding.tags if tag in losses), None) or next(iter(losses.values()))

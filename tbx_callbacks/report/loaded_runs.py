@@ -10,7 +10,7 @@ import numpy as np
 
 from tbx_callbacks.report.colours import RUNS
 from tbx_callbacks.rules import Diagnosis, Rule
-from tbx_callbacks.rules.diagnose import Examined, examine
+from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose_folder
 from tbx_callbacks.runs.reader import Progress
 from tbx_callbacks.runs.series import Floats, Run
 
@@ -18,7 +18,7 @@ _KNOTS = 400
 
 
 @dataclass(frozen=True)
-class Subject:
+class LoadedRun:
     """One run: its name, unique in the report, its colour, what it logged, and what is wrong with it."""
 
     name: str
@@ -44,14 +44,16 @@ def read(
     *,
     rules: Mapping[str, Rule] | None = None,
     progress: Callable[[str], Progress] | None = None,
-) -> list[Subject]:
-    """Reads and judges every run in the folders; see `examine`."""
+) -> list[LoadedRun]:
+    """Reads and judges every run in the folders; see `diagnose_folder`."""
     if not logdirs:
         raise ValueError("a report must have at least one folder of runs, got none")
-    examined = [(os.fspath(top), one) for top in logdirs for one in examine(top, rules=rules, progress=progress)]
+    examined = [
+        (os.fspath(top), one) for top in logdirs for one in diagnose_folder(top, rules=rules, progress=progress)
+    ]
     names = _names(examined)
     return [
-        Subject(name, RUNS[place % len(RUNS)], one.folder, one.run, one.diagnosis)
+        LoadedRun(name, RUNS[place % len(RUNS)], one.folder, one.run, one.diagnosis)
         for place, (name, (_, one)) in enumerate(zip(names, examined, strict=True))
     ]
 
@@ -80,7 +82,7 @@ def _samples(run: Run, at: Floats) -> Floats | None:
     return None
 
 
-def _names(examined: Sequence[tuple[str, Examined]]) -> list[str]:
+def _names(examined: Sequence[tuple[str, DiagnosedRun]]) -> list[str]:
     """Short names; with their folder, and a number at last, where two are the same."""
     tops = {top for top, _ in examined}
     names = []

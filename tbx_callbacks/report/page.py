@@ -18,12 +18,12 @@ from plotly.offline import get_plotlyjs
 
 from tbx_callbacks.report import tables
 from tbx_callbacks.report.colours import ON_DARK
-from tbx_callbacks.report.loaded_runs import Subject, clock
+from tbx_callbacks.report.loaded_runs import LoadedRun, clock
 from tbx_callbacks.report.predictions import images
 from tbx_callbacks.report.sections import sections
 
 
-def render(subjects: Sequence[Subject], *, refresh: float | None = None) -> str:
+def render(subjects: Sequence[LoadedRun], *, refresh: float | None = None) -> str:
     """The page.
 
     Nothing in it comes from elsewhere, and its policy allows no other script than its own two: text from runs is text.
@@ -62,7 +62,7 @@ def render(subjects: Sequence[Subject], *, refresh: float | None = None) -> str:
     )
 
 
-def _data(subjects: Sequence[Subject], figures: dict[str, go.Figure], refresh: float | None) -> str:
+def _data(subjects: Sequence[LoadedRun], figures: dict[str, go.Figure], refresh: float | None) -> str:
     """What the page's script reads, as JSON that cannot end the element that it stands in."""
     clocks = [clock(subject.run) for subject in subjects]
     runs = [

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from tbx_callbacks.report.loaded_runs import Subject
+from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.report.sections import sections
 
 MAIN = ("training", "gradients", "layers", "speed")
@@ -18,7 +18,7 @@ _DASHES = {"dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3)), "
 _MARKS = {"diamond": "D", "triangle-up": "^", "circle": "o", "x": "X"}
 
 
-def export(subjects: Sequence[Subject], folder: Path) -> list[Path]:
+def export(subjects: Sequence[LoadedRun], folder: Path) -> list[Path]:
     """Writes a PNG of every main figure: `loss.png`, `gradient_norm.png`, `grad_norm.png` (by layer), ...
 
     Of several runs the pictures by layer show the first.

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from tbx_callbacks.report.colours import DASHES
 from tbx_callbacks.report.labels import plain
-from tbx_callbacks.report.loaded_runs import Subject
+from tbx_callbacks.report.loaded_runs import LoadedRun
 
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif"}
 _MOST_IMAGES, _MOST_BYTES = 24, 1 << 20
@@ -25,7 +25,7 @@ class Image:
     address: str
 
 
-def curves(subjects: Sequence[Subject]) -> dict[str, go.Figure]:
+def curves(subjects: Sequence[LoadedRun]) -> dict[str, go.Figure]:
     """Precision over recall, for each run and tag."""
     traces = [
         go.Scatter(
@@ -52,7 +52,7 @@ def curves(subjects: Sequence[Subject]) -> dict[str, go.Figure]:
     return {"precision_recall": figure}
 
 
-def images(subjects: Sequence[Subject]) -> list[Image]:
+def images(subjects: Sequence[LoadedRun]) -> list[Image]:
     """Images of known kinds and of moderate size."""
     found = [
         Image(subject.name, tag, f"data:image/{kind};base64,{base64.b64encode(data).decode()}")

@@ -13,7 +13,7 @@ from tbx_callbacks.report.heatmaps import families, heat_map
 from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.line_charts import LINES, LineChart
 from tbx_callbacks.report.line_figures import line_chart, loss_chart
-from tbx_callbacks.report.loaded_runs import Subject
+from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.report.predictions import curves
 from tbx_callbacks.runs.series import Run
 
@@ -49,7 +49,7 @@ class Section:
         return "two" if len(self.figures.keys() - self.wide) in (1, 2, 4) else "three"
 
 
-def sections(subjects: Sequence[Subject]) -> list[Section]:
+def sections(subjects: Sequence[LoadedRun]) -> list[Section]:
     """The sections that have something to show."""
     heats = {key: heat_map(subjects, key, title) for key, title in HEATS.items()}
     others = dict.fromkeys(key for subject in subjects for key in families(subject.run) if key not in HEATS)
@@ -81,7 +81,7 @@ def sections(subjects: Sequence[Subject]) -> list[Section]:
     return [section for section in found if section.figures or section.more]
 
 
-def _lines(subjects: Sequence[Subject], *names: str) -> dict[str, go.Figure]:
+def _lines(subjects: Sequence[LoadedRun], *names: str) -> dict[str, go.Figure]:
     made = {}
     for name in names:
         figure = (loss_chart if name == "loss" else line_chart)(subjects, LINES[name])
@@ -98,7 +98,7 @@ def _present(figures: dict[str, go.Figure | None]) -> dict[str, go.Figure]:
     return {name.replace("/", "_"): figure for name, figure in figures.items() if figure is not None}
 
 
-def _histograms(subjects: Sequence[Subject]) -> Section:
+def _histograms(subjects: Sequence[LoadedRun]) -> Section:
     by_family = histogram_families(subjects)
     number = sum(one is not None for layers in by_family.values() for runs in layers.values() for one in runs)
     figures = {
@@ -109,7 +109,7 @@ def _histograms(subjects: Sequence[Subject]) -> Section:
     return Section("histograms", "Histograms over time", about, figures)
 
 
-def _others(subjects: Sequence[Subject]) -> dict[str, go.Figure]:
+def _others(subjects: Sequence[LoadedRun]) -> dict[str, go.Figure]:
     """Scalars that no other chart shows, one chart each; those that were logged once are in a table."""
     tags: dict[str, None] = {}
     for subject in subjects:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tbx_callbacks.report.loaded_runs import Subject, clock
+from tbx_callbacks.report.loaded_runs import LoadedRun, clock
 from tbx_callbacks.rules import Finding
 from tbx_callbacks.rules.needs import TRAIN_LOSS
 from tbx_callbacks.runs.series import Run
@@ -41,7 +41,7 @@ class Numbered:
     evidence: str
 
 
-def findings(subjects: Sequence[Subject]) -> list[list[Numbered]]:
+def findings(subjects: Sequence[LoadedRun]) -> list[list[Numbered]]:
     """The findings of each run, worst first, numbered through."""
     numbered, start = [], 1
     for subject in subjects:
@@ -51,7 +51,7 @@ def findings(subjects: Sequence[Subject]) -> list[list[Numbered]]:
     return numbered
 
 
-def differences(subjects: Sequence[Subject]) -> list[Row]:
+def differences(subjects: Sequence[LoadedRun]) -> list[Row]:
     """Hyper-parameters that are not the same in all runs."""
     by_run = [hyper_parameters(subject.run) for subject in subjects]
     names = sorted(set().union(*by_run) - {"output_dir", "logging_dir", "run_name", "trial_name"})
@@ -59,7 +59,7 @@ def differences(subjects: Sequence[Subject]) -> list[Row]:
     return [row for row in rows if len(set(row.cells)) > 1]
 
 
-def results(subjects: Sequence[Subject]) -> list[Row]:
+def results(subjects: Sequence[LoadedRun]) -> list[Row]:
     """Each evaluation metric's best value, the last training loss, steps and duration, of each run."""
     tags = dict.fromkeys(tag for subject in subjects for tag in subject.run.scalars if _is_result(tag))
     rows = [_best_row(subjects, tag) for tag in tags]
@@ -82,7 +82,7 @@ def model(run: Run) -> Mapping[str, Any]:
     return _json_of(run, "model_config")
 
 
-def environment(subject: Subject) -> Mapping[str, str]:
+def environment(subject: LoadedRun) -> Mapping[str, str]:
     """Where and when a run was made, as far as it says."""
     one, said = clock(subject.run), _json_of(subject.run, "environment")
     facts = {
@@ -103,7 +103,7 @@ def texts(run: Run, most: int = 20_000) -> Mapping[str, str]:
     return {tag: one.values[-1][:most] for tag, one in run.texts.items() if tag not in _KNOWN_TEXTS}
 
 
-def once(subjects: Sequence[Subject]) -> list[Row]:
+def once(subjects: Sequence[LoadedRun]) -> list[Row]:
     """Scalars with one point in every run that has them, such as the results on the test split."""
     tags = dict.fromkeys(tag for subject in subjects for tag, one in subject.run.scalars.items() if len(one) == 1)
     found = {tag: [subject.run.scalars.get(tag) for subject in subjects] for tag in tags if not _is_result(tag)}
@@ -155,7 +155,7 @@ def _best(run: Run, tag: str) -> tuple[float, int] | None:
     return float(values[place]), int(series.steps[place])
 
 
-def _best_row(subjects: Sequence[Subject], tag: str) -> Row:
+def _best_row(subjects: Sequence[LoadedRun], tag: str) -> Row:
     """The best value and its step; only the value where it was logged once."""
     found = [_best(subject.run, tag) for subject in subjects]
     values = [one[0] for one in found if one is not None]

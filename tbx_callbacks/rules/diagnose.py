@@ -66,7 +66,7 @@ def _example(pattern: str) -> str:
 
 
 @dataclass(frozen=True)
-class Examined:
+class DiagnosedRun:
     """One run and its diagnosis; `name` is its folder below the one that was given."""
 
     name: str
@@ -75,12 +75,12 @@ class Examined:
     diagnosis: Diagnosis
 
 
-def examine(
+def diagnose_folder(
     logdir: str | os.PathLike[str],
     *,
     rules: Mapping[str, Rule] | None = None,
     progress: Callable[[str], Progress] | None = None,
-) -> Iterator[Examined]:
+) -> Iterator[DiagnosedRun]:
     """Reads and judges every run in a folder; those without scalars (a folder of hyper-parameters) are left out.
 
     Args:
@@ -97,6 +97,6 @@ def examine(
         run = read_run(folder, progress=progress(name) if progress else None)
         if run.scalars:
             found += 1
-            yield Examined(name, folder, run, diagnose(run, rules))
+            yield DiagnosedRun(name, folder, run, diagnose(run, rules))
     if not found:
         raise UnreadableError(f"a run must hold scalars, but those in {os.fspath(logdir)!r} hold none")

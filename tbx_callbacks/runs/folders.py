@@ -18,7 +18,7 @@ AXES = ("samples", "tokens", "epochs")
 
 
 @dataclass(frozen=True)
-class Place:
+class RunLocation:
     """A run's folder. `purge`: it holds steps that are trained again, which TensorBoard shall hide."""
 
     folder: str

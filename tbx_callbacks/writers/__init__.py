@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tbx_callbacks.writers.base import MemorySink, NullSink, Sink
+from tbx_callbacks.writers.base import MemoryWriter, NullWriter, Writer
 
-__all__ = ["MemorySink", "NullSink", "Sink"]
+__all__ = ["MemoryWriter", "NullWriter", "Writer"]

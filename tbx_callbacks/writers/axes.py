@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tbx_callbacks.metrics.host_values import Finished
+from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.runs.folders import by_axis
 from tbx_callbacks.tags import AXIS
-from tbx_callbacks.writers.tensorboard import LogDirError, TensorBoardSink
+from tbx_callbacks.writers.tensorboard import LogDirError, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ EPOCH = 1000
 _STEP, _EPOCH = "axis/step", "train/epoch"
 
 
-class AxesSink(TensorBoardSink):
+class AxesWriter(TensorBoardWriter):
     """Writes a run, and its scalars once more for each further axis.
 
     A point of the second series is at the number of samples (tokens, thousandths of an epoch) of its step. Points at
@@ -30,14 +30,14 @@ class AxesSink(TensorBoardSink):
     Args:
         log_dir: folder of the run; the second series are in `by_samples`, `by_tokens` and `by_epochs` below it.
         axes: their names.
-        **options: see `TensorBoardSink`.
+        **options: see `TensorBoardWriter`.
     """
 
     def __init__(self, log_dir: str | os.PathLike[str], axes: Sequence[str], **options: Any) -> None:
         super().__init__(log_dir, **options)
-        self._axes = [_Axis(axis, TensorBoardSink(by_axis(self.log_dir, axis), **options)) for axis in axes]
+        self._axes = [_Axis(axis, TensorBoardWriter(by_axis(self.log_dir, axis), **options)) for axis in axes]
 
-    def write(self, step: int, values: Mapping[str, Finished]) -> None:
+    def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         kept = {tag: value for tag, value in values.items() if not tag.startswith(AXIS)}
         if kept:
             super().write(step, kept)
@@ -66,14 +66,14 @@ class AxesSink(TensorBoardSink):
 class _Axis:
     """One further axis: how far along it the steps are, and what is written there."""
 
-    def __init__(self, name: str, sink: TensorBoardSink) -> None:
+    def __init__(self, name: str, sink: TensorBoardWriter) -> None:
         self.name, self.sink = name, sink
         self._last: tuple[int, float] | None = (0, 0.0)  # a step, and its place; None: not known
         self._rate: float | None = None  # places a step
         self._written = (0, -1)
         self._missed = 0
 
-    def learn(self, step: int, values: Mapping[str, Finished]) -> None:
+    def learn(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Takes what a batch says of its place."""
         epoch, more = values.get(_EPOCH), values.get(f"{AXIS}{self.name}")
         if self.name == "epochs" and isinstance(epoch, float):
@@ -81,7 +81,7 @@ class _Axis:
         elif isinstance(more, float) and self._last is not None:
             self._reach(step, self._last[1] + more)
 
-    def write(self, step: int, scalars: Mapping[str, Finished]) -> None:
+    def write(self, step: int, scalars: Mapping[str, FinalValue]) -> None:
         """Writes scalars at the place of their step, which is never before that of an earlier step."""
         place = self._place(step)
         if place is None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from tbx_callbacks.metrics.host_values import Finished
+from tbx_callbacks.metrics.host_values import FinalValue
 
 
-class Sink(Protocol):
+class Writer(Protocol):
     """The sink seam."""
 
-    def write(self, step: int, values: Mapping[str, Finished]) -> None:
+    def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Takes all values of one step at once. Never raises into the training loop, never waits for a disk."""
 
     def flush(self) -> None:
@@ -21,10 +21,10 @@ class Sink(Protocol):
         """Flushes and lets go of files; nothing may be written after it."""
 
 
-class NullSink:
+class NullWriter:
     """Takes everything and keeps nothing: what ranks other than 0 have."""
 
-    def write(self, step: int, values: Mapping[str, Finished]) -> None:
+    def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Does nothing."""
 
     def flush(self) -> None:
@@ -34,14 +34,14 @@ class NullSink:
         """Does nothing."""
 
 
-class MemorySink:
+class MemoryWriter:
     """Keeps everything in lists, for tests and notebooks."""
 
     def __init__(self) -> None:
-        self.batches: list[tuple[int, dict[str, Finished]]] = []
+        self.batches: list[tuple[int, dict[str, FinalValue]]] = []
         self.closed = False
 
-    def write(self, step: int, values: Mapping[str, Finished]) -> None:
+    def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Keeps a copy of the batch."""
         self.batches.append((step, dict(values)))
 

@@ -100,16 +100,16 @@ def _open(logdir: str, factory: Any) -> EventFile:
     return RemoteFile(path, factory.open(path), header)
 
 
-class NullWriter:
+class NullSummaryWriter:
     """The SummaryWriter of ranks that do not write: it has every public method, and none does anything."""
 
-    def __enter__(self) -> NullWriter:
+    def __enter__(self) -> NullSummaryWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
         pass
 
-    def use_metadata(self, **metadata: object) -> contextlib.AbstractContextManager[NullWriter]:
+    def use_metadata(self, **metadata: object) -> contextlib.AbstractContextManager[NullSummaryWriter]:
         """As tensorboardX's: a context manager."""
         return contextlib.nullcontext(self)
 

@@ -13,11 +13,11 @@ from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from tensorboardX.proto.summary_pb2 import HistogramProto, Summary
 
 from tbx_callbacks._stats.histogram import HistogramCounts
-from tbx_callbacks.metrics.host_values import Finished, HParams, HParamsEnd, HParamsMetrics, Layout, Text
+from tbx_callbacks.metrics.host_values import FinalValue, HParams, HParamsEnd, HParamsMetrics, Layout, Text
 from tbx_callbacks.writers.summary_writer import SummaryWriter
 
 
-def summary_value(tag: str, value: Finished) -> Summary.Value:
+def summary_value(tag: str, value: FinalValue) -> Summary.Value:
     """One value of a step's summary, under its tag as it is."""
     if isinstance(value, float):
         return Summary.Value(tag=tag, simple_value=value)
@@ -83,7 +83,7 @@ class LogDirError(OSError):
     """The run's folder cannot be written; the message names the path, the reason and the remedy."""
 
 
-class TensorBoardSink:
+class TensorBoardWriter:
     """Writes one event a step to the event file of a run's folder.
 
     Args:
@@ -117,7 +117,7 @@ class TensorBoardSink:
                 raise LogDirError(f"cannot write a run to {self.log_dir!r}: {error}; {_remedy(error)}") from error
         return self._writer
 
-    def write(self, step: int, values: Mapping[str, Finished]) -> None:
+    def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Writes all values of a step as one event."""
         summary = Summary(value=[summary_value(tag, value) for tag, value in values.items()])
         file_writer = self.writer.reopened()

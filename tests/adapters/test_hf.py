@@ -526,8 +526,8 @@ def test_evaluation_is_not_training_time(tmp_path: Path, strategy: str) -> None:
     callback = TbxTrainerCallback({"every": 1, "metrics": ["throughput"]})
     run = trainer(tmp_path, callbacks=[callback], eval_strategy=strategy, eval_steps=8, max_steps=12)
     passed = 0.0
-    clock = callback._monitor.stopwatch.clock
-    callback._monitor.stopwatch.clock = lambda: clock() + passed
+    clock = callback._engine.stopwatch.clock
+    callback._engine.stopwatch.clock = lambda: clock() + passed
 
     def slow(prediction: Any) -> dict[str, float]:
         nonlocal passed

@@ -88,7 +88,7 @@ def test_hf(tmp_path: Path, way: str, accumulate: int, caplog: pytest.LogCapture
         callback, logits, labels = hf(tmp_path, way, accumulate=accumulate)
     assert Run(callback.log_dir).at("train/accuracy") == shares(logits, labels, accumulate)
     assert "train/accuracy is not written" not in caplog.text
-    assert callback._monitor.labels is None
+    assert callback._engine.labels is None
 
 
 def test_hf_that_is_not_attached_says_what_would_show_the_labels(

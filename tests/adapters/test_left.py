@@ -69,8 +69,8 @@ def test_the_next_forward_pass_finds_nothing(
     tmp_path: Path, chosen: str, place: str, raises: type[BaseException], attached: bool
 ) -> None:
     callback, run = left(tmp_path, chosen, place, raises, attached=attached)
-    measuring = callback._monitor._measuring
-    assert measuring is not None
+    recorder = callback._engine._recorder
+    assert recorder is not None
     had_hooks = forward_hooks(run.model)
     if attached:
         assert had_hooks == (chosen == "outputs")  # which goes with the next pass
@@ -82,7 +82,7 @@ def test_the_next_forward_pass_finds_nothing(
     assert forward_hooks(run.model) == 0
     if had_hooks or attached:
         assert optimizer_hooks(run) == 0
-        assert measuring._activations._batch is None
+        assert recorder._activations._batch is None
     run.optimizer.step()  # no forward hook was left to notice it: the optimizer's own does
     assert optimizer_hooks(run) == 0
     callback.close()

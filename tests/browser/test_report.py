@@ -13,7 +13,7 @@ from report.runs import HOSTILE, LAYERS, trained
 
 from tbx_callbacks.metrics.host_values import HParams, Text
 from tbx_callbacks.report import write_report
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -39,7 +39,7 @@ def browser() -> Iterator[Any]:
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
     run = trained(folder / "run", steps=200, spike=120)
-    sink = TensorBoardSink(run)
+    sink = TensorBoardWriter(run)
     sink.write(130, {"alerts/loss_spike": Text("**warning: loss\\_spike**, found at step 130\n\nIt \\*jumped\\*.")})
     sink.close()
     return write_report([run], folder / "report.html")
@@ -185,7 +185,7 @@ def test_colours_follow_the_system(browser: Any, one: Path) -> None:
 
 def test_text_from_runs_is_inert(browser: Any, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "<img src=x onerror=alert(1)>"
-    sink = TensorBoardSink(folder)
+    sink = TensorBoardWriter(folder)
     sink.write(1, {"_hparams_/session_start_info": HParams({"note": HOSTILE, HOSTILE: 1.0})})
     sink.write(1, {"worst": Text(f"a film {HOSTILE}"), "args": Text(f'{{"a": "{HOSTILE}"}}')})
     sink.close()

@@ -17,37 +17,37 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from slow import Clock, Slow
 
-from tbx_callbacks._config.metric_spec import Item
+from tbx_callbacks._config.metric_spec import MetricSpec
 from tbx_callbacks._config.schedule import every
 from tbx_callbacks._engine.counters import Stopwatch
-from tbx_callbacks._engine.engine import Monitor
-from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks._engine.engine import Engine
+from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.metrics.performance import Memory
-from tbx_callbacks.writers.base import MemorySink
+from tbx_callbacks.writers.base import MemoryWriter
 
 STEPS = 200
 
 
 def train(rank: int, budget: float | None, *metrics: tuple[str, int, float], acts: Any = None) -> None:
     """One second of the clock a step. `acts` is told the monitor, and is called after each step."""
-    clock, sink = Clock(), MemorySink()
+    clock, sink = Clock(), MemoryWriter()
     slow = [Slow(name, seconds, clock) for name, _, seconds in metrics]
-    items = [Item(each.name, each, every=period) for each, (_, period, _) in zip(slow, metrics, strict=True)]
-    monitor = Monitor(items, every="log", strict=True, sink=sink, stopwatch=Stopwatch(clock), budget=budget)
+    items = [MetricSpec(each.name, each, every=period) for each, (_, period, _) in zip(slow, metrics, strict=True)]
+    engine = Engine(items, every="log", strict=True, sink=sink, stopwatch=Stopwatch(clock), budget=budget)
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(10)))
-    after = acts(monitor) if acts else None
+    engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(10)))
+    after = acts(engine) if acts else None
     for step in range(1, STEPS + 1):
         time.sleep(0.002 * (step % 7 == 3 * rank))  # ranks are apart by some steps, now one ahead and now the other
-        monitor.begin_step(step)
+        engine.begin_step(step)
         clock.now += 1.0
         optimizer.step()
-        monitor.publish()
-        monitor.verdict(step)
+        engine.publish()
+        engine.verdict(step)
         if after:
             after(step)
-    monitor.end(STEPS, succeeded=True)
+    engine.end(STEPS, succeeded=True)
     for each in slow:
         print(f"{each.name} here: {each.seen}")
         if rank == 0:
@@ -69,8 +69,8 @@ def thread(rank: int) -> None:
     """Rank 0 decides three times in a thread, at moments of its own; and says when it was the last one."""
     acted: list[tuple[int, Mapping[str, float]]] = []
 
-    def acts(monitor: Monitor) -> Any:
-        decisions, at = monitor.publisher.decisions, [0]
+    def acts(engine: Engine) -> Any:
+        decisions, at = engine.publisher.decisions, [0]
 
         def act(numbers: Mapping[str, float]) -> None:
             acted.append((at[0], dict(numbers)))
@@ -95,13 +95,13 @@ def thread(rank: int) -> None:
 def memory(rank: int) -> None:
     """Rank 1 holds more memory than rank 0."""
     held = torch.ones(100_000_000 if rank == 1 else 1)
-    sink, model = MemorySink(), nn.Linear(2, 2)
+    sink, model = MemoryWriter(), nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    monitor = Monitor([Item("memory", Memory(), every=1)], every=1, strict=True, sink=sink)
-    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(1)))
-    monitor.begin_step(1)
+    engine = Engine([MetricSpec("memory", Memory(), every=1)], every=1, strict=True, sink=sink)
+    engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(1)))
+    engine.begin_step(1)
     optimizer.step()
-    monitor.end(1, succeeded=True)
+    engine.end(1, succeeded=True)
     print(f"largest: {sink.series('memory/largest_rank') if rank == 0 and held.sum() else []}")
 
 

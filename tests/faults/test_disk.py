@@ -23,7 +23,7 @@ from transformers import TrainerCallback
 from faults.loops import EVERY_STEP, weights_digest
 from tbx_callbacks import TbxTrainerCallback
 from tbx_callbacks._stats.histogram import HistogramCounts
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 pytestmark = pytest.mark.faults
 STEPS = 40
@@ -216,7 +216,7 @@ def test_a_store_that_hangs_does_not_hold_up_the_training(tmp_path: Path, undist
 
 def test_a_failing_upload_is_tried_again(tmp_path: Path, slow: Any, caplog: pytest.LogCaptureFixture) -> None:
     store = slow(failures=3)
-    sink = TensorBoardSink("slow://bucket/run", flush_secs=0.05)
+    sink = TensorBoardWriter("slow://bucket/run", flush_secs=0.05)
     for step in range(1, 21):
         sink.write(step, {"a": float(step)})
         time.sleep(0.01)
@@ -231,7 +231,7 @@ def test_a_failing_upload_is_tried_again(tmp_path: Path, slow: Any, caplog: pyte
 
 def test_what_a_store_never_took_is_counted(slow: Any, caplog: pytest.LogCaptureFixture) -> None:
     slow(failures=1000)
-    sink = TensorBoardSink("slow://bucket/run", flush_secs=0.05)
+    sink = TensorBoardWriter("slow://bucket/run", flush_secs=0.05)
     for step in range(1, 11):
         sink.write(step, {"a": 1.0, "b": 2.0})
     sink.close()
@@ -241,7 +241,7 @@ def test_what_a_store_never_took_is_counted(slow: Any, caplog: pytest.LogCapture
 def test_memory_is_bounded_and_old_histograms_go_first(
     tmp_path: Path, small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sink = TensorBoardSink(small_disk / "logs", max_mib=0.05)
+    sink = TensorBoardWriter(small_disk / "logs", max_mib=0.05)
     sink.write(0, {"a": 0.0})
     sink.flush()
     fill(small_disk)

@@ -13,7 +13,7 @@ from torch import nn
 
 from tbx_callbacks import TbxLoop
 from tbx_callbacks._stats import histogram
-from tbx_callbacks._stats.host_copy import Fetch
+from tbx_callbacks._stats.host_copy import HostCopy
 from tbx_callbacks._stats.norms import count_nonfinite, square_norms
 
 pytestmark = [
@@ -29,7 +29,7 @@ def test_norms_are_the_cpus(dtype: torch.dtype) -> None:
     with no_waiting():
         squares = square_norms(there)
         bad = count_nonfinite(there, squares)
-        fetch = Fetch([], [squares, bad])
+        fetch = HostCopy([], [squares, bad])
     expected = square_norms(here)
     (found, counted) = fetch.read()[1]
     assert found[:3] == pytest.approx(expected.tolist()[:3], rel=1e-5)
@@ -44,7 +44,7 @@ def test_histograms_are_the_cpus(dtype: torch.dtype, bins: int) -> None:
     there = [[tensor.cuda() for tensor in group] for group in groups]
     with no_waiting():
         counted = histogram.count(there, histogram.value_ranges(there), [bins] * len(there))
-        fetch = Fetch([], counted)
+        fetch = HostCopy([], counted)
     expected = histogram.count(groups, histogram.value_ranges(groups), [bins] * len(groups))
     for ours, theirs in zip(fetch.read()[1], expected, strict=True):
         found, wanted = histogram.finish(ours), histogram.finish(theirs.tolist())
@@ -107,7 +107,7 @@ def test_numbers_are_read_when_the_device_is_done() -> None:
     with no_waiting():
         torch.cuda._sleep(200_000_000)  # the device is busy for a while
         packed.add_(3)
-        fetch = Fetch([packed[0]], [packed])
+        fetch = HostCopy([packed[0]], [packed])
         packed.add_(1)  # after the copy
     assert fetch.waits
     numbers, (vector,) = fetch.read()

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
 from tbx_callbacks._engine.cost import DeviceTime, marks_of
 from tbx_callbacks._engine.counters import Stopwatch
-from tbx_callbacks._engine.engine import Monitor
-from tbx_callbacks._engine.recorder import Measuring
+from tbx_callbacks._engine.engine import Engine
+from tbx_callbacks._engine.recorder import StepRecorder
 from tbx_callbacks._stats import fused, histogram, histogram_device
 from tbx_callbacks._stats.flat import flat
 
@@ -118,7 +118,7 @@ def test_a_stop_comes_without_waiting_for_a_device_that_is_behind(tmp_path: Path
         assert not busy.query(), f"the device was waited for, {time.perf_counter() - started:.2f} s"
         assert not loop.should_stop
         torch.cuda.synchronize()
-        assert loop._monitor.publisher._behind.drain(30)
+        assert loop._engine.publisher._behind.drain(30)
         end = time.monotonic() + 30
         while not loop.should_stop and time.monotonic() < end:
             step(float("nan"))
@@ -139,8 +139,8 @@ def test_the_devices_time_counts() -> None:
 @pytest.fixture
 def ours_may_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainers wait for the device themselves; what they call of ours does not."""
-    calls = [(Monitor, name) for name in ("batch", "outputs", "before_clip", "clipped", "publish", "logged", "verdict")]
-    for owner, name in [*calls, (Measuring, "_before_step"), (Measuring, "_after_step")]:
+    calls = [(Engine, name) for name in ("batch", "outputs", "before_clip", "clipped", "publish", "logged", "verdict")]
+    for owner, name in [*calls, (StepRecorder, "_before_step"), (StepRecorder, "_after_step")]:
         method = getattr(owner, name)
 
         def guarded(*args: Any, method: Any = method, **kwargs: Any) -> Any:

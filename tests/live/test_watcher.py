@@ -11,19 +11,19 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from tbx_callbacks._config.live_rules import Watched
+from tbx_callbacks._config.live_rules import LiveRule
 from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks._config.rules import Response
 from tbx_callbacks._config.schedule import every
-from tbx_callbacks._engine.actions import Verdict
-from tbx_callbacks._engine.live_history import Memory
-from tbx_callbacks._engine.live_rules import ONLY_NOTES, Watch, Watcher
+from tbx_callbacks._engine.actions import Action
+from tbx_callbacks._engine.live_history import RunHistory
+from tbx_callbacks._engine.live_rules import ONLY_NOTES, LiveRules, RuleRunner
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.rules import Finding, diagnose
 from tbx_callbacks.rules.formatting import line, markdown
 from tbx_callbacks.rules.needs import TRAIN_LOSS, Need
 from tbx_callbacks.runs.series import Run
-from tbx_callbacks.writers.base import MemorySink
+from tbx_callbacks.writers.base import MemoryWriter
 
 FALLS_THEN_RISES = [*np.geomspace(0.7, 0.1, 60), *np.full(20, 0.9)]
 called: list[Finding] = []
@@ -43,12 +43,12 @@ class Fed:
     def __init__(self, rules: Any) -> None:
         self.written: list[tuple[int, str, str]] = []
         live = load_config({"metrics": ["loss"], "rules": rules}).live
-        self.watcher = Watcher(live.watched(), write=self._write)
+        self.watcher = RuleRunner(live.watched(), write=self._write)
 
     def _write(self, step: int, values: Mapping[str, Text]) -> None:
         self.written += [(step, tag, text.markdown) for tag, text in values.items()]
 
-    def see(self, tag: str, values: Any, every: int = 10) -> list[Verdict]:
+    def see(self, tag: str, values: Any, every: int = 10) -> list[Action]:
         """Feeds a series, judged at each of its points."""
         verdicts = []
         for step, value in zip(range(every, every * len(values) + 1, every), values, strict=True):
@@ -61,7 +61,7 @@ def test_a_finding_is_said_once_with_its_evidence(caplog: pytest.LogCaptureFixtu
     watched = Fed({"divergence": None})
     with caplog.at_level(logging.WARNING):
         verdicts = watched.see("train/loss", FALLS_THEN_RISES)
-    assert set(verdicts) == {Verdict.NONE}
+    assert set(verdicts) == {Action.NONE}
     ((step, tag, text),) = watched.written
     assert tag == "alerts/divergence"
     assert 610 <= step <= 660
@@ -74,7 +74,7 @@ def test_a_finding_is_said_once_with_its_evidence(caplog: pytest.LogCaptureFixtu
 
 def test_what_is_decided_comes_with_the_first_time_only() -> None:
     verdicts = Fed({"divergence": ["stop", "checkpoint"]}).see("train/loss", FALLS_THEN_RISES)
-    assert [verdict for verdict in verdicts if verdict] == [Verdict.STOP | Verdict.CHECKPOINT]
+    assert [verdict for verdict in verdicts if verdict] == [Action.STOP | Action.CHECKPOINT]
 
 
 def test_other_thresholds_find_other_things() -> None:
@@ -84,29 +84,29 @@ def test_other_thresholds_find_other_things() -> None:
 
 def test_a_note_is_said_but_not_acted_on_and_said_again_when_it_gets_worse() -> None:
     watched = Fed({"nonfinite": "stop"})
-    assert watched.see("train/grad_norm", [1.0, np.inf, 1.0]) == [Verdict.NONE, Verdict.STOP, Verdict.NONE]
+    assert watched.see("train/grad_norm", [1.0, np.inf, 1.0]) == [Action.NONE, Action.STOP, Action.NONE]
     fp16 = Fed({"nonfinite": "stop"})
     fp16.watcher.take(10, {"nonfinite/gradients/total": 3.0, "nonfinite/weights/total": 0.0})
-    assert fp16.watcher.judge(10).result(60) is Verdict.NONE
+    assert fp16.watcher.judge(10).result(60) is Action.NONE
     fp16.watcher.take(20, {"train/loss": np.nan})
-    assert fp16.watcher.judge(20).result(60) is Verdict.STOP
+    assert fp16.watcher.judge(20).result(60) is Action.STOP
     assert [(step, text[:7]) for step, _, text in fp16.written] == [(10, "**note:"), (20, "**error")]
 
 
 def test_rules_that_only_note_act_on_it() -> None:
-    assert Fed({"no_warmup": "stop"}).see("train/learning_rate", np.linspace(5e-5, 0, 60)).count(Verdict.STOP) == 1
+    assert Fed({"no_warmup": "stop"}).see("train/learning_rate", np.linspace(5e-5, 0, 60)).count(Action.STOP) == 1
     assert {"no_warmup", "plateau", "head_only"} == ONLY_NOTES
 
 
 def test_a_function_gets_the_finding_once_and_may_fail(caplog: pytest.LogCaptureFixture) -> None:
     called.clear()
-    rules = {name: Watched(one.rule, Response(("warn",), path)) for (name, one), path in zip(
+    rules = {name: LiveRule(one.rule, Response(("warn",), path)) for (name, one), path in zip(
         load_config({"metrics": ["loss"], "rules": {"divergence": None, "loss_spike": None}}).live.watched().items(),
         (f"{__name__}.fail", f"{__name__}.note_down"),
         strict=True,
     )}  # fmt: skip
     assert list(rules) == ["divergence", "loss_spike"]
-    watcher = Watcher(rules, write=MemorySink().write)
+    watcher = RuleRunner(rules, write=MemoryWriter().write)
     spiked = np.insert(FALLS_THEN_RISES, 40, 2.0)
     for step, loss in enumerate(spiked, 1):
         watcher.take(step, {"train/loss": float(loss)})
@@ -133,7 +133,7 @@ class Broken:
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_rule_that_fails_is_named_once_and_the_others_go_on(strict: bool, caplog: pytest.LogCaptureFixture) -> None:
     fed, errors = Fed({"divergence": None}), []
-    fed.watcher._watched["broken"] = Watched(Broken(), Response())
+    fed.watcher._watched["broken"] = LiveRule(Broken(), Response())
     fed.watcher.fail = errors.append if strict else None
     fed.see("train/loss", FALLS_THEN_RISES)
     assert [tag for _, tag, _ in fed.written] == ["alerts/divergence"]
@@ -144,14 +144,14 @@ def test_a_rule_that_fails_is_named_once_and_the_others_go_on(strict: bool, capl
 
 def test_rules_are_asked_at_the_first_step_published_after_each_of_their_points() -> None:
     watcher = Fed({"divergence": None}).watcher
-    watch = Watch(every(7), watcher, None)
+    watch = LiveRules(every(7), watcher, None)
     assert [step for step in range(2, 40, 2) if watch.due(step)] == [8, 14, 22, 28, 36]
-    watch = Watch(every(5), watcher, None)
+    watch = LiveRules(every(5), watcher, None)
     assert [step for step in (5, 10, 10, 11, 20) if watch.due(step)] == [5, 10, 10, 20]
 
 
 def test_memory_is_bounded_and_recent_points_stay() -> None:
-    memory = Memory(old=100, recent=50)
+    memory = RunHistory(old=100, recent=50)
     for step in range(1, 5001):
         memory.take(step, {"train/loss": 1 / step, "note": Text(str(step))}, step)
     series = memory["train/loss"]
@@ -170,7 +170,7 @@ def test_memory_is_bounded_and_recent_points_stay() -> None:
 
 
 def test_thinned_series_are_judged_as_the_doctor_judges_whole_ones() -> None:
-    whole, thinned = Memory(old=10**6), Memory(old=100, recent=100)
+    whole, thinned = RunHistory(old=10**6), RunHistory(old=100, recent=100)
     dice = np.random.default_rng(0)
     losses = np.append(np.geomspace(0.7, 0.1, 3000), np.full(400, 0.9)) + dice.normal(0, 0.02, 3400)
     for step, loss in enumerate(losses, 1):

@@ -10,7 +10,7 @@ import numpy as np
 
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.metrics.host_values import HParams, Text
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 LAYERS = ["bert.embeddings", *(f"bert.encoder.layer.{n}" for n in range(4)), "bert.pooler", "classifier"]
 HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked=1'>"
@@ -20,7 +20,7 @@ def trained(
     folder: Path, *, steps: int = 120, lr: float = 1e-3, spike: int | None = None, extra: dict[str, Any] | None = None
 ) -> Path:
     """A run with what the set `full` writes, at every second step; its loss jumps where `spike` says."""
-    sink, dice = TensorBoardSink(folder), np.random.default_rng(0)
+    sink, dice = TensorBoardWriter(folder), np.random.default_rng(0)
     sink.write(1, {"_hparams_/session_start_info": HParams({"lr": lr, "batch": 8.0, "warm_up": True, "model": "bert"})})
     sink.write(1, {"args": Text('```json\n{"lr": 0.1}\n```'), "model_config": Text('```json\n{"hidden": 64}\n```')})
     for step in range(2, steps + 1, 2):

@@ -15,7 +15,7 @@ from tbx_callbacks.report.colours import SEVERITY
 from tbx_callbacks.rules import Finding
 from tbx_callbacks.rules.formatting import markdown
 from tbx_callbacks.runs.reader import read_run
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 MEANS, ADVICE = "It jumped from 0.1 to 5.", "Look at the batch."
 FINDING = Finding("loss_spike", "warning", ("train/loss",), (40,), MEANS, ADVICE, "PaLM", {"loss": 5.0})
@@ -24,7 +24,7 @@ SHOWN = {"loss": "train/loss", "gradient_norm": "grad_norm/total", "throughput":
 
 def with_alerts(folder: Path, **texts: tuple[int, Text]) -> Path:
     trained(folder)
-    sink = TensorBoardSink(folder)
+    sink = TensorBoardWriter(folder)
     for tag, (step, text) in texts.items():
         sink.write(step, {f"alerts/{tag}": text})
     sink.close()
@@ -77,7 +77,7 @@ def test_what_others_wrote_as_an_alert_is_text(tmp_path: Path) -> None:
 
 
 def test_an_alert_where_the_loss_is_nan_stands_on_what_is_left(tmp_path: Path) -> None:
-    sink = TensorBoardSink(tmp_path)
+    sink = TensorBoardWriter(tmp_path)
     for step in range(1, 5):
         sink.write(step, {"train/loss": np.nan if step > 2 else 0.5})
     sink.write(3, {"alerts/nonfinite": markdown(FINDING, 3)})

@@ -15,7 +15,7 @@ from tbx_callbacks.report.heatmaps import families
 from tbx_callbacks.report.labels import plain, short
 from tbx_callbacks.report.loaded_runs import clock
 from tbx_callbacks.runs.reader import UnreadableError, read_run
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 
 def test_the_figures_of_a_run(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_layers_are_rows_in_the_models_order(tmp_path: Path) -> None:
 
 
 def test_nan_and_zero_have_colours_of_their_own(tmp_path: Path) -> None:
-    sink = TensorBoardSink(tmp_path)
+    sink = TensorBoardWriter(tmp_path)
     for step in (1, 2, 3):
         sink.write(step, {f"grad_norm/a.{n}": 10.0**n * step for n in range(4)} | {"train/loss": 1.0})
     sink.write(4, {"grad_norm/a.1": float("nan"), "grad_norm/a.2": 0.0, "train/loss": 1.0})

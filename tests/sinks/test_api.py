@@ -131,9 +131,9 @@ def test_what_is_written_is_what_tensorboardx_writes(tmp_path: Path, name: str) 
 def test_no_kind_of_weight_crashes_a_metric(tmp_path: Path, tensor: torch.Tensor) -> None:
     from tbx_callbacks._config.metric_set import load_config
     from tbx_callbacks._config.schedule import every
-    from tbx_callbacks._engine.engine import Monitor
-    from tbx_callbacks._engine.training_info import Setup
-    from tbx_callbacks.writers.tensorboard import TensorBoardSink
+    from tbx_callbacks._engine.engine import Engine
+    from tbx_callbacks._engine.training_info import TrainingInfo
+    from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
     model = torch.nn.Linear(2, 2)
     model.odd = torch.nn.Parameter(tensor, requires_grad=False)
@@ -142,14 +142,14 @@ def test_no_kind_of_weight_crashes_a_metric(tmp_path: Path, tensor: torch.Tensor
         model.odd.grad = tensor.clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     config = load_config({"extends": "full", "every": 1, "strict": True})
-    sink = TensorBoardSink(tmp_path)
-    monitor = Monitor(config.items, every=1, strict=True, sink=sink)
-    monitor.start(Setup(model, {"SGD": optimizer}, log_schedule=every(1)))
+    sink = TensorBoardWriter(tmp_path)
+    engine = Engine(config.items, every=1, strict=True, sink=sink)
+    engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(1)))
     for step in range(1, 101):
-        monitor.begin_step(step)
+        engine.begin_step(step)
         optimizer.step()
-        monitor.publish()
-    monitor.end(100, succeeded=True)
+        engine.publish()
+    engine.end(100, succeeded=True)
     sink.close()
     read = Run(tmp_path)
     assert read.steps("weight_norm/weight") == list(range(1, 101))

@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.writers.event_writer import EventWriter
-from tbx_callbacks.writers.summary_writer import NullWriter, SummaryWriter
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 
 def in_a_process(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -50,7 +50,7 @@ def test_an_exception_loses_nothing_either(tmp_path: Path) -> None:
 
 
 def test_data_is_in_the_file_without_a_flush(tmp_path: Path) -> None:
-    sink = TensorBoardSink(tmp_path)
+    sink = TensorBoardWriter(tmp_path)
     sink.write(1, {"a": 1.0})
     event = sink.writer.file_writer.event_writer
     deadline = 200
@@ -62,7 +62,7 @@ def test_data_is_in_the_file_without_a_flush(tmp_path: Path) -> None:
 
 
 def test_one_event_a_step_and_the_files_header(tmp_path: Path) -> None:
-    sink = TensorBoardSink(tmp_path)
+    sink = TensorBoardWriter(tmp_path)
     counts = HistogramCounts((1, 0, 3), 0.0, 3.0, 7.0, 20.0)
     sink.write(5, {"a": 1.0, "b": 2.0, "h": counts})
     sink.close()
@@ -74,7 +74,7 @@ def test_one_event_a_step_and_the_files_header(tmp_path: Path) -> None:
 
 
 def test_histograms_keep_every_number(tmp_path: Path) -> None:
-    sink = TensorBoardSink(tmp_path)
+    sink = TensorBoardWriter(tmp_path)
     sink.write(1, {"h": HistogramCounts((2, 0, 3, 1), -1.0, 3.0, 4.5, 11.0)})
     sink.close()
     proto = Run(tmp_path).histograms["h"][1]
@@ -84,7 +84,7 @@ def test_histograms_keep_every_number(tmp_path: Path) -> None:
 
 
 def test_writers_in_one_folder_never_share_a_file(tmp_path: Path) -> None:
-    sinks = [TensorBoardSink(tmp_path) for _ in range(5)]
+    sinks = [TensorBoardWriter(tmp_path) for _ in range(5)]
     for place, sink in enumerate(sinks):
         sink.write(1, {f"sink{place}": 1.0})
     for sink in sinks:
@@ -94,7 +94,7 @@ def test_writers_in_one_folder_never_share_a_file(tmp_path: Path) -> None:
 
 
 def test_writing_after_close_opens_another_file(tmp_path: Path) -> None:
-    sink = TensorBoardSink(tmp_path)
+    sink = TensorBoardWriter(tmp_path)
     for step in (1, 2):
         sink.write(step, {"a": float(step)})
         sink.close()
@@ -144,7 +144,7 @@ def test_purge_step_hides_what_is_trained_again(tmp_path: Path) -> None:
 
 
 def test_the_null_writer_has_the_whole_api() -> None:
-    writer = NullWriter()
+    writer = NullSummaryWriter()
     for name in dir(SummaryWriter):
         if not name.startswith("_") and callable(getattr(SummaryWriter, name)) and name != "use_metadata":
             assert getattr(writer, name)(1, 2, three=3) is None
@@ -155,7 +155,7 @@ def test_the_null_writer_has_the_whole_api() -> None:
 
 
 def test_tags_arrive_as_they_are(tmp_path: Path) -> None:
-    sink = TensorBoardSink(tmp_path)
+    sink = TensorBoardWriter(tmp_path)
     sink.write(1, {"eval/F1 (macro) %": 1.0, "größe": 2.0})
     sink.close()
     assert set(Run(tmp_path).scalars) == {"eval/F1 (macro) %", "größe"}
@@ -223,7 +223,7 @@ def test_a_full_backlog_looks_at_each_event_a_few_times_only() -> None:
 
 
 def test_an_event_larger_than_the_memory_is_lost_and_nothing_hangs(tmp_path: Path) -> None:
-    sink = TensorBoardSink(tmp_path, max_mib=0.001)
+    sink = TensorBoardWriter(tmp_path, max_mib=0.001)
     sink.write(1, {f"tag/{n}": 1.0 for n in range(500)})
     sink.write(2, {"small": 1.0})
     event_writer = sink.writer.file_writer.event_writer

@@ -13,7 +13,7 @@ import pytest
 from problems import Run, trainer
 
 from tbx_callbacks import TbxTrainerCallback
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 boto3 = pytest.importorskip("boto3")
 moto_server = pytest.importorskip("moto.server")
@@ -53,7 +53,7 @@ def test_a_run_on_s3(bucket: Any, tmp_path: Path) -> None:
 
 
 def test_a_run_on_s3_is_read_from_there(bucket: Any) -> None:
-    sink = TensorBoardSink("s3://runs/all/exp1")
+    sink = TensorBoardWriter("s3://runs/all/exp1")
     for step in (1, 2):
         sink.write(step, {"train/loss": 1 / step})
     sink.close()
@@ -68,7 +68,7 @@ def test_a_run_on_s3_is_read_from_there(bucket: Any) -> None:
 
 
 def test_a_failing_upload_is_like_a_full_disk(bucket: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    sink = TensorBoardSink("s3://later/exp2", flush_secs=0.05)
+    sink = TensorBoardWriter("s3://later/exp2", flush_secs=0.05)
     for step in range(1, 6):
         sink.write(step, {"a": float(step)})
     deadline = time.monotonic() + 30

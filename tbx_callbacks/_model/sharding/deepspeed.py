@@ -16,7 +16,7 @@ from torch import Tensor
 _STAGES = ("DeepSpeedZeroOptimizer", "DeepSpeedZeroOptimizer_Stage3")
 
 
-class Zero:
+class DeepSpeedSharding:
     """A ZeRO optimizer, read without any collective.
 
     Args:
@@ -52,7 +52,7 @@ class Zero:
         norm, limit = self._zero._global_grad_norm, float(self._zero.clip_grad)
         return (float(norm), limit) if limit > 0 and norm is not None else None
 
-    def watch(self, before: Callable[[], bool], after: Callable[[], None]) -> Watch:
+    def watch(self, before: Callable[[], bool], after: Callable[[], None]) -> StepPatch:
         """Calls `before` when gradients are averaged and not clipped yet, `after` when weights are new.
 
         `before` says whether gradients are to be kept for `after`, as the optimizer consumed them.
@@ -73,9 +73,9 @@ class Zero:
             return result
 
         zero.step = watched
-        return Watch(zero)
+        return StepPatch(zero)
 
-    def holders(self, tensors: Sequence[Tensor]) -> dict[int, Sequence[int]]:
+    def sharded_over(self, tensors: Sequence[Tensor]) -> dict[int, Sequence[int]]:
         """By the parameter's id, the ranks that hold its parts."""
         groups = {id(t): getattr(t, "ds_process_group" if self._stage3 else "_dp_group", None) for t in tensors}
         return {key: dist.get_process_group_ranks(group) for key, group in groups.items() if group is not None}
@@ -145,7 +145,7 @@ class Zero:
         return whole
 
 
-class Watch:
+class StepPatch:
     """Ends a watch, as the handles of torch's hooks do."""
 
     def __init__(self, zero: Any) -> None:
@@ -156,11 +156,11 @@ class Watch:
         self._zero.__dict__.pop("step", None)
 
 
-def zero_of(optimizer: Any) -> Zero | None:
+def find_deepspeed(optimizer: Any) -> DeepSpeedSharding | None:
     """The ZeRO optimizer inside a trainer's wrappers; None when there is none."""
     while optimizer is not None:
         if type(optimizer).__name__ in _STAGES:
-            return Zero(optimizer)
+            return DeepSpeedSharding(optimizer)
         optimizer = getattr(optimizer, "optimizer", None)
     return None
 

@@ -15,7 +15,7 @@ def sharding(tensors: Iterable[Tensor]) -> str | None:
     """How any of the tensors is spread over ranks in a way that cannot be read, in words; None when all can be."""
     for tensor in tensors:
         kind = type(tensor)
-        if is_unsummed(tensor):
+        if is_partial_sum(tensor):
             return "DTensor with partial sums"
         if kind.__name__ == "FlatParameter" or hasattr(tensor, "_is_flat_param"):
             return "FSDP with flat parameters (remedy: FullyShardedDataParallel(..., use_orig_params=True))"
@@ -24,14 +24,14 @@ def sharding(tensors: Iterable[Tensor]) -> str | None:
     return None
 
 
-def is_spread(tensor: Tensor, holders: Sequence[int]) -> bool:
-    """Whether a tensor is in pieces on several ranks; `holders` are those of `homes`."""
-    return len(holders) > 1 or (
+def is_sharded(tensor: Tensor, sharded_over: Sequence[int]) -> bool:
+    """Whether a tensor is in pieces on several ranks; `sharded_over` are those of `owning_ranks`."""
+    return len(sharded_over) > 1 or (
         isinstance(tensor, DTensor) and any(not isinstance(placement, Replicate) for placement in tensor.placements)
     )
 
 
-def homes(tensors: Sequence[Tensor], holders: Mapping[int, Sequence[int]]) -> Tensor:
+def owning_ranks(tensors: Sequence[Tensor], sharded_over: Mapping[int, Sequence[int]]) -> Tensor:
     """For each tensor the lowest rank that holds this copy of it, `[tensors]` int64: of its mesh, or this rank.
 
     Args:
@@ -40,12 +40,13 @@ def homes(tensors: Sequence[Tensor], holders: Mapping[int, Sequence[int]]) -> Te
     """
     here = dist.get_rank()
     lowest = [
-        int(t.device_mesh.mesh.min()) if isinstance(t, DTensor) else min(holders.get(id(t), (here,))) for t in tensors
+        int(t.device_mesh.mesh.min()) if isinstance(t, DTensor) else min(sharded_over.get(id(t), (here,)))
+        for t in tensors
     ]
     return torch.tensor(lowest, dtype=torch.int64)
 
 
-def speaks(tensor: Tensor) -> bool:
+def is_primary_replica(tensor: Tensor) -> bool:
     """Whether this rank's elements are counted: of replicas within a mesh, only the first is."""
     if not isinstance(tensor, DTensor):
         return True
@@ -57,19 +58,19 @@ def speaks(tensor: Tensor) -> bool:
     )
 
 
-def is_unsummed(tensor: Tensor | None) -> bool:
+def is_partial_sum(tensor: Tensor | None) -> bool:
     """Whether elements are sums over ranks that are not added up yet."""
     return isinstance(tensor, DTensor) and any(isinstance(placement, Partial) for placement in tensor.placements)
 
 
 def local(tensor: Tensor) -> Tensor | None:
     """This rank's elements; None where they are partial sums, which would need the other ranks'."""
-    if is_unsummed(tensor):
+    if is_partial_sum(tensor):
         return None
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def split_layer(model: nn.Module) -> str | None:
+def tensor_parallel_layer(model: nn.Module) -> str | None:
     """The name of a parameter that tensor parallelism splits; None when all are whole, or spread by FSDP2 alone.
 
     The attributes of FSDP2 that say it are private; tested on torch 2.13.

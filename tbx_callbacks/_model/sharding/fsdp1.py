@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 
 
-def holders(model: nn.Module) -> dict[int, list[int]]:
+def sharded_over(model: nn.Module) -> dict[int, list[int]]:
     """By the parameter's id, the global ranks that hold one copy of it together, in pieces.
 
     Under HYBRID_SHARD other ranks hold the same pieces again; under NO_SHARD every rank holds all of it.

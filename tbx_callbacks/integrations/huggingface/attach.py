@@ -9,62 +9,62 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tbx_callbacks._engine.engine import Monitor
+from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._model.amp import scale_of
 from tbx_callbacks.integrations.batches import labels_in, samples_in, tokens_in
 
 
-def attach(trainer: Any, monitor: Monitor) -> None:
+def attach(trainer: Any, engine: Engine) -> None:
     """Shows the monitor each micro-batch with the loss that is trained on, and gradients before they are clipped.
 
     A second call changes nothing; but the Trainer makes a new accelerator for each trial of a search.
     """
-    if _first_time(trainer, monitor):
-        _watch_batches(trainer, monitor)
-    if _first_time(trainer.accelerator, monitor):
-        _watch_clipping(trainer.accelerator, monitor)
+    if _first_time(trainer, engine):
+        _watch_batches(trainer, engine)
+    if _first_time(trainer.accelerator, engine):
+        _watch_clipping(trainer.accelerator, engine)
 
 
-def is_attached(trainer: Any, monitor: Monitor) -> bool:
+def is_attached(trainer: Any, engine: Engine) -> bool:
     """Whether the monitor is shown this trainer's micro-batches."""
-    return monitor in getattr(trainer, "_tbx_callbacks_attached", [])
+    return engine in getattr(trainer, "_tbx_callbacks_attached", [])
 
 
-def _first_time(owner: Any, monitor: Monitor) -> bool:
-    if is_attached(owner, monitor):
+def _first_time(owner: Any, engine: Engine) -> bool:
+    if is_attached(owner, engine):
         return False
-    owner.__dict__.setdefault("_tbx_callbacks_attached", []).append(monitor)
+    owner.__dict__.setdefault("_tbx_callbacks_attached", []).append(engine)
     return True
 
 
-def _watch_batches(trainer: Any, monitor: Monitor) -> None:
+def _watch_batches(trainer: Any, engine: Engine) -> None:
     train = trainer.training_step
 
     def training_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        if monitor.wants_labels:  # label smoothing and compute_loss take them out before the model sees them
-            monitor.labels = labels_in(inputs)
+        if engine.wants_labels:  # label smoothing and compute_loss take them out before the model sees them
+            engine.labels = labels_in(inputs)
         try:
             loss = train(model, inputs, *args, **kwargs)
         except BaseException:
-            monitor.let_go()  # the Trainer fires no event
+            engine.let_go()  # the Trainer fires no event
             raise
         finally:
-            monitor.labels = None
-        monitor.batch(loss=loss.detach(), samples=samples_in(inputs), tokens=tokens_in(inputs))
+            engine.labels = None
+        engine.batch(loss=loss.detach(), samples=samples_in(inputs), tokens=tokens_in(inputs))
         return loss
 
     trainer.training_step = training_step
 
 
-def _watch_clipping(accelerator: Any, monitor: Monitor) -> None:
+def _watch_clipping(accelerator: Any, engine: Engine) -> None:
     clip = accelerator.clip_grad_norm_
 
     def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
-        if monitor.measures:
-            monitor.before_clip(scale_of(getattr(accelerator, "scaler", None)))
+        if engine.measures:
+            engine.before_clip(scale_of(getattr(accelerator, "scaler", None)))
         norm = clip(parameters, max_norm, *args, **kwargs)
         if norm is not None and math.isfinite(max_norm):  # without clipping, some versions take the norm by inf
-            monitor.clipped(norm, max_norm)
+            engine.clipped(norm, max_norm)
         return norm
 
     accelerator.clip_grad_norm_ = clip_grad_norm_

@@ -12,15 +12,15 @@ from tbx_callbacks._model.forward_hooks import on_forward
 from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.integrations.huggingface.attach import attach, is_attached
 from tbx_callbacks.integrations.huggingface.info import clip_facts, is_compiled, obey, setup, tags
-from tbx_callbacks.integrations.huggingface.run_folder import HfRun
+from tbx_callbacks.integrations.huggingface.run_folder import HuggingFaceIntegration
 
 logger = logging.getLogger(__name__)
 
 
-class TbxTrainerCallback(HfRun, TrainerCallback):  # type: ignore[misc]
+class TbxTrainerCallback(HuggingFaceIntegration, TrainerCallback):  # type: ignore[misc]
     """Logs a metric set to TensorBoard from a Hugging Face `Trainer`, on rank 0 only.
 
-    Arguments, `writer`, `log` and `close` are those of `Adapter`. Without `log_dir` the run goes to a new folder in
+    Arguments, `writer`, `log` and `close` are those of `Integration`. Without `log_dir` the run goes to a new folder in
     `<output_dir>/runs/`, as with the Trainer's own TensorBoard callback.
     """
 
@@ -37,7 +37,7 @@ class TbxTrainerCallback(HfRun, TrainerCallback):  # type: ignore[misc]
             trainer.add_callback(self)
             self.on_init_end(trainer.args, trainer.state, trainer.control)
         self._trainer = trainer
-        attach(trainer, self._monitor)
+        attach(trainer, self._engine)
         return self
 
     # -- events of the Trainer -------------------------------------------------------------------------------------
@@ -53,40 +53,40 @@ class TbxTrainerCallback(HfRun, TrainerCallback):  # type: ignore[misc]
             return
         self._unhook()
         if self._trainer is not None:
-            attach(self._trainer, self._monitor)
+            attach(self._trainer, self._engine)
         place = self._place(args, state) if self._writes else None
         model = kwargs["model"]
-        attached, batches = is_attached(self._trainer, self._monitor), kwargs.get("train_dataloader")
+        attached, batches = is_attached(self._trainer, self._engine), kwargs.get("train_dataloader")
         facts = setup(args, state, model, kwargs["optimizer"], batches, attached=attached)
         self._trains = facts.trains  # for _on_forward
         self._begin(place, state.global_step, setup=facts)
-        if "batches" in self._monitor.needs or self._wants_outputs:
+        if "batches" in self._engine.needs or self._wants_outputs:
             self._watch_batches(model, args)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._running:
-            self._monitor.stopwatch.got()
+            self._engine.stopwatch.got()
             self._step = state.global_step
-            self._monitor.begin_step(state.global_step + 1)
+            self._engine.begin_step(state.global_step + 1)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self._running:
             return
         self._step = state.global_step
-        if verdict := self._monitor.verdict(self._step):
+        if verdict := self._engine.verdict(self._step):
             obey(verdict, control)
         if control.should_evaluate or control.should_save:
-            self._monitor.stopwatch.pause()
-        self._monitor.pass_ended(is_step=True)
+            self._engine.stopwatch.pause()
+        self._engine.pass_ended(is_step=True)
         # When the trainer is about to log, its numbers travel with the step. With logging by epoch that is only known
         # at the epoch's end; the next step's beginning publishes at the latest.
         if not control.should_log and args.logging_strategy != "epoch":
-            self._monitor.publish()
-        self._monitor.stopwatch.wait()
+            self._engine.publish()
+        self._engine.stopwatch.wait()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._running and (control.should_evaluate or control.should_save):
-            self._monitor.stopwatch.pause()
+            self._engine.stopwatch.pause()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if self._measures and logs:
@@ -101,22 +101,22 @@ class TbxTrainerCallback(HfRun, TrainerCallback):  # type: ignore[misc]
 
     def _watch_batches(self, model: nn.Module, args: Any) -> None:
         """Sees each micro-batch: in the trainer's training step when attached, or else in the model's forward."""
-        if self._wants_outputs or not is_attached(self._trainer, self._monitor):
+        if self._wants_outputs or not is_attached(self._trainer, self._engine):
             self._hooks.append(on_forward(model, self._on_forward, compiled=is_compiled(model, args)))
 
     def _on_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
         if not self._trains():  # it was left by an exception, of which the Trainer tells nobody
             self._unhook()
-            self._monitor.let_go()
+            self._engine.let_go()
             return
         if not module.training:
             return
         if self._wants_outputs:
-            self._monitor.outputs(outputs, kwargs.get("labels"))
-        if is_attached(self._trainer, self._monitor) or "batches" not in self._monitor.needs:
+            self._engine.outputs(outputs, kwargs.get("labels"))
+        if is_attached(self._trainer, self._engine) or "batches" not in self._engine.needs:
             return
         loss = loss_in(outputs)
         if loss is None and not self._said_no_loss:
             self._said_no_loss = True
             logger.warning("the model returns no loss: NaN losses are not counted; attach(trainer) sees them")
-        self._monitor.batch(loss=loss, samples=samples_in(kwargs), tokens=tokens_in(kwargs))
+        self._engine.batch(loss=loss, samples=samples_in(kwargs), tokens=tokens_in(kwargs))

@@ -13,9 +13,9 @@ from torch import nn
 from transformers import Trainer
 
 from tbx_callbacks._config.schedule import Schedule, at, either, every, never
-from tbx_callbacks._engine.actions import Verdict
-from tbx_callbacks._engine.training_info import Setup
-from tbx_callbacks._model.sharding.deepspeed import zero_of
+from tbx_callbacks._engine.actions import Action
+from tbx_callbacks._engine.training_info import TrainingInfo
+from tbx_callbacks._model.sharding.deepspeed import find_deepspeed
 from tbx_callbacks._model.sharding.dtensor import sharding
 from tbx_callbacks.integrations.base import named_optimizers, scaler_of
 from tbx_callbacks.integrations.huggingface.still_training import StillTraining
@@ -60,10 +60,10 @@ _NOT_ATTACHED = "callback.attach(trainer), which reads `labels` from the batch w
 _MODEL_SHOWN = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
-def setup(args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: Any, *, attached: bool) -> Setup:
+def setup(args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: Any, *, attached: bool) -> TrainingInfo:
     """What the engine has to know of the training that begins."""
-    zero = zero_of(optimizer)
-    return Setup(
+    zero = find_deepspeed(optimizer)
+    return TrainingInfo(
         trains=StillTraining(),
         model=model,
         optimizers=named_optimizers(optimizer),
@@ -176,9 +176,9 @@ def is_compiled(model: nn.Module, args: Any) -> bool:
     return args.torch_compile or by_accelerate or getattr(model, "_compiled_call_impl", None) is not None
 
 
-def obey(verdict: Verdict, control: Any) -> None:
+def obey(verdict: Action, control: Any) -> None:
     """Does what rules want in the Trainer's own way; every rank does it after the same step, as the Trainer needs."""
-    if Verdict.CHECKPOINT in verdict:
+    if Action.CHECKPOINT in verdict:
         control.should_save = True
-    if Verdict.STOP in verdict:
+    if Action.STOP in verdict:
         control.should_training_stop = True

@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers.trainer_callback import ExportableState
 
-from tbx_callbacks.integrations.base import Adapter
-from tbx_callbacks.runs.folders import Place, belongs, beside, fresh_folder, holds_run, is_remote
+from tbx_callbacks.integrations.base import Integration
+from tbx_callbacks.runs.folders import RunLocation, belongs, beside, fresh_folder, holds_run, is_remote
 
 
 def choose(
@@ -24,7 +24,7 @@ def choose(
     digest: str,
     kind: str,
     taken: Collection[str | None],
-) -> Place:
+) -> RunLocation:
     """The folder of the training that begins now.
 
     Args:
@@ -41,20 +41,20 @@ def choose(
     if state.global_step > 0:
         stored = _stored_folder(args, state.stateful_callbacks.get(kind, []), wanted, digest, taken)
         folder = stored or (current if began else None) or wanted or fresh_folder(_runs(args))
-        return Place(folder, purge=is_remote(folder) or holds_run(folder) or folder == current)
+        return RunLocation(folder, purge=is_remote(folder) or holds_run(folder) or folder == current)
     if running and current is not None and args.auto_find_batch_size:
-        return Place(current, purge=True)  # the Trainer starts over with smaller batches
+        return RunLocation(current, purge=True)  # the Trainer starts over with smaller batches
     if state.is_hyper_param_search and state.trial_name:
         parent = wanted or _runs(args)
-        return Place(beside(os.path.join(parent, str(state.trial_name))))
+        return RunLocation(beside(os.path.join(parent, str(state.trial_name))))
     if current is not None and not began:
-        return Place(current)  # an evaluation before training opened it
-    return Place(beside(wanted) if wanted else fresh_folder(_runs(args)))
+        return RunLocation(current)  # an evaluation before training opened it
+    return RunLocation(beside(wanted) if wanted else fresh_folder(_runs(args)))
 
 
-def before_training(args: Any, wanted: str | None) -> Place:
+def before_training(args: Any, wanted: str | None) -> RunLocation:
     """The folder of numbers that are logged before a training, as by `trainer.evaluate()`."""
-    return Place(beside(wanted) if wanted else fresh_folder(_runs(args)))
+    return RunLocation(beside(wanted) if wanted else fresh_folder(_runs(args)))
 
 
 def to_store(args: Any, folder: str | None, digest: str) -> dict[str, str]:
@@ -89,10 +89,10 @@ def _runs(args: Any) -> str:
 
 
 # Callbacks in use, to find the one that a restored one replaces: see _adopt.
-_in_use: weakref.WeakSet[HfRun] = weakref.WeakSet()
+_in_use: weakref.WeakSet[HuggingFaceIntegration] = weakref.WeakSet()
 
 
-class HfRun(Adapter, ExportableState):  # type: ignore[misc]
+class HuggingFaceIntegration(Integration, ExportableState):  # type: ignore[misc]
     """What a callback of the Hugging Face Trainer keeps beyond one training."""
 
     _args: Any = None
@@ -123,7 +123,7 @@ class HfRun(Adapter, ExportableState):  # type: ignore[misc]
                 self.__dict__ = replaced[0].__dict__
             self._args = args
 
-    def _place(self, args: Any, state: Any) -> Place:
+    def _place(self, args: Any, state: Any) -> RunLocation:
         return choose(
             args,
             state,
@@ -136,7 +136,7 @@ class HfRun(Adapter, ExportableState):  # type: ignore[misc]
             taken={other.log_dir for other in _in_use if other is not self and other._running},
         )
 
-    def _early_place(self) -> Place:
+    def _early_place(self) -> RunLocation:
         if self._args is None and self._wanted_dir is None:
             raise RuntimeError(
                 "callback.writer must be used after the callback was given to a Trainer, or with log_dir set;"

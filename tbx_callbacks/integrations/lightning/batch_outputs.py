@@ -7,22 +7,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tbx_callbacks._engine.engine import Monitor
+from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._model.outputs import logits_in, losses_in
 from tbx_callbacks.integrations.batches import labels_in
 
 REMEDY = "return {'loss': loss, 'logits': logits} from training_step, of batches (inputs, labels) or {'labels': ...}"
 
 
-class Said:
+class BatchOutputs:
     """Keeps what was said of the batch until its end; what training_step returns counts before what the model does.
 
     Args:
         monitor: takes it.
     """
 
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._labels: Any = None
         self._passes: list[tuple[dict[str, Tensor], Any]] = []
 
@@ -35,13 +35,13 @@ class Said:
         """The model ran; a hook."""
         if not module.training:
             return
-        with self._monitor.looking():
+        with self._engine.looking():
             self._passes.append((_found(outputs), kwargs.get("labels")))
 
     def end(self, returned: Any) -> None:
         """The batch is done, and training_step has returned this."""
         own: dict[str, Tensor] = {}
-        with self._monitor.looking():
+        with self._engine.looking():
             own = _found(returned if isinstance(returned, Mapping) else {})
         of_batch, self._labels = self._labels, None
         passes, self._passes = self._passes, []
@@ -50,7 +50,7 @@ class Said:
             if "logits" in found:  # the first ones are those of the batch's labels: who knows what others are about
                 labels, of_batch = of_batch if labels is None else labels, None
             if found:
-                self._monitor.outputs(found, labels)
+                self._engine.outputs(found, labels)
 
 
 def _found(outputs: Any) -> dict[str, Tensor]:

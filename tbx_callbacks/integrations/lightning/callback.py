@@ -6,84 +6,22 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tbx_callbacks._engine.actions import Verdict
+from tbx_callbacks._engine.actions import Action
 from tbx_callbacks._model.forward_hooks import on_forward
 from tbx_callbacks.integrations.base import named_optimizers
-from tbx_callbacks.integrations.batches import by_name, loss_in, samples_in, tokens_in
-from tbx_callbacks.integrations.lightning.batch_outputs import Said
+from tbx_callbacks.integrations.batches import batch_as_mapping, loss_in, samples_in, tokens_in
+from tbx_callbacks.integrations.lightning.batch_outputs import BatchOutputs
 from tbx_callbacks.integrations.lightning.compat import Callback
 from tbx_callbacks.integrations.lightning.info import epoch, loss_scale, setup_of
 from tbx_callbacks.integrations.lightning.logger import Listener
-from tbx_callbacks.integrations.step_counting import CountedSteps
-from tbx_callbacks.runs.folders import Place, beside, fresh_folder, holds_run
+from tbx_callbacks.integrations.step_counting import StepCountingIntegration
+from tbx_callbacks.runs.folders import RunLocation, beside, fresh_folder, holds_run
 
 
-class LightningRun(CountedSteps):
-    """What a callback of Lightning's Trainer keeps beyond one training."""
-
-    _root: str | None = None
-    _stored: Mapping[str, Any] = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """What Lightning keeps in a checkpoint: the run's folder and step."""
-        return {"log_dir": self.log_dir and os.path.abspath(self.log_dir), "step": self._step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes what a checkpoint kept."""
-        self._stored = state_dict
-
-    # -- for the adapter -------------------------------------------------------------------------------------------
-
-    def _resumed(self, trainer: Any) -> tuple[Place | None, int]:
-        """Where a training goes on (None on ranks that do not write), and after which step."""
-        step = self._stored.get("step", self._step) if trainer.global_step else 0
-        place = self._place(step) if self._writes else None
-        self._stored = {}  # a later fit goes on from here
-        return place, step
-
-    def _obey(self, trainer: Any) -> None:
-        """Does what rules want in Lightning's own way, on every rank after the same step."""
-        if Verdict.CHECKPOINT in self._verdict:
-            keeper = trainer.checkpoint_callback
-            folder = keeper and getattr(keeper, "dirpath", None)
-            folder = folder or os.path.join(trainer.default_root_dir, "checkpoints")
-            trainer.save_checkpoint(os.path.join(folder, f"alert-step={self._step}.ckpt"))
-        if Verdict.STOP in self._verdict:
-            trainer.should_stop = True
-
-    def _listen(self, trainer: Any) -> None:
-        """Takes what the module logs, until `_stop_listening`."""
-        if not trainer.fast_dev_run and not any(isinstance(logger, Listener) for logger in trainer.loggers):
-            trainer.loggers = [*trainer.loggers, Listener(self._take_logs, str(self._root))]
-
-    def _stop_listening(self, trainer: Any) -> None:
-        trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, Listener)]
-
-    def _take_logs(self, metrics: Mapping[str, float]) -> None:
-        """Numbers that the module logged, after `_step` steps."""
-        if self._measures:  # on all ranks: a metric gives way to a tag that is logged
-            self._logged(self._step, {name: float(value) for name, value in metrics.items()})
-
-    def _place(self, step: int) -> Place:
-        stored = self._stored.get("log_dir")
-        if step and stored and holds_run(stored) and self._wanted_dir in (None, stored):
-            return Place(stored, purge=True)
-        if step and (self.log_dir or self._wanted_dir):
-            return Place(str(self.log_dir or self._wanted_dir), purge=True)
-        return Place(self.log_dir) if self.log_dir and not self._began else self._early_place()
-
-    def _early_place(self) -> Place:
-        if self._wanted_dir:
-            return Place(beside(self._wanted_dir))
-        if self._root is None:
-            return super()._early_place()
-        return Place(fresh_folder(os.path.join(self._root, "runs")))
-
-
-class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
+class TbxLightningCallback(StepCountingIntegration, Callback):  # type: ignore[misc]
     """Logs a metric set to TensorBoard from a Lightning `Trainer`, on rank 0 only.
 
-    Arguments, `writer`, `log` and `close` are those of `Adapter`. Without `log_dir` the run goes to a new folder in
+    Arguments, `writer`, `log` and `close` are those of `Integration`. Without `log_dir` the run goes to a new folder in
     `<default_root_dir>/runs/`. Steps are finished steps of the (first) optimizer, from 1; `every: log` means every
     `log_every_n_steps` of them. What the module logs with `self.log` is written too, under its own names, with or
     without a logger in the Trainer; `train/loss` comes from what `training_step` returns. Gradients are seen before
@@ -91,10 +29,14 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
     with parameters) goes by its own names, as under the other trainers.
     """
 
+    _root: str | None = None
+    _stored: Mapping[str, Any] = {}
     _names: Mapping[int, str] = {}
     _max_norm: float | None = None
-    _said: Said | None = None  # what the model returns, where a metric wants it
+    _said: BatchOutputs | None = None  # what the model returns, where a metric wants it
     _divides = False  # whether Lightning divides the loss for the accumulation
+
+    # -- events of the Trainer -------------------------------------------------------------------------------------
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._shares = not trainer.fast_dev_run
@@ -116,23 +58,23 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
         self._max_norm = trainer.gradient_clip_val if facts.clipping == "norm" else None
         self._divides = pl_module.automatic_optimization and trainer.accumulate_grad_batches > 1
         self._begin(*self._resumed(trainer), setup=facts)
-        self._said = Said(self._monitor) if self._wants_outputs else None
+        self._said = BatchOutputs(self._engine) if self._wants_outputs else None
         if self._said is not None:
             self._hooks.append(on_forward(facts.model, self._said.on_forward))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self._said is not None:
             self._said.begin(batch)
-        self._monitor.stopwatch.got()
+        self._engine.stopwatch.got()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self._monitor.stopwatch.wait()
+        self._engine.stopwatch.wait()
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
-        self._monitor.stopwatch.forget_wait()
+        self._engine.stopwatch.forget_wait()
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        if self._running and (self._stepped or self._monitor.measures):
+        if self._running and (self._stepped or self._engine.measures):
             name = self._names.get(id(optimizer)) or self._names.get(id(getattr(optimizer, "optimizer", None)))
             self._see_gradients(loss_scale(trainer, optimizer), optimizer=name, max_norm=self._max_norm)
 
@@ -144,18 +86,18 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
             if loss is not None and self._divides:
                 loss = loss * trainer.accumulate_grad_batches
             fraction = epoch(trainer, batch_idx) if self._logs else None
-            inputs = by_name(batch)
+            inputs = batch_as_mapping(batch)
             self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
             if self._verdict:
                 self._obey(trainer)
-            self._monitor.stopwatch.wait()
+            self._engine.stopwatch.wait()
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        self._monitor.stopwatch.pause()
+        self._engine.stopwatch.pause()
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if self._running:
-            self._monitor.stopwatch.resume()
+            self._engine.stopwatch.resume()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if self._running:
@@ -167,3 +109,58 @@ class TbxLightningCallback(LightningRun, Callback):  # type: ignore[misc]
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._stop_listening(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning keeps in a checkpoint: the run's folder and step."""
+        return {"log_dir": self.log_dir and os.path.abspath(self.log_dir), "step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes what a checkpoint kept."""
+        self._stored = state_dict
+
+    # -- private ---------------------------------------------------------------------------------------------------
+
+    def _resumed(self, trainer: Any) -> tuple[RunLocation | None, int]:
+        """Where a training goes on (None on ranks that do not write), and after which step."""
+        step = self._stored.get("step", self._step) if trainer.global_step else 0
+        place = self._place(step) if self._writes else None
+        self._stored = {}  # a later fit goes on from here
+        return place, step
+
+    def _obey(self, trainer: Any) -> None:
+        """Does what rules want in Lightning's own way, on every rank after the same step."""
+        if Action.CHECKPOINT in self._verdict:
+            keeper = trainer.checkpoint_callback
+            folder = keeper and getattr(keeper, "dirpath", None)
+            folder = folder or os.path.join(trainer.default_root_dir, "checkpoints")
+            trainer.save_checkpoint(os.path.join(folder, f"alert-step={self._step}.ckpt"))
+        if Action.STOP in self._verdict:
+            trainer.should_stop = True
+
+    def _listen(self, trainer: Any) -> None:
+        """Takes what the module logs, until `_stop_listening`."""
+        if not trainer.fast_dev_run and not any(isinstance(logger, Listener) for logger in trainer.loggers):
+            trainer.loggers = [*trainer.loggers, Listener(self._take_logs, str(self._root))]
+
+    def _stop_listening(self, trainer: Any) -> None:
+        trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, Listener)]
+
+    def _take_logs(self, metrics: Mapping[str, float]) -> None:
+        """Numbers that the module logged, after `_step` steps."""
+        if self._measures:  # on all ranks: a metric gives way to a tag that is logged
+            self._logged(self._step, {name: float(value) for name, value in metrics.items()})
+
+    def _place(self, step: int) -> RunLocation:
+        stored = self._stored.get("log_dir")
+        if step and stored and holds_run(stored) and self._wanted_dir in (None, stored):
+            return RunLocation(stored, purge=True)
+        if step and (self.log_dir or self._wanted_dir):
+            return RunLocation(str(self.log_dir or self._wanted_dir), purge=True)
+        return RunLocation(self.log_dir) if self.log_dir and not self._began else self._early_place()
+
+    def _early_place(self) -> RunLocation:
+        if self._wanted_dir:
+            return RunLocation(beside(self._wanted_dir))
+        if self._root is None:
+            return super()._early_place()
+        return RunLocation(fresh_folder(os.path.join(self._root, "runs")))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tbx_callbacks._config.schedule import every
-from tbx_callbacks._engine.training_info import Setup
+from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.amp import scale_of
-from tbx_callbacks._model.sharding.deepspeed import zero_of
+from tbx_callbacks._model.sharding.deepspeed import find_deepspeed
 from tbx_callbacks._model.sharding.dtensor import sharding
 from tbx_callbacks.integrations.lightning.batch_outputs import REMEDY
 
@@ -20,10 +20,10 @@ from tbx_callbacks.integrations.lightning.batch_outputs import REMEDY
 _DEEPSPEED = "Lightning's DeepSpeedStrategy (remedy: the Hugging Face Trainer, or a loop with TbxLoop)"
 
 
-def setup_of(trainer: Any, pl_module: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> Setup:
+def setup_of(trainer: Any, pl_module: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> TrainingInfo:
     """What the engine has to know of the training that begins."""
-    clips, zero = clipping(trainer, pl_module), zero_of(next(iter(trainer.optimizers), None))
-    return Setup(
+    clips, zero = clipping(trainer, pl_module), find_deepspeed(next(iter(trainer.optimizers), None))
+    return TrainingInfo(
         model=held(pl_module),
         optimizers=optimizers,
         log_schedule=every(max(1, trainer.log_every_n_steps)),
