@@ -97,7 +97,7 @@ def test_histograms_pay_for_their_counting_and_all_that_read_tensors_are_stretch
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(StepValues, "count", costly(clock, StepValues.count))
+    monkeypatch.setattr(StepValues, "count", costly(clock, StepValues.count_histograms))
     norms = [parse_metric_spec("weight_norm", {"by": by}, "here") for by in ("total", "layer")]
     items = [*norms, *(parse_metric_spec(name, {}, "here") for name in ("weight_histogram", "learning_rate"))]
     engine = train(clock, items, 0.01, steps=10)

@@ -35,22 +35,22 @@ class LiveRuleConfig:
     others: Response | None = None
     every: Cadence | None = None
 
-    def watched(self) -> dict[str, LiveRule]:
+    def active_rules(self) -> dict[str, LiveRule]:
         """The rules that are asked, by name."""
         named = dict(self.named)
         rest = {} if self.others is None else {name: LiveRule(cls(), self.others) for name, cls in RULES.items()}
         return {name: one for name in RULES if (one := named[name] if name in named else rest.get(name)) is not None}
 
-    def described(self) -> str:
+    def describe(self) -> str:
         """The rules and what is done, in a line."""
-        responses = {name: one.response for name, one in self.watched().items()}
+        responses = {name: one.response for name, one in self.active_rules().items()}
         done = {name: [*said.actions, *([said.call] if said.call else [])] for name, said in responses.items()}
         return ", ".join(f"{name} ({', '.join(what)})" for name, what in done.items()) or "none"
 
     @property
-    def decides(self) -> bool:
+    def may_act(self) -> bool:
         """Whether a rule may stop the training or ask for a checkpoint: then all ranks wait for rank 0's verdict."""
-        return any({"stop", "checkpoint"} & set(one.response.actions) for one in self.watched().values())
+        return any({"stop", "checkpoint"} & set(one.response.actions) for one in self.active_rules().values())
 
 
 NO_LIVE_RULES = LiveRuleConfig()

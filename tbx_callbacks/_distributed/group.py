@@ -35,13 +35,13 @@ class GlooGroup:
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         self._group: Any = dist.ProcessGroupGloo(store, rank, size, _CONNECT)
-        self._left = False
+        self._abandoned = False
 
-    def add(self, numbers: Tensor) -> None:
+    def all_reduce_sum(self, numbers: Tensor) -> None:
         """Sums over ranks."""
         self._reduce(numbers, dist.ReduceOp.SUM)
 
-    def largest(self, numbers: Tensor) -> None:
+    def all_reduce_max(self, numbers: Tensor) -> None:
         """The largest over ranks."""
         self._reduce(numbers, dist.ReduceOp.MAX)
 
@@ -51,9 +51,9 @@ class GlooGroup:
         options.rootRank, options.rootTensor, options.timeout = root, 0, _ENDLESS
         self._wait(self._open().broadcast([numbers], options))
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """Makes a collective that waits for other ranks raise; from another thread."""
-        self._left = True
+        self._abandoned = True
 
     def close(self) -> bool:
         """Ends the connections: collectives of other ranks that wait for this one fail at once.
@@ -62,12 +62,12 @@ class GlooGroup:
             Whether it could: where a collective of this rank is still on, freeing the group would wait for other ranks.
             Somebody has to hold this object then until the process ends.
         """
-        if not self._left:
+        if not self._abandoned:
             self._group = None
         return self._group is None
 
     def _open(self) -> Any:
-        if self._left or self._group is None:
+        if self._abandoned or self._group is None:
             raise GroupAbandonedError("this rank has left")
         return self._group
 
@@ -80,7 +80,7 @@ class GlooGroup:
         """Waits in Python, not in gloo: a thread that is inside of it cannot be stopped, and breaks the exit."""
         sleep = 1e-5
         while not work.is_completed():
-            if self._left:
+            if self._abandoned:
                 raise GroupAbandonedError("this rank has left")
             time.sleep(sleep)
             sleep = min(1.5 * sleep, _SLEEP)

@@ -30,11 +30,11 @@ class Merger:
     """
 
     def __init__(self, line: GlooGroup) -> None:
-        self._line, self._size, self._rank = line, line.size, line.rank
+        self._group, self._size, self._rank = line, line.size, line.rank
         self._layouts: dict[str, Partials] = {}
         self._room = _ROOM
 
-    def merge(self, what: str, step: int, parts: Partials) -> Partials:
+    def all_reduce(self, what: str, step: int, parts: Partials) -> Partials:
         """All tags with their merged parts; `what` and `step` are the same on all ranks."""
         layout, most = self._maxima(what, step, parts)
         empty = Partial(None, {})
@@ -43,7 +43,7 @@ class Merger:
         numbers += [parts.get(tag, empty).sums.get(name, 0.0) for tag, name in places]
         sums = torch.tensor(numbers, dtype=torch.float64)
         if layout:
-            self._line.add(sums)
+            self._group.all_reduce_sum(sums)
         there, added = sums[: len(layout)].tolist(), dict(zip(places, sums[len(layout) :].tolist(), strict=True))
         return {
             tag: filled(tag, parts.get(tag, part), part, added, most)
@@ -51,7 +51,7 @@ class Merger:
             if ranks
         }
 
-    def largest(self, what: str, step: int, parts: Partials) -> dict[str, dict[str, float]]:
+    def max_reduce(self, what: str, step: int, parts: Partials) -> dict[str, dict[str, float]]:
         """The largest of each number over ranks, by tag and name, in one collective; see `merge`."""
         found: dict[str, dict[str, float]] = {}
         for (tag, name), number in self._maxima(what, step, parts)[1].items():
@@ -68,7 +68,7 @@ class Merger:
         empty = Partial(None, {})
         mine = [parts.get(tag, empty).maxes.get(name, -torch.inf) for tag, name in places]
         numbers[: len(head) + len(mine)] = torch.tensor(head + mine, dtype=torch.float64)
-        self._line.largest(numbers)
+        self._group.all_reduce_max(numbers)
         last, first, high, low, changed = numbers[: len(head)].tolist()
         if last != -first or high != -low:
             lowest, highest = ("the end" if at == END else f"step {at:g}" for at in (-first, last))
@@ -83,20 +83,20 @@ class Merger:
 
     def _union(self, known: Partials, parts: Partials) -> Partials:
         """Every rank's tags and parts, the same on all, rank by rank; ranks that have the same are asked once."""
-        layout = {tag: part.shape() for tag, part in known.items()}
+        layout = {tag: part.empty_like() for tag, part in known.items()}
         data = torch.frombuffer(
-            bytearray(pickle.dumps({tag: part.shape() for tag, part in parts.items()})), dtype=torch.uint8
+            bytearray(pickle.dumps({tag: part.empty_like() for tag, part in parts.items()})), dtype=torch.uint8
         )
         while True:
             asks = torch.tensor([-self._size if _covers(layout, parts) else -self._rank, 0], dtype=torch.float64)
-            self._line.largest(asks)
+            self._group.all_reduce_max(asks)
             root = -int(asks[0])
             if root == self._size:
                 return layout
             length = torch.tensor([len(data)])
-            self._line.broadcast(length, root)
+            self._group.broadcast(length, root)
             theirs = data.clone() if root == self._rank else torch.empty(int(length), dtype=torch.uint8)
-            self._line.broadcast(theirs, root)
+            self._group.broadcast(theirs, root)
             held: dict[str, Any] = pickle.loads(theirs.numpy().tobytes())
             for tag, part in held.items():
                 known_part = layout.setdefault(tag, part)

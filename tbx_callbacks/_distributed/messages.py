@@ -30,16 +30,16 @@ class Messages:
 
     def __init__(self, rank: int | None = None) -> None:
         self._alone = rank is None
-        self.decides = not rank
+        self.is_sender = not rank
         """Whether this is the rank that decides."""
-        self.awaited: deque[tuple[int, Callable[[], Sequence[Message]]]] = deque()
+        self.pending: deque[tuple[int, Callable[[], Sequence[Message]]]] = deque()
         """By the step that has to be over what gives its decisions; empty when `act` has nothing to do."""
         self._acts: dict[str, Callable[[Numbers], None]] = {}
         # Filled by one thread and emptied by another, which a deque stands without a lock, that no process could be
         # sent.
         self._made: deque[Message] = deque()
 
-    def expect(self, name: str, act: Callable[[Numbers], None]) -> None:
+    def subscribe(self, name: str, act: Callable[[Numbers], None]) -> None:
         """From now on decisions of this name may come; called on all ranks at the same step, or before the training.
 
         Args:
@@ -48,16 +48,16 @@ class Messages:
         """
         self._acts[name] = act
 
-    def settle(self, name: str) -> None:
+    def unsubscribe(self, name: str) -> None:
         """No further decision of this name comes, so nothing waits for one; called by `act`, on all ranks alike."""
         self._acts.pop(name, None)
 
     @property
-    def expected(self) -> bool:
+    def has_subscribers(self) -> bool:
         """Whether decisions may come: then each due step awaits them."""
         return bool(self._acts)
 
-    def decide(self, name: str, numbers: Numbers) -> None:
+    def send(self, name: str, numbers: Numbers) -> None:
         """Rank 0 has decided; on other ranks, which do not decide, nothing happens.
 
         Args:
@@ -66,32 +66,32 @@ class Messages:
         """
         decision = name, dict(numbers)
         if self._alone:
-            self.awaited.append((-1, lambda: [decision]))
-        elif self.decides:
+            self.pending.append((-1, lambda: [decision]))
+        elif self.is_sender:
             self._made.append(decision)
 
-    def fail(self, error: Exception) -> None:
+    def raise_later(self, error: Exception) -> None:
         """Raises an error where decisions are acted upon next."""
 
         def answer() -> Sequence[Message]:
             raise error
 
-        self.awaited.appendleft((-1, answer))
+        self.pending.appendleft((-1, answer))
 
-    def act(self, step: int) -> None:
+    def deliver(self, step: int) -> None:
         """Acts upon what was decided on steps before this one, which has ended. Raises what `fail` was given."""
-        while self.awaited and self.awaited[0][0] < step:
-            _, answer = self.awaited.popleft()
+        while self.pending and self.pending[0][0] < step:
+            _, answer = self.pending.popleft()
             for name, numbers in answer():
                 if name in self._acts:
                     self._acts[name](numbers)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "awaited": deque()}  # of a training that has ended
+        return {**self.__dict__, "pending": deque()}  # of a training that has ended
 
     # -- the way ---------------------------------------------------------------------------------------------------
 
-    def leaving(self) -> Partials:
+    def outgoing(self) -> Partials:
         """What was decided, to be told to all ranks."""
         united: dict[str, dict[str, float]] = {}
         for name, numbers in _emptied(self._made):

@@ -30,14 +30,14 @@ class Partial:
     owner: str = ""
     """The metric, where it may fail on another rank."""
 
-    def finish(self, facts: StepInfo) -> FinalValue | None:
+    def result(self, step_info: StepInfo) -> FinalValue | None:
         """The number, from parts that are merged."""
         if self.value is None:
             low, high = -self.maxes["low"], self.maxes["high"]
             return histogram.finish([low, high, *self.sums.values()])
-        return self.value.result(list(self.sums.values()), list(self.maxes.values()), facts)
+        return self.value.result(list(self.sums.values()), list(self.maxes.values()), step_info)
 
-    def shape(self) -> Partial:
+    def empty_like(self) -> Partial:
         """The same without numbers: what another rank needs to know of it."""
         return Partial(_empty(self.value), dict.fromkeys(self.sums, 0.0), dict.fromkeys(self.maxes, 0.0), self.owner)
 
@@ -45,9 +45,9 @@ class Partial:
 Partials = dict[str, Partial]
 
 
-def finish(parts: Mapping[str, Partial], facts: StepInfo) -> dict[str, FinalValue]:
+def finish(parts: Mapping[str, Partial], step_info: StepInfo) -> dict[str, FinalValue]:
     """Finished values by tag; those that the facts do not allow, and empty histograms, are left out."""
-    found = {tag: part.finish(facts) for tag, part in parts.items()}
+    found = {tag: part.result(step_info) for tag, part in parts.items()}
     return {tag: value for tag, value in found.items() if value is not None}
 
 
@@ -74,7 +74,7 @@ def filled(
 
 def names_of(given: Sequence[Any] | Mapping[str, Any]) -> list[str]:
     """Names of a value's parts: their own, or their places."""
-    return list(given) if isinstance(given, Mapping) else [str(place) for place in range(len(given))]
+    return list(given) if isinstance(given, Mapping) else [str(index) for index in range(len(given))]
 
 
 def _empty(thing: Any) -> Any:
@@ -104,21 +104,21 @@ class PackedValues:
         owners: Mapping[str, str],
         own: PackedValues | None = None,
     ) -> None:
-        self._own = own
+        self._local = own
         self._values, self._counted, self._owners = values, list(counted), owners
         self._sums = {tag: value.sums() for tag, value in values.items()}
         self._maxes = {tag: value.maxes() for tag, value in values.items()}
         scalars = [part for tag in values for part in (*_numbers(self._sums[tag]), *self._maxes[tag])]
-        self._fetch = HostCopy(scalars, list(counted.values()))
+        self._copy = HostCopy(scalars, list(counted.values()))
 
     @property
-    def waits(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether a device may still be at it."""
-        return self._fetch.waits or (self._own is not None and self._own.waits)
+        return self._copy.is_pending or (self._local is not None and self._local.is_pending)
 
-    def parts(self) -> Partials:
+    def partials(self) -> Partials:
         """The numbers that are merged over ranks, by tag; waits for them, on any thread."""
-        numbers, packed = self._fetch.read()
+        numbers, packed = self._copy.read()
         rest = iter(numbers)
         parts: Partials = {}
         for tag, value in self._values.items():
@@ -140,28 +140,28 @@ class StepValues:
         self.finished: dict[str, FinalValue] = {}
         """Values that are no numbers, or that no rank shares."""
         self._owners: dict[str, str] = {}
-        self._own: StepValues | None = None
-        self._own_pending: PackedValues | None = None
+        self._local: StepValues | None = None
+        self._local_packed: PackedValues | None = None
 
     @property
     def tags(self) -> list[str]:
         """Of what it holds so far, less what is its own."""
         return [*self._values, *self._uncounted, *self._counted, *self.finished]
 
-    def add_own(self, values: Mapping[str, Value]) -> None:
+    def add_local(self, values: Mapping[str, Value]) -> None:
         """Takes values that are not merged with other ranks'."""
-        self._own = self._own or StepValues()
-        self._own.add(values)
+        self._local = self._local or StepValues()
+        self._local.add(values)
 
-    def take_own(self, other: StepValues) -> None:
+    def merge_local(self, other: StepValues) -> None:
         """Takes all that another batch holds, not to be merged with other ranks'."""
-        self._own = self._own or StepValues()
-        self._own.join(other)
+        self._local = self._local or StepValues()
+        self._local.update(other)
 
     def add(self, values: Mapping[str, Value | Histogram | HostValue], owner: str = "") -> None:
         """Takes the values of one metric; `owner` names it, where it may fail on another rank."""
         if owner:
-            self.flag(owner, failed=False)
+            self.flag_failure(owner, failed=False)
         for tag, value in values.items():
             self._owners[tag] = owner
             if isinstance(value, Value):
@@ -171,7 +171,7 @@ class StepValues:
             else:
                 self.finished[tag] = value
 
-    def flag(self, owner: str, *, failed: bool) -> None:
+    def flag_failure(self, owner: str, *, failed: bool) -> None:
         """Says whether a metric, or a tag, failed here: what other ranks know of it is not the whole then."""
         self._values[_FAILED + owner] = Sum(float(failed))
 
@@ -180,7 +180,7 @@ class StepValues:
         """Histograms whose tensors are held, by tag."""
         return self._uncounted
 
-    def join(self, other: StepValues) -> None:
+    def update(self, other: StepValues) -> None:
         """Takes what another batch holds."""
         self._values.update(other._values)
         self._uncounted.update(other._uncounted)
@@ -188,7 +188,7 @@ class StepValues:
         self.finished.update(other.finished)
         self._owners.update(other._owners)
 
-    def count(self, agree: Agree | None = None) -> None:
+    def count_histograms(self, agree: Agree | None = None) -> None:
         """Counts histograms, while their tensors have the contents that are meant.
 
         Args:
@@ -204,22 +204,22 @@ class StepValues:
         counted = histogram.count(groups, [ranges[tag] for tag in histograms], bins)
         self._counted.update(zip(histograms, counted, strict=True))
 
-    def fetch(self) -> PackedValues:
+    def pack(self) -> PackedValues:
         """Starts the copies to the host."""
         if self._uncounted:
-            self.count()
-        self._own_pending = self._own.fetch() if self._own is not None else None
-        return PackedValues(self._values, self._counted, self._owners, self._own_pending)
+            self.count_histograms()
+        self._local_packed = self._local.pack() if self._local is not None else None
+        return PackedValues(self._values, self._counted, self._owners, self._local_packed)
 
-    def parts(self) -> Partials:
+    def partials(self) -> Partials:
         """The numbers that are merged over ranks, by tag, on the host."""
-        return self.fetch().parts()
+        return self.pack().partials()
 
-    def numbers(self, facts: StepInfo) -> dict[str, FinalValue]:
+    def finish_local(self, step_info: StepInfo) -> dict[str, FinalValue]:
         """Finished values by tag, of this rank alone."""
-        return self.finish(self.parts(), facts)
+        return self.finish(self.partials(), step_info)
 
-    def finish(self, parts: Partials, facts: StepInfo) -> dict[str, FinalValue]:
+    def finish(self, parts: Partials, step_info: StepInfo) -> dict[str, FinalValue]:
         """Finished values by tag, from parts that may be those of all ranks."""
         flags = {tag.removeprefix(_FAILED): part for tag, part in parts.items() if tag.startswith(_FAILED)}
         failed = {owner for owner, part in flags.items() if any(part.sums.values())}
@@ -229,9 +229,9 @@ class StepValues:
             if not tag.startswith(_FAILED) and failed.isdisjoint((tag, part.owner))
         }
         own: Mapping[str, FinalValue] = {}
-        if self._own is not None and self._own_pending is not None:
-            own = self._own.finish(self._own_pending.parts(), facts)
-        return {**finish(whole, facts), **self.finished, **own}
+        if self._local is not None and self._local_packed is not None:
+            own = self._local.finish(self._local_packed.partials(), step_info)
+        return {**finish(whole, step_info), **self.finished, **own}
 
 
 def _numbers(given: Sequence[Number] | Mapping[str, Number]) -> Sequence[Number]:

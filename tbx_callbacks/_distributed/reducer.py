@@ -45,20 +45,20 @@ class Reducer:
 
     def __init__(self, line: GlooGroup, timeout: float) -> None:
         self.rank, self.size = line.rank, line.size
-        self._line, self._timeout, self._merger = line, timeout, Merger(line)
-        self.decisions = Messages(line.rank)
+        self._group, self._timeout, self._merger = line, timeout, Merger(line)
+        self.messages = Messages(line.rank)
         self._ranged = -1  # the last step of which ranges were asked
-        self._jobs = Worker("tbx_callbacks ranks", self._lost)
+        self._worker = Worker("tbx_callbacks ranks", self._lost)
         self._broken, self._closing, self._over = False, False, threading.Event()
         atexit.register(_let_go, weakref.ref(self))
 
-    def lowest(self, numbers: Tensor, names: Sequence[str]) -> Tensor:
+    def min_reduce(self, numbers: Tensor, names: Sequence[str]) -> Tensor:
         """The smallest of each number over ranks; `names` say what the numbers belong to, and may differ by rank."""
         parts = {
             name: Partial(None, {"ranks": 1.0}, {"number": -float(number)})
             for name, number in zip(names, numbers.tolist(), strict=True)
         }
-        merged: Partials = self._ask(lambda: self._merger.merge("lowest", 0, parts), {})
+        merged: Partials = self._ask(lambda: self._merger.all_reduce("lowest", 0, parts), {})
         some = [name for name, part in merged.items() if part.sums["ranks"] < self.size]
         if some and self.rank == 0:
             shown = f"{', '.join(some[:3])}{f' and {len(some) - 3} more' if len(some) > 3 else ''}"
@@ -66,17 +66,17 @@ class Reducer:
         found = [-merged[name].maxes["number"] if name in merged else numbers[n] for n, name in enumerate(names)]
         return torch.tensor(found, dtype=numbers.dtype)
 
-    def largest(self, numbers: Mapping[str, float]) -> dict[str, float]:
+    def max_reduce(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """The largest of each number over the ranks that have it; nothing when ranks are lost."""
         parts = {name: Partial(None, {}, {"number": number}) for name, number in numbers.items()}
-        most: dict[str, dict[str, float]] = self._ask(lambda: self._merger.largest("largest", 0, parts), {})
+        most: dict[str, dict[str, float]] = self._ask(lambda: self._merger.max_reduce("largest", 0, parts), {})
         return {tag: numbers["number"] for tag, numbers in most.items() if numbers["number"] > -torch.inf}
 
-    def anywhere(self, names: Collection[str]) -> set[str]:
+    def union(self, names: Collection[str]) -> set[str]:
         """The names that any rank has."""
-        return {*names, *self.largest(dict.fromkeys(names, 1.0))}
+        return {*names, *self.max_reduce(dict.fromkeys(names, 1.0))}
 
-    def agree(self, step: int, key: Sequence[str], ranges: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def merge_ranges(self, step: int, key: Sequence[str], ranges: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The ranges of all ranks' tensors together.
 
         What they are of is counted with them next, so this waits for the other ranks, and for a device that works on
@@ -93,7 +93,7 @@ class Reducer:
         def question() -> dict[str, dict[str, float]]:
             here = zip(ranges, fetch.read()[1], strict=True)
             parts = {tag: Partial(None, {}, {"low": -low, "high": high}) for tag, (low, high) in here}
-            return self._merger.largest(what, step, parts)
+            return self._merger.max_reduce(what, step, parts)
 
         most: dict[str, dict[str, float]] = self._ask(question, {})
         if not most:
@@ -124,9 +124,9 @@ class Reducer:
                 then({})
             return
         told: Future[Sequence[Message]] | None = None
-        if self.decisions.expected:
+        if self.messages.has_subscribers:
             told = Future()
-            self.decisions.awaited.append((step, partial(self._answer, told)))
+            self.messages.pending.append((step, partial(self._answer, told)))
         self._put(partial(self._submitted, "\n".join(key), step, parts, then, told, ranged=step == self._ranged))
 
     def _submitted(
@@ -144,8 +144,8 @@ class Reducer:
         decided: Sequence[Message] = ()
         try:
             if not self._broken:
-                riding = self.decisions.leaving() if told is not None and ranged else {}
-                merged = self._merger.merge(what, step, {**parts(), **riding})
+                riding = self.messages.outgoing() if told is not None and ranged else {}
+                merged = self._merger.all_reduce(what, step, {**parts(), **riding})
                 decided = incoming({tag: part.maxes for tag, part in merged.items()})
         except Exception as error:
             self._lost(error)
@@ -155,7 +155,7 @@ class Reducer:
             if wait is not None:
                 wait()
             if told is not None and not ranged and not self._broken:
-                decided = incoming(self._merger.largest(_DECIDED, step, self.decisions.leaving()))
+                decided = incoming(self._merger.max_reduce(_DECIDED, step, self.messages.outgoing()))
         except Exception as error:
             self._lost(error)
             self.close()
@@ -168,7 +168,7 @@ class Reducer:
         try:
             return told.result(self._timeout)
         except LateError:
-            self._line.leave()
+            self._group.abandon()
             return ()
 
     def run(self, job: Callable[[], None]) -> None:
@@ -180,9 +180,9 @@ class Reducer:
 
     def drain(self, seconds: float) -> bool:
         """Waits until everything that was submitted is merged; whether that came to be in time."""
-        return self._jobs.drain(seconds)
+        return self._worker.drain(seconds)
 
-    def leave(self, error: BaseException) -> None:
+    def withdraw(self, error: BaseException) -> None:
         """This rank cannot say what the others wait for: they are told after what was submitted before."""
         if not self._closing:
             self._put(lambda: self._lost(error))
@@ -193,21 +193,21 @@ class Reducer:
         if not self._closing:
             self._closing = True
             self._put(self._goodbye)
-            self._jobs.close()
+            self._worker.close()
 
-    def let_go(self, seconds: float) -> None:
+    def shutdown(self, seconds: float) -> None:
         """Ends the thread, even where it waits for other ranks."""
         self.close()
         if not self._over.wait(seconds):
-            self._line.leave()
+            self._group.abandon()
             self._over.wait(_GOODBYE)
 
     # -- the thread ------------------------------------------------------------------------------------------------
 
     def _put(self, job: Callable[[], None]) -> None:
-        self._jobs.do(job)
-        if self._jobs.open > _WAITING:
-            self._line.leave()
+        self._worker.submit(job)
+        if self._worker.pending > _WAITING:
+            self._group.abandon()
 
     def _ask(self, question: Callable[[], Result], otherwise: Result) -> Result:
         """Asks in the thread and waits for the answer, half as long as the training would wait for other ranks."""
@@ -227,7 +227,7 @@ class Reducer:
         try:
             return answers.get(timeout=self._timeout)
         except queue.Empty:
-            self._line.leave()
+            self._group.abandon()
             return otherwise
 
     def _lost(self, error: BaseException) -> None:
@@ -239,10 +239,10 @@ class Reducer:
         """Ranks that measure on learn from it that this one has ended; those that have ended meet here."""
         try:
             if not self._broken:
-                self._merger.largest("goodbye", END, {})
+                self._merger.max_reduce("goodbye", END, {})
         except (RuntimeError, GroupAbandonedError):
             self._broken = True
-        held = not self._line.close()
+        held = not self._group.close()
         self._over.set()
         if held:
             threading.Event().wait()  # for ever: the thread, a daemon, holds the group until the process ends
@@ -257,4 +257,4 @@ def join() -> Reducer | None:
 def _let_go(reference: weakref.ref[Reducer]) -> None:
     together = reference()
     if together is not None:
-        together.let_go(_GOODBYE)
+        together.shutdown(_GOODBYE)

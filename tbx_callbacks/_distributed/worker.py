@@ -31,21 +31,21 @@ class Worker:
         self._name, self._failed, self._most = name, failed, most
         self._idle = threading.Condition()
         self._waiting: queue.SimpleQueue[Job | None] | None = None  # of the thread, where there is one
-        self.open = 0
+        self.pending = 0
         """Jobs that are not done."""
 
-    def do(self, job: Job) -> None:
+    def submit(self, job: Job) -> None:
         """Does it, later; the thread starts with the first one."""
         with self._idle:
-            self._idle.wait_for(lambda: not self._most or self.open < self._most)
-            self.open += 1
+            self._idle.wait_for(lambda: not self._most or self.pending < self._most)
+            self.pending += 1
             if self._waiting is None:
                 self._waiting = queue.SimpleQueue()
                 given = self._waiting, _current_device()
                 threading.Thread(target=self._work, args=given, name=self._name, daemon=True).start()
             self._waiting.put(job)
 
-    def ask(self, question: Callable[[], T]) -> Future[T]:
+    def call(self, question: Callable[[], T]) -> Future[T]:
         """The answer, later."""
         answer: Future[T] = Future()
 
@@ -55,13 +55,13 @@ class Worker:
             except BaseException as error:
                 answer.set_exception(error)
 
-        self.do(job)
+        self.submit(job)
         return answer
 
     def drain(self, seconds: float) -> bool:
         """Waits until all are done; whether that came to be in time."""
         with self._idle:
-            return self._idle.wait_for(lambda: self.open == 0, timeout=seconds)
+            return self._idle.wait_for(lambda: self.pending == 0, timeout=seconds)
 
     def close(self) -> None:
         """Ends the thread when all are done that came before; another job starts another one."""
@@ -80,7 +80,7 @@ class Worker:
                 self._failed(error)
             del job  # it may hold tensors
             with self._idle:
-                self.open -= 1
+                self.pending -= 1
                 self._idle.notify_all()
 
 

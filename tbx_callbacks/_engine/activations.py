@@ -40,16 +40,16 @@ class DeferredOutputs:
         self._versions: dict[str, list[int]] = {}
         self._said: set[str] = set()
 
-    def hold(self, batch: StepValues) -> None:
+    def hold(self, step_values: StepValues) -> None:
         """Remembers how its tensors are now."""
-        for tag, histogram in batch.uncounted.items():
+        for tag, histogram in step_values.uncounted.items():
             self._versions.setdefault(tag, _versions(histogram))
 
-    def check(self, batch: StepValues) -> None:
+    def check(self, step_values: StepValues) -> None:
         """Flags those that have changed."""
         for tag, versions in self._versions.items():
-            changed = _versions(batch.uncounted[tag]) != versions
-            batch.flag(tag, failed=changed)
+            changed = _versions(step_values.uncounted[tag]) != versions
+            step_values.flag_failure(tag, failed=changed)
             if changed and tag not in self._said:
                 self._said.add(tag)
                 logger.warning(
@@ -90,68 +90,68 @@ class Activations:
     def __init__(
         self,
         model: nn.Module,
-        program: MetricRunner,
+        runner: MetricRunner,
         *,
         compiled: bool,
-        ranks: Reducer | None = None,
-        spending: ChargedGuard,
+        reducer: Reducer | None = None,
+        guard: ChargedGuard,
         left: Callable[[], bool],
     ) -> None:
-        self._model, self._program, self._spending, self._left = model, program, spending, left
-        entries = [entry for entry in program.entries if "activations" in entry.item.metric.needs]
-        if entries and (compiled or any(map(is_compiled, model.modules()))):
+        self._model, self._runner, self._guard, self._left = model, runner, guard, left
+        metric_runs = [metric_run for metric_run in runner.metric_runs if "activations" in metric_run.spec.metric.needs]
+        if metric_runs and (compiled or any(map(is_compiled, model.modules()))):
             logger.warning("activations of a compiled model cannot be seen; metric activations is left out")
-            entries = []
-        elif entries and ranks is not None and (split := tensor_parallel_layer(model)) is not None:
-            if ranks.rank == 0:
+            metric_runs = []
+        elif metric_runs and reducer is not None and (split := tensor_parallel_layer(model)) is not None:
+            if reducer.rank == 0:
                 logger.warning(
                     "under tensor parallelism (of %s) a module returns either a part or a copy on each rank, which"
                     " cannot be told apart; metric activations is left out",
                     split,
                 )
-            entries = []
-        self.modules = _modules_of(entries, model, ranks)
-        self._holds, self._held = ranks is not None, DeferredOutputs()
+            metric_runs = []
+        self.modules = _modules_of(metric_runs, model, reducer)
+        self._holds, self._held = reducer is not None, DeferredOutputs()
         self._handles: dict[tuple[MetricRun, str] | None, Any] = {}
-        self._batch: StepValues | None = None
+        self._step_values: StepValues | None = None
         self._said = False
 
     def begin(self, step: int, due: Sequence[MetricRun], run: RunInfo) -> None:
         """A step begins at which these entries are due."""
         self.end()
-        watching = [entry for entry in due if entry in self.modules]
+        watching = [metric_run for metric_run in due if metric_run in self.modules]
         if not watching:
             return
-        with self._spending("watching modules", step, watching):
-            for entry in watching:
+        with self._guard("watching modules", step, watching):
+            for metric_run in watching:
                 context = Context("step", step, run)
-                for name, module in self.modules[entry].items():
-                    seen = partial(self._seen, entry, name, context)
-                    self._handles[entry, name] = module.register_forward_hook(seen)
+                for name, module in self.modules[metric_run].items():
+                    seen = partial(self._seen, metric_run, name, context)
+                    self._handles[metric_run, name] = module.register_forward_hook(seen)
             if self._handles:
                 self._handles[None] = self._model.register_forward_hook(self._over, always_call=True)
 
     def watches(self, due: Sequence[MetricRun]) -> bool:
         """Whether modules are watched for any of these entries; the same on all ranks."""
-        return any(entry in self.modules for entry in due)
+        return any(metric_run in self.modules for metric_run in due)
 
     def take(self) -> StepValues | None:
         """What was measured; the step is finished."""
-        batch = self._batch
-        if batch is not None:
-            self._held.check(batch)
-        if self._handles and batch is None and not self._said:
+        step_values = self._step_values
+        if step_values is not None:
+            self._held.check(step_values)
+        if self._handles and step_values is None and not self._said:
             self._said = True
             logger.warning(
                 "no module was seen at work in a step, so its activations are left out;"
                 " hooks are not called in a compiled model, nor in one that does not run in training mode"
             )
         self.end()
-        return batch
+        return step_values
 
     def end(self) -> None:
         """Removes every hook and forgets what was measured."""
-        self._batch = None
+        self._step_values = None
         self._held.clear()
         self._remove()
 
@@ -159,24 +159,26 @@ class Activations:
         while self._handles:
             self._handles.popitem()[1].remove()
 
-    def _seen(self, entry: MetricRun, name: str, context: Context, module: nn.Module, args: Any, outputs: Any) -> None:
+    def _seen(
+        self, metric_run: MetricRun, name: str, context: Context, module: nn.Module, args: Any, outputs: Any
+    ) -> None:
         # A graph that was compiled while hooks were there goes on to call them: make it forget them.
-        if torch.compiler.is_compiling() or (entry, name) not in self._handles or self._left():
+        if torch.compiler.is_compiling() or (metric_run, name) not in self._handles or self._left():
             return
         if not self._model.training:
             return
-        self._handles.pop((entry, name)).remove()
+        self._handles.pop((metric_run, name)).remove()
         tensor = _first_tensor(outputs)
         if tensor is None or tensor.is_meta:
             return
-        with self._spending("looking at activations", context.step, [entry]):
-            self._batch = self._batch or StepValues()
+        with self._guard("looking at activations", context.step, [metric_run]):
+            self._step_values = self._step_values or StepValues()
             with torch.autocast(tensor.device.type, enabled=False):
-                self._program.run(entry, replace(context, activations={name: tensor.detach()}), self._batch)
+                self._runner.run(metric_run, replace(context, activations={name: tensor.detach()}), self._step_values)
                 if self._holds:
-                    self._held.hold(self._batch)
+                    self._held.hold(self._step_values)
                 else:
-                    self._batch.count()  # the tensor may be changed in place by what comes next
+                    self._step_values.count_histograms()  # the tensor may be changed in place by what comes next
 
     def _over(self, module: nn.Module, args: Any, outputs: Any) -> None:
         if self._model.training and not torch.compiler.is_compiling():
@@ -184,20 +186,20 @@ class Activations:
 
 
 def _modules_of(
-    entries: Sequence[MetricRun], model: nn.Module, ranks: Reducer | None
+    metric_runs: Sequence[MetricRun], model: nn.Module, reducer: Reducer | None
 ) -> dict[MetricRun, dict[str, nn.Module]]:
     """The chosen modules of each entry; a regex may match on other ranks only, which have other modules."""
-    regexes = [getattr(entry.item.metric, "modules", None) for entry in entries]
+    regexes = [getattr(metric_run.spec.metric, "modules", None) for metric_run in metric_runs]
     chosen = [_modules(model, regex) for regex in regexes]
-    here = {str(place) for place, modules in enumerate(chosen) if modules}
-    anywhere = ranks.anywhere(here) if ranks is not None and entries else here
-    for place, regex in enumerate(regexes):
-        if regex is not None and str(place) not in anywhere:
+    here = {str(index) for index, modules in enumerate(chosen) if modules}
+    anywhere = reducer.union(here) if reducer is not None and metric_runs else here
+    for index, regex in enumerate(regexes):
+        if regex is not None and str(index) not in anywhere:
             raise ConfigError(
                 f"activations.modules must match at least one module's name, got {regex!r};"
                 f" near names: {', '.join(near(regex, [*_modules(model, '')]))}"
             )
-    return dict(zip(entries, chosen, strict=True))
+    return dict(zip(metric_runs, chosen, strict=True))
 
 
 def _modules(model: nn.Module, regex: str | None) -> dict[str, nn.Module]:

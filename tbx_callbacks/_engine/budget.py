@@ -53,15 +53,17 @@ class Budget:
         decisions: carries the new cadences to all ranks.
     """
 
-    def __init__(self, share: float | None, stopwatch: Stopwatch, program: MetricRunner, decisions: Messages) -> None:
-        self.share, self._stopwatch, self._program, self._decisions = share, stopwatch, program, decisions
-        self._names = {f"{place} {entry.item.name}": entry for place, entry in enumerate(program.entries)}
-        self._chosen = {entry: entry.schedule for entry in program.entries}  # by the set
-        self._waits = share is None or not decisions.decides
+    def __init__(self, share: float | None, stopwatch: Stopwatch, runner: MetricRunner, messages: Messages) -> None:
+        self.share, self._stopwatch, self._runner, self._messages = share, stopwatch, runner, messages
+        self._names = {
+            f"{place} {metric_run.spec.name}": metric_run for place, metric_run in enumerate(runner.metric_runs)
+        }
+        self._chosen = {metric_run: metric_run.schedule for metric_run in runner.metric_runs}  # by the set
+        self._waits = share is None or not messages.is_sender
         self._since: _Seen | None = None
         self._slack = 1.0
         if share is not None:
-            decisions.expect(_NAME, self._stretch)
+            messages.subscribe(_NAME, self._stretch)
 
     def decide(self, step: int) -> str | None:
         """A due step was published: decides, as soon as costs are known, how much less often costly metrics run.
@@ -78,26 +80,30 @@ class Budget:
             return None
         shares, spent = self._shares(now, self._since)
         total, costly = sum(shares.values()), self._costly(shares)
-        rare = [entry for entry in self._program.on_steps if entry not in shares and stretches(entry.schedule)]
+        rare = [
+            metric_run
+            for metric_run in self._runner.step_runs
+            if metric_run not in shares and stretches(metric_run.schedule)
+        ]
         assert self.share is not None
         if total <= self.share * self._slack or not costly:
             if not rare:
                 self._waits = True
-                self._decisions.decide(_NAME, {})
+                self._messages.send(_NAME, {})
             return None
-        if rare and max(entry.cost.runs for entry in costly) < _PATIENCE:
+        if rare and max(metric_run.cost.runs for metric_run in costly) < _PATIENCE:
             return None
         self._waits = True
         # Seconds of measuring a second of training: a share of both would shrink with what is saved.
         training, allowed = max(1 - spent, 0.01), self.share / (1 - self.share)
-        much = sum(shares[entry] for entry in costly)
+        much = sum(shares[metric_run] for metric_run in costly)
         room = max(allowed - (total - much) / training, _CHEAP * allowed)
         factor = max(math.ceil(much / training / room), 2)
-        self._decisions.decide(_NAME, {name: factor for name, entry in self._names.items() if entry in costly})
+        self._messages.send(_NAME, {name: factor for name, metric_run in self._names.items() if metric_run in costly})
         return self._said(total, costly, factor)
 
     def _seen(self, step: int) -> _Seen:
-        noted = sum(entry.cost.total for entry in self._program.on_steps)
+        noted = sum(metric_run.cost.total for metric_run in self._runner.step_runs)
         return _Seen(step, self._stopwatch.seconds, self._stopwatch.monitoring, noted)
 
     def _shares(self, now: _Seen, since: _Seen) -> tuple[dict[MetricRun, float], float]:
@@ -106,32 +112,32 @@ class Budget:
         # What cannot be told apart (publishing) is spread over all.
         spread = monitoring / (now.noted - since.noted) if now.noted > since.noted else 0.0
         a_step = seconds / (now.step - since.step)
-        known = [entry for entry in self._program.on_steps if entry.cost.runs >= _RUNS]
-        return {entry: spread * entry.cost.a_step / a_step for entry in known}, monitoring / seconds
+        known = [metric_run for metric_run in self._runner.step_runs if metric_run.cost.runs >= _RUNS]
+        return {metric_run: spread * metric_run.cost.per_step / a_step for metric_run in known}, monitoring / seconds
 
     def _costly(self, shares: Mapping[MetricRun, float]) -> list[MetricRun]:
         """The entries that are to be measured less often."""
         assert self.share is not None
-        periodic = [entry for entry in shares if stretches(entry.schedule)]
-        readers = [entry for entry in periodic if entry.item.select is not None]
+        periodic = [metric_run for metric_run in shares if stretches(metric_run.schedule)]
+        readers = [metric_run for metric_run in periodic if metric_run.spec.select is not None]
         least = _CHEAP * self.share
-        costly = {entry for entry in periodic if shares[entry] > least}
-        if sum(shares[entry] for entry in readers) > least:
+        costly = {metric_run for metric_run in periodic if shares[metric_run] > least}
+        if sum(shares[metric_run] for metric_run in readers) > least:
             costly.update(readers)
-        cheap = sum(shares[entry] for entry in periodic if entry not in costly)
-        return [entry for entry in periodic if entry in costly or cheap > _CHEAP_TOGETHER * self.share]
+        cheap = sum(shares[metric_run] for metric_run in periodic if metric_run not in costly)
+        return [metric_run for metric_run in periodic if metric_run in costly or cheap > _CHEAP_TOGETHER * self.share]
 
     def _said(self, total: float, costly: Collection[MetricRun], factor: int) -> str:
         """Says what changes now; returns that of all that is no longer as the set chose it."""
         head = f"measuring took {total:.2%} of the training time, the budget is {self.share:.2%}; measured less often:"
         changed: dict[str, None] = {}  # an item may have an entry for each optimizer
         chosen: dict[str, None] = {}
-        for entry, first in self._chosen.items():
-            item, now = entry.item, entry.schedule
+        for metric_run, first in self._chosen.items():
+            item, now = metric_run.spec, metric_run.schedule
             name = f"{item.name} ({describe(item)})" if item.select else item.name
-            if entry in costly:
-                now = stretched(entry.schedule, factor)
-                changed[f"{name}: {entry.schedule} -> {now}"] = None
+            if metric_run in costly:
+                now = stretched(metric_run.schedule, factor)
+                changed[f"{name}: {metric_run.schedule} -> {now}"] = None
             if now != first:
                 chosen[f"- {name}: {first} -> {now}"] = None
         logger.warning("%s %s", head, "; ".join(changed))
@@ -140,13 +146,13 @@ class Budget:
     def _stretch(self, factors: Numbers) -> None:
         """What was decided, on each rank; then costs are looked at anew."""
         if not factors:
-            self._decisions.settle(_NAME)
+            self._messages.unsubscribe(_NAME)
             return
         for name, factor in factors.items():
-            entry = self._names[name]
-            entry.schedule = stretched(entry.schedule, int(factor))
-        self._program.regroup()
-        for entry in self._program.entries:
-            entry.cost = Cost()
+            metric_run = self._names[name]
+            metric_run.schedule = stretched(metric_run.schedule, int(factor))
+        self._runner.regroup()
+        for metric_run in self._runner.metric_runs:
+            metric_run.cost = Cost()
         self._since, self._slack = None, _SLACK
-        self._waits = not self._decisions.decides
+        self._waits = not self._messages.is_sender

@@ -31,19 +31,19 @@ class Control:
     def __init__(
         self,
         publisher: Publisher,
-        program: MetricRunner,
+        runner: MetricRunner,
         stopwatch: Stopwatch,
         *,
         share: float | None,
         live: LiveRuleConfig,
     ) -> None:
         self._publisher, self._live = publisher, live
-        self._budget = Budget(share, stopwatch, program, publisher.decisions)
-        self._verdict = Action.NONE
-        self.asks: Schedule = never
+        self._budget = Budget(share, stopwatch, runner, publisher.messages)
+        self._action = Action.NONE
+        self.rule_schedule: Schedule = never
         """The steps about which rules are asked."""
 
-    def watch(
+    def start_rules(
         self, every: Cadence, log_schedule: Schedule, before: tuple[str, int] | None, *, whole: bool, strict: bool
     ) -> None:
         """Asks the rules from now on, where the run is written.
@@ -55,29 +55,29 @@ class Control:
             whole: whether this rank hears of all others: one that does not decides nothing.
             strict: raise errors of rules.
         """
-        live, decisions = self._live, self._publisher.decisions
-        if live.watched():
-            self.asks = schedule_of(live.every or every, log_schedule)
-        if live.decides and whole:
-            decisions.expect(RULES, self._take_verdict)
-        if not isinstance(self._publisher.sink, NullWriter):
+        live, messages = self._live, self._publisher.messages
+        if live.active_rules():
+            self.rule_schedule = schedule_of(live.every or every, log_schedule)
+        if live.may_act and whole:
+            messages.subscribe(RULES, self._take_verdict)
+        if not isinstance(self._publisher.writer, NullWriter):
             write = self._publisher.write
-            self._publisher.watched_by(
-                create_live_rules(live, self.asks, decisions, strict=strict, write=write, before=before)
+            self._publisher.set_live_rules(
+                create_live_rules(live, self.rule_schedule, messages, strict=strict, write=write, before=before)
             )
 
-    def keep_budget(self, step: int) -> None:
+    def apply_budget(self, step: int) -> None:
         """A step was published: decides about cadences, when their costs are known."""
         said = self._budget.decide(step)
         if said is not None:
             self._publisher.write(step, {"overhead_budget": Text(said)})
 
-    def act(self, step: int) -> Action:
+    def apply_messages(self, step: int) -> Action:
         """Acts upon what was decided, now that `step` is finished; what the adapter has to do."""
-        self._verdict = Action.NONE
-        self._publisher.decisions.act(step)
-        return self._verdict
+        self._action = Action.NONE
+        self._publisher.messages.deliver(step)
+        return self._action
 
     def _take_verdict(self, numbers: Numbers) -> None:
         for name in numbers:
-            self._verdict |= Action[name]
+            self._action |= Action[name]

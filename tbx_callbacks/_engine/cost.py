@@ -28,9 +28,9 @@ class Cost:
             self._began = step
         if self.runs == 0 or step != self._ended:
             self.runs, self._ended = self.runs + 1, step
-        self.add_late(seconds, step)
+        self.add_delayed(seconds, step)
 
-    def add_late(self, seconds: float, step: int) -> None:
+    def add_delayed(self, seconds: float, step: int) -> None:
         """Adds what is known now of an earlier step."""
         if step <= self._began:
             self._first += seconds
@@ -48,7 +48,7 @@ class Cost:
         return self._rest / (self.runs - 1) if self.runs > 1 else self._first
 
     @property
-    def a_step(self) -> float:
+    def per_step(self) -> float:
         """Seconds a step, from the first run to the last."""
         return self._rest / (self._ended - self._began) if self.runs > 1 else 0.0
 
@@ -63,7 +63,7 @@ class CostSlice:
         """All of it."""
         return sum(self._took())
 
-    def parts(self) -> list[tuple[Cost, float]]:
+    def shares(self) -> list[tuple[Cost, float]]:
         """Each entry's part of it; the same of nothing."""
         took, whole = self._took(), self.seconds()
         return [(c, t / whole if whole else 1 / len(took)) for c, t in zip(self._costs, took, strict=True)]
@@ -104,7 +104,7 @@ class DeviceTime:
             yield
         finally:
             ended, thread = self._mark(), self._stopwatch.clock() - started
-            self._open.append((began, ended, thread, step, bill.parts()))
+            self._open.append((began, ended, thread, step, bill.shares()))
 
     def _collect(self) -> None:
         while self._open and self._open[0][1].query():
@@ -112,7 +112,7 @@ class DeviceTime:
             more = max(0.0, began.elapsed_time(ended) / 1000 - thread)  # milliseconds
             self._stopwatch.monitoring += more
             for cost, part in shared:
-                cost.add_late(more * part, step)
+                cost.add_delayed(more * part, step)
 
 
 def marks_of(device: torch.device) -> Callable[[], Any] | None:

@@ -39,20 +39,20 @@ class Stopwatch:
         """Stops counting."""
         self._passed, self._since, self._waits_since = self.seconds, None, None
 
-    def wait(self) -> None:
+    def start_waiting(self) -> None:
         """The training asks for its next batch; nothing else is done from now on until it has it."""
         self._waits_since = self.clock()
 
-    def wait_on(self) -> None:
+    def restart_waiting(self) -> None:
         """Something else was done since `wait`: it counts from now on, if it counts."""
         if self._waits_since is not None:
             self._waits_since = self.clock()
 
-    def forget_wait(self) -> None:
+    def cancel_waiting(self) -> None:
         """Something else is done, nobody knows for how long: this wait is not counted."""
         self._waits_since = None
 
-    def got(self) -> None:
+    def stop_waiting(self) -> None:
         """The batch is there."""
         if self._waits_since is not None and self._since is not None:
             self.waiting += self.clock() - self._waits_since
@@ -135,7 +135,7 @@ class Counters:
         self._clipped = LazySum(self._count_clipped)
         self._max_norm = 0.0
 
-    def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
+    def record_batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
         """One micro-batch of training: its loss (0-d), its samples, its tokens (their number, or their mask).
 
         Returns:
@@ -144,23 +144,23 @@ class Counters:
         self._samples += samples
         if loss is not None:
             self._losses += 1
-            self._nonfinite.kept.append(loss := loss.clone())
+            self._nonfinite.pending.append(loss := loss.clone())
         if tokens is not None:
             self._token_batches += 1
-            self._tokens.kept.append(tokens.sum())
+            self._tokens.pending.append(tokens.sum())
         self._batches += 1
         if self._batches % KEPT == 0:
             self._nonfinite.total()
             self._tokens.total()
         return loss
 
-    def clip(self, norm: Tensor, max_norm: float) -> None:
+    def record_clipping(self, norm: Tensor, max_norm: float) -> None:
         """One step whose gradient had this norm before it was clipped; see torch.nn.utils.clip_grad_norm_ for 1e-6."""
         if max_norm != self._max_norm:
             self._clipped.total()  # of the limit so far
             self._max_norm = max_norm
         self._clip_steps += 1
-        self._clipped.kept.append(norm)
+        self._clipped.pending.append(norm)
         if self._clip_steps % KEPT == 0:
             self._clipped.total()
 

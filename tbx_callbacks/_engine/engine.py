@@ -63,25 +63,25 @@ class Engine:
         *,
         every: Cadence,
         strict: bool,
-        sink: Writer,
+        writer: Writer,
         stopwatch: Stopwatch | None = None,
         budget: float | None = None,
         live: LiveRuleConfig = NO_LIVE_RULES,
     ) -> None:
-        self.publisher = Publisher(sink)
+        self.publisher = Publisher(writer)
         self.stopwatch = stopwatch or Stopwatch()
         self._items, self._every, self._strict = tuple(items), every, strict
-        self._safely = Guard(strict=strict, stopwatch=self.stopwatch)
+        self._guard = Guard(strict=strict, stopwatch=self.stopwatch)
         self._counters = Counters(self.stopwatch)
         # Numbers that the trainer logs before training (an evaluation) are taken too.
         early = plan([item for item in self._items if item.select is None], every, (), never, {})
-        self._program = MetricRunner(early, strict=strict, clock=self.stopwatch.clock)
+        self._runner = MetricRunner(early, strict=strict, clock=self.stopwatch.clock)
         self._share, self._live = budget, live
-        self._steering = Control(self.publisher, self._program, self.stopwatch, share=None, live=NO_LIVE_RULES)
+        self._control = Control(self.publisher, self._runner, self.stopwatch, share=None, live=NO_LIVE_RULES)
         self._recorder: StepRecorder | None = None
         self._best = BestValues({})
         self._run = RunInfo()
-        self._own = UserScalars()
+        self._user_scalars = UserScalars()
         self._counts = True
         self.labels: Any = None
         """Labels of the micro-batch at work, where an adapter has seen them before the model's forward pass."""
@@ -90,7 +90,7 @@ class Engine:
 
     # -- a run begins and ends -------------------------------------------------------------------------------------
 
-    def start(self, setup: TrainingInfo, before: tuple[str, int] | None = None) -> None:
+    def start(self, info: TrainingInfo, before: tuple[str, int] | None = None) -> None:
         """Resolves the selections for this model and hooks into the optimizers.
 
         Args:
@@ -101,61 +101,67 @@ class Engine:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
         """
         self.detach()
-        self.publisher.rendezvous(ranks := join())
-        self._counts = ranks is not None or world_size() == 1  # or batches would be one rank's share
-        source = ModelAccess(setup.model, setup.optimizers, ranks.lowest if ranks is not None else None, setup.zero)
-        items = supported_metrics(self._items, setup, source, ranks)
-        entries = plan(items, self._every, source.parameters, setup.log_schedule, source.parameters_by_optimizer, ranks)
-        follow_other_metrics(entries, setup.log_schedule)
-        self._program = MetricRunner(entries, strict=self._strict, clock=self.stopwatch.clock, shared=ranks is not None)
-        self._steering = Control(self.publisher, self._program, self.stopwatch, share=self._share, live=self._live)
-        self.wants_labels = "predictions" in self.needs
-        self._own.schedule = schedule_of(self._every, setup.log_schedule)
-        scaler = setup.scaler if "loss_scale" in self.needs else None
-        self._counters = Counters(
-            self.stopwatch, loss_scale(scaler), Predictions(setup.model, setup.predictions_remedy, warns=is_rank_zero())
+        self.publisher.start(reducer := join())
+        self._counts = reducer is not None or world_size() == 1  # or batches would be one rank's share
+        access = ModelAccess(
+            info.model, info.optimizers, reducer.min_reduce if reducer is not None else None, info.deepspeed
         )
-        self.stopwatch.forget_wait()
-        for entry in entries:
-            entry.last = self._counters.totals()  # the stopwatch runs on over trainings
-        self._best = BestValues(setup.larger_is_better)
-        for logs in setup.earlier_logs:
+        items = supported_metrics(self._items, info, access, reducer)
+        metric_runs = plan(
+            items, self._every, access.parameters, info.log_schedule, access.parameters_by_optimizer, reducer
+        )
+        follow_other_metrics(metric_runs, info.log_schedule)
+        self._runner = MetricRunner(
+            metric_runs, strict=self._strict, clock=self.stopwatch.clock, shared=reducer is not None
+        )
+        self._control = Control(self.publisher, self._runner, self.stopwatch, share=self._share, live=self._live)
+        self.wants_labels = "predictions" in self.needs
+        self._user_scalars.schedule = schedule_of(self._every, info.log_schedule)
+        scaler = info.scaler if "loss_scale" in self.needs else None
+        self._counters = Counters(
+            self.stopwatch, loss_scale(scaler), Predictions(info.model, info.predictions_remedy, warns=is_rank_zero())
+        )
+        self.stopwatch.cancel_waiting()
+        for metric_run in metric_runs:
+            metric_run.last_totals = self._counters.totals()  # the stopwatch runs on over trainings
+        self._best = BestValues(info.larger_is_better)
+        for logs in info.earlier_logs:
             self._best.update(logs)
         self._run = RunInfo(
-            setup.hparams,
-            setup.texts,
-            families(entries),
+            info.hparams,
+            info.texts,
+            families(metric_runs),
             self._best.values,
             rank=dist.get_rank() if in_group() else None,
         )
         self._recorder = StepRecorder(
-            setup,
-            source,
-            self._program,
+            info,
+            access,
+            self._runner,
             self._run,
             publisher=self.publisher,
             counters=self._counters,
-            own=self._own,
-            safely=self._safely,
-            spread=_spread(source, ranks),
+            user_scalars=self._user_scalars,
+            guard=self._guard,
+            spread=_spread(access, reducer),
         )
-        self._steering.watch(self._every, setup.log_schedule, before, whole=self._counts, strict=self._strict)
-        self.publisher.write(0, self._program.call(Context("start", 0, self._run)).numbers({}))
+        self._control.start_rules(self._every, info.log_schedule, before, whole=self._counts, strict=self._strict)
+        self.publisher.write(0, self._runner.run_event(Context("start", 0, self._run)).finish_local({}))
         self.stopwatch.resume()
 
     def end(self, step: int, *, succeeded: bool) -> None:
         """Publishes what is left and writes how the run ended. Numbers that the trainer logs later are still taken."""
-        self.publish()
+        self.flush_step()
         self.detach()
         self.stopwatch.pause()
         patience = _PATIENCE if succeeded else _SHORT_PATIENCE
         if not self.publisher.drain(patience):
             logger.warning("other ranks did not answer in %.0f s at the end; what waits for them is lost", patience)
-        self.publisher.judge_last(step, patience)
+        self.publisher.close_live_rules(step, patience)
         self._run = replace(self._run, succeeded=succeeded)
-        ended = self._program.call(Context("end", step, self._run))
-        self.publisher.write(step, {**self._own.numbers(), **ended.numbers({})})
-        self.publisher.sink.flush()
+        ended = self._runner.run_event(Context("end", step, self._run))
+        self.publisher.write(step, {**self._user_scalars.pop_final(), **ended.finish_local({})})
+        self.publisher.writer.flush()
 
     def detach(self) -> None:
         """Removes every hook."""
@@ -163,56 +169,56 @@ class Engine:
             self._recorder.detach()
             self._recorder = None
 
-    def let_go(self) -> None:
+    def suspend(self) -> None:
         """Removes every hook of a training that may have been left by an exception; a next step brings them back."""
         if self._recorder is not None:
-            self._recorder.let_go()
+            self._recorder.suspend()
 
     @property
     def needs(self) -> frozenset[str]:
         """What the metrics need at any step of the run."""
-        return self._program.needs
+        return self._runner.needs
 
     # -- one step --------------------------------------------------------------------------------------------------
 
     def begin_step(self, step: int) -> None:
         """A step begins; `step` is the number it will have when it is finished (1-based)."""
         recorder = self._recorder
-        if self.publisher.held is not None or (recorder is not None and recorder.late.waiting):
-            self.publish()
+        if self.publisher.buffered is not None or (recorder is not None and recorder.end_of_step.pending):
+            self.flush_step()
         self.stopwatch.resume()
         if recorder is not None:
-            recorder.begin(step)
+            recorder.begin_step(step)
 
-    def pass_ended(self, *, is_step: bool) -> None:
+    def end_microbatch(self, *, is_step: bool) -> None:
         """A pass of the trainer's loop is over; `is_step`: it counts as a step even if no optimizer was called."""
         recorder = self._recorder
-        if recorder is not None and (recorder.due or recorder.scales):
-            recorder.pass_ended(is_step=is_step)
+        if recorder is not None and (recorder.due or recorder.watches_loss_scale):
+            recorder.end_microbatch(is_step=is_step)
 
-    def batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
+    def record_batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
         """One micro-batch went through the model; returns a copy of its loss, None where it is not counted."""
         if self._counts and self._counters.counting:
             try:
-                return self._counters.batch(loss=loss, samples=samples, tokens=tokens)
+                return self._counters.record_batch(loss=loss, samples=samples, tokens=tokens)
             except Exception as error:
                 self._counters.counting = False
-                self._safely.failed("counting micro-batches", self._step, error)
+                self._guard.report("counting micro-batches", self._step, error)
         return None
 
-    def outputs(self, outputs: Any, labels: Any) -> None:
+    def record_outputs(self, outputs: Any, labels: Any) -> None:
         """What the model returned for a micro-batch of training, and its labels: those of `labels` when left out."""
         if labels is None:
             labels, self.labels = self.labels, None  # of one forward pass: who knows what a second one is about
-        with self.looking():
+        with self.guard_outputs():
             if "losses" in self.needs:
                 self._counters.extra_losses.add(outputs)
             if "predictions" in self.needs:
                 self._counters.predictions.add(outputs, labels)
 
-    def looking(self) -> AbstractContextManager[None]:
+    def guard_outputs(self) -> AbstractContextManager[None]:
         """Guards the training from errors while an adapter looks at what a model returned."""
-        return self._safely("looking at outputs", self._step)
+        return self._guard("looking at outputs", self._step)
 
     def before_clip(
         self, scale: Tensor | None = None, *, optimizer: str | None = None, max_norm: float | None = None
@@ -227,10 +233,10 @@ class Engine:
         if self._recorder is not None:
             self._recorder.before_clip(scale, optimizer, max_norm)
 
-    def clipped(self, norm: Tensor | float, max_norm: float) -> None:
+    def record_clipping(self, norm: Tensor | float, max_norm: float) -> None:
         """The trainer clipped this step's gradients, which had this norm."""
         if self._recorder is not None:
-            self._recorder.clipped(norm, max_norm)
+            self._recorder.record_clipping(norm, max_norm)
 
     def log(self, tag: str, value: Tensor | float) -> None:
         """Adds a scalar of the user's own to the mean that is written under `tag` at the next point.
@@ -238,28 +244,28 @@ class Engine:
         Raises:
             ValueError: the tag would be rewritten by TensorBoard, belongs to a metric, or the value is not a scalar.
         """
-        if self._program.reserves(tag):
+        if self._runner.owns_tag(tag):
             raise ValueError(f"a tag of your own must not be one that a metric writes, got {tag!r}; choose another")
-        self._own.add(tag, value)
+        self._user_scalars.add(tag, value)
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
-    def publish(self, facts: StepInfo | None = None) -> None:
-        """Hands the measured step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
+    def flush_step(self, step_info: StepInfo | None = None) -> None:
+        """Hands the step's values to the writer. `step_info` are numbers that the trainer gave for it: `clip_factor`."""
         recorder = self._recorder
-        if self.publisher.held is None and (recorder is None or not recorder.late.waiting):
+        if self.publisher.buffered is None and (recorder is None or not recorder.end_of_step.pending):
             return  # a step with nothing due, as most are
-        with self._safely("publishing", self._step):
+        with self._guard("publishing", self._step):
             if recorder is not None:
-                recorder.finish()
-            self.publisher.publish(facts)
-        self._steering.keep_budget(self._step)
+                recorder.finish_step()
+            self.publisher.flush(step_info)
+        self._control.apply_budget(self._step)
 
-    def logged(
+    def record_logs(
         self,
         step: int,
         logs: Mapping[str, Number | str],
-        facts: StepInfo | None = None,
+        step_info: StepInfo | None = None,
         shared: Mapping[str, Value] | None = None,
     ) -> None:
         """The trainer logged numbers (by tag) after `step` steps; they travel with what was measured at that step.
@@ -270,29 +276,29 @@ class Engine:
             facts: see `publish`.
             shared: this rank's part of numbers of this very step, perhaps none; None on all ranks or on none.
         """
-        with self._safely("publishing", step):
-            own = shared is not None and self._program.logs
-            if self._recorder is not None and self._counts and (own or self._steering.asks(step)):
-                self._recorder.batch(step).add(shared or {})
+        with self._guard("publishing", step):
+            user_scalars = shared is not None and self._runner.writes_logs
+            if self._recorder is not None and self._counts and (user_scalars or self._control.rule_schedule(step)):
+                self._recorder.step_values(step).add(shared or {})
             self._best.update(logs)
-            numbers = self._program.call(Context("log", step, self._run, logs=logs))
-            self._program.give_way(numbers.tags)
+            numbers = self._runner.run_event(Context("log", step, self._run, logs=logs))
+            self._runner.drop_logged_tags(numbers.tags)
             if self._recorder is not None:
-                self._recorder.finish()
+                self._recorder.finish_step()
             else:
-                numbers.add(self._own.take())  # they wait for a point that does not come: no training is on
-            self.publisher.publish_with(step, numbers, facts)
-        self._steering.keep_budget(self._step)
+                numbers.add(self._user_scalars.pop())  # they wait for a point that does not come: no training is on
+            self.publisher.flush_with_logs(step, numbers, step_info)
+        self._control.apply_budget(self._step)
 
-    def verdict(self, step: int) -> Action:
+    def poll_actions(self, step: int) -> Action:
         """Acts upon what was decided, now that `step` is finished; what an adapter has to do, the same on all ranks."""
-        if self.publisher.decisions.awaited:
-            with self._safely("acting upon decisions", step):
-                return self._steering.act(step)
+        if self.publisher.messages.pending:
+            with self._guard("acting upon decisions", step):
+                return self._control.apply_messages(step)
         return Action.NONE
 
     @property
-    def measures(self) -> bool:
+    def has_due_metrics(self) -> bool:
         """Whether a metric is due in this step."""
         return self._recorder is not None and bool(self._recorder.due)
 
@@ -301,6 +307,6 @@ class Engine:
         return self._recorder.step if self._recorder is not None else 0
 
 
-def _spread(source: ModelAccess, ranks: Reducer | None) -> bool:
+def _spread(access: ModelAccess, reducer: Reducer | None) -> bool:
     """Whether any rank holds pieces of tensors."""
-    return ranks is not None and ranks.largest({"spread": float(source.spread)}).get("spread") == 1
+    return reducer is not None and reducer.max_reduce({"spread": float(access.is_sharded)}).get("spread") == 1

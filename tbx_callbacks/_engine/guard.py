@@ -39,11 +39,11 @@ class Guard:
             with _on_host():
                 yield
         except Exception as error:
-            self.failed(what, step, error)
+            self.report(what, step, error)
         finally:
             self._stopwatch.monitoring += self._stopwatch.clock() - started
 
-    def failed(self, what: str, step: int, error: Exception) -> None:
+    def report(self, what: str, step: int, error: Exception) -> None:
         """Says it once, or raises."""
         if self._strict:
             raise error
@@ -64,7 +64,7 @@ class ChargedGuard:
         self._safely, self._device_time = safely, device_time
 
     @contextlib.contextmanager
-    def __call__(self, what: str, step: int, entries: Sequence[MetricRun]) -> Iterator[None]:
+    def __call__(self, what: str, step: int, metric_runs: Sequence[MetricRun]) -> Iterator[None]:
         """Something is done in here for these entries.
 
         Args:
@@ -73,7 +73,7 @@ class ChargedGuard:
             entries: need it, and pay it: what none of them says to have cost by itself in equal parts, for it is
                 done if only one is due.
         """
-        costs = [entry.cost for entry in entries]
+        costs = [metric_run.cost for metric_run in metric_runs]
         with self._safely(what, step), self._device_time.span(step, costs), torch.no_grad():
             bill, started = CostSlice(costs), self._safely.clock()
             try:

@@ -82,7 +82,7 @@ class RunHistory(Mapping[str, Series]):
         self._texts: dict[str, Points[str]] = {}
         self._made: dict[str, Series] = {}
 
-    def take(self, step: int, values: Mapping[str, FinalValue], wall_time: float) -> None:
+    def record(self, step: int, values: Mapping[str, FinalValue], wall_time: float) -> None:
         """Adds what was written at a step, less what no rule reads (histograms)."""
         for tag, value in values.items():
             if isinstance(value, (int, float)):

@@ -43,42 +43,42 @@ class RuleRunner:
         self.seconds, self.judged = 0.0, 0
         self.fail: Callable[[Exception], None] | None = None
         """Gets errors of rules, which are said when it is None; in either case the rule is switched off."""
-        self._watched, self._write = dict(watched), write
+        self._rules, self._write = dict(watched), write
         self._memory = RunHistory()
         self._said: dict[str, int] = {}
         self._calls: list[threading.Thread] = []
-        self._jobs, self._blind = Worker("tbx_callbacks rules", self._missed), False
+        self._worker, self._blind = Worker("tbx_callbacks rules", self._missed), False
 
-    def recall(self, folder: str, step: int) -> None:
+    def restore(self, folder: str, step: int) -> None:
         """The run goes on after a step: what its folder holds up to there is part of it."""
-        self._jobs.do(partial(self._recall, folder, step))
+        self._worker.submit(partial(self._recall, folder, step))
 
-    def take(self, step: int, values: Mapping[str, FinalValue]) -> None:
+    def record(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """What was written at a step."""
-        self._jobs.do(partial(self._memory.take, step, values, time.time()))
+        self._worker.submit(partial(self._memory.record, step, values, time.time()))
 
     def judge(self, step: int, then: Callable[[Action], None] | None = None) -> Future[Action]:
         """Asks the rules about what was written up to now; the future never fails. `then` is told first."""
 
         def question() -> Action:
-            verdict = self._judge(step, ended=False)
+            action = self._judge(step, ended=False)
             if then is not None:
-                then(verdict)
-            return verdict
+                then(action)
+            return action
 
-        return self._jobs.ask(question)
+        return self._worker.call(question)
 
     def close(self, step: int, seconds: float) -> None:
         """Judges the whole run once more and lets go of the thread; the rest of its findings is said."""
-        wait([self._jobs.ask(partial(self._judge, step, ended=True))], timeout=seconds)
-        self.drop()
+        wait([self._worker.call(partial(self._judge, step, ended=True))], timeout=seconds)
+        self.discard()
         until = time.monotonic() + _CALLS
         for call in self._calls:
             call.join(max(0.0, until - time.monotonic()))
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Lets go of the thread when it has done what it was asked for."""
-        self._jobs.close()
+        self._worker.close()
 
     def _missed(self, error: Exception) -> None:
         if not self._blind:
@@ -90,12 +90,12 @@ class RuleRunner:
     def _recall(self, folder: str, step: int) -> None:
         run = read_history(folder)
         if run is None:
-            self._watched = {name: one for name, one in self._watched.items() if name not in OF_THE_BEGINNING}
+            self._rules = {name: one for name, one in self._rules.items() if name not in OF_THE_BEGINNING}
             return
         for tag, series in run.scalars.items():
             for at, value, wall_time in zip(series.steps, series.values, series.wall_times, strict=True):
                 if at <= step:
-                    self._memory.take(int(at), {tag: float(value)}, float(wall_time))
+                    self._memory.record(int(at), {tag: float(value)}, float(wall_time))
         for tag, texts in run.texts.items():
             said = severity_of(texts.values[-1])
             if tag.startswith(PREFIX) and said is not None and texts.steps[-1] <= step:
@@ -103,20 +103,20 @@ class RuleRunner:
 
     def _judge(self, step: int, *, ended: bool) -> Action:
         started = time.perf_counter()
-        verdict, run = Action.NONE, self._memory.run()
-        for name, one in list(self._watched.items()):
+        action, run = Action.NONE, self._memory.run()
+        for name, one in list(self._rules.items()):
             try:
                 for finding in diagnose(run, {name: one.rule}).findings:
                     if self._is_news(finding):
-                        verdict |= self._alert(finding, step, one.response, ended=ended)
+                        action |= self._alert(finding, step, one.response, ended=ended)
             except Exception as error:
                 self._failed(name, step, error, ended=ended)
         self.judged += 1
         self.seconds += time.perf_counter() - started
-        return verdict
+        return action
 
     def _failed(self, name: str, step: int, error: Exception, *, ended: bool) -> None:
-        del self._watched[name]
+        del self._rules[name]
         if self.fail is not None and not ended:
             self.fail(RuntimeError(f"rule {name} failed at step {step}: {error!r}"))
             return
@@ -131,11 +131,11 @@ class RuleRunner:
 
     def _alert(self, finding: Finding, step: int, response: Response, *, ended: bool) -> Action:
         acts = finding.severity != "note" or finding.id in ONLY_NOTES
-        verdict = _verdict(response) if acts and not ended else Action.NONE
+        action = _action_of(response) if acts and not ended else Action.NONE
         done = "".join(
             f"; {what}"
             for flag, what in ((Action.CHECKPOINT, "a checkpoint is asked for"), (Action.STOP, "a stop is asked for"))
-            if flag in verdict
+            if flag in action
         )
         logger.warning("%s", line(finding, done))
         self._write(step, {PREFIX + finding.id: markdown(finding, step, done)})
@@ -143,15 +143,15 @@ class RuleRunner:
             call = threading.Thread(target=_call, args=(response.call, finding), name="tbx_callbacks call", daemon=True)
             self._calls.append(call)
             call.start()
-        return verdict
+        return action
 
 
-def _verdict(response: Response) -> Action:
+def _action_of(response: Response) -> Action:
     flags = {"stop": Action.STOP, "checkpoint": Action.CHECKPOINT}
-    verdict = Action.NONE
-    for action in response.actions:
-        verdict |= flags.get(action, Action.NONE)
-    return verdict
+    action = Action.NONE
+    for name in response.actions:
+        action |= flags.get(name, Action.NONE)
+    return action
 
 
 def _call(path: str, finding: Finding) -> None:
@@ -175,9 +175,9 @@ class LiveRules:
         decisions: what they want done becomes one of these; None where they only say what they find.
     """
 
-    def __init__(self, schedule: Schedule, watcher: RuleRunner, decisions: Messages | None) -> None:
+    def __init__(self, schedule: Schedule, watcher: RuleRunner, messages: Messages | None) -> None:
         self._schedule, self._checked = schedule, 0
-        self.watcher, self._decisions = watcher, decisions
+        self.runner, self._messages = watcher, messages
 
     def due(self, step: int) -> bool:
         """Whether rules are asked about a step that is published; once for each."""
@@ -185,40 +185,40 @@ class LiveRules:
         self._checked = step
         return due
 
-    def take(self, step: int, values: Mapping[str, FinalValue]) -> None:
+    def record(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """What is written at a step."""
-        self.watcher.take(step, values)
+        self.runner.record(step, values)
 
     def judge(self, step: int) -> Callable[[], None] | None:
         """Asks the rules; what it returns waits until they have decided, if they may."""
-        if self._decisions is None:
-            self.watcher.judge(step)
+        if self._messages is None:
+            self.runner.judge(step)
             return None
-        judged = self.watcher.judge(step, self._decide)
+        judged = self.runner.judge(step, self._decide)
 
         def wait() -> None:
             judged.result()
 
         return wait
 
-    def _decide(self, verdict: Action) -> None:
+    def _decide(self, action: Action) -> None:
         """In the rules' thread."""
-        if verdict and self._decisions is not None:
-            self._decisions.decide(RULES, {str(flag.name): 1.0 for flag in Action if flag in verdict})
+        if action and self._messages is not None:
+            self._messages.send(RULES, {str(flag.name): 1.0 for flag in Action if flag in action})
 
     def close(self, step: int, seconds: float) -> None:
         """The run has ended: rules are asked for the last time."""
-        self.watcher.close(step, seconds)
+        self.runner.close(step, seconds)
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Nobody asks any more."""
-        self.watcher.drop()
+        self.runner.discard()
 
 
 def create_live_rules(
     live: LiveRuleConfig,
     schedule: Schedule,
-    decisions: Messages,
+    messages: Messages,
     *,
     strict: bool,
     write: Write,
@@ -234,11 +234,11 @@ def create_live_rules(
         write: writes texts of a step.
         before: the folder of a run that is resumed, and the step after which.
     """
-    if not (watched := live.watched()):
+    if not (watched := live.active_rules()):
         return None
     watcher = RuleRunner(watched, write=write)
     if before is not None:
-        watcher.recall(*before)
+        watcher.restore(*before)
     if strict:
-        watcher.fail = decisions.fail
-    return LiveRules(schedule, watcher, decisions if live.decides else None)
+        watcher.fail = messages.raise_later
+    return LiveRules(schedule, watcher, messages if live.may_act else None)

@@ -19,25 +19,25 @@ from tbx_callbacks.metrics.progress import AxisProgress
 class MetricRun:
     """An item on a given model. `last` is what had been counted at the metric's last point."""
 
-    item: MetricSpec
+    spec: MetricSpec
     schedule: Schedule
     selection: Selection
     tags: dict[str, tuple[int, ...]]
     """Tags as far as they are known beforehand, and which parameters each is made of."""
     optimizer: str = ""
     """The optimizer in whose step the metric is measured."""
-    last: Totals = field(default_factory=Totals)
+    last_totals: Totals = field(default_factory=Totals)
     cost: Cost = field(default_factory=Cost)
 
     @property
     def has_histograms(self) -> bool:
         """Whether it writes histograms."""
-        return "histogram" in self.item.metric.tags.values()
+        return "histogram" in self.spec.metric.tags.values()
 
     @property
-    def on_steps(self) -> bool:
+    def runs_on_steps(self) -> bool:
         """Whether the metric is measured on steps (and not only when the trainer logs)."""
-        return "step" in self.item.metric.events
+        return "step" in self.spec.metric.events
 
 
 def schedule_of(cadence: Cadence, log_schedule: Schedule) -> Schedule:
@@ -51,7 +51,7 @@ def plan(
     parameters: Sequence[Parameter],
     log_schedule: Schedule,
     parameters_by_optimizer: Mapping[str, Sequence[int]],
-    ranks: Reducer | None = None,
+    reducer: Reducer | None = None,
 ) -> list[MetricRun]:
     """Resolves every item.
 
@@ -68,44 +68,44 @@ def plan(
     Raises:
         ConfigError: a regex matches no parameter, on any rank, or two items would write the same tag.
     """
-    entries: list[MetricRun] = []
-    for item, selections in zip(items, _selections(items, parameters, parameters_by_optimizer, ranks), strict=True):
+    metric_runs: list[MetricRun] = []
+    for item, selections in zip(items, _selections(items, parameters, parameters_by_optimizer, reducer), strict=True):
         schedule = schedule_of(item.every or default, log_schedule)
         for optimizer, selection in selections:
-            entry = MetricRun(item, schedule, selection, _tags(item, selection), optimizer)
-            for other in entries:
-                if other.item is not item:
-                    _check_apart(entry, other)
-            entries.append(entry)
-    return entries
+            metric_run = MetricRun(item, schedule, selection, _tags(item, selection), optimizer)
+            for other in metric_runs:
+                if other.spec is not item:
+                    _check_apart(metric_run, other)
+            metric_runs.append(metric_run)
+    return metric_runs
 
 
 def _selections(
     items: Sequence[MetricSpec],
     parameters: Sequence[Parameter],
     parameters_by_optimizer: Mapping[str, Sequence[int]],
-    ranks: Reducer | None,
+    reducer: Reducer | None,
 ) -> list[list[tuple[str, Selection]]]:
     """What each item selects of each optimizer's parameters, where it selects some of them on any rank."""
     found = [_selected(item, parameters, parameters_by_optimizer) for item in items]
     here: set[str] = set()
-    for place, of_item in enumerate(found):
+    for index, of_item in enumerate(found):
         for optimizer, (selection, regexes) in of_item.items():
-            here |= {f"{place} {what}" for what, error in regexes.items() if error is None}
-            here |= {f"{place} @{optimizer}"} if selection.groups else set()
-    anywhere = here if ranks is None else ranks.anywhere(here)
-    for place, (item, of_item) in enumerate(zip(items, found, strict=True)):
+            here |= {f"{index} {what}" for what, error in regexes.items() if error is None}
+            here |= {f"{index} @{optimizer}"} if selection.groups else set()
+    anywhere = here if reducer is None else reducer.union(here)
+    for index, (item, of_item) in enumerate(zip(items, found, strict=True)):
         for _, regexes in of_item.values():
             for what, error in regexes.items():
-                if error is not None and f"{place} {what}" not in anywhere:
+                if error is not None and f"{index} {what}" not in anywhere:
                     raise ConfigError(f"{item.name}.{error}") from error
     return [
         [
             (optimizer, selection)
             for optimizer, (selection, _) in of_item.items()
-            if item.select is None or f"{place} @{optimizer}" in anywhere
+            if item.select is None or f"{index} @{optimizer}" in anywhere
         ]
-        for place, (item, of_item) in enumerate(zip(items, found, strict=True))
+        for index, (item, of_item) in enumerate(zip(items, found, strict=True))
     ]
 
 
@@ -116,17 +116,17 @@ def _selected(
     if item.select is None:
         return {next(iter(parameters_by_optimizer), ""): (Selection(()), {})}
     return {
-        name: match(item.select, parameters, places, f"{name}/" if len(parameters_by_optimizer) > 1 else "")
-        for name, places in parameters_by_optimizer.items()
+        name: match(item.select, parameters, indices, f"{name}/" if len(parameters_by_optimizer) > 1 else "")
+        for name, indices in parameters_by_optimizer.items()
     }
 
 
-def families(entries: Sequence[MetricRun]) -> tuple[str, ...]:
+def families(metric_runs: Sequence[MetricRun]) -> tuple[str, ...]:
     """What comes before the group's name in tags of scalars that are written for several groups; each once."""
     found: dict[str, None] = {}
-    for entry in entries:
-        if any(group.name != "total" for group in entry.selection.groups):
-            tags = entry.item.metric.tags.items()
+    for metric_run in metric_runs:
+        if any(group.name != "total" for group in metric_run.selection.groups):
+            tags = metric_run.spec.metric.tags.items()
             found.update(
                 {t.removesuffix("/{group}"): None for t, unit in tags if "{group}" in t and unit != "histogram"}
             )
@@ -143,19 +143,19 @@ def _tags(item: MetricSpec, selection: Selection) -> dict[str, tuple[int, ...]]:
     return tags
 
 
-def _check_apart(entry: MetricRun, other: MetricRun) -> None:
+def _check_apart(metric_run: MetricRun, other: MetricRun) -> None:
     """A tag may come from two items only when it means the same: a module that is also a layer, for example."""
-    alike = entry.item.metric == other.item.metric and entry.item.select is not None
+    alike = metric_run.spec.metric == other.spec.metric and metric_run.spec.select is not None
     same = [
         tag
-        for tag, members in entry.tags.items()
+        for tag, members in metric_run.tags.items()
         if tag in other.tags and not (alike and members and members == other.tags[tag])
     ]
     if same:
         more = f" and {len(same) - 1} more" if len(same) > 1 else ""
         raise ConfigError(
-            f"every tag must be written by one metric, but {other.item.name} ({describe(other.item)}) and"
-            f" {entry.item.name} ({describe(entry.item)}) both write {same[0]}{more};"
+            f"every tag must be written by one metric, but {other.spec.name} ({describe(other.spec)}) and"
+            f" {metric_run.spec.name} ({describe(metric_run.spec)}) both write {same[0]}{more};"
             " let their selections differ, or name groups with by: {name: regex}"
         )
 
@@ -174,9 +174,13 @@ def axis_specs(axes: Sequence[str]) -> list[MetricSpec]:
     return [MetricSpec("axis", AxisProgress(counted))] if counted else []
 
 
-def follow_other_metrics(entries: Sequence[MetricRun], log_schedule: Schedule) -> None:
+def follow_other_metrics(metric_runs: Sequence[MetricRun], log_schedule: Schedule) -> None:
     """Counts whenever anything else is measured, or the trainer logs."""
-    others = [entry.schedule for entry in entries if not isinstance(entry.item.metric, AxisProgress) and entry.on_steps]
-    for entry in entries:
-        if isinstance(entry.item.metric, AxisProgress):
-            entry.schedule = either(*dict.fromkeys((log_schedule, *others)))
+    others = [
+        metric_run.schedule
+        for metric_run in metric_runs
+        if not isinstance(metric_run.spec.metric, AxisProgress) and metric_run.runs_on_steps
+    ]
+    for metric_run in metric_runs:
+        if isinstance(metric_run.spec.metric, AxisProgress):
+            metric_run.schedule = either(*dict.fromkeys((log_schedule, *others)))

@@ -39,8 +39,8 @@ class OrderedQueue:
             job: what to do; on the thread its errors are said once.
             waits: whether it waits for a device.
         """
-        if waits or self._jobs.open:
-            self._jobs.do(job)
+        if waits or self._jobs.pending:
+            self._jobs.submit(job)
         else:
             job()
 
@@ -57,101 +57,101 @@ class Publisher:
     """Holds a measured step until the trainer has said what it has to say of it.
 
     With several `ranks` their numbers are brought together first, on a thread; what a device still works on is waited
-    for on a thread too. `decisions` are those of this training.
+    for on a thread too. `messages` are those of this training.
     """
 
-    def __init__(self, sink: Writer) -> None:
-        self.sink = sink
-        self.ranks: Reducer | None = None
-        self.decisions = Messages()
-        self.watch: LiveRules | None = None
-        self.held: tuple[int, StepValues, Sequence[str] | None] | None = None
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.reducer: Reducer | None = None
+        self.messages = Messages()
+        self.live_rules: LiveRules | None = None
+        self.buffered: tuple[int, StepValues, Sequence[str] | None] | None = None
         """The measured step that waits, its batch and what was due at it."""
         self._sent = -1  # other ranks are asked once for a step
         self._last: dict[str, tuple[int, FinalValue]] = {}
-        self._writing, self._behind = threading.Lock(), OrderedQueue()
+        self._writing, self._queue = threading.Lock(), OrderedQueue()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_writing": None, "_behind": None, "ranks": None, "watch": None}
+        return {**self.__dict__, "_writing": None, "_queue": None, "reducer": None, "live_rules": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state, _writing=threading.Lock(), _behind=OrderedQueue())
+        self.__dict__.update(state, _writing=threading.Lock(), _queue=OrderedQueue())
 
-    def last(self, tag: str) -> FinalValue | None:
+    def last_value(self, tag: str) -> FinalValue | None:
         """What was written last under a tag."""
         return self._last.get(tag, (0, None))[1]
 
-    def batch(self, step: int, key: Sequence[str] | None = None) -> StepValues:
+    def step_values(self, step: int, key: Sequence[str] | None = None) -> StepValues:
         """The batch of a step, to be filled and held; that of an earlier step is published first.
 
         Args:
             step: the step.
             key: what is due at it, the same on all ranks; None: the batch is this rank's own.
         """
-        if self.held is None or self.held[0] != step:
-            self.publish()
-            self.held = step, StepValues(), None
-        if self.held[2] is None and step != self._sent:
-            self.held = (*self.held[:2], key)
-        return self.held[1]
+        if self.buffered is None or self.buffered[0] != step:
+            self.flush()
+            self.buffered = step, StepValues(), None
+        if self.buffered[2] is None and step != self._sent:
+            self.buffered = (*self.buffered[:2], key)
+        return self.buffered[1]
 
-    def publish(self, facts: StepInfo | None = None) -> None:
-        """Hands the held step to the sink. `facts` are numbers that the trainer gave for it, as `clip_factor`."""
-        if self.held is not None:
-            (step, batch, key), self.held = self.held, None
-            self._send(step, batch, key, facts or {})
+    def flush(self, step_info: StepInfo | None = None) -> None:
+        """Hands the held step to the sink. `step_info` are numbers that the trainer gave for it, as `clip_factor`."""
+        if self.buffered is not None:
+            (step, step_values, key), self.buffered = self.buffered, None
+            self._send(step, step_values, key, step_info or {})
 
-    def publish_with(self, step: int, own: StepValues, facts: StepInfo | None = None) -> None:
+    def flush_with_logs(self, step: int, own: StepValues, step_info: StepInfo | None = None) -> None:
         """Hands numbers that no other rank shares to the sink, together with the held step if it is the same."""
-        if self.held is not None and self.held[0] == step:
-            self.held[1].take_own(own)
-            self.publish(facts)
+        if self.buffered is not None and self.buffered[0] == step:
+            self.buffered[1].merge_local(own)
+            self.flush(step_info)
         else:
-            self.publish()
-            pending = own.fetch()
-            self._run(lambda: self._write(step, own.finish(pending.parts(), {})), waits=pending.waits)
+            self.flush()
+            pending = own.pack()
+            self._run(lambda: self._write(step, own.finish(pending.partials(), {})), waits=pending.is_pending)
 
-    def rendezvous(self, ranks: Reducer | None) -> None:
+    def start(self, ranks: Reducer | None) -> None:
         """A run begins, with these ranks."""
-        self.part()
-        self.watched_by(None)
-        self.ranks, self._sent = ranks, -1
-        self.decisions = Messages() if ranks is None else ranks.decisions
+        self.close_reducer()
+        self.set_live_rules(None)
+        self.reducer, self._sent = ranks, -1
+        self.messages = Messages() if ranks is None else ranks.messages
 
-    def watched_by(self, watch: LiveRules | None) -> None:
+    def set_live_rules(self, live_rules: LiveRules | None) -> None:
         """Rules watch what is written from now on; or no longer."""
-        if self.watch is not None:
-            self.watch.drop()
-        self.watch = watch
+        if self.live_rules is not None:
+            self.live_rules.discard()
+        self.live_rules = live_rules
 
-    def judge_last(self, step: int, seconds: float) -> None:
+    def close_live_rules(self, step: int, seconds: float) -> None:
         """The run has ended: rules are asked for the last time, for so long at most."""
-        if self.watch is not None:
-            self.watch.close(step, seconds)
-            self.watch = None
+        if self.live_rules is not None:
+            self.live_rules.close(step, seconds)
+            self.live_rules = None
 
-    def part(self) -> None:
+    def close_reducer(self) -> None:
         """Nothing more is merged with other ranks."""
-        if self.ranks is not None:
-            self.ranks.close()
-            self.ranks = None
+        if self.reducer is not None:
+            self.reducer.close()
+            self.reducer = None
 
     def drain(self, seconds: float) -> bool:
         """Writes what is merged with other ranks, as far as they answer in time, which is returned; then parts.
 
         What waits for a device is waited for: without it there is no end of the training either.
         """
-        self.catch_up()
-        self._behind.close()
-        answered = self.ranks is None or self.ranks.drain(seconds)
-        if self.ranks is not None and not answered:
-            self.ranks.let_go(0.0)
-        self.part()
+        self.wait_for_device()
+        self._queue.close()
+        answered = self.reducer is None or self.reducer.drain(seconds)
+        if self.reducer is not None and not answered:
+            self.reducer.shutdown(0.0)
+        self.close_reducer()
         return answered
 
-    def catch_up(self) -> None:
+    def wait_for_device(self) -> None:
         """Writes what waits for a device."""
-        self._behind.drain(_DEVICE)
+        self._queue.drain(_DEVICE)
 
     def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Writes a batch, behind those that wait for a device or for other ranks."""
@@ -163,45 +163,47 @@ class Publisher:
             new = {tag: value for tag, value in values.items() if self._last.get(tag) != (step, value)}
             self._last.update({tag: (step, value) for tag, value in new.items()})
             if new:
-                self.sink.write(step, new)
-                if self.watch is not None:
-                    self.watch.take(step, new)
+                self.writer.write(step, new)
+                if self.live_rules is not None:
+                    self.live_rules.record(step, new)
 
-    def _send(self, step: int, batch: StepValues, key: Sequence[str] | None, facts: StepInfo) -> None:
-        watch = self.watch if key is not None and self.watch is not None and self.watch.due(step) else None
+    def _send(self, step: int, step_values: StepValues, key: Sequence[str] | None, step_info: StepInfo) -> None:
+        live_rules = (
+            self.live_rules if key is not None and self.live_rules is not None and self.live_rules.due(step) else None
+        )
 
         def finish(parts: Partials) -> Callable[[], None] | None:
-            self._write(step, batch.finish(parts, facts))
-            return watch.judge(step) if watch is not None else None
+            self._write(step, step_values.finish(parts, step_info))
+            return live_rules.judge(step) if live_rules is not None else None
 
-        if self.ranks is None or key is None:
-            pending = batch.fetch()
-            self._run(partial(self._judged, step, finish, pending), waits=pending.waits)
+        if self.reducer is None or key is None:
+            pending = step_values.pack()
+            self._run(partial(self._judged, step, finish, pending), waits=pending.is_pending)
             return
         self._sent = step
         try:
-            pending = batch.fetch()
+            pending = step_values.pack()
         except Exception as error:
-            self.ranks.leave(error)
+            self.reducer.withdraw(error)
             raise
-        self.ranks.submit(step, key, pending.parts, finish)
+        self.reducer.submit(step, key, pending.partials, finish)
 
     def _run(self, job: Callable[[], None], *, waits: bool = False) -> None:
         """Does something when all that was published before is written."""
-        if self.ranks is not None:
-            self.ranks.run(job)
+        if self.reducer is not None:
+            self.reducer.run(job)
         else:
-            self._behind.run(job, waits=waits)
+            self._queue.run(job, waits=waits)
 
     def _judged(
         self, step: int, finish: Callable[[Partials], Callable[[], None] | None], pending: PackedValues
     ) -> None:
         """Writes a step. Rules that were asked about one that no device is behind with have decided a step later."""
-        wait = finish(pending.parts())
-        if wait is not None and not pending.waits:
+        wait = finish(pending.partials())
+        if wait is not None and not pending.is_pending:
 
             def decided() -> Sequence[Message]:
                 wait()
                 return ()
 
-            self.decisions.awaited.append((step, decided))
+            self.messages.pending.append((step, decided))

@@ -28,12 +28,15 @@ class MetricRunner:
     """
 
     def __init__(
-        self, entries: Sequence[MetricRun], *, strict: bool, clock: Callable[[], float], shared: bool = False
+        self, metric_runs: Sequence[MetricRun], *, strict: bool, clock: Callable[[], float], shared: bool = False
     ) -> None:
-        self.entries, self._strict, self._clock = list(entries), strict, clock
-        self._owners = {entry: f"{place} {entry.item.name}" if shared else "" for place, entry in enumerate(entries)}
+        self.metric_runs, self._strict, self._clock = list(metric_runs), strict, clock
+        self._owners = {
+            metric_run: f"{index} {metric_run.spec.name}" if shared else ""
+            for index, metric_run in enumerate(metric_runs)
+        }
         self._failed: set[MetricRun] = set()
-        self.needs = needs_of(entries)
+        self.needs = needs_of(metric_runs)
         """What the metrics need at any step."""
         self.regroup()
 
@@ -41,66 +44,70 @@ class MetricRunner:
         """Schedules have changed."""
         self._by_period: dict[int, list[MetricRun]] = {}  # most schedules: they need no call to be asked
         self._others: dict[Schedule, list[MetricRun]] = {}
-        for entry in self.entries:
-            if entry.on_steps and isinstance(entry.schedule, Every):
-                self._by_period.setdefault(entry.schedule.n, []).append(entry)
-            elif entry.on_steps:
-                self._others.setdefault(entry.schedule, []).append(entry)
+        for metric_run in self.metric_runs:
+            if metric_run.runs_on_steps and isinstance(metric_run.schedule, Every):
+                self._by_period.setdefault(metric_run.schedule.n, []).append(metric_run)
+            elif metric_run.runs_on_steps:
+                self._others.setdefault(metric_run.schedule, []).append(metric_run)
 
     def key(self, due: Sequence[MetricRun]) -> tuple[str, ...]:
         """What is due, in words that are the same on every rank."""
-        return tuple(self._owners[entry] for entry in due)
+        return tuple(self._owners[metric_run] for metric_run in due)
 
     @property
-    def on_steps(self) -> list[MetricRun]:
+    def step_runs(self) -> list[MetricRun]:
         """The entries that are measured on steps, less those that have failed."""
-        return [entry for entry in self.entries if entry.on_steps and entry not in self._failed]
+        return [
+            metric_run for metric_run in self.metric_runs if metric_run.runs_on_steps and metric_run not in self._failed
+        ]
 
     def due(self, step: int) -> list[MetricRun]:
         """The entries that are measured at this step."""
         due: list[MetricRun] = []
-        for n, entries in self._by_period.items():
+        for n, metric_runs in self._by_period.items():
             if step % n == 0:
-                due += entries
-        for schedule, entries in self._others.items():
+                due += metric_runs
+        for schedule, metric_runs in self._others.items():
             if schedule(step):
-                due += entries
+                due += metric_runs
         return due
 
     @property
-    def logs(self) -> bool:
+    def writes_logs(self) -> bool:
         """Whether the set writes the trainer's own numbers."""
-        return any("log" in entry.item.metric.events for entry in self.entries)
+        return any("log" in metric_run.spec.metric.events for metric_run in self.metric_runs)
 
-    def reserves(self, tag: str) -> bool:
+    def owns_tag(self, tag: str) -> bool:
         """Whether the tag belongs to a metric."""
-        families = {t.partition("<")[0] for entry in self.entries for t in entry.item.metric.tags if "<" in t}
+        families = {
+            t.partition("<")[0] for metric_run in self.metric_runs for t in metric_run.spec.metric.tags if "<" in t
+        }
         owned = tag.startswith(tuple(families - {"train/"}))
-        return owned or any(tag in entry.tags for entry in self.entries)
+        return owned or any(tag in metric_run.tags for metric_run in self.metric_runs)
 
-    def call(self, context: Context) -> StepValues:
+    def run_event(self, context: Context) -> StepValues:
         """Values of the metrics that are written at an event other than a step."""
-        batch = StepValues()
-        for entry in list(self.entries):
-            if context.event in entry.item.metric.events:
-                self.run(entry, context, batch)
-        return batch
+        step_values = StepValues()
+        for metric_run in list(self.metric_runs):
+            if context.event in metric_run.spec.metric.events:
+                self.run(metric_run, context, step_values)
+        return step_values
 
-    def run(self, entry: MetricRun, context: Context, batch: StepValues) -> None:
+    def run(self, metric_run: MetricRun, context: Context, step_values: StepValues) -> None:
         """Adds what a metric returns; an error is reported once under the metric's name and switches it off."""
-        if entry not in self.entries:
+        if metric_run not in self.metric_runs:
             return
-        name, owner, started = entry.item.name, self._owners[entry], self._clock()
-        if entry in self._failed:
-            batch.flag(owner, failed=True)
+        name, owner, started = metric_run.spec.name, self._owners[metric_run], self._clock()
+        if metric_run in self._failed:
+            step_values.flag_failure(owner, failed=True)
             return
         try:
-            batch.add(entry.item.metric(context), owner if context.event == "step" else "")
-            entry.cost.add(self._clock() - started, context.step)
+            step_values.add(metric_run.spec.metric(context), owner if context.event == "step" else "")
+            metric_run.cost.add(self._clock() - started, context.step)
         except Exception as error:
             if self._strict:
                 raise RuntimeError(f"metric {name} failed at step {context.step}: {error}") from error
-            tags = ", ".join(entry.item.metric.tags)
+            tags = ", ".join(metric_run.spec.metric.tags)
             logger.warning(
                 "metric %s failed at step %d and is switched off; %s will be missing: %r",
                 name,
@@ -109,29 +116,29 @@ class MetricRunner:
                 error,
             )
             if owner:
-                self._failed.add(entry)
-                batch.flag(owner, failed=True)
+                self._failed.add(metric_run)
+                step_values.flag_failure(owner, failed=True)
             else:
-                self._remove(entry)
+                self._remove(metric_run)
 
-    def give_way(self, logs: Iterable[str]) -> None:
+    def drop_logged_tags(self, logs: Iterable[str]) -> None:
         """Leaves out metrics of steps whose tags the trainer logs itself, with one warning each."""
-        for entry in list(self.entries):
-            same = [tag for tag in logs if tag in entry.tags] if entry.on_steps else []
+        for metric_run in list(self.metric_runs):
+            same = [tag for tag in logs if tag in metric_run.tags] if metric_run.runs_on_steps else []
             if same:
-                logger.warning("the trainer logs %s itself; metric %s is left out", same[0], entry.item.name)
-                self._remove(entry)
+                logger.warning("the trainer logs %s itself; metric %s is left out", same[0], metric_run.spec.name)
+                self._remove(metric_run)
 
-    def _remove(self, entry: MetricRun) -> None:
-        self.entries.remove(entry)
-        self.needs = needs_of(self.entries)
+    def _remove(self, metric_run: MetricRun) -> None:
+        self.metric_runs.remove(metric_run)
+        self.needs = needs_of(self.metric_runs)
         self.regroup()
 
 
-def needs_of(entries: Sequence[MetricRun], optimizer: str | None = None) -> frozenset[str]:
+def needs_of(metric_runs: Sequence[MetricRun], optimizer: str | None = None) -> frozenset[str]:
     """What entries need; only those that are measured in the step of one optimizer, if it is named."""
-    chosen = (entry for entry in entries if optimizer in (None, entry.optimizer))
-    return frozenset(need for entry in chosen for need in entry.item.metric.needs)
+    chosen = (metric_run for metric_run in metric_runs if optimizer in (None, metric_run.optimizer))
+    return frozenset(need for metric_run in chosen for need in metric_run.spec.metric.needs)
 
 
 _LATE = frozenset({"batches", "loss_scale", "losses", "predictions"})
@@ -141,35 +148,35 @@ class EndOfStepRuns:
     """Entries that wait for the end of their step."""
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[MetricRun, Context]] = []
+        self.pending: list[tuple[MetricRun, Context]] = []
 
-    def takes(self, entry: MetricRun, context: Context) -> bool:
+    def defer(self, metric_run: MetricRun, context: Context) -> bool:
         """Whether the entry has to wait, and does now; its tensors' statistics are taken at once."""
-        needs = entry.item.metric.needs
+        needs = metric_run.spec.metric.needs
         if _LATE.isdisjoint(needs):
             return False
-        if entry.item.select is not None:
+        if metric_run.spec.select is not None:
             for tensors in (context.gradients, context.weights):
-                tensors.take(nonfinite="nonfinite" in needs)
-        self.waiting.append((entry, replace(context, state=None)))  # which holds gradients
+                tensors.compute(nonfinite="nonfinite" in needs)
+        self.pending.append((metric_run, replace(context, optimizer_state=None)))  # which holds gradients
         return True
 
-    def finish(self, program: MetricRunner, counters: Counters, publisher: Publisher) -> None:
+    def run_all(self, runner: MetricRunner, counters: Counters, publisher: Publisher) -> None:
         """Runs what has waited."""
-        waiting, self.waiting = self.waiting, []
-        for entry, context in waiting:
-            program.run(entry, with_interval(entry, context, counters), publisher.batch(context.step))
+        waiting, self.pending = self.pending, []
+        for metric_run, context in waiting:
+            runner.run(metric_run, with_interval(metric_run, context, counters), publisher.step_values(context.step))
 
 
-def with_interval(entry: MetricRun, context: Context, counters: Counters) -> Context:
+def with_interval(metric_run: MetricRun, context: Context, counters: Counters) -> Context:
     """The context with what was counted since the entry's last point, which is now."""
     now = counters.totals()
-    interval, entry.last = now.since(entry.last), now
-    needs = entry.item.metric.needs
+    interval, metric_run.last_totals = now.since(metric_run.last_totals), now
+    needs = metric_run.spec.metric.needs
     if "predictions" in needs:
-        counters.predictions.explain()
+        counters.predictions.warn_if_empty()
     if "losses" in needs:
         interval = replace(
-            interval, extra_losses={name: Mean(*sums) for name, sums in counters.extra_losses.take().items()}
+            interval, extra_losses={name: Mean(*sums) for name, sums in counters.extra_losses.pop().items()}
         )
     return replace(context, interval=interval)

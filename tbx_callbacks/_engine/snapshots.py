@@ -26,30 +26,30 @@ class GradientSnapshot:
         self.square: Number = 0.0
         self.max_norm: float | None = None
 
-    def look(
+    def take(
         self,
-        source: ModelAccess,
+        access: ModelAccess,
         due: Sequence[MetricRun],
         scale: Tensor | None,
         optimizer: str | None,
         max_norm: float | None,
     ) -> None:
         """Takes the gradients' statistics where a due metric needs them; see `Engine.before_clip`."""
-        for name in source.parameters_by_optimizer if optimizer is None else (optimizer,):
+        for name in access.parameters_by_optimizer if optimizer is None else (optimizer,):
             needs = needs_of(due, name)
             if "before_clip" in needs and name not in self.gradients:
-                gradients = source.gradients(name, scale)
-                self.gradients[name] = gradients.measured(nonfinite="nonfinite" in needs)
-                if max_norm is not None and not source.unsummed(name):
+                gradients = access.gradients(name, scale)
+                self.gradients[name] = gradients.statistics_only(nonfinite="nonfinite" in needs)
+                if max_norm is not None and not access.partial_gradients(name):
                     self.square, self.max_norm = gradients.squares.sum(), max_norm
 
-    def written(self) -> Value | None:
+    def clip_factor(self) -> Value | None:
         """The clip factor; None when nobody has told it."""
         if self.max_norm is not None:
             return ClipFactor(self.square, self.max_norm)
         return None if self.factor is None else Max(self.factor)
 
-    def clipped(self, norm: Tensor, max_norm: float) -> None:
+    def record_clipping(self, norm: Tensor, max_norm: float) -> None:
         """The gradients have this norm and are clipped to `max_norm`; see torch.nn.utils.clip_grad_norm_ for 1e-6."""
         self.factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
 
@@ -64,25 +64,25 @@ class WeightSnapshot:
     def __init__(self) -> None:
         self._copies: dict[str, dict[int, Tensor]] = {}
 
-    def take(self, source: ModelAccess, due: Sequence[MetricRun], name: str, *, closure: bool) -> None:
+    def take(self, access: ModelAccess, due: Sequence[MetricRun], name: str, *, closure: bool) -> None:
         """Copies what the optimizer called `name` may change; with a closure gradients are not there yet."""
-        places = {
-            place
-            for entry in due
-            if entry.optimizer == name and "weights_before" in entry.item.metric.needs
-            for group in entry.selection.groups
-            for place in group.members
-            if source.is_mine(place)
+        indices = {
+            index
+            for metric_run in due
+            if metric_run.optimizer == name and "weights_before" in metric_run.spec.metric.needs
+            for group in metric_run.selection.groups
+            for index in group.members
+            if access.is_local(index)
         }
         self._copies[name] = {
-            place: here.to(_exact(here.dtype), copy=True)
-            for place in sorted(places)
-            if source.parameters[place].tensor.requires_grad
-            and (closure or source.has_gradient(place))
-            and (here := source.weight(place)) is not None
+            index: here.to(_exact(here.dtype), copy=True)
+            for index in sorted(indices)
+            if access.parameters[index].tensor.requires_grad
+            and (closure or access.has_gradient(index))
+            and (here := access.weight(index)) is not None
         }
 
-    def updates(self, source: ModelAccess, name: str, skipped: Tensor | None) -> Tensors | None:
+    def updates(self, access: ModelAccess, name: str, skipped: Tensor | None) -> Tensors | None:
         """New weights less old ones, in the memory of the copies; None when nothing was copied.
 
         Weights without a gradient are left out, since the optimizer passes them over. `skipped` is not 0 when the step
@@ -91,16 +91,16 @@ class WeightSnapshot:
         copies = self._copies.pop(name, None)
         if not copies:
             return None
-        updates: list[Tensor | None] = [None] * len(source.parameters)
-        for place, old in copies.items():
-            here = source.weight(place)
-            if here is None or (source.zero is None and not source.has_gradient(place)):
+        updates: list[Tensor | None] = [None] * len(access.parameters)
+        for index, old in copies.items():
+            here = access.weight(index)
+            if here is None or (access.deepspeed is None and not access.has_gradient(index)):
                 continue
             torch.sub(here, old, out=old)
             if skipped is not None:
                 nothing = torch.zeros_like(skipped).masked_fill_(skipped != 0, torch.nan)
                 old.add_(moved(nothing, old.device).to(old.dtype))
-            updates[place] = old
+            updates[index] = old
         return Tensors(updates)
 
     def clear(self) -> None:

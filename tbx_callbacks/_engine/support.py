@@ -23,7 +23,7 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def describe_mismatch(
-    parameters: Sequence[Parameter], ranks: Reducer | None, pieces: Collection[int] = ()
+    parameters: Sequence[Parameter], reducer: Reducer | None, pieces: Collection[int] = ()
 ) -> str | None:
     """How plain tensors differ between ranks, in words; None when they are copies: then one rank's are counted.
 
@@ -35,14 +35,14 @@ def describe_mismatch(
         ranks: all ranks.
         pieces: ids of tensors that are known to be pieces, and are counted as such.
     """
-    if ranks is None:
+    if reducer is None:
         return None
     marks: dict[str, float] = {}
     for parameter in parameters:
         if not isinstance(parameter.tensor, DTensor) and id(parameter.tensor) not in pieces:
             mark = _checksum(parameter.tensor)
             marks.update({f"+{parameter.name}": mark, f"-{parameter.name}": -mark})
-    most = ranks.largest(marks)
+    most = reducer.max_reduce(marks)
     names = [tag[1:] for tag in most if tag[0] == "+" and most[tag] != -most["-" + tag[1:]]]
     if not names:
         return None
@@ -63,12 +63,12 @@ _OF_ALL_RANKS = ("activations", "axis", "input_share", "memory", "nonfinite", "o
 
 
 def supported_metrics(
-    items: Sequence[MetricSpec], setup: TrainingInfo, source: ModelAccess, ranks: Reducer | None
+    items: Sequence[MetricSpec], info: TrainingInfo, access: ModelAccess, reducer: Reducer | None
 ) -> list[MetricSpec]:
     """The items that can be right with these ranks; None of them where there is one, or where the others do not log."""
-    different = None if setup.sharding else describe_mismatch(source.parameters, ranks, source.pieces)
-    items = _without_sharded(items, setup.sharding or different, *(["activations"] if different else []))
-    return _without_other_ranks(items, spread=source.spread) if ranks is None and world_size() > 1 else items
+    different = None if info.sharding else describe_mismatch(access.parameters, reducer, access.sharded_ids)
+    items = _without_sharded(items, info.sharding or different, *(["activations"] if different else []))
+    return _without_other_ranks(items, spread=access.is_sharded) if reducer is None and world_size() > 1 else items
 
 
 def _without_sharded(items: Sequence[MetricSpec], sharding: str | None, *also: str) -> list[MetricSpec]:
@@ -104,19 +104,19 @@ class PartialGradients:
     def __init__(self) -> None:
         self._said = False
 
-    def flag(self, source: ModelAccess, due: Sequence[MetricRun], name: str, batch: StepValues) -> None:
+    def flag(self, access: ModelAccess, due: Sequence[MetricRun], name: str, step_values: StepValues) -> None:
         """Flags what is due in the step of the optimizer called `name`."""
-        places = source.unsummed(name)
+        places = access.partial_gradients(name)
         if not places:
             return
-        for entry in due:
-            if entry.optimizer == name and "gradients" in entry.item.metric.needs:
-                for tag, members in entry.tags.items():
+        for metric_run in due:
+            if metric_run.optimizer == name and "gradients" in metric_run.spec.metric.needs:
+                for tag, members in metric_run.tags.items():
                     if not members or not places.isdisjoint(members):
-                        batch.flag(tag, failed=True)
+                        step_values.flag_failure(tag, failed=True)
         if not self._said:
             self._said = True
-            names = [source.parameters[place].name for place in sorted(places)]
+            names = [access.parameters[place].name for place in sorted(places)]
             logger.warning(
                 "gradients of %s are DTensors of partial sums (sequence parallelism), so numbers made of them are left"
                 " out (remedy: before the step, p.grad = p.grad.redistribute(placements=p.placements))",

@@ -25,7 +25,7 @@ class TrainingInfo:
     `spreads_nonfinite` says whether gradients are multiplied by a factor made of their norm. `sharding` says in words
     how parameters are spread over ranks, if they are. `larger_is_better` has the trainer's own word on evaluation
     metrics, by tag. `earlier_logs` are numbers by tag of the part of the run that a checkpoint brought along.
-    `scaler` is the GradScaler of mixed precision. `compiled` says that the trainer compiles the model. `zero` is
+    `scaler` is the GradScaler of mixed precision. `compiled` says that the trainer compiles the model. `deepspeed` is
     DeepSpeed's optimizer, if it is ZeRO's. `predictions_remedy` says how users of this trainer can show the labels and
     logits of their batches. `trains` says whether the training is still on, where a trainer does not tell of its end by
     an exception: asked in hooks, which are removed when it is not.
@@ -43,6 +43,6 @@ class TrainingInfo:
     earlier_logs: Sequence[Mapping[str, float | str]] = ()
     scaler: Any = None
     compiled: bool = False
-    zero: DeepSpeedSharding | None = None
-    trains: Callable[[], bool] = _always
+    deepspeed: DeepSpeedSharding | None = None
+    still_training: Callable[[], bool] = _always
     predictions_remedy: str = "give both to Monitor.outputs"

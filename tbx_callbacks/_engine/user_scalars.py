@@ -37,14 +37,14 @@ class UserScalars:
         total, count = self.sums.get(check_tag(tag), (0.0, 0))
         self.sums[tag] = (total + value, count + 1)
 
-    def take(self) -> dict[str, Mean]:
+    def pop(self) -> dict[str, Mean]:
         """The means so far, of this rank: ranks need not log the same ones. The next ones start anew."""
         taken = {tag: Mean(total, count) for tag, (total, count) in self.sums.items()}
         self.sums.clear()
         return taken
 
-    def numbers(self) -> dict[str, FinalValue]:
+    def pop_final(self) -> dict[str, FinalValue]:
         """The same, finished; waits for their device."""
-        batch = StepValues()
-        batch.add(self.take())
-        return batch.numbers({})
+        step_values = StepValues()
+        step_values.add(self.pop())
+        return step_values.finish_local({})

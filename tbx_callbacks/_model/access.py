@@ -32,7 +32,7 @@ class ModelAccess:
     Args:
         model: the model.
         optimizers: by name.
-        lowest: takes the smallest of each number over ranks (`Reducer.lowest`); None where there is one rank.
+        lowest: takes the smallest of each number over ranks (`Reducer.min_reduce`); None where there is one rank.
         zero: holds the parameters' parts, under DeepSpeed ZeRO.
     """
 
@@ -41,19 +41,19 @@ class ModelAccess:
         model: nn.Module,
         optimizers: Mapping[str, torch.optim.Optimizer],
         lowest: Lowest | None = None,
-        zero: DeepSpeedSharding | None = None,
+        deepspeed: DeepSpeedSharding | None = None,
     ) -> None:
         self.parameters = _readable(parameters_of(model))
-        self.zero = zero
-        held = sharded_over(model) if zero is None else zero.sharded_over([p.tensor for p in self.parameters])
-        self.pieces = frozenset(place for place, ranks_of in held.items() if len(ranks_of) > 1)
+        self.deepspeed = deepspeed
+        held = sharded_over(model) if deepspeed is None else deepspeed.sharded_over([p.tensor for p in self.parameters])
+        self.sharded_ids = frozenset(index for index, ranks_of in held.items() if len(ranks_of) > 1)
         """Ids of plain parameters of which this rank holds a piece."""
-        self.spread = any(is_sharded(p.tensor, held.get(id(p.tensor), ())) for p in self.parameters)
-        self._mine = _mine(self.parameters, held, lowest)
+        self.is_sharded = any(is_sharded(p.tensor, held.get(id(p.tensor), ())) for p in self.parameters)
+        self._local = _mine(self.parameters, held, lowest)
         self.optimizers = optimizers
         self.parameters_by_optimizer = parameters_by_optimizer(self.parameters, optimizers)
         self._said: dict[str, set[str]] = {name: set() for name in optimizers}
-        self._owned = {name: frozenset(places) for name, places in self.parameters_by_optimizer.items()}
+        self._owned = {name: frozenset(indices) for name, indices in self.parameters_by_optimizer.items()}
 
     @property
     def device(self) -> torch.device:
@@ -62,42 +62,42 @@ class ModelAccess:
 
     def gradients(self, name: str, scale: Tensor | None = None) -> Tensors:
         """Gradients of one optimizer's parameters; `scale` is the loss scale that they still carry."""
-        owned = self._owned[name] & self._mine
+        owned = self._owned[name] & self._local
         return Tensors([self.gradient(i) if i in owned else None for i in range(len(self.parameters))], scale)
 
-    def gradient(self, place: int) -> Tensor | None:
+    def gradient(self, index: int) -> Tensor | None:
         """This rank's elements of a parameter's gradient."""
-        tensor = self.parameters[place].tensor
-        if self.zero is not None:
-            return self.zero.gradient(tensor)
+        tensor = self.parameters[index].tensor
+        if self.deepspeed is not None:
+            return self.deepspeed.gradient(tensor)
         return None if tensor.grad is None else local(tensor.grad)
 
-    def has_gradient(self, place: int) -> bool:
+    def has_gradient(self, index: int) -> bool:
         """Whether a parameter has a gradient, readable or not: the optimizer steps on it."""
-        tensor = self.parameters[place].tensor
-        return tensor.grad is not None if self.zero is None else self.zero.gradient(tensor) is not None
+        tensor = self.parameters[index].tensor
+        return tensor.grad is not None if self.deepspeed is None else self.deepspeed.gradient(tensor) is not None
 
-    def unsummed(self, name: str) -> frozenset[int]:
+    def partial_gradients(self, name: str) -> frozenset[int]:
         """Places of one optimizer's gradients that are partial sums, which `gradients` leaves out."""
         return frozenset(i for i in self._owned[name] if is_partial_sum(self.parameters[i].tensor.grad))
 
     def weights(self, name: str) -> Tensors:
         """One optimizer's parameters."""
-        owned = self._owned[name] & self._mine
+        owned = self._owned[name] & self._local
         return Tensors([self.weight(i) if i in owned else None for i in range(len(self.parameters))])
 
-    def weight(self, place: int) -> Tensor | None:
+    def weight(self, index: int) -> Tensor | None:
         """This rank's elements of a parameter."""
-        tensor = self.parameters[place].tensor
-        return local(tensor.detach()) if self.zero is None else self.zero.weight(tensor)
+        tensor = self.parameters[index].tensor
+        return local(tensor.detach()) if self.deepspeed is None else self.deepspeed.weight(tensor)
 
-    def is_mine(self, place: int) -> bool:
+    def is_local(self, index: int) -> bool:
         """Whether this rank speaks for its elements of a parameter: of replicas one does."""
-        return place in self._mine
+        return index in self._local
 
-    def state(self, name: str) -> OptimizerStateView:
+    def optimizer_state(self, name: str) -> OptimizerStateView:
         """What one optimizer remembers of its parameters."""
-        return OptimizerStateView(self.optimizers[name], self.parameters, self._said[name], self._mine, self.zero)
+        return OptimizerStateView(self.optimizers[name], self.parameters, self._said[name], self._local, self.deepspeed)
 
     def learning_rates(self) -> dict[str, Number]:
         """The rates that the step used, by `<Optimizer>/<group>`."""
@@ -118,7 +118,7 @@ def _mine(parameters: Sequence[Parameter], held: Mapping[int, Sequence[int]], lo
     here = owning_ranks([p.tensor for p in parameters], held)
     first = lowest(here.clone(), [p.name for p in parameters])
     return frozenset(
-        place for place, p in enumerate(parameters) if here[place] == first[place] and is_primary_replica(p.tensor)
+        index for index, p in enumerate(parameters) if here[index] == first[index] and is_primary_replica(p.tensor)
     )
 
 

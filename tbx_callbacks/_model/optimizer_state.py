@@ -36,25 +36,25 @@ class OptimizerStateView:
         parameters: Sequence[Parameter],
         said: set[str],
         mine: Collection[int],
-        zero: DeepSpeedSharding | None = None,
+        deepspeed: DeepSpeedSharding | None = None,
     ) -> None:
         shares = type(optimizer).__name__ == "ZeroRedundancyOptimizer"  # torch's: each parameter's state is on one rank
         optimizer = getattr(optimizer, "optim") if shares else optimizer  # noqa: B009 - it is no attribute of all
         self._optimizer, self._said = optimizer, said
-        self._stepped = any(parameters[place].tensor.grad is not None for place in mine)
+        self._stepped = any(parameters[index].tensor.grad is not None for index in mine)
         groups = {id(tensor): group for group in optimizer.param_groups for tensor in group["params"]}
         tensors = [parameter.tensor for parameter in parameters]
         self._kept: list[ParameterState | None] = [
-            _here(optimizer.state.get(tensor)) if id(tensor) in groups and (shares or place in mine) else None
-            for place, tensor in enumerate(tensors)
+            _here(optimizer.state.get(tensor)) if id(tensor) in groups and (shares or index in mine) else None
+            for index, tensor in enumerate(tensors)
         ]
         self._groups: list[ParameterState] = [groups.get(id(tensor), {}) for tensor in tensors]
-        if zero is not None:
-            found = [zero.kept(tensor) for tensor in tensors]
+        if deepspeed is not None:
+            found = [deepspeed.optimizer_state(tensor) for tensor in tensors]
             self._kept, self._groups = [kept for kept, _ in found], [group for _, group in found]
-        self._weights = [local(tensor) if zero is None else zero.weight(tensor) for tensor in tensors]
+        self._weights = [local(tensor) if deepspeed is None else deepspeed.weight(tensor) for tensor in tensors]
         self._gradients = [None if tensor.grad is None else local(tensor.grad) for tensor in tensors]
-        self._whole = zero is None and not any(isinstance(tensor, DTensor) for tensor in tensors)
+        self._whole = deepspeed is None and not any(isinstance(tensor, DTensor) for tensor in tensors)
         self.numels = tuple(0 if part is None else part.numel() for part in self._weights)
 
     @cached_property
@@ -70,7 +70,7 @@ class OptimizerStateView:
         return known
 
     @cached_property
-    def steps(self) -> Tensors | None:
+    def update_norms(self) -> Tensors | None:
         """The norm of each parameter's step, without decoupled weight decay, 0-d; None if it cannot be known."""
         step = update_norm_of(self._optimizer, whole=self._whole)
         if step is None:

@@ -85,7 +85,7 @@ class Losses:
             total.add(value)
             self._sums[name] = total, count + 1
 
-    def take(self) -> dict[str, tuple[Number, int]]:
+    def pop(self) -> dict[str, tuple[Number, int]]:
         """Sum and count of each since the last point, by name; the next ones start anew."""
         sums = {clean(name): (total.total(), count) for name, (total, count) in self._sums.items()}
         self._sums.clear()
@@ -137,7 +137,7 @@ class Predictions:
         if len(self._kept) >= _KEPT:
             self.totals()
 
-    def explain(self) -> None:
+    def warn_if_empty(self) -> None:
         """Says once, at a point, why there is nothing to write."""
         if not (self._any or self._said):
             self._said = True

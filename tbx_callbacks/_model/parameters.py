@@ -68,21 +68,21 @@ class Selection:
         """
         if not self.groups:
             return {}
-        places, parameters_by_optimizer = (moved(index, numbers.device) for index in self._index)
+        indices, parameters_by_optimizer = (moved(index, numbers.device) for index in self._index)
         sums = numbers.new_zeros(len(self.groups)).index_add_(
-            0, parameters_by_optimizer, numbers.index_select(0, places)
+            0, parameters_by_optimizer, numbers.index_select(0, indices)
         )
         return {
             group.name: total
             for group, total in zip(self.groups, sums.unbind(), strict=True)
-            if any(present[place] for place in group.members)
+            if any(present[index] for index in group.members)
         }
 
     @cached_property
     def _index(self) -> tuple[Tensor, Tensor]:
-        places = [place for group in self.groups for place in group.members]
+        indices = [index for group in self.groups for index in group.members]
         parameters_by_optimizer = [owner for owner, group in enumerate(self.groups) for _ in group.members]
-        return torch.tensor(places, dtype=torch.int64), torch.tensor(parameters_by_optimizer, dtype=torch.int64)
+        return torch.tensor(indices, dtype=torch.int64), torch.tensor(parameters_by_optimizer, dtype=torch.int64)
 
 
 def parameters_of(model: nn.Module) -> tuple[Parameter, ...]:
@@ -121,26 +121,26 @@ def match(
     among = range(len(names)) if among is None else among
     regexes: dict[str, NoMatchError | None] = {}
 
-    def matching(what: str, regex: str, places: Sequence[int]) -> list[int]:
-        found, regexes[what] = _matching(what, regex, places, names)
+    def matching(what: str, regex: str, indices: Sequence[int]) -> list[int]:
+        found, regexes[what] = _matching(what, regex, indices, names)
         return found
 
     chosen = list(among) if select.include is None else matching("include", select.include, among)
     if select.exclude is not None:
         dropped = set(matching("exclude", select.exclude, among))
-        chosen = [place for place in chosen if place not in dropped]
+        chosen = [index for index in chosen if index not in dropped]
         none_left = f"exclude {select.exclude!r} leaves no parameter of those that include chose; narrow it"
         regexes["left"] = None if chosen else NoMatchError(none_left)
     if not isinstance(select.by, str):
         named = [(prefix + name, matching(f"by.{name}", regex, chosen)) for name, regex in select.by.items()]
-        return Selection([Group(name, tuple(places)) for name, places in named if places]), regexes
+        return Selection([Group(name, tuple(indices)) for name, indices in named if indices]), regexes
     members: dict[str, list[int]] = {}
     parameters_by_optimizer = layers_of(names) if select.by == "layer" else [_GROUP[select.by](name) for name in names]
-    for place in chosen:
-        members.setdefault(parameters_by_optimizer[place], []).append(place)
+    for index in chosen:
+        members.setdefault(parameters_by_optimizer[index], []).append(index)
     apart = members if select.by == "total" else unique(["total", *members])[1:]  # a layer may be named total
-    groups = [(prefix + name, places) for name, places in zip(apart, members.values(), strict=True)]
-    return Selection([Group(name, tuple(places)) for name, places in groups]), regexes
+    groups = [(prefix + name, indices) for name, indices in zip(apart, members.values(), strict=True)]
+    return Selection([Group(name, tuple(indices)) for name, indices in groups]), regexes
 
 
 def layers_of(names: Sequence[str]) -> list[str]:
@@ -161,9 +161,9 @@ def layer_of(name: str, shared: int = 0) -> str:
     path (`bert.embeddings`, `classifier`). The first `shared` parts, which lead to the model, do not count.
     """
     parts = name.split(".")
-    for place, part in enumerate(parts[:-1]):
-        if part == "original_module" or (part.isdigit() and place >= shared):
-            return ".".join(parts[: place + 1])
+    for index, part in enumerate(parts[:-1]):
+        if part == "original_module" or (part.isdigit() and index >= shared):
+            return ".".join(parts[: index + 1])
     return ".".join(parts[:-1][: shared + 2]) or name
 
 
@@ -175,12 +175,12 @@ def shared_parts(names: Sequence[str]) -> list[int]:
     """
     paths = [name.split(".")[:-1] for name in names]
     common = _in_common(paths)
-    places = [path[common] if len(path) > common and path[common].isdigit() else None for path in paths]
+    indices = [path[common] if len(path) > common and path[common].isdigit() else None for path in paths]
     inner = {
-        place: _in_common([path for path, its_place in zip(paths, places, strict=True) if its_place == place])
-        for place in set(places) - {None}
+        index: _in_common([path for path, its_place in zip(paths, indices, strict=True) if its_place == index])
+        for index in set(indices) - {None}
     }
-    return [max(common, inner.get(place, 0)) for place in places]
+    return [max(common, inner.get(index, 0)) for index in indices]
 
 
 def _in_common(paths: Sequence[Sequence[str]]) -> int:
@@ -216,13 +216,13 @@ _GROUP = {
 
 
 def _matching(
-    what: str, regex: str, places: Sequence[int], names: Sequence[str]
+    what: str, regex: str, indices: Sequence[int], names: Sequence[str]
 ) -> tuple[list[int], NoMatchError | None]:
     pattern = re.compile(regex)
-    found = [place for place in places if pattern.search(names[place])]
+    found = [index for index in indices if pattern.search(names[index])]
     if found:
         return found, None
-    shown = ", ".join(near(regex, [names[place] for place in places]))
+    shown = ", ".join(near(regex, [names[index] for index in indices]))
     return [], NoMatchError(f"{what} must match at least one parameter's name, got {regex!r}; near names: {shown}")
 
 
@@ -237,6 +237,6 @@ def parameters_by_optimizer(
                 owner.setdefault(id(tensor), name)
     first = next(iter(optimizers))
     return {
-        name: tuple(place for place, p in enumerate(parameters) if owner.get(id(p.tensor), first) == name)
+        name: tuple(index for index, p in enumerate(parameters) if owner.get(id(p.tensor), first) == name)
         for name in optimizers
     }

@@ -31,8 +31,8 @@ class Tensors:
     def __bool__(self) -> bool:
         return True
 
-    def __getitem__(self, place: int) -> Tensor | None:
-        return self._elements[place]
+    def __getitem__(self, index: int) -> Tensor | None:
+        return self._elements[index]
 
     @cached_property
     def squares(self) -> Tensor:
@@ -52,28 +52,28 @@ class Tensors:
 
         Groups without a tensor are left out.
         """
-        there = {name: [place for place in places if self.present[place]] for name, places in groups.items()}
-        there = {name: places for name, places in there.items() if places}
+        there = {name: [index for index in indices if self.present[index]] for name, indices in groups.items()}
+        there = {name: indices for name, indices in there.items() if indices}
         bounds: Sequence[Tensor | None] = [None] * len(there)
         if there and self._moments is not None:
             rank = list(accumulate(self.present, initial=0))  # of a place among those that hold a tensor
-            bounds = self._moments.bounds([[rank[place] for place in places] for places in there.values()])
+            bounds = self._moments.bounds([[rank[index] for index in indices] for indices in there.values()])
         return {
-            name: ([tensor for place in places if (tensor := self[place]) is not None], known)
-            for (name, places), known in zip(there.items(), bounds, strict=True)
+            name: ([tensor for index in indices if (tensor := self[index]) is not None], known)
+            for (name, indices), known in zip(there.items(), bounds, strict=True)
         }
 
-    def take(self, *, nonfinite: bool) -> None:
+    def compute(self, *, nonfinite: bool) -> None:
         """Computes the statistics now: the tensors will have other contents later."""
         _ = self.squares, nonfinite and self.nonfinite
 
-    def measured(self, *, nonfinite: bool) -> Tensors:
+    def statistics_only(self, *, nonfinite: bool) -> Tensors:
         """The statistics alone, taken now, without a reference to the tensors."""
-        self.take(nonfinite=nonfinite)
-        self.forget()
+        self.compute(nonfinite=nonfinite)
+        self.release()
         return self
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """Lets go of the tensors; statistics that were taken stay."""
         self._tensors = [None] * len(self._tensors)
         self.__dict__.pop("_elements", None)
@@ -107,5 +107,5 @@ class Tensors:
     def _spread(self, numbers: Tensor) -> Tensor:
         if all(self.present):
             return numbers
-        places = torch.tensor([place for place, there in enumerate(self.present) if there], dtype=torch.int64)
-        return numbers.new_zeros(len(self.present)).index_copy_(0, moved(places, numbers.device), numbers)
+        indices = torch.tensor([index for index, there in enumerate(self.present) if there], dtype=torch.int64)
+        return numbers.new_zeros(len(self.present)).index_copy_(0, moved(indices, numbers.device), numbers)

@@ -18,20 +18,20 @@ class LazySum:
 
     def __init__(self, function: Callable[[Sequence[Tensor]], Tensor]) -> None:
         self._function = function
-        self.kept: list[Tensor] = []
+        self.pending: list[Tensor] = []
         """Tensors that are not added up yet; whoever appends to it calls `total` now and then."""
         self._total: Number = 0
 
     def add(self, tensor: Tensor) -> None:
         """Keeps a tensor for later; its contents must stay."""
-        self.kept.append(tensor)
-        if len(self.kept) >= KEPT:
+        self.pending.append(tensor)
+        if len(self.pending) >= KEPT:
             self.total()
 
     def total(self) -> Number:
         """The sum so far, 0-d."""
-        if self.kept:
-            kept, self.kept = self.kept, []  # an error is not met again
+        if self.pending:
+            kept, self.pending = self.pending, []  # an error is not met again
             self._total = self._total + self._function(kept)
         return self._total
 

@@ -38,8 +38,8 @@ class Moments(NamedTuple):
         """Smallest and largest finite element of groups of rows, `[2]` each."""
         most = max(map(len, groups), default=0)
         padded = [[*rows, *[rows[0]] * (most - len(rows))] for rows in groups]
-        places = moved(torch.tensor(padded), self.lows.device)
-        return list(torch.stack([self.lows[places].amin(1), self.highs[places].amax(1)], 1).unbind())
+        indices = moved(torch.tensor(padded), self.lows.device)
+        return list(torch.stack([self.lows[indices].amin(1), self.highs[indices].amax(1)], 1).unbind())
 
 
 def takes(tensors: Sequence[Tensor]) -> bool:
@@ -77,17 +77,17 @@ def bounds(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
 def count(rows: Sequence[Sequence[Tensor]], ranges: Sequence[Tensor], bins: Sequence[int]) -> list[Tensor]:
     """As `histogram.count`. One pass."""
     kernels, work = _kernels(), _Work(rows, bins)
-    places = 1 << max(max(bins) - 1, _FEWEST_BINS - 1).bit_length()
+    indices = 1 << max(max(bins) - 1, _FEWEST_BINS - 1).bit_length()
     with _on(work.device):
         edges = torch.stack([moved(each, work.device).double() for each in ranges])
-        counts = torch.zeros(len(rows), places, dtype=torch.int64, device=work.device)
+        counts = torch.zeros(len(rows), indices, dtype=torch.int64, device=work.device)
         found = torch.empty(2, work.chunks, dtype=torch.float64, device=work.device)
-        out = torch.empty(len(rows), 4 + places, dtype=torch.float64, device=work.device)
+        out = torch.empty(len(rows), 4 + indices, dtype=torch.float64, device=work.device)
         for grid, order, options in work.launches(kernels):
             kernels.count[grid](
-                work.table, order, edges, work.extra, counts, found, work.chunks, BINS=places, **options
+                work.table, order, edges, work.extra, counts, found, work.chunks, BINS=indices, **options
             )
-        kernels.merge_counts[(len(rows),)](edges, counts, found, work.first, out, work.chunks, BLOCK=256, BINS=places)
+        kernels.merge_counts[(len(rows),)](edges, counts, found, work.first, out, work.chunks, BLOCK=256, BINS=indices)
     return [row[: 4 + number] for row, number in zip(out.unbind(), bins, strict=True)]
 
 

@@ -51,12 +51,12 @@ def value_ranges(groups: Groups, known: Sequence[Tensor | None] = ()) -> list[Te
     some of them already.
     """
     flats = [[flat(tensor) for tensor in tensors] for tensors in groups]
-    found = {place: bounds for place, bounds in enumerate(known) if bounds is not None}
-    for way, places in _ways(flats).items():
-        rest = [place for place in places if place not in found]
+    found = {index: bounds for index, bounds in enumerate(known) if bounds is not None}
+    for way, indices in _ways(flats).items():
+        rest = [index for index in indices if index not in found]
         if rest:
-            found.update(zip(rest, _BOUNDS[way[0]]([flats[place] for place in rest]), strict=True))
-    return [found[place] for place in range(len(groups))]
+            found.update(zip(rest, _BOUNDS[way[0]]([flats[index] for index in rest]), strict=True))
+    return [found[index] for index in range(len(groups))]
 
 
 def count(groups: Groups, ranges: Sequence[Tensor], bins: Sequence[int]) -> list[Tensor]:
@@ -68,10 +68,10 @@ def count(groups: Groups, ranges: Sequence[Tensor], bins: Sequence[int]) -> list
     """
     flats = [[flat(tensor) for tensor in tensors] for tensors in groups]
     found: dict[int, Tensor] = {}
-    for way, places in _ways(flats).items():
-        given = ([flats[place] for place in places], [ranges[place] for place in places], [bins[p] for p in places])
-        found.update(zip(places, _COUNT[way[0]](*given), strict=True))
-    return [found[place] for place in range(len(groups))]
+    for way, indices in _ways(flats).items():
+        given = ([flats[index] for index in indices], [ranges[index] for index in indices], [bins[p] for p in indices])
+        found.update(zip(indices, _COUNT[way[0]](*given), strict=True))
+    return [found[index] for index in range(len(groups))]
 
 
 def finish(packed: Sequence[float]) -> HistogramCounts | None:
@@ -85,25 +85,25 @@ def finish(packed: Sequence[float]) -> HistogramCounts | None:
 def _ways(flats: Groups) -> dict[tuple[str, torch.device | None], list[int]]:
     """Which groups are measured together and how: on the CPU, by the kernels of one device, or by torch's operators."""
     found: dict[tuple[str, torch.device | None], list[int]] = {}
-    for place, tensors in enumerate(flats):
+    for index, tensors in enumerate(flats):
         if all(tensor.is_cpu for tensor in tensors):
             way: tuple[str, torch.device | None] = "cpu", None
         elif len({tensor.device for tensor in tensors}) == 1 and fused.takes(tensors):
             way = "fused", tensors[0].device
         else:
             way = "operators", None
-        found.setdefault(way, []).append(place)
+        found.setdefault(way, []).append(index)
     return found
 
 
 def _bounds_on_cpu(flats: Groups) -> list[Tensor]:
     """Small ones in one flat pass; the others, and those that the pass cannot take, piece by piece."""
-    small = [place for place, tensors in enumerate(flats) if histogram_small.is_small(tensors)]
-    tried = zip(small, histogram_small.bounds([flats[place] for place in small]), strict=True)
-    found = {place: bounds for place, bounds in tried if bounds is not None}
-    rest = [place for place in range(len(flats)) if place not in found]
-    found.update(zip(rest, histogram_cpu.bounds([flats[place] for place in rest]), strict=True))
-    return [found[place] for place in range(len(flats))]
+    small = [index for index, tensors in enumerate(flats) if histogram_small.is_small(tensors)]
+    tried = zip(small, histogram_small.bounds([flats[index] for index in small]), strict=True)
+    found = {index: bounds for index, bounds in tried if bounds is not None}
+    rest = [index for index in range(len(flats)) if index not in found]
+    found.update(zip(rest, histogram_cpu.bounds([flats[index] for index in rest]), strict=True))
+    return [found[index] for index in range(len(flats))]
 
 
 def _count_on_cpu(flats: Groups, ranges: Sequence[Tensor], bins: Sequence[int]) -> list[Tensor]:
@@ -112,13 +112,13 @@ def _count_on_cpu(flats: Groups, ranges: Sequence[Tensor], bins: Sequence[int]) 
         histogram_cpu.Work(tensors, *_range(*bounds), number)
         for tensors, bounds, number in zip(flats, every.tolist(), bins, strict=True)
     ]
-    small = [place for place, tensors in enumerate(flats) if histogram_small.is_small(tensors)]
-    tried = zip(small, histogram_small.count([works[place] for place in small], every[small]), strict=True)
-    found = {place: part for place, part in tried if part is not None}
-    rest = [place for place in range(len(works)) if place not in found]
-    counted = zip(rest, histogram_cpu.count([works[place] for place in rest]), strict=True)
-    found.update((place, torch.cat([ranges[place], part])) for place, part in counted)
-    return [found[place] for place in range(len(works))]
+    small = [index for index, tensors in enumerate(flats) if histogram_small.is_small(tensors)]
+    tried = zip(small, histogram_small.count([works[index] for index in small], every[small]), strict=True)
+    found = {index: part for index, part in tried if part is not None}
+    rest = [index for index in range(len(works)) if index not in found]
+    counted = zip(rest, histogram_cpu.count([works[index] for index in rest]), strict=True)
+    found.update((index, torch.cat([ranges[index], part])) for index, part in counted)
+    return [found[index] for index in range(len(works))]
 
 
 def _range(low: float, high: float) -> tuple[float, float]:

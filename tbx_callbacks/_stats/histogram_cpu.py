@@ -19,9 +19,9 @@ _WORTH_PAIRS = 1 << 12
 def bounds(groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Smallest and largest finite element of each group of flat tensors, `[2]`; `(inf, -inf)` where there is none."""
     lows, highs = [math.inf] * len(groups), [-math.inf] * len(groups)
-    for parts in on_threads(lambda pieces: [(place, *_bounds(piece)) for place, _, piece in pieces], Pieces(groups)):
-        for place, low, high in parts:
-            lows[place], highs[place] = min(lows[place], low), max(highs[place], high)
+    for parts in on_threads(lambda pieces: [(index, *_bounds(piece)) for index, _, piece in pieces], Pieces(groups)):
+        for index, low, high in parts:
+            lows[index], highs[index] = min(lows[index], low), max(highs[index], high)
     return list(torch.tensor([lows, highs], dtype=torch.float64).t().contiguous().unbind())
 
 
@@ -56,9 +56,9 @@ def count(works: Sequence[Work]) -> list[Tensor]:
     def some(pieces: Pieces) -> list[_Table]:
         scratch = _Scratch(pieces.largest)
         tables: list[_Table] = []
-        for place, number, piece in pieces:
-            if not tables or tables[-1].place != place:
-                tables.append(_Table(place, works[place], scratch))
+        for index, number, piece in pieces:
+            if not tables or tables[-1].place != index:
+                tables.append(_Table(index, works[index], scratch))
             tables[-1].add(number, piece)
         return tables
 
@@ -96,8 +96,8 @@ class _Table:
     Two elements at a time: their bins make one number, so that half as many are counted, in a square table.
     """
 
-    def __init__(self, place: int, work: Work, scratch: _Scratch) -> None:
-        self.place, self._scratch = place, scratch
+    def __init__(self, index: int, work: Work, scratch: _Scratch) -> None:
+        self.place, self._scratch = index, scratch
         self._left, self._scale = work.left, work.bins / work.width
         self._wide = not holds_float32(work)
         self._rows = work.bins + 1  # one bin more: an element at the right edge lands there

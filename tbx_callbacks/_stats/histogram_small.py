@@ -24,7 +24,7 @@ def bounds(groups: Sequence[Sequence[Tensor]]) -> list[Tensor | None]:
     """Smallest and largest element of each group, `[2]` float64; None for those that hold NaN or Inf."""
     found: list[Tensor | None] = []
     for chosen in _batches([sum(tensor.numel() for tensor in group) for group in groups]):
-        values, sizes = _flat([groups[place] for place in chosen])
+        values, sizes = _flat([groups[index] for index in chosen])
         lows = torch.segment_reduce(values, "min", lengths=sizes)
         highs = torch.segment_reduce(values, "max", lengths=sizes)
         both = torch.stack([lows, highs], 1).double()
@@ -40,7 +40,7 @@ def count(works: Sequence[Work], ranges: Tensor) -> list[Tensor | None]:
     """
     found: list[Tensor | None] = []
     for chosen in _batches([sum(tensor.numel() for tensor in work.tensors) for work in works]):
-        found.extend(_count([works[place] for place in chosen], ranges[chosen]))
+        found.extend(_count([works[index] for index in chosen], ranges[chosen]))
     return found
 
 
@@ -80,11 +80,11 @@ def _owners(sizes: Tensor) -> Tensor:
 def _batches(sizes: Sequence[int]) -> Iterator[list[int]]:
     chosen: list[int] = []
     waiting = 0
-    for place, size in enumerate(sizes):
+    for index, size in enumerate(sizes):
         if chosen and waiting + size > _TOGETHER:
             yield chosen
             chosen, waiting = [], 0
-        chosen.append(place)
+        chosen.append(index)
         waiting += size
     if chosen:
         yield chosen

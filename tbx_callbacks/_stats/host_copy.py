@@ -25,16 +25,16 @@ class HostCopy:
         flats = [part.detach().reshape(1) for part in scalars if isinstance(part, Tensor)] + list(vectors)
         self._scalars = [None if isinstance(part, Tensor) else float(part) for part in scalars]
         self._sizes = [flat.numel() for flat in flats]
-        places: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-        for place, flat in enumerate(flats):
-            places.setdefault((flat.device, flat.dtype), []).append(place)
+        indices: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+        for index, flat in enumerate(flats):
+            indices.setdefault((flat.device, flat.dtype), []).append(index)
         self._events: list[tuple[torch.device, torch.cuda.Event]] = []
         self._copies = [
-            (chosen, self._copy(torch.cat([flats[place] for place in chosen]))) for chosen in places.values()
+            (chosen, self._copy(torch.cat([flats[index] for index in chosen]))) for chosen in indices.values()
         ]
 
     @property
-    def waits(self) -> bool:
+    def is_pending(self) -> bool:
         """Whether the device may still be at it."""
         return bool(self._events)
 
@@ -47,9 +47,9 @@ class HostCopy:
         found: list[list[float]] = [[] for _ in self._sizes]
         for chosen, copy in self._copies:
             together, start = copy if isinstance(copy, list) else copy.tolist(), 0
-            for place in chosen:
-                found[place] = together[start : start + self._sizes[place]]
-                start += self._sizes[place]
+            for index in chosen:
+                found[index] = together[start : start + self._sizes[index]]
+                start += self._sizes[index]
         rest = iter(found)
         numbers = [float(next(rest)[0]) if number is None else number for number in self._scalars]
         return numbers, list(rest)

@@ -53,15 +53,15 @@ def count_nonfinite(tensors: Sequence[Tensor], squares: Tensor) -> Tensor:
     """
     known = squares.tolist() if squares.device.type == "cpu" else None
 
-    def cpu(chosen: Sequence[Tensor], places: Sequence[int]) -> Tensor:
-        def count(tensor: Tensor, place: int) -> float:
-            if known is not None and abs(known[place]) < float("inf"):
+    def cpu(chosen: Sequence[Tensor], indices: Sequence[int]) -> Tensor:
+        def count(tensor: Tensor, index: int) -> float:
+            if known is not None and abs(known[index]) < float("inf"):
                 return 0.0
             return float(tensor.numel() - torch.isfinite(tensor).sum().item())
 
-        return torch.tensor([count(t, i) for t, i in zip(chosen, places, strict=True)], dtype=torch.float64)
+        return torch.tensor([count(t, i) for t, i in zip(chosen, indices, strict=True)], dtype=torch.float64)
 
-    def device(chosen: Sequence[Tensor], places: Sequence[int]) -> Tensor:  # noqa: ARG001
+    def device(chosen: Sequence[Tensor], indices: Sequence[int]) -> Tensor:  # noqa: ARG001
         return torch.stack([t.numel() - torch.isfinite(t).sum() for t in chosen]).to(_wide(chosen[0].device))
 
     return _per_device(tensors, cpu, device)
@@ -73,48 +73,48 @@ _Kernel = Callable[[Sequence[Tensor], Sequence[int]], Tensor]
 def _per_device(tensors: Sequence[Tensor], cpu: _Kernel, device: _Kernel) -> Tensor:
     if not tensors:
         return torch.zeros(0, dtype=torch.float64)
-    places: dict[torch.device, list[int]] = {}
-    for place, tensor in enumerate(tensors):
-        places.setdefault(tensor.device, []).append(place)
+    indices: dict[torch.device, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        indices.setdefault(tensor.device, []).append(index)
     home = tensors[0].device
     result = torch.zeros(len(tensors), dtype=_wide(home), device=home)
-    for where, chosen in places.items():
+    for where, chosen in indices.items():
         kernel = cpu if where.type == "cpu" else device
-        part = moved(kernel([flat(tensors[place]) for place in chosen], chosen), home).to(result.dtype)
-        if len(places) == 1:
+        part = moved(kernel([flat(tensors[index]) for index in chosen], chosen), home).to(result.dtype)
+        if len(indices) == 1:
             return part
         result.index_copy_(0, moved(torch.tensor(chosen), home), part)
     return result
 
 
-def _square_norms_cpu(tensors: Sequence[Tensor], places: Sequence[int]) -> Tensor:  # noqa: ARG001
+def _square_norms_cpu(tensors: Sequence[Tensor], indices: Sequence[int]) -> Tensor:  # noqa: ARG001
     found = torch.zeros(len(tensors), dtype=torch.float64)
-    small = [place for place, tensor in enumerate(tensors) if 0 < tensor.numel() <= _SMALL and tensor.dtype == _PLAIN]
+    small = [index for index, tensor in enumerate(tensors) if 0 < tensor.numel() <= _SMALL and tensor.dtype == _PLAIN]
     if small:
-        norms = torch.stack(torch._foreach_norm([tensors[place] for place in small], 2)).double().square()
+        norms = torch.stack(torch._foreach_norm([tensors[index] for index in small], 2)).double().square()
         found[small] = norms
     done = set(small)
-    careful = [place for place, square in zip(small, found[small].tolist(), strict=True) if not TINY < square < HUGE]
-    rest = [*careful, *(place for place in range(len(tensors)) if place not in done)]
+    careful = [index for index, square in zip(small, found[small].tolist(), strict=True) if not TINY < square < HUGE]
+    rest = [*careful, *(index for index in range(len(tensors)) if index not in done)]
     found[rest] = 0
-    squares = on_threads(_squares, Pieces([[tensors[place]] for place in rest]))
-    for place, _, square in sorted(part for parts in squares for part in parts):  # the same sum whoever took what
-        found[rest[place]] += square
+    squares = on_threads(_squares, Pieces([[tensors[index]] for index in rest]))
+    for index, _, square in sorted(part for parts in squares for part in parts):  # the same sum whoever took what
+        found[rest[index]] += square
     return found
 
 
 def _squares(pieces: Pieces) -> list[tuple[int, int, float]]:
     found = []
-    for place, number, piece in pieces:
+    for index, number, piece in pieces:
         exact = piece if piece.dtype in (torch.float32, torch.float64) else piece.float()
         square = sum_of_squares(exact)
         if not TINY < square < float("inf") and exact.any():
             square = exact.double().square().sum().item()  # float32 cannot hold it, or there is a NaN or an Inf
-        found.append((place, number, square))
+        found.append((index, number, square))
     return found
 
 
-def _square_norms_device(tensors: Sequence[Tensor], places: Sequence[int]) -> Tensor:
+def _square_norms_device(tensors: Sequence[Tensor], indices: Sequence[int]) -> Tensor:
     measured = fused.of_each(tensors)
     if measured is not None:
         return measured.square_norms()
@@ -122,11 +122,11 @@ def _square_norms_device(tensors: Sequence[Tensor], places: Sequence[int]) -> Te
     kinds = {t.dtype: torch.float32 if t.dtype.itemsize < 4 else t.dtype for t in tensors}
     found: list[Tensor] = [tensors[0]] * len(tensors)
     for kind, dtype in kinds.items():
-        places = [place for place, tensor in enumerate(tensors) if tensor.dtype == kind]
+        indices = [index for index, tensor in enumerate(tensors) if tensor.dtype == kind]
         # not the tensors in another type, which would be a copy of the model
-        norms = torch._foreach_norm([tensors[place] for place in places], 2, dtype=dtype)
-        for place, norm in zip(places, torch.stack(norms).to(wide).square().unbind(), strict=True):
-            found[place] = norm
+        norms = torch._foreach_norm([tensors[index] for index in indices], 2, dtype=dtype)
+        for index, norm in zip(indices, torch.stack(norms).to(wide).square().unbind(), strict=True):
+            found[index] = norm
     return torch.stack(found)
 
 

@@ -31,7 +31,7 @@ class Pieces:
         known, elements = torch.get_num_threads(), sum(tensor.numel() for tensors in groups for tensor in tensors)
         self.threads = min(known, _MOST_THREADS) if elements >= _WORTH_THREADS else 1
         self._size = _PIECE if self.threads > 1 or known == 1 else UNSPLIT
-        cut = [(place, *part) for place, tensors in enumerate(groups) for part in enumerate(self._cut(tensors))]
+        cut = [(index, *part) for index, tensors in enumerate(groups) for part in enumerate(self._cut(tensors))]
         self._waiting: deque[tuple[int, int, list[Tensor]]] = deque(cut)
         self.largest = max((sum(tensor.numel() for tensor in parts) for _, _, parts in cut), default=0)
         """No piece has more elements."""
@@ -39,10 +39,10 @@ class Pieces:
     def __iter__(self) -> Iterator[Piece]:
         while True:
             try:
-                place, number, parts = self._waiting.popleft()
+                index, number, parts = self._waiting.popleft()
             except IndexError:
                 return
-            yield place, number, parts[0] if len(parts) == 1 else torch.cat(parts)
+            yield index, number, parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _cut(self, tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         """Large tensors in equal pieces of about the size, small ones of one type side by side."""

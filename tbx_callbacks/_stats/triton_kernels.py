@@ -86,10 +86,10 @@ def _counted(x, left, scale, last, wide, shrink, seen, total, square, out, BINS:
     """Adds elements to counts, to sums and to the number of those left out, which bin 0 has counted too."""
     finite = tl.abs(x) < _INF
     if wide:  # float32 cannot hold the scale, or a difference
-        place = ((x.to(tl.float64) - left) * scale).to(tl.float32)
+        index = ((x.to(tl.float64) - left) * scale).to(tl.float32)
     else:
-        place = (x - left.to(tl.float32)) * scale.to(tl.float32)
-    index = tl.where(finite, place, 0.0).to(tl.int32)
+        index = (x - left.to(tl.float32)) * scale.to(tl.float32)
+    index = tl.where(finite, index, 0.0).to(tl.int32)
     seen += tl.histogram(tl.minimum(tl.maximum(index, 0), last), BINS)
     clean = tl.where(finite, x, 0.0)
     small = clean * shrink

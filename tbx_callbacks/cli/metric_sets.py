@@ -45,7 +45,7 @@ def checked(file: str) -> tuple[Table, str]:
         table.add_row(*map(escape, (item.name, _cadence(item, config), _parameters(item), "\n".join(item.metric.tags))))
     return table, (
         f"{escape(config.source)}: {len(config.items)} metrics, every: {config.every}, strict: {config.strict},"
-        f" rules: {escape(config.live.described())}"
+        f" rules: {escape(config.live.describe())}"
     )
 
 

@@ -58,16 +58,16 @@ class Integration:
         wanted = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self._wanted_dir = os.path.expanduser(wanted) if wanted else None
         self._writer_options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
-        self._sink: TensorBoardWriter | None = None
+        self._writer: TensorBoardWriter | None = None
         self._engine = Engine(
             [*self.config.items, *axis_specs(self.config.axis)],
             every=self.config.every,
             strict=self.config.strict,
-            sink=NullWriter(),
+            writer=NullWriter(),
             budget=self.config.overhead_budget,
             live=self.config.live,
         )
-        self._writes = self._shares = True
+        self._is_writer = self._participates = True
         self._began = self._running = False
         self._hooks: list[Any] = []
         self._step = 0
@@ -75,7 +75,7 @@ class Integration:
     @property
     def log_dir(self) -> str | None:
         """Folder of the run; None before it is known, and on ranks that do not write."""
-        return self._sink.log_dir if self._sink else None
+        return self._writer.log_dir if self._writer else None
 
     @property
     def step(self) -> int:
@@ -90,12 +90,12 @@ class Integration:
             RuntimeError: the run's folder is not known yet.
             LogDirError: the folder cannot be written.
         """
-        if not self._writes:
+        if not self._is_writer:
             return NullSummaryWriter()
-        if self._sink is None:
-            self._open(self._early_place())
-        assert self._sink is not None
-        return self._sink.writer
+        if self._writer is None:
+            self._open(self._location_before_training())
+        assert self._writer is not None
+        return self._writer.summary_writer
 
     def log(self, tag: str, value: Tensor | float) -> None:
         """Logs a scalar of your own, from a loss function for example.
@@ -105,7 +105,7 @@ class Integration:
         Raises:
             ValueError: the tag holds characters that TensorBoard would rewrite, or the value is not a scalar.
         """
-        if self._writes:
+        if self._is_writer:
             self._engine.log(tag, value)
 
     def close(self) -> None:
@@ -116,21 +116,21 @@ class Integration:
         """
         if self._running:
             self._end(self._step, succeeded=False)
-        elif self._sink is not None:
-            self._engine.logged(self._step, {})  # the user's own scalars of after the training
+        elif self._writer is not None:
+            self._engine.record_logs(self._step, {})  # the user's own scalars of after the training
         self._engine.detach()
         self._unhook()
-        if self._sink is not None:
-            self._sink.close()
+        if self._writer is not None:
+            self._writer.close()
 
     # -- for adapters ----------------------------------------------------------------------------------------------
 
     @property
-    def _measures(self) -> bool:
+    def _is_active(self) -> bool:
         """Whether this rank takes part: it writes, or shares with the rank that does."""
-        return self._shares and (self._writes or in_group())
+        return self._participates and (self._is_writer or in_group())
 
-    def _early_place(self) -> RunLocation:
+    def _location_before_training(self) -> RunLocation:
         """The folder of what is written before training begins."""
         raise RuntimeError("the run's folder is not known before training; pass log_dir=... to write earlier")
 
@@ -144,43 +144,43 @@ class Integration:
         while self._hooks:
             self._hooks.pop().remove()
 
-    def _open(self, place: RunLocation) -> TensorBoardWriter:
+    def _open(self, location: RunLocation) -> TensorBoardWriter:
         """Goes on in the folder, or opens it; raises LogDirError now if it cannot be written."""
-        if self._sink is not None and self._sink.log_dir != place.folder:
-            self._engine.publisher.catch_up()
-            self._sink.close()
-            self._sink = None
-        if self._sink is None:
-            sink = AxesWriter(place.folder, self.config.axis[1:], **self._writer_options)
-            _ = sink.writer
-            self._sink = self._engine.publisher.sink = sink
-        return self._sink
+        if self._writer is not None and self._writer.log_dir != location.folder:
+            self._engine.publisher.wait_for_device()
+            self._writer.close()
+            self._writer = None
+        if self._writer is None:
+            writer = AxesWriter(location.folder, self.config.axis[1:], **self._writer_options)
+            _ = writer.summary_writer
+            self._writer = self._engine.publisher.writer = writer
+        return self._writer
 
-    def _begin(self, place: RunLocation | None, step: int, *, setup: TrainingInfo) -> None:
+    def _begin(self, location: RunLocation | None, step: int, *, info: TrainingInfo) -> None:
         """Training begins (or goes on) after `step` steps; without a place on ranks that do not write."""
-        self._leave(place)
-        if place is not None:
-            sink = self._open(place)
-            if place.purge:
-                sink.purge(step + 1)
-        self._engine.start(setup, (place.folder, step) if place is not None and place.purge else None)
+        self._finish_previous(location)
+        if location is not None:
+            writer = self._open(location)
+            if location.resume:
+                writer.purge(step + 1)
+        self._engine.start(info, (location.folder, step) if location is not None and location.resume else None)
         self._step = step
         self._began = self._running = True
         atexit.register(_close, weakref.ref(self))
 
-    def _leave(self, place: RunLocation | None) -> None:
+    def _finish_previous(self, location: RunLocation | None) -> None:
         """Writes what is left of a training that was cut off, before its folder or its steps change."""
-        if self._running and place is not None and place.folder != self.log_dir:
+        if self._running and location is not None and location.folder != self.log_dir:
             self._end(self._step, succeeded=False)  # by an exception
-        self._engine.publish()
+        self._engine.flush_step()
         self._engine.publisher.drain(_CUT_OFF)
 
-    def _logged(self, step: int, logs: Mapping[str, Number | str], facts: StepInfo | None = None) -> None:
+    def _record_logs(self, step: int, logs: Mapping[str, Number | str], step_info: StepInfo | None = None) -> None:
         """The trainer logged numbers (by tag) after `step` steps, perhaps before a training."""
-        if self._writes and self._sink is None:
-            self._open(self._early_place())
-        self._engine.logged(step, logs, facts)
-        self._engine.stopwatch.wait_on()
+        if self._is_writer and self._writer is None:
+            self._open(self._location_before_training())
+        self._engine.record_logs(step, logs, step_info)
+        self._engine.stopwatch.restart_waiting()
 
     def _end(self, step: int, *, succeeded: bool) -> None:
         self._running = False

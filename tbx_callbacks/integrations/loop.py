@@ -43,8 +43,8 @@ class TbxLoop(StepCountingIntegration):
     ```
 
     Steps are those of the (first) optimizer, counted from `start_step` + 1. `train/loss` is the mean of the losses
-    since the last point, taken on their device. Other arguments, `writer`, `log` and `close` are those of `Integration`;
-    without `log_dir` the run goes to a new folder in `runs/`.
+    since the last point, taken on their device. Other arguments, `writer`, `log` and `close` are those of
+    `Integration`; without `log_dir` the run goes to a new folder in `runs/`.
 
     Args:
         model: the model, wrapped (DDP, compiled, prepared by Accelerate) or not.
@@ -76,49 +76,49 @@ class TbxLoop(StepCountingIntegration):
         **options: Any,
     ) -> None:
         super().__init__(config, **options)
-        self._writes = is_rank_zero()
+        self._is_writer = is_rank_zero()
         self._max_grad_norm = max_grad_norm
         optimizers = named_optimizers(optimizer)
         log_schedule = every(log_every)
-        if not self._measures:
+        if not self._is_active:
             return
-        zero = find_deepspeed(optimizer)
-        setup = TrainingInfo(
+        deepspeed = find_deepspeed(optimizer)
+        info = TrainingInfo(
             model=model,
             optimizers=optimizers,
             log_schedule=log_schedule,
             clipping="norm" if max_grad_norm else "none",
             spreads_nonfinite=bool(max_grad_norm),
-            sharding=sharding(model.parameters()) if zero is None else zero.refused,
+            sharding=sharding(model.parameters()) if deepspeed is None else deepspeed.unsupported_reason,
             hparams=hparams or {},
             texts={"args": json.dumps(dict(hparams), indent=2)} if hparams else {},
             scaler=scaler if scaler is not None else scaler_of(optimizer),
-            zero=zero,
+            deepspeed=deepspeed,
             predictions_remedy="pass outputs=... and labels=... to end_step",
         )
-        self._begin(self._place(start_step) if self._writes else None, start_step, setup=setup)
+        self._begin(self._choose_location(start_step) if self._is_writer else None, start_step, info=info)
         if self.log_dir is not None:
             show_link(self.log_dir)
 
     @property
     def should_stop(self) -> bool:
         """Whether a rule wants the training to stop; True from an `end_step` on, the same one on every rank."""
-        return Action.STOP in self._verdict
+        return Action.STOP in self._action
 
     @property
     def should_checkpoint(self) -> bool:
         """Whether a rule wants a checkpoint now; True after one `end_step`, the same one on every rank."""
-        return Action.CHECKPOINT in self._verdict
+        return Action.CHECKPOINT in self._action
 
     def track(self, batches: Iterable[T], description: str | None = None) -> Iterator[T]:
         """The batches, with a progress bar for terminals and notebooks that shows the loss as it is logged.
 
         The time that they take to come is that of the metric `input_share`.
         """
-        with tqdm(batches, desc=description, disable=not self._writes) as bar:
+        with tqdm(batches, desc=description, disable=not self._is_writer) as bar:
             for batch in self._timed(bar):
                 yield batch
-                loss = self._engine.publisher.last("train/loss")
+                loss = self._engine.publisher.last_value("train/loss")
                 if isinstance(loss, float):
                     bar.set_postfix(step=self._step, loss=f"{loss:.4g}", refresh=False)
 
@@ -128,8 +128,8 @@ class TbxLoop(StepCountingIntegration):
         Args:
             loss_scale: what gradients are still multiplied by, when a GradScaler has not unscaled them.
         """
-        if self._running and (self._stepped or self._engine.measures):
-            self._see_gradients(loss_scale, max_norm=self._max_grad_norm)
+        if self._running and (self._stepped or self._engine.has_due_metrics):
+            self._before_clip(loss_scale, max_norm=self._max_grad_norm)
 
     def end_step(
         self,
@@ -159,15 +159,15 @@ class TbxLoop(StepCountingIntegration):
         if tokens is not None and not isinstance(tokens, Tensor):
             tokens = torch.tensor(tokens)
         if outputs is not None:
-            self._see_outputs(outputs, labels)
-        self._end_pass(loss=None if loss is None else scalar_loss(loss), samples=samples, tokens=tokens)
+            self._record_outputs(outputs, labels)
+        self._end_microbatch(loss=None if loss is None else scalar_loss(loss), samples=samples, tokens=tokens)
 
     def evaluate(self, **metrics: float) -> None:
         """Logs evaluation metrics of the steps so far, as `eval/<name>`."""
         if self._running and self._stepped:
             self._finish_step()
-        if self._writes:
-            self._engine.logged(self._step, {f"eval/{name}": float(value) for name, value in metrics.items()})
+        if self._is_writer:
+            self._engine.record_logs(self._step, {f"eval/{name}": float(value) for name, value in metrics.items()})
 
     def __enter__(self) -> TbxLoop:
         return self
@@ -182,21 +182,21 @@ class TbxLoop(StepCountingIntegration):
         watch, coming = self._engine.stopwatch, iter(batches)
         while True:
             if self._model is not None and self._model.training:
-                watch.wait()
+                watch.start_waiting()
             try:
                 batch = next(coming)
             except StopIteration:
-                watch.forget_wait()
+                watch.cancel_waiting()
                 return
-            watch.got()
+            watch.stop_waiting()
             yield batch
 
-    def _begin(self, place: RunLocation | None, step: int, *, setup: TrainingInfo) -> None:
-        self._model = setup.model
-        super()._begin(place, step, setup=setup)
+    def _begin(self, location: RunLocation | None, step: int, *, info: TrainingInfo) -> None:
+        self._model = info.model
+        super()._begin(location, step, info=info)
 
-    def _place(self, start_step: int) -> RunLocation:
+    def _choose_location(self, start_step: int) -> RunLocation:
         wanted = self._wanted_dir
         resumes = start_step > 0 and wanted is not None
         folder = wanted if resumes else beside(wanted) if wanted else fresh_folder("runs")
-        return RunLocation(str(folder), purge=resumes)
+        return RunLocation(str(folder), resume=resumes)

@@ -34,20 +34,20 @@ class StepCountingIntegration(Integration):
         self._counted = 0
         self._facts: dict[str, Number] = {}
         self._samples = 0
-        self._verdict = self._news = Action.NONE
+        self._action = self._new_action = Action.NONE
 
-    def _begin(self, place: RunLocation | None, step: int, *, setup: TrainingInfo) -> None:
-        self._leave(place)
+    def _begin(self, location: RunLocation | None, step: int, *, info: TrainingInfo) -> None:
+        self._finish_previous(location)
         self._unhook()
-        self._log_due, self._facts, self._stepped = setup.log_schedule, {}, False
-        self._verdict = self._news = Action.NONE
+        self._log_due, self._facts, self._stepped = info.log_schedule, {}, False
+        self._action = self._new_action = Action.NONE
         self._losses, self._counted, self._samples = LazySum(add_up), 0, 0
-        self._first, first = next(iter(setup.optimizers.items()))
+        self._first, first = next(iter(info.optimizers.items()))
         self._hooks.append(first.register_step_post_hook(self._after_step))  # before the engine's own
         if any("weights_before" in item.metric.needs for item in self.config.items):
             self._hooks.append(first.register_step_pre_hook(self._before_step))
         try:
-            super()._begin(place, step, setup=setup)
+            super()._begin(location, step, info=info)
         except BaseException:
             self._unhook()  # or the optimizer would go on to call this one
             raise
@@ -57,11 +57,11 @@ class StepCountingIntegration(Integration):
         self._step, self._logs = step, self._log_due(step + 1)
         self._engine.begin_step(step + 1)
 
-    def _end_pass(
+    def _end_microbatch(
         self, *, loss: Tensor | None, samples: int, tokens: Tensor | None, epoch: float | None = None
     ) -> None:
         """A (micro-)batch went through; if the optimizer stepped, the step is complete."""
-        kept = self._engine.batch(loss=loss, samples=samples, tokens=tokens)
+        kept = self._engine.record_batch(loss=loss, samples=samples, tokens=tokens)
         if kept is None and loss is not None:
             self._losses, self._counted = LazySum(add_up), 0  # no mean of only some of them
         elif kept is not None:
@@ -73,17 +73,17 @@ class StepCountingIntegration(Integration):
                 self._facts["train/epoch"] = epoch
             self._finish_step()
         else:
-            self._engine.pass_ended(is_step=False)
-        verdict, self._news = self._news, Action.NONE
-        if verdict is not self._verdict:  # a stop stays asked for, a checkpoint is asked for once
-            self._verdict = self._verdict & Action.STOP | verdict
+            self._engine.end_microbatch(is_step=False)
+        verdict, self._new_action = self._new_action, Action.NONE
+        if verdict is not self._action:  # a stop stays asked for, a checkpoint is asked for once
+            self._action = self._action & Action.STOP | verdict
 
-    def _see_outputs(self, outputs: Any, labels: Any) -> None:
+    def _record_outputs(self, outputs: Any, labels: Any) -> None:
         """What the model returned for a micro-batch, and its labels; before the end of its pass."""
         if self._wants_outputs:
-            self._engine.outputs(outputs, labels)
+            self._engine.record_outputs(outputs, labels)
 
-    def _see_gradients(
+    def _before_clip(
         self, scale: Tensor | None = None, *, optimizer: str | None = None, max_norm: float | None = None
     ) -> None:
         """All gradients of an optimizer (or of all) are there; see `Engine.before_clip`."""
@@ -111,14 +111,14 @@ class StepCountingIntegration(Integration):
 
     def _finish_step(self) -> None:
         self._step, self._stepped = self._step + 1, False
-        self._engine.pass_ended(is_step=False)
+        self._engine.end_microbatch(is_step=False)
         if self._logs:
             facts, self._facts = self._facts, {}
-            self._engine.logged(self._step, facts, shared=self._loss())
+            self._engine.record_logs(self._step, facts, shared=self._loss())
             self._losses, self._counted, self._samples = LazySum(add_up), 0, 0
         self._begin_step(self._step)
-        if self._engine.publisher.decisions.awaited:
-            self._news |= self._engine.verdict(self._step)
+        if self._engine.publisher.messages.pending:
+            self._new_action |= self._engine.poll_actions(self._step)
 
     def _loss(self) -> dict[str, Value]:
         """The mean over passes since the last point; over ranks weighted by their samples, and the largest."""

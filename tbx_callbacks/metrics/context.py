@@ -85,7 +85,7 @@ class Context:
     """New weights less old ones, of parameters with a gradient; None unless a metric that needs them is due."""
     skipped: Tensor | None = None
     """Not 0 when the optimizer was called but did nothing: gradients overflowed under a loss scale. None without."""
-    state: OptimizerStateView | None = None
+    optimizer_state: OptimizerStateView | None = None
     """What the optimizer remembers of its parameters after the step."""
     clipping: str = "none"
     """`none`, `norm` or `other`."""

@@ -82,7 +82,7 @@ class _Found(Value):
     def sums(self) -> tuple[Number, ...]:
         return self.counts
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
         return float(any(sums))
 
 
@@ -97,7 +97,7 @@ class _Count(Value):
     def sums(self) -> tuple[Number, ...]:
         return self.parts
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
         count = sum(sums)
         if count:
             return None if self.smeared else count
@@ -128,7 +128,7 @@ class _FirstBad(Value):
         )
         return replace(self, gradients=gradients, weights=weights, losses=(0.0,) if "losses" in names else ())
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> Text | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> Text | None:
         if not any(sums):
             return None
         split = len(self.gradients)

@@ -38,14 +38,14 @@ class OptimizerState:
     cost: ClassVar[str] = "four passes over the optimizer's state"
 
     def __call__(self, context: Context) -> Values:
-        state = context.state
+        state = context.optimizer_state
         if state is None or not state.moments:
             return {}
         values: dict[str, Value] = {}
         for name, moments in state.moments.items():
             for group, square in context.selection.sums(moments.squares, moments.present).items():
                 values[f"optimizer_state/{name}/{group}"] = Norm(square)
-        steps = state.steps
+        steps = state.update_norms
         if steps is not None:
             numels = {
                 g.name: sum(state.numels[i] for i in g.members if steps.present[i]) for g in context.selection.groups

@@ -35,7 +35,7 @@ class Value:
         """The same for the parts of all ranks, where this one has only some; for values that name their parts."""
         return self
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | Text | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | Text | None:
         """The number (or words) to write; None leaves it out."""
         raise TypeError(f"{type(self).__name__} must define result")
 
@@ -49,7 +49,7 @@ class Sum(Value):
     def sums(self) -> tuple[Number, ...]:
         return (self.value,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
         return sums[0]
 
 
@@ -63,7 +63,7 @@ class Mean(Value):
     def sums(self) -> tuple[Number, ...]:
         return (self.total, self.count)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
         return sums[0] / sums[1] if sums[1] else None
 
 
@@ -76,7 +76,7 @@ class Max(Value):
     def maxes(self) -> tuple[Number, ...]:
         return (self.value,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
         return maxes[0]
 
 
@@ -93,7 +93,7 @@ class RankOfMax(Value):
     def maxes(self) -> tuple[Number, ...]:
         return (float(self.amount * _RANKS + self.rank),)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
         return maxes[0] % _RANKS
 
 
@@ -106,7 +106,7 @@ class Inverse(Value):
     def maxes(self) -> tuple[Number, ...]:
         return (self.value,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
         return 1 / maxes[0] if maxes[0] > 0 else None
 
 
@@ -123,7 +123,7 @@ class Rate(Value):
     def maxes(self) -> tuple[Number, ...]:
         return (self.seconds,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
         return sums[0] / maxes[0] if maxes[0] > 0 else None
 
 
@@ -141,11 +141,11 @@ class Norm(Value):
     def sums(self) -> tuple[Number, ...]:
         return (self.square,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
         norm = math.sqrt(sums[0]) if sums[0] >= 0 else math.nan
         if self.divide_by is None:
             return norm
-        factor = facts.get(self.divide_by)
+        factor = step_info.get(self.divide_by)
         return norm / factor if factor else None
 
 
@@ -159,7 +159,7 @@ class Rms(Value):
     def sums(self) -> tuple[Number, ...]:
         return (self.square, self.count)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
         return math.sqrt(sums[0] / sums[1]) if sums[1] else None
 
 
@@ -173,7 +173,7 @@ class Ratio(Value):
     def sums(self) -> tuple[Number, ...]:
         return (self.square, self.by_square)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
         return math.sqrt(sums[0] / sums[1]) if sums[1] else None
 
 
@@ -187,7 +187,7 @@ class ClipFactor(Value):
     def sums(self) -> tuple[Number, ...]:
         return (self.square,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
         return min(1.0, self.max_norm / (math.sqrt(sums[0]) + 1e-6)) if sums[0] >= 0 else math.nan
 
 
@@ -204,8 +204,8 @@ class Unless(Value):
     def maxes(self) -> tuple[Number, ...]:
         return (*self.value.maxes(), self.flag)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | Text | None:
-        return None if maxes[-1] else self.value.result(sums, maxes[:-1], facts)
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | Text | None:
+        return None if maxes[-1] else self.value.result(sums, maxes[:-1], step_info)
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,8 @@ class TrainerNumber(Value):
 
     name: str
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], facts: StepInfo) -> float | None:
-        return facts.get(self.name)
+    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
+        return step_info.get(self.name)
 
 
 @dataclass(frozen=True)

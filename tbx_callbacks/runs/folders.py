@@ -22,7 +22,7 @@ class RunLocation:
     """A run's folder. `purge`: it holds steps that are trained again, which TensorBoard shall hide."""
 
     folder: str
-    purge: bool = False
+    resume: bool = False
 
 
 def fresh_folder(parent: str) -> str:

@@ -55,7 +55,7 @@ class AxesWriter(TensorBoardWriter):
     def flush(self) -> None:
         super().flush()
         for axis in self._axes:
-            axis.sink.flush()
+            axis.writer.flush()
 
     def close(self) -> None:
         super().close()
@@ -66,8 +66,8 @@ class AxesWriter(TensorBoardWriter):
 class _Axis:
     """One further axis: how far along it the steps are, and what is written there."""
 
-    def __init__(self, name: str, sink: TensorBoardWriter) -> None:
-        self.name, self.sink = name, sink
+    def __init__(self, name: str, writer: TensorBoardWriter) -> None:
+        self.name, self.writer = name, writer
         self._last: tuple[int, float] | None = (0, 0.0)  # a step, and its place; None: not known
         self._rate: float | None = None  # places a step
         self._written = (0, -1)
@@ -90,7 +90,7 @@ class _Axis:
             place = max(place, self._written[1])  # what was counted may fall short of an estimate before it
             self._written = step, place
             try:
-                self.sink.write(place, {_STEP: float(step), **scalars})
+                self.writer.write(place, {_STEP: float(step), **scalars})
             except LogDirError as error:  # the run itself can be written
                 self._last = None
                 logger.warning("%s", error)
@@ -99,15 +99,15 @@ class _Axis:
         """Steps from this one on are trained again: goes back to the place of the step before, which its files know."""
         self._last, self._rate, self._written = (0, 0.0), None, (0, -1)
         if step > 1:
-            self.sink.flush()
+            self.writer.flush()
             self._restore(step - 1)
         if (place := self._place(step - 1)) is not None:
             self._written = step - 1, place
-            self.sink.purge(place + 1)
+            self.writer.purge(place + 1)
 
     def close(self) -> None:
         """Closes the files."""
-        self.sink.close()
+        self.writer.close()
         if self._missed and self._rate is None and self._last is not None:
             told = "the trainer's epoch" if self.name == "epochs" else f"the {self.name} of each batch"
             logger.warning("axis %s must be told %s, but was not: nothing is written against it", self.name, told)
@@ -117,7 +117,7 @@ class _Axis:
         from tbx_callbacks.runs.reader import UnreadableError, read_run  # needs TensorBoard
 
         try:
-            written = read_run(self.sink.log_dir).scalars[_STEP]
+            written = read_run(self.writer.log_dir).scalars[_STEP]
         except (UnreadableError, KeyError, ImportError) as error:
             self._last = None
             logger.warning(

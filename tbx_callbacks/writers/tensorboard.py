@@ -104,7 +104,7 @@ class TensorBoardWriter:
         return {**self.__dict__, "_writer": None}
 
     @property
-    def writer(self) -> SummaryWriter:
+    def summary_writer(self) -> SummaryWriter:
         """The run's SummaryWriter, opened on first use.
 
         Raises:
@@ -120,13 +120,13 @@ class TensorBoardWriter:
     def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Writes all values of a step as one event."""
         summary = Summary(value=[summary_value(tag, value) for tag, value in values.items()])
-        file_writer = self.writer.reopened()
+        file_writer = self.summary_writer.reopened()
         file_writer.add_event(Event(summary=summary), step, time.time())
         file_writer.event_writer.settle()
 
     def purge(self, step: int) -> None:
         """Makes TensorBoard hide what this folder holds of this step and later ones: they are trained again."""
-        self.writer.purge(step)
+        self.summary_writer.purge(step)
 
     def flush(self) -> None:
         """Returns when all that was written before is on the disk."""

@@ -29,7 +29,7 @@ class DeepSpeedSharding:
         self._consumed: dict[int, Tensor] | None = None
 
     @property
-    def refused(self) -> str | None:
+    def unsupported_reason(self) -> str | None:
         """Why its numbers cannot be read, in words, with the remedy; None when they can."""
         if getattr(self._zero, "offload_optimizer" if self._stage3 else "cpu_offload", False):
             return "DeepSpeed ZeRO with an offloaded optimizer (remedy: leave offload_optimizer out of its config)"
@@ -47,12 +47,12 @@ class DeepSpeedSharding:
         return None if scale == 1.0 else torch.tensor(scale)
 
     @property
-    def clipped(self) -> tuple[float, float] | None:
+    def gradient_norm_and_limit(self) -> tuple[float, float] | None:
         """The gradients' norm at this step, and the limit; None when they are not clipped."""
         norm, limit = self._zero._global_grad_norm, float(self._zero.clip_grad)
         return (float(norm), limit) if limit > 0 and norm is not None else None
 
-    def watch(self, before: Callable[[], bool], after: Callable[[], None]) -> StepPatch:
+    def patch_step(self, before: Callable[[], bool], after: Callable[[], None]) -> StepPatch:
         """Calls `before` when gradients are averaged and not clipped yet, `after` when weights are new.
 
         `before` says whether gradients are to be kept for `after`, as the optimizer consumed them.
@@ -102,7 +102,7 @@ class DeepSpeedSharding:
             found = tensor._hp_mapping.get_lp_grad_fragment(tensor._index_in_param_group)
         return _part(found.reshape(-1), 0, numel)
 
-    def kept(self, tensor: Any) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
+    def optimizer_state(self, tensor: Any) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
         """What the optimizer keeps of this rank's elements, and their group."""
         place = self._place(tensor) if tensor.requires_grad else None
         if place is None:
@@ -127,7 +127,7 @@ class DeepSpeedSharding:
 
     def _place(self, tensor: Any) -> tuple[Tensor, int, int] | None:
         """The flat part of this rank that holds the parameter's elements, where they begin, and how many they are."""
-        if self.refused:
+        if self.unsupported_reason:
             return None
         if self._stage3:
             group, start, _ = self._zero.grad_position[self._zero.get_param_id(tensor)]
@@ -139,7 +139,7 @@ class DeepSpeedSharding:
         return self._zero.single_partition_of_fp32_groups[mapping.param_group_index], address.start, address.numel
 
     def _frozen(self, tensor: Any) -> Tensor:
-        if self._stage3 and not self.refused:
+        if self._stage3 and not self.unsupported_reason:
             return _part(tensor.ds_tensor, 0, _without_padding(tensor))
         whole: Tensor = tensor.detach()
         return whole

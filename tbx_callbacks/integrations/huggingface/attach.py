@@ -46,11 +46,11 @@ def _watch_batches(trainer: Any, engine: Engine) -> None:
         try:
             loss = train(model, inputs, *args, **kwargs)
         except BaseException:
-            engine.let_go()  # the Trainer fires no event
+            engine.suspend()  # the Trainer fires no event
             raise
         finally:
             engine.labels = None
-        engine.batch(loss=loss.detach(), samples=samples_in(inputs), tokens=tokens_in(inputs))
+        engine.record_batch(loss=loss.detach(), samples=samples_in(inputs), tokens=tokens_in(inputs))
         return loss
 
     trainer.training_step = training_step
@@ -60,11 +60,11 @@ def _watch_clipping(accelerator: Any, engine: Engine) -> None:
     clip = accelerator.clip_grad_norm_
 
     def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
-        if engine.measures:
+        if engine.has_due_metrics:
             engine.before_clip(scale_of(getattr(accelerator, "scaler", None)))
         norm = clip(parameters, max_norm, *args, **kwargs)
         if norm is not None and math.isfinite(max_norm):  # without clipping, some versions take the norm by inf
-            engine.clipped(norm, max_norm)
+            engine.record_clipping(norm, max_norm)
         return norm
 
     accelerator.clip_grad_norm_ = clip_grad_norm_

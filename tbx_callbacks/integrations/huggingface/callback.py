@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from tbx_callbacks._model.forward_hooks import on_forward
 from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.integrations.huggingface.attach import attach, is_attached
-from tbx_callbacks.integrations.huggingface.info import clip_facts, is_compiled, obey, setup, tags
+from tbx_callbacks.integrations.huggingface.info import apply_action, clip_step_info, is_compiled, tags, training_info
 from tbx_callbacks.integrations.huggingface.run_folder import HuggingFaceIntegration
 
 logger = logging.getLogger(__name__)
@@ -44,28 +44,28 @@ class TbxTrainerCallback(HuggingFaceIntegration, TrainerCallback):  # type: igno
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._use(args)
-        self._writes = state.is_world_process_zero
+        self._is_writer = state.is_world_process_zero
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._adopt(args)
-        self._writes = state.is_world_process_zero
-        if not self._measures:
+        self._is_writer = state.is_world_process_zero
+        if not self._is_active:
             return
         self._unhook()
         if self._trainer is not None:
             attach(self._trainer, self._engine)
-        place = self._place(args, state) if self._writes else None
+        location = self._choose_location(args, state) if self._is_writer else None
         model = kwargs["model"]
         attached, batches = is_attached(self._trainer, self._engine), kwargs.get("train_dataloader")
-        facts = setup(args, state, model, kwargs["optimizer"], batches, attached=attached)
-        self._trains = facts.trains  # for _on_forward
-        self._begin(place, state.global_step, setup=facts)
+        info = training_info(args, state, model, kwargs["optimizer"], batches, attached=attached)
+        self._trains = info.still_training  # for _on_forward
+        self._begin(location, state.global_step, info=info)
         if "batches" in self._engine.needs or self._wants_outputs:
             self._watch_batches(model, args)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._running:
-            self._engine.stopwatch.got()
+            self._engine.stopwatch.stop_waiting()
             self._step = state.global_step
             self._engine.begin_step(state.global_step + 1)
 
@@ -73,25 +73,25 @@ class TbxTrainerCallback(HuggingFaceIntegration, TrainerCallback):  # type: igno
         if not self._running:
             return
         self._step = state.global_step
-        if verdict := self._engine.verdict(self._step):
-            obey(verdict, control)
+        if verdict := self._engine.poll_actions(self._step):
+            apply_action(verdict, control)
         if control.should_evaluate or control.should_save:
             self._engine.stopwatch.pause()
-        self._engine.pass_ended(is_step=True)
+        self._engine.end_microbatch(is_step=True)
         # When the trainer is about to log, its numbers travel with the step. With logging by epoch that is only known
         # at the epoch's end; the next step's beginning publishes at the latest.
         if not control.should_log and args.logging_strategy != "epoch":
-            self._engine.publish()
-        self._engine.stopwatch.wait()
+            self._engine.flush_step()
+        self._engine.stopwatch.start_waiting()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._running and (control.should_evaluate or control.should_save):
             self._engine.stopwatch.pause()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if self._measures and logs:
+        if self._is_active and logs:
             self._adopt(args)  # added after the Trainer was made, it has not seen them yet
-            self._logged(state.global_step, tags(logs), clip_facts(args, logs))
+            self._record_logs(state.global_step, tags(logs), clip_step_info(args, logs))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._running:
@@ -107,16 +107,16 @@ class TbxTrainerCallback(HuggingFaceIntegration, TrainerCallback):  # type: igno
     def _on_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
         if not self._trains():  # it was left by an exception, of which the Trainer tells nobody
             self._unhook()
-            self._engine.let_go()
+            self._engine.suspend()
             return
         if not module.training:
             return
         if self._wants_outputs:
-            self._engine.outputs(outputs, kwargs.get("labels"))
+            self._engine.record_outputs(outputs, kwargs.get("labels"))
         if is_attached(self._trainer, self._engine) or "batches" not in self._engine.needs:
             return
         loss = loss_in(outputs)
         if loss is None and not self._said_no_loss:
             self._said_no_loss = True
             logger.warning("the model returns no loss: NaN losses are not counted; attach(trainer) sees them")
-        self._engine.batch(loss=loss, samples=samples_in(kwargs), tokens=tokens_in(kwargs))
+        self._engine.record_batch(loss=loss, samples=samples_in(kwargs), tokens=tokens_in(kwargs))

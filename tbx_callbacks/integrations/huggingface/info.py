@@ -60,24 +60,26 @@ _NOT_ATTACHED = "callback.attach(trainer), which reads `labels` from the batch w
 _MODEL_SHOWN = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
-def setup(args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: Any, *, attached: bool) -> TrainingInfo:
+def training_info(
+    args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: Any, *, attached: bool
+) -> TrainingInfo:
     """What the engine has to know of the training that begins."""
-    zero = find_deepspeed(optimizer)
+    deepspeed = find_deepspeed(optimizer)
     return TrainingInfo(
-        trains=StillTraining(),
+        still_training=StillTraining(),
         model=model,
         optimizers=named_optimizers(optimizer),
         log_schedule=log_schedule(args, state, dataloader),
         clipping="norm" if (args.max_grad_norm or 0.0) > 0 else "none",
         spreads_nonfinite=spreads_nonfinite(args),
-        sharding=_sharding(model, args) if zero is None else zero.refused,
+        sharding=_sharding(model, args) if deepspeed is None else deepspeed.unsupported_reason,
         hparams=hparams(args, model),
         texts=texts(args, model),
         larger_is_better=larger_is_better(args),
         earlier_logs=[tags(logs) for logs in state.log_history],
         scaler=scaler_of(optimizer),
         compiled=is_compiled(model, args),
-        zero=zero,
+        deepspeed=deepspeed,
         predictions_remedy=_ATTACHED if attached else _NOT_ATTACHED,
     )
 
@@ -95,7 +97,7 @@ def tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
     return tagged
 
 
-def clip_facts(args: Any, logs: Mapping[str, Any]) -> dict[str, float]:
+def clip_step_info(args: Any, logs: Mapping[str, Any]) -> dict[str, float]:
     """The factor that clipping multiplied gradients by, as the Trainer's own norm gives it, if it does."""
     norm, limit = logs.get("grad_norm") if "loss" in logs else None, args.max_grad_norm or 0.0
     if norm is None or not math.isfinite(norm) or limit <= 0:
@@ -176,7 +178,7 @@ def is_compiled(model: nn.Module, args: Any) -> bool:
     return args.torch_compile or by_accelerate or getattr(model, "_compiled_call_impl", None) is not None
 
 
-def obey(verdict: Action, control: Any) -> None:
+def apply_action(verdict: Action, control: Any) -> None:
     """Does what rules want in the Trainer's own way; every rank does it after the same step, as the Trainer needs."""
     if Action.CHECKPOINT in verdict:
         control.should_save = True

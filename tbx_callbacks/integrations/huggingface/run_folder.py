@@ -41,9 +41,9 @@ def choose(
     if state.global_step > 0:
         stored = _stored_folder(args, state.stateful_callbacks.get(kind, []), wanted, digest, taken)
         folder = stored or (current if began else None) or wanted or fresh_folder(_runs(args))
-        return RunLocation(folder, purge=is_remote(folder) or holds_run(folder) or folder == current)
+        return RunLocation(folder, resume=is_remote(folder) or holds_run(folder) or folder == current)
     if running and current is not None and args.auto_find_batch_size:
-        return RunLocation(current, purge=True)  # the Trainer starts over with smaller batches
+        return RunLocation(current, resume=True)  # the Trainer starts over with smaller batches
     if state.is_hyper_param_search and state.trial_name:
         parent = wanted or _runs(args)
         return RunLocation(beside(os.path.join(parent, str(state.trial_name))))
@@ -123,7 +123,7 @@ class HuggingFaceIntegration(Integration, ExportableState):  # type: ignore[misc
                 self.__dict__ = replaced[0].__dict__
             self._args = args
 
-    def _place(self, args: Any, state: Any) -> RunLocation:
+    def _choose_location(self, args: Any, state: Any) -> RunLocation:
         return choose(
             args,
             state,
@@ -136,7 +136,7 @@ class HuggingFaceIntegration(Integration, ExportableState):  # type: ignore[misc
             taken={other.log_dir for other in _in_use if other is not self and other._running},
         )
 
-    def _early_place(self) -> RunLocation:
+    def _location_before_training(self) -> RunLocation:
         if self._args is None and self._wanted_dir is None:
             raise RuntimeError(
                 "callback.writer must be used after the callback was given to a Trainer, or with log_dir set;"

@@ -35,13 +35,13 @@ class BatchOutputs:
         """The model ran; a hook."""
         if not module.training:
             return
-        with self._engine.looking():
+        with self._engine.guard_outputs():
             self._passes.append((_found(outputs), kwargs.get("labels")))
 
     def end(self, returned: Any) -> None:
         """The batch is done, and training_step has returned this."""
         own: dict[str, Tensor] = {}
-        with self._engine.looking():
+        with self._engine.guard_outputs():
             own = _found(returned if isinstance(returned, Mapping) else {})
         of_batch, self._labels = self._labels, None
         passes, self._passes = self._passes, []
@@ -50,7 +50,7 @@ class BatchOutputs:
             if "logits" in found:  # the first ones are those of the batch's labels: who knows what others are about
                 labels, of_batch = of_batch if labels is None else labels, None
             if found:
-                self._engine.outputs(found, labels)
+                self._engine.record_outputs(found, labels)
 
 
 def _found(outputs: Any) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from tbx_callbacks.integrations.base import named_optimizers
 from tbx_callbacks.integrations.batches import batch_as_mapping, loss_in, samples_in, tokens_in
 from tbx_callbacks.integrations.lightning.batch_outputs import BatchOutputs
 from tbx_callbacks.integrations.lightning.compat import Callback
-from tbx_callbacks.integrations.lightning.info import epoch, loss_scale, setup_of
+from tbx_callbacks.integrations.lightning.info import epoch, loss_scale, training_info
 from tbx_callbacks.integrations.lightning.logger import Listener
 from tbx_callbacks.integrations.step_counting import StepCountingIntegration
 from tbx_callbacks.runs.folders import RunLocation, beside, fresh_folder, holds_run
@@ -33,14 +33,14 @@ class TbxLightningCallback(StepCountingIntegration, Callback):  # type: ignore[m
     _stored: Mapping[str, Any] = {}
     _names: Mapping[int, str] = {}
     _max_norm: float | None = None
-    _said: BatchOutputs | None = None  # what the model returns, where a metric wants it
+    _outputs: BatchOutputs | None = None  # what the model returns, where a metric wants it
     _divides = False  # whether Lightning divides the loss for the accumulation
 
     # -- events of the Trainer -------------------------------------------------------------------------------------
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self._shares = not trainer.fast_dev_run
-        self._writes = trainer.is_global_zero and self._shares
+        self._participates = not trainer.fast_dev_run
+        self._is_writer = trainer.is_global_zero and self._participates
         self._root = trainer.default_root_dir
         if stage != "fit":
             self._listen(trainer)
@@ -50,47 +50,47 @@ class TbxLightningCallback(StepCountingIntegration, Callback):  # type: ignore[m
         self._listen(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if not self._measures:
+        if not self._is_active:
             return
         optimizers = named_optimizers(list(trainer.optimizers))
         self._names = {id(optimizer): name for name, optimizer in optimizers.items()}
-        facts = setup_of(trainer, pl_module, optimizers)
-        self._max_norm = trainer.gradient_clip_val if facts.clipping == "norm" else None
+        info = training_info(trainer, pl_module, optimizers)
+        self._max_norm = trainer.gradient_clip_val if info.clipping == "norm" else None
         self._divides = pl_module.automatic_optimization and trainer.accumulate_grad_batches > 1
-        self._begin(*self._resumed(trainer), setup=facts)
-        self._said = BatchOutputs(self._engine) if self._wants_outputs else None
-        if self._said is not None:
-            self._hooks.append(on_forward(facts.model, self._said.on_forward))
+        self._begin(*self._resumed(trainer), info=info)
+        self._outputs = BatchOutputs(self._engine) if self._wants_outputs else None
+        if self._outputs is not None:
+            self._hooks.append(on_forward(info.model, self._outputs.on_forward))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if self._said is not None:
-            self._said.begin(batch)
-        self._engine.stopwatch.got()
+        if self._outputs is not None:
+            self._outputs.begin(batch)
+        self._engine.stopwatch.stop_waiting()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self._engine.stopwatch.wait()
+        self._engine.stopwatch.start_waiting()
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
-        self._engine.stopwatch.forget_wait()
+        self._engine.stopwatch.cancel_waiting()
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        if self._running and (self._stepped or self._engine.measures):
+        if self._running and (self._stepped or self._engine.has_due_metrics):
             name = self._names.get(id(optimizer)) or self._names.get(id(getattr(optimizer, "optimizer", None)))
-            self._see_gradients(loss_scale(trainer, optimizer), optimizer=name, max_norm=self._max_norm)
+            self._before_clip(loss_scale(trainer, optimizer), optimizer=name, max_norm=self._max_norm)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._running:
-            if self._said is not None:
-                self._said.end(outputs)
+            if self._outputs is not None:
+                self._outputs.end(outputs)
             loss = loss_in(outputs)
             if loss is not None and self._divides:
                 loss = loss * trainer.accumulate_grad_batches
             fraction = epoch(trainer, batch_idx) if self._logs else None
             inputs = batch_as_mapping(batch)
-            self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
-            if self._verdict:
-                self._obey(trainer)
-            self._engine.stopwatch.wait()
+            self._end_microbatch(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
+            if self._action:
+                self._apply_action(trainer)
+            self._engine.stopwatch.start_waiting()
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._engine.stopwatch.pause()
@@ -123,18 +123,18 @@ class TbxLightningCallback(StepCountingIntegration, Callback):  # type: ignore[m
     def _resumed(self, trainer: Any) -> tuple[RunLocation | None, int]:
         """Where a training goes on (None on ranks that do not write), and after which step."""
         step = self._stored.get("step", self._step) if trainer.global_step else 0
-        place = self._place(step) if self._writes else None
+        location = self._choose_location(step) if self._is_writer else None
         self._stored = {}  # a later fit goes on from here
-        return place, step
+        return location, step
 
-    def _obey(self, trainer: Any) -> None:
+    def _apply_action(self, trainer: Any) -> None:
         """Does what rules want in Lightning's own way, on every rank after the same step."""
-        if Action.CHECKPOINT in self._verdict:
+        if Action.CHECKPOINT in self._action:
             keeper = trainer.checkpoint_callback
             folder = keeper and getattr(keeper, "dirpath", None)
             folder = folder or os.path.join(trainer.default_root_dir, "checkpoints")
             trainer.save_checkpoint(os.path.join(folder, f"alert-step={self._step}.ckpt"))
-        if Action.STOP in self._verdict:
+        if Action.STOP in self._action:
             trainer.should_stop = True
 
     def _listen(self, trainer: Any) -> None:
@@ -147,20 +147,20 @@ class TbxLightningCallback(StepCountingIntegration, Callback):  # type: ignore[m
 
     def _take_logs(self, metrics: Mapping[str, float]) -> None:
         """Numbers that the module logged, after `_step` steps."""
-        if self._measures:  # on all ranks: a metric gives way to a tag that is logged
-            self._logged(self._step, {name: float(value) for name, value in metrics.items()})
+        if self._is_active:  # on all ranks: a metric gives way to a tag that is logged
+            self._record_logs(self._step, {name: float(value) for name, value in metrics.items()})
 
-    def _place(self, step: int) -> RunLocation:
+    def _choose_location(self, step: int) -> RunLocation:
         stored = self._stored.get("log_dir")
         if step and stored and holds_run(stored) and self._wanted_dir in (None, stored):
-            return RunLocation(stored, purge=True)
+            return RunLocation(stored, resume=True)
         if step and (self.log_dir or self._wanted_dir):
-            return RunLocation(str(self.log_dir or self._wanted_dir), purge=True)
-        return RunLocation(self.log_dir) if self.log_dir and not self._began else self._early_place()
+            return RunLocation(str(self.log_dir or self._wanted_dir), resume=True)
+        return RunLocation(self.log_dir) if self.log_dir and not self._began else self._location_before_training()
 
-    def _early_place(self) -> RunLocation:
+    def _location_before_training(self) -> RunLocation:
         if self._wanted_dir:
             return RunLocation(beside(self._wanted_dir))
         if self._root is None:
-            return super()._early_place()
+            return super()._location_before_training()
         return RunLocation(fresh_folder(os.path.join(self._root, "runs")))

@@ -20,20 +20,20 @@ from tbx_callbacks.integrations.lightning.batch_outputs import REMEDY
 _DEEPSPEED = "Lightning's DeepSpeedStrategy (remedy: the Hugging Face Trainer, or a loop with TbxLoop)"
 
 
-def setup_of(trainer: Any, pl_module: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> TrainingInfo:
+def training_info(trainer: Any, pl_module: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> TrainingInfo:
     """What the engine has to know of the training that begins."""
-    clips, zero = clipping(trainer, pl_module), find_deepspeed(next(iter(trainer.optimizers), None))
+    clips, deepspeed = clipping(trainer, pl_module), find_deepspeed(next(iter(trainer.optimizers), None))
     return TrainingInfo(
         model=held(pl_module),
         optimizers=optimizers,
         log_schedule=every(max(1, trainer.log_every_n_steps)),
         clipping=clips,
         spreads_nonfinite=clips == "norm",
-        sharding=sharding(pl_module.parameters()) if zero is None else _DEEPSPEED,
+        sharding=sharding(pl_module.parameters()) if deepspeed is None else _DEEPSPEED,
         hparams=hparams(pl_module),
         texts=texts(pl_module),
         scaler=scaler(trainer),
-        zero=zero,
+        deepspeed=deepspeed,
         predictions_remedy=REMEDY,
     )
 
