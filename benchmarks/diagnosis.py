@@ -81,12 +81,12 @@ def live(points: int = 1000) -> dict[str, float]:
     tags += ["train/loss", "lr/AdamW/pg1", "grad_norm/total", "clip/factor", "clip/share", "nonfinite/found"]
     dice, found = random.Random(0), {"tags": float(len(tags))}
     for rules, given in (("default", "default"), ("all", {"extends": "full", "rules": {"others": "warn"}})):
-        watcher = RuleRunner(load_config(given).live.watched(), write=MemoryWriter().write)
+        watcher = RuleRunner(load_config(given).live.active_rules(), write=MemoryWriter().write)
         handed = 0.0
         for step in range(1, points + 1):
             values = {tag: dice.uniform(0.9, 1.1) for tag in tags}
             started = time.perf_counter()
-            watcher.take(step, values)
+            watcher.record(step, values)
             verdict = watcher.judge(step)
             handed += time.perf_counter() - started
             before = watcher.seconds

@@ -66,7 +66,7 @@ def measure(folder: str) -> dict[str, Any]:
     costs, moved = [], []
     with TbxLoop(model, optimizer, SET, log_dir=folder, max_grad_norm=1.0) as loop:
         ours = sockets() - before
-        ranks, watch = loop._engine.publisher.ranks, loop._engine.stopwatch
+        ranks, watch = loop._engine.publisher.reducer, loop._engine.stopwatch
         watch.clock = time.thread_time  # ranks share cores here: what they wait for each other would be measured
         for step in range(1, STEPS + 1):
             loss = model(torch.randn(4, WIDTH)).square().mean()

@@ -28,7 +28,7 @@ from tbx_callbacks import TbxLoop
 from tbx_callbacks._distributed.packing import PackedValues, StepValues
 from tbx_callbacks._model.tensors import Tensors
 from tbx_callbacks._stats import fused
-from tbx_callbacks.metrics.values import Sum
+from tbx_callbacks.metrics.values import Histogram, Sum
 
 LAUNCH_S = 4e-6  # of one kernel, when the device waits for it
 LAUNCHES = 8  # a pass and its merge, twice, for weights and for gradients
@@ -101,9 +101,9 @@ def everything(model: nn.Module) -> PackedValues:
         measured = Tensors([p.detach() if kind == "weights" else p.grad for p in model.parameters()])
         squares = measured.squares.unbind()
         batch.add({f"{kind}_norm/{name}": Sum(square) for name, square in zip(names, squares, strict=True)})
-        layers = measured.histograms(by_layer(names), 64)
-        batch.add({f"{kind}/{layer}": histogram for layer, histogram in layers.items()})
-    return batch.fetch()
+        layers = measured.grouped(by_layer(names))
+        batch.add({f"{kind}/{layer}": Histogram(tensors, 64, bounds) for layer, (tensors, bounds) in layers.items()})
+    return batch.pack()
 
 
 def launches(work: Callable[[], object]) -> int:

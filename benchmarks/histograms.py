@@ -36,20 +36,20 @@ Way = Callable[[Named, str], None]
 
 
 def ours(tensors: Named, folder: str) -> None:
-    batch, sink = StepValues(), TensorBoardWriter(folder)
+    batch, writer = StepValues(), TensorBoardWriter(folder)
     batch.add({f"weights/{name}": Histogram([tensor], bins=BINS) for name, tensor in tensors.items()})
-    sink.write(1, batch.numbers({}))
-    sink.close()
+    writer.write(1, batch.finish_local({}))
+    writer.close()
 
 
 def by_layer(tensors: Named, folder: str) -> None:
     groups: dict[str, list[Tensor]] = {}
     for name, tensor in tensors.items():
         groups.setdefault(".".join(name.split(".")[:4]), []).append(tensor)
-    batch, sink = StepValues(), TensorBoardWriter(folder)
+    batch, writer = StepValues(), TensorBoardWriter(folder)
     batch.add({f"weights/{name}": Histogram(group, bins=BINS) for name, group in groups.items()})
-    sink.write(1, batch.numbers({}))
-    sink.close()
+    writer.write(1, batch.finish_local({}))
+    writer.close()
 
 
 def tensorboardx(bins: str | int) -> Way:
@@ -63,14 +63,14 @@ def tensorboardx(bins: str | int) -> Way:
 
 
 def histc(tensors: Named, folder: str) -> None:
-    sink, values = TensorBoardWriter(folder), {}
+    writer, values = TensorBoardWriter(folder), {}
     for name, tensor in tensors.items():
         flat = tensor.reshape(-1)
         low, high = flat.min().item(), flat.max().item()
         counts = flat.histc(bins=BINS, min=low, max=high)
         values[f"weights/{name}"] = HistogramCounts(tuple(int(c) for c in counts.tolist()), low, high, 0.0, 0.0)
-    sink.write(1, values)
-    sink.close()
+    writer.write(1, values)
+    writer.close()
 
 
 WAYS: dict[str, Way] = {
@@ -109,7 +109,7 @@ def same_counts(tensors: Sequence[Tensor]) -> str:
     for tensor in tensors:
         batch = StepValues()
         batch.add({"x": Histogram([tensor], bins=BINS)})
-        found = batch.numbers({})["x"]
+        found = batch.finish_local({})["x"]
         assert isinstance(found, HistogramCounts)
         expected, _ = np.histogram(tensor.detach().numpy().astype(np.float64), bins=np.array(found.edges))
         assert sum(found.counts) == tensor.numel()

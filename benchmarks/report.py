@@ -76,7 +76,7 @@ def histograms(done: float) -> dict[str, HistogramCounts]:
 
 
 def write(folder: Path, *, steps: int, every: int) -> None:
-    sink, dice, names = TensorBoardWriter(folder), random.Random(0), parameters()
+    writer, dice, names = TensorBoardWriter(folder), random.Random(0), parameters()
     for step in range(every, steps + 1, every):
         values: dict[str, Any] = scalars(step, steps, dice, names)
         if step % 50 == 0:
@@ -84,8 +84,8 @@ def write(folder: Path, *, steps: int, every: int) -> None:
         if step % (steps // 10) == 0:
             loss = 0.3 + (step / steps - 0.5) ** 2
             values |= {"eval/loss": loss, "eval/accuracy": 0.93 - loss / 5, "eval/f1": 0.92 - loss / 5}
-        sink.write(step, values)
-    sink.close()
+        writer.write(step, values)
+    writer.close()
 
 
 def opened(page: Path) -> dict[str, float]:

@@ -34,15 +34,15 @@ def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     process = psutil.Process()
     with tempfile.TemporaryDirectory() as folder:
-        sink = TensorBoardWriter(folder)
+        writer = TensorBoardWriter(folder)
         start, settled, peak = time.perf_counter(), 0, 0
         for step in range(1, steps + 1):
-            sink.write(step, values(step))
+            writer.write(step, values(step))
             if step == WARM_UP:
                 settled = process.memory_info().rss
             if step % 1000 == 0:
                 peak = max(peak, process.memory_info().rss)
-        sink.close()
+        writer.close()
         seconds = time.perf_counter() - start
         (path,) = Path(folder).glob("*tfevents*")
         size = path.stat().st_size

@@ -21,11 +21,11 @@ VALUES = {f"family/layer.{place}": float(place) for place in range(SCALARS)}
 
 
 def ours(folder: str) -> float:
-    sink = TensorBoardWriter(folder)
+    writer = TensorBoardWriter(folder)
     start = time.perf_counter()
     for step in range(1, STEPS + 1):
-        sink.write(step, VALUES)
-    sink.close()
+        writer.write(step, VALUES)
+    writer.close()
     return time.perf_counter() - start
 
 
@@ -40,13 +40,13 @@ def theirs(folder: str) -> float:
 
 
 def training_thread(folder: str) -> float:
-    sink = TensorBoardWriter(folder)
+    writer = TensorBoardWriter(folder)
     times = []
     for step in range(1, 200):
         start = time.perf_counter()
-        sink.write(step, VALUES)
+        writer.write(step, VALUES)
         times.append(time.perf_counter() - start)
-    sink.close()
+    writer.close()
     return statistics.median(times)
 
 

@@ -28,9 +28,9 @@ class TbxIgnite(StepCountingIntegration):
 
     def attach(self, engine: Engine, model: nn.Module, optimizer: Optimizer, *, log_every: int = 10) -> TbxIgnite:
         """Follows the engine's events."""
-        self._writes = is_rank_zero()
-        setup = TrainingInfo(model=model, optimizers=named_optimizers(optimizer), log_schedule=every(log_every))
-        engine.add_event_handler(Events.STARTED, self._started, setup)
+        self._is_writer = is_rank_zero()
+        info = TrainingInfo(model=model, optimizers=named_optimizers(optimizer), log_schedule=every(log_every))
+        engine.add_event_handler(Events.STARTED, self._started, info)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
         engine.add_event_handler(Events.COMPLETED, self._ended, succeeded=True)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
@@ -38,23 +38,23 @@ class TbxIgnite(StepCountingIntegration):
 
     def evaluated(self, evaluator: Engine) -> None:
         """Logs the metrics of an evaluation that has ended, as `eval/<name>`."""
-        if self._writes:
-            self._engine.logged(self._step, {f"eval/{name}": float(v) for name, v in evaluator.state.metrics.items()})
+        if self._is_writer:
+            self._engine.record_logs(self._step, {f"eval/{name}": float(v) for name, v in evaluator.state.metrics.items()})
 
-    def _started(self, engine: Engine, setup: TrainingInfo) -> None:
-        if self._writes:
-            self._begin(RunLocation(self._wanted_dir or fresh_folder("runs")), self._step, setup=setup)
+    def _started(self, engine: Engine, info: TrainingInfo) -> None:
+        if self._is_writer:
+            self._begin(RunLocation(self._wanted_dir or fresh_folder("runs")), self._step, info=info)
 
     def _iteration(self, engine: Engine) -> None:
-        if self._writes:
+        if self._is_writer:
             state: Any = engine.state
             inputs = state.batch if isinstance(state.batch, dict) else dict(enumerate(state.batch))
             fraction = state.iteration / state.epoch_length if self._logs else None
             loss = state.output.detach()
-            self._end_pass(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
+            self._end_microbatch(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
 
     def _ended(self, engine: Engine, *, succeeded: bool) -> None:
-        if self._writes:
+        if self._is_writer:
             self._end(self._step, succeeded=succeeded)
 
     def _failed(self, engine: Engine, error: Exception) -> None:

@@ -114,8 +114,8 @@ def agreed() -> str:
     ranks = together.Reducer(NoOthers(), 10.0)  # type: ignore[arg-type]
     types = {"a": torch.float64, "b": torch.float32, "c": torch.float64}
     with NoWaiting():
-        found = ranks.agree(1, ["due"], {tag: torch.empty(2, dtype=kind, device=DEVICE) for tag, kind in types.items()})
-    ranks.let_go(10.0)
+        found = ranks.merge_ranges(1, ["due"], {tag: torch.empty(2, dtype=kind, device=DEVICE) for tag, kind in types.items()})
+    ranks.shutdown(10.0)
     assert all(found[tag].dtype == kind and found[tag].shape == (2,) for tag, kind in types.items())
     return f"{Fetched.made} {' '.join({each.device.type for each in found.values()})}"
 
@@ -151,7 +151,7 @@ def main() -> None:
             with NoWaiting():
                 loop.before_clip()
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=False)
-            loop._engine.clipped(norm, 1.0)
+            loop._engine.record_clipping(norm, 1.0)
             with NoWaiting():
                 loop.log("mine/loss", loss)
                 optimizer.step()  # measures in its hook
@@ -159,17 +159,17 @@ def main() -> None:
                 assert engine._recorder is not None
                 on_host = torch.zeros(()), torch.zeros(4, dtype=torch.int64)
                 for one, of in ((loss.detach(), labels), on_host, (loss.detach(), labels)):  # mixed up: none may wait
-                    engine.batch(loss=one, samples=4, tokens=of)
-                    engine.outputs({"logits": logits, "aux_loss": one}, of)
-                engine.outputs({"logits": torch.zeros(4, 3), "aux_loss": on_host[0]}, labels)
-                engine._recorder.finish()
+                    engine.record_batch(loss=one, samples=4, tokens=of)
+                    engine.record_outputs({"logits": logits, "aux_loss": one}, of)
+                engine.record_outputs({"logits": torch.zeros(4, 3), "aux_loss": on_host[0]}, labels)
+                engine._recorder.finish_step()
             optimizer.zero_grad()
-            held, engine.publisher.held = engine.publisher.held, None  # here the copy to the host would begin
+            held, engine.publisher.buffered = engine.publisher.buffered, None  # here the copy to the host would begin
             assert held is not None
             loop._stepped = False
             loop._begin_step(loop._step + 1)
-        assert held[1]._own is not None
-        print("measured", *held[1]._values, *held[1]._counted, *held[1]._own._values)
+        assert held[1]._local is not None
+        print("measured", *held[1]._values, *held[1]._counted, *held[1]._local._values)
         loop._running = False
 
 

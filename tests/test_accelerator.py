@@ -114,8 +114,8 @@ def test_ranges_of_a_step_are_merged_in_one_copy_and_keep_their_types(monkeypatc
 
     ranks = Reducer(Other(), 10.0)  # type: ignore[arg-type]
     ranges = {f"tag {n}": torch.tensor([-float(n), n + 0.5], dtype=torch.float64) for n in range(3)}
-    found = ranks.agree(1, ["due"], ranges)
-    ranks.let_go(10.0)
+    found = ranks.merge_ranges(1, ["due"], ranges)
+    ranks.shutdown(10.0)
     assert copies == [torch.Size([6])]
     assert {tag: bounds.tolist() for tag, bounds in found.items()} == {
         "tag 0": [-5.0, 0.5],
@@ -128,7 +128,7 @@ def test_numbers_come_back_in_their_places() -> None:
     scalars = [1.5, torch.tensor(2.0), torch.tensor([3], dtype=torch.int64), 4, torch.tensor(5.0, dtype=torch.float64)]
     vectors = [torch.tensor([6.0, 7.0]), torch.empty(0), torch.tensor([8.0], dtype=torch.float64)]
     fetch = HostCopy(scalars, vectors)
-    assert not fetch.waits
+    assert not fetch.is_pending
     assert fetch.read() == ([1.5, 2.0, 3.0, 4.0, 5.0], [[6.0, 7.0], [], [8.0]])
     assert HostCopy([], []).read() == ([], [])
 
@@ -166,7 +166,7 @@ def test_a_thread_of_ours_has_the_device_of_the_thread_that_started_it(monkeypat
     for name, started in (("without", False), ("with", True)):
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda started=started: started)
         jobs = Worker(name, print)
-        jobs.do(lambda: None)
+        jobs.submit(lambda: None)
         assert jobs.drain(10)
         jobs.close()
     assert found == [("with", 5)]

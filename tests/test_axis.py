@@ -170,12 +170,12 @@ def test_it_is_one_run_for_doctor_and_report(tmp_path: Path) -> None:
 
 
 def test_a_point_is_never_before_an_earlier_one(tmp_path: Path) -> None:
-    sink = AxesWriter(tmp_path, ["samples"])
-    sink.write(10, {"axis:samples": 1000.0, "x": 1.0})
-    sink.write(19, {"x": 2.0})  # leads to 1900
-    sink.write(20, {"axis:samples": 50.0, "x": 3.0})
-    sink.write(30, {"axis:samples": 1000.0, "x": 4.0})
-    sink.close()
+    writer = AxesWriter(tmp_path, ["samples"])
+    writer.write(10, {"axis:samples": 1000.0, "x": 1.0})
+    writer.write(19, {"x": 2.0})  # leads to 1900
+    writer.write(20, {"axis:samples": 50.0, "x": 3.0})
+    writer.write(30, {"axis:samples": 1000.0, "x": 4.0})
+    writer.close()
     assert along(tmp_path, "samples").scalars["x"] == [(1000, 1.0), (1900, 2.0), (1900, 3.0), (2050, 4.0)]
     assert Run(tmp_path).steps("x") == [10, 19, 20, 30]
 
@@ -193,10 +193,10 @@ def test_a_folder_that_cannot_be_written_is_not_the_trainings_problem(
 
 
 def test_what_was_counted_falls_short_of_an_estimate_and_is_written_all_the_same(tmp_path: Path) -> None:
-    sink = AxesWriter(tmp_path / "run", ["samples"])
-    sink.write(10, {"train/loss": 1.0, "axis:samples": 80.0})
-    sink.write(15, {"eval/loss": 0.9})  # estimated at 120
-    sink.write(20, {"train/loss": 0.8, "axis:samples": 20.0})  # at 100
-    sink.write(30, {"train/loss": 0.7, "axis:samples": 80.0})
-    sink.close()
+    writer = AxesWriter(tmp_path / "run", ["samples"])
+    writer.write(10, {"train/loss": 1.0, "axis:samples": 80.0})
+    writer.write(15, {"eval/loss": 0.9})  # estimated at 120
+    writer.write(20, {"train/loss": 0.8, "axis:samples": 20.0})  # at 100
+    writer.write(30, {"train/loss": 0.7, "axis:samples": 80.0})
+    writer.close()
     assert along(tmp_path / "run", "samples").steps("train/loss") == [80, 120, 180]

@@ -68,9 +68,9 @@ def test_recipes_are_found() -> None:
 
 
 def test_view_serves_the_run_and_prints_the_url(tmp_path: Path) -> None:
-    sink = TensorBoardWriter(tmp_path / "run")
-    sink.write(1, {"train/loss": 0.5})
-    sink.close()
+    writer = TensorBoardWriter(tmp_path / "run")
+    writer.write(1, {"train/loss": 0.5})
+    writer.close()
     board = subprocess.Popen(
         [*COMMAND, "view", "run", "--port", "0"],
         stdout=subprocess.PIPE,

@@ -181,22 +181,22 @@ def test_rules_of_a_set_are_those_that_it_names() -> None:
     given = {"divergence": {"ratio": 2.0, "action": ["stop", "checkpoint"], "call": "os.getcwd"}, "plateau": None}
     live = load_config({"metrics": ["loss"], "rules": {**given, "every": 7}}).live
     assert live.every == 7
-    assert live.decides
-    assert live.watched() == {
+    assert live.may_act
+    assert live.active_rules() == {
         "divergence": LiveRule(Divergence(ratio=2.0), Response(("stop", "checkpoint"), "os.getcwd")),
         "plateau": LiveRule(Plateau(), Response()),
     }
-    assert not load_config({"metrics": ["loss"]}).live.watched()
+    assert not load_config({"metrics": ["loss"]}).live.active_rules()
 
 
 def test_rules_are_inherited_replaced_and_switched_off() -> None:
-    assert set(load_config("full").live.watched()) == {"nonfinite", "divergence"}
-    assert not load_config("full").live.decides
+    assert set(load_config("full").live.active_rules()) == {"nonfinite", "divergence"}
+    assert not load_config("full").live.may_act
     own = load_config({"extends": "full", "rules": {"nonfinite": "stop", "divergence": False, "others": "warn"}}).live
-    assert set(own.watched()) == set(RULES) - {"divergence"}
-    assert own.watched()["nonfinite"].response.actions == ("stop",)
-    assert own.watched()["overfitting"] == LiveRule(Overfitting(), Response())
-    assert not load_config({"extends": "full", "rules": False}).live.watched()
+    assert set(own.active_rules()) == set(RULES) - {"divergence"}
+    assert own.active_rules()["nonfinite"].response.actions == ("stop",)
+    assert own.active_rules()["overfitting"] == LiveRule(Overfitting(), Response())
+    assert not load_config({"extends": "full", "rules": False}).live.active_rules()
     assert load_config({"extends": "full", "rules": {"nonfinite": "stop"}}).digest != load_config("full").digest
 
 

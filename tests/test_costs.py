@@ -42,7 +42,7 @@ class Comparing(Slow):
 
 def train(clock: Clock, items: list[MetricSpec], budget: float | None, steps: int) -> Engine:
     """One second a step; stops before the training ends."""
-    engine = Engine(items, every=2, strict=True, sink=MemoryWriter(), stopwatch=Stopwatch(clock), budget=budget)
+    engine = Engine(items, every=2, strict=True, writer=MemoryWriter(), stopwatch=Stopwatch(clock), budget=budget)
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(10)))
@@ -51,8 +51,8 @@ def train(clock: Clock, items: list[MetricSpec], budget: float | None, steps: in
         clock.now += 1.0
         model(torch.ones(3, 2)).sum().backward()
         optimizer.step()
-        engine.publish()
-        engine.verdict(step)
+        engine.flush_step()
+        engine.poll_actions(step)
     return engine
 
 
@@ -67,14 +67,14 @@ def costly(clock: Clock, done: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def periods(engine: Engine) -> dict[str, str]:
-    return {entry.item.name: str(entry.schedule) for entry in engine._program.entries}
+    return {entry.item.name: str(entry.schedule) for entry in engine._runner.entries}
 
 
 def test_what_is_seen_in_the_forward_pass_is_time_of_its_metric() -> None:
     clock = Clock()
     items = [MetricSpec("watching", Watching("watching", 0.25, clock)), MetricSpec("idle", Slow("idle", 0.0, clock))]
     engine = train(clock, items, None, steps=20)
-    watching, idle = engine._program.entries
+    watching, idle = engine._runner.entries
     assert engine.stopwatch.monitoring == pytest.approx(10 * 2 * 0.25)  # two modules
     assert (watching.cost.runs, watching.cost.a_run, idle.cost.total) == (10, pytest.approx(0.5), 0.0)
     assert periods(train(clock, items, 0.01, steps=20)) == {"watching": "every 50 steps", "idle": "every 2 steps"}
@@ -88,7 +88,7 @@ def test_copies_are_paid_by_those_that_compare_with_them(monkeypatch: pytest.Mon
     items += [MetricSpec("idle", Slow("idle", 0.0, clock))]
     engine = train(clock, items, None, steps=20)
     assert engine.stopwatch.monitoring == pytest.approx(10 * 1.0)
-    assert [entry.cost.total for entry in engine._program.entries] == pytest.approx([5.0, 5.0, 0.0])
+    assert [entry.cost.total for entry in engine._runner.entries] == pytest.approx([5.0, 5.0, 0.0])
     found = periods(train(clock, items, 0.01, steps=20))
     assert found == {"one": "every 100 steps", "two": "every 100 steps", "idle": "every 2 steps"}
 
@@ -97,7 +97,7 @@ def test_histograms_pay_for_their_counting_and_all_that_read_tensors_are_stretch
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(StepValues, "count", costly(clock, StepValues.count_histograms))
+    monkeypatch.setattr(StepValues, "count_histograms", costly(clock, StepValues.count_histograms))
     norms = [parse_metric_spec("weight_norm", {"by": by}, "here") for by in ("total", "layer")]
     items = [*norms, *(parse_metric_spec(name, {}, "here") for name in ("weight_histogram", "learning_rate"))]
     engine = train(clock, items, 0.01, steps=10)
@@ -109,9 +109,9 @@ def test_what_a_device_took_belongs_to_its_run_however_late_it_is_known() -> Non
     cost = Cost()
     for step in (4, 4, 8, 12):
         cost.add(1.0, step)
-    cost.add_late(5.0, 4)
-    cost.add_late(0.5, 8)
-    assert (cost.runs, cost.total, cost.a_run, cost.a_step) == (3, 9.5, 1.25, 2.5 / 8)
+    cost.add_delayed(5.0, 4)
+    cost.add_delayed(0.5, 8)
+    assert (cost.runs, cost.total, cost.a_run, cost.per_step) == (3, 9.5, 1.25, 2.5 / 8)
 
 
 def test_a_trainings_text_says_the_chosen_periods(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -22,11 +22,11 @@ HEALTHY = np.geomspace(0.7, 0.1, 60)
 
 
 def logged(folder: Path, **scalars: Any) -> Path:
-    sink = TensorBoardWriter(folder)
+    writer = TensorBoardWriter(folder)
     for place in range(max(map(len, scalars.values()))):
         values = {tag: float(numbers[place]) for tag, numbers in scalars.items() if place < len(numbers)}
-        sink.write(10 * (place + 1), values)
-    sink.close()
+        writer.write(10 * (place + 1), values)
+    writer.close()
     return folder
 
 

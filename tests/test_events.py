@@ -30,10 +30,10 @@ def points(series: Series) -> list[tuple[int, float]]:
 
 
 def scalars(folder: Path, numbers: dict[int, float], tag: str = "train/loss") -> None:
-    sink = TensorBoardWriter(folder)
+    writer = TensorBoardWriter(folder)
     for step, number in numbers.items():
-        sink.write(step, {tag: number})
-    sink.close()
+        writer.write(step, {tag: number})
+    writer.close()
 
 
 def write(path: Path, *events: Event) -> None:

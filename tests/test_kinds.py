@@ -27,17 +27,17 @@ METRICS = [
 
 def written(model: nn.Module) -> dict[str, Any]:
     """What one step without an update writes, with the gradients that the parameters have."""
-    sink = MemoryWriter()
-    engine = Engine(load_config({"every": 1, "metrics": METRICS}).items, every=1, strict=True, sink=sink)
+    writer = MemoryWriter()
+    engine = Engine(load_config({"every": 1, "metrics": METRICS}).items, every=1, strict=True, writer=writer)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(1)))
     engine.begin_step(1)
     engine.before_clip()
     for hook in optimizer._optimizer_step_post_hooks.values():  # some kinds cannot be stepped
         hook(optimizer, (), {})
-    engine.publish()
+    engine.flush_step()
     engine.end(1, succeeded=True)
-    return {tag: value for _, values in sink.batches for tag, value in values.items()}
+    return {tag: value for _, values in writer.batches for tag, value in values.items()}
 
 
 def module(**tensors: Tensor) -> nn.Module:

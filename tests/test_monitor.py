@@ -33,8 +33,8 @@ def loop(
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    config, sink, clock = load_config({"every": 2, "metrics": metrics}), MemoryWriter(), Clock()
-    engine = Engine(config.items, every=config.every, strict=False, sink=sink, stopwatch=Stopwatch(clock))
+    config, writer, clock = load_config({"every": 2, "metrics": metrics}), MemoryWriter(), Clock()
+    engine = Engine(config.items, every=config.every, strict=False, writer=writer, stopwatch=Stopwatch(clock))
     engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(3), **setup))
     for step in range(1, steps + 1):
         engine.begin_step(step)
@@ -42,12 +42,12 @@ def loop(
         optimizer.zero_grad()
         loss = model(torch.randn(5, 4)).square().mean()
         loss.backward()
-        engine.batch(loss=loss, samples=5, tokens=torch.tensor(7))
+        engine.record_batch(loss=loss, samples=5, tokens=torch.tensor(7))
         clock.now += 0.5
         optimizer.step()
-        engine.publish()
+        engine.flush_step()
     engine.end(steps, succeeded=True)
-    return sink, clock
+    return writer, clock
 
 
 def test_schedules() -> None:
@@ -58,12 +58,12 @@ def test_schedules() -> None:
 
 
 def test_each_item_has_its_own_cadence_and_interval() -> None:
-    sink, _ = loop(
+    writer, _ = loop(
         ["throughput", {"weight_norm": {"every": 3}}, {"grad_norm": {"every": "log", "by": "total"}}], steps=7
     )
-    assert [step for step, _ in sink.series("perf/step_s")] == [2, 4, 6]
-    assert [step for step, _ in sink.series("weight_norm/0")] == [3, 6]
-    assert [step for step, _ in sink.series("grad_norm/total")] == [3, 6]
+    assert [step for step, _ in writer.series("perf/step_s")] == [2, 4, 6]
+    assert [step for step, _ in writer.series("weight_norm/0")] == [3, 6]
+    assert [step for step, _ in writer.series("grad_norm/total")] == [3, 6]
 
 
 def test_throughput_with_an_injected_clock() -> None:
@@ -73,10 +73,10 @@ def test_throughput_with_an_injected_clock() -> None:
             engine.stopwatch.clock.now += 100  # type: ignore[attr-defined]
             engine.stopwatch.resume()
 
-    sink, _ = loop(["throughput"], each=pause)
-    assert sink.series("perf/step_s") == [(2, 0.5), (4, 0.5), (6, 0.5)]
-    assert sink.series("perf/samples_per_s") == [(2, 10.0), (4, 10.0), (6, 10.0)]
-    assert sink.series("perf/tokens_per_s") == [(2, 14.0), (4, 14.0), (6, 14.0)]
+    writer, _ = loop(["throughput"], each=pause)
+    assert writer.series("perf/step_s") == [(2, 0.5), (4, 0.5), (6, 0.5)]
+    assert writer.series("perf/samples_per_s") == [(2, 10.0), (4, 10.0), (6, 10.0)]
+    assert writer.series("perf/tokens_per_s") == [(2, 14.0), (4, 14.0), (6, 14.0)]
 
 
 def test_counters_over_more_micro_batches_than_are_kept() -> None:
@@ -84,16 +84,16 @@ def test_counters_over_more_micro_batches_than_are_kept() -> None:
 
     def many(step: int, engine: Engine) -> None:
         for place in range(200):
-            engine.batch(loss=bad if place % 50 == 0 else torch.tensor(1.0), samples=1, tokens=torch.tensor(2))
+            engine.record_batch(loss=bad if place % 50 == 0 else torch.tensor(1.0), samples=1, tokens=torch.tensor(2))
 
-    sink, _ = loop(["throughput", "nonfinite"], each=many)
-    assert sink.series("nonfinite/losses") == [(2, 8.0), (4, 8.0), (6, 8.0)]
-    assert sink.series("perf/tokens_per_s")[0] == (2, (2 * (200 * 2 + 7)) / 1.0)
+    writer, _ = loop(["throughput", "nonfinite"], each=many)
+    assert writer.series("nonfinite/losses") == [(2, 8.0), (4, 8.0), (6, 8.0)]
+    assert writer.series("perf/tokens_per_s")[0] == (2, (2 * (200 * 2 + 7)) / 1.0)
 
 
 def test_clipping_by_value_has_no_factor_and_no_norm_before_it() -> None:
-    sink, _ = loop(["clip", "grad_norm", "grad_norm_clipped"], clipping="other")
-    tags = {tag for _, values in sink.batches for tag in values}
+    writer, _ = loop(["clip", "grad_norm", "grad_norm_clipped"], clipping="other")
+    tags = {tag for _, values in writer.batches for tag in values}
     assert tags == {"grad_norm_clipped/total"}
 
 
@@ -106,13 +106,13 @@ def test_own_scalars_may_not_take_a_metrics_tag() -> None:
 
 
 def test_nothing_is_measured_on_steps_with_nothing_due() -> None:
-    sink, _ = loop([{"weight_norm": {"every": 5}}], steps=4)
-    assert [values for step, values in sink.batches if step] == []
+    writer, _ = loop([{"weight_norm": {"every": 5}}], steps=4)
+    assert [values for step, values in writer.batches if step] == []
 
 
 def test_sharded_parameters_are_refused_not_misread(caplog: pytest.LogCaptureFixture) -> None:
-    sink, _ = loop(["weight_norm", "throughput"], sharding="DTensor (FSDP2 or tensor parallel)")
-    assert {tag.split("/")[0] for _, values in sink.batches for tag in values} == {"perf"}
+    writer, _ = loop(["weight_norm", "throughput"], sharding="DTensor (FSDP2 or tensor parallel)")
+    assert {tag.split("/")[0] for _, values in writer.batches for tag in values} == {"perf"}
     assert "spread over ranks by DTensor" in caplog.text
     assert "weight_norm" in caplog.text
 
@@ -121,30 +121,30 @@ def test_parameter_groups_go_by_their_names() -> None:
     model = nn.Linear(2, 2)
     groups = [{"params": [model.weight], "name": "no decay"}, {"params": [model.bias], "lr": 0.5}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
-    config, sink = load_config({"every": 1, "metrics": ["learning_rate"]}), MemoryWriter()
-    engine = Engine(config.items, every=1, strict=True, sink=sink)
+    config, writer = load_config({"every": 1, "metrics": ["learning_rate"]}), MemoryWriter()
+    engine = Engine(config.items, every=1, strict=True, writer=writer)
     engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=never))
     engine.begin_step(1)
     optimizer.step()
-    engine.publish()
-    assert sink.batches[-1] == (1, {"lr/SGD/no_decay": 0.1, "lr/SGD/pg2": 0.5})
+    engine.flush_step()
+    assert writer.batches[-1] == (1, {"lr/SGD/no_decay": 0.1, "lr/SGD/pg2": 0.5})
 
 
 def test_speed_in_a_second_training_is_its_own() -> None:
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    now, sink = [0.0], MemoryWriter()
+    now, writer = [0.0], MemoryWriter()
     (item,) = load_config({"metrics": ["throughput"]}).items
-    engine = Engine([item], every=2, strict=True, sink=sink, stopwatch=Stopwatch(lambda: now[0]))
+    engine = Engine([item], every=2, strict=True, writer=writer, stopwatch=Stopwatch(lambda: now[0]))
     for _ in range(2):
         engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(2)))
         for step in range(1, 5):
             engine.begin_step(step)
             now[0] += 3.0
             optimizer.step()
-            engine.publish()
+            engine.flush_step()
         now[0] += 1000.0  # an exception ended it, and nobody told
-    assert [value for _, value in sink.series("perf/step_s")] == pytest.approx([3.0] * 4)
+    assert [value for _, value in writer.series("perf/step_s")] == pytest.approx([3.0] * 4)
 
 
 def test_a_loop_that_cannot_begin_leaves_nothing_in_the_optimizer(tmp_path: Path) -> None:
@@ -157,8 +157,8 @@ def test_a_loop_that_cannot_begin_leaves_nothing_in_the_optimizer(tmp_path: Path
 
 def test_decisions_that_leave_together_are_united() -> None:
     decisions = Messages(0)
-    decisions.expect("rules", lambda numbers: None)
-    decisions.decide("rules", {"STOP": 1.0})
-    decisions.decide("rules", {"CHECKPOINT": 1.0})
-    told = incoming({tag: part.maxes for tag, part in decisions.leaving().items()})
+    decisions.subscribe("rules", lambda numbers: None)
+    decisions.send("rules", {"STOP": 1.0})
+    decisions.send("rules", {"CHECKPOINT": 1.0})
+    told = incoming({tag: part.maxes for tag, part in decisions.outgoing().items()})
     assert list(told) == [("rules", {"STOP": 1.0, "CHECKPOINT": 1.0})]

@@ -29,7 +29,7 @@ def behind(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         return read(self)
 
     monkeypatch.setattr(HostCopy, "read", late)
-    monkeypatch.setattr(HostCopy, "waits", property(lambda self: bool(self._sizes)))
+    monkeypatch.setattr(HostCopy, "is_pending", property(lambda self: bool(self._sizes)))
     return done
 
 
@@ -133,7 +133,7 @@ def test_a_stop_is_acted_upon_when_the_numbers_have_come(
             step(float("nan") if number == 2 else 1.0)
             assert not loop.should_stop
         done.set()
-        assert until(lambda: loop._engine.publisher.decisions.awaited)
+        assert until(lambda: loop._engine.publisher.messages.pending)
         step()
         assert loop.should_stop
         assert loop.should_checkpoint is ("checkpoint" in rule["nonfinite"])
@@ -153,7 +153,7 @@ def test_a_budget_is_kept_without_waiting_for_the_numbers(tmp_path: Path, monkey
             model(torch.ones(1, 2)).sum().backward()
             optimizer.step()
             loop.end_step()
-        (entry,) = loop._engine._program.on_steps
+        (entry,) = loop._engine._runner.on_steps
         assert str(entry.schedule) != "every 1 steps"
         done.set()
     assert list(Run(tmp_path).texts) == ["overhead_budget"]
@@ -169,4 +169,4 @@ def test_an_error_of_publishing_leaves_no_decision_waiting(tmp_path: Path, monke
             model(torch.ones(1, 2)).sum().backward()
             optimizer.step()
             loop.end_step()
-        assert not loop._engine.publisher.decisions.awaited
+        assert not loop._engine.publisher.messages.pending

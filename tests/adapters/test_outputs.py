@@ -191,11 +191,11 @@ def test_a_nan_is_forgotten_at_the_next_point() -> None:
     losses = Losses()
     for value in (1.0, float("nan")):
         losses.add({"aux_loss": torch.tensor(value)})
-    assert torch.as_tensor(losses.take()["aux_loss"].total).isnan()
+    assert torch.as_tensor(losses.pop()["aux_loss"].total).isnan()
     losses.add({"aux_loss": torch.tensor(3.0), "logits": torch.ones(2), "loss": torch.tensor(1.0)})
-    (mean,) = losses.take().values()
+    (mean,) = losses.pop().values()
     assert (float(mean.total), mean.count) == (3.0, 1)
-    assert losses.take() == {}
+    assert losses.pop() == {}
 
 
 @pytest.mark.filterwarnings("ignore")

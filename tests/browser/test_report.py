@@ -39,9 +39,9 @@ def browser() -> Iterator[Any]:
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
     run = trained(folder / "run", steps=200, spike=120)
-    sink = TensorBoardWriter(run)
-    sink.write(130, {"alerts/loss_spike": Text("**warning: loss\\_spike**, found at step 130\n\nIt \\*jumped\\*.")})
-    sink.close()
+    writer = TensorBoardWriter(run)
+    writer.write(130, {"alerts/loss_spike": Text("**warning: loss\\_spike**, found at step 130\n\nIt \\*jumped\\*.")})
+    writer.close()
     return write_report([run], folder / "report.html")
 
 
@@ -185,10 +185,10 @@ def test_colours_follow_the_system(browser: Any, one: Path) -> None:
 
 def test_text_from_runs_is_inert(browser: Any, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "<img src=x onerror=alert(1)>"
-    sink = TensorBoardWriter(folder)
-    sink.write(1, {"_hparams_/session_start_info": HParams({"note": HOSTILE, HOSTILE: 1.0})})
-    sink.write(1, {"worst": Text(f"a film {HOSTILE}"), "args": Text(f'{{"a": "{HOSTILE}"}}')})
-    sink.close()
+    writer = TensorBoardWriter(folder)
+    writer.write(1, {"_hparams_/session_start_info": HParams({"note": HOSTILE, HOSTILE: 1.0})})
+    writer.write(1, {"worst": Text(f"a film {HOSTILE}"), "args": Text(f'{{"a": "{HOSTILE}"}}')})
+    writer.close()
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder)) as writer:

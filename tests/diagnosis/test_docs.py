@@ -37,5 +37,5 @@ def test_the_example_of_thresholds_loads() -> None:
     assert "no_warmup" not in rules
     assert load_rules(live)["overfitting"] == rules["overfitting"]
     live["rules"]["loss_spike"]["call"] = "os.getcwd"
-    watched = load_config({"extends": "default", **live}).live.watched()
+    watched = load_config({"extends": "default", **live}).live.active_rules()
     assert set(watched) == {"nonfinite", "divergence", "overfitting", "loss_spike", "clipping_saturated"}

@@ -78,14 +78,14 @@ def train(strategy: str, folder: Path | None) -> dict[int, list[tuple[str, int]]
         optimizer.zero_grad()
         if loop:
             loop.end_step(loss=torch.ones(()), samples=4)
-            assert loop._engine.publisher.ranks is not None
-            assert loop._engine.publisher.ranks.drain(30)
+            assert loop._engine.publisher.reducer is not None
+            assert loop._engine.publisher.reducer.drain(30)
         found[step], OURS[:] = list(OURS), []
     if loop:
-        ranks = loop._engine.publisher.ranks
+        ranks = loop._engine.publisher.reducer
         loop.close()
         assert ranks is not None
-        ranks.let_go(30)  # its goodbye is not the next training's
+        ranks.shutdown(30)  # its goodbye is not the next training's
     return found
 
 

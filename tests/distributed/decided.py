@@ -30,10 +30,10 @@ STEPS = 200
 
 def train(rank: int, budget: float | None, *metrics: tuple[str, int, float], acts: Any = None) -> None:
     """One second of the clock a step. `acts` is told the monitor, and is called after each step."""
-    clock, sink = Clock(), MemoryWriter()
+    clock, writer = Clock(), MemoryWriter()
     slow = [Slow(name, seconds, clock) for name, _, seconds in metrics]
     items = [MetricSpec(each.name, each, every=period) for each, (_, period, _) in zip(slow, metrics, strict=True)]
-    engine = Engine(items, every="log", strict=True, sink=sink, stopwatch=Stopwatch(clock), budget=budget)
+    engine = Engine(items, every="log", strict=True, writer=writer, stopwatch=Stopwatch(clock), budget=budget)
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(10)))
@@ -43,8 +43,8 @@ def train(rank: int, budget: float | None, *metrics: tuple[str, int, float], act
         engine.begin_step(step)
         clock.now += 1.0
         optimizer.step()
-        engine.publish()
-        engine.verdict(step)
+        engine.flush_step()
+        engine.poll_actions(step)
         if after:
             after(step)
     engine.end(STEPS, succeeded=True)
@@ -52,7 +52,7 @@ def train(rank: int, budget: float | None, *metrics: tuple[str, int, float], act
         print(f"{each.name} here: {each.seen}")
         if rank == 0:
             print(f"{each.name} written: {[step for step, ranks in sink.series(f'{each.name}/ranks') if ranks == 2]}")
-    print(f"texts: {[step for step, _ in sink.series('overhead_budget')]}")
+    print(f"texts: {[step for step, _ in writer.series('overhead_budget')]}")
 
 
 def budget(rank: int) -> None:
@@ -70,21 +70,21 @@ def thread(rank: int) -> None:
     acted: list[tuple[int, Mapping[str, float]]] = []
 
     def acts(engine: Engine) -> Any:
-        decisions, at = engine.publisher.decisions, [0]
+        decisions, at = engine.publisher.messages, [0]
 
         def act(numbers: Mapping[str, float]) -> None:
             acted.append((at[0], dict(numbers)))
             if numbers.get("number") == 3:
-                decisions.settle("turn")
+                decisions.unsubscribe("turn")
 
         def decide() -> None:
             for number in (1, 2, 3):
                 time.sleep(0.02)
                 while len(acted) < number - 1:
                     time.sleep(0.001)
-                decisions.decide("turn", {"number": number, f"only {number}": -1.5})
+                decisions.send("turn", {"number": number, f"only {number}": -1.5})
 
-        decisions.expect("turn", act)
+        decisions.subscribe("turn", act)
         threading.Thread(target=decide, daemon=True).start()
         return lambda step: at.__setitem__(0, step)
 
@@ -95,14 +95,14 @@ def thread(rank: int) -> None:
 def memory(rank: int) -> None:
     """Rank 1 holds more memory than rank 0."""
     held = torch.ones(100_000_000 if rank == 1 else 1)
-    sink, model = MemoryWriter(), nn.Linear(2, 2)
+    writer, model = MemoryWriter(), nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    engine = Engine([MetricSpec("memory", Memory(), every=1)], every=1, strict=True, sink=sink)
+    engine = Engine([MetricSpec("memory", Memory(), every=1)], every=1, strict=True, writer=writer)
     engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(1)))
     engine.begin_step(1)
     optimizer.step()
     engine.end(1, succeeded=True)
-    print(f"largest: {sink.series('memory/largest_rank') if rank == 0 and held.sum() else []}")
+    print(f"largest: {writer.series('memory/largest_rank') if rank == 0 and held.sum() else []}")
 
 
 if __name__ == "__main__":

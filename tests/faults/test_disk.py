@@ -216,14 +216,14 @@ def test_a_store_that_hangs_does_not_hold_up_the_training(tmp_path: Path, undist
 
 def test_a_failing_upload_is_tried_again(tmp_path: Path, slow: Any, caplog: pytest.LogCaptureFixture) -> None:
     store = slow(failures=3)
-    sink = TensorBoardWriter("slow://bucket/run", flush_secs=0.05)
+    writer = TensorBoardWriter("slow://bucket/run", flush_secs=0.05)
     for step in range(1, 21):
-        sink.write(step, {"a": float(step)})
+        writer.write(step, {"a": float(step)})
         time.sleep(0.01)
     deadline = time.monotonic() + 20
     while store.failures and time.monotonic() < deadline:
         time.sleep(0.05)
-    sink.close()
+    writer.close()
     assert read_bytes(store.stored, tmp_path / "read").steps("a") == list(range(1, 21))
     assert caplog.text.count("the store does not answer; training goes on") == 1
     assert "are lost" not in caplog.text
@@ -231,30 +231,30 @@ def test_a_failing_upload_is_tried_again(tmp_path: Path, slow: Any, caplog: pyte
 
 def test_what_a_store_never_took_is_counted(slow: Any, caplog: pytest.LogCaptureFixture) -> None:
     slow(failures=1000)
-    sink = TensorBoardWriter("slow://bucket/run", flush_secs=0.05)
+    writer = TensorBoardWriter("slow://bucket/run", flush_secs=0.05)
     for step in range(1, 11):
-        sink.write(step, {"a": 1.0, "b": 2.0})
-    sink.close()
+        writer.write(step, {"a": 1.0, "b": 2.0})
+    writer.close()
     assert "20 values could not be written to slow://bucket/run and are lost" in caplog.text
 
 
 def test_memory_is_bounded_and_old_histograms_go_first(
     tmp_path: Path, small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sink = TensorBoardWriter(small_disk / "logs", max_mib=0.05)
-    sink.write(0, {"a": 0.0})
-    sink.flush()
+    writer = TensorBoardWriter(small_disk / "logs", max_mib=0.05)
+    writer.write(0, {"a": 0.0})
+    writer.flush()
     fill(small_disk)
     histogram = HistogramCounts(tuple(range(64)), 0.0, 1.0, 1.0, 1.0)
     for step in range(1, 201):
-        sink.write(step, {"a": float(step), "h": histogram})
-        backlog = sink.writer.file_writer.event_writer._backlog
+        writer.write(step, {"a": float(step), "h": histogram})
+        backlog = writer.summary_writer.file_writer.event_writer._backlog
         assert backlog.bytes <= 0.05 * 2**20
     (small_disk / "filler").unlink()
     deadline = time.monotonic() + 20
     while "works again" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.05)
-    sink.close()
+    writer.close()
     read = Run(small_disk / "logs")
     assert read.steps("a") == list(range(201))  # every scalar is there
     kept = sorted(read.histograms["h"])

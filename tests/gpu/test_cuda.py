@@ -109,7 +109,7 @@ def test_numbers_are_read_when_the_device_is_done() -> None:
         packed.add_(3)
         fetch = HostCopy([packed[0]], [packed])
         packed.add_(1)  # after the copy
-    assert fetch.waits
+    assert fetch.is_pending
     numbers, (vector,) = fetch.read()
     assert numbers == [3.0]
     assert vector == [3.0] * 1000

@@ -118,7 +118,7 @@ def test_a_stop_comes_without_waiting_for_a_device_that_is_behind(tmp_path: Path
         assert not busy.query(), f"the device was waited for, {time.perf_counter() - started:.2f} s"
         assert not loop.should_stop
         torch.cuda.synchronize()
-        assert loop._engine.publisher._behind.drain(30)
+        assert loop._engine.publisher._queue.drain(30)
         end = time.monotonic() + 30
         while not loop.should_stop and time.monotonic() < end:
             step(float("nan"))

@@ -152,16 +152,16 @@ def test_nothing_is_waited_for_where_nothing_can_be_decided(tmp_path: Path) -> N
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, "default", log_dir=tmp_path / "run", log_every=1) as loop:
-        assert loop._engine.publisher.watch is not None
-        assert not loop._engine.publisher.decisions.expected
+        assert loop._engine.publisher.live_rules is not None
+        assert not loop._engine.publisher.messages.has_subscribers
         for _ in range(3):
             model(torch.randn(3, 4)).sum().backward()
             optimizer.step()
             loop.end_step()
-            assert not loop._engine.publisher.decisions.awaited
+            assert not loop._engine.publisher.messages.pending
     plain = {**config(), "rules": False}
     with TbxLoop(model, optimizer, plain, log_dir=tmp_path / "none") as loop:
-        assert loop._engine.publisher.watch is None
+        assert loop._engine.publisher.live_rules is None
 
 
 def test_a_strict_set_raises_the_error_of_a_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ class Fed:
     def __init__(self, rules: Any) -> None:
         self.written: list[tuple[int, str, str]] = []
         live = load_config({"metrics": ["loss"], "rules": rules}).live
-        self.watcher = RuleRunner(live.watched(), write=self._write)
+        self.watcher = RuleRunner(live.active_rules(), write=self._write)
 
     def _write(self, step: int, values: Mapping[str, Text]) -> None:
         self.written += [(step, tag, text.markdown) for tag, text in values.items()]
@@ -52,7 +52,7 @@ class Fed:
         """Feeds a series, judged at each of its points."""
         verdicts = []
         for step, value in zip(range(every, every * len(values) + 1, every), values, strict=True):
-            self.watcher.take(step, {tag: float(value), "weights/a": Text("no number")})
+            self.watcher.record(step, {tag: float(value), "weights/a": Text("no number")})
             verdicts.append(self.watcher.judge(step).result(60))
         return verdicts
 
@@ -86,9 +86,9 @@ def test_a_note_is_said_but_not_acted_on_and_said_again_when_it_gets_worse() -> 
     watched = Fed({"nonfinite": "stop"})
     assert watched.see("train/grad_norm", [1.0, np.inf, 1.0]) == [Action.NONE, Action.STOP, Action.NONE]
     fp16 = Fed({"nonfinite": "stop"})
-    fp16.watcher.take(10, {"nonfinite/gradients/total": 3.0, "nonfinite/weights/total": 0.0})
+    fp16.watcher.record(10, {"nonfinite/gradients/total": 3.0, "nonfinite/weights/total": 0.0})
     assert fp16.watcher.judge(10).result(60) is Action.NONE
-    fp16.watcher.take(20, {"train/loss": np.nan})
+    fp16.watcher.record(20, {"train/loss": np.nan})
     assert fp16.watcher.judge(20).result(60) is Action.STOP
     assert [(step, text[:7]) for step, _, text in fp16.written] == [(10, "**note:"), (20, "**error")]
 
@@ -101,7 +101,7 @@ def test_rules_that_only_note_act_on_it() -> None:
 def test_a_function_gets_the_finding_once_and_may_fail(caplog: pytest.LogCaptureFixture) -> None:
     called.clear()
     rules = {name: LiveRule(one.rule, Response(("warn",), path)) for (name, one), path in zip(
-        load_config({"metrics": ["loss"], "rules": {"divergence": None, "loss_spike": None}}).live.watched().items(),
+        load_config({"metrics": ["loss"], "rules": {"divergence": None, "loss_spike": None}}).live.active_rules().items(),
         (f"{__name__}.fail", f"{__name__}.note_down"),
         strict=True,
     )}  # fmt: skip
@@ -109,7 +109,7 @@ def test_a_function_gets_the_finding_once_and_may_fail(caplog: pytest.LogCapture
     watcher = RuleRunner(rules, write=MemoryWriter().write)
     spiked = np.insert(FALLS_THEN_RISES, 40, 2.0)
     for step, loss in enumerate(spiked, 1):
-        watcher.take(step, {"train/loss": float(loss)})
+        watcher.record(step, {"train/loss": float(loss)})
         watcher.judge(step)
     watcher.close(len(spiked), 60)
     assert [finding.id for finding in called] == ["loss_spike"]
@@ -133,7 +133,7 @@ class Broken:
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_rule_that_fails_is_named_once_and_the_others_go_on(strict: bool, caplog: pytest.LogCaptureFixture) -> None:
     fed, errors = Fed({"divergence": None}), []
-    fed.watcher._watched["broken"] = LiveRule(Broken(), Response())
+    fed.watcher._rules["broken"] = LiveRule(Broken(), Response())
     fed.watcher.fail = errors.append if strict else None
     fed.see("train/loss", FALLS_THEN_RISES)
     assert [tag for _, tag, _ in fed.written] == ["alerts/divergence"]
@@ -153,7 +153,7 @@ def test_rules_are_asked_at_the_first_step_published_after_each_of_their_points(
 def test_memory_is_bounded_and_recent_points_stay() -> None:
     memory = RunHistory(old=100, recent=50)
     for step in range(1, 5001):
-        memory.take(step, {"train/loss": 1 / step, "note": Text(str(step))}, step)
+        memory.record(step, {"train/loss": 1 / step, "note": Text(str(step))}, step)
     series = memory["train/loss"]
     assert 100 <= len(series) <= 150
     assert series.steps[0] == 1
@@ -162,7 +162,7 @@ def test_memory_is_bounded_and_recent_points_stay() -> None:
     assert series.values == pytest.approx(1 / series.steps)
     assert memory.run().texts["note"].values == tuple(map(str, range(1, 21)))
     for step in range(3000, 3011):  # trained again from there
-        memory.take(step, {"train/loss": 0.0}, step)
+        memory.record(step, {"train/loss": 0.0}, step)
     series = memory["train/loss"]
     assert series.steps[-1] == 3010
     assert (np.diff(series.steps) > 0).all()
@@ -175,7 +175,7 @@ def test_thinned_series_are_judged_as_the_doctor_judges_whole_ones() -> None:
     losses = np.append(np.geomspace(0.7, 0.1, 3000), np.full(400, 0.9)) + dice.normal(0, 0.02, 3400)
     for step, loss in enumerate(losses, 1):
         for memory in (whole, thinned):
-            memory.take(step, {"train/loss": float(loss)}, step)
+            memory.record(step, {"train/loss": float(loss)}, step)
     by_doctor, live = ([f.id for f in diagnose(memory.run()).findings] for memory in (whole, thinned))
     assert by_doctor == live == ["divergence"]
 

@@ -20,9 +20,9 @@ def trained(
     folder: Path, *, steps: int = 120, lr: float = 1e-3, spike: int | None = None, extra: dict[str, Any] | None = None
 ) -> Path:
     """A run with what the set `full` writes, at every second step; its loss jumps where `spike` says."""
-    sink, dice = TensorBoardWriter(folder), np.random.default_rng(0)
-    sink.write(1, {"_hparams_/session_start_info": HParams({"lr": lr, "batch": 8.0, "warm_up": True, "model": "bert"})})
-    sink.write(1, {"args": Text('```json\n{"lr": 0.1}\n```'), "model_config": Text('```json\n{"hidden": 64}\n```')})
+    writer, dice = TensorBoardWriter(folder), np.random.default_rng(0)
+    writer.write(1, {"_hparams_/session_start_info": HParams({"lr": lr, "batch": 8.0, "warm_up": True, "model": "bert"})})
+    writer.write(1, {"args": Text('```json\n{"lr": 0.1}\n```'), "model_config": Text('```json\n{"hidden": 64}\n```')})
     for step in range(2, steps + 1, 2):
         done = step / steps
         loss = 0.1 + 0.6 * math.exp(-4 * done) + dice.normal(0, 0.01)
@@ -48,6 +48,6 @@ def trained(
             for family, layer in ((f, name) for f in ("weights", "grads") for name in LAYERS):
                 wide = 0.1 if family == "weights" else 0.01 * (1 - done / 2)
                 values[f"{family}/{layer}"] = HistogramCounts((1, 5, 20, 5, 1), -wide, wide, 0.0, 1.0)
-        sink.write(step, values | (extra or {}))
-    sink.close()
+        writer.write(step, values | (extra or {}))
+    writer.close()
     return folder

@@ -24,10 +24,10 @@ SHOWN = {"loss": "train/loss", "gradient_norm": "grad_norm/total", "throughput":
 
 def with_alerts(folder: Path, **texts: tuple[int, Text]) -> Path:
     trained(folder)
-    sink = TensorBoardWriter(folder)
+    writer = TensorBoardWriter(folder)
     for tag, (step, text) in texts.items():
-        sink.write(step, {f"alerts/{tag}": text})
-    sink.close()
+        writer.write(step, {f"alerts/{tag}": text})
+    writer.close()
     return folder
 
 
@@ -77,9 +77,9 @@ def test_what_others_wrote_as_an_alert_is_text(tmp_path: Path) -> None:
 
 
 def test_an_alert_where_the_loss_is_nan_stands_on_what_is_left(tmp_path: Path) -> None:
-    sink = TensorBoardWriter(tmp_path)
+    writer = TensorBoardWriter(tmp_path)
     for step in range(1, 5):
-        sink.write(step, {"train/loss": np.nan if step > 2 else 0.5})
-    sink.write(3, {"alerts/nonfinite": markdown(FINDING, 3)})
-    sink.close()
+        writer.write(step, {"train/loss": np.nan if step > 2 else 0.5})
+    writer.write(3, {"alerts/nonfinite": markdown(FINDING, 3)})
+    writer.close()
     assert alerts(plot_losses(tmp_path)).y == (0.5,)

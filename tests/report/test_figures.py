@@ -42,11 +42,11 @@ def test_layers_are_rows_in_the_models_order(tmp_path: Path) -> None:
 
 
 def test_nan_and_zero_have_colours_of_their_own(tmp_path: Path) -> None:
-    sink = TensorBoardWriter(tmp_path)
+    writer = TensorBoardWriter(tmp_path)
     for step in (1, 2, 3):
-        sink.write(step, {f"grad_norm/a.{n}": 10.0**n * step for n in range(4)} | {"train/loss": 1.0})
-    sink.write(4, {"grad_norm/a.1": float("nan"), "grad_norm/a.2": 0.0, "train/loss": 1.0})
-    sink.close()
+        writer.write(step, {f"grad_norm/a.{n}": 10.0**n * step for n in range(4)} | {"train/loss": 1.0})
+    writer.write(4, {"grad_norm/a.1": float("nan"), "grad_norm/a.2": 0.0, "train/loss": 1.0})
+    writer.close()
     values, bad, zero = figures(tmp_path)["grad_norm"].data
     assert np.isnan(values.z[1, 3])
     assert np.argwhere(bad.z == 1).tolist() == [[1, 3]]

@@ -50,22 +50,22 @@ def test_an_exception_loses_nothing_either(tmp_path: Path) -> None:
 
 
 def test_data_is_in_the_file_without_a_flush(tmp_path: Path) -> None:
-    sink = TensorBoardWriter(tmp_path)
-    sink.write(1, {"a": 1.0})
-    event = sink.writer.file_writer.event_writer
+    writer = TensorBoardWriter(tmp_path)
+    writer.write(1, {"a": 1.0})
+    event = writer.summary_writer.file_writer.event_writer
     deadline = 200
     while not Run(tmp_path).scalars and deadline:
         deadline -= 1
         event._thread.join(0.02)
     assert Run(tmp_path).scalars == {"a": [(1, 1.0)]}
-    sink.close()
+    writer.close()
 
 
 def test_one_event_a_step_and_the_files_header(tmp_path: Path) -> None:
-    sink = TensorBoardWriter(tmp_path)
+    writer = TensorBoardWriter(tmp_path)
     counts = HistogramCounts((1, 0, 3), 0.0, 3.0, 7.0, 20.0)
-    sink.write(5, {"a": 1.0, "b": 2.0, "h": counts})
-    sink.close()
+    writer.write(5, {"a": 1.0, "b": 2.0, "h": counts})
+    writer.close()
     (path,) = files(tmp_path)
     events = list(LegacyEventFileLoader(str(path)).Load())
     assert [event.step for event in events] == [0, 5]
@@ -74,9 +74,9 @@ def test_one_event_a_step_and_the_files_header(tmp_path: Path) -> None:
 
 
 def test_histograms_keep_every_number(tmp_path: Path) -> None:
-    sink = TensorBoardWriter(tmp_path)
-    sink.write(1, {"h": HistogramCounts((2, 0, 3, 1), -1.0, 3.0, 4.5, 11.0)})
-    sink.close()
+    writer = TensorBoardWriter(tmp_path)
+    writer.write(1, {"h": HistogramCounts((2, 0, 3, 1), -1.0, 3.0, 4.5, 11.0)})
+    writer.close()
     proto = Run(tmp_path).histograms["h"][1]
     assert (proto.min, proto.max, proto.num, proto.sum, proto.sum_squares) == (-1.0, 3.0, 6.0, 4.5, 11.0)
     assert list(proto.bucket) == [0, 2, 0, 3, 1]
@@ -85,19 +85,19 @@ def test_histograms_keep_every_number(tmp_path: Path) -> None:
 
 def test_writers_in_one_folder_never_share_a_file(tmp_path: Path) -> None:
     sinks = [TensorBoardWriter(tmp_path) for _ in range(5)]
-    for place, sink in enumerate(sinks):
-        sink.write(1, {f"sink{place}": 1.0})
-    for sink in sinks:
-        sink.close()
+    for place, writer in enumerate(sinks):
+        writer.write(1, {f"sink{place}": 1.0})
+    for writer in sinks:
+        writer.close()
     assert len(files(tmp_path)) == 5
     assert set(Run(tmp_path).scalars) == {f"sink{place}" for place in range(5)}
 
 
 def test_writing_after_close_opens_another_file(tmp_path: Path) -> None:
-    sink = TensorBoardWriter(tmp_path)
+    writer = TensorBoardWriter(tmp_path)
     for step in (1, 2):
-        sink.write(step, {"a": float(step)})
-        sink.close()
+        writer.write(step, {"a": float(step)})
+        writer.close()
     assert len(files(tmp_path)) == 2
     assert Run(tmp_path).steps("a") == [1, 2]
 
@@ -155,9 +155,9 @@ def test_the_null_writer_has_the_whole_api() -> None:
 
 
 def test_tags_arrive_as_they_are(tmp_path: Path) -> None:
-    sink = TensorBoardWriter(tmp_path)
-    sink.write(1, {"eval/F1 (macro) %": 1.0, "größe": 2.0})
-    sink.close()
+    writer = TensorBoardWriter(tmp_path)
+    writer.write(1, {"eval/F1 (macro) %": 1.0, "größe": 2.0})
+    writer.close()
     assert set(Run(tmp_path).scalars) == {"eval/F1 (macro) %", "größe"}
 
 
@@ -223,13 +223,13 @@ def test_a_full_backlog_looks_at_each_event_a_few_times_only() -> None:
 
 
 def test_an_event_larger_than_the_memory_is_lost_and_nothing_hangs(tmp_path: Path) -> None:
-    sink = TensorBoardWriter(tmp_path, max_mib=0.001)
-    sink.write(1, {f"tag/{n}": 1.0 for n in range(500)})
-    sink.write(2, {"small": 1.0})
-    event_writer = sink.writer.file_writer.event_writer
+    writer = TensorBoardWriter(tmp_path, max_mib=0.001)
+    writer.write(1, {f"tag/{n}": 1.0 for n in range(500)})
+    writer.write(2, {"small": 1.0})
+    event_writer = writer.summary_writer.file_writer.event_writer
     assert event_writer.flush()
     assert event_writer._stored == event_writer._added == 3 - 1
-    sink.close()
+    writer.close()
     assert Run(tmp_path).scalars == {"small": [(2, 1.0)]}
 
 

@@ -53,10 +53,10 @@ def test_a_run_on_s3(bucket: Any, tmp_path: Path) -> None:
 
 
 def test_a_run_on_s3_is_read_from_there(bucket: Any) -> None:
-    sink = TensorBoardWriter("s3://runs/all/exp1")
+    writer = TensorBoardWriter("s3://runs/all/exp1")
     for step in (1, 2):
-        sink.write(step, {"train/loss": 1 / step})
-    sink.close()
+        writer.write(step, {"train/loss": 1 / step})
+    writer.close()
     # TensorBoard takes S3_ENDPOINT when it is imported: a process of its own.
     code = (
         "from tbx_callbacks.runs.reader import find_runs, read_run\n"
@@ -68,9 +68,9 @@ def test_a_run_on_s3_is_read_from_there(bucket: Any) -> None:
 
 
 def test_a_failing_upload_is_like_a_full_disk(bucket: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    sink = TensorBoardWriter("s3://later/exp2", flush_secs=0.05)
+    writer = TensorBoardWriter("s3://later/exp2", flush_secs=0.05)
     for step in range(1, 6):
-        sink.write(step, {"a": float(step)})
+        writer.write(step, {"a": float(step)})
     deadline = time.monotonic() + 30
     while "training goes on" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -78,7 +78,7 @@ def test_a_failing_upload_is_like_a_full_disk(bucket: Any, tmp_path: Path, caplo
     bucket.create_bucket(Bucket="later")
     while "works again" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.05)
-    sink.close()
+    writer.close()
     assert "are lost" not in caplog.text
     (item,) = bucket.list_objects_v2(Bucket="later")["Contents"]
     (tmp_path / "read").mkdir()

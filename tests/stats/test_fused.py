@@ -111,7 +111,8 @@ def test_one_pass_gives_a_step_norms_bad_elements_and_bounds(monkeypatch: pytest
     monkeypatch.setattr(fused, "of_each", of_each)
     there = [torch.randn(2000), None, bad(torch.randn(30, 100).reshape(-1)), torch.randn(7), None]
     tensors, chosen = Tensors(there), [tensor for tensor in there if tensor is not None]
-    found = tensors.histograms({"a": [0, 1, 2], "none": [4], "b": [3], "c": [1, 3, 0]}, 10)
+    groups = {"a": [0, 1, 2], "none": [4], "b": [3], "c": [1, 3, 0]}
+    found = tensors.grouped(groups)
     squares, nonfinite = tensors.squares, tensors.nonfinite
     assert passes == [3]
     monkeypatch.setattr(fused, "of_each", lambda tensors: None)
@@ -119,15 +120,15 @@ def test_one_pass_gives_a_step_norms_bad_elements_and_bounds(monkeypatch: pytest
     assert squares[2].isinf()
     assert squares[[1, 4]].tolist() == [0, 0]
     assert nonfinite[[0, 2, 3]].tolist() == count_nonfinite(chosen, square_norms(chosen)).tolist() == [0, 3, 0]
-    expected = Tensors(there).histograms({"a": [0, 1, 2], "none": [4], "b": [3], "c": [1, 3, 0]}, 10)
+    expected = Tensors(there).grouped(groups)
     assert list(found) == list(expected) == ["a", "b", "c"]
-    for name, one in found.items():
-        assert expected[name].bounds is None
-        (bounds,) = histogram.value_ranges([expected[name].tensors])
-        assert one.bounds is not None
-        assert torch.equal(one.bounds, bounds)
-        assert [id(tensor) for tensor in one.tensors] == [id(tensor) for tensor in expected[name].tensors]
-        assert histogram.value_ranges([one.tensors], [one.bounds])[0] is one.bounds
+    for name, (members, bounds) in found.items():
+        same, unknown = expected[name]
+        assert unknown is None
+        assert bounds is not None
+        assert torch.equal(bounds, histogram.value_ranges([same])[0])
+        assert [id(tensor) for tensor in members] == [id(tensor) for tensor in same]
+        assert histogram.value_ranges([members], [bounds])[0] is bounds
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
