@@ -30,7 +30,7 @@ test-slow: .venv/installed ## run the tests marked slow
 
 # Lightning 2.2 declares its namespaces by pkg_resources when it is imported. Notebooks know no trainer.
 test-oldest: .venv-oldest/installed ## run the adapters' tests with the oldest trainers that pyproject.toml claims
-	$(OLDEST)/python -m pytest tests/adapters --ignore tests/adapters/test_notebook.py -n 2 --dist loadfile -p no:cacheprovider \
+	$(OLDEST)/python -m pytest tests/trainers --ignore tests/trainers/test_notebook.py -n 2 --dist loadfile -p no:cacheprovider \
 		-W 'ignore:pkg_resources is deprecated:DeprecationWarning' -W 'ignore:Deprecated call to:DeprecationWarning'
 
 # DS_BUILD_OPS=0: nothing is compiled at the installation. What DeepSpeed needs on CPUs it compiles when it is first used
@@ -40,8 +40,8 @@ test-oldest: .venv-oldest/installed ## run the adapters' tests with the oldest t
 	touch $@
 
 test-deepspeed: .venv/deepspeed ## add DeepSpeed to .venv and run the tests of ZeRO, which skip without it
-	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist tests/distributed/test_zero.py \
-		'tests/distributed/test_recipe_ranks.py::test_the_same_tags_steps_and_values[zero2]'
+	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist tests/ranks/test_deepspeed.py \
+		'tests/ranks/test_recipe.py::test_the_same_tags_steps_and_values[zero2]'
 
 check: .venv/installed ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -18,15 +18,14 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "diagnosis"), str(ROOT / "tests"), str(ROOT / "recipes")]
-
-from confusion import confusion_row, judged, rule_row  # noqa: E402
-from planted import FAULTS, HEALTHY  # noqa: E402
+sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
 
 from tbx_callbacks._config.metric_set import load_config  # noqa: E402
 from tbx_callbacks._engine.live_rules import RuleRunner  # noqa: E402
 from tbx_callbacks.rules import RULES  # noqa: E402
 from tbx_callbacks.writers.base import MemoryWriter  # noqa: E402
+from tests.helpers.confusion import confusion_row, judged, rule_row  # noqa: E402
+from tests.helpers.planted_faults import FAULTS, HEALTHY  # noqa: E402
 
 STATES = tuple(f"optimizer_state/{kind}" for kind in ("exp_avg", "exp_avg_sq", "effective_lr"))
 

@@ -39,7 +39,9 @@ class TbxIgnite(StepCountingIntegration):
     def evaluated(self, evaluator: Engine) -> None:
         """Logs the metrics of an evaluation that has ended, as `eval/<name>`."""
         if self._is_writer:
-            self._engine.record_logs(self._step, {f"eval/{name}": float(v) for name, v in evaluator.state.metrics.items()})
+            self._engine.record_logs(
+                self._step, {f"eval/{name}": float(v) for name, v in evaluator.state.metrics.items()}
+            )
 
     def _started(self, engine: Engine, info: TrainingInfo) -> None:
         if self._is_writer:

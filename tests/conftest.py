@@ -1,18 +1,25 @@
+"""Settings that all tests share."""
+
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
+ROOT = Path(__file__).resolve().parents[1]
+
 # One thread a test process: tests run side by side, and small models are faster so.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
+# Scripts that tests start import the checkout, its recipes and the tests' helpers.
+os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "recipes")))
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; Triton reads it when it is imported
 
 
 @pytest.fixture(autouse=True)
-def _away_from_the_users_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_users_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report.runs import HOSTILE, LAYERS, trained
 
 from tbx_callbacks.metrics.host_values import HParams, Text
 from tbx_callbacks.report import write_report
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tests.helpers.report_runs import HOSTILE, LAYERS, trained
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

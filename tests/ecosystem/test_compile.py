@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from ecosystem.ways import LIGHTNING, Bag, check, with_hf, with_hf_attached, with_lightning, with_loop
-from problems import bert
 from torch import nn
+
+from tests.ecosystem.harness import LIGHTNING, Bag, check, with_hf, with_hf_attached, with_lightning, with_loop
+from tests.helpers.models import bert
 
 
 def compiled() -> nn.Module:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ecosystem.ways import LIGHTNING, Bag, check, with_hf, with_hf_attached, with_lightning, with_loop
-from problems import bert
 from torch import Tensor, nn
 from transformers import BertForMaskedLM
+
+from tests.ecosystem.harness import LIGHTNING, Bag, check, with_hf, with_hf_attached, with_lightning, with_loop
+from tests.helpers.models import bert
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import Named, Recorder, RecordingTrainer, gradients, norm
-from problems import Run, bert, collate, rows, trainer
 from torch import Tensor, nn
 
 from tbx_callbacks import TbxLightningCallback, TbxTrainerCallback
+from tests.helpers.data import collate, rows
+from tests.helpers.models import bert, trainer
+from tests.helpers.oracles import Named, Recorder, RecordingTrainer, gradients, norm
+from tests.helpers.runs import Run
 
 peft = pytest.importorskip("peft")
 # peft reads what transformers deprecates.

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import Named, Recorder, Recording, norm
-from problems import Run, sentences, tokenizer
 from transformers import BertConfig, BertModel
 
 from tbx_callbacks import TbxTrainerCallback
+from tests.helpers.data import sentences
+from tests.helpers.models import tokenizer
+from tests.helpers.oracles import Named, Recorder, Recording, norm
+from tests.helpers.runs import Run
 
 st = pytest.importorskip("sentence_transformers")
 parts = pytest.importorskip("sentence_transformers.sentence_transformer.modules")

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from oracles import Recorder, Recording, norm
-from problems import Run, sentences, tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tbx_callbacks import TbxTrainerCallback
+from tests.helpers.data import sentences
+from tests.helpers.models import tokenizer
+from tests.helpers.oracles import Recorder, Recording, norm
+from tests.helpers.runs import Run
 
 trl = pytest.importorskip("trl")
 peft = pytest.importorskip("peft")

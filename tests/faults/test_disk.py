@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from problems import Run, files, trainer
 from tensorboardX.record_writer import REGISTERED_FACTORIES, register_writer_factory
 from transformers import TrainerCallback
 
-from faults.loops import EVERY_STEP, weights_digest
 from tbx_callbacks import TbxTrainerCallback
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tests.faults.training import EVERY_STEP, weights_digest
+from tests.helpers.models import trainer
+from tests.helpers.runs import Run, files
 
 pytestmark = pytest.mark.faults
 STEPS = 40

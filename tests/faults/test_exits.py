@@ -10,20 +10,19 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from problems import Run
+
+from tests.helpers.runs import Run
 
 pytestmark = pytest.mark.faults
 
-TESTS = Path(__file__).resolve().parents[1]
 HEAD = """
 import os, signal, sys
-sys.path[:0] = [TESTS]
 import torch
 torch.set_num_threads(1)
-from problems import trainer
+from tests.helpers.models import trainer
 from transformers import TrainerCallback
 from tbx_callbacks import TbxTrainerCallback
-from faults.loops import EVERY_STEP
+from tests.faults.training import EVERY_STEP
 
 class At(TrainerCallback):
     act = staticmethod(lambda: None)
@@ -39,7 +38,7 @@ run = trainer(sys.argv[1] + "/out", callbacks=[callback, at], logging_steps=1, m
 
 
 def ended(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    script = HEAD.replace("TESTS", repr(str(TESTS))) + textwrap.dedent(code)
+    script = HEAD + textwrap.dedent(code)
     return subprocess.run(
         [sys.executable, "-c", script, str(folder)],
         capture_output=True,

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems import Run, files
+
+from tests.helpers.runs import Run, files
 
 pytestmark = [
     pytest.mark.faults,
@@ -30,7 +31,7 @@ def start(folder: Path) -> tuple[int, int]:
     if child == 0:
         try:
             os.dup2(writing, 1)
-            from faults.loops import run
+            from tests.faults.training import run
 
             torch.set_num_threads(1)
             run(str(folder))

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from cards import FULL, TYPES, no_waiting, tensors
-from problems import Run
 from torch import nn
 
 from tbx_callbacks import TbxLoop
 from tbx_callbacks._stats import histogram
 from tbx_callbacks._stats.host_copy import HostCopy
 from tbx_callbacks._stats.norms import count_nonfinite, square_norms
+from tests.helpers.gpu import FULL, TYPES, no_waiting, tensors
+from tests.helpers.runs import Run
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from cards import FULL, TYPES, no_waiting, tensors
-from problems import Run, bert, collate, rows, trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -21,6 +19,10 @@ from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.recorder import StepRecorder
 from tbx_callbacks._stats import fused, histogram, histogram_device
 from tbx_callbacks._stats.flat import flat
+from tests.helpers.data import collate, rows
+from tests.helpers.gpu import FULL, TYPES, no_waiting, tensors
+from tests.helpers.models import bert, trainer
+from tests.helpers.runs import Run
 
 pytestmark = [
     pytest.mark.gpu,

@@ -1,0 +1,41 @@
+"""docs/diagnosis.md says what the rules are, and which trainings were judged."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from tbx_callbacks import load_config
+from tbx_callbacks._config.rules import load_rules
+from tbx_callbacks.rules import RULES
+from tests.helpers.confusion import rule_row
+from tests.helpers.planted_faults import FAULTS, HEALTHY
+from tests.helpers.runs import ROOT
+
+PAGE = (ROOT / "docs" / "diagnosis.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_each_rule_has_its_row(name: str) -> None:
+    assert rule_row(name) in PAGE
+
+
+def test_the_confusion_table_has_every_training_and_misses_nothing() -> None:
+    rows = re.findall(r"^\| ([^|`]+) \| ([^|]+) \| ([^|]+) \|$", PAGE, re.MULTILINE)
+    named = {name: found for name, found, _ in rows}
+    assert set(FAULTS) | set(HEALTHY) <= set(named)
+    for name, fault in FAULTS.items():
+        assert all(rule in named[name] for rule in fault.symptoms), name
+    assert "**missed" not in PAGE
+
+
+def test_the_example_of_thresholds_loads() -> None:
+    example, live = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+    rules = load_rules(example)
+    assert "no_warmup" not in rules
+    assert load_rules(live)["overfitting"] == rules["overfitting"]
+    live["rules"]["loss_spike"]["call"] = "os.getcwd"
+    watched = load_config({"extends": "default", **live}).live.active_rules()
+    assert set(watched) == {"nonfinite", "divergence", "overfitting", "loss_spike", "clipping_saturated"}

@@ -1,0 +1,62 @@
+"""Compares what several ranks wrote with what one process wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from tests.helpers.runs import Run
+
+TIMES = ("runtime", "samples", "steps")
+CLOCKS = ("perf/", "memory/", *(f"train/train_{name}" for name in TIMES), *(f"eval/{name}" for name in TIMES))
+PADDING = ("train/total_flos",)  # each rank pads to the longest of its own rows
+
+
+def compare(
+    read: Run,
+    alone: Run,
+    *,
+    without: Collection[str] = (),
+    more: Collection[str] = (),
+    rel: float = 1e-5,
+    least: float = 1e-7,
+) -> None:
+    """The same tags, steps and values.
+
+    Args:
+        read: of several ranks.
+        alone: of one process.
+        without: what tags begin with that are left out with several ranks.
+        more: further tags, beside the largest loss, that only several ranks have.
+        rel: relative tolerance.
+        least: absolute one: the gradient of a key's bias is 0 but for rounding, since softmax does not see it.
+    """
+    left_out = tuple(without)
+    expected = {tag: series for tag, series in alone.scalars.items() if not tag.startswith(left_out)}
+    assert {*read.scalars} - {"train/loss_max", "memory/largest_rank", *more} == {*expected}
+    for tag, series in expected.items():
+        if tag.startswith((*CLOCKS, *PADDING)):
+            assert read.steps(tag) == alone.steps(tag), tag
+        else:
+            values = [(step, pytest.approx(value, rel=rel, abs=least)) for step, value in series]
+            assert read.scalars[tag] == values, tag
+    for step in read.steps("perf/samples_per_s") if "perf/samples_per_s" in read.scalars else ():
+        for unit in ("samples", "tokens"):
+            per_step = [run.at(f"perf/{unit}_per_s")[step] / run.at("perf/steps_per_s")[step] for run in (read, alone)]
+            assert per_step[0] == pytest.approx(per_step[1], rel=1e-3)
+    histograms = {tag: protos for tag, protos in alone.histograms.items() if not tag.startswith(left_out)}
+    assert set(read.histograms) == set(histograms) != set()
+    for tag, protos in histograms.items():
+        assert list(read.histograms[tag]) == list(protos)
+        for step, proto in protos.items():
+            same_histogram(read.histograms[tag][step], proto, f"{tag} at {step}")
+
+
+def same_histogram(read: Any, alone: Any, tag: str) -> None:
+    """The same number of elements and edges; an element within rounding of an edge may be on either side of it."""
+    width = alone.bucket_limit[-1] - alone.bucket_limit[0]
+    assert read.num == alone.num, tag
+    assert list(read.bucket_limit) == pytest.approx(list(alone.bucket_limit), rel=1e-4, abs=1e-5 * width + 1e-7), tag
+    assert sum(abs(a - b) for a, b in zip(read.bucket, alone.bucket, strict=True)) <= 4, tag

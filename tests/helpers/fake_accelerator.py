@@ -1,0 +1,179 @@
+"""A training on an accelerator that does not exist: its tensors have shapes and no elements, so nothing can be read.
+
+Whatever reads a number on the host raises, and so does a copy to or from the device that waits: in the training thread
+neither may happen. Prints what would have been fetched.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from tbx_callbacks import TbxLoop
+from tbx_callbacks._config.metric_set import load_config
+from tbx_callbacks._distributed import reducer as together
+from tbx_callbacks._engine.snapshots import WeightSnapshot
+
+DEVICE = "accel"
+
+
+class NoWaiting(TorchDispatchMode):
+    """Copies between the host and the device must not wait."""
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        found = operator(*args, **kwargs)
+        if operator is torch.ops.aten._to_copy.default:
+            across, waits = found.device != args[0].device, not kwargs.get("non_blocking", False)
+        elif operator is torch.ops.aten.copy_.default:
+            across, waits = args[0].device != args[1].device, not (len(args) > 2 and args[2])
+        else:
+            return found
+        if across and waits:
+            raise RuntimeError(f"a copy that waits: {operator} {[tuple(t.shape) for t in args if hasattr(t, 'shape')]}")
+        return found
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 8, device=DEVICE)
+        self.body = nn.ModuleList([nn.Linear(8, 8, device=DEVICE) for _ in range(2)])
+        self.frozen = nn.Parameter(torch.empty(8, device=DEVICE), requires_grad=False)
+        self.head = nn.Linear(8, 3, device=DEVICE, dtype=torch.bfloat16)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        found = self.embed(ids)
+        for layer in self.body:
+            found = layer(found).relu() + self.frozen
+        return self.head(found.bfloat16())
+
+
+class Whole(TorchDispatchMode):
+    """A copy to the host that nobody waits for is not there yet when it is read."""
+
+    def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = operator(*args, **(kwargs or {}))
+        copies = operator is torch.ops.aten._to_copy.default and (kwargs or {}).get("non_blocking", False)
+        if copies and found.device.type == "cpu" != args[0].device.type:
+            raise RuntimeError("a copy to the host that nobody waits for")
+        return found
+
+
+def change_on_the_host() -> str:
+    """Weights that are on the host, of an optimizer whose flag is on the device."""
+    weight, copies = torch.empty(3), WeightSnapshot()
+    source: Any = SimpleNamespace(
+        parameters=[1], zero=None, weight=lambda place: weight, has_gradient=lambda place: True
+    )
+    copies._copies["AdamW"] = {0: torch.empty(3)}
+    with Whole():
+        updates = copies.updates(source, "AdamW", torch.empty((), device=DEVICE))
+    assert updates is not None
+    assert updates[0] is not None
+    return updates[0].device.type
+
+
+class NoOthers:
+    """A line to no other ranks."""
+
+    rank, size = 0, 1
+
+    def largest(self, numbers: torch.Tensor) -> None:
+        """Nobody has a larger one."""
+
+    def broadcast(self, numbers: torch.Tensor, root: int) -> None:
+        """Nobody listens."""
+
+    def close(self) -> bool:
+        return True
+
+
+class Fetched:
+    """Stands for copies to the host: there is nothing to copy."""
+
+    made = 0
+
+    def __init__(self, scalars: Any, vectors: Any) -> None:
+        Fetched.made += 1
+        self._vectors = vectors
+
+    def read(self) -> Any:
+        return [], [[0.0, 1.0] for _ in self._vectors]
+
+
+def agreed() -> str:
+    """How often ranges of several types are fetched, and where they are when ranks have agreed on them."""
+    together.HostCopy = Fetched  # type: ignore[assignment,misc]
+    ranks = together.Reducer(NoOthers(), 10.0)  # type: ignore[arg-type]
+    types = {"a": torch.float64, "b": torch.float32, "c": torch.float64}
+    with NoWaiting():
+        found = ranks.merge_ranges(
+            1, ["due"], {tag: torch.empty(2, dtype=kind, device=DEVICE) for tag, kind in types.items()}
+        )
+    ranks.shutdown(10.0)
+    assert all(found[tag].dtype == kind and found[tag].shape == (2,) for tag, kind in types.items())
+    return f"{Fetched.made} {' '.join({each.device.type for each in found.values()})}"
+
+
+def raised(read: Any) -> str:
+    try:
+        with NoWaiting():
+            read()
+    except Exception as error:
+        return type(error).__name__
+    return "nothing"
+
+
+def main() -> None:
+    _setup_privateuseone_for_python_backend(DEVICE)
+    getattr(torch, DEVICE).get_amp_supported_dtype = lambda: [torch.bfloat16]
+    full = load_config("full")
+    everything = {"every": 1, "strict": True, "metrics": sorted({item.name for item in full.items})}
+    with FakeTensorMode():
+        model = Net()
+        one = torch.empty(1, device=DEVICE)
+        reads = (one.item, one.tolist, one.nonzero, lambda: bool(one), one.cpu, lambda: torch.zeros(1).to(DEVICE))
+        print("raises", *map(raised, reads))
+        print("agreed", agreed())
+        print("changed", change_on_the_host())
+        ids, labels = torch.empty(4, dtype=torch.int64, device=DEVICE), torch.empty(4, dtype=torch.int64, device=DEVICE)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, foreach=False)
+        loop = TbxLoop(model, optimizer, everything, log_dir="run", log_every=1, max_grad_norm=1.0)
+        for _ in range(2):
+            logits = model(ids)
+            loss = nn.functional.cross_entropy(logits.float(), labels)
+            loss.backward()
+            with NoWaiting():
+                loop.before_clip()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=False)
+            loop._engine.record_clipping(norm, 1.0)
+            with NoWaiting():
+                loop.log("mine/loss", loss)
+                optimizer.step()  # measures in its hook
+                engine = loop._engine
+                assert engine._recorder is not None
+                on_host = torch.zeros(()), torch.zeros(4, dtype=torch.int64)
+                for one, of in ((loss.detach(), labels), on_host, (loss.detach(), labels)):  # mixed up: none may wait
+                    engine.record_batch(loss=one, samples=4, tokens=of)
+                    engine.record_outputs({"logits": logits, "aux_loss": one}, of)
+                engine.record_outputs({"logits": torch.zeros(4, 3), "aux_loss": on_host[0]}, labels)
+                engine._recorder.finish_step()
+            optimizer.zero_grad()
+            held, engine.publisher.buffered = engine.publisher.buffered, None  # here the copy to the host would begin
+            assert held is not None
+            loop._stepped = False
+            loop._begin_step(loop._step + 1)
+        assert held[1]._local is not None
+        print("measured", *held[1]._values, *held[1]._counted, *held[1]._local._values)
+        loop._running = False
+
+
+if __name__ == "__main__":
+    main()

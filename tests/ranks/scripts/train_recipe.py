@@ -1,0 +1,41 @@
+"""Runs the recipe, and says with which parameters it trained; started by the tests as a launcher starts the recipe."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from typing import Any
+
+import torch
+import transformers
+from accelerate import DistributedType, PartialState
+from accelerate.state import AcceleratorState
+
+from tests.helpers.runs import ROOT
+
+RECIPE = ROOT / "recipes" / "bert_sentiment.py"
+
+
+class Trainer(transformers.Trainer):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            # Accelerate turns FSDP on for accelerators only; told that the ranks are such, on the CPU as well.
+            PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        super().__init__(*args, **options)
+        for state in (PartialState, AcceleratorState):  # which count devices: FSDP takes cpu:0 for another one than cpu
+            state._shared_state["device"] = torch.device("cpu")
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        result = super().train(*args, **options)
+        kinds = {type(parameter).__name__ for parameter in self.model_wrapped.parameters()}
+        inner = type(getattr(self.model_wrapped, "optimizer", None)).__name__
+        print(f"trained {sorted(kinds)} in {type(self.model_wrapped).__name__} with {inner}", flush=True)
+        return result
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.modules["transformers"].Trainer = Trainer  # type: ignore[attr-defined]  # not the module that was imported
+    sys.argv = [str(RECIPE), *sys.argv[1:]]
+    runpy.run_path(str(RECIPE), run_name="__main__")

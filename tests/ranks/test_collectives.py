@@ -1,0 +1,44 @@
+"""How much ranks talk to each other: on due steps at most three times, on others never, of a size without N in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.launch import ranks
+
+COUNTED = Path(__file__).parent / "scripts" / "count_collectives.py"
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    """By the number of ranks what was counted, by strategy."""
+    counted = {}
+    for number in (2, 4):
+        ended = ranks(COUNTED, tmp_path_factory.mktemp(str(number)), number=number, limit=120)
+        assert [rank.code for rank in ended] == [0] * number, [rank.said[-3000:] for rank in ended]
+        (line,) = [line for line in ended[0].said.splitlines() if line.startswith("found ")]
+        counted[number] = json.loads(line.removeprefix("found "))
+    return counted
+
+
+# Ranges of shards and of activations are agreed upon; those of copies need nobody. What rules decide takes one more,
+# or, where that would be the fourth, travels with the next step.
+@pytest.mark.parametrize(
+    ("strategy", "number"), [("fsdp", 3), ("ddp", 3), ("copies", 2), ("fsdp-rules", 3), ("copies-rules", 3)]
+)
+def test_collectives_of_a_step(found: dict[int, Any], strategy: str, number: int) -> None:
+    for said in found.values():
+        assert said[strategy]["training"]  # of torch.distributed's collectives only those of the training are there
+        assert not any(said[strategy]["without"].values())
+    two, four = (said[strategy]["ours"] for said in found.values())
+    for step in range(1, 13):
+        calls = two[str(step)]
+        if step % 3:
+            assert not calls, step
+        elif step > 3:  # at the first due step ranks learn from each other what there is
+            assert [name for name, _ in calls] == ["allreduce"] * number
+            assert calls == four[str(step)]  # the same number of elements on two ranks and on four

@@ -1,0 +1,74 @@
+"""What ranks under DeepSpeed ZeRO write is what one process writes, under the HF Trainer and in a loop.
+
+On a CPU DeepSpeed refuses float16, and Lightning refuses DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.compare import compare
+from tests.helpers.launch import launch
+from tests.helpers.models import bert
+from tests.helpers.runs import Run, files
+
+WAYS = Path(__file__).parent / "scripts" / "train_with_deepspeed.py"
+KINDS = {stage: f"DeepSpeedZeroOptimizer{'_Stage3' if stage == 3 else ''}" for stage in (1, 2, 3)}
+PROOFS = {
+    **{f"zero{stage}": kind for stage, kind in KINDS.items()},
+    **{f"loop-zero{stage}": kind for stage, kind in KINDS.items() if stage > 1},
+}
+Trained = Callable[[int], tuple[Path, str]]
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed: make test-deepspeed"
+)
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """By the number of ranks, the folder with a run for each way, and what was said; each launched once."""
+
+    @cache
+    def train(ranks: int) -> tuple[Path, str]:
+        folder = tmp_path_factory.mktemp(f"ranks{ranks}")
+        ways = [*PROOFS, "zero2_offload"] if ranks > 1 else ["alone", "loop-alone"]
+        # DeepSpeed compiles when it is first used in an environment: a minute or two.
+        return folder, launch(WAYS, folder, *ways, ranks=ranks, limit=280)
+
+    return train
+
+
+@pytest.mark.parametrize("way", PROOFS)
+def test_the_same_tags_steps_and_values(trained: Trained, way: str) -> None:
+    folder, printed = trained(2)
+    found = re.findall(rf"^{way}: DeepSpeedEngine with {PROOFS[way]}, (\d+) elements here", printed, re.MULTILINE)
+    assert len(found) == 2, printed  # it is truly on
+    whole = sum(p.numel() for n, p in bert().named_parameters() if "position_embeddings" not in n)
+    assert all(whole / 2 <= int(part) < whole / 2 + 100 for part in found)  # and padding
+    assert len(files(folder / way)) == 1
+    in_loop = way.startswith("loop")
+    alone = Run(trained(1)[0] / ("loop-alone" if in_loop else "alone"))
+    # ZeRO tells its norm at each step; in a loop nobody else does.
+    compare(Run(folder / way), alone, least=1e-6, more=["clip/share"] if in_loop else [])
+
+
+def test_an_offloaded_optimizer_is_refused_with_the_remedy(trained: Trained) -> None:
+    folder, printed = trained(2)
+    assert printed.count("DeepSpeed ZeRO with an offloaded optimizer (remedy: leave offload_optimizer out") == 1
+    read = Run(folder / "zero2_offload")
+    families = {tag.partition("/")[0] for tag in read.scalars}
+    assert not families & {"grad_norm", "grad_norm_clipped", "weight_norm", "update_norm", "update_ratio", "nonfinite"}
+    assert {tag.partition("/")[0] for tag in read.histograms} == {"activations"}
+    assert read.steps("train/loss") == [2, 4, 6]

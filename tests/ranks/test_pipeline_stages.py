@@ -1,0 +1,102 @@
+"""Ranks that hold different layers, or split them: what is somewhere is written, and what cannot be right is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.launch import Ended, ranks
+from tests.helpers.runs import Run
+
+STAGES = Path(__file__).parent / "scripts" / "train_stages.py"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Ended]]:
+    folder = tmp_path_factory.mktemp("stages")
+    ended = ranks(STAGES, folder, limit=90)
+    assert [rank.code for rank in ended] == [0, 0], [rank.said[-3000:] for rank in ended]
+    return folder, ended
+
+
+@pytest.fixture
+def said(trained: tuple[Path, list[Ended]]) -> Callable[[str], list[str]]:
+    def of(scenario: str) -> list[str]:
+        return [rank.said.split(f"<{scenario}>\n")[1].split(f"</{scenario}>")[0] for rank in trained[1]]
+
+    return of
+
+
+@pytest.fixture
+def run(trained: tuple[Path, list[Ended]]) -> Callable[[str], Run]:
+    return lambda scenario: Run(trained[0] / scenario)
+
+
+def test_a_regex_may_match_on_another_stage(said: Callable[[str], list[str]], run: Callable[[str], Run]) -> None:
+    first, second = said("somewhere")
+    assert "not on every rank: embed.weight, embed.bias, body.weight and 3 more" in first
+    assert len(first.splitlines()) == 1
+    assert not second
+    read = run("somewhere")
+    assert read.steps("grad_norm/total") == read.steps("weight_norm/first") == read.steps("weight_norm/last") == [2, 4]
+    assert set(read.histograms) == {"weights/body", "weights/head", "activations/embed"}
+    assert read.histograms["activations/embed"][2].num == 2 * 4 * 5
+    assert read.at("nonfinite/found") == {2: 0.0, 4: 0.0}
+
+
+def test_activations_of_different_layers_under_one_name_are_left_out(
+    said: Callable[[str], list[str]], run: Callable[[str], Run]
+) -> None:
+    first, second = said("namesakes")
+    assert "plain tensors that are not the same on all ranks (body.weight, body.bias)" in first
+    assert "which these metrics cannot read yet: activations, weight_norm; they are left out" in first
+    assert not second
+    assert {tag.partition("/")[0] for tag in run("namesakes").scalars} == {"train"}
+    assert not run("namesakes").histograms
+
+
+def test_a_regex_that_matches_nowhere_is_refused_on_all_ranks(said: Callable[[str], list[str]]) -> None:
+    for rank, near in enumerate(("embed", "head")):
+        lines = [line for line in said("nowhere")[rank].splitlines() if line.startswith("refused: ")]
+        assert lines[0].startswith("refused: grad_norm.include must match at least one parameter's name, got 'haed'")
+        assert lines[1].startswith("refused: grad_norm.by.last must match at least one parameter's name, got 'haed'")
+        assert lines[2].startswith("refused: activations.modules must match at least one module's name, got 'haed'")
+        assert all(near in line for line in lines[::2])
+
+
+def test_scalars_of_rank_0_alone_keep_nobody_apart(said: Callable[[str], list[str]], run: Callable[[str], Run]) -> None:
+    assert said("own") == ["", ""]
+    read = run("own")
+    assert read.at("own/step") == {3: 2.0, 6: 5.0, 8: 7.5}
+    assert read.steps("weight_norm/body") == read.steps("grad_norm/body") == [4, 8]
+    assert read.steps("train/loss") == [2, 4, 6, 8]
+
+
+def test_what_changes_before_it_is_counted_is_left_out(
+    said: Callable[[str], list[str]], run: Callable[[str], Run]
+) -> None:
+    for rank in said("in_place"):
+        assert rank.count("activations/one: what the module returned was changed in place") == 1
+        assert len(rank.splitlines()) == 1
+    read = run("in_place")
+    assert set(read.histograms) == {"activations/two"}
+    assert read.steps("activations/one/norm") == read.steps("activations/two/norm") == [2, 4]
+    assert read.at("activations/one/zero_share") == {2: 0.0, 4: 0.0}  # from before it was changed
+
+
+def test_partial_sums_are_left_out_with_the_remedy(said: Callable[[str], list[str]], run: Callable[[str], Run]) -> None:
+    first, second = said("unsummed")
+    assert first.count("gradients of norm.weight, norm.bias are DTensors of partial sums (sequence parallelism)") == 1
+    assert "remedy: before the step, p.grad = p.grad.redistribute(placements=p.placements)" in first
+    assert "under tensor parallelism (of norm.weight) a module returns either a part or a copy" in first
+    assert "partial sums" in second
+    left_out, whole = run("unsummed"), run("summed")
+    assert "partial sums" not in "".join(said("summed"))
+    assert whole.family("grad_norm") == {"total", "norm", "up", "down"}
+    assert left_out.family("grad_norm") == {"up", "down"}
+    assert set(left_out.histograms) == {"grads/up", "grads/down"} == {*whole.histograms} - {"grads/norm"}
+    assert "nonfinite/found" not in left_out.scalars
+    for tag in ("grad_norm/up", "weight_norm/norm", "update_norm/norm", "update_norm/down"):
+        assert left_out.scalars[tag] == [(step, pytest.approx(value)) for step, value in whole.scalars[tag]], tag

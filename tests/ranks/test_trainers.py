@@ -1,0 +1,66 @@
+"""What 2 ranks write under the HF Trainer and the Lightning Trainer is what one process writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.compare import compare
+from tests.helpers.launch import launch, ranks
+from tests.helpers.runs import Run, files
+
+TRAINERS = Path(__file__).parent / "scripts" / "train_with_trainers.py"
+PROOFS = {
+    "hf-ddp": "hf-ddp: parameters are ['Parameter'] in DistributedDataParallel",
+    "hf-fsdp": "hf-fsdp: parameters are ['DTensor'] in FSDPNet",
+    "hf-fsdp1": "hf-fsdp1: parameters are ['Parameter'] in FullyShardedDataParallel",
+    "lightning-ddp": "lightning-ddp: parameters are ['Parameter'] in DDPStrategy",
+    "lightning-fsdp2": "lightning-fsdp2: parameters are ['DTensor'] in ModelParallelStrategy",
+}
+Trained = Callable[[int], tuple[Path, str]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """By the number of ranks, the folder with a run for each way, and what was said; each launched once."""
+
+    @cache
+    def train(ranks: int) -> tuple[Path, str]:
+        folder = tmp_path_factory.mktemp(f"ranks{ranks}")
+        return folder, launch(
+            TRAINERS, folder, *([*PROOFS, "hf-fsdp1-flat"] if ranks > 1 else ["hf", "lightning"]), ranks=ranks
+        )
+
+    return train
+
+
+@pytest.mark.parametrize("way", PROOFS)
+def test_the_same_tags_steps_and_values(trained: Trained, way: str) -> None:
+    folder, printed = trained(2)
+    assert printed.count(PROOFS[way]) == 2, printed  # the strategy is truly on
+    assert len(files(folder / way)) == 1
+    alone = Run(trained(1)[0] / way.partition("-")[0])
+    assert alone.steps("train/accuracy") == alone.steps("train/aux_loss") == [2, 4]
+    compare(Run(folder / way), alone)
+
+
+def test_flat_parameters_are_refused_with_the_remedy(trained: Trained) -> None:
+    folder, printed = trained(2)
+    assert printed.count("hf-fsdp1-flat: parameters are ['flat'] in FullyShardedDataParallel") == 2
+    assert printed.count("FSDP with flat parameters (remedy: FullyShardedDataParallel(..., use_orig_params=True))") == 1
+    read = Run(folder / "hf-fsdp1-flat")
+    assert not any(tag.startswith(("grad_norm/", "weight_norm/", "nonfinite")) for tag in read.scalars)
+    assert {tag.partition("/")[0] for tag in read.histograms} == {"activations"}
+    assert read.steps("train/loss") == [2, 4]
+
+
+def test_a_metric_gives_way_to_a_tag_that_a_module_logs_on_all_ranks(tmp_path: Path) -> None:
+    ended = ranks(Path(__file__).parent / "scripts" / "log_own_tag.py", tmp_path / "run", limit=120)
+    assert [rank.code for rank in ended] == [0, 0], [rank.said[-3000:] for rank in ended]
+    assert not any("ranks are lost" in rank.said for rank in ended)
+    read = Run(tmp_path / "run")
+    assert read.steps("grad_norm/total") == read.steps("train/loss") == [2, 4, 6, 8]
+    assert read.scalars["train/accuracy"][-1] == (8, 0.5)

@@ -1,0 +1,149 @@
+"""A Hugging Face training that an exception ends, of which the Trainer tells nobody: nothing of ours stays."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import Trainer
+
+from tbx_callbacks import TbxTrainerCallback
+from tbx_callbacks.integrations.huggingface.still_training import StillTraining
+from tests.helpers.data import collate, rows
+from tests.helpers.models import bert, trainer
+from tests.helpers.runs import Run
+
+PLAIN: list[Any] = ["loss", {"update_norm": {"by": "total"}}, "activations"]
+SETS = {
+    "activations": PLAIN,
+    "batches": [*PLAIN, "throughput"],
+    "outputs": [*PLAIN, "train_accuracy", "outputs"],
+}
+
+
+class Bad(Trainer):
+    """Raises in its second step, before the model's forward pass or after it; once."""
+
+    place, raises = "before", KeyboardInterrupt
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        bad = self.state.global_step == 1 and self.place
+        if bad == "before":
+            raise self.raises
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        if bad == "after":
+            raise self.raises
+        return loss
+
+
+def forward_hooks(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def optimizer_hooks(run: Trainer) -> int:
+    optimizer = run.optimizer.optimizer
+    return len(optimizer._optimizer_step_post_hooks) + len(optimizer._optimizer_step_pre_hooks)
+
+
+def left(
+    folder: Path, chosen: str, place: str, raises: type[BaseException], *, attached: bool
+) -> tuple[TbxTrainerCallback, Bad]:
+    callback = TbxTrainerCallback({"every": 1, "metrics": SETS[chosen]}, log_dir=folder / "run")
+    run: Any = trainer(folder, model=bert(), cls=Bad, callbacks=[callback], max_steps=4)
+    run.place, run.raises = place, raises
+    if attached:
+        callback.attach(run)
+    with pytest.raises(raises):
+        run.train()
+    return callback, run
+
+
+@pytest.mark.parametrize("attached", [True, False])
+@pytest.mark.parametrize("raises", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("chosen", SETS)
+def test_the_next_forward_pass_finds_nothing(
+    tmp_path: Path, chosen: str, place: str, raises: type[BaseException], attached: bool
+) -> None:
+    callback, run = left(tmp_path, chosen, place, raises, attached=attached)
+    recorder = callback._engine._recorder
+    assert recorder is not None
+    had_hooks = forward_hooks(run.model)
+    if attached:
+        assert had_hooks == (chosen == "outputs")  # which goes with the next pass
+        assert optimizer_hooks(run) == 0
+    elif place == "before":
+        assert had_hooks > 5  # the test can fail
+    run.model.train()
+    run.model(**collate(rows(2)))
+    assert forward_hooks(run.model) == 0
+    if had_hooks or attached:
+        assert optimizer_hooks(run) == 0
+        assert recorder._activations._batch is None
+    run.optimizer.step()  # no forward hook was left to notice it: the optimizer's own does
+    assert optimizer_hooks(run) == 0
+    callback.close()
+    assert Run(callback.log_dir).steps("update_norm/total") == [1]
+
+
+@pytest.mark.parametrize("attached", [True, False])
+@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize("chosen", SETS)
+def test_a_second_training_is_whole(tmp_path: Path, chosen: str, used: bool, attached: bool) -> None:
+    callback, run = left(tmp_path, chosen, "before", KeyboardInterrupt, attached=attached)
+    if used:
+        run.model(**collate(rows(2)))
+    run.place = ""
+    run.train()
+    assert (forward_hooks(run.model), optimizer_hooks(run)) == (0, 0)
+    callback.close()
+    read = Run(callback.log_dir)
+    norms = [tag for tag in read.scalars if tag.endswith("bert.pooler/norm")]
+    assert [read.steps(tag) for tag in norms] == [[1, 2, 3, 4]]
+    assert read.steps("update_norm/total")[-4:] == [1, 2, 3, 4]
+    if chosen == "outputs":
+        assert read.steps("train/accuracy")[-4:] == [1, 2, 3, 4]
+
+
+def test_a_step_that_the_user_saves_is_missed_and_no_other(tmp_path: Path) -> None:
+    """A wrapper around ours that swallows an exception and goes on."""
+    callback = TbxTrainerCallback({"every": 1, "metrics": PLAIN}, log_dir=tmp_path / "run")
+    run: Any = trainer(tmp_path, model=bert(), cls=Bad, callbacks=[callback], max_steps=4)
+    run.raises = ValueError
+    callback.attach(run)
+    ours: Callable[..., Any] = run.training_step
+
+    def saved(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return ours(*args, **kwargs)
+        except ValueError:
+            return torch.zeros(())
+
+    run.training_step = saved
+    run.train()
+    read = Run(callback.log_dir)
+    assert read.steps("update_norm/total") == read.steps("activations/bert.pooler/norm") == [1, 3, 4]
+
+
+def test_who_is_inside(tmp_path: Path) -> None:
+    asked: list[Callable[[], bool]] = []
+    elsewhere: list[bool] = []
+
+    class Asking(Trainer):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            asked.append(StillTraining())
+            assert asked[0]()
+            return super().compute_loss(*args, **kwargs)
+
+    trainer(tmp_path, cls=Asking, max_steps=2).train()
+    assert not asked[0]()
+    thread = threading.Thread(target=lambda: elsewhere.append(asked[0]()))
+    thread.start()
+    thread.join()
+    assert elsewhere == [True]  # it cannot be told there
+    assert StillTraining()()  # nor where nobody trains in the Trainer's own way

@@ -1,0 +1,70 @@
+"""The example of a fourth trainer in docs/, under the real pytorch-ignite."""
+
+from __future__ import annotations
+
+import ast
+import io
+import tokenize
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers.data import EVERY_KIND, collate, rows
+from tests.helpers.models import bert
+from tests.helpers.runs import ROOT, Run, module_at
+
+ignite = pytest.importorskip("ignite.engine")
+EXAMPLE, ADAPTERS = ROOT / "docs" / "ignite_adapter.py", ROOT / "tbx_callbacks" / "adapters"
+CODE = (tokenize.NAME, tokenize.NUMBER, tokenize.OP, tokenize.STRING)
+
+
+def lines_of_code(file: Path) -> int:
+    """Without docstrings, comments, blank lines and imports."""
+    code = file.read_text()
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    written = {n for token in tokens if token.type in CODE for n in range(token.start[0], token.end[0] + 1)}
+    for node in ast.walk(ast.parse(code)):
+        documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node)
+        dropped = node.body[0] if documented else node if isinstance(node, (ast.Import, ast.ImportFrom)) else None
+        if dropped is not None:
+            written -= set(range(dropped.lineno, dropped.end_lineno + 1))
+    return len(written)
+
+
+@pytest.mark.parametrize("file", [EXAMPLE, *(ADAPTERS / f"{name}.py" for name in ("hf", "lightning", "loop"))])
+def test_adapters_are_short(file: Path) -> None:
+    assert 20 < lines_of_code(file) < 80
+
+
+def test_the_example_is_short_with_all_that_it_says() -> None:
+    assert len(EXAMPLE.read_text().splitlines()) < 80
+
+
+def test_every_number_against_a_naive_one(tmp_path: Path) -> None:
+    model, losses, norms = bert(), [], []
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+    def train(engine: Any, batch: Any) -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        losses.append(loss.item())
+        norms.append(float(torch.cat([p.grad.double().reshape(-1) for p in model.parameters()]).norm()))
+        optimizer.step()
+        return loss
+
+    trainer = ignite.Engine(train)
+    callback = module_at(EXAMPLE).TbxIgnite(EVERY_KIND, log_dir=tmp_path).attach(trainer, model, optimizer, log_every=2)
+    evaluator = ignite.Engine(lambda engine, batch: None)
+    evaluator.add_event_handler(ignite.Events.COMPLETED, lambda e: e.state.metrics.update(accuracy=0.5))
+    evaluator.add_event_handler(ignite.Events.COMPLETED, callback.evaluated)
+    trainer.add_event_handler(ignite.Events.EPOCH_COMPLETED, lambda e: evaluator.run([0]))
+    trainer.run(torch.utils.data.DataLoader(rows(16), batch_size=4, collate_fn=collate), max_epochs=2)
+    read = Run(tmp_path)
+    expected = [(step, pytest.approx((losses[step - 2] + losses[step - 1]) / 2, rel=1e-5)) for step in (2, 4, 6, 8)]
+    assert read.scalars["train/loss"] == expected
+    assert read.scalars["grad_norm/total"] == [(s, pytest.approx(norms[s - 1], rel=1e-5)) for s in (2, 4, 6, 8)]
+    assert read.at("train/epoch") == {2: 0.5, 4: 1.0, 6: 1.5, 8: 2.0}
+    assert read.at("eval/accuracy") == {4: 0.5, 8: 0.5}

@@ -1,0 +1,333 @@
+"""Accuracy in trainings that do not hand their labels to the model, against what the test itself counts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from transformers import BertConfig, BertLMHeadModel, Trainer
+
+from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
+from tests.helpers.data import collate
+from tests.helpers.models import bert, trainer
+from tests.helpers.runs import Run
+
+SET: dict[str, Any] = {"every": 2, "metrics": ["outputs", "train_accuracy"]}
+BATCH = 4
+
+
+class Weighted(Trainer):
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = nn.functional.cross_entropy(outputs.logits, labels, weight=torch.tensor([1.0, 2.0]))
+        return (loss, outputs) if return_outputs else loss
+
+
+class Functional(Trainer):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, compute_loss_func=self.own, **kwargs)
+
+    @staticmethod
+    def own(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Tensor:
+        return nn.functional.cross_entropy(outputs.logits, labels)
+
+
+HF: dict[str, tuple[type[Trainer], dict[str, Any], dict[str, Any]]] = {
+    "compute_loss that pops": (Weighted, {}, {}),
+    "compute_loss_func": (Functional, {}, {}),
+    "label smoothing": (Trainer, {"label_smoothing_factor": 0.1}, {}),
+    "tuples": (Trainer, {}, {"return_dict": False}),
+}
+
+
+def shares(logits: list[Tensor], labels: list[Tensor], passes: int) -> dict[int, Any]:
+    """By due step, the share of right predictions of its batches and those of the step before."""
+    right = [(guess.argmax(-1) == truth).double().mean() for guess, truth in zip(logits, labels, strict=False)]
+    return {
+        step: pytest.approx(torch.stack(right[(step - 2) * passes : step * passes]).mean().item(), rel=1e-5)
+        for step in (2, 4, 6, 8)
+    }
+
+
+def hf(
+    folder: Path, way: str, *, attached: bool = True, accumulate: int = 1
+) -> tuple[TbxTrainerCallback, list[Tensor], list[Tensor]]:
+    cls, options, config = HF[way]
+    model, logits, labels = bert(**config), [], []
+
+    def collated(batch: Any) -> Any:
+        together = collate(batch)
+        labels.append(together["labels"].clone())
+        return together
+
+    def seen(module: nn.Module, args: Any, outputs: Any) -> None:
+        found = outputs[1] if way == "tuples" else outputs.logits
+        logits.append(found.detach().clone())
+
+    model.register_forward_hook(seen)
+    callback = TbxTrainerCallback(SET)
+    run = trainer(folder, model=model, cls=cls, callbacks=[callback], gradient_accumulation_steps=accumulate, **options)
+    run.data_collator = collated
+    if attached:
+        callback.attach(run)
+    run.train()
+    return callback, logits, labels
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("way", HF)
+def test_hf(tmp_path: Path, way: str, accumulate: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        callback, logits, labels = hf(tmp_path, way, accumulate=accumulate)
+    assert Run(callback.log_dir).at("train/accuracy") == shares(logits, labels, accumulate)
+    assert "train/accuracy is not written" not in caplog.text
+    assert callback._engine.labels is None
+
+
+def test_hf_that_is_not_attached_says_what_would_show_the_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        callback, _, _ = hf(tmp_path, "compute_loss that pops", attached=False)
+    assert "train/accuracy" not in Run(callback.log_dir).scalars
+    (said,) = [record.getMessage() for record in caplog.records if "is not written" in record.getMessage()]
+    assert said == (
+        "train/accuracy is not written: labels of the batch were not seen; remedy: callback.attach(trainer), which"
+        " reads `labels` from the batch where the model does not get them"
+    )
+
+
+def test_labels_of_the_batch_are_those_of_one_pass(tmp_path: Path) -> None:
+    class Twice(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+            labels = inputs.pop("labels")
+            loss = nn.functional.cross_entropy(model(**inputs).logits, labels)
+            return loss + model(input_ids=inputs["input_ids"].flip(0)).logits.square().mean()
+
+    model, first = bert(), []
+    model.register_forward_hook(lambda m, a, outputs: first.append(outputs.logits.detach()))
+    callback = TbxTrainerCallback(SET)
+    run = trainer(tmp_path, model=model, cls=Twice, callbacks=[callback])
+    callback.attach(run)
+    labels: list[Tensor] = []
+    run.data_collator = lambda batch: labels.append((made := collate(batch))["labels"].clone()) or made
+    run.train()
+    assert Run(callback.log_dir).at("train/accuracy") == shares(first[::2], labels, 1)
+
+
+# -- Lightning -----------------------------------------------------------------------------------------------------
+
+
+class Seen(pl.LightningModule):
+    """Writes down its logits and labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.enc, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.logits: list[Tensor] = []
+        self.labels: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.head(self.enc(x).relu())
+        self.logits.append(logits.detach().clone())
+        return logits
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        self.labels.append(y)
+        return nn.functional.cross_entropy(logits, y)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class ByForward(Seen):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        return self.loss(self(x), y)
+
+
+class ByName(ByForward):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step((batch["x"], batch.pop("target")), batch_idx)
+
+
+class Returned(Seen):
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        x, y = batch
+        logits = self.forward(x)  # no hook sees it
+        loss = self.loss(logits, y)
+        return {"loss": loss, "aux_loss": 2 * loss.detach(), "logits": logits.detach()}
+
+
+class Both(Seen):
+    """Its forward pass gives features; what training_step returns is what it means."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.enc(x).relu()
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        x, y = batch
+        logits = self.head(self(x))
+        self.logits.append(logits.detach().clone())
+        loss = self.loss(logits, y)
+        return {"loss": loss, "aux_loss": 2 * loss.detach(), "logits": logits.detach()}
+
+
+class Silent(Seen):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        return self.loss(self.forward(x), y)
+
+
+def by_name(batch: Any) -> dict[str, Tensor]:
+    return {"x": torch.stack([x for x, _ in batch]), "target": torch.stack([y for _, y in batch])}
+
+
+def fit(folder: Path, module: pl.LightningModule, *, accumulate: int = 1, collate_fn: Any = None) -> Run:
+    torch.manual_seed(1)
+    data = TensorDataset(torch.randn(64, 8), torch.randint(0, 3, (64,)))
+    callback = TbxLightningCallback(SET, log_dir=folder)
+    run = pl.Trainer(
+        default_root_dir=folder,
+        callbacks=[callback],
+        max_steps=8,
+        accumulate_grad_batches=accumulate,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    run.fit(module, DataLoader(data, batch_size=BATCH, collate_fn=collate_fn))
+    return Run(callback.log_dir)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("make", [ByForward, ByName, Returned, Both])
+@pytest.mark.filterwarnings("ignore")  # Lightning warns of settings that suit tests
+def test_lightning(tmp_path: Path, make: type[Seen], accumulate: int) -> None:
+    module = make()
+    read = fit(tmp_path, module, accumulate=accumulate, collate_fn=by_name if make is ByName else None)
+    assert read.at("train/accuracy") == shares(module.logits, module.labels, accumulate)
+    if make in (Returned, Both):
+        losses = [nn.functional.cross_entropy(*pair) for pair in zip(module.logits, module.labels, strict=True)]
+        since = torch.stack(losses[6 * accumulate : 8 * accumulate])
+        assert read.at("train/aux_loss")[8] == pytest.approx(2 * since.mean().item(), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_says_what_would_show_the_logits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        read = fit(tmp_path, Silent())
+    assert "train/accuracy" not in read.scalars
+    assert caplog.text.count("train/accuracy is not written: the model's outputs were not seen; remedy: return {") == 1
+
+
+# -- a loop --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Out:
+    loss: Tensor
+    aux_loss: Tensor
+    logits: Tensor
+
+
+FORMS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "dataclass": lambda loss, logits: Out(loss, 2 * loss, logits),
+    "dict": lambda loss, logits: {"loss": loss, "aux_loss": 2 * loss, "logits": logits},
+    "tuple": lambda loss, logits: (loss, logits),
+    "logits": lambda loss, logits: logits,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_loop(tmp_path: Path, form: str) -> None:
+    model, expected, losses = nn.Linear(8, 3), {}, {}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, {**SET, "every": 1}, log_dir=tmp_path) as loop:
+        for step in (1, 2, 3):
+            y, logits = torch.randint(0, 3, (BATCH,)), model(torch.randn(BATCH, 8))
+            loss = nn.functional.cross_entropy(logits, y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loop.end_step(loss=loss, outputs=FORMS[form](loss, logits), labels=y)
+            expected[step] = (logits.argmax(-1) == y).double().mean().item()
+            losses[step] = pytest.approx(2 * loss.item(), rel=1e-5)
+    read = Run(tmp_path)
+    assert read.at("train/accuracy") == expected
+    assert (
+        (read.at("train/aux_loss") == losses) if form in ("dataclass", "dict") else "train/aux_loss" not in read.scalars
+    )
+
+
+class Padded(nn.Module):
+    """A language model of 50 words whose head has 64 rows, with or without a configuration that says so."""
+
+    def __init__(self, *, configured: bool) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(64 if configured else 50, 8), nn.Linear(8, 64)
+        if configured:
+            self.config = type("Config", (), {"vocab_size": 50})()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.embed(ids))
+
+
+def transformers_lm() -> nn.Module:
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return BertLMHeadModel(BertConfig(vocab_size=50, intermediate_size=32, is_decoder=True, **sizes))
+
+
+@pytest.mark.parametrize("make", [transformers_lm, lambda: Padded(configured=True), lambda: Padded(configured=False)])
+def test_a_language_model_has_no_accuracy(
+    tmp_path: Path, make: Callable[[], nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with caplog.at_level(logging.WARNING), TbxLoop(model, optimizer, {**SET, "every": 1}, log_dir=tmp_path) as loop:
+        for _ in range(2):
+            ids = torch.randint(0, 50, (2, 6))
+            found = model(ids)
+            logits = found if isinstance(found, Tensor) else found.logits
+            loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+            loss.backward()
+            optimizer.step()
+            loop.end_step(loss=loss, outputs={"logits": logits}, labels=ids)
+    assert "train/accuracy" not in Run(tmp_path).scalars
+    assert caplog.text.count("train/accuracy is not written: logits are over the vocabulary") == 1
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "why"),
+    [
+        ({"logits": torch.randn(4, 3)}, torch.rand(4, 3), "labels [4, 3] of float32 are not classes of logits [4, 3]"),
+        ({"logits": torch.randn(4, 3)}, None, "labels of the batch were not seen; remedy: pass outputs=... and labels"),
+        ({"scores": torch.randn(4, 3)}, torch.zeros(4).long(), "the model's outputs hold no `logits`"),
+        ((torch.randn(4, 6, 8), torch.randn(4, 8)), torch.zeros(4, 6).long(), "the model's outputs hold no `logits`"),
+        (None, None, "the model's outputs were not seen; remedy: pass outputs=... and labels=... to end_step"),
+    ],
+)
+def test_one_warning_says_why(
+    tmp_path: Path, outputs: Any, labels: Any, why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = nn.Linear(8, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with caplog.at_level(logging.WARNING), TbxLoop(model, optimizer, {**SET, "every": 1}, log_dir=tmp_path) as loop:
+        for _ in range(3):
+            model(torch.randn(4, 8)).sum().backward()
+            optimizer.step()
+            loop.end_step(outputs=outputs, labels=labels)
+    assert "train/accuracy" not in Run(tmp_path).scalars
+    assert caplog.text.count("train/accuracy is not written: ") == caplog.text.count(why) == 1

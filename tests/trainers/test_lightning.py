@@ -1,0 +1,371 @@
+"""The callback under the real Lightning Trainer, read back from disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import yaml
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.plugins import MixedPrecision
+from packaging.version import Version
+from torch import Tensor, nn
+
+from tbx_callbacks import TbxLightningCallback
+from tests.helpers.data import EVERY_KIND as SET
+from tests.helpers.data import FULL, collate, rows
+from tests.helpers.models import bert
+from tests.helpers.runs import Run, files
+
+# Lightning warns of settings that suit tests (few workers, no logger), and uses deprecated functions of torch.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def norm(tensors: list[Tensor]) -> float:
+    return float(torch.cat([tensor.detach().double().reshape(-1) for tensor in tensors]).norm())
+
+
+class Classifier(pl.LightningModule):
+    """Records a naive second implementation of what the callback measures."""
+
+    def __init__(self, lr: float = 1e-2) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = bert()
+        self.seen: dict[int, dict[str, Any]] = {}
+        self.losses: list[float] = []
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = self.net(**batch).loss
+        self.losses.append(loss.item())
+        self.log("my_loss", loss)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.log("val_acc", (self.net(**batch).logits.argmax(-1) == batch["labels"]).float().mean())
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.log("test_acc", 0.5)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.hparams.lr)
+        scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=8)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.before = norm([p.grad for p in self.parameters()])
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.trainer.global_step and self.trainer.global_step not in self.seen:
+            after = norm([p.grad for p in self.parameters()])
+            weights = norm(list(self.net.classifier.parameters()))
+            self.seen[self.trainer.global_step] = {"before": self.before, "after": after, "weights": weights}
+
+
+def loader(number: int = 32, seed: int = 0) -> Any:
+    return torch.utils.data.DataLoader(rows(number, seed=seed), batch_size=4, collate_fn=collate)
+
+
+def trainer(folder: Path, *callbacks: Any, **options: Any) -> pl.Trainer:
+    defaults: dict[str, Any] = {
+        "default_root_dir": folder,
+        "max_steps": 8,
+        "log_every_n_steps": 2,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    return pl.Trainer(callbacks=list(callbacks), **{**defaults, **options})
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_every_number_against_a_naive_one(tmp_path: Path, accumulate: int, clip: float | None) -> None:
+    module, callback = Classifier(), TbxLightningCallback(SET)
+    options = {"accumulate_grad_batches": accumulate, "gradient_clip_val": clip, "max_epochs": -1}
+    trainer(tmp_path, callback, val_check_interval=4, **options).fit(module, loader(), loader(8, seed=5))
+    read = Run(callback.log_dir)
+    assert read.steps("train/loss") == read.steps("grad_norm/total") == read.steps("lr/AdamW/pg1") == [2, 4, 6, 8]
+    rates = [0.01 * (1 - (step - 1) / 8) for step in (2, 4, 6, 8)]
+    assert list(read.at("lr/AdamW/pg1").values()) == pytest.approx(rates, rel=1e-5)
+    for step in (2, 4, 6, 8):
+        seen = module.seen[step]
+        assert read.at("grad_norm/total")[step] == pytest.approx(seen["before"], rel=1e-5)
+        assert read.at("grad_norm_clipped/total")[step] == pytest.approx(seen["after"], rel=1e-5)
+        assert read.at("weight_norm/classifier")[step] == pytest.approx(seen["weights"], rel=1e-5)
+        losses = module.losses[(step - 2) * accumulate : step * accumulate]
+        assert read.at("train/loss")[step] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+        ratio = read.at("perf/samples_per_s")[step] / read.at("perf/steps_per_s")[step]
+        assert ratio == pytest.approx(4 * accumulate)
+        if clip is not None:
+            assert read.at("clip/factor")[step] == pytest.approx(clip / (seen["before"] + 1e-6), rel=1e-5)
+    assert ("clip/factor" in read.scalars) == (clip is not None)
+    assert list(read.histograms["weights/bert.pooler"]) == [4, 8]
+    assert read.steps("my_loss") == [2, 4, 6, 8]
+    assert read.scalars["val_acc"]
+    assert read.scalars["best/val_acc"]
+    assert 0 not in read.at("val_acc")  # the sanity check is not an evaluation
+    assert len(files(callback.log_dir)) == 1
+
+
+@pytest.mark.parametrize("logger", [True, False])
+def test_the_run_is_unharmed(tmp_path: Path, logger: bool) -> None:
+    results = []
+    for callbacks in ([TbxLightningCallback(FULL)], []):
+        pl.seed_everything(1)
+        module = Classifier()
+        trainer(tmp_path, *callbacks, gradient_clip_val=0.05, logger=logger, log_every_n_steps=1).fit(module, loader())
+        results.append((module.state_dict(), torch.get_rng_state()))
+    (watched, watched_rng), (plain, plain_rng) = results
+    assert all(torch.equal(watched[name], plain[name]) for name in plain)
+    assert torch.equal(watched_rng, plain_rng)
+
+
+def test_checkpoints_stay_where_they_were(tmp_path: Path) -> None:
+    found = {}
+    for name, callbacks in (("with", [TbxLightningCallback("minimal")]), ("without", [])):
+        trainer(tmp_path / name, *callbacks, enable_checkpointing=True).fit(Classifier(), loader())
+        found[name] = {str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).rglob("*.ckpt")}
+    assert found["with"] == found["without"] != set()
+
+
+def test_clipping_by_value_has_exact_norms_and_no_factor(tmp_path: Path) -> None:
+    module, callback = Classifier(), TbxLightningCallback(SET)
+    trainer(tmp_path, callback, gradient_clip_val=1e-4, gradient_clip_algorithm="value").fit(module, loader())
+    read = Run(callback.log_dir)
+    assert read.at("grad_norm/total")[8] == pytest.approx(module.seen[8]["before"], rel=1e-5)
+    assert read.at("grad_norm_clipped/total")[8] == pytest.approx(module.seen[8]["after"], rel=1e-5)
+    assert "clip/factor" not in read.scalars
+
+
+class Adversaries(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.critic = nn.Linear(4, 4), nn.Linear(4, 1)
+        self.norms: dict[str, list[float]] = {"SGD": [], "SGD-1": []}
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for name, optimizer, part in zip(self.norms, self.optimizers(), (self.generator, self.critic), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(self.critic(self.generator(batch[0])).square().mean())
+            self.norms[name].append(norm([p.grad for p in part.parameters()]))
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.generator, self.critic)]
+
+
+def test_manual_optimization_with_two_optimizers(tmp_path: Path) -> None:
+    module = Adversaries()
+    callback = TbxLightningCallback({"every": 1, "metrics": ["learning_rate", "grad_norm"]})
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(12, 4)), batch_size=4)
+    trainer(tmp_path, callback, max_steps=-1, max_epochs=1).fit(module, data)
+    read = Run(callback.log_dir)
+    assert read.family("lr") == {"SGD/pg1", "SGD-1/pg1"}
+    for name, layer in (("SGD", "generator"), ("SGD-1", "critic")):
+        series = read.scalars[f"grad_norm/{name}/{layer}"]
+        assert series == [(step, pytest.approx(v, rel=1e-5)) for step, v in enumerate(module.norms[name], 1)]
+    assert read.family("grad_norm") == {"SGD/generator", "SGD-1/critic"}
+
+
+def test_resume_goes_on_in_the_folder(tmp_path: Path) -> None:
+    first = TbxLightningCallback(SET)
+    run = trainer(tmp_path, first, max_steps=6)
+    run.fit(Classifier(), loader())
+    run.save_checkpoint(tmp_path / "at6.ckpt")
+    first.close()
+    second = TbxLightningCallback(SET)
+    again = trainer(tmp_path, second, max_steps=10, max_epochs=-1)
+    again.fit(Classifier(), loader(), ckpt_path=tmp_path / "at6.ckpt")
+    assert second.log_dir == first.log_dir
+    assert Run(second.log_dir).steps("train/loss") == [2, 4, 6, 8, 10]
+
+
+def test_an_exception_marks_the_run_as_failed(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams import metadata
+
+    class Fails(Classifier):
+        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+            if batch_idx == 5:
+                raise ZeroDivisionError
+            return super().training_step(batch, batch_idx)
+
+    callback = TbxLightningCallback(SET)
+    with pytest.raises(ZeroDivisionError):
+        trainer(tmp_path, callback).fit(Fails(), loader())
+    callback.close()
+    read = Run(callback.log_dir)
+    assert read.steps("train/loss") == [2, 4]
+    ended = metadata.parse_session_end_info_plugin_data(read.plugin("hparams")["_hparams_/session_end_info"])
+    assert ended.status == 2
+
+
+def test_what_validate_logs_is_written_and_predict_logs_nothing(tmp_path: Path) -> None:
+    callback = TbxLightningCallback("minimal", log_dir=tmp_path / "logs")
+    run, module = trainer(tmp_path, callback, max_steps=4), Classifier()
+    run.fit(module, loader())
+    (before,) = run.validate(module, loader(8), verbose=False)
+    assert len(run.predict(Predicts(module), loader(8))) == 2
+    callback.close()
+    read = Run(tmp_path / "logs")
+    assert read.scalars["val_acc"][-1] == (4, pytest.approx(before["val_acc"]))
+    assert read.steps("train/loss") == [2, 4]
+
+
+class Predicts(pl.LightningModule):
+    def __init__(self, module: Classifier) -> None:
+        super().__init__()
+        self.net = module.net
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self.net(**batch).logits
+
+
+def test_test_metrics_and_fast_dev_run(tmp_path: Path) -> None:
+    callback = TbxLightningCallback("minimal", log_dir=tmp_path / "logs")
+    trainer(tmp_path, callback).test(Classifier(), loader(8), verbose=False)
+    callback.close()
+    assert Run(tmp_path / "logs").scalars["test_acc"] == [(0, 0.5)]
+    quick = TbxLightningCallback("minimal", log_dir=tmp_path / "quick")
+    trainer(tmp_path, quick, fast_dev_run=True).fit(Classifier(), loader())
+    assert not (tmp_path / "quick").exists()
+
+
+def test_fit_twice_goes_on_or_starts_anew(tmp_path: Path) -> None:
+    module, callback = Classifier(), TbxLightningCallback(SET)
+    run = trainer(tmp_path, callback, max_steps=4)
+    run.fit(module, loader())
+    first = callback.log_dir
+    run.fit_loop.epoch_loop.max_steps = 8  # how Lightning's users train on
+    run.fit_loop.max_epochs = 2
+    run.fit(module, loader())
+    assert callback.log_dir == first
+    assert Run(first).steps("train/loss") == [2, 4, 6, 8]
+    trainer(tmp_path, callback, max_steps=4).fit(Classifier(), loader())  # another Trainer: another run
+    assert callback.log_dir != first
+    assert Run(callback.log_dir).steps("train/loss") == [2, 4]
+    assert Run(first).steps("train/loss") == [2, 4, 6, 8]
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from tests.trainers.test_lightning import SET, Classifier, TbxLightningCallback, loader, trainer
+
+class Interrupted(Classifier):
+    def training_step(self, batch, batch_idx):
+        if batch_idx == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().training_step(batch, batch_idx)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+trainer(".", TbxLightningCallback(SET, log_dir="run")).fit(Interrupted(), loader())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    ends_the_process = Version(pl.__version__) >= Version("2.4")
+    assert done.returncode == int(ends_the_process), done.stderr  # Lightning's own way out
+    assert "KeyboardInterrupt" in done.stderr
+    assert Run(tmp_path / "run").steps("train/loss") == [2, 4]
+    assert len(files(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize(("fused", "clip"), [(False, None), (False, 0.05), (True, None)])
+def test_mixed_precision_with_a_loss_scale(tmp_path: Path, fused: bool, clip: float | None) -> None:
+    """Gradients are read unscaled, whoever unscales them; clipping a fused optimizer is refused by Lightning."""
+
+    class Scaled(Classifier):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), lr=1e-2, fused=fused)
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            super().on_before_optimizer_step(optimizer)
+            self.before /= self.trainer.precision_plugin.scaler.get_scale() if fused else 1.0
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            if self.trainer.global_step not in self.seen:
+                self.seen[self.trainer.global_step] = {"before": self.before}
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=100)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    module, callback = Scaled(), TbxLightningCallback(SET)
+    trainer(tmp_path, callback, plugins=[plugin], gradient_clip_val=clip).fit(module, loader())
+    read = Run(callback.log_dir)
+    assert read.steps("grad_norm/total") == [2, 4, 6, 8]
+    for step, value in read.scalars["grad_norm/total"]:
+        assert value == pytest.approx(module.seen[step]["before"], rel=1e-3)
+        assert 0.001 < value < 50  # not 1024 times that
+
+
+def test_the_command_line_of_lightning(tmp_path: Path) -> None:
+    """LightningCLI makes the callback from its class path in YAML."""
+    config = {
+        "seed_everything": 1,
+        "trainer": {
+            "max_steps": 4,
+            "log_every_n_steps": 2,
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+            "default_root_dir": str(tmp_path),
+            "callbacks": [
+                {
+                    "class_path": "tbx_callbacks.TbxLightningCallback",
+                    "init_args": {"config": "minimal", "log_dir": str(tmp_path / "run"), "max_mib": 8.0},
+                },
+            ],
+        },
+        "model": {"lr": 0.02},
+    }
+    (tmp_path / "cli.yaml").write_text(yaml.safe_dump(config))
+    LightningCLI(Classifier, Rows, args=["fit", "--config", str(tmp_path / "cli.yaml")])
+    assert Run(tmp_path / "run").steps("train/loss") == [2, 4]
+    assert Run(tmp_path / "run").at("lr/AdamW/pg1")[2] == pytest.approx(0.02 * 7 / 8)
+
+
+class Rows(pl.LightningDataModule):
+    def train_dataloader(self) -> Any:
+        return loader()
+
+
+_OF_THE_OTHER_PACKAGE = """
+import sys
+import pytorch_lightning as other
+import torch
+from tests.helpers.models import bert
+from tests.helpers.data import collate, rows
+from tbx_callbacks import TbxLightningCallback
+
+class Module(other.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = bert()
+    def training_step(self, batch, batch_idx):
+        self.log("mine", 1.0)
+        return self.net(**batch).loss
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+callback = TbxLightningCallback("minimal", log_dir=sys.argv[1])
+options = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+data = torch.utils.data.DataLoader(rows(32), batch_size=4, collate_fn=collate)
+other.Trainer(callbacks=[callback], max_steps=4, log_every_n_steps=2, **options).fit(Module(), data)
+"""
+
+
+def test_the_package_pytorch_lightning(tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    command = [sys.executable, "-c", _OF_THE_OTHER_PACKAGE, str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    read = Run(tmp_path / "run")
+    assert read.steps("train/loss") == read.steps("mine") == [2, 4]

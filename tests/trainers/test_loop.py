@@ -1,0 +1,319 @@
+"""Plain loops: the same tags, steps and values as the trainers, and nothing that a loop has to learn."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tbx_callbacks import TbxLoop
+from tests.helpers.data import EVERY_KIND as SET
+from tests.helpers.data import FULL, collate, rows
+from tests.helpers.models import bert
+from tests.helpers.runs import Run, files
+
+
+def norm(tensors: list[Tensor]) -> float:
+    return float(torch.cat([tensor.detach().double().reshape(-1) for tensor in tensors]).norm())
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def data(seed: int = 1) -> tuple[Tensor, Tensor]:
+    made = torch.Generator().manual_seed(seed)
+    return torch.randn(6, 4, generator=made), torch.randint(0, 2, (6,), generator=made)
+
+
+def copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().double().clone() for name, p in model.named_parameters()}
+
+
+def train(
+    loop: TbxLoop | None,
+    model: nn.Module,
+    optimizer: Any,
+    steps: int = 8,
+    clip: float | None = None,
+    accumulate: int = 1,
+) -> dict[int, Any]:
+    """The tutorial loop; returns what a naive second implementation saw at each step."""
+    seen, weights = {}, copied(model)
+    for step in range(1, steps + 1):
+        losses = []
+        for micro in range(accumulate):
+            x, y = data(100 * step + micro)
+            loss = nn.functional.cross_entropy(model(x), y) / accumulate
+            loss.backward()
+            losses.append(loss.item())
+            if loop is not None and micro < accumulate - 1:
+                loop.end_step(loss=loss, samples=len(x), tokens=3)
+        gradients = [p.grad.clone() for p in model.parameters()]
+        if clip is not None:
+            if loop is not None:
+                loop.before_clip()
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        clipped = [p.grad.clone() for p in model.parameters()]
+        optimizer.zero_grad()
+        if loop is not None:
+            loop.end_step(loss=loss, samples=len(x), tokens=3)
+        before, weights = weights, copied(model)
+        seen[step] = {"before": norm(gradients), "after": norm(clipped), "losses": losses, "weights": weights}
+        seen[step]["update"] = {name: weights[name] - before[name] for name in weights}
+    return seen
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_every_number_against_a_naive_one(tmp_path: Path, accumulate: int, clip: float | None) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, SET, log_dir=tmp_path / "run", log_every=2, max_grad_norm=clip) as loop:
+        seen = train(loop, model, optimizer, clip=clip, accumulate=accumulate)
+        loop.evaluate(accuracy=0.75, loss=0.5)
+    read = Run(tmp_path / "run")
+    assert read.steps("grad_norm/total") == read.steps("train/loss") == [2, 4, 6, 8]
+    for step in (2, 4, 6, 8):
+        assert read.at("grad_norm/total")[step] == pytest.approx(seen[step]["before"], rel=1e-5)
+        assert read.at("grad_norm_clipped/total")[step] == pytest.approx(seen[step]["after"], rel=1e-5)
+        losses = seen[step - 1]["losses"] + seen[step]["losses"]
+        assert read.at("train/loss")[step] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+        weights = {name: norm([w]) for name, w in seen[step]["weights"].items()}
+        assert {name: read.at(f"weight_norm/{name}")[step] for name in weights} == pytest.approx(weights, rel=1e-5)
+        update = norm(list(seen[step]["update"].values()))
+        assert read.at("update_ratio/total")[step] == pytest.approx(
+            update / norm([*seen[step]["weights"].values()]), rel=1e-5
+        )
+        layer = norm([seen[step]["update"][f"2.{name}"] for name in ("weight", "bias")])
+        assert read.at("update_norm/2")[step] == pytest.approx(layer, rel=1e-5)
+        rates = [read.at(f"perf/{unit}_per_s")[step] for unit in ("steps", "samples", "tokens")]
+        assert rates[1] / rates[0] == pytest.approx(6 * accumulate)
+        assert rates[2] / rates[0] == pytest.approx(3 * accumulate)
+    assert list(read.at("lr/SGD/pg1").values()) == pytest.approx([0.1] * 4)
+    assert list(read.histograms["weights/0"]) == [4, 8]
+    assert read.at("eval/accuracy") == {8: 0.75}
+    assert read.at("best/accuracy") == {8: 0.75}
+    assert len(files(tmp_path / "run")) == 1
+
+
+def test_the_run_is_unharmed(tmp_path: Path) -> None:
+    results = []
+    for watched in (True, False):
+        model = net()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+        options: dict[str, Any] = {"log_dir": tmp_path / "run", "log_every": 1}
+        loop = TbxLoop(model, optimizer, FULL, **options) if watched else None
+        train(loop, model, optimizer)
+        if loop is not None:
+            loop.close()
+        results.append((model.state_dict(), torch.get_rng_state()))
+    (watched_state, watched_rng), (plain_state, plain_rng) = results
+    assert all(torch.equal(watched_state[name], plain_state[name]) for name in plain_state)
+    assert torch.equal(watched_rng, plain_rng)
+
+
+def test_a_loop_that_never_calls_end_step(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, {"every": 1, "metrics": [{"weight_norm": {"by": "total"}}]}, log_dir=tmp_path):
+        train(None, model, optimizer, steps=5)
+    assert Run(tmp_path).steps("weight_norm/total") == [1, 2, 3, 4, 5]
+
+
+def test_several_optimizers_read_only_their_own_parameters(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"generator": nn.Linear(4, 4), "critic": nn.Linear(4, 1)})
+    optimizers = {name: torch.optim.SGD(model[name].parameters(), lr=0.1) for name in ("generator", "critic")}
+    expected: dict[str, list[float]] = {name: [] for name in optimizers}
+    with TbxLoop(model, optimizers, {"every": 1, "metrics": ["learning_rate", "grad_norm"]}, log_dir=tmp_path) as loop:
+        for _ in range(3):
+            for name, optimizer in optimizers.items():
+                # Leaves gradients in the other's parameters, too, as adversarial training does.
+                model["critic"](model["generator"](torch.randn(5, 4))).square().mean().backward()
+                expected[name].append(norm([p.grad for p in model[name].parameters()]))
+                optimizer.step()
+                optimizer.zero_grad()
+            loop.end_step()
+    read = Run(tmp_path)
+    assert set(read.scalars) == {
+        "lr/generator/pg1", "lr/critic/pg1", "grad_norm/generator/generator", "grad_norm/critic/critic",
+    }  # fmt: skip
+    for name, values in expected.items():
+        series = read.scalars[f"grad_norm/{name}/{name}"]
+        assert series == [(step, pytest.approx(value, rel=1e-5)) for step, value in enumerate(values, 1)]
+
+
+def test_closures(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+    x, y = data()
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    metrics = ["loss", {"weight_norm": {"by": "total"}}]
+    with TbxLoop(model, optimizer, {"every": 1, "metrics": metrics}, log_dir=tmp_path, log_every=1) as loop:
+        for step in range(1, 4):
+            loop.end_step(loss=optimizer.step(closure), samples=6)
+            assert loop.step == step
+            weights = norm(list(model.parameters()))
+    read = Run(tmp_path)
+    assert read.steps("train/loss") == [1, 2, 3]
+    assert read.scalars["weight_norm/total"][-1] == (3, pytest.approx(weights, rel=1e-5))
+
+
+def test_accelerate(tmp_path: Path) -> None:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model = bert()
+    loader = torch.utils.data.DataLoader(rows(32), batch_size=4, collate_fn=collate)
+    model, optimizer, loader = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-3), loader)
+    with TbxLoop(model, optimizer, SET, log_dir=tmp_path, log_every=2, max_grad_norm=0.1) as loop:
+        for batch in loader:
+            with accelerator.accumulate(model):
+                loss = model(**batch).loss
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    loop.before_clip()
+                    expected = accelerator.clip_grad_norm_(model.parameters(), 0.1).item()
+                optimizer.step()
+                optimizer.zero_grad()
+            loop.end_step(loss=loss, samples=4, tokens=batch["attention_mask"].sum())
+    read = Run(tmp_path)
+    assert read.steps("train/loss") == read.steps("grad_norm/bert.encoder.layer.0") == [2, 4]
+    assert read.at("grad_norm/total")[4] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_exception_marks_the_run_as_failed_and_loses_nothing(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams import metadata
+
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def fail() -> None:
+        with TbxLoop(model, optimizer, SET, log_dir=tmp_path, log_every=1) as loop:
+            train(loop, model, optimizer, steps=5)
+            _ = 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    read = Run(tmp_path)
+    assert read.steps("train/loss") == [1, 2, 3, 4, 5]
+    ended = metadata.parse_session_end_info_plugin_data(read.plugin("hparams")["_hparams_/session_end_info"])
+    assert ended.status == 2
+    assert not optimizer._optimizer_step_post_hooks
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+def test_resume(tmp_path: Path) -> None:
+    for start in (0, 3):
+        model = net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with TbxLoop(model, optimizer, SET, log_dir=tmp_path, log_every=1, start_step=start) as loop:
+            train(loop, model, optimizer, steps=5)
+            assert loop.step == start + 5
+    assert Run(tmp_path).steps("train/loss") == list(range(1, 9))
+
+
+def test_a_nan_loss_is_counted(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, SET, log_dir=tmp_path, log_every=2) as loop:
+        for step in range(1, 5):
+            model(data()[0]).mean().backward()
+            optimizer.step()
+            loop.end_step(loss=math.nan if step == 2 else 1.0, samples=6)
+    assert Run(tmp_path).at("nonfinite/losses") == {2: 1.0, 4: 0.0}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: TbxLoop(net(), "adam"), "an optimizer must be a torch.optim.Optimizer, got str"),
+        (
+            lambda: TbxLoop(net(), torch.optim.SGD(net().parameters()), log_every=0),
+            "every must be at least 1 step, got 0",
+        ),
+    ],
+)
+def test_errors(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+def test_other_ranks_do_nothing(tmp_path: Path) -> None:
+    code = """
+import torch
+from tbx_callbacks import TbxLoop
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+with TbxLoop(model, optimizer, "full", log_dir="logs") as loop:
+    for _ in range(3):
+        model(torch.ones(1, 2)).sum().backward()
+        loop.before_clip()
+        optimizer.step()
+        loop.end_step(loss=1.0)
+        loop.log("aux/x", 1.0)
+        loop.writer.add_text("a", "b")
+    loop.evaluate(accuracy=1.0)
+"""
+    import os
+
+    for rank in ("1", "0"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "RANK": rank}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "logs").exists() == (rank == "0")
+
+
+def test_one_ranks_share_is_not_written_as_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, SET, log_dir=tmp_path, log_every=2) as loop:
+        train(loop, model, optimizer)
+    read = Run(tmp_path)
+    assert read.steps("grad_norm/total") == [2, 4, 6, 8]
+    assert not {"train/loss", "perf/samples_per_s", "perf/tokens_per_s", "nonfinite/losses"} & set(read.scalars)
+    assert caplog.text.count("one rank's share") == 1
+
+
+def test_a_default_device_of_the_users_changes_nothing(tmp_path: Path) -> None:
+    """On "meta", whatever is made there instead of on the CPU has no elements."""
+    runs = {}
+    for name in ("cpu", "meta"):
+        torch.manual_seed(0)
+        model, (inputs, labels) = net(), data()
+        optimizer = torch.optim.AdamW(model.parameters())
+        loop = TbxLoop(model, optimizer, replace(FULL, strict=True), log_dir=tmp_path / name, log_every=1)
+        with loop, torch.device(name):
+            for _ in range(3):
+                loss = nn.functional.cross_entropy(model(inputs), labels)
+                loss.backward()
+                loop.before_clip()
+                optimizer.step()
+                optimizer.zero_grad()
+                loop.end_step(loss=loss, samples=len(inputs))
+                loop.log("mine/loss", loss)
+        runs[name] = Run(tmp_path / name)
+    assert set(runs["cpu"].scalars) == set(runs["meta"].scalars)
+    assert set(runs["cpu"].histograms) == set(runs["meta"].histograms) != set()
+    for tag in ("grad_norm/total", "weight_norm/total", "mine/loss"):
+        assert runs["meta"].at(tag) == runs["cpu"].at(tag)

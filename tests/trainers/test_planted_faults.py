@@ -1,0 +1,42 @@
+"""Real trainings with one fault each: the right rule, layer and step; and healthy ones, which are left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tbx_callbacks.rules import RULES
+from tests.helpers.confusion import judged
+from tests.helpers.planted_faults import FAULTS, HEALTHY
+
+# Those that need what no small training has; test_rules.py judges them on series.
+NOT_PLANTED = {"input_bound"}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_named_by_the_right_rule_with_layer_and_step(name: str, tmp_path: Path) -> None:
+    row = judged(name, tmp_path)
+    fault, findings = FAULTS[name], row.diagnosis.findings
+    by_rule = {finding.id: finding for finding in findings}
+    for rule, (tag, (earliest, latest)) in fault.symptoms.items():
+        assert rule in by_rule, [finding.id for finding in findings]
+        assert tag in by_rule[rule].tags
+        assert earliest <= by_rule[rule].steps[0] <= latest
+    accused = {finding.id for finding in findings if finding.severity != "note"}
+    assert accused <= {*fault.symptoms, *fault.also}
+    seen = {finding.id for finding in findings if not finding.tags[0].startswith("amp/")}  # written by hand
+    assert seen <= set(row.alerts)  # the same was said while it trained
+
+
+def test_healthy_runs_are_left_alone(tmp_path: Path) -> None:
+    rows = [judged(name, tmp_path / str(place)) for place, name in enumerate(HEALTHY)]
+    said = [(row.name, finding.id) for row in rows for finding in row.diagnosis.findings if finding.severity != "note"]
+    assert len(rows) == 10
+    assert all(row.diagnosis.healthy for row in rows), said
+    assert len(said) <= 1, said
+    assert "error" not in {severity for row in rows for severity in row.alerts.values()}  # not for a while either
+
+
+def test_every_rule_has_its_fault() -> None:
+    assert {rule for fault in FAULTS.values() for rule in fault.symptoms} == set(RULES) - NOT_PLANTED

@@ -1,0 +1,15 @@
+"""What a step with nothing due costs, counted in calls: a regression shows on any machine, however busy."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.runs import ROOT, module_at
+
+BENCHMARK = ROOT / "benchmarks" / "attached.py"
+
+
+@pytest.mark.filterwarnings("ignore")  # the benchmark trains with no worker and without a logger
+@pytest.mark.parametrize("trainer", ["HF Trainer", "Lightning Trainer", "plain loop"])
+def test_few_calls(trainer: str) -> None:
+    assert 10 < module_at(BENCHMARK).calls(trainer) < 34

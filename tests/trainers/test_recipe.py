@@ -1,0 +1,317 @@
+"""The sentiment recipe: its data, its tokenizer, its errors, and real training."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sentiment_data import DataError, load_folder, load_hub, made_up
+from sentiment_model import read_vocabulary, train_vocabulary
+
+from tests.helpers.runs import ROOT, SHARED, Run, files
+
+RECIPES = ROOT / "recipes"
+TWINS = ("bert_sentiment", "bert_sentiment_lightning", "bert_sentiment_loop")
+REAL = SHARED / "sst2"
+VOCAB = SHARED / "bert-base-uncased" / "vocab.txt"
+needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason="needs the real sentences in ../shared/data")
+SMALL = ["--layers", "1", "--hidden", "16", "--heads", "2", "--max-steps", "12", "--logging-steps", "4"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def recipe(*arguments: object, cwd: Path, name: str = "bert_sentiment") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(cwd / "cache"), "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, str(RECIPES / f"{name}.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        cwd=cwd,
+        env=environment,
+    )
+
+
+def write(folder: Path, **splits: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in splits.items():
+        stem, _, ending = name.partition("_")
+        (folder / f"{stem}.{ending or 'tsv'}").write_text(text, encoding="utf-8")
+    return folder
+
+
+TSV = "sentence\tlabel\ngood film\t1\nbad film\t0\n"
+
+
+def test_made_up_sentences_are_disjoint_seeded_and_balanced() -> None:
+    data = made_up(train=800, dev=200, test=200, seed=3)
+    sentences = {split: data[split]["sentence"] for split in data}
+    every = [sentence for split in sentences.values() for sentence in split]
+    assert len(set(every)) == len(every) == 1200
+    assert data["train"]["label"] == made_up(train=800, dev=200, test=200, seed=3)["train"]["label"]
+    assert set(made_up(train=800, dev=200, test=200, seed=4)["train"]["sentence"]) != set(sentences["train"])
+    assert 0.4 < sum(data["train"]["label"]) / 800 < 0.6
+    assert data["train"].features["label"].names == ["negative", "positive"]
+
+
+def test_made_up_sentences_are_not_trivial() -> None:
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.naive_bayes import MultinomialNB
+
+    data = made_up()
+    words = CountVectorizer(ngram_range=(1, 2)).fit(data["train"]["sentence"])
+    bayes = MultinomialNB().fit(words.transform(data["train"]["sentence"]), data["train"]["label"])
+    score = bayes.score(words.transform(data["dev"]["sentence"]), data["dev"]["label"])
+    assert 0.55 < score < 0.8  # words and pairs of words help, but negation and contrast are beyond them
+
+
+@needs_real_data
+def test_quotes_lose_no_rows() -> None:
+    data = load_folder(REAL)
+    assert {split: len(data[split]) for split in data} == {"train": 6908, "dev": 872, "test": 1821}
+    with (REAL / "train.tsv").open(encoding="utf-8", newline="") as file:
+        expected = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    assert data["train"]["sentence"][:] == [row["sentence"] for row in expected]
+    assert data["train"]["label"][:] == [int(row["label"]) for row in expected]
+
+
+@needs_real_data
+def test_the_real_vocabulary_is_read_whole() -> None:
+    tokenizer = read_vocabulary(VOCAB, cased=False)
+    assert len(tokenizer) == 30522
+    assert tokenizer("Hello, world!")["input_ids"] == [101, 7592, 1010, 2088, 999, 102]
+
+
+def test_formats_give_the_same_rows(tmp_path: Path) -> None:
+    rows = [("plain", "pos"), ('with "quotes" and, commas', "neg"), ("null", "pos"), ("NA", "neg"), ("süß 好", "pos")]
+    for ending in ("tsv", "csv", "jsonl"):
+        folder = tmp_path / ending
+        folder.mkdir()
+        for split in ("train", "dev"):
+            with (folder / f"{split}.{ending}").open("w", encoding="utf-8", newline="") as file:
+                if ending == "jsonl":
+                    file.writelines(json.dumps({"sentence": s, "label": n}) + "\n" for s, n in rows)
+                elif ending == "csv":
+                    csv.writer(file).writerows([("sentence", "label"), *rows])
+                else:
+                    file.writelines("\t".join(row) + "\n" for row in [("sentence", "label"), *rows])
+        data = load_folder(folder)
+        assert data["train"]["sentence"][:] == [sentence for sentence, _ in rows]
+        assert data["train"].features["label"].names == ["neg", "pos"]
+        assert data["train"]["label"][:] == [1, 0, 1, 0, 1]
+
+
+def test_a_local_dataset_stands_for_a_hub_name(tmp_path: Path) -> None:
+    write(tmp_path / "set", train_csv="text,stars\nfine,5\npoor,1\n", validation_csv="text,stars\nfine,5\n")
+    data = load_hub(str(tmp_path / "set"), text="text", label="stars")
+    assert data["train"]["sentence"][:] == ["fine", "poor"]
+    assert data["dev"]["label"][:] == [1]
+    with pytest.raises(DataError, match=r"--dataset must name a dataset that can be loaded, got 'no/such'"):
+        load_hub("no/such")
+
+
+BAD = {
+    "no folder": (None, "--data must be a folder"),
+    "no dev": ({"train": TSV}, r"there must be a file dev\.tsv\|\.csv\|\.jsonl, found train\.tsv"),
+    "no column": ({"train": "text\tlabel\na\t1\nb\t0\n", "dev": TSV}, "train must have a column 'sentence', got text"),
+    "one class": ({"train": "sentence\tlabel\na\t1\nb\t1\n", "dev": TSV}, "at least two classes, got only 1"),
+    "empty split": ({"train": TSV, "dev": "sentence\tlabel\n"}, r"dev\.tsv: a split must have rows, got none"),
+    "empty file": ({"train": TSV, "dev": ""}, r"dev\.tsv: a split must have rows, got none"),
+    "unknown label": ({"train": TSV, "dev": "sentence\tlabel\na\t2\n"}, r"labels of dev .* \(0, 1\), got 2"),
+    "list labels": (
+        {"train_jsonl": '{"sentence": "a", "label": [1]}\n{"sentence": "b", "label": [0]}\n', "dev": TSV},
+        "labels of .*: train must be numbers or strings",
+    ),
+    "no text": (
+        {"train_jsonl": '{"sentence": "a", "label": 1}\n{"sentence": null, "label": 0}\n', "dev": TSV},
+        "every row of .*: train must have a text",
+    ),
+    "no label": ({"train": "sentence\tlabel\na\tx\nb\t\n", "dev": TSV}, "every row of train must have a label"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_data_is_named(tmp_path: Path, name: str) -> None:
+    splits, message = BAD[name]
+    folder = tmp_path / "data"
+    if splits is not None:
+        write(folder, **splits)
+    with pytest.raises(DataError, match=message):
+        load_folder(folder)
+
+
+def test_text_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
+    folder = write(tmp_path / "data", train=TSV, dev=TSV)
+    (folder / "train.tsv").write_bytes(TSV.encode() + "café\t1\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"train\.tsv: must be UTF-8, got other bytes in line 4"):
+        load_folder(folder)
+
+
+def test_a_bad_vocabulary_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "vocab.txt"
+    path.write_text("[PAD]\n[UNK]\nhello\n")
+    with pytest.raises(DataError, match=r"--vocab must hold the special tokens .* lacks \[CLS\]"):
+        read_vocabulary(path, cased=False)
+    with pytest.raises(DataError, match="--vocab must be a readable UTF-8 file"):
+        read_vocabulary(tmp_path / "none.txt", cased=False)
+
+
+def test_a_trained_vocabulary_knows_its_sentences() -> None:
+    data = made_up(train=300, dev=20, test=20)
+    tokenizer = train_vocabulary(data["train"], 500, cased=False)
+    encoded = tokenizer(data["dev"]["sentence"][:])["input_ids"]
+    assert not any(tokenizer.unk_token_id in ids for ids in encoded)
+
+
+def test_the_same_sentences_give_the_same_vocabulary_in_every_process() -> None:
+    code = """
+from sentiment_data import made_up
+from sentiment_model import train_vocabulary
+vocabulary = train_vocabulary(made_up(train=2000, dev=20, test=20)["train"], 4000, cased=False).get_vocab()
+print(sorted(vocabulary.items()))
+"""
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=RECIPES, timeout=100
+        ).stdout
+        for _ in range(3)
+    }
+    assert len(printed) == 1
+    assert "##" in printed.pop()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere"], "--data must be a folder"),
+        (["--config", "defalt"], "did you mean 'default'?"),
+        (["--data", "x", "--dataset", "y"], "the data must come from one place"),
+        (["--model", "./no_such_model"], "--model must be a hub name or a folder"),
+        (["--resume"], "--resume needs a checkpoint"),
+        (["--hidden", "15", "--heads", "2"], "--hidden must be a multiple of --heads"),
+    ],
+)
+def test_bad_arguments_end_in_one_line_and_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = recipe(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_the_recipe_trains_says_where_the_logs_are_and_resumes(tmp_path: Path, name: str) -> None:
+    done = recipe(*SMALL, "--output-dir", "out", "--config", "full", cwd=tmp_path, name=name)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "out" / "runs").iterdir()
+    assert f"logs: out/runs/{folder.name}\nlook at them: tbx-callbacks view out/runs\n" in done.stdout
+    assert f"report: out/runs/{folder.name}/report.html\n" in done.stdout
+    assert "<!doctype html>" in (folder / "report.html").read_text(encoding="utf-8")
+    diagnosed = done.stdout[done.stdout.index("results after") : done.stdout.index("report: ")]
+    assert any(word in diagnosed for word in ("healthy: ", "error ", "warning ", "note "))
+    assert "rows: train 6000, dev 600, test 600; labels: negative, positive" in done.stdout
+    read = Run(folder)
+    assert read.steps("train/loss") == [4, 8, 12]
+    assert read.steps("eval/accuracy") == read.steps("eval/f1") == [12]
+    assert read.steps("test/accuracy") == [12]
+    assert read.at("eval/f1/positive")[12] == pytest.approx(read.at("eval/f1")[12])
+    assert {"eval/worst", "test/worst"} <= set(read.texts)
+    assert read.steps("test/f1/negative") == [12]
+    assert f"{read.at('eval/accuracy')[12]:.4f}" in done.stdout
+    assert {"lr/AdamW/decay", "lr/AdamW/no_decay"} <= set(read.scalars) or name == "bert_sentiment"
+    assert {"grad_norm/total", "grad_norm/bert.encoder.layer.0", "clip/factor", "train/learning_rate"} <= set(
+        read.scalars
+    )
+    longer = ["--logging-steps", "4", "--max-steps", "16", "--output-dir", "out", "--config", "full", "--resume"]
+    again = recipe(*longer, cwd=tmp_path, name=name)  # the model's sizes come from the checkpoint
+    assert again.returncode == 0, again.stderr
+    assert "results after 16 steps" in again.stdout
+    assert [path.name for path in (tmp_path / "out" / "runs").iterdir()] == [folder.name]
+    assert Run(folder).steps("train/loss") == [4, 8, 12, 16]
+
+
+def test_without_the_reports_extra_one_line_says_how_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "plotly.py").write_text("raise ImportError")
+    code = f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['r.py', *sys.argv[1:]];"
+    code += f" runpy.run_path({str(RECIPES / 'bert_sentiment_loop.py')!r}, run_name='__main__')"
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(RECIPES)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *SMALL, "--output-dir", "out"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        cwd=tmp_path,
+        env={**environment, "COLUMNS": "200", "NO_COLOR": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no report: a report needs plotly and jinja2, which are not installed; run: pip install" in done.stdout
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_an_epoch_that_ends_within_a_window_steps_on_what_is_left(tmp_path: Path, name: str) -> None:
+    lines = "sentence\tlabel\n" + "".join(f"word{n} film\t{n % 2}\n" for n in range(10))
+    data = write(tmp_path / "data", train=lines, dev=lines)
+    options = ["--batch", "2", "--accumulate", "2", "--epochs", "2", "--logging-steps", "1", "--vocab-size", "100"]
+    done = recipe(*SMALL[:6], *options, "--data", data, "--output-dir", "out", cwd=tmp_path, name=name)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "out" / "runs").iterdir()
+    read = Run(folder)
+    assert read.steps("train/loss") == [1, 2, 3, 4, 5, 6]  # 5 batches an epoch are 3 steps
+    assert read.steps("eval/accuracy") == [3, 6]
+    rates = [0.0, 5e-4, 4e-4, 3e-4, 2e-4, 1e-4]
+    assert list(read.at("train/learning_rate").values()) == pytest.approx(rates)
+
+
+def test_a_pretrained_model_from_a_folder(tmp_path: Path) -> None:
+    assert recipe(*SMALL, "--output-dir", "first", cwd=tmp_path).returncode == 0
+    checkpoint = next((tmp_path / "first").glob("checkpoint-*"))
+    done = recipe("--model", checkpoint, "--max-steps", "2", "--output-dir", "second", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"model: {checkpoint}" in done.stdout
+
+
+@needs_real_data
+def test_real_sentences(tmp_path: Path) -> None:
+    done = recipe(
+        *SMALL,
+        "--data",
+        REAL,
+        "--vocab",
+        VOCAB,
+        "--output-dir",
+        "out",
+        "--config",
+        "full",
+        "--accumulate",
+        "2",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rows: train 6908, dev 872, test 1821; labels: 0, 1" in done.stdout
+    (folder,) = (tmp_path / "out" / "runs").iterdir()
+    assert len(files(folder)) == 1
+    read = Run(folder)
+    assert read.at("grad_norm/total").keys() == {4, 8, 12}
+    for step, value in read.scalars["grad_norm/total"]:
+        assert value == pytest.approx(
+            read.at("train/grad_norm")[step], rel=1e-3
+        )  # torch's own float32 norm is less exact
+
+
+@needs_real_data
+@pytest.mark.slow
+def test_real_sentences_reach_the_expected_accuracy(tmp_path: Path) -> None:
+    done = recipe("--data", REAL, "--vocab", VOCAB, "--output-dir", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "out" / "runs").iterdir()
+    assert max(value for _, value in Run(folder).scalars["eval/accuracy"]) >= 0.78

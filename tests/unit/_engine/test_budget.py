@@ -1,0 +1,159 @@
+"""The overhead budget, with a clock that only a slow metric and the training move."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from tbx_callbacks._config.metric_spec import Cadence, MetricSpec
+from tbx_callbacks._config.schedule import Schedule, at, either, every, never, stretched
+from tbx_callbacks._engine.counters import Stopwatch
+from tbx_callbacks._engine.engine import Engine
+from tbx_callbacks._engine.training_info import TrainingInfo
+from tbx_callbacks.metrics.host_values import Text
+from tbx_callbacks.writers.base import MemoryWriter
+from tests.helpers.fake_clock import Clock, Slow
+
+EVERY_10 = every(10)
+
+
+def train(
+    budget: float | None, steps: int = 400, log: Schedule = EVERY_10, **costs: tuple[Cadence, float]
+) -> tuple[MemoryWriter, float]:
+    """One second a step; returns what was written, and the share that measuring took in the second half."""
+    clock, writer = Clock(), MemoryWriter()
+    items = [MetricSpec(name, Slow(name, seconds, clock), every=n) for name, (n, seconds) in costs.items()]
+    engine = Engine(items, every="log", strict=True, writer=writer, stopwatch=Stopwatch(clock), budget=budget)
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=log))
+    for step in range(1, steps + 1):
+        if step == steps // 2 + 1:
+            middle = clock.now, engine.stopwatch.monitoring
+        engine.begin_step(step)
+        clock.now += 1.0
+        optimizer.step()
+        engine.flush_step()
+        engine.poll_actions(step)
+    seconds, spent = clock.now - middle[0], engine.stopwatch.monitoring - middle[1]
+    engine.end(steps, succeeded=True)
+    return writer, spent / seconds
+
+
+def steps_of(writer: MemoryWriter, tag: str) -> list[int]:
+    return [step for step, _ in writer.series(tag)]
+
+
+def test_a_costly_metric_is_measured_less_often_and_a_cheap_one_as_before(caplog: pytest.LogCaptureFixture) -> None:
+    writer, share = train(0.01, slow=(5, 0.5), cheap=(5, 1e-5))
+    assert share <= 0.01
+    assert steps_of(writer, "cheap/ranks") == list(range(5, 401, 5))
+    slow = steps_of(writer, "slow/ranks")
+    assert slow[:3] == [5, 10, 15]
+    periods = {b - a for a, b in itertools.pairwise(slow[4:])}
+    assert periods == {50}  # 0.5 s in 50 s of steps: as often as the budget allows
+    ((step, text),) = writer.series("overhead_budget")
+    assert step == 15
+    assert isinstance(text, Text)
+    assert "the budget is 1.00%" in text.markdown
+    assert "slow: every 5 steps -> every 50 steps" in text.markdown
+    assert "cheap" not in text.markdown
+    assert caplog.text.count("measuring took") == 1
+
+
+@pytest.mark.parametrize("log", [every(500), never, either(at(1), every(500)), at(1, 400)], ids=str)
+def test_a_rare_metric_holds_up_no_decision_about_a_costly_one(log: Schedule) -> None:
+    writer, share = train(0.01, log=log, slow=(2, 0.5), rare=("log", 1e-5))
+    assert 0.005 < share <= 0.01
+    (step,) = steps_of(writer, "overhead_budget")
+    assert step in (6, 18)  # what is never measured again is not waited for, what is rare for a while
+    slow = steps_of(writer, "slow/ranks")
+    assert slow[: step // 2] == list(range(2, step + 1, 2))
+    assert {b - a for a, b in itertools.pairwise(slow[step // 2 + 1 :])} == {50}
+
+
+def test_metrics_of_near_cadences_are_decided_upon_together() -> None:
+    writer, _ = train(0.01, slow=(5, 0.5), rarer=(15, 0.5))
+    ((step, text),) = writer.series("overhead_budget")
+    assert step == 45
+    assert isinstance(text, Text)
+    assert "slow" in text.markdown
+    assert "rarer" in text.markdown
+
+
+def test_a_costly_metric_that_is_known_late_joins_a_later_decision() -> None:
+    writer, share = train(0.01, steps=20_000, slow=(2, 0.5), rare=(200, 10.0))
+    assert 0.005 < share <= 0.0125
+    (first, early), (second, late) = writer.series("overhead_budget")
+    assert (first, second) == (18, 600)
+    assert isinstance(early, Text)
+    assert isinstance(late, Text)
+    assert "rare" not in early.markdown
+    assert "rare: every 200 steps -> every" in late.markdown
+    assert steps_of(writer, "rare/ranks")[:3] == [200, 400, 600]
+
+
+def test_the_log_says_what_changes_and_the_text_all_that_is_no_longer_as_in_the_set(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    writer, _ = train(0.01, steps=5000, slow=(2, 0.5), small=(2, 0.002), rare=(200, 10.0))
+    first, second = [record.getMessage() for record in caplog.records if "measuring took" in record.getMessage()]
+    assert "small: every 2 steps -> every 50 steps" in first
+    assert "slow: every 50 steps -> every 300 steps; rare: every 200 steps -> every 1200 steps" in second
+    assert "small" not in second
+    _, (_, text) = writer.series("overhead_budget")
+    assert isinstance(text, Text)
+    assert text.markdown.splitlines()[2:] == [
+        "- slow: every 2 steps -> every 300 steps",
+        "- small: every 2 steps -> every 50 steps",
+        "- rare: every 200 steps -> every 1200 steps",
+    ]
+
+
+def test_the_first_steps_of_a_stretched_metric_do_not_stretch_it_again() -> None:
+    # Decided at 39, it runs at 52, 104 and 156: three in 117 steps would be as many as one in 39.
+    writer, share = train(0.01, slow=(13, 0.5))
+    assert share <= 0.01
+    assert {b - a for a, b in itertools.pairwise(steps_of(writer, "slow/ranks")[3:])} == {52}
+    assert len(writer.series("overhead_budget")) == 1
+
+
+def test_many_cheap_metrics_are_together_no_less_costly() -> None:
+    names = [f"cheap_{n}" for n in range(30)]
+    writer, share = train(0.01, **{name: (5, 0.0024) for name in names})  # each of them 4.8 % of the budget
+    assert share <= 0.01
+    assert all(len(steps_of(writer, f"{name}/ranks")) < 60 for name in names)
+
+
+def test_within_the_budget_nothing_changes(caplog: pytest.LogCaptureFixture) -> None:
+    writer, share = train(0.5, slow=(5, 0.5))
+    assert share == pytest.approx(0.5 / 5.5)
+    assert steps_of(writer, "slow/ranks") == list(range(5, 401, 5))
+    assert "measuring took" not in caplog.text
+
+
+def test_without_a_budget_nothing_changes() -> None:
+    writer, _ = train(None, slow=(1, 3.0))
+    assert steps_of(writer, "slow/ranks") == list(range(1, 401))
+
+
+def test_two_costly_metrics_share_the_room() -> None:
+    writer, share = train(0.05, steps=1000, a=(10, 1.0), b=(5, 0.25))
+    assert 0.02 < share <= 0.05
+    assert len(steps_of(writer, "a/ranks")) < 60
+    assert len(steps_of(writer, "b/ranks")) < 120
+
+
+def test_stretching_keeps_single_steps() -> None:
+    schedule = stretched(either(at(1), every(4), never), 3)
+    assert [step for step in range(1, 30) if schedule(step)] == [1, 12, 24]
+
+
+def test_schedules_are_said_in_words() -> None:
+    assert str(either(never, every(10))) == "every 10 steps"
+    assert str(either(at(1), every(1))) == "at step 1 and every step"
+    assert str(either(never, every(7), at(3, 2))) == "every 7 steps and at steps 2, 3"
+    assert str(either(never)) == str(never) == "never"

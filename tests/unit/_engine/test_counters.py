@@ -1,0 +1,101 @@
+"""What is counted of micro-batches: from outputs whose memory the model uses again, and where it cannot be counted."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tbx_callbacks import TbxLoop
+from tbx_callbacks._model.outputs import Losses, Predictions
+from tbx_callbacks._stats.accumulators import LazySum
+from tests.helpers.runs import Run
+
+SET = {
+    "every": "log",
+    "metrics": ["loss", "nonfinite", "throughput", "outputs", "train_accuracy", {"weight_norm": {"by": "total"}}],
+}
+PASSES = 40  # more than are added up together
+
+
+class Overwritten(torch.Tensor):
+    """A loss that can no longer be read, as an output of a CUDA graph that has run again."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.Tensor.clone:
+            raise RuntimeError("accessing tensor output of CUDAGraphs that has been overwritten")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def train(folder: Path, loss_of: Any, *, strict: bool = False, **outputs: Tensor) -> Run:
+    """A loop that logs once, after all passes."""
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, {**SET, "strict": strict}, log_dir=folder, log_every=PASSES) as loop:
+        for number in range(PASSES):
+            model(torch.ones(1, 2)).sum().backward()
+            optimizer.step()
+            loss = loss_of(number)
+            loop.end_step(loss=loss, samples=2, tokens=torch.ones(2, 3), outputs=outputs, labels=torch.zeros(2).long())
+    return Run(folder)
+
+
+def test_memory_that_is_used_again_changes_no_number(tmp_path: Path) -> None:
+    loss, aux, logits = torch.zeros(()), torch.zeros(()), torch.zeros(2, 3)
+
+    def next_one(number: int) -> Tensor:
+        return loss.fill_(math.nan if number == 7 else 3.0)
+
+    run = train(tmp_path / "nan", next_one, logits=logits, aux_loss=aux)
+    assert run.scalars["nonfinite/losses"] == [(PASSES, 1.0)]
+    run = train(tmp_path / "mean", lambda number: loss.fill_(number), logits=logits, aux_loss=aux)
+    assert run.scalars["train/loss"] == [(PASSES, (PASSES - 1) / 2)]
+
+
+def test_memory_of_outputs_that_is_used_again_changes_no_number() -> None:
+    losses, predictions = Losses(), Predictions()
+    aux, logits = torch.zeros(()), torch.zeros(4, 3)
+    for number in range(4):
+        losses.add({"aux_loss": aux.fill_(number)})
+        logits.zero_()[:, number % 3] = 1.0
+        predictions.add(logits, torch.tensor([number % 3] * 4))
+    assert losses.pop() == {"aux_loss": (6.0, 4)}
+    assert predictions.totals() == (16, 16)
+
+
+def test_a_micro_batch_that_cannot_be_counted_ends_no_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def next_one(number: int) -> Tensor:
+        loss = torch.tensor(1.0)
+        return loss.as_subclass(Overwritten) if number == 7 else loss
+
+    run = train(tmp_path / "run", next_one)
+    assert caplog.text.count("counting micro-batches failed at step 8; its numbers are left out") == 1
+    assert [step for step, _ in run.scalars["weight_norm/total"]] == [PASSES]
+    assert [step for step, _ in run.scalars["perf/step_s"]] == [PASSES]
+    assert [step for step, _ in run.scalars["nonfinite/gradients/total"]] == [PASSES]
+    for tag in ("nonfinite/losses", "train/loss", "perf/samples_per_s", "perf/tokens_per_s"):
+        assert tag not in run.scalars, tag  # they would be those of some micro-batches
+    with pytest.raises(RuntimeError, match="overwritten"):
+        train(tmp_path / "strict", next_one, strict=True)
+
+
+def test_what_cannot_be_added_up_is_not_met_again() -> None:
+    def broken(tensors: Any) -> Tensor:
+        if len(tensors) == 2:
+            raise ValueError("two")
+        return torch.stack(tensors).sum()
+
+    deferred = LazySum(broken)
+    deferred.add(torch.ones(()))
+    deferred.add(torch.ones(()))
+    with pytest.raises(ValueError, match="two"):
+        deferred.total()
+    deferred.add(torch.ones(()))
+    assert deferred.total() == 1

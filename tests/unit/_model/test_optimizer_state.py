@@ -1,0 +1,189 @@
+"""The optimizer's state against naive formulas, for each optimizer that is known, and words for those that are not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.optimization import Adafactor
+
+from tbx_callbacks import TbxLoop
+from tests.helpers.runs import Run
+
+SET = {"every": 2, "metrics": [{"optimizer_state": {"by": "parameter"}}, {"optimizer_state": {"by": "total"}}]}
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.ModuleDict({"a": nn.Linear(6, 5), "b": nn.Conv1d(3, 4, 2), "frozen": nn.Linear(2, 2)})
+
+
+def run(folder: Path, make: Callable[[Any], Any], steps: int = 4) -> tuple[Run, nn.Module, Any, dict[int, Any]]:
+    model = net()
+    model["frozen"].requires_grad_(False)
+    optimizer, seen = make(model), {}
+    with TbxLoop(model, optimizer, SET, log_dir=folder) as loop:
+        for step in range(1, steps + 1):
+            optimizer.zero_grad()
+            x = torch.randn(3, 6, generator=torch.Generator().manual_seed(step))
+            (model["a"](x).tanh().square().mean() + model["b"](x.view(3, 3, 2)).tanh().mean()).backward()
+            before = {name: p.detach().double().clone() for name, p in model.named_parameters()}
+            optimizer.step()
+            seen[step] = {name: before[name] - p.detach().double() for name, p in model.named_parameters()}
+            loop.end_step()
+    return Run(folder), model, optimizer, seen
+
+
+def trained(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def rms(tensors: list[Tensor]) -> float:
+    flat = torch.cat([tensor.reshape(-1).double() for tensor in tensors])
+    return float(flat.square().mean().sqrt())
+
+
+ADAMS: dict[str, Callable[[Any], Any]] = {
+    "adam": lambda m: torch.optim.Adam(m.parameters(), lr=1e-2, weight_decay=0.1),
+    "adamw": lambda m: torch.optim.AdamW(m.parameters(), lr=1e-2, weight_decay=0.0, betas=(0.8, 0.9)),
+    "fused": lambda m: torch.optim.AdamW(m.parameters(), lr=1e-2, weight_decay=0.0, fused=True),
+    "amsgrad": lambda m: torch.optim.AdamW(m.parameters(), lr=1e-2, weight_decay=0.0, amsgrad=True),
+    "groups": lambda m: torch.optim.AdamW(
+        [{"params": m["a"].parameters(), "lr": torch.tensor(0.5)}, {"params": m["b"].parameters(), "lr": 0.1}],
+        weight_decay=0.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ADAMS)
+def test_adam(tmp_path: Path, name: str) -> None:
+    read, model, optimizer, seen = run(tmp_path, ADAMS[name])
+    every = trained(model)
+    for moment in ("exp_avg", "exp_avg_sq"):
+        kept = {key: optimizer.state[p][moment].double() for key, p in every.items()}
+        assert read.family(f"optimizer_state/{moment}") == {*every, "total"}
+        for key, tensor in kept.items():
+            assert read.at(f"optimizer_state/{moment}/{key}")[4] == pytest.approx(tensor.norm().item(), rel=1e-5)
+    # Without decoupled decay the step is what the weights have moved by: a second way to the same number.
+    assert read.steps("optimizer_state/effective_lr/total") == [2, 4]
+    for step in (2, 4):
+        moved = {key: seen[step][key] for key in every}
+        assert read.at("optimizer_state/effective_lr/total")[step] == pytest.approx(rms([*moved.values()]), rel=1e-4)
+    for key, p in every.items():
+        state, group = optimizer.state[p], next(g for g in optimizer.param_groups if any(p is q for q in g["params"]))
+        m, number = state["exp_avg"].double(), float(state["step"])
+        v = state["max_exp_avg_sq" if name == "amsgrad" else "exp_avg_sq"].double()
+        beta1, beta2 = group["betas"]
+        naive = float(group["lr"]) * (m / (1 - beta1**number)) / ((v / (1 - beta2**number)).sqrt() + group["eps"])
+        assert read.at(f"optimizer_state/effective_lr/{key}")[4] == pytest.approx(rms([naive]), rel=1e-5)
+
+
+def test_sgd_with_momentum(tmp_path: Path) -> None:
+    read, model, optimizer, seen = run(
+        tmp_path, lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    )
+    for key, p in trained(model).items():
+        buffer = optimizer.state[p]["momentum_buffer"].double()
+        assert read.at(f"optimizer_state/momentum_buffer/{key}")[4] == pytest.approx(buffer.norm().item(), rel=1e-5)
+        assert read.at(f"optimizer_state/effective_lr/{key}")[4] == pytest.approx(rms([0.1 * buffer]), rel=1e-5)
+        assert read.at(f"optimizer_state/effective_lr/{key}")[4] == pytest.approx(rms([seen[4][key]]), rel=1e-3)
+    assert not [tag for tag in read.scalars if "exp_avg" in tag]
+
+
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"maximize": True}])
+def test_nesterov(tmp_path: Path, options: dict[str, Any]) -> None:
+    read, model, _, seen = run(
+        tmp_path, lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True, **options)
+    )
+    for key in trained(model):
+        for step in (2, 4):
+            moved = rms([seen[step][key]])
+            assert read.at(f"optimizer_state/effective_lr/{key}")[step] == pytest.approx(moved, rel=1e-3)
+
+
+ADAFACTORS: dict[str, Callable[[Any], Any]] = {
+    "torch": lambda m: torch.optim.Adafactor(m.parameters(), lr=1e-2),
+    "torch, fast": lambda m: torch.optim.Adafactor(m.parameters(), lr=0.9, d=1.5),
+    "torch, small weights": lambda m: torch.optim.Adafactor(m.parameters(), lr=0.1, eps=(None, 2.0)),
+    "torch, maximize": lambda m: torch.optim.Adafactor(m.parameters(), lr=0.3, maximize=True),
+    "transformers": lambda m: Adafactor(m.parameters()),
+    "transformers, warming up": lambda m: Adafactor(m.parameters(), warmup_init=True, clip_threshold=0.2),
+    "transformers, given rate": lambda m: Adafactor(
+        m.parameters(), lr=1e-2, scale_parameter=False, relative_step=False
+    ),
+    "transformers, first moment": lambda m: Adafactor(
+        m.parameters(), lr=1e-2, scale_parameter=False, relative_step=False, beta1=0.9
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ADAFACTORS)
+def test_the_step_of_adafactor(tmp_path: Path, name: str) -> None:
+    read, model, _, seen = run(tmp_path, ADAFACTORS[name])
+    exact = 0.15 if "warming up" in name else 2e-3  # steps of 1e-7 are near the weights' own precision
+    for key in trained(model):
+        for step in (2, 4):
+            moved = rms([seen[step][key]])
+            assert read.at(f"optimizer_state/effective_lr/{key}")[step] == pytest.approx(moved, rel=exact), key
+
+
+def test_decay_is_no_part_of_adafactors_step(tmp_path: Path) -> None:
+    rate, decay = 0.05, 0.5
+    read, model, _, seen = run(tmp_path, lambda m: torch.optim.Adafactor(m.parameters(), lr=rate, weight_decay=decay))
+    for key, p in trained(model).items():
+        old = p.detach().double() + seen[4][key]
+        moved = rms([seen[4][key] - rate * decay * old])
+        assert read.at(f"optimizer_state/effective_lr/{key}")[4] == pytest.approx(moved, rel=2e-3), key
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_adafactors_moments(tmp_path: Path, ours: bool) -> None:
+    def make(model: Any) -> Any:
+        if ours:
+            return torch.optim.Adafactor(model.parameters(), lr=1e-2)
+        return Adafactor(model.parameters(), lr=1e-2, scale_parameter=False, relative_step=False, beta1=0.9)
+
+    read, model, optimizer, _ = run(tmp_path, make)
+    for key, p in trained(model).items():
+        state = optimizer.state[p]
+        if p.ndim == 1:
+            second = state["variance" if ours else "exp_avg_sq"].double()
+        elif ours:
+            row, column = state["row_var"].double(), state["col_var"].double()
+            second = row @ column / row.mean(dim=-2, keepdim=True).clamp(min=torch.finfo(torch.float32).eps)
+        else:
+            row, column = state["exp_avg_sq_row"].double(), state["exp_avg_sq_col"].double()
+            second = (row / row.mean(dim=-1, keepdim=True)).unsqueeze(-1) * column.unsqueeze(-2)
+        assert second.shape == p.shape
+        assert read.at(f"optimizer_state/exp_avg_sq/{key}")[4] == pytest.approx(second.norm().item(), rel=1e-5)
+    assert read.family("optimizer_state/exp_avg") == (set() if ours else {*trained(model), "total"})
+
+
+def test_an_optimizer_whose_step_is_not_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        read, *_ = run(tmp_path, lambda m: torch.optim.RAdam(m.parameters()))
+    assert read.family("optimizer_state/exp_avg")
+    assert not read.family("optimizer_state/effective_lr")
+    assert caplog.text.count("must keep all that its step is made of for optimizer_state/effective_lr") == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "keeps"),
+    [
+        (lambda m: torch.optim.Adagrad(m.parameters()), "Adagrad keeps step, sum"),
+        (lambda m: torch.optim.SGD(m.parameters()), "SGD keeps nothing"),
+    ],
+)
+def test_what_an_optimizer_lacks_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Any, keeps: str
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        read, *_ = run(tmp_path, make)
+    assert read.family("optimizer_state") == set()
+    lacks = "must keep exp_avg, exp_avg_sq or momentum_buffer for optimizer_state/ to be written"
+    assert caplog.text.count(f"{lacks}, but {keeps}") == 1

@@ -1,0 +1,214 @@
+"""The kernels for CUDA, run by Triton's interpreter on the CPU, against the CPU path; and compiled for cards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tbx_callbacks._model.tensors import Tensors
+from tbx_callbacks._stats import fused, histogram
+from tbx_callbacks._stats.flat import flat
+from tbx_callbacks._stats.norms import count_nonfinite, square_norms
+
+pytest.importorskip("triton", reason="Triton is not installed")
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu runs the kernels on the card itself")
+
+
+@pytest.fixture(autouse=True)
+def _a_card_does_not_warn() -> Iterator[None]:
+    """The interpreter computes with numpy, which warns of infinities."""
+    with np.errstate(all="ignore"):
+        yield
+
+
+def bad(numbers: Tensor) -> Tensor:
+    numbers = numbers.clone()
+    numbers[::1000] = torch.tensor([torch.nan, torch.inf, -torch.inf]).repeat(len(numbers))[: len(numbers[::1000])]
+    return numbers
+
+
+def groups() -> dict[str, list[Tensor]]:
+    torch.manual_seed(0)
+    whole = torch.randn(70_001)
+    return {
+        "several chunks": [whole],
+        "one element": [torch.tensor([3.0])],
+        "a block and a bit": [torch.randn(1025)],
+        "unaligned": [whole[1:5000], whole[3:7]],
+        "not contiguous": [flat(torch.randn(50, 60).t())],
+        "types beside each other": [whole[:5000], whole[:3001].bfloat16(), torch.randn(40_000).half()],
+        "some are not finite": [bad(whole), bad(torch.randn(3000)).bfloat16()],
+        "none is finite": [torch.full((9,), torch.nan), torch.tensor([torch.inf, -torch.inf])],
+        "equal": [torch.full((4000,), 0.3)],
+        "zeros": [torch.zeros(2000)],
+        "empty ones among them": [torch.zeros(0), torch.randn(10), torch.zeros(0, dtype=torch.half)],
+        "empty": [torch.zeros(0)],
+        "huge": [torch.tensor([-3e38, 3e38, 1e38, 0.0])],
+        "tiny": [torch.randn(1000) * 1e-36],
+        "far from zero": [1e4 + torch.randn(5000)],
+    }
+
+
+def test_moments_are_the_cpus() -> None:
+    rows = list(groups().values())
+    found = fused.moments(rows)
+    bounds = histogram.value_ranges(rows)
+    assert torch.equal(torch.stack([found.lows, found.highs], 1), torch.stack(bounds))
+    for place, (name, tensors) in enumerate(groups().items()):
+        every = torch.cat([tensor.double() for tensor in tensors])
+        finite = every[torch.isfinite(every)]
+        assert found.nonfinite[place] == len(every) - len(finite), name
+        assert found.totals[place].item() == pytest.approx(finite.sum().item(), rel=1e-6, abs=1e-3), name
+        if name != "huge":  # squares of those are no float32 numbers
+            assert found.squares[place].item() == pytest.approx(finite.square().sum().item(), rel=1e-6), name
+
+
+@pytest.mark.parametrize("bins", [1, 31, 64, 255])
+def test_histograms_are_the_cpus(bins: int) -> None:
+    rows, names = list(groups().values()), list(groups())
+    numbers = [max(1, bins - place) for place in range(len(rows))]
+    ranges = histogram.value_ranges(rows)
+    counted = fused.count(rows, ranges, numbers)
+    for name, ours, theirs in zip(names, counted, histogram.count(rows, ranges, numbers), strict=True):
+        found, expected = histogram.finish(ours.tolist()), histogram.finish(theirs.tolist())
+        assert len(ours) == len(theirs)
+        assert (found is None) == (expected is None) == (name in ("none is finite", "empty")), name
+        if found is None or expected is None:
+            continue
+        assert (found.low, found.high, sum(found.counts)) == (expected.low, expected.high, sum(expected.counts)), name
+        assert found.total == pytest.approx(expected.total, rel=1e-6, abs=1e-3), name
+        assert found.total_squares == pytest.approx(expected.total_squares, rel=1e-6), name
+        moved = sum(abs(a - b) for a, b in zip(found.counts, expected.counts, strict=True)) / 2
+        # bf16 and fp16 have few values: all elements at an edge may be counted on its other side
+        assert moved <= (0.02 * sum(expected.counts) if name == "types beside each other" else 4), name
+
+
+def test_ranges_wider_than_the_tensors() -> None:
+    """Other ranks may hold the smallest and the largest element."""
+    tensor = torch.arange(-500, 501) / 500
+    ranges = [torch.tensor([-4.0, 4.0], dtype=torch.float64)]
+    (found,), (expected,) = (way([[tensor]], ranges, [8]) for way in (fused.count, histogram.count))
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+    assert found[4:].tolist() == [0, 0, 0, 500, 500, 1, 0, 0]
+
+
+def test_one_pass_gives_a_step_norms_bad_elements_and_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+
+    def of_each(tensors: list[Tensor]) -> fused.Moments:
+        passes.append(len(tensors))
+        return fused.moments([[flat(tensor)] for tensor in tensors])
+
+    monkeypatch.setattr(fused, "of_each", of_each)
+    there = [torch.randn(2000), None, bad(torch.randn(30, 100).reshape(-1)), torch.randn(7), None]
+    tensors, chosen = Tensors(there), [tensor for tensor in there if tensor is not None]
+    groups = {"a": [0, 1, 2], "none": [4], "b": [3], "c": [1, 3, 0]}
+    found = tensors.grouped(groups)
+    squares, nonfinite = tensors.squares, tensors.nonfinite
+    assert passes == [3]
+    monkeypatch.setattr(fused, "of_each", lambda tensors: None)
+    assert squares[[0, 3]].tolist() == pytest.approx(square_norms([chosen[0], chosen[2]]).tolist())
+    assert squares[2].isinf()
+    assert squares[[1, 4]].tolist() == [0, 0]
+    assert nonfinite[[0, 2, 3]].tolist() == count_nonfinite(chosen, square_norms(chosen)).tolist() == [0, 3, 0]
+    expected = Tensors(there).grouped(groups)
+    assert list(found) == list(expected) == ["a", "b", "c"]
+    for name, (members, bounds) in found.items():
+        same, unknown = expected[name]
+        assert unknown is None
+        assert bounds is not None
+        assert torch.equal(bounds, histogram.value_ranges([same])[0])
+        assert [id(tensor) for tensor in members] == [id(tensor) for tensor in same]
+        assert histogram.value_ranges([members], [bounds])[0] is bounds
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_kernels_are_tried_before_they_are_trusted(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    device, count = torch.device("cpu"), fused.count
+    assert fused._right(device, dtype)
+
+    def one_bin_off(*given: Any) -> list[Tensor]:
+        return [torch.cat([row[:4], row[4:].roll(1)]) for row in count(*given)]
+
+    monkeypatch.setattr(fused, "count", one_bin_off)
+    assert not fused._right(device, dtype)
+
+
+@pytest.mark.parametrize(
+    ("right", "said"), [(True, ""), (False, "count torch.float32 wrong on cuda:0"), (None, "do not run there")]
+)
+def test_where_kernels_fail_torchs_operators_measure(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, right: bool | None, said: str
+) -> None:
+    tried: list[object] = []
+
+    def answer(*given: object) -> bool:
+        tried.append(given)
+        if right is None:
+            raise RuntimeError("no C compiler")
+        return right
+
+    monkeypatch.setattr(fused, "_right", answer)
+    monkeypatch.setattr("torch.cuda.get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr("torch.cuda.set_sync_debug_mode", lambda mode: None)
+    fused._trusted.cache_clear()
+    with caplog.at_level("INFO"):
+        trusted = [fused._trusted(torch.device("cuda:0"), torch.float32) for _ in range(2)]
+    fused._trusted.cache_clear()
+    assert trusted == [bool(right)] * 2
+    assert len(tried) == 1
+    assert said in caplog.text
+    assert bool(caplog.text) == bool(said)
+
+
+COMPILE = """
+import inspect
+import triton, triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from tbx_callbacks._stats import fused
+from tbx_callbacks._stats import triton_kernels as kernels
+
+POINTERS = {"table": "*i64", "order": "*i64", "found": "*fp64", "ranges": "*fp64", "bins": "*i64", "counts": "*i64"}
+POINTERS |= {"first": "*i64", "out": "*fp64", "chunks": "i32"}
+
+def compiled(kernel, card, **constants):
+    names = kernel.arg_names
+    signature = {name: POINTERS.get(name, "constexpr") for name in names}
+    source = ASTSource(kernel, signature, {(names.index(name),): value for name, value in constants.items()})
+    built = triton.compile(source, target=GPUTarget("cuda", card, 32), options={"num_warps": fused._WARPS})
+    return built.asm["ptx"]
+
+for card in (80, 90):
+    for dtype in (tl.float32, tl.bfloat16, tl.float16):
+        for aligned in (True, False):
+            kind = {"DTYPE": dtype, "ALIGNED": aligned, "BLOCK": fused._BLOCK}
+            for text in (compiled(kernels.moments, card, **kind), compiled(kernels.count, card, BINS=64, **kind)):
+                wide = sum("ld.global" in line and ".v4" in line for line in text.splitlines())
+                assert bool(wide) == aligned, (card, dtype, aligned, wide)
+    compiled(kernels.count, card, DTYPE=tl.float32, ALIGNED=True, BLOCK=fused._BLOCK, BINS=256)
+    compiled(kernels.merge_moments, card, BLOCK=256)
+    compiled(kernels.merge_counts, card, BLOCK=256, BINS=64)
+print("compiled")
+"""
+
+
+def test_they_compile_for_cards_and_read_sixteen_bytes_at_a_time(tmp_path: Path) -> None:
+    """No card is needed to compile; that the loads are wide shows that a pass can reach the card's bandwidth."""
+    settings = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
+    script = tmp_path / "compile_kernels.py"
+    script.write_text(COMPILE)
+    ended = subprocess.run(
+        [sys.executable, str(script)], env=settings, capture_output=True, text=True, timeout=250, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.splitlines()[-1] == "compiled"

@@ -1,0 +1,162 @@
+"""`tbx-callbacks doctor`, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from test_cli import run
+from torch.utils.tensorboard import SummaryWriter
+
+from tbx_callbacks.rules import RULES
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tests.helpers.models import trainer
+
+HEALTHY = np.geomspace(0.7, 0.1, 60)
+
+
+def logged(folder: Path, **scalars: Any) -> Path:
+    writer = TensorBoardWriter(folder)
+    for place in range(max(map(len, scalars.values()))):
+        values = {tag: float(numbers[place]) for tag, numbers in scalars.items() if place < len(numbers)}
+        writer.write(10 * (place + 1), values)
+    writer.close()
+    return folder
+
+
+def test_a_healthy_run(tmp_path: Path) -> None:
+    done = run("doctor", str(logged(tmp_path / "run", **{"train/loss": HEALTHY})))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ": 1 scalar tags, 600 steps" in done.stdout
+    assert "healthy: no rule found anything" in done.stdout
+    assert "update_too_large, update_too_small: needs update ratios by layer (update_ratio/...), from" in done.stdout
+    assert done.stderr == ""
+
+
+def test_each_run_of_a_folder_has_its_findings_worst_first(tmp_path: Path) -> None:
+    logged(tmp_path / "good", **{"train/loss": HEALTHY})
+    logged(
+        tmp_path / "bad" / "seed_1",
+        **{"train/loss": [*HEALTHY, *np.full(20, 0.9)], "clip/factor": np.full(60, 0.001)},
+    )
+    done = run("doctor", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stdout.index("bad/seed_1") < done.stdout.index("error") < done.stdout.index("warning")
+    assert done.stdout.index("warning") < done.stdout.index("good") < done.stdout.index("healthy")
+    assert "divergence, step" in done.stdout
+    assert "try: Go back to a checkpoint" in done.stdout
+    assert "arXiv:2006.04884" in done.stdout
+
+
+def test_json(tmp_path: Path) -> None:
+    logged(tmp_path, **{"train/loss": [*HEALTHY[:40], float("nan")]})
+    done = run("doctor", str(tmp_path), "--json")
+    assert done.returncode == 1
+    said = json.loads(done.stdout)
+    assert said["healthy"] is False
+    (one,) = said["runs"]
+    assert (one["run"], one["last_step"], one["unread"]) == (".", 410, {})
+    (finding,) = one["findings"]
+    assert (finding["id"], finding["severity"], finding["steps"]) == ("nonfinite", "error", [410])
+    assert set(finding) == {"id", "severity", "tags", "steps", "numbers", "means", "advice", "source"}
+    assert {rule["id"] for rule in one["unjudged"]} < set(RULES)
+
+
+def test_rules_from_a_file(tmp_path: Path) -> None:
+    folder = logged(tmp_path / "run", **{"train/loss": [*HEALTHY, *np.full(20, 0.9)]})
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules:\n  divergence: {ratio: 100}\n")
+    assert run("doctor", str(folder), "--rules", str(rules)).returncode == 0
+    rules.write_text("rules:\n  divergense: {}\n")
+    done = run("doctor", str(folder), "--rules", str(rules))
+    assert done.returncode == 2
+    assert "rules.yaml: rules must name known rules, got 'divergense'; did you mean 'divergence'?" in done.stderr
+
+
+def test_what_the_trainers_own_callback_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "hf"))
+    settings = {
+        "max_steps": 40,
+        "logging_steps": 1,
+        "warmup_steps": 4,
+        "learning_rate": 1e9,
+        "report_to": "tensorboard",
+    }
+    trainer(tmp_path / "out", max_grad_norm=0.0, **settings).train()
+    done = run("doctor", str(tmp_path / "hf"))
+    assert done.returncode == 1, done.stdout
+    assert "learning_rate_too_high" in done.stdout or "nonfinite" in done.stdout
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, of settings that suit tests
+def test_what_lightnings_own_logger_wrote(tmp_path: Path) -> None:
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 2)
+
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            loss = self.linear(batch).square().mean() * (float("nan") if batch_idx == 20 else 1.0)
+            self.log("train_loss", loss)
+            return loss
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    logger = TensorBoardLogger(tmp_path, name="pl", version="one")
+    run_ = pl.Trainer(max_steps=40, log_every_n_steps=1, logger=logger, enable_checkpointing=False, **quiet)
+    run_.fit(Module(), torch.utils.data.DataLoader(torch.randn(80, 4), batch_size=2))
+    done = run("doctor", str(tmp_path / "pl"), "--json")
+    assert done.returncode == 1, done.stdout
+    (one,) = json.loads(done.stdout)["runs"]
+    (found,) = [finding for finding in one["findings"] if finding["id"] == "nonfinite"]
+    assert found["steps"][0] == 20  # Lightning's own steps begin with 0
+
+
+def test_a_folder_of_hyper_parameters_below_a_run_is_no_run(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path / "run")) as writer:
+        for step, loss in enumerate(HEALTHY, 1):
+            writer.add_scalar("train/loss", loss, step)
+        writer.add_hparams({"lr": 1e-3}, {}, run_name="hparams")
+    done = run("doctor", str(tmp_path), "--json")
+    assert [one["run"] for one in json.loads(done.stdout)["runs"]] == ["run"]
+
+
+def test_what_cannot_be_read_has_exit_code_2(tmp_path: Path) -> None:
+    missing = run("doctor", str(tmp_path / "nothing"))
+    assert missing.returncode == 2
+    assert "LOGDIR must be a folder with event files" in missing.stderr
+    assert "Traceback" not in missing.stderr
+    assert run("doctor", str(tmp_path)).returncode == 2
+    with SummaryWriter(str(tmp_path / "texts")) as writer:
+        writer.add_text("note", "no number")
+    done = run("doctor", str(tmp_path))
+    assert done.returncode == 2
+    assert "a run must hold scalars" in done.stderr
+
+
+def test_a_cut_file_is_said(tmp_path: Path) -> None:
+    folder = logged(tmp_path / "run", **{"train/loss": HEALTHY})
+    (file,) = folder.iterdir()
+    file.write_bytes(file.read_bytes()[:-3])
+    done = run("doctor", str(folder))
+    assert done.returncode == 0
+    assert f"bytes at the end of {file.name} are cut off or damaged" in done.stdout
+
+
+def test_names_from_a_run_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path / "run")) as writer:
+        for step, loss in enumerate(np.full(60, 0.7), 1):
+            writer.add_scalar("train/loss", loss, step)
+            writer.add_scalar("activations/[red]\x1b[31mx/zero_share", 1.0, step)
+    done = run("doctor", str(tmp_path))
+    assert "dead_activations" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert "activations/[red]?[31mx/zero_share" in done.stdout

@@ -1,0 +1,85 @@
+"""What rules said while a run trained, as markers at their step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tbx_callbacks.metrics.host_values import Text
+from tbx_callbacks.report import figures, plot_losses, write_report
+from tbx_callbacks.report.colours import SEVERITY
+from tbx_callbacks.rules import Finding
+from tbx_callbacks.rules.formatting import markdown
+from tbx_callbacks.runs.reader import read_run
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tests.helpers.report_runs import HOSTILE, trained
+
+MEANS, ADVICE = "It jumped from 0.1 to 5.", "Look at the batch."
+FINDING = Finding("loss_spike", "warning", ("train/loss",), (40,), MEANS, ADVICE, "PaLM", {"loss": 5.0})
+SHOWN = {"loss": "train/loss", "gradient_norm": "grad_norm/total", "throughput": "perf/samples_per_s"}
+
+
+def with_alerts(folder: Path, **texts: tuple[int, Text]) -> Path:
+    trained(folder)
+    writer = TensorBoardWriter(folder)
+    for tag, (step, text) in texts.items():
+        writer.write(step, {f"alerts/{tag}": text})
+    writer.close()
+    return folder
+
+
+def alerts(figure: Any) -> Any:
+    (markers,) = (trace for trace in figure.data if (trace.meta or {}).get("role") == "alerts")
+    return markers
+
+
+def test_an_alert_is_marked_at_its_step_in_each_line_chart(tmp_path: Path) -> None:
+    run = with_alerts(tmp_path / "run", loss_spike=(44, markdown(FINDING, 44)))
+    made = figures(run)
+    for name, tag in SHOWN.items():
+        markers = alerts(made[name])
+        series = read_run(run).scalars[tag]
+        assert markers.x == (44,)
+        assert markers.y[0] == pytest.approx(series.values[list(series.steps).index(44)])
+        assert markers.marker.color == (SEVERITY["warning"],)
+    assert markers.hovertext[0].split("<br>") == [
+        "alert, step 44: warning: loss_spike, found at step 44",
+        "It jumped from 0.1 to 5.",
+        "Try: Look at the batch.",
+        "Evidence: train/loss; steps 40",
+    ]
+
+
+def test_runs_without_alerts_have_no_markers(tmp_path: Path) -> None:
+    figure = plot_losses(trained(tmp_path / "run"))
+    assert not [trace for trace in figure.data if (trace.meta or {}).get("role") == "alerts"]
+
+
+def test_alerts_of_several_runs_stand_on_their_own_lines(tmp_path: Path) -> None:
+    with_alerts(tmp_path / "a", loss_spike=(44, markdown(FINDING, 44)))
+    with_alerts(tmp_path / "b", loss_spike=(60, markdown(FINDING, 60)), divergence=(80, markdown(FINDING, 80)))
+    found = [trace for trace in plot_losses(tmp_path).data if (trace.meta or {}).get("role") == "alerts"]
+    assert [(trace.meta["run"], trace.x) for trace in found] == [(0, (44,)), (1, (60, 80))]
+
+
+def test_what_others_wrote_as_an_alert_is_text(tmp_path: Path) -> None:
+    run = with_alerts(tmp_path / "run", mine=(50, Text(HOSTILE + "\n\n" + "word " * 400)))
+    (said,) = alerts(plot_losses(run)).hovertext
+    assert "<script" not in said
+    assert "&lt;script&gt;" in said
+    assert said.endswith("...")
+    page = write_report([run], tmp_path / "report.html", png=tmp_path / "png").read_text()
+    assert HOSTILE not in page
+    assert (tmp_path / "png" / "loss.png").is_file()
+
+
+def test_an_alert_where_the_loss_is_nan_stands_on_what_is_left(tmp_path: Path) -> None:
+    writer = TensorBoardWriter(tmp_path)
+    for step in range(1, 5):
+        writer.write(step, {"train/loss": np.nan if step > 2 else 0.5})
+    writer.write(3, {"alerts/nonfinite": markdown(FINDING, 3)})
+    writer.close()
+    assert alerts(plot_losses(tmp_path)).y == (0.5,)

@@ -1,0 +1,125 @@
+"""The figures for notebooks, and what they show of a run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tbx_callbacks.report import figures, plot_losses
+from tbx_callbacks.report.heatmaps import families
+from tbx_callbacks.report.labels import plain, short
+from tbx_callbacks.report.loaded_runs import clock
+from tbx_callbacks.runs.reader import UnreadableError, read_run
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tests.helpers.report_runs import HOSTILE, LAYERS, trained
+
+
+def test_the_figures_of_a_run(tmp_path: Path) -> None:
+    made = figures(trained(tmp_path / "run"))
+    expected = {"loss", "scores", "learning_rate", "gradient_norm", "clip", "grad_norm", "update_ratio", "weight_norm"}
+    expected |= {"histogram_weights", "histogram_grads", "throughput", "step_time", "memory", "monitor_share"}
+    assert expected <= set(made)
+    (aux,) = (figure for figure in made.values() if figure.layout.title.text == "aux/temperature")
+    assert aux.data[0].y[-1] == 1.0
+    train, evaluated = made["loss"].data[:2]
+    read = read_run(tmp_path / "run").scalars
+    assert train.x.tolist() == read["train/loss"].steps.tolist()
+    assert train.y == pytest.approx(read["train/loss"].values)
+    assert evaluated.x.tolist() == [20, 40, 60, 80, 100, 120]
+    assert [trace.name for trace in made["gradient_norm"].data] == ["before clipping", "after clipping"]
+    assert len(made["learning_rate"].data) == 1  # both groups have the same
+
+
+def test_layers_are_rows_in_the_models_order(tmp_path: Path) -> None:
+    grad_norm = figures(trained(tmp_path / "run"))["grad_norm"].data[0]
+    assert list(grad_norm.y) == ["embeddings", "layer.0", "layer.1", "layer.2", "layer.3", "pooler", "classifier"]
+    assert grad_norm.customdata[6, -1] == pytest.approx(100 * np.exp(-1), rel=1e-5)
+    assert grad_norm.z[6, -1] == pytest.approx(2 - np.log10(np.e), rel=1e-5)
+
+
+def test_nan_and_zero_have_colours_of_their_own(tmp_path: Path) -> None:
+    writer = TensorBoardWriter(tmp_path)
+    for step in (1, 2, 3):
+        writer.write(step, {f"grad_norm/a.{n}": 10.0**n * step for n in range(4)} | {"train/loss": 1.0})
+    writer.write(4, {"grad_norm/a.1": float("nan"), "grad_norm/a.2": 0.0, "train/loss": 1.0})
+    writer.close()
+    values, bad, zero = figures(tmp_path)["grad_norm"].data
+    assert np.isnan(values.z[1, 3])
+    assert np.argwhere(bad.z == 1).tolist() == [[1, 3]]
+    assert np.argwhere(zero.z == 1).tolist() == [[2, 3]]
+
+
+def test_layers_without_what_is_inside_them(tmp_path: Path) -> None:
+    inside = {f"grad_norm/{layer}.dense.weight": 1.0 for layer in LAYERS}
+    run = read_run(trained(tmp_path / "run", extra=inside | {"activations/bert.a.0/zero_share": 0.5}))
+    assert list(families(run)["grad_norm"]) == LAYERS
+    assert "activations/zero_share" not in families(run)  # one row has no depth
+
+
+def test_findings_are_marked_where_they_begin(tmp_path: Path) -> None:
+    figure = plot_losses(trained(tmp_path / "run", steps=200, spike=120))
+    (marks,) = (trace for trace in figure.data if (trace.meta or {}).get("role") == "findings")
+    place = list(marks.x).index(120)
+    assert marks.y[place] == 5.0
+    assert "loss_spike" in marks.hovertext[place]
+
+
+def test_several_runs_overlay(tmp_path: Path) -> None:
+    trained(tmp_path / "one"), trained(tmp_path / "two", lr=1e-2)
+    made = figures(tmp_path)
+    assert [trace.name for trace in made["throughput"].data] == ["one", "two"]
+    assert len({trace.line.color for trace in made["throughput"].data}) == 2
+    assert [trace.name for trace in made["loss"].data[:2]] == ["one: train", "one: eval"]
+    assert [trace.visible for trace in made["grad_norm"].data] == [True, False]
+    same = figures(tmp_path / "one", tmp_path / "one")
+    assert [trace.name for trace in same["throughput"].data] == ["one (1)", "one (2)"]
+
+
+def test_any_tensorboard_folder(tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in range(5):
+            writer.add_scalar("my number", step, step)
+            writer.add_histogram("<b>/h", np.arange(10.0), step)
+    made = figures(tmp_path)
+    assert [figure.layout.title.text for figure in made.values()] == ["&lt;b&gt;", "my number"]
+    with pytest.raises(UnreadableError, match=r"a run must have a loss to plot, but those in .* have none"):
+        plot_losses(tmp_path)
+    with pytest.raises(ValueError, match="a report must have at least one folder of runs, got none"):
+        figures()
+
+
+def test_samples_and_seconds_of_steps(tmp_path: Path) -> None:
+    run = read_run(trained(tmp_path / "run"))
+    known = clock(run)
+    assert known.samples is not None
+    assert known.samples.tolist() == (8 * known.steps).tolist()
+    assert (np.diff(known.seconds) >= 0).all()
+
+
+def test_names_are_text_for_plotly() -> None:
+    assert "<" not in plain(HOSTILE)
+    assert plain("a&b\x1b") == "a&amp;b?"
+    assert len(plain("x" * 500)) < 90
+    assert short(["a.layer.1", "b.layer.1", "c"]) == {"a.layer.1": "a.layer.1", "b.layer.1": "b.layer.1", "c": "c"}
+
+
+def test_without_the_extra_one_line_says_how_to_get_it(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.modules["plotly"] = None
+from tbx_callbacks.report import figures
+try:
+    figures({str(tmp_path)!r})
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == (
+        "a report needs plotly and jinja2, which are not installed; run: pip install 'tbx-callbacks[report]'\n"
+    )

@@ -1,0 +1,142 @@
+"""`tbx-callbacks report`, run as a user runs it, and what the page holds."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+from test_cli import COMMAND, run
+from torch.utils.tensorboard import SummaryWriter
+
+from tbx_callbacks.report import write_report
+from tbx_callbacks.report.watch import follow
+from tbx_callbacks.runs.reader import UnreadableError
+from tests.helpers.report_runs import HOSTILE, trained
+
+
+def test_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
+    trained(tmp_path / "run", steps=200, spike=120)
+    done = run("report", str(tmp_path / "run"), "-o", "out/report.html", "--png", "pictures", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "report: out/report.html\n"
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
+    assert len(page) < 12 * 2**20
+    own = re.sub(r"<script nonce.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", own)
+    assert page.count("plotly.js v") == 1
+    assert "loss_spike" in own
+    assert "Look at the batches just before this step" in own
+    assert ">warm_up</th><td>True</td>" in own
+    assert ">hidden</th><td>64</td>" in own
+    pictures = {path.name for path in (tmp_path / "pictures").iterdir()}
+    assert {"loss.png", "gradient_norm.png", "grad_norm.png", "throughput.png"} <= pictures
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "pictures").iterdir())
+
+
+def test_runs_are_compared(tmp_path: Path) -> None:
+    trained(tmp_path / "one"), trained(tmp_path / "two", lr=1e-2, steps=60)
+    page = write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
+    differ = page[page.index("Hyper-parameters that differ") : page.index("<nav")]
+    assert re.search(r">lr</th><td>0\.001</td><td>0\.01</td>", differ)
+    assert "batch" not in differ
+    results = page[page.index("<h3>Results") : page.index("Hyper-parameters that differ")]
+    assert re.search(r"eval/accuracy, best</th><td>0\.9000 \(step 120\)</td><td>0\.9000 \(step 60\)</td>", results)
+    assert re.search(r'eval/loss, best</th><td class="best">', results)
+
+
+def test_text_from_runs_ends_no_element(tmp_path: Path) -> None:
+    folder = tmp_path / "<b>run"
+    with SummaryWriter(str(folder)) as writer:
+        for step in range(3):
+            writer.add_scalar("train/loss", 1.0, step)
+            writer.add_scalar(HOSTILE, 1.0, step)
+        writer.add_text("worst/<i>", f"a film {HOSTILE}", 1)
+    page = write_report([folder], tmp_path / "report.html").read_text(encoding="utf-8")
+    own = re.sub(r"<script nonce.*?</script>", "", page, flags=re.DOTALL)
+    assert "window.hacked" in own
+    assert not re.search(r"<(?:script|img|b|i)>?[^>]*hacked|<b>run|worst/<i>", own)
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', own, re.DOTALL)
+    assert "<" not in data
+    assert any("&lt;script&gt;" in trace["name"] for f in json.loads(data)["figures"].values() for trace in f["data"])
+
+
+def test_images_curves_and_texts(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("train/loss", 1.0, 1)
+        writer.add_image("confusion_matrix", np.zeros((3, 4, 4), np.float32), 1)
+        writer.add_pr_curve("eval/pr", np.array([0, 1, 1, 0]), np.array([0.1, 0.9, 0.6, 0.4]), 1, num_thresholds=11)
+        writer.add_text("eval/worst", "a dull film", 1)
+    page = write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.search(r'<img src="data:image/png;base64,[\w+/=]+" alt="confusion_matrix"', page)
+    assert 'id="figure-precision_recall"' in page
+    assert "<pre>a dull film</pre>" in page
+
+
+def test_what_is_wrong_is_said_in_one_line_with_code_2(tmp_path: Path) -> None:
+    done = run("report", str(tmp_path / "none"), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "LOGDIR must be a folder with event files" in done.stderr
+    assert "Traceback" not in done.stderr
+    trained(tmp_path / "run", steps=8)
+    (tmp_path / "file").write_text("")
+    done = run("report", str(tmp_path / "run"), "-o", "file/report.html", cwd=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+
+
+def test_following_writes_when_files_have_grown(tmp_path: Path) -> None:
+    written: list[int] = []
+
+    def write() -> Path:
+        if not any(tmp_path.rglob("*tfevents*")):
+            raise UnreadableError("nothing yet")
+        written.append(1)
+        return tmp_path
+
+    def wait() -> bool:
+        looks.append(len(written))
+        if len(looks) == 2:
+            trained(tmp_path / "run", steps=4)
+        return len(looks) == 4
+
+    looks: list[int] = []
+    came = list(follow([str(tmp_path)], write, wait))
+    assert looks == [0, 0, 1, 1]  # waited, waited, written, nothing new
+    assert [type(one) for one in came] == [UnreadableError, type(tmp_path)]
+
+
+def test_watch_refreshes_the_page_until_it_is_ended(tmp_path: Path) -> None:
+    trained(tmp_path / "run", steps=8)
+    page = tmp_path / "report.html"
+    watching = subprocess.Popen(
+        [*COMMAND, "report", "run", "-o", "report.html", "--watch", "--every", "1"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert watching.stdout is not None
+        assert "report.html" in watching.stdout.readline()
+        assert '"refresh":1.0' in page.read_text(encoding="utf-8")
+        trained(tmp_path / "run", steps=16)
+        assert "report.html" in watching.stdout.readline()
+    finally:
+        watching.send_signal(signal.SIGINT)
+        out, _ = watching.communicate(timeout=60)
+    assert out.endswith("report: report.html\n")
+    assert '"refresh":null' in page.read_text(encoding="utf-8")
+
+
+def test_reading_large_runs_reports_progress(tmp_path: Path) -> None:
+    trained(tmp_path / "run", steps=600)
+    reports: list[tuple[str, int, int]] = []
+    write_report(
+        [tmp_path], tmp_path / "r.html", progress=lambda name: lambda done, total: reports.append((name, done, total))
+    )
+    assert reports[-1][0] == "run"
+    assert reports[-1][1] == reports[-1][2] > 0

@@ -1,0 +1,207 @@
+"""Event files of every kind of writer, read back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorboardX
+import torch
+from tests.helpers.data import EVERY_KIND
+from tests.helpers.runs import Run, files
+from tests.helpers.models import trainer
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.histogram.metadata import create_summary_metadata as histogram_metadata
+from tensorboard.plugins.scalar.metadata import create_summary_metadata as scalar_metadata
+from tensorboard.util.tensor_util import make_tensor_proto
+from tensorboardX.record_writer import RecordWriter
+from torch.utils.tensorboard import SummaryWriter
+
+from tbx_callbacks import TbxTrainerCallback
+from tbx_callbacks.runs.reader import UnreadableError, find_runs, read_run
+from tbx_callbacks.runs.series import Series, scalar_points, series_of
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+
+
+def points(series: Series) -> list[tuple[int, float]]:
+    return list(zip(series.steps.tolist(), series.values.tolist(), strict=True))
+
+
+def scalars(folder: Path, numbers: dict[int, float], tag: str = "train/loss") -> None:
+    writer = TensorBoardWriter(folder)
+    for step, number in numbers.items():
+        writer.write(step, {tag: number})
+    writer.close()
+
+
+def write(path: Path, *events: Event) -> None:
+    writer = RecordWriter(str(path))
+    for event in events:
+        writer.write(event.SerializeToString())
+    writer.close()
+
+
+def test_a_run_of_ours_is_what_tensorboards_accumulator_reads(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback(EVERY_KIND, log_dir=str(tmp_path / "run"))
+    trainer(tmp_path / "out", callbacks=[callback], eval_strategy="steps", eval_steps=4).train()
+    callback.close()
+    ours, theirs = read_run(tmp_path / "run"), Run(tmp_path / "run")
+    assert set(ours.scalars) == set(theirs.scalars)
+    for tag, series in ours.scalars.items():
+        assert dict(points(series)) == theirs.at(tag), tag
+        assert (np.diff(series.steps) > 0).all()
+        assert (series.wall_times > 1.6e9).all()
+    assert {tag: text.values[-1] for tag, text in ours.texts.items()} == {
+        tag: values[-1] for tag, values in theirs.texts.items()
+    }
+    assert set(ours.histograms) == set(theirs.histograms)
+    for tag, histograms in ours.histograms.items():
+        for step, buckets in zip(histograms.steps, histograms.buckets, strict=True):
+            proto = theirs.histograms[tag][step]
+            assert buckets[:, 2].sum() == proto.num
+            assert (buckets[0, 0], buckets[-1, 1]) == (proto.min, proto.max)
+            assert (buckets[1:, 0] == buckets[:-1, 1]).all()
+    assert ours.last_step == 8
+    assert not ours.unread
+
+
+def test_a_run_of_the_trainers_own_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "hf"))
+    trainer(tmp_path / "out", report_to="tensorboard").train()
+    run = read_run(tmp_path / "hf")
+    assert run.scalars["train/loss"].steps.tolist() == [2, 4, 6, 8]
+    assert "learning_rate" in run.texts["args"].values[0]
+    assert find_runs(tmp_path / "hf")["."] == str(tmp_path / "hf")
+
+
+@pytest.mark.parametrize("new_style", [False, True])
+def test_a_run_of_torchs_writer(tmp_path: Path, new_style: bool) -> None:
+    with SummaryWriter(str(tmp_path)) as writer:
+        for step in range(3):
+            writer.add_scalar("loss", 1 / (step + 1), step, new_style=new_style)
+            writer.add_histogram("w", torch.arange(100.0) + step, step)
+            writer.add_text("note", f"step {step}", step)
+    run = read_run(tmp_path)
+    assert points(run.scalars["loss"]) == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
+    assert [buckets[:, 2].sum() for buckets in run.histograms["w"].buckets] == [100, 100, 100]
+    assert run.histograms["w"].buckets[1][0, 0] == 1.0
+    assert run.texts["note"].values == ("step 0", "step 1", "step 2")
+
+
+def test_tensors_as_tf2_writes_them_name_their_plugin_once(tmp_path: Path) -> None:
+    def event(step: int, tag: str, data: object, metadata: object = None) -> Event:
+        value = Summary.Value(tag=tag, metadata=metadata, tensor=make_tensor_proto(data))
+        return Event(step=step, wall_time=step, summary=Summary(value=[value]))
+
+    buckets = np.array([[0.0, 1.0, 3.0], [1.0, 2.0, 4.0]])
+    write(
+        tmp_path / "events.out.tfevents.1.v2",
+        event(1, "epoch_loss", 0.5, scalar_metadata("", "")),
+        event(2, "epoch_loss", np.float64(0.25)),
+        event(2, "kernel", buckets, histogram_metadata("", "")),
+        event(2, "something_else", np.zeros(3)),
+    )
+    run = read_run(tmp_path)
+    assert points(run.scalars["epoch_loss"]) == [(1, 0.5), (2, 0.25)]
+    assert (run.histograms["kernel"].buckets[0] == buckets).all()
+    assert set(run.scalars) == {"epoch_loss"}
+
+
+def test_steps_that_a_restart_trains_again_are_hidden(tmp_path: Path) -> None:
+    with tensorboardX.SummaryWriter(str(tmp_path), filename_suffix=".a") as writer:
+        for step in range(1, 9):
+            writer.add_scalar("loss", step, step)
+        writer.add_scalar("only_before", 1.0, 8)
+    with tensorboardX.SummaryWriter(str(tmp_path), filename_suffix=".b", purge_step=6) as writer:
+        for step in range(6, 8):
+            writer.add_scalar("loss", 10 * step, step)
+    run = read_run(tmp_path)
+    assert len(files(tmp_path)) == 2
+    assert points(run.scalars["loss"]) == [*((n, n) for n in range(1, 6)), (6, 60.0), (7, 70.0)]
+    assert "only_before" not in run.scalars
+
+
+def test_without_a_purge_each_tag_goes_on_from_where_it_falls_back(tmp_path: Path) -> None:
+    scalars(tmp_path, {1: 1.0, 2: 2.0, 3: 3.0})
+    scalars(tmp_path, {2: 20.0})
+    assert points(read_run(tmp_path).scalars["train/loss"]) == [(1, 1.0), (2, 20.0)]
+
+
+def test_a_record_that_is_cut_off_ends_its_file_only(tmp_path: Path) -> None:
+    scalars(tmp_path, {1: 1.0, 2: 2.0})
+    (path,) = files(tmp_path)
+    path.write_bytes(path.read_bytes()[:-5])
+    scalars(tmp_path, {3: 3.0})
+    run = read_run(tmp_path)
+    assert points(run.scalars["train/loss"]) == [(1, 1.0), (3, 3.0)]
+    (cut,) = run.unread
+    assert cut == path.name
+    assert run.unread[cut] > 5
+
+
+def test_progress_counts_every_byte(tmp_path: Path) -> None:
+    writer = RecordWriter(str(tmp_path / "events.out.tfevents.1.x"))
+    value = Summary.Value(tag="loss", simple_value=1.0)
+    for step in range(12_000):
+        writer.write(Event(step=step, wall_time=1.0, summary=Summary(value=[value])).SerializeToString())
+    writer.close()
+    said: list[tuple[int, int]] = []
+    run = read_run(tmp_path, progress=lambda done, total: said.append((done, total)))
+    size = (tmp_path / "events.out.tfevents.1.x").stat().st_size
+    assert len(run.scalars["loss"]) == 12_000
+    assert said[-1] == (size, size)
+    assert len(said) == 1 + size // (1 << 18)
+    assert {total for _, total in said} == {size}
+
+
+def test_runs_below_a_folder(tmp_path: Path) -> None:
+    for name in ("b", "a/fold_1"):
+        scalars(tmp_path / name, {1: 1.0})
+    (tmp_path / "empty").mkdir()
+    assert find_runs(tmp_path) == {"a/fold_1": str(tmp_path / "a/fold_1"), "b": str(tmp_path / "b")}
+
+
+def test_what_cannot_be_read_is_an_error_that_says_why(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match=r"must hold event files .* none in .* give the folder"):
+        find_runs(tmp_path)
+    with pytest.raises(UnreadableError, match=r"must be a folder with event files, got .*: it does not exist"):
+        find_runs(tmp_path / "nothing")
+    with pytest.raises(UnreadableError, match="holds none"):
+        read_run(tmp_path)
+    broken = tmp_path / "events.out.tfevents.1.x"
+    broken.write_bytes(b"no event at all, but long enough for a header")
+    with pytest.raises(UnreadableError, match="it is a file"):
+        find_runs(broken)
+    with pytest.raises(UnreadableError, match="which is not a folder"):
+        read_run(broken)
+    with pytest.raises(UnreadableError, match=r"must hold TensorBoard events, but those in .* hold none"):
+        read_run(tmp_path)
+    broken.unlink()
+    broken.mkdir()
+    with pytest.raises(UnreadableError, match=r"must be readable, but in .* one is not"):
+        read_run(tmp_path)
+
+
+def test_without_tensorboard(tmp_path: Path) -> None:
+    scalars(tmp_path, {1: 1.0})
+    hidden = (
+        "import sys; sys.modules['tensorboard'] = None\n"
+        "from tbx_callbacks.runs.reader import read_run\n"
+        f"try: read_run({str(tmp_path)!r})\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, timeout=60, check=True)
+    assert "run: pip install tbx-callbacks[view]" in done.stdout
+
+
+def test_a_series_of_growing_points_does_not_change() -> None:
+    growing = scalar_points()
+    growing.add(1, 0.5, 10.0)
+    before = series_of(growing)
+    growing.add(2, 0.25, 11.0)
+    assert points(before) == [(1, 0.5)]
+    assert points(series_of(growing)) == [(1, 0.5), (2, 0.25)]

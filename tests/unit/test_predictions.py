@@ -1,0 +1,176 @@
+"""Views of predictions, read back from the event file and compared with scikit-learn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, f1_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
+
+from tbx_callbacks import TbxLoop, log_predictions
+from tests.helpers.runs import Run
+
+NAMES = ["bad", "so so", "good"]
+
+
+def loop(folder: Path) -> TbxLoop:
+    model = torch.nn.Linear(2, 2)
+    return TbxLoop(model, torch.optim.SGD(model.parameters(), lr=0.1), "minimal", log_dir=folder, start_step=7)
+
+
+def predictions() -> tuple[np.ndarray, np.ndarray]:
+    made = np.random.default_rng(0)
+    labels = made.integers(0, 3, 200)
+    return made.normal(size=(200, 3)) + 1.5 * np.eye(3)[labels], labels
+
+
+def test_every_view(tmp_path: Path) -> None:
+    logits, labels = predictions()
+    texts = [f"text {n} | <script>alert({n})</script>" for n in range(200)]
+    with loop(tmp_path) as run:
+        log_predictions(run, torch.tensor(logits), torch.tensor(labels), names=NAMES, texts=texts, worst=5)
+    read = Run(tmp_path)
+    expected = f1_score(labels, logits.argmax(-1), average=None)
+    assert [read.at(f"eval/f1/{name}")[7] for name in ("bad", "so_so", "good")] == pytest.approx(expected)
+    (worst,) = read.texts["eval/worst"]
+    lines = worst.splitlines()[2:]
+    assert len(lines) == 5
+    shares = torch.tensor(logits).softmax(-1).numpy()
+    wrong = np.flatnonzero(logits.argmax(-1) != labels)
+    first = max(wrong, key=lambda place: shares[place].max())
+    assert f"text {first} " in lines[0]
+    assert f"{shares[first].max():.3f}" in lines[0]
+    assert "<script" not in worst
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0, "tensors": 0}).Reload()
+    (image,) = events.Images("eval/confusion_matrix")
+    assert image.step == 7
+    assert image.encoded_image_string.startswith(b"\x89PNG")
+    (curve,) = events.Tensors("eval/precision_recall/good")
+    true_positives, _, _, _, precision, recall = tensor_util.make_ndarray(curve.tensor_proto)
+    assert true_positives[0] == (labels == 2).sum()
+    area = -np.trapezoid(precision, recall) if hasattr(np, "trapezoid") else -np.trapz(precision, recall)
+    assert area == pytest.approx(average_precision_score(labels == 2, shares[:, 2]), abs=0.03)
+
+
+def test_nothing_is_wrong_and_no_texts(tmp_path: Path) -> None:
+    with loop(tmp_path) as run:
+        log_predictions(run, np.eye(2)[[0, 1, 1]] * 9, [0, 1, 1], texts=["a", "b", "c"], split="dev")
+        log_predictions(run, np.eye(2)[[0, 1]] * 9, [0, 1], split="other")
+    read = Run(tmp_path)
+    assert read.texts["dev/worst"] == ["none is wrong"]
+    assert "other/worst" not in read.texts
+    assert read.at("other/f1/1") == {7: 1.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": [0]}, r"logits must be \[samples, classes\] and labels \[samples\], got \(2, 2\) and \(1,\)"),
+        ({"labels": [-100, -100], "texts": ["a", "b"]}, "labels must be classes of at least one sample, got none in 2"),
+        ({"labels": [0, 2]}, "labels must be class numbers from 0 to 1, got 2; use -100 to leave one out"),
+        ({"labels": [0.5, 1]}, "labels must be class numbers from 0 to 1, got 0.5"),
+        ({"labels": [-1, 1], "texts": ["a", "b"]}, "labels must be class numbers from 0 to 1, got -1"),
+        ({"labels": [0, 1], "names": ["a"]}, "names must name each of the 2 classes, got 1"),
+        ({"labels": [0, 1], "texts": ["a"]}, "texts must be one a sample, got 1 for 2"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, arguments: dict[str, list[object]], message: str) -> None:
+    labels = arguments.pop("labels")
+    with loop(tmp_path) as run, pytest.raises(ValueError, match=message):
+        log_predictions(run, np.eye(2), labels, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        (np.zeros((0, 2)), "labels must be classes of at least one sample, got none in 0; skip such a call"),
+        (
+            (np.zeros((4, 2)), np.zeros((4, 3))),
+            "logits must be one array or tensor, got tuple; of several outputs pass",
+        ),
+        (np.zeros((2, 5, 3)), "flatten those of tokens"),
+    ],
+)
+def test_logits_that_do_not_fit_are_named(tmp_path: Path, logits: Any, message: str) -> None:
+    with loop(tmp_path) as run, pytest.raises(ValueError, match=message):
+        log_predictions(run, logits, np.zeros(len(logits), dtype=int))
+
+
+KINDS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "bfloat16": lambda logits: logits.bfloat16(),
+    "with a gradient": lambda logits: logits.clone().requires_grad_(),
+    "lists": lambda logits: logits.tolist(),
+    "float16": lambda logits: logits.half(),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_of_every_kind(tmp_path: Path, kind: str) -> None:
+    logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, -1.0], [1.0, 2.0]])
+    with loop(tmp_path) as run:
+        log_predictions(run, KINDS[kind](logits), torch.tensor([0, 1, 1, 1]))
+    read = Run(tmp_path)
+    assert (read.at("eval/f1/0")[7], read.at("eval/f1/1")[7]) == pytest.approx((2 / 3, 0.8))
+
+
+def test_samples_without_a_label_are_left_out(tmp_path: Path) -> None:
+    logits, labels = predictions()
+    texts = [f"text {n}" for n in range(200)]
+    some = labels.copy()
+    some[:50] = -100
+    with loop(tmp_path) as run:
+        log_predictions(run, logits, some, texts=texts, worst=200)
+        log_predictions(run, logits[50:], labels[50:], texts=texts[50:], worst=200, split="rest")
+    read = Run(tmp_path)
+    for number in range(3):
+        assert read.at(f"eval/f1/{number}") == read.at(f"rest/f1/{number}")
+    assert read.texts["eval/worst"] == read.texts["rest/worst"]
+    assert "text 49 " not in read.texts["eval/worst"][0]
+
+
+def test_nan_is_no_prediction(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logits, labels = predictions()
+    bad = np.concatenate([logits, np.full((9, 3), np.nan)])
+    with loop(tmp_path) as run, caplog.at_level(logging.WARNING):
+        log_predictions(run, bad, np.concatenate([labels, np.zeros(9, dtype=int)]))
+        log_predictions(run, logits, labels, split="rest")
+        log_predictions(run, bad[-9:], labels[:9], split="none")
+    read = Run(tmp_path)
+    assert [read.at(f"eval/f1/{n}") for n in range(3)] == [read.at(f"rest/f1/{n}") for n in range(3)]
+    assert not read.family("none")
+    assert caplog.text.count("samples whose largest logit is NaN or Inf are left out") == 2
+
+
+def test_each_class_has_a_tag_of_its_own(tmp_path: Path) -> None:
+    with loop(tmp_path) as run:
+        log_predictions(run, np.eye(4)[[0, 1, 2, 2]], [0, 1, 2, 3], names=["a b", "a_b", "a/b", ""])
+    read = Run(tmp_path)
+    found = {tag: read.at(f"eval/f1/{tag}")[7] for tag in ("a_b", "a_b_2", "a_b_3", "_")}
+    assert found == pytest.approx({"a_b": 1.0, "a_b_2": 1.0, "a_b_3": 2 / 3, "_": 0.0})
+
+
+@pytest.mark.parametrize("classes", [150, 1000])
+def test_many_classes_cost_no_more_than_some(tmp_path: Path, classes: int) -> None:
+    made = np.random.default_rng(0)
+    labels = np.minimum(made.geometric(0.05, 3000) - 1, classes - 1)
+    logits = made.normal(size=(3000, classes)) + 3 * np.eye(classes)[labels]
+    with loop(tmp_path) as run:
+        log_predictions(run, logits, labels, names=["macro", *(f"class {n}" for n in range(1, classes))])
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0, "tensors": 0, "scalars": 0}).Reload()
+    (image,) = events.Images("eval/confusion_matrix")
+    assert max(image.width, image.height) <= 1000
+    assert len([tag for tag in events.Tags()["tensors"] if "precision_recall" in tag]) == 20
+    read, most = Run(tmp_path), np.argsort(-np.bincount(labels, minlength=classes), kind="stable")[:20]
+    each = f1_score(labels, logits.argmax(-1), labels=range(classes), average=None, zero_division=0)
+    expected = {f"class_{n}" if n else "macro_2": pytest.approx(each[n], rel=1e-5) for n in most}
+    macro = f1_score(labels, logits.argmax(-1), average="macro", zero_division=0)
+    assert {tag: read.at(f"eval/f1/{tag}")[7] for tag in read.family("eval/f1")} == {
+        **expected, "macro": pytest.approx(macro, rel=1e-5),
+    }  # fmt: skip

@@ -1,0 +1,204 @@
+"""A run written against samples, tokens and epochs too: real runs, read back from the disk."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
+from tbx_callbacks.runs.reader import find_runs
+from tbx_callbacks.writers.axes import AxesWriter
+from tests.helpers.data import collate, rows
+from tests.helpers.launch import ranks
+from tests.helpers.models import bert, trainer
+from tests.helpers.runs import ROOT, Run, files
+
+SET: dict[str, Any] = {
+    "axis": ["step", "samples", "tokens", "epochs"],
+    "metrics": ["loss", {"weight_norm": {"by": "total"}}, "weight_histogram"],
+}
+RANKS = ROOT / "tests" / "ranks" / "scripts" / "train_axes.py"
+
+
+def along(folder: Any, axis: str) -> Run:
+    return Run(Path(folder) / f"by_{axis}")
+
+
+def loop_over(folder: Path, sizes: dict[int, int], *, start: int = 0, **options: Any) -> None:
+    """Batches of these sizes, by step; an evaluation after steps 3 and 4."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, SET, log_dir=folder, log_every=2, start_step=start, **options) as loop:
+        for step, size in sizes.items():
+            loss = model(torch.randn(size, 4)).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loop.end_step(loss=loss, samples=size, tokens=3 * size)
+            if step in (3, 4):
+                loop.evaluate(accuracy=0.5)
+
+
+def test_a_loop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loop_over(tmp_path / "run", {1: 6, 2: 6, 3: 5, 4: 7, 5: 6, 6: 2})
+    whole = Run(tmp_path / "run")
+    assert whole.steps("train/loss") == [2, 4, 6]
+    assert not [tag for tag in whole.scalars if tag.startswith("axis")]
+    for axis, factor in (("samples", 1), ("tokens", 3)):
+        read = along(tmp_path / "run", axis)
+        assert read.scalars["train/loss"] == [
+            (place * factor, whole.at("train/loss")[step]) for step, place in ((2, 12), (4, 24), (6, 32))
+        ]
+        assert read.steps("weight_norm/total") == [12 * factor, 24 * factor, 32 * factor]
+        # Nothing was counted at step 3: it goes where the steps before lead to.
+        assert read.steps("eval/accuracy") == [18 * factor, 24 * factor]
+        assert not read.histograms
+        assert read.at("axis/step") == {12 * factor: 2, 18 * factor: 3, 24 * factor: 4, 32 * factor: 6}
+    assert not files(tmp_path / "run" / "by_epochs")  # a loop has none
+    assert caplog.text.count("axis epochs must be told the trainer's epoch, but was not") == 1
+
+
+def test_a_loop_goes_on_where_it_resumes(tmp_path: Path) -> None:
+    loop_over(tmp_path / "run", {1: 6, 2: 6, 3: 6, 4: 6, 5: 6, 6: 6})
+    loop_over(tmp_path / "run", {5: 4, 6: 4, 7: 4, 8: 4}, start=4)
+    loop_over(tmp_path / "run", {8: 1, 9: 1, 10: 1}, start=7)  # between two points
+    assert Run(tmp_path / "run").steps("train/loss") == [2, 4, 6, 8, 10]
+    assert along(tmp_path / "run", "samples").steps("train/loss") == [12, 24, 32, 37, 39]
+    assert along(tmp_path / "run", "tokens").steps("weight_norm/total") == [36, 72, 96, 111, 117]
+
+
+def test_what_is_not_known_is_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loop_over(tmp_path / "run", {1: 0, 2: 0})  # the loop does not say how many samples
+    assert not files(tmp_path / "run" / "by_samples")
+    assert "axis samples must be told the samples of each batch, but was not" in caplog.text
+    loop_over(tmp_path / "run", {3: 5, 4: 5}, start=2)
+    assert not files(tmp_path / "run" / "by_samples")
+    assert "the samples of the steps before 2 are not known, so none are written" in caplog.text
+    assert Run(tmp_path / "run").steps("train/loss") == [2, 4]
+
+
+class StopAt(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 7:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("attach", [False, True])
+def test_the_hugging_face_trainer_with_a_resume(tmp_path: Path, attach: bool) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 4, "max_steps": 10, "eval_strategy": "steps", "eval_steps": 5}
+    for resume in (False, True):
+        callback = TbxTrainerCallback(SET, log_dir=tmp_path / "run")
+        others = [] if resume else [StopAt()]
+        run = trainer(tmp_path / "out", callbacks=[callback, *others], gradient_accumulation_steps=2, **saving)
+        if attach:
+            callback.attach(run)
+        if resume:
+            run.train(resume_from_checkpoint=True)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                run.train()
+        callback.close()
+    assert Run(tmp_path / "run").steps("train/loss") == [2, 4, 6, 8, 10]
+    samples = along(tmp_path / "run", "samples")
+    assert samples.steps("train/loss") == [16, 32, 48, 64, 80]  # two batches of four a step
+    assert samples.steps("eval/accuracy") == [40, 80]
+    assert along(tmp_path / "run", "epochs").steps("train/loss") == [500, 1000, 1500, 2000, 2500]  # 32 rows
+    tokens = along(tmp_path / "run", "tokens").steps("train/loss")
+    of_an_epoch = sum(sum(row["attention_mask"]) for row in rows())
+    assert tokens[1::2] == [of_an_epoch, 2 * of_an_epoch]
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning warns of settings that suit tests
+def test_the_lightning_trainer_with_a_resume(tmp_path: Path) -> None:
+    import lightning.pytorch as pl
+
+    class Classifier(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = bert()
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            return self.net(**batch).loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    batches = torch.utils.data.DataLoader(rows(), batch_size=4, collate_fn=collate)
+    options: dict[str, Any] = {
+        "default_root_dir": tmp_path,
+        "max_epochs": -1,
+        "log_every_n_steps": 2,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    callback = TbxLightningCallback(SET)
+    run = pl.Trainer(callbacks=[callback], max_steps=6, **options)
+    run.fit(Classifier(), batches)
+    run.save_checkpoint(tmp_path / "at6.ckpt")
+    callback.close()
+    again = TbxLightningCallback(SET)
+    pl.Trainer(callbacks=[again], max_steps=10, **options).fit(Classifier(), batches, ckpt_path=tmp_path / "at6.ckpt")
+    assert along(again.log_dir, "samples").steps("train/loss") == [8, 16, 24, 32, 40]
+    epochs = [round(1000 * epoch) for _, epoch in Run(again.log_dir).scalars["train/epoch"]]
+    assert along(again.log_dir, "epochs").steps("train/loss") == epochs
+    real = [sum(row["attention_mask"]) for row in rows()]  # in order
+    tokens = along(again.log_dir, "tokens").steps("train/loss")
+    assert tokens[:3] == [sum(real[:8]), sum(real[:16]), sum(real[:24])]
+    assert tokens == sorted(tokens)
+
+
+def test_samples_are_those_of_all_ranks(tmp_path: Path) -> None:
+    ended = ranks(RANKS, tmp_path)
+    assert [rank.code for rank in ended] == [0, 0], [rank.said[-3000:] for rank in ended]
+    assert Run(tmp_path).steps("train/loss") == [2, 4]
+    assert along(tmp_path, "samples").steps("train/loss") == [2 * (3 + 4), 4 * (3 + 4)]
+
+
+def test_it_is_one_run_for_doctor_and_report(tmp_path: Path) -> None:
+    loop_over(tmp_path / "a" / "run", {1: 6, 2: 6})
+    assert list(find_runs(tmp_path)) == ["a/run"]
+    assert list(find_runs(tmp_path / "a" / "run")) == ["."]
+    assert list(find_runs(tmp_path / "a" / "run" / "by_samples")) == ["."]  # asked for
+
+
+def test_a_point_is_never_before_an_earlier_one(tmp_path: Path) -> None:
+    writer = AxesWriter(tmp_path, ["samples"])
+    writer.write(10, {"axis:samples": 1000.0, "x": 1.0})
+    writer.write(19, {"x": 2.0})  # leads to 1900
+    writer.write(20, {"axis:samples": 50.0, "x": 3.0})
+    writer.write(30, {"axis:samples": 1000.0, "x": 4.0})
+    writer.close()
+    assert along(tmp_path, "samples").scalars["x"] == [(1000, 1.0), (1900, 2.0), (1900, 3.0), (2050, 4.0)]
+    assert Run(tmp_path).steps("x") == [10, 19, 20, 30]
+
+
+def test_a_folder_that_cannot_be_written_is_not_the_trainings_problem(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "by_samples").write_text("a file")
+    with caplog.at_level(logging.WARNING):
+        loop_over(tmp_path / "run", {1: 6, 2: 6, 3: 6, 4: 6})
+    assert Run(tmp_path / "run").steps("train/loss") == [2, 4]
+    assert caplog.text.count("there is a file where the folder should be") == 1
+    assert along(tmp_path / "run", "tokens").steps("train/loss") == [36, 72]
+
+
+def test_what_was_counted_falls_short_of_an_estimate_and_is_written_all_the_same(tmp_path: Path) -> None:
+    writer = AxesWriter(tmp_path / "run", ["samples"])
+    writer.write(10, {"train/loss": 1.0, "axis:samples": 80.0})
+    writer.write(15, {"eval/loss": 0.9})  # estimated at 120
+    writer.write(20, {"train/loss": 0.8, "axis:samples": 20.0})  # at 100
+    writer.write(30, {"train/loss": 0.7, "axis:samples": 80.0})
+    writer.close()
+    assert along(tmp_path / "run", "samples").steps("train/loss") == [80, 120, 180]
