@@ -1,14 +1,102 @@
-"""Names the tags: their families, and the characters that a tag may hold."""
+"""The tags that this package writes, and the characters that a tag may hold.
+
+Metrics write these tags; rules and the report read them. A tag is `family/quantity` or `family/group`, where a group
+is a layer, a module or a parameter as the model spells it. docs/metrics.md says what each one means.
+"""
 
 from __future__ import annotations
 
 import re
 
+# -- scalars of the training -------------------------------------------------------------------------------------------
+
+TRAIN = "train"
+EVAL = "eval"
+BEST = "best"
+TRAIN_LOSS = "train/loss"
+TRAIN_LOSS_MAX = "train/loss_max"
+TRAIN_ACCURACY = "train/accuracy"
+TRAIN_LEARNING_RATE = "train/learning_rate"
+TRAIN_GRAD_NORM = "train/grad_norm"
+TRAIN_EPOCH = "train/epoch"
+EVAL_LOSS = "eval/loss"
+EVAL_ACCURACY = "eval/accuracy"
+LEARNING_RATE = "lr"
+
+# -- one scalar a group ------------------------------------------------------------------------------------------------
+
+GRAD_NORM = "grad_norm"
+GRAD_NORM_CLIPPED = "grad_norm_clipped"
+WEIGHT_NORM = "weight_norm"
+UPDATE_NORM = "update_norm"
+UPDATE_RATIO = "update_ratio"
+OPTIMIZER_STATE = "optimizer_state"
+NONFINITE_GRADIENTS = "nonfinite/gradients"
+NONFINITE_WEIGHTS = "nonfinite/weights"
+TOTAL = "total"
+"""The group of all selected parameters."""
+
+# -- histograms, one a group -------------------------------------------------------------------------------------------
+
+WEIGHTS = "weights"
+GRADS = "grads"
+UPDATES = "updates"
+ACTIVATIONS = "activations"
+
+# -- other scalars -----------------------------------------------------------------------------------------------------
+
+CLIP_FACTOR = "clip/factor"
+CLIP_SHARE = "clip/share"
+NONFINITE = "nonfinite"
+NONFINITE_FOUND = "nonfinite/found"
+NONFINITE_LOSSES = "nonfinite/losses"
+NONFINITE_FIRST_BAD = "nonfinite/first_bad"
+AMP_SCALE = "amp/scale"
+AMP_SKIPPED_STEPS = "amp/skipped_steps"
+PERF = "perf"
+STEP_SECONDS = "perf/step_s"
+STEPS_PER_SECOND = "perf/steps_per_s"
+SAMPLES_PER_SECOND = "perf/samples_per_s"
+TOKENS_PER_SECOND = "perf/tokens_per_s"
+MONITOR_SHARE = "perf/monitor_share"
+INPUT_SHARE = "perf/input_share"
+MEMORY = "memory"
+MEMORY_RSS = "memory/rss_gib"
+MEMORY_PEAK = "memory/peak_gib"
+MEMORY_RESERVED = "memory/reserved_gib"
+MEMORY_LARGEST_RANK = "memory/largest_rank"
+AXIS_STEP = "axis/step"
+
+# -- texts and plugin data ---------------------------------------------------------------------------------------------
+
+ALERTS = "alerts"
+OVERHEAD_BUDGET = "overhead_budget"
+ARGS = "args"
+MODEL_CONFIG = "model_config"
+ENVIRONMENT = "environment"
+HPARAMS_START = "_hparams_/session_start_info"
+HPARAMS_END = "_hparams_/session_end_info"
+HPARAMS_METRICS = "_hparams_/experiment"
+CUSTOM_SCALARS = "custom_scalars__config__"
+
+# -- names that are never written --------------------------------------------------------------------------------------
+
+AXIS = "axis:"
+"""Begins the names under which a step carries its distance along an axis to the axes writer; no tag holds a colon."""
+
+EVALUATION = ("eval/", "val/", "val_", "valid/", "valid_", "validation/")
+"""Prefixes of the tags under which trainers log an evaluation."""
+
+_SMALLER = ("loss", "perplexity", "error", "error_rate", "mae", "mse", "rmse", "wer", "cer", "ppl")
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_./-]")
 
 
 def check_tag(tag: str) -> str:
-    """Returns `tag`; raises ValueError for one that TensorBoard writers would rewrite silently."""
+    """Returns the tag unchanged.
+
+    Raises:
+        ValueError: TensorBoard writers would rewrite the tag silently.
+    """
     if not tag or tag.startswith("/") or _ILLEGAL.search(tag):
         raise ValueError(
             f"a tag must be made of letters, digits and _ . / - and not start with /, got {tag!r};"
@@ -18,18 +106,11 @@ def check_tag(tag: str) -> str:
 
 
 def clean(name: str) -> str:
-    """`name` with every character that a tag may not hold replaced by `_`."""
+    """Replaces every character that a tag may not hold by `_`."""
     return _ILLEGAL.sub("_", name)
 
 
-AXIS = "axis:"
-"""Begins the names under which a step says how far it is from the last one; no tag holds a colon."""
-
-EVALUATION = ("eval/", "val/", "val_", "valid/", "valid_", "validation/")
-_SMALLER = ("loss", "perplexity", "error", "error_rate", "mae", "mse", "rmse", "wer", "cer", "ppl")
-
-
 def larger_is_better(tag: str) -> bool:
-    """Whether a larger value of a metric is better, by its name: not of losses and errors."""
+    """Whether a larger value of an evaluation metric is better, judged by its name: not for losses and errors."""
     name = tag.rpartition("/")[2]
     return not any(name == word or name.endswith(f"_{word}") for word in _SMALLER)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.errors import ConfigError, suggest
 from tbx_callbacks._config.live_rules import NO_LIVE_RULES, LiveRuleConfig, parse_live_rules
 from tbx_callbacks._config.metric_spec import Cadence, MetricSpec, MetricSpecError, check_cadence, parse_metric_spec
-from tbx_callbacks._config.rules import RuleError
+from tbx_callbacks._config.rules import METRIC_SET_KEYS, RuleError
 from tbx_callbacks._config.yaml import read_yaml
 from tbx_callbacks.runs.folders import AXES
 
-_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "rules", "metrics")
+_FORMER_NAMES = {"MetricSpec": "Item", "LiveRuleConfig": "Live", "LiveRule": "Watched"}
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,40 @@ class Config:
 
     @property
     def digest(self) -> str:
-        """Tells this set from others."""
-        whole = (self.items, self.every, self.strict, self.overhead_budget, self.axis, self.live)
-        return hashlib.sha256(repr(whole).encode()).hexdigest()[:16]
+        """Identifies the set in checkpoints: 16 hexadecimal digits of its content.
+
+        Options that have their default value do not count, so a new option changes no digest.
+        """
+        return _sha256(json.dumps(self._content(), sort_keys=True, default=str))
+
+    def matches(self, digest: str | None) -> bool:
+        """Whether a checkpoint's digest is that of this set, also in the form that earlier checkpoints hold."""
+        return digest is not None and digest in (self.digest, self._repr_digest())
+
+    def _content(self) -> dict[str, Any]:
+        metrics = [
+            {"name": spec.name, "every": spec.every, "select": _changed(spec.select), "options": _changed(spec.metric)}
+            for spec in self.items
+        ]
+        named = [
+            [name, None if one is None else {"thresholds": _changed(one.rule), "response": _changed(one.response)}]
+            for name, one in self.live.named
+        ]
+        return {
+            "metrics": metrics,
+            "every": self.every,
+            "strict": self.strict,
+            "overhead_budget": self.overhead_budget,
+            "axis": self.axis,
+            "rules": {"named": named, "others": _changed(self.live.others), "every": self.live.every},
+        }
+
+    def _repr_digest(self) -> str:
+        """The digest that earlier checkpoints hold: of the objects' repr, under the class names of that time."""
+        text = repr((self.items, self.every, self.strict, self.overhead_budget, self.axis, self.live))
+        for name, former in _FORMER_NAMES.items():
+            text = text.replace(f"{name}(", f"{former}(")
+        return _sha256(text)
 
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config = "default") -> Config:
@@ -91,12 +123,12 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
         raise ConfigError(f"{source}: a metric set must not be empty; name metrics under `metrics:`")
     if not isinstance(data, Mapping):
         raise ConfigError(
-            f"{source}: a metric set must be a mapping with the keys {', '.join(_KEYS)}, got {_show(data)}"
+            f"{source}: a metric set must be a mapping with the keys {', '.join(METRIC_SET_KEYS)}, got {_show(data)}"
         )
     for key in data:
-        if key not in _KEYS:
+        if key not in METRIC_SET_KEYS:
             raise ConfigError(
-                f"{source}: {key} must be a known key, got {key!r}; {suggest(str(key), _KEYS, what='keys')}"
+                f"{source}: {key} must be a known key, got {key!r}; {suggest(str(key), METRIC_SET_KEYS, what='keys')}"
             )
     parent = _extended(data.get("extends"), source, base, chain)
     strict = data.get("strict", parent.strict if parent else False)
@@ -184,3 +216,18 @@ def _entries(listed: Sequence[object]) -> Iterator[tuple[object, object]]:
 def _show(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _changed(settings: Any) -> dict[str, Any] | None:
+    """The fields of a dataclass that do not have their default value; None for None."""
+    if settings is None:
+        return None
+    return {
+        option.name: getattr(settings, option.name)
+        for option in fields(settings)
+        if option.default is MISSING or getattr(settings, option.name) != option.default
+    }
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -18,6 +18,7 @@ from tbx_callbacks.rules.base import Rule
 from tbx_callbacks.rules.registry import RULES
 
 ACTIONS = ("warn", "stop", "checkpoint")
+METRIC_SET_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "rules", "metrics")
 OWN_KEYS = ("action", "call")  # beside a rule's thresholds
 NOT_RULES = ("every", "others")  # keys of `rules:` that name no rule
 
@@ -67,8 +68,6 @@ def _actions(given: object, where: str) -> tuple[str, ...]:
 
 
 __all__ = ["RuleError", "check_name", "load_rules", "options_model", "parse_rule", "thresholds"]
-
-_OF_A_METRIC_SET = ("extends", "every", "strict", "overhead_budget", "axis", "metrics")
 
 
 def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Rule]:
@@ -139,7 +138,7 @@ def _build(data: object, source: str) -> dict[str, Rule]:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source}: a file of rules must be a mapping with the key rules, got {data!r}")
     for key in data:
-        if key not in ("rules", *_OF_A_METRIC_SET):
+        if key not in METRIC_SET_KEYS:
             raise ConfigError(f"{source}: {key} must be a known key; {suggest(str(key), ('rules',), what='keys')}")
     given = data.get("rules") or {}
     if not isinstance(given, Mapping):

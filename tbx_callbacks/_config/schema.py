@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tbx_callbacks._config.metric_spec import options_model
-from tbx_callbacks._config.rules import ACTIONS
+from tbx_callbacks._config.rules import ACTIONS, METRIC_SET_KEYS
 from tbx_callbacks._config.rules import options_model as thresholds_model
 from tbx_callbacks.metrics.registry import METRICS
 from tbx_callbacks.rules import RULES
@@ -29,32 +29,33 @@ def json_schema() -> dict[str, Any]:
         }
         for name in METRICS
     ]
+    keys: dict[str, Any] = {
+        "extends": {"type": "string", "description": "A bundled set or a path."},
+        "every": _EVERY,
+        "strict": {"type": "boolean", "description": "Raise errors of metrics instead of switching them off."},
+        "overhead_budget": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "exclusiveMaximum": 1,
+            "description": "Share of the training time that watching may take.",
+        },
+        "rules": {"anyOf": [{"const": False}, {"type": "null"}, _rules()]},
+        "axis": {
+            "type": "array",
+            "prefixItems": [{"const": "step"}],
+            "items": {"enum": list(AXES)},
+            "minItems": 1,
+            "uniqueItems": True,
+            "description": "What the run is written against: its steps, and in folders below it further axes.",
+        },
+        "metrics": {"type": "array", "items": {"anyOf": [{"enum": list(METRICS)}, *with_options]}},
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "tbx_callbacks metric set",
         "type": "object",
         "additionalProperties": False,
-        "properties": {
-            "extends": {"type": "string", "description": "A bundled set or a path."},
-            "every": _EVERY,
-            "strict": {"type": "boolean", "description": "Raise errors of metrics instead of switching them off."},
-            "overhead_budget": {
-                "type": "number",
-                "exclusiveMinimum": 0,
-                "exclusiveMaximum": 1,
-                "description": "Share of the training time that watching may take.",
-            },
-            "rules": {"anyOf": [{"const": False}, {"type": "null"}, _rules()]},
-            "axis": {
-                "type": "array",
-                "prefixItems": [{"const": "step"}],
-                "items": {"enum": list(AXES)},
-                "minItems": 1,
-                "uniqueItems": True,
-                "description": "What the run is written against: its steps, and in folders below it further axes.",
-            },
-            "metrics": {"type": "array", "items": {"anyOf": [{"enum": list(METRICS)}, *with_options]}},
-        },
+        "properties": {key: keys[key] for key in METRIC_SET_KEYS},
         "$defs": definitions,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tbx_callbacks import tags
 from tbx_callbacks._config.live_rules import LiveRuleConfig
 from tbx_callbacks._config.metric_spec import Cadence
 from tbx_callbacks._config.schedule import Schedule, never
@@ -9,7 +10,7 @@ from tbx_callbacks._distributed.messages import Numbers
 from tbx_callbacks._engine.actions import Action
 from tbx_callbacks._engine.budget import Budget
 from tbx_callbacks._engine.counters import Stopwatch
-from tbx_callbacks._engine.live_rules import RULES, create_live_rules
+from tbx_callbacks._engine.live_rules import RULES_TOPIC, create_live_rules
 from tbx_callbacks._engine.plan import schedule_of
 from tbx_callbacks._engine.publisher import Publisher
 from tbx_callbacks._engine.runner import MetricRunner
@@ -59,7 +60,7 @@ class Control:
         if live.active_rules():
             self.rule_schedule = schedule_of(live.every or every, log_schedule)
         if live.may_act and whole:
-            messages.subscribe(RULES, self._take_verdict)
+            messages.subscribe(RULES_TOPIC, self._take_verdict)
         if not isinstance(self._publisher.writer, NullWriter):
             write = self._publisher.write
             self._publisher.set_live_rules(
@@ -70,7 +71,7 @@ class Control:
         """A step was published: decides about cadences, when their costs are known."""
         said = self._budget.decide(step)
         if said is not None:
-            self._publisher.write(step, {"overhead_budget": Text(said)})
+            self._publisher.write(step, {tags.OVERHEAD_BUDGET: Text(said)})
 
     def apply_messages(self, step: int) -> Action:
         """Acts upon what was decided, now that `step` is finished; what the adapter has to do."""

@@ -43,11 +43,6 @@ class Cost:
         return self._first + self._rest
 
     @property
-    def a_run(self) -> float:
-        """Seconds a run."""
-        return self._rest / (self.runs - 1) if self.runs > 1 else self._first
-
-    @property
     def per_step(self) -> float:
         """Seconds a step, from the first run to the last."""
         return self._rest / (self._ended - self._began) if self.runs > 1 else 0.0

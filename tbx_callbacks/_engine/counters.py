@@ -11,6 +11,7 @@ from torch import Tensor
 from tbx_callbacks._model.amp import LossScale
 from tbx_callbacks._model.outputs import Losses, Predictions
 from tbx_callbacks._stats.accumulators import KEPT, LazySum, add_up, stack_scalars
+from tbx_callbacks._stats.clipping import is_clipped
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.context import Interval
 
@@ -188,7 +189,7 @@ class Counters:
         )
 
     def _count_clipped(self, norms: Sequence[Tensor]) -> Tensor:
-        return (stack_scalars(norms) + 1e-6 > self._max_norm).sum()
+        return is_clipped(stack_scalars(norms), self._max_norm).sum()
 
 
 def _count_nonfinite(losses: Sequence[Tensor]) -> Tensor:

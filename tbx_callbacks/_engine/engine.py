@@ -251,7 +251,7 @@ class Engine:
     # -- publishing ------------------------------------------------------------------------------------------------
 
     def flush_step(self, step_info: StepInfo | None = None) -> None:
-        """Hands the step's values to the writer. `step_info` are numbers that the trainer gave for it: `clip_factor`."""
+        """Hands the step's values to the writer. `step_info` are numbers that the trainer gave for it."""
         recorder = self._recorder
         if self.publisher.buffered is None and (recorder is None or not recorder.end_of_step.pending):
             return  # a step with nothing due, as most are

@@ -11,10 +11,6 @@ import numpy as np
 from tbx_callbacks.metrics.host_values import FinalValue, Text
 from tbx_callbacks.runs.series import Points, Run, Series, Texts, listed_points, scalar_points, series_of
 
-# These compare with the beginning of a run; without it they would take the first steps after a checkpoint for it.
-OF_THE_BEGINNING = frozenset(
-    {"decayed_early", "divergence", "learning_rate_too_high", "loss_spike", "no_warmup", "plateau", "underfitting"}
-)
 _MOST = 128 * 2**20  # bytes of event files that are read again, in a few seconds
 
 

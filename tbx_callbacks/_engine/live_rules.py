@@ -15,7 +15,7 @@ from tbx_callbacks._config.schedule import Schedule
 from tbx_callbacks._distributed.messages import Messages
 from tbx_callbacks._distributed.worker import Worker
 from tbx_callbacks._engine.actions import Action
-from tbx_callbacks._engine.live_history import OF_THE_BEGINNING, RunHistory, read_history
+from tbx_callbacks._engine.live_history import RunHistory, read_history
 from tbx_callbacks.metrics.host_values import FinalValue, Text
 from tbx_callbacks.rules import SEVERITIES, Finding, diagnose
 from tbx_callbacks.rules.formatting import PREFIX, line, markdown, severity_of
@@ -23,8 +23,6 @@ from tbx_callbacks.rules.formatting import PREFIX, line, markdown, severity_of
 logger = logging.getLogger(__name__)
 
 _CALLS = 5.0  # seconds that the end of a training waits for functions that were called
-# These say nothing worse than a note; of the others a note is said and nothing else is done about it.
-ONLY_NOTES = frozenset({"no_warmup", "plateau", "head_only"})
 Write = Callable[[int, Mapping[str, Text]], None]
 
 
@@ -90,7 +88,7 @@ class RuleRunner:
     def _recall(self, folder: str, step: int) -> None:
         run = read_history(folder)
         if run is None:
-            self._rules = {name: one for name, one in self._rules.items() if name not in OF_THE_BEGINNING}
+            self._rules = {name: one for name, one in self._rules.items() if not one.rule.compares_with_start}
             return
         for tag, series in run.scalars.items():
             for at, value, wall_time in zip(series.steps, series.values, series.wall_times, strict=True):
@@ -108,7 +106,7 @@ class RuleRunner:
             try:
                 for finding in diagnose(run, {name: one.rule}).findings:
                     if self._is_news(finding):
-                        action |= self._alert(finding, step, one.response, ended=ended)
+                        action |= self._alert(finding, step, one, ended=ended)
             except Exception as error:
                 self._failed(name, step, error, ended=ended)
         self.judged += 1
@@ -129,18 +127,20 @@ class RuleRunner:
         self._said[finding.id] = rank
         return True
 
-    def _alert(self, finding: Finding, step: int, response: Response, *, ended: bool) -> Action:
-        acts = finding.severity != "note" or finding.id in ONLY_NOTES
-        action = _action_of(response) if acts and not ended else Action.NONE
+    def _alert(self, finding: Finding, step: int, watched: LiveRule, *, ended: bool) -> Action:
+        acts = finding.severity != "note" or watched.rule.only_notes
+        action = _action_of(watched.response) if acts and not ended else Action.NONE
         done = "".join(
             f"; {what}"
             for flag, what in ((Action.CHECKPOINT, "a checkpoint is asked for"), (Action.STOP, "a stop is asked for"))
             if flag in action
         )
         logger.warning("%s", line(finding, done))
-        self._write(step, {PREFIX + finding.id: markdown(finding, step, done)})
-        if response.call and acts:
-            call = threading.Thread(target=_call, args=(response.call, finding), name="tbx_callbacks call", daemon=True)
+        self._write(step, {PREFIX + finding.id: Text(markdown(finding, step, done))})
+        if watched.response.call and acts:
+            call = threading.Thread(
+                target=_call, args=(watched.response.call, finding), name="tbx_callbacks call", daemon=True
+            )
             self._calls.append(call)
             call.start()
         return action
@@ -162,7 +162,7 @@ def _call(path: str, finding: Finding) -> None:
         logger.warning("%s failed on the finding %s: %r", path, finding.id, error)
 
 
-RULES = "rules"
+RULES_TOPIC = "rules"
 """The name of what rules decide; its numbers are flags of `Action`, by their names."""
 
 
@@ -204,7 +204,7 @@ class LiveRules:
     def _decide(self, action: Action) -> None:
         """In the rules' thread."""
         if action and self._messages is not None:
-            self._messages.send(RULES, {str(flag.name): 1.0 for flag in Action if flag in action})
+            self._messages.send(RULES_TOPIC, {str(flag.name): 1.0 for flag in Action if flag in action})
 
     def close(self, step: int, seconds: float) -> None:
         """The run has ended: rules are asked for the last time."""

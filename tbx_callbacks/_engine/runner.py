@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from tbx_callbacks import tags
 from tbx_callbacks._config.schedule import Every, Schedule
 from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._engine.counters import Counters
@@ -82,7 +83,7 @@ class MetricRunner:
         families = {
             t.partition("<")[0] for metric_run in self.metric_runs for t in metric_run.spec.metric.tags if "<" in t
         }
-        owned = tag.startswith(tuple(families - {"train/"}))
+        owned = tag.startswith(tuple(families - {f"{tags.TRAIN}/"}))
         return owned or any(tag in metric_run.tags for metric_run in self.metric_runs)
 
     def run_event(self, context: Context) -> StepValues:

@@ -11,6 +11,7 @@ from tbx_callbacks._engine.plan import MetricRun
 from tbx_callbacks._engine.runner import needs_of
 from tbx_callbacks._model.access import ModelAccess
 from tbx_callbacks._model.tensors import Tensors
+from tbx_callbacks._stats.clipping import clip_factor
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.values import ClipFactor, Max, Value
@@ -51,7 +52,7 @@ class GradientSnapshot:
 
     def record_clipping(self, norm: Tensor, max_norm: float) -> None:
         """The gradients have this norm and are clipped to `max_norm`; see torch.nn.utils.clip_grad_norm_ for 1e-6."""
-        self.factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        self.factor = clip_factor(norm, max_norm)
 
 
 class WeightSnapshot:

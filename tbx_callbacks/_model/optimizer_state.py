@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from tbx_callbacks import tags
 from tbx_callbacks._model.parameters import Parameter
 from tbx_callbacks._model.sharding.deepspeed import DeepSpeedSharding
 from tbx_callbacks._model.sharding.dtensor import local
@@ -66,7 +67,7 @@ class OptimizerStateView:
         found = {name: self._each(read) for name, read in _MOMENTS.items()}
         known = {name: tensors for name, tensors in found.items() if any(tensors.present)}
         if not known:
-            self._say("exp_avg, exp_avg_sq or momentum_buffer", "optimizer_state/")
+            self._say("exp_avg, exp_avg_sq or momentum_buffer", f"{tags.OPTIMIZER_STATE}/")
         return known
 
     @cached_property

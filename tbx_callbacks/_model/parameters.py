@@ -92,31 +92,21 @@ def parameters_of(model: nn.Module) -> tuple[Parameter, ...]:
     return tuple(Parameter(name, tensor) for name, (_, tensor) in zip(names, named, strict=True))
 
 
-def resolve(
+def match(
     select: Select, parameters: Sequence[Parameter], among: Sequence[int] | None = None, prefix: str = ""
-) -> Selection:
-    """Groups the parameters.
+) -> tuple[Selection, dict[str, NoMatchError | None]]:
+    """Groups the parameters that a selection chooses.
 
     Args:
         select: the choice.
         parameters: all parameters of the model.
-        among: places of those to choose from (one optimizer's); all of them when left out.
+        among: indices of those to choose from (one optimizer's); all of them when left out.
         prefix: put in front of the groups' names.
 
-    Raises:
-        NoMatchError: a regex matches no parameter; the message lists near names.
+    Returns:
+        The groups, and for each regex of the selection an error if it matches nothing here; the caller raises it unless
+        another rank has a match. The message lists near names.
     """
-    selection, regexes = match(select, parameters, among, prefix)
-    for error in regexes.values():
-        if error is not None:
-            raise error
-    return selection
-
-
-def match(
-    select: Select, parameters: Sequence[Parameter], among: Sequence[int] | None = None, prefix: str = ""
-) -> tuple[Selection, dict[str, NoMatchError | None]]:
-    """As `resolve`: the groups that there are, and for each regex, and for what is left, errors where it is nothing."""
     names = [parameter.name for parameter in parameters]
     among = range(len(names)) if among is None else among
     regexes: dict[str, NoMatchError | None] = {}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from tbx_callbacks import tags
 from tbx_callbacks._config.schedule import every
 from tbx_callbacks._distributed.rank import is_rank_zero
 from tbx_callbacks._engine.actions import Action
@@ -118,7 +119,7 @@ class TbxLoop(StepCountingIntegration):
         with tqdm(batches, desc=description, disable=not self._is_writer) as bar:
             for batch in self._timed(bar):
                 yield batch
-                loss = self._engine.publisher.last_value("train/loss")
+                loss = self._engine.publisher.last_value(tags.TRAIN_LOSS)
                 if isinstance(loss, float):
                     bar.set_postfix(step=self._step, loss=f"{loss:.4g}", refresh=False)
 
@@ -167,7 +168,9 @@ class TbxLoop(StepCountingIntegration):
         if self._running and self._stepped:
             self._finish_step()
         if self._is_writer:
-            self._engine.record_logs(self._step, {f"eval/{name}": float(value) for name, value in metrics.items()})
+            self._engine.record_logs(
+                self._step, {f"{tags.EVAL}/{name}": float(value) for name, value in metrics.items()}
+            )
 
     def __enter__(self) -> TbxLoop:
         return self

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tbx_callbacks import tags
 from tbx_callbacks._config.schedule import Schedule, never
 from tbx_callbacks._distributed.rank import world_size
 from tbx_callbacks._engine.actions import Action
@@ -70,7 +71,7 @@ class StepCountingIntegration(Integration):
             self._samples += samples
         if self._stepped:
             if epoch is not None:
-                self._facts["train/epoch"] = epoch
+                self._facts[tags.TRAIN_EPOCH] = epoch
             self._finish_step()
         else:
             self._engine.end_microbatch(is_step=False)
@@ -107,7 +108,7 @@ class StepCountingIntegration(Integration):
         self._stepped = True
         if self._logs:  # now: the scheduler will have changed it when the step is finished
             rate = optimizer.param_groups[0]["lr"]
-            self._facts["train/learning_rate"] = rate.detach().clone() if isinstance(rate, Tensor) else rate
+            self._facts[tags.TRAIN_LEARNING_RATE] = rate.detach().clone() if isinstance(rate, Tensor) else rate
 
     def _finish_step(self) -> None:
         self._step, self._stepped = self._step + 1, False
@@ -125,5 +126,5 @@ class StepCountingIntegration(Integration):
         if not self._counted:
             return {}
         mean, weight = self._losses.total() / self._counted, self._samples or self._counted
-        values: dict[str, Value] = {"train/loss": Mean(mean * weight, weight)}
-        return values if world_size() == 1 else {**values, "train/loss_max": Max(mean)}
+        values: dict[str, Value] = {tags.TRAIN_LOSS: Mean(mean * weight, weight)}
+        return values if world_size() == 1 else {**values, tags.TRAIN_LOSS_MAX: Max(mean)}

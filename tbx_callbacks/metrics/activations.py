@@ -15,6 +15,7 @@ from tbx_callbacks._stats.norms import square_norms
 from tbx_callbacks.metrics.base import STEP, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.values import Histogram, Mean, Rms, Value
+from tbx_callbacks.tags import ACTIVATIONS
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Activations:
     """Number of bins, 1 to 255."""
 
     tags: ClassVar[Mapping[str, str]] = {
-        "activations/<module>": "histogram",
-        "activations/<module>/norm": "root mean square",
-        "activations/<module>/mean": "",
-        "activations/<module>/zero_share": "share of elements",
+        f"{ACTIVATIONS}/<module>": "histogram",
+        f"{ACTIVATIONS}/<module>/norm": "root mean square",
+        f"{ACTIVATIONS}/<module>/mean": "",
+        f"{ACTIVATIONS}/<module>/zero_share": "share of elements",
     }
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"activations"})
@@ -57,8 +58,8 @@ class Activations:
         for name, tensor in context.activations.items():
             number = tensor.numel()
             wide = torch.float32 if tensor.device.type == "mps" else torch.float64
-            values[f"activations/{name}"] = Histogram((tensor,), bins=self.bins)
-            values[f"activations/{name}/norm"] = Rms(square_norms([tensor]).sum(), number)
-            values[f"activations/{name}/mean"] = Mean(tensor.sum(dtype=wide), number)
-            values[f"activations/{name}/zero_share"] = Mean(number - torch.count_nonzero(tensor), number)
+            values[f"{ACTIVATIONS}/{name}"] = Histogram((tensor,), bins=self.bins)
+            values[f"{ACTIVATIONS}/{name}/norm"] = Rms(square_norms([tensor]).sum(), number)
+            values[f"{ACTIVATIONS}/{name}/mean"] = Mean(tensor.sum(dtype=wide), number)
+            values[f"{ACTIVATIONS}/{name}/zero_share"] = Mean(number - torch.count_nonzero(tensor), number)
         return values

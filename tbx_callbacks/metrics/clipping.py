@@ -10,6 +10,7 @@ from tbx_callbacks._model.parameters import Select
 from tbx_callbacks.metrics.base import NOTHING, STEP, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.values import Mean, TrainerNumber, Value
+from tbx_callbacks.tags import CLIP_FACTOR, CLIP_SHARE
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Clip:
     Nothing is written when the trainer does not clip by norm. Cost: none.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {"clip/factor": "", "clip/share": "share of steps"}
+    tags: ClassVar[Mapping[str, str]] = {CLIP_FACTOR: "", CLIP_SHARE: "share of steps"}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = NOTHING
     select: ClassVar[Select | None] = None
@@ -32,8 +33,8 @@ class Clip:
         if context.clipping != "norm":
             return {}
         factor = context.clip_factor
-        values: dict[str, Value] = {"clip/factor": TrainerNumber("clip_factor") if factor is None else factor}
+        values: dict[str, Value] = {CLIP_FACTOR: TrainerNumber("clip_factor") if factor is None else factor}
         interval = context.interval
         if interval.clip_steps and interval.clip_steps == interval.steps:
-            values["clip/share"] = Mean(interval.clipped_steps, interval.clip_steps)
+            values[CLIP_SHARE] = Mean(interval.clipped_steps, interval.clip_steps)
         return values

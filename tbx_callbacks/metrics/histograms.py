@@ -10,6 +10,7 @@ from tbx_callbacks._model.parameters import Select
 from tbx_callbacks._stats.histogram import check_bins
 from tbx_callbacks.metrics.base import NOTHING, STEP, Values
 from tbx_callbacks.metrics.context import Context
+from tbx_callbacks.tags import GRADS, UPDATES, WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class WeightHistogram:
     bins: int = 64
     """Number of bins, 1 to 255."""
 
-    tags: ClassVar[Mapping[str, str]] = {"weights/{group}": "histogram"}
+    tags: ClassVar[Mapping[str, str]] = {f"{WEIGHTS}/{{group}}": "histogram"}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = NOTHING
     select: ClassVar[Select | None] = Select(by="layer")
@@ -33,7 +34,7 @@ class WeightHistogram:
         check_bins(self.bins)
 
     def __call__(self, context: Context) -> Values:
-        return {f"weights/{group}": found for group, found in context.histograms(context.weights, self.bins).items()}
+        return {f"{WEIGHTS}/{group}": found for group, found in context.histograms(context.weights, self.bins).items()}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class GradHistogram:
     bins: int = 64
     """Number of bins, 1 to 255."""
 
-    tags: ClassVar[Mapping[str, str]] = {"grads/{group}": "histogram"}
+    tags: ClassVar[Mapping[str, str]] = {f"{GRADS}/{{group}}": "histogram"}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
     select: ClassVar[Select | None] = Select(by="layer")
@@ -58,7 +59,7 @@ class GradHistogram:
         check_bins(self.bins)
 
     def __call__(self, context: Context) -> Values:
-        return {f"grads/{group}": found for group, found in context.histograms(context.gradients, self.bins).items()}
+        return {f"{GRADS}/{group}": found for group, found in context.histograms(context.gradients, self.bins).items()}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class UpdateHistogram:
     bins: int = 64
     """Number of bins, 1 to 255."""
 
-    tags: ClassVar[Mapping[str, str]] = {"updates/{group}": "histogram"}
+    tags: ClassVar[Mapping[str, str]] = {f"{UPDATES}/{{group}}": "histogram"}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"weights_before"})
     select: ClassVar[Select | None] = Select(by="layer")
@@ -85,4 +86,4 @@ class UpdateHistogram:
     def __call__(self, context: Context) -> Values:
         if context.updates is None:
             return {}
-        return {f"updates/{group}": found for group, found in context.histograms(context.updates, self.bins).items()}
+        return {f"{UPDATES}/{group}": found for group, found in context.histograms(context.updates, self.bins).items()}

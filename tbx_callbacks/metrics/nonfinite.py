@@ -13,6 +13,13 @@ from tbx_callbacks.metrics.base import Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.metrics.values import StepInfo, Value
+from tbx_callbacks.tags import (
+    NONFINITE_FIRST_BAD,
+    NONFINITE_FOUND,
+    NONFINITE_GRADIENTS,
+    NONFINITE_LOSSES,
+    NONFINITE_WEIGHTS,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +41,13 @@ class NonFinite:
     """
 
     tags: ClassVar[Mapping[str, str]] = {
-        "nonfinite/found": "0 or 1",
-        "nonfinite/losses": "micro-batches",
-        "nonfinite/gradients/total": "elements",
-        "nonfinite/gradients/{group}": "elements",
-        "nonfinite/weights/total": "elements",
-        "nonfinite/weights/{group}": "elements",
-        "nonfinite/first_bad": "text",
+        NONFINITE_FOUND: "0 or 1",
+        NONFINITE_LOSSES: "micro-batches",
+        f"{NONFINITE_GRADIENTS}/total": "elements",
+        f"{NONFINITE_GRADIENTS}/{{group}}": "elements",
+        f"{NONFINITE_WEIGHTS}/total": "elements",
+        f"{NONFINITE_WEIGHTS}/{{group}}": "elements",
+        NONFINITE_FIRST_BAD: "text",
     }
     events: ClassVar[frozenset[str]] = frozenset({"step"})
     needs: ClassVar[frozenset[str]] = frozenset({"batches", "before_clip", "gradients", "nonfinite"})
@@ -61,17 +68,17 @@ class NonFinite:
         every_weight: dict[str, Number] = {**{group.name: 0.0 for group in groups}, **weights}
         counts = (*every_gradient.values(), *every_weight.values(), *losses)
         values: dict[str, Value] = {
-            "nonfinite/found": _Found(counts),
-            "nonfinite/gradients/total": _Count(tuple(gradients.values()), zero=True, smeared=smeared),
-            "nonfinite/weights/total": _Count(tuple(weights.values()), zero=True),
-            "nonfinite/first_bad": _FirstBad(context.step, every_gradient, every_weight, losses, smeared=smeared),
+            NONFINITE_FOUND: _Found(counts),
+            f"{NONFINITE_GRADIENTS}/total": _Count(tuple(gradients.values()), zero=True, smeared=smeared),
+            f"{NONFINITE_WEIGHTS}/total": _Count(tuple(weights.values()), zero=True),
+            NONFINITE_FIRST_BAD: _FirstBad(context.step, every_gradient, every_weight, losses, smeared=smeared),
         }
         if losses:
-            values["nonfinite/losses"] = _Count(losses, zero=True)
+            values[NONFINITE_LOSSES] = _Count(losses, zero=True)
         for group, count in gradients.items():
-            values.setdefault(f"nonfinite/gradients/{group}", _Count((count,), smeared=smeared))
+            values.setdefault(f"{NONFINITE_GRADIENTS}/{group}", _Count((count,), smeared=smeared))
         for group, count in weights.items():
-            values.setdefault(f"nonfinite/weights/{group}", _Count((count,)))
+            values.setdefault(f"{NONFINITE_WEIGHTS}/{group}", _Count((count,)))
         return values
 
 

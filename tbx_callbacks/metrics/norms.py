@@ -10,6 +10,7 @@ from tbx_callbacks._model.parameters import Select
 from tbx_callbacks.metrics.base import NOTHING, STEP, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.values import Norm, Ratio
+from tbx_callbacks.tags import GRAD_NORM, GRAD_NORM_CLIPPED, UPDATE_NORM, UPDATE_RATIO, WEIGHT_NORM
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class GradNorm:
     and where gradients are clipped by value. Merged over ranks as a sum of squares. Cost: one pass over the gradients.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {"grad_norm/{group}": ""}
+    tags: ClassVar[Mapping[str, str]] = {f"{GRAD_NORM}/{{group}}": ""}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"before_clip", "gradients"})
     select: ClassVar[Select | None] = Select(by="layer")
@@ -36,7 +37,7 @@ class GradNorm:
         source = context.gradients if exact is None else exact
         squares = context.selection.sums(source.squares, source.present)
         factor = "clip_factor" if exact is None else None
-        return {f"grad_norm/{group}": Norm(square, divide_by=factor) for group, square in squares.items()}
+        return {f"{GRAD_NORM}/{group}": Norm(square, divide_by=factor) for group, square in squares.items()}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class GradNormClipped:
     Merged over ranks as a sum of squares. Cost: one pass over the gradients.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {"grad_norm_clipped/{group}": ""}
+    tags: ClassVar[Mapping[str, str]] = {f"{GRAD_NORM_CLIPPED}/{{group}}": ""}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
     select: ClassVar[Select | None] = Select(by="total")
@@ -54,7 +55,7 @@ class GradNormClipped:
 
     def __call__(self, context: Context) -> Values:
         squares = context.selection.sums(context.gradients.squares, context.gradients.present)
-        return {f"grad_norm_clipped/{group}": Norm(square) for group, square in squares.items()}
+        return {f"{GRAD_NORM_CLIPPED}/{group}": Norm(square) for group, square in squares.items()}
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class WeightNorm:
     Tied weights count once. Merged over ranks as a sum of squares. Cost: one pass over the weights.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {"weight_norm/{group}": ""}
+    tags: ClassVar[Mapping[str, str]] = {f"{WEIGHT_NORM}/{{group}}": ""}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = NOTHING
     select: ClassVar[Select | None] = Select(by="layer")
@@ -72,7 +73,7 @@ class WeightNorm:
 
     def __call__(self, context: Context) -> Values:
         squares = context.selection.sums(context.weights.squares, context.weights.present)
-        return {f"weight_norm/{group}": Norm(square) for group, square in squares.items()}
+        return {f"{WEIGHT_NORM}/{group}": Norm(square) for group, square in squares.items()}
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class UpdateNorm:
     as a sum of squares. Cost: a copy of the selected weights on due steps, freed at once, and two passes over it.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {"update_norm/{group}": ""}
+    tags: ClassVar[Mapping[str, str]] = {f"{UPDATE_NORM}/{{group}}": ""}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"weights_before"})
     select: ClassVar[Select | None] = Select(by="layer")
@@ -94,7 +95,7 @@ class UpdateNorm:
         if updates is None:
             return {}
         squares = context.selection.sums(updates.squares, updates.present)
-        return {f"update_norm/{group}": context.unless_skipped(Norm(square)) for group, square in squares.items()}
+        return {f"{UPDATE_NORM}/{group}": context.unless_skipped(Norm(square)) for group, square in squares.items()}
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class UpdateRatio:
     overflowed. Merged over ranks as two sums of squares. Cost: that of `update_norm`, and one pass over the weights.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {"update_ratio/{group}": ""}
+    tags: ClassVar[Mapping[str, str]] = {f"{UPDATE_RATIO}/{{group}}": ""}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"weights_before"})
     select: ClassVar[Select | None] = Select(by="layer")
@@ -119,6 +120,6 @@ class UpdateRatio:
         squares = context.selection.sums(updates.squares, updates.present)
         weights = context.selection.sums(context.weights.squares_where(updates.present), updates.present)
         return {
-            f"update_ratio/{group}": context.unless_skipped(Ratio(square, weights[group]))
+            f"{UPDATE_RATIO}/{group}": context.unless_skipped(Ratio(square, weights[group]))
             for group, square in squares.items()
         }

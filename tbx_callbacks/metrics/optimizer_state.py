@@ -10,6 +10,7 @@ from tbx_callbacks._model.parameters import Select
 from tbx_callbacks.metrics.base import NOTHING, STEP, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.values import Norm, Rms, Value
+from tbx_callbacks.tags import OPTIMIZER_STATE
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class OptimizerState:
         values: dict[str, Value] = {}
         for name, moments in state.moments.items():
             for group, square in context.selection.sums(moments.squares, moments.present).items():
-                values[f"optimizer_state/{name}/{group}"] = Norm(square)
+                values[f"{OPTIMIZER_STATE}/{name}/{group}"] = Norm(square)
         steps = state.update_norms
         if steps is not None:
             numels = {
@@ -52,5 +53,5 @@ class OptimizerState:
             }
             for group, square in context.selection.sums(steps.squares, steps.present).items():
                 step = context.unless_skipped(Rms(square, numels[group]))
-                values[f"optimizer_state/effective_lr/{group}"] = step
+                values[f"{OPTIMIZER_STATE}/effective_lr/{group}"] = step
         return values

@@ -13,6 +13,18 @@ from tbx_callbacks._model.parameters import Select
 from tbx_callbacks.metrics.base import NOTHING, STEP, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.values import Inverse, Max, RankOfMax, Rate, Value
+from tbx_callbacks.tags import (
+    INPUT_SHARE,
+    MEMORY_LARGEST_RANK,
+    MEMORY_PEAK,
+    MEMORY_RESERVED,
+    MEMORY_RSS,
+    MONITOR_SHARE,
+    SAMPLES_PER_SECOND,
+    STEP_SECONDS,
+    STEPS_PER_SECOND,
+    TOKENS_PER_SECOND,
+)
 
 
 @dataclass(frozen=True)
@@ -25,11 +37,11 @@ class Throughput:
     """
 
     tags: ClassVar[Mapping[str, str]] = {
-        "perf/step_s": "s",
-        "perf/steps_per_s": "1/s",
-        "perf/samples_per_s": "1/s",
-        "perf/tokens_per_s": "1/s",
-        "perf/monitor_share": "share of the time",
+        STEP_SECONDS: "s",
+        STEPS_PER_SECOND: "1/s",
+        SAMPLES_PER_SECOND: "1/s",
+        TOKENS_PER_SECOND: "1/s",
+        MONITOR_SHARE: "share of the time",
     }
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"batches"})
@@ -41,14 +53,14 @@ class Throughput:
         if not interval.steps or interval.seconds <= 0:
             return {}
         values: dict[str, Value] = {
-            "perf/step_s": Max(interval.seconds / interval.steps),
-            "perf/steps_per_s": Inverse(interval.seconds / interval.steps),
-            "perf/monitor_share": Max(interval.monitoring / interval.seconds),
+            STEP_SECONDS: Max(interval.seconds / interval.steps),
+            STEPS_PER_SECOND: Inverse(interval.seconds / interval.steps),
+            MONITOR_SHARE: Max(interval.monitoring / interval.seconds),
         }
         if interval.samples:
-            values["perf/samples_per_s"] = Rate(interval.samples, interval.seconds)
+            values[SAMPLES_PER_SECOND] = Rate(interval.samples, interval.seconds)
         if interval.tokens is not None:
-            values["perf/tokens_per_s"] = Rate(interval.tokens, interval.seconds)
+            values[TOKENS_PER_SECOND] = Rate(interval.tokens, interval.seconds)
         return values
 
 
@@ -63,7 +75,7 @@ class InputShare:
     readings of the clock a step.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {"perf/input_share": "share of the time"}
+    tags: ClassVar[Mapping[str, str]] = {INPUT_SHARE: "share of the time"}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = NOTHING
     select: ClassVar[Select | None] = None
@@ -73,7 +85,7 @@ class InputShare:
         interval = context.interval
         if interval.waiting is None or interval.seconds <= 0:
             return {}
-        return {"perf/input_share": Max(interval.waiting / interval.seconds)}
+        return {INPUT_SHARE: Max(interval.waiting / interval.seconds)}
 
 
 _GIB = 2**30
@@ -89,10 +101,10 @@ class Memory:
     """
 
     tags: ClassVar[Mapping[str, str]] = {
-        "memory/rss_gib": "GiB",
-        "memory/peak_gib": "GiB",
-        "memory/reserved_gib": "GiB",
-        "memory/largest_rank": "rank",
+        MEMORY_RSS: "GiB",
+        MEMORY_PEAK: "GiB",
+        MEMORY_RESERVED: "GiB",
+        MEMORY_LARGEST_RANK: "rank",
     }
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = NOTHING
@@ -101,12 +113,12 @@ class Memory:
 
     def __call__(self, context: Context) -> Values:
         amount = psutil.Process().memory_info().rss
-        values: dict[str, Value] = {"memory/rss_gib": Max(amount / _GIB)}
+        values: dict[str, Value] = {MEMORY_RSS: Max(amount / _GIB)}
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             amount = torch.cuda.max_memory_allocated()
-            values["memory/peak_gib"] = Max(amount / _GIB)
-            values["memory/reserved_gib"] = Max(torch.cuda.max_memory_reserved() / _GIB)
+            values[MEMORY_PEAK] = Max(amount / _GIB)
+            values[MEMORY_RESERVED] = Max(torch.cuda.max_memory_reserved() / _GIB)
         rank = context.run.rank
         if rank is not None:
-            values["memory/largest_rank"] = RankOfMax(amount // 1024, rank)
+            values[MEMORY_LARGEST_RANK] = RankOfMax(amount // 1024, rank)
         return values

@@ -13,7 +13,17 @@ from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.host_values import HostValue, HParams, HParamsEnd, HParamsMetrics, Text
 from tbx_callbacks.metrics.host_values import Layout as Charts
 from tbx_callbacks.metrics.values import Max, Value
-from tbx_callbacks.tags import EVALUATION
+from tbx_callbacks.tags import (
+    ARGS,
+    BEST,
+    CUSTOM_SCALARS,
+    EVAL,
+    EVALUATION,
+    HPARAMS_END,
+    HPARAMS_METRICS,
+    HPARAMS_START,
+    MODEL_CONFIG,
+)
 
 # What the trainers log with an evaluation that no run is better by.
 _NO_RESULT = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
@@ -28,7 +38,7 @@ class Hparams:
     says. Cost: none.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {"best/<eval metric>": "", "args": "text", "model_config": "text"}
+    tags: ClassVar[Mapping[str, str]] = {f"{BEST}/<eval metric>": "", ARGS: "text", MODEL_CONFIG: "text"}
     events: ClassVar[frozenset[str]] = frozenset({"start", "log", "end"})
     needs: ClassVar[frozenset[str]] = NOTHING
     select: ClassVar[Select | None] = None
@@ -38,16 +48,16 @@ class Hparams:
         run = context.run
         if context.event == "start":
             texts = {name: Text(f"```json\n{text}\n```") for name, text in run.texts.items()}
-            return {"_hparams_/session_start_info": HParams(run.hparams), **texts}
+            return {HPARAMS_START: HParams(run.hparams), **texts}
         if context.event == "end":
-            return {"_hparams_/session_end_info": HParamsEnd(run.succeeded)}
+            return {HPARAMS_END: HParamsEnd(run.succeeded)}
         finals = [tag for tag in context.logs if tag.startswith(EVALUATION) and not tag.endswith(_NO_RESULT)]
         values: dict[str, Value | HostValue] = {
-            f"best/{tag.removeprefix('eval/')}": Max(run.best[tag]) for tag in finals if tag in run.best
+            f"{BEST}/{tag.removeprefix(f'{EVAL}/')}": Max(run.best[tag]) for tag in finals if tag in run.best
         }
         shown = [*finals, *values] if finals else [tag for tag in context.logs if tag == "train/train_loss"]
         if shown:
-            values["_hparams_/experiment"] = HParamsMetrics(run.hparams, shown)
+            values[HPARAMS_METRICS] = HParamsMetrics(run.hparams, shown)
         return values
 
 
@@ -58,7 +68,7 @@ class Layout:
     Train and evaluation loss on one chart, and one chart for each family of layers or parameters. Cost: none.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {"custom_scalars__config__": "layout"}
+    tags: ClassVar[Mapping[str, str]] = {CUSTOM_SCALARS: "layout"}
     events: ClassVar[frozenset[str]] = frozenset({"start"})
     needs: ClassVar[frozenset[str]] = NOTHING
     select: ClassVar[Select | None] = None
@@ -71,4 +81,4 @@ class Layout:
                 continue  # has lines only when something is wrong
             charts.setdefault("by layer", {})[family] = [f"^{re.escape(family)}/(?!total$).+"]
         charts["learning rate"] = {"by parameter group": ["^lr/.+"]}
-        return {"custom_scalars__config__": Charts(charts)}
+        return {CUSTOM_SCALARS: Charts(charts)}

@@ -11,6 +11,7 @@ from tbx_callbacks.metrics.base import NOTHING, STEP, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.metrics.values import Max, Mean
+from tbx_callbacks.tags import AMP_SCALE, AMP_SKIPPED_STEPS, EVAL, LEARNING_RATE, TRAIN, TRAIN_ACCURACY, TRAIN_LOSS
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Loss:
     come as they are. Cost: none.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {"train/loss": "", "train/<name>": "", "eval/<name>": ""}
+    tags: ClassVar[Mapping[str, str]] = {TRAIN_LOSS: "", f"{TRAIN}/<name>": "", f"{EVAL}/<name>": ""}
     events: ClassVar[frozenset[str]] = frozenset({"log"})
     needs: ClassVar[frozenset[str]] = NOTHING
     select: ClassVar[Select | None] = None
@@ -40,14 +41,14 @@ class Outputs:
     itself is the trainer's. Over ranks the mean of all their micro-batches. Cost: now and then a small sum.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {"train/<name>": ""}
+    tags: ClassVar[Mapping[str, str]] = {f"{TRAIN}/<name>": ""}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"losses"})
     select: ClassVar[Select | None] = None
     cost: ClassVar[str] = "a small sum now and then"
 
     def __call__(self, context: Context) -> Values:
-        return {f"train/{name}": mean for name, mean in context.interval.extra_losses.items()}
+        return {f"{TRAIN}/{name}": mean for name, mean in context.interval.extra_losses.items()}
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,14 @@ class TrainAccuracy:
     ranks right predictions and labels are added up. Cost: an argmax and two sums, of many micro-batches together.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {"train/accuracy": "share of labels"}
+    tags: ClassVar[Mapping[str, str]] = {TRAIN_ACCURACY: "share of labels"}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"predictions"})
     select: ClassVar[Select | None] = None
     cost: ClassVar[str] = "an argmax of the logits"
 
     def __call__(self, context: Context) -> Values:
-        return {"train/accuracy": Mean(context.interval.hits, context.interval.predictions)}
+        return {TRAIN_ACCURACY: Mean(context.interval.hits, context.interval.predictions)}
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,14 @@ class LearningRate:
     A group goes by its `name`, or by its place: `pg1`, `pg2`. Cost: none.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {"lr/<Optimizer>/<group>": ""}
+    tags: ClassVar[Mapping[str, str]] = {f"{LEARNING_RATE}/<Optimizer>/<group>": ""}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = NOTHING
     select: ClassVar[Select | None] = None
     cost: ClassVar[str] = "none"
 
     def __call__(self, context: Context) -> Values:
-        return {f"lr/{name}": Max(rate) for name, rate in context.learning_rates.items()}
+        return {f"{LEARNING_RATE}/{name}": Max(rate) for name, rate in context.learning_rates.items()}
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Amp:
     same on every rank. Cost: a copy of one number a pass.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {"amp/scale": "", "amp/skipped_steps": "steps"}
+    tags: ClassVar[Mapping[str, str]] = {AMP_SCALE: "", AMP_SKIPPED_STEPS: "steps"}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"loss_scale"})
     select: ClassVar[Select | None] = None
@@ -112,4 +113,4 @@ class Amp:
         interval = context.interval
         if interval.loss_scale is None:
             return {}
-        return {"amp/scale": Max(interval.loss_scale), "amp/skipped_steps": Max(interval.skipped_steps)}
+        return {AMP_SCALE: Max(interval.loss_scale), AMP_SKIPPED_STEPS: Max(interval.skipped_steps)}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from tbx_callbacks._stats.clipping import clip_factor
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.host_values import Text
 
@@ -188,7 +189,7 @@ class ClipFactor(Value):
         return (self.square,)
 
     def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
-        return min(1.0, self.max_norm / (math.sqrt(sums[0]) + 1e-6)) if sums[0] >= 0 else math.nan
+        return clip_factor(math.sqrt(sums[0]), self.max_norm) if sums[0] >= 0 else math.nan
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 RUNS = ("#0072b2", "#d55e00", "#009e73", "#b8609a", "#c98a00", "#3f9fd8", "#5b6270", "#7a4fbf")
 SEVERITY = {"error": "#c62828", "warning": "#b26a00", "note": "#4a6572"}
-QUIET = "#8a94a3"
 
 ON_DARK = {
     "#0072b2": "#58a9e8",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from tbx_callbacks import tags
 from tbx_callbacks.report.colours import HEAT, SEVERITY
 from tbx_callbacks.report.downsampling import heat
 from tbx_callbacks.report.labels import plain, short
@@ -17,7 +18,14 @@ from tbx_callbacks.rules.series_stats import outermost
 from tbx_callbacks.runs.series import Floats, Run, Series
 
 _RATIO = 30.0  # of the largest to the smallest value, from which colours are by order of magnitude
-_OURS = ("grad_norm", "weight_norm", "update_", "nonfinite/", "optimizer_state/", "activations/")
+_OURS = (
+    tags.GRAD_NORM,
+    tags.WEIGHT_NORM,
+    "update_",
+    f"{tags.NONFINITE}/",
+    f"{tags.OPTIMIZER_STATE}/",
+    f"{tags.ACTIVATIONS}/",
+)
 
 
 def families(run: Run) -> dict[str, dict[str, Series]]:
@@ -27,9 +35,13 @@ def families(run: Run) -> dict[str, dict[str, Series]]:
     """
     found: dict[str, dict[str, Series]] = {}
     for tag, series in run.scalars.items():
-        inner = re.fullmatch(r"activations/(.+)/([^/]+)", tag)
-        family, _, layer = (f"activations/{inner[2]}", "", inner[1]) if inner else tag.rpartition("/")
-        if family and layer != "total" and not family.startswith(("train", "eval", "lr", "perf", "memory", "best")):
+        inner = re.fullmatch(rf"{tags.ACTIVATIONS}/(.+)/([^/]+)", tag)
+        family, _, layer = (f"{tags.ACTIVATIONS}/{inner[2]}", "", inner[1]) if inner else tag.rpartition("/")
+        if (
+            family
+            and layer != "total"
+            and not family.startswith((tags.TRAIN, tags.EVAL, tags.LEARNING_RATE, tags.PERF, tags.MEMORY, tags.BEST))
+        ):
             found.setdefault(family, {})[layer] = series
     by_layer = {family: outermost({f"x/{name}": one for name, one in rows.items()}) for family, rows in found.items()}
     return {family: rows for family, rows in by_layer.items() if _are_layers(family, rows)}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tbx_callbacks import tags
 from tbx_callbacks.rules.needs import EVAL_ACCURACY, EVAL_LOSS, GRAD_NORM, LEARNING_RATE, TRAIN_ACCURACY, TRAIN_LOSS
 from tbx_callbacks.runs.series import Run, Series
 from tbx_callbacks.tags import EVALUATION
@@ -30,7 +31,7 @@ class LineChart:
     rangemode: str = "normal"
 
 
-def tags(**labels: str) -> Choice:
+def matching(**labels: str) -> Choice:
     """The tags that a run has of those given: label -> regex of whole tags. `_` in a label is a space."""
     patterns = {label.replace("_", " "): re.compile(pattern) for label, pattern in labels.items()}
 
@@ -72,7 +73,11 @@ def _is_other(tag: str) -> bool:
 def _gradient(run: Run) -> dict[str, str]:
     before = GRAD_NORM.first(run)
     found = {before[0]: "before clipping"} if before else {}
-    return found | ({"grad_norm_clipped/total": "after clipping"} if "grad_norm_clipped/total" in run.scalars else {})
+    return found | (
+        {f"{tags.GRAD_NORM_CLIPPED}/total": "after clipping"}
+        if f"{tags.GRAD_NORM_CLIPPED}/total" in run.scalars
+        else {}
+    )
 
 
 def _rates(run: Run) -> dict[str, str]:
@@ -80,8 +85,8 @@ def _rates(run: Run) -> dict[str, str]:
     for tag, series in LEARNING_RATE.all(run).items():
         same.setdefault(series.values.tobytes(), []).append(tag)
     named = {
-        tags[0]: tags[0].removeprefix("lr/") + (f" and {len(tags) - 1} more" if tags[1:] else "")
-        for tags in same.values()
+        equal[0]: equal[0].removeprefix(f"{tags.LEARNING_RATE}/") + (f" and {len(equal) - 1} more" if equal[1:] else "")
+        for equal in same.values()
     }
     return named if len(named) > 1 else dict.fromkeys(named, "learning rate")
 
@@ -95,35 +100,41 @@ LINES = {
         "Gradient norm", _gradient, about="All parameters; both lines touch where nothing is clipped."
     ),
     "clip": LineChart(
-        "Clipping", tags(factor="clip/factor", share_of_steps_clipped="clip/share"), about="Factor 1: not clipped."
+        "Clipping",
+        matching(factor=tags.CLIP_FACTOR, share_of_steps_clipped=tags.CLIP_SHARE),
+        about="Factor 1: not clipped.",
     ),
-    "throughput": LineChart("Throughput", tags(samples="perf/samples_per_s"), unit="samples/s", rangemode="tozero"),
-    "tokens": LineChart("Tokens", tags(tokens="perf/tokens_per_s"), unit="tokens/s", rangemode="tozero"),
-    "step_time": LineChart("Time of a step", tags(step="perf/step_s"), unit="s", rangemode="tozero"),
+    "throughput": LineChart(
+        "Throughput", matching(samples=tags.SAMPLES_PER_SECOND), unit="samples/s", rangemode="tozero"
+    ),
+    "tokens": LineChart("Tokens", matching(tokens=tags.TOKENS_PER_SECOND), unit="tokens/s", rangemode="tozero"),
+    "step_time": LineChart("Time of a step", matching(step=tags.STEP_SECONDS), unit="s", rangemode="tozero"),
     "memory": LineChart(
         "Memory",
-        tags(process="memory/rss_gib", GPU_peak="memory/peak_gib", GPU_reserved="memory/reserved_gib"),
+        matching(process=tags.MEMORY_RSS, GPU_peak=tags.MEMORY_PEAK, GPU_reserved=tags.MEMORY_RESERVED),
         unit="GiB",
         rangemode="tozero",
     ),
     "monitor_share": LineChart(
         "What watching cost",
-        tags(share="perf/monitor_share", waits_for_data="perf/input_share"),
+        matching(share=tags.MONITOR_SHARE, waits_for_data=tags.INPUT_SHARE),
         about="Share of the training time.",
         scale=".2~%",
         rangemode="tozero",
     ),
     "nonfinite": LineChart(
         "NaN and Inf",
-        tags(
-            losses="nonfinite/losses",
-            in_gradients="nonfinite/gradients/total",
-            in_weights="nonfinite/weights/total",
-            found="nonfinite/found",
+        matching(
+            losses=tags.NONFINITE_LOSSES,
+            in_gradients=f"{tags.NONFINITE_GRADIENTS}/total",
+            in_weights=f"{tags.NONFINITE_WEIGHTS}/total",
+            found=tags.NONFINITE_FOUND,
         ),
         unit="elements",
     ),
-    "amp": LineChart("Loss scale", tags(scale="amp/scale")),
-    "skipped": LineChart("Skipped steps", tags(skipped="amp/skipped_steps"), unit="steps"),
-    "optimizer_state": LineChart("Optimizer state", tags(x=r"optimizer_state/(.+)/total"), about="All parameters."),
+    "amp": LineChart("Loss scale", matching(scale=tags.AMP_SCALE)),
+    "skipped": LineChart("Skipped steps", matching(skipped=tags.AMP_SKIPPED_STEPS), unit="steps"),
+    "optimizer_state": LineChart(
+        "Optimizer state", matching(x=rf"{tags.OPTIMIZER_STATE}/(.+)/total"), about="All parameters."
+    ),
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tbx_callbacks import tags
 from tbx_callbacks.report.colours import RUNS
 from tbx_callbacks.rules import Diagnosis, Rule
 from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose_folder
@@ -69,7 +70,7 @@ def clock(run: Run) -> Clock:
 
 def _samples(run: Run, at: Floats) -> Floats | None:
     """Samples seen up to each step: from what was measured, or else from the batch's size."""
-    rate, step_s = run.scalars.get("perf/samples_per_s"), run.scalars.get("perf/step_s")
+    rate, step_s = run.scalars.get(tags.SAMPLES_PER_SECOND), run.scalars.get(tags.STEP_SECONDS)
     if rate is not None and step_s is not None and len(rate) == len(step_s):
         batch = np.nan_to_num(rate.values * step_s.values)
         steps = np.concatenate([[0], rate.steps])

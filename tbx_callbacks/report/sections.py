@@ -8,6 +8,7 @@ from functools import partial
 
 import plotly.graph_objects as go
 
+from tbx_callbacks import tags
 from tbx_callbacks.report.distributions import histogram_families, histogram_map
 from tbx_callbacks.report.heatmaps import families, heat_map
 from tbx_callbacks.report.labels import plain
@@ -17,16 +18,16 @@ from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.report.predictions import curves
 from tbx_callbacks.runs.series import Run
 
-HEATS = {"grad_norm": "Gradient norm", "update_ratio": "Update ratio", "weight_norm": "Weight norm"}
+HEATS = {tags.GRAD_NORM: "Gradient norm", tags.UPDATE_RATIO: "Update ratio", tags.WEIGHT_NORM: "Weight norm"}
 _TITLES = {
-    "grad_norm_clipped": "Gradient norm after clipping",
-    "update_norm": "Update norm",
-    "nonfinite/gradients": "NaN and Inf in gradients",
-    "nonfinite/weights": "NaN and Inf in weights",
-    "weights": "Weights",
-    "grads": "Gradients",
-    "updates": "Updates",
-    "activations": "Activations",
+    tags.GRAD_NORM_CLIPPED: "Gradient norm after clipping",
+    tags.UPDATE_NORM: "Update norm",
+    tags.NONFINITE_GRADIENTS: "NaN and Inf in gradients",
+    tags.NONFINITE_WEIGHTS: "NaN and Inf in weights",
+    tags.WEIGHTS: "Weights",
+    tags.GRADS: "Gradients",
+    tags.UPDATES: "Updates",
+    tags.ACTIVATIONS: "Activations",
 }
 _MOST_OTHERS = 24
 _DULL = ("/epoch", "runtime", "per_second", "total_flos", "steps_per_s")
@@ -111,15 +112,15 @@ def _histograms(subjects: Sequence[LoadedRun]) -> Section:
 
 def _others(subjects: Sequence[LoadedRun]) -> dict[str, go.Figure]:
     """Scalars that no other chart shows, one chart each; those that were logged once are in a table."""
-    tags: dict[str, None] = {}
+    others: dict[str, None] = {}
     for subject in subjects:
         shown = {tag for chart in LINES.values() for tag in chart.choice(subject.run)}
-        shown |= {"train/learning_rate", "train/grad_norm"} if len(shown) > 2 else set()
+        shown |= {tags.TRAIN_LEARNING_RATE, tags.TRAIN_GRAD_NORM} if len(shown) > 2 else set()
         of_layers = tuple(f"{family.partition('/')[0]}/" for family in families(subject.run))
         for tag, series in subject.run.scalars.items():
             if tag not in shown and len(series) > 1 and not tag.startswith(of_layers) and not tag.endswith(_DULL):
-                tags[tag] = None
-    charts = {f"other_{n}": LineChart(plain(tag), partial(_only, tag)) for n, tag in enumerate(tags)}
+                others[tag] = None
+    charts = {f"other_{n}": LineChart(plain(tag), partial(_only, tag)) for n, tag in enumerate(others)}
     made = {name: line_chart(subjects, chart) for name, chart in list(charts.items())[:_MOST_OTHERS]}
     return {name: figure for name, figure in made.items() if figure is not None}
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tbx_callbacks import tags
 from tbx_callbacks.report.loaded_runs import LoadedRun, clock
 from tbx_callbacks.rules import Finding
 from tbx_callbacks.rules.needs import TRAIN_LOSS
@@ -20,7 +21,7 @@ from tbx_callbacks.runs.series import Run
 from tbx_callbacks.tags import EVALUATION, larger_is_better
 
 _NO_RESULT = ("runtime", "per_second", "model_preparation_time", "num_tokens")
-_KNOWN_TEXTS = ("args", "model_config", "environment", "nonfinite/first_bad")
+_KNOWN_TEXTS = (tags.ARGS, tags.MODEL_CONFIG, tags.ENVIRONMENT, tags.NONFINITE_FIRST_BAD)
 
 
 @dataclass(frozen=True)

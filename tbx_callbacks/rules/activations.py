@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tbx_callbacks.rules.base import Finding
+from tbx_callbacks import tags
+from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.needs import ZERO_SHARES, Need
 from tbx_callbacks.rules.series_stats import finite, median
 from tbx_callbacks.runs.series import Run
 
 
 @dataclass(frozen=True)
-class DeadActivations:
+class DeadActivations(Rule):
     """Nearly all activations of a module are zero."""
 
     id: ClassVar[str] = "dead_activations"
@@ -31,7 +32,7 @@ class DeadActivations:
             share = median(series.values[len(series) // 2 :])
             if share >= self.share:
                 step = int(series.steps[(series.values >= self.share).argmax()])
-                module = tag.removeprefix("activations/").removesuffix("/zero_share")
+                module = tag.removeprefix(f"{tags.ACTIVATIONS}/").removesuffix("/zero_share")
                 yield Finding(
                     id=self.id,
                     severity="warning",

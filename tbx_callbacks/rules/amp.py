@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tbx_callbacks.rules.base import Finding
+from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.needs import AMP_SCALE, AMP_SKIPPED, Need
 from tbx_callbacks.rules.series_stats import finite
 from tbx_callbacks.runs.series import Run, Series
@@ -17,7 +17,7 @@ _SOURCE = "Micikevicius et al. 2018, Mixed Precision Training, arXiv:1710.03740"
 
 
 @dataclass(frozen=True)
-class AmpScaleCollapse:
+class AmpScaleCollapse(Rule):
     """The loss scale has fallen so far that small gradients are lost in fp16."""
 
     id: ClassVar[str] = "amp_scale_collapse"
@@ -47,7 +47,7 @@ class AmpScaleCollapse:
 
 
 @dataclass(frozen=True)
-class AmpSkippedSteps:
+class AmpSkippedSteps(Rule):
     """Many optimizer steps are skipped since gradients overflow; `amp/skipped_steps` counts since the last point."""
 
     id: ClassVar[str] = "amp_skipped_steps"

@@ -45,11 +45,16 @@ class Rule(Protocol):
     - `needs`: what it cannot do without. The first one is what it judges: with a field `min_points` it stays silent
       below that many points of it.
     - `source`: a paper or documentation.
+    - `compares_with_start`: it compares with the start of the run, so it cannot judge a resumed run whose earlier
+      points cannot be read.
+    - `only_notes`: its findings are notes, and notes may trigger an action. Notes of other rules never do.
     """
 
     id: ClassVar[str]
     needs: ClassVar[tuple[Need, ...]]
     source: ClassVar[str]
+    compares_with_start: ClassVar[bool] = False
+    only_notes: ClassVar[bool] = False
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         """What is found; nothing where nothing is wrong."""

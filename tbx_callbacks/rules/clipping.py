@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tbx_callbacks.rules.base import Finding
+from tbx_callbacks import tags
+from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.needs import CLIP_FACTOR, Need
 from tbx_callbacks.rules.series_stats import finite, median
 from tbx_callbacks.runs.series import Run
 
 
 @dataclass(frozen=True)
-class ClippingSaturated:
+class ClippingSaturated(Rule):
     """Nearly every gradient is shrunk to a small part of itself."""
 
     id: ClassVar[str] = "clipping_saturated"
@@ -31,14 +32,14 @@ class ClippingSaturated:
         if found is None or len(series := finite(found[1])) < self.min_points:
             return
         factor = median(series.values)
-        shares = run.scalars.get("clip/share")
+        shares = run.scalars.get(tags.CLIP_SHARE)
         share = median(shares.values) if shares is not None else float((series.values < 1).mean())
         if share < self.share or factor >= self.factor:
             return
         yield Finding(
             id=self.id,
             severity="warning",
-            tags=(found[0], *(["clip/share"] if shares is not None else [])),
+            tags=(found[0], *([tags.CLIP_SHARE] if shares is not None else [])),
             steps=(int(series.steps[0]), int(series.steps[-1])),
             numbers={"factor": factor, "share": share},
             means=f"Clipping shrinks {share:.0%} of the gradients, usually to {factor:.2g} of their norm: the limit"

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from tbx_callbacks.rules.base import Finding
+from tbx_callbacks import tags
+from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.needs import LAYER_GRAD_NORMS, Need
 from tbx_callbacks.rules.series_stats import median, outermost, stack
 from tbx_callbacks.runs.series import Run
@@ -17,7 +18,7 @@ _SOURCE = "Pascanu, Mikolov and Bengio 2013, Difficulty of Training Recurrent Ne
 
 
 @dataclass(frozen=True)
-class VanishingGradients:
+class VanishingGradients(Rule):
     """The first layers' gradients are much smaller than the last layers'."""
 
     id: ClassVar[str] = "vanishing_gradients"
@@ -37,7 +38,7 @@ class VanishingGradients:
         yield Finding(
             id=self.id,
             severity="warning",
-            tags=(f"grad_norm/{bottom}", f"grad_norm/{top}"),
+            tags=(f"{tags.GRAD_NORM}/{bottom}", f"{tags.GRAD_NORM}/{top}"),
             steps=(_first_step(run),),
             numbers={bottom: low, top: high, "ratio": low / high},
             means=f"Gradients vanish: their norm falls from {high:.2g} in {top} to {low:.2g} in {bottom}, so that the"
@@ -51,7 +52,7 @@ class VanishingGradients:
 
 
 @dataclass(frozen=True)
-class ExplodingGradients:
+class ExplodingGradients(Rule):
     """The first layers' gradients are much larger than the last layers'."""
 
     id: ClassVar[str] = "exploding_gradients"
@@ -71,7 +72,7 @@ class ExplodingGradients:
         yield Finding(
             id=self.id,
             severity="warning",
-            tags=(f"grad_norm/{bottom}", f"grad_norm/{top}"),
+            tags=(f"{tags.GRAD_NORM}/{bottom}", f"{tags.GRAD_NORM}/{top}"),
             steps=(_first_step(run),),
             numbers={bottom: low, top: high, "ratio": low / high},
             means=f"Gradients explode: their norm grows from {high:.2g} in {top} to {low:.2g} in {bottom}.",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 import re
 
-from tbx_callbacks.metrics.host_values import Text
+from tbx_callbacks import tags
 from tbx_callbacks.rules import SEVERITIES, Finding, Severity
 
-PREFIX = "alerts/"
+PREFIX = f"{tags.ALERTS}/"
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!-])")
 _FIRST = re.compile(r"\*\*(\w+): ")
 _MOST = 5  # tags, steps and numbers that are shown
@@ -24,7 +24,7 @@ def line(finding: Finding, done: str = "") -> str:
     )
 
 
-def markdown(finding: Finding, step: int, done: str = "") -> Text:
+def markdown(finding: Finding, step: int, done: str = "") -> str:
     """The alert as it stands in the Text tab; what comes from the run is shown as it is, never as markup."""
     steps = ", ".join(map(str, finding.steps[:_MOST])) or "the whole run"
     rows = [f"| {_escaped(name)} | {number:.6g} |" for name, number in list(finding.numbers.items())[:_MOST]]
@@ -37,7 +37,7 @@ def markdown(finding: Finding, step: int, done: str = "") -> Text:
         _escaped(done.strip("; ")),
         f"Source: {_escaped(finding.source)}",
     ]
-    return Text("\n\n".join(part for part in parts if part))
+    return "\n\n".join(part for part in parts if part)
 
 
 def severity_of(text: str) -> Severity | None:

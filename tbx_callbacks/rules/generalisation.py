@@ -8,14 +8,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from tbx_callbacks.rules.base import Finding
+from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.needs import EVAL_ACCURACY, EVAL_LOSS, TRAIN_ACCURACY, TRAIN_LOSS, Need
 from tbx_callbacks.rules.series_stats import ends, finite, median
 from tbx_callbacks.runs.series import Run, Series
 
 
 @dataclass(frozen=True)
-class Overfitting:
+class Overfitting(Rule):
     """The evaluation loss turned up while the training loss went on falling; says at which step."""
 
     id: ClassVar[str] = "overfitting"
@@ -63,7 +63,7 @@ def _around(train: Series, step: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class EvalDisagrees:
+class EvalDisagrees(Rule):
     """Evaluation gets worse from the first time on while training gets better: other labels, or other preprocessing."""
 
     id: ClassVar[str] = "eval_disagrees"
@@ -109,7 +109,7 @@ def below_chance(run: Run, accuracy: float = EvalDisagrees.accuracy) -> str | No
 
 
 @dataclass(frozen=True)
-class AccuracyGap:
+class AccuracyGap(Rule):
     """Accuracy in training is far above accuracy in evaluation."""
 
     id: ClassVar[str] = "accuracy_gap"

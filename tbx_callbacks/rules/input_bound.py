@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tbx_callbacks.rules.base import Finding
+from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.needs import INPUT_SHARE, Need
 from tbx_callbacks.rules.series_stats import finite, median
 from tbx_callbacks.runs.series import Run
 
 
 @dataclass(frozen=True)
-class InputBound:
+class InputBound(Rule):
     """A large share of each step's time waits for the next batch."""
 
     id: ClassVar[str] = "input_bound"

@@ -8,14 +8,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from tbx_callbacks.rules.base import Finding
+from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.needs import LEARNING_RATE, Need
 from tbx_callbacks.rules.series_stats import finite
 from tbx_callbacks.runs.series import Run
 
 
 @dataclass(frozen=True)
-class NoWarmup:
+class NoWarmup(Rule):
     """The learning rate starts at its peak."""
 
     id: ClassVar[str] = "no_warmup"
@@ -23,6 +23,8 @@ class NoWarmup:
     source: ClassVar[str] = (
         "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, arXiv:2002.04745"
     )
+    compares_with_start: ClassVar[bool] = True
+    only_notes: ClassVar[bool] = True
 
     min_points: int = 10
     of_peak: float = 0.9  # share of the peak at the first point
@@ -52,12 +54,13 @@ class NoWarmup:
 
 
 @dataclass(frozen=True)
-class DecayedEarly:
+class DecayedEarly(Rule):
     """The learning rate reaches zero long before training ends."""
 
     id: ClassVar[str] = "decayed_early"
     needs: ClassVar[tuple[Need, ...]] = (LEARNING_RATE,)
     source: ClassVar[str] = "Li, Yumer and Ramanan 2020, Budgeted Training, arXiv:1905.04753"
+    compares_with_start: ClassVar[bool] = True
 
     min_points: int = 10
     of_peak: float = 1e-3  # share of the peak that counts as zero; cosine and linear decay reach it in the last 2 %

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tbx_callbacks.rules.base import Finding
+from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.needs import LORA, Need
 from tbx_callbacks.runs.series import Run
 
 
 @dataclass(frozen=True)
-class LoraNotTraining:
+class LoraNotTraining(Rule):
     """LoRA's matrices B, which start at zero, are zero still, or its matrices stand still."""
 
     id: ClassVar[str] = "lora_not_training"

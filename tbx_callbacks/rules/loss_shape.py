@@ -8,19 +8,20 @@ from typing import ClassVar
 
 import numpy as np
 
-from tbx_callbacks.rules.base import Finding
+from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.needs import TRAIN_LOSS, Need
 from tbx_callbacks.rules.series_stats import ends, finite, median, noise, smooth, width_for
 from tbx_callbacks.runs.series import Floats, Run
 
 
 @dataclass(frozen=True)
-class LossSpike:
+class LossSpike(Rule):
     """The training loss jumps for some points and comes back."""
 
     id: ClassVar[str] = "loss_spike"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = "Chowdhery et al. 2022, PaLM, section 5.1, arXiv:2204.02311"
+    compares_with_start: ClassVar[bool] = True
 
     min_points: int = 30  # a window and some points after it
     window: int = 20  # points before, whose median is the measure; noise is that of three times as many
@@ -71,12 +72,13 @@ def _comes_back(values: Floats, place: int, window: int, ratio: float) -> bool:
 
 
 @dataclass(frozen=True)
-class Divergence:
+class Divergence(Rule):
     """The training loss turns up and stays up."""
 
     id: ClassVar[str] = "divergence"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = "Mosbach, Andriushchenko and Klakow 2021, Stability of Fine-tuning BERT, arXiv:2006.04884"
+    compares_with_start: ClassVar[bool] = True
 
     min_points: int = 20
     ratio: float = 1.5  # of the last loss to the best, both medians of a window

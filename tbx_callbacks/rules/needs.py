@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from tbx_callbacks import tags
 from tbx_callbacks.runs.series import Run, Series
 
 _EVAL = "(?:eval|val|valid|validation|dev|test)"
@@ -44,44 +45,53 @@ def _fits(pattern: str, tag: str) -> bool:
 TRAIN_LOSS = Need(
     "the training loss",
     "loss",
-    ("train/loss", "train[_/]loss_step", "train_loss", "loss/train", "loss", "(train[_/]loss|loss)_epoch|epoch_loss"),
+    (
+        tags.TRAIN_LOSS,
+        "train[_/]loss_step",
+        "train_loss",
+        "loss/train",
+        "loss",
+        "(train[_/]loss|loss)_epoch|epoch_loss",
+    ),
 )
 EVAL_LOSS = Need(
-    "the evaluation loss", "loss", ("eval/loss", f"{_EVAL}[_/]loss(_epoch)?", f"loss/{_EVAL}", "eval/.+_loss")
+    "the evaluation loss", "loss", (tags.EVAL_LOSS, f"{_EVAL}[_/]loss(_epoch)?", f"loss/{_EVAL}", "eval/.+_loss")
 )
 TRAIN_ACCURACY = Need(
-    "the training accuracy", "train_accuracy", ("train/accuracy", "train[_/]acc(uracy)?(_step|_epoch)?")
+    "the training accuracy", "train_accuracy", (tags.TRAIN_ACCURACY, "train[_/]acc(uracy)?(_step|_epoch)?")
 )
 EVAL_ACCURACY = Need(
     "the evaluation accuracy",
     "loss, with a compute_metrics that returns accuracy",
-    ("eval/accuracy", f"{_EVAL}[_/]acc(uracy)?(_epoch)?", f"acc(uracy)?/{_EVAL}"),
+    (tags.EVAL_ACCURACY, f"{_EVAL}[_/]acc(uracy)?(_epoch)?", f"acc(uracy)?/{_EVAL}"),
 )
 LEARNING_RATE = Need(
-    "learning rates", "learning_rate", ("lr/.+", "train/learning_rate", "lr-.+", "(train[_/])?(learning_rate|lr)")
+    "learning rates",
+    "learning_rate",
+    (f"{tags.LEARNING_RATE}/.+", tags.TRAIN_LEARNING_RATE, "lr-.+", "(train[_/])?(learning_rate|lr)"),
 )
 GRAD_NORM = Need(
     "the gradient's norm",
     "grad_norm",
-    ("grad_norm/total", r"(train/)?grad_norm|grad_2(\.0)?_norm_total"),
+    (f"{tags.GRAD_NORM}/{tags.TOTAL}", r"(train/)?grad_norm|grad_2(\.0)?_norm_total"),
 )
 LAYER_GRAD_NORMS = Need(
-    "gradient norms by layer", "grad_norm: {by: layer}", (r"(grad_norm|grad_2\.0_norm)/(?!total$).+",)
+    "gradient norms by layer", "grad_norm: {by: layer}", (rf"({tags.GRAD_NORM}|grad_2\.0_norm)/(?!total$).+",)
 )
-WEIGHT_NORMS = Need("weight norms by layer", "weight_norm: {by: layer}", (r"weight_norm/(?!total$).+",))
-UPDATE_RATIOS = Need("update ratios by layer", "update_ratio", (r"update_ratio/(?!total$).+",))
+WEIGHT_NORMS = Need("weight norms by layer", "weight_norm: {by: layer}", (rf"{tags.WEIGHT_NORM}/(?!total$).+",))
+UPDATE_RATIOS = Need("update ratios by layer", "update_ratio", (rf"{tags.UPDATE_RATIO}/(?!total$).+",))
 NONFINITE = Need(
     "counts of NaN and Inf, or a loss",
     "nonfinite",
-    ("nonfinite/(found|losses|(gradients|weights)/total)", *TRAIN_LOSS.patterns, *GRAD_NORM.patterns),
+    (f"{tags.NONFINITE}/(found|losses|(gradients|weights)/total)", *TRAIN_LOSS.patterns, *GRAD_NORM.patterns),
 )
-CLIP_FACTOR = Need("the factor of clipping", "clip", ("clip/factor",))
-ZERO_SHARES = Need("shares of zeros in activations", "activations", ("activations/.+/zero_share",))
-AMP_SCALE = Need("the loss scale", "amp, in a run with fp16", ("amp/scale",))
-AMP_SKIPPED = Need("steps that AMP skipped", "amp, in a run with fp16", ("amp/skipped_steps",))
-INPUT_SHARE = Need("the share of time that waits for data", "input_share", ("perf/input_share",))
+CLIP_FACTOR = Need("the factor of clipping", "clip", (tags.CLIP_FACTOR,))
+ZERO_SHARES = Need("shares of zeros in activations", "activations", (f"{tags.ACTIVATIONS}/.+/zero_share",))
+AMP_SCALE = Need("the loss scale", "amp, in a run with fp16", (tags.AMP_SCALE,))
+AMP_SKIPPED = Need("steps that AMP skipped", "amp, in a run with fp16", (tags.AMP_SKIPPED_STEPS,))
+INPUT_SHARE = Need("the share of time that waits for data", "input_share", (tags.INPUT_SHARE,))
 LORA = Need(
     "norms of LoRA's matrices",
     "weight_norm: {by: parameter}, in a model with LoRA",
-    (r"weight_norm/.*lora_[AB].*", r"grad_norm/.*lora_[AB].*"),
+    (rf"{tags.WEIGHT_NORM}/.*lora_[AB].*", rf"{tags.GRAD_NORM}/.*lora_[AB].*"),
 )

@@ -9,16 +9,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from tbx_callbacks.rules.base import Finding
+from tbx_callbacks import tags
+from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.needs import EVAL_LOSS, GRAD_NORM, NONFINITE, TRAIN_LOSS, Need
 from tbx_callbacks.runs.series import Run, Series, Steps
 
-_COUNTS = ("nonfinite/losses", "nonfinite/gradients/total", "nonfinite/weights/total", "nonfinite/found")
+_COUNTS = (
+    tags.NONFINITE_LOSSES,
+    f"{tags.NONFINITE_GRADIENTS}/total",
+    f"{tags.NONFINITE_WEIGHTS}/total",
+    tags.NONFINITE_FOUND,
+)
 _NAMED = re.compile(r"backward reached (\S+) first|weights hold .* groups, first (\S+)")
 
 
 @dataclass(frozen=True)
-class NonFinite:
+class NonFinite(Rule):
     """The loss, a gradient or a weight is NaN or Inf; names the layer where it began.
 
     The layer can be told only from the point at which it began: once the weights are bad the loss is, and every
@@ -73,7 +79,7 @@ class NonFinite:
     def _found(self, run: Run, bad: dict[str, int]) -> Finding:
         step = min(bad.values())
         layer = _first_bad_layer(run, step)
-        tag = f"nonfinite/gradients/{layer}"
+        tag = f"{tags.NONFINITE_GRADIENTS}/{layer}"
         where = f", first in {layer}" if layer else ""
         remedy = "" if layer else " Log nonfinite at every step (every: 1), attached, to see in which layer it begins."
         return Finding(
@@ -91,23 +97,27 @@ class NonFinite:
 
 def _only_gradients(run: Run, bad: dict[str, int]) -> bool:
     """Whether only gradients were bad, and the weights are known to have stayed good."""
-    weights = run.scalars.get("nonfinite/weights/total")
-    return set(bad) <= {"nonfinite/gradients/total", "nonfinite/found"} and weights is not None and len(weights) > 0
+    weights = run.scalars.get(f"{tags.NONFINITE_WEIGHTS}/total")
+    return (
+        set(bad) <= {f"{tags.NONFINITE_GRADIENTS}/total", tags.NONFINITE_FOUND}
+        and weights is not None
+        and len(weights) > 0
+    )
 
 
 def _first_bad_layer(run: Run, step: int) -> str | None:
     """The layer in which it began; None where the loss was bad before any gradient was looked at."""
-    losses = run.scalars.get("nonfinite/losses")
+    losses = run.scalars.get(tags.NONFINITE_LOSSES)
     if losses is not None and (losses.values[losses.steps <= step] > 0).any():
         return None
-    texts = run.texts.get("nonfinite/first_bad")
+    texts = run.texts.get(tags.NONFINITE_FIRST_BAD)
     if texts is not None and texts.steps[0] <= step:
         named = _NAMED.search(texts.values[0])
         return (named[1] or named[2]) if named else None
     counts = {
-        tag.removeprefix("nonfinite/gradients/"): run.scalars[tag]
+        tag.removeprefix(f"{tags.NONFINITE_GRADIENTS}/"): run.scalars[tag]
         for tag in run.scalars
-        if tag.startswith("nonfinite/gradients/") and not tag.endswith("/total")
+        if tag.startswith(f"{tags.NONFINITE_GRADIENTS}/") and not tag.endswith("/total")
     }
     # Backward reaches the last layers first.
     return next((group for group, series in reversed(counts.items()) if series.steps[0] <= step), None)

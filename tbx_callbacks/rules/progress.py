@@ -8,19 +8,20 @@ from typing import ClassVar
 
 import numpy as np
 
-from tbx_callbacks.rules.base import Finding
+from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.needs import TRAIN_LOSS, Need
 from tbx_callbacks.rules.series_stats import ends, finite, smooth, width_for
 from tbx_callbacks.runs.series import Run
 
 
 @dataclass(frozen=True)
-class Underfitting:
+class Underfitting(Rule):
     """The training loss ends where it began."""
 
     id: ClassVar[str] = "underfitting"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = "Karpathy 2019, A Recipe for Training Neural Networks, karpathy.github.io/2019/04/25/recipe"
+    compares_with_start: ClassVar[bool] = True
 
     min_points: int = 30  # fewer may all lie in the warm-up
     improvement: float = 0.05  # less than this share of the loss at the start counts as none
@@ -48,12 +49,14 @@ class Underfitting:
 
 
 @dataclass(frozen=True)
-class Plateau:
+class Plateau(Rule):
     """The training loss went down, and then no more though it is still high."""
 
     id: ClassVar[str] = "plateau"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = "PyTorch, ReduceLROnPlateau: docs.pytorch.org/docs/stable/optim.html"
+    compares_with_start: ClassVar[bool] = True
+    only_notes: ClassVar[bool] = True
 
     min_points: int = 30
     learned: float = 0.05  # it fell by this share first; else it is underfitting

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tbx_callbacks.rules.base import Finding
+from tbx_callbacks import tags
+from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.needs import LAYER_GRAD_NORMS, LORA, UPDATE_RATIOS, WEIGHT_NORMS, Need
 from tbx_callbacks.rules.series_stats import depth, outermost
 from tbx_callbacks.runs.series import Run, Series
@@ -15,7 +16,7 @@ _FREEZE = "Howard and Ruder 2018, ULMFiT, section 3.3 (which layers to freeze, a
 
 
 @dataclass(frozen=True)
-class ZeroGradient:
+class ZeroGradient(Rule):
     """A layer takes part in training, but its gradient is exactly zero."""
 
     id: ClassVar[str] = "zero_gradient"
@@ -38,7 +39,7 @@ class ZeroGradient:
             yield Finding(
                 id=self.id,
                 severity="error" if len(zero) == len(norms) else "warning",
-                tags=tuple(f"grad_norm/{name}" for name in zero),
+                tags=tuple(f"{tags.GRAD_NORM}/{name}" for name in zero),
                 steps=(int(norms[zero[0]].steps[0]),),
                 numbers={"layers": len(zero), "of": len(norms)},
                 means=f"The gradient of {_listed(zero)} is zero: trainable, but nothing flows back to it.",
@@ -49,7 +50,7 @@ class ZeroGradient:
 
 
 @dataclass(frozen=True)
-class AllFrozen:
+class AllFrozen(Rule):
     """No weight moves at all."""
 
     id: ClassVar[str] = "all_frozen"
@@ -64,7 +65,7 @@ class AllFrozen:
             yield Finding(
                 id=self.id,
                 severity="error",
-                tags=tuple(f"weight_norm/{name}" for name in still),
+                tags=tuple(f"{tags.WEIGHT_NORM}/{name}" for name in still),
                 steps=(_first_step(run),),
                 numbers={"layers": len(still)},
                 means="No weight has changed since the first point: nothing is trained.",
@@ -75,12 +76,13 @@ class AllFrozen:
 
 
 @dataclass(frozen=True)
-class HeadOnly:
+class HeadOnly(Rule):
     """Every numbered layer stands still; only what comes after them is trained."""
 
     id: ClassVar[str] = "head_only"
     needs: ClassVar[tuple[Need, ...]] = (WEIGHT_NORMS,)
     source: ClassVar[str] = "Kumar et al. 2022, Fine-Tuning can Distort Pretrained Features, arXiv:2202.10054"
+    only_notes: ClassVar[bool] = True
 
     min_points: int = 5
 
@@ -91,7 +93,7 @@ class HeadOnly:
             yield Finding(
                 id=self.id,
                 severity="note",
-                tags=tuple(f"weight_norm/{name}" for name in still),
+                tags=tuple(f"{tags.WEIGHT_NORM}/{name}" for name in still),
                 steps=(_first_step(run),),
                 numbers={"still": len(still), "moving": len(moving)},
                 means=f"Only {_listed(moving)} is trained, all {len(body)} layers stand still: a linear probe.",
@@ -102,7 +104,7 @@ class HeadOnly:
 
 
 @dataclass(frozen=True)
-class FrozenLayers:
+class FrozenLayers(Rule):
     """Some layers stand still while others learn.
 
     A note where they are the first ones from the bottom, as people freeze them on purpose; else a warning.
@@ -125,7 +127,7 @@ class FrozenLayers:
         yield Finding(
             id=self.id,
             severity="note" if on_purpose else "warning",
-            tags=tuple(f"weight_norm/{name}" for name in still),
+            tags=tuple(f"{tags.WEIGHT_NORM}/{name}" for name in still),
             steps=(_first_step(run),),
             numbers={"still": len(still), "moving": len(moving)},
             means=f"Not moved since the first point: {_listed(still)}; {len(moving)} other layers learn.",

@@ -6,19 +6,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tbx_callbacks.rules.base import Finding
+from tbx_callbacks import tags
+from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.needs import LEARNING_RATE, TRAIN_LOSS, WEIGHT_NORMS, Need
 from tbx_callbacks.rules.series_stats import ends, finite, median, outermost, smooth
 from tbx_callbacks.runs.series import Run
 
 
 @dataclass(frozen=True)
-class LearningRateTooHigh:
+class LearningRateTooHigh(Rule):
     """The first steps overthrow the weights, or drive the loss up, and the loss does not get better for it."""
 
     id: ClassVar[str] = "learning_rate_too_high"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS, LEARNING_RATE)
     source: ClassVar[str] = "Smith 2017, Cyclical Learning Rates (the range test), arXiv:1506.01186"
+    compares_with_start: ClassVar[bool] = True
 
     min_points: int = 20
     early: float = 0.3  # share of the points that is the start
@@ -46,7 +48,7 @@ class LearningRateTooHigh:
         yield Finding(
             id=self.id,
             severity="error",
-            tags=(rates[0], found[0], *(f"weight_norm/{name}" for name in grown)),
+            tags=(rates[0], found[0], *(f"{tags.WEIGHT_NORM}/{name}" for name in grown)),
             steps=(int(series.steps[0]), int(series.steps[number - 1])),
             numbers={"rate": rate, "loss_start": start, "loss_end": end, **grown},
             means=f"The learning rate ({rate:.2g}) is too high from the start: by step {series.steps[number - 1]}"

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from tbx_callbacks.rules.base import Finding
+from tbx_callbacks import tags
+from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.needs import UPDATE_RATIOS, Need
 from tbx_callbacks.rules.series_stats import depth, finite, median, outermost
 from tbx_callbacks.runs.series import Run
@@ -17,7 +18,7 @@ _SOURCE = "Stanford CS231n notes, ratio of weights and updates (about 1e-3): cs2
 
 
 @dataclass(frozen=True)
-class UpdateTooLarge:
+class UpdateTooLarge(Rule):
     """A step changes a layer by a large share of its weights' norm."""
 
     id: ClassVar[str] = "update_too_large"
@@ -34,7 +35,7 @@ class UpdateTooLarge:
             yield Finding(
                 id=self.id,
                 severity="warning",
-                tags=tuple(f"update_ratio/{name}" for name in large),
+                tags=tuple(f"{tags.UPDATE_RATIO}/{name}" for name in large),
                 steps=(_first_step(run),),
                 numbers=large,
                 means=f"Steps change {worst} by {large[worst]:.1%} of its weights' norm, and {len(large)} layers in all"
@@ -45,7 +46,7 @@ class UpdateTooLarge:
 
 
 @dataclass(frozen=True)
-class UpdateTooSmall:
+class UpdateTooSmall(Rule):
     """Steps hardly change a layer."""
 
     id: ClassVar[str] = "update_too_small"
@@ -62,7 +63,7 @@ class UpdateTooSmall:
             yield Finding(
                 id=self.id,
                 severity="warning",
-                tags=tuple(f"update_ratio/{name}" for name in small),
+                tags=tuple(f"{tags.UPDATE_RATIO}/{name}" for name in small),
                 steps=(_first_step(run),),
                 numbers=small,
                 means=f"Steps change {least} by {small[least]:.1g} of its weights' norm at most: it does not learn.",

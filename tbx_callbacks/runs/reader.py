@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tbx_callbacks import tags
+
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -14,7 +16,7 @@ from tbx_callbacks.runs.series import Floats, Histograms, Points, Run, Texts, li
 
 Progress = Callable[[int, int], None]
 _RECORD = 16  # bytes of a record beside its event: length and two checksums
-_HPARAMS = "_hparams_/session_start_info"
+_HPARAMS = tags.HPARAMS_START
 _EVERY = 1 << 18  # bytes between two reports of progress
 
 

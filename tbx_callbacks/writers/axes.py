@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tbx_callbacks import tags
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.runs.folders import by_axis
 from tbx_callbacks.tags import AXIS
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 EPOCH = 1000
 """TensorBoard's steps are whole numbers: an epoch is a thousand of them."""
-_STEP, _EPOCH = "axis/step", "train/epoch"
+_STEP, _EPOCH = tags.AXIS_STEP, tags.TRAIN_EPOCH
 
 
 class AxesWriter(TensorBoardWriter):

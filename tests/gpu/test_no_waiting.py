@@ -141,7 +141,18 @@ def test_the_devices_time_counts() -> None:
 @pytest.fixture
 def ours_may_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainers wait for the device themselves; what they call of ours does not."""
-    calls = [(Engine, name) for name in ("batch", "outputs", "before_clip", "clipped", "publish", "logged", "verdict")]
+    calls = [
+        (Engine, name)
+        for name in (
+            "record_batch",
+            "record_outputs",
+            "before_clip",
+            "record_clipping",
+            "flush_step",
+            "record_logs",
+            "poll_actions",
+        )
+    ]
     for owner, name in [*calls, (StepRecorder, "_before_step"), (StepRecorder, "_after_step")]:
         method = getattr(owner, name)
 

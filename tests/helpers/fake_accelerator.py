@@ -70,7 +70,7 @@ def change_on_the_host() -> str:
     """Weights that are on the host, of an optimizer whose flag is on the device."""
     weight, copies = torch.empty(3), WeightSnapshot()
     source: Any = SimpleNamespace(
-        parameters=[1], zero=None, weight=lambda place: weight, has_gradient=lambda place: True
+        parameters=[1], deepspeed=None, weight=lambda place: weight, has_gradient=lambda place: True
     )
     copies._copies["AdamW"] = {0: torch.empty(3)}
     with Whole():
@@ -85,7 +85,7 @@ class NoOthers:
 
     rank, size = 0, 1
 
-    def largest(self, numbers: torch.Tensor) -> None:
+    def all_reduce_max(self, numbers: torch.Tensor) -> None:
         """Nobody has a larger one."""
 
     def broadcast(self, numbers: torch.Tensor, root: int) -> None:

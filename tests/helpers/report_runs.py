@@ -1,4 +1,4 @@
-"""Runs for the report's tests, written through the real sink."""
+"""Runs for the report's tests, written through the real writer."""
 
 from __future__ import annotations
 

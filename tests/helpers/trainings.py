@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from tbx_callbacks import TbxLoop
-from tbx_callbacks._model.parameters import Select, parameters_of, resolve
+from tbx_callbacks._model.parameters import Select, match, parameters_of
 from tests.helpers.models import bert
 
 LENGTH = 24
@@ -198,7 +198,7 @@ class UpdateRatios:
 
     def __init__(self, model: nn.Module) -> None:
         self._parameters = parameters_of(model)
-        self._groups = resolve(Select(by="layer"), self._parameters).groups
+        self._groups = match(Select(by="layer"), self._parameters)[0].groups
         self.copy()
 
     def copy(self) -> None:

@@ -11,7 +11,13 @@ from transformers import TrainerCallback
 from tbx_callbacks._model.forward_hooks import on_forward
 from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.integrations.huggingface.attach import attach, is_attached
-from tbx_callbacks.integrations.huggingface.info import apply_action, clip_step_info, is_compiled, tags, training_info
+from tbx_callbacks.integrations.huggingface.info import (
+    apply_action,
+    clip_step_info,
+    is_compiled,
+    log_tags,
+    training_info,
+)
 from tbx_callbacks.integrations.huggingface.run_folder import HuggingFaceIntegration
 
 logger = logging.getLogger(__name__)
@@ -91,7 +97,7 @@ class TbxTrainerCallback(HuggingFaceIntegration, TrainerCallback):  # type: igno
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if self._is_active and logs:
             self._adopt(args)  # added after the Trainer was made, it has not seen them yet
-            self._record_logs(state.global_step, tags(logs), clip_step_info(args, logs))
+            self._record_logs(state.global_step, log_tags(logs), clip_step_info(args, logs))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._running:

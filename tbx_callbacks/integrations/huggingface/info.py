@@ -12,11 +12,13 @@ from typing import Any
 from torch import nn
 from transformers import Trainer
 
+from tbx_callbacks import tags
 from tbx_callbacks._config.schedule import Schedule, at, either, every, never
 from tbx_callbacks._engine.actions import Action
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.sharding.deepspeed import find_deepspeed
 from tbx_callbacks._model.sharding.dtensor import sharding
+from tbx_callbacks._stats.clipping import clip_factor
 from tbx_callbacks.integrations.base import named_optimizers, scaler_of
 from tbx_callbacks.integrations.huggingface.still_training import StillTraining
 
@@ -76,7 +78,7 @@ def training_info(
         hparams=hparams(args, model),
         texts=texts(args, model),
         larger_is_better=larger_is_better(args),
-        earlier_logs=[tags(logs) for logs in state.log_history],
+        earlier_logs=[log_tags(logs) for logs in state.log_history],
         scaler=scaler_of(optimizer),
         compiled=is_compiled(model, args),
         deepspeed=deepspeed,
@@ -84,12 +86,12 @@ def training_info(
     )
 
 
-def tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
+def log_tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
     """The Trainer's log keys as tags, byte for byte as its own TensorBoard callback writes them."""
     tagged: dict[str, float | str] = {}
     for key, value in logs.items():
         prefix, _, rest = key.partition("_")
-        tag = f"{prefix}/{rest}" if prefix in ("eval", "test") and rest else f"train/{key}"
+        tag = f"{prefix}/{rest}" if prefix in ("eval", "test") and rest else f"{tags.TRAIN}/{key}"
         if isinstance(value, (int, float, str)):
             tagged[tag] = value if isinstance(value, str) else float(value)
         else:
@@ -102,7 +104,7 @@ def clip_step_info(args: Any, logs: Mapping[str, Any]) -> dict[str, float]:
     norm, limit = logs.get("grad_norm") if "loss" in logs else None, args.max_grad_norm or 0.0
     if norm is None or not math.isfinite(norm) or limit <= 0:
         return {}
-    return {"clip_factor": min(1.0, limit / (norm + 1e-6))}  # torch.nn.utils.clip_grad_norm_
+    return {"clip_factor": clip_factor(float(norm), limit)}
 
 
 def log_schedule(args: Any, state: Any, dataloader: Any) -> Schedule:
@@ -161,7 +163,7 @@ def larger_is_better(args: Any) -> dict[str, bool]:
     name = getattr(args, "metric_for_best_model", None)
     if not name or args.greater_is_better is None:
         return {}
-    return {f"eval/{name.removeprefix('eval_')}": bool(args.greater_is_better)}
+    return {f"{tags.EVAL}/{name.removeprefix('eval_')}": bool(args.greater_is_better)}
 
 
 def _sharding(model: nn.Module, args: Any) -> str | None:

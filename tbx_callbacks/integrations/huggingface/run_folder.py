@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers.trainer_callback import ExportableState
 
+from tbx_callbacks._config.metric_set import Config
 from tbx_callbacks.integrations.base import Integration
 from tbx_callbacks.runs.folders import RunLocation, belongs, beside, fresh_folder, holds_run, is_remote
 
@@ -21,7 +22,7 @@ def choose(
     current: str | None,
     began: bool,
     running: bool,
-    digest: str,
+    config: Config,
     kind: str,
     taken: Collection[str | None],
 ) -> RunLocation:
@@ -34,12 +35,12 @@ def choose(
         current: the folder that this callback writes to already.
         began: whether a training has begun in `current` (and not only an evaluation).
         running: whether that training has not ended.
-        digest: tells metric sets, and so several callbacks of one trainer, apart.
+        config: the metric set, which tells several callbacks of one trainer apart.
         kind: name of the callback's class, under which the Trainer stores its state.
         taken: folders that other callbacks write to.
     """
     if state.global_step > 0:
-        stored = _stored_folder(args, state.stateful_callbacks.get(kind, []), wanted, digest, taken)
+        stored = _stored_folder(args, state.stateful_callbacks.get(kind, []), wanted, config, taken)
         folder = stored or (current if began else None) or wanted or fresh_folder(_runs(args))
         return RunLocation(folder, resume=is_remote(folder) or holds_run(folder) or folder == current)
     if running and current is not None and args.auto_find_batch_size:
@@ -68,12 +69,12 @@ def to_store(args: Any, folder: str | None, digest: str) -> dict[str, str]:
 
 
 def _stored_folder(
-    args: Any, stored: Any, wanted: str | None, digest: str, taken: Collection[str | None]
+    args: Any, stored: Any, wanted: str | None, config: Config, taken: Collection[str | None]
 ) -> str | None:
     """The folder that the checkpoint names, if it is still there."""
     for entry in stored if isinstance(stored, list) else [stored]:
         kept: Mapping[str, str] = entry.get("attributes", {}).get("stored", {})
-        if "log_dir" not in kept or kept.get("digest") != digest:
+        if "log_dir" not in kept or not config.matches(kept.get("digest")):
             continue
         folder = kept["log_dir"]
         if not is_remote(folder):
@@ -118,7 +119,7 @@ class HuggingFaceIntegration(Integration, ExportableState):  # type: ignore[misc
         """
         if self._args is None:
             digest = self.stored.get("digest")
-            replaced = [other for other in _in_use if other._args is args and other.config.digest == digest]
+            replaced = [other for other in _in_use if other._args is args and other.config.matches(digest)]
             if replaced:
                 self.__dict__ = replaced[0].__dict__
             self._args = args
@@ -131,7 +132,7 @@ class HuggingFaceIntegration(Integration, ExportableState):  # type: ignore[misc
             current=self.log_dir,
             began=self._began,
             running=self._running,
-            digest=self.config.digest,
+            config=self.config,
             kind=type(self).__name__,
             taken={other.log_dir for other in _in_use if other is not self and other._running},
         )

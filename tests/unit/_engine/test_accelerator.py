@@ -100,7 +100,7 @@ def test_ranges_of_a_step_are_merged_in_one_copy_and_keep_their_types(monkeypatc
 
         rank, size = 0, 1
 
-        def largest(self, numbers: torch.Tensor) -> None:
+        def all_reduce_max(self, numbers: torch.Tensor) -> None:
             if len(numbers) > 5:  # the numbers behind the head; see Merger
                 numbers[5:7] = torch.maximum(numbers[5:7], torch.tensor([5.0, 0.0]))
 

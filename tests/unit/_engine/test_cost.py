@@ -68,14 +68,14 @@ def costly(clock: Clock, done: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def periods(engine: Engine) -> dict[str, str]:
-    return {entry.item.name: str(entry.schedule) for entry in engine._runner.entries}
+    return {entry.spec.name: str(entry.schedule) for entry in engine._runner.metric_runs}
 
 
 def test_what_is_seen_in_the_forward_pass_is_time_of_its_metric() -> None:
     clock = Clock()
     items = [MetricSpec("watching", Watching("watching", 0.25, clock)), MetricSpec("idle", Slow("idle", 0.0, clock))]
     engine = train(clock, items, None, steps=20)
-    watching, idle = engine._runner.entries
+    watching, idle = engine._runner.metric_runs
     assert engine.stopwatch.monitoring == pytest.approx(10 * 2 * 0.25)  # two modules
     assert (watching.cost.runs, watching.cost.a_run, idle.cost.total) == (10, pytest.approx(0.5), 0.0)
     assert periods(train(clock, items, 0.01, steps=20)) == {"watching": "every 50 steps", "idle": "every 2 steps"}
@@ -89,7 +89,7 @@ def test_copies_are_paid_by_those_that_compare_with_them(monkeypatch: pytest.Mon
     items += [MetricSpec("idle", Slow("idle", 0.0, clock))]
     engine = train(clock, items, None, steps=20)
     assert engine.stopwatch.monitoring == pytest.approx(10 * 1.0)
-    assert [entry.cost.total for entry in engine._runner.entries] == pytest.approx([5.0, 5.0, 0.0])
+    assert [entry.cost.total for entry in engine._runner.metric_runs] == pytest.approx([5.0, 5.0, 0.0])
     found = periods(train(clock, items, 0.01, steps=20))
     assert found == {"one": "every 100 steps", "two": "every 100 steps", "idle": "every 2 steps"}
 

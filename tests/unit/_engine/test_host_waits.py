@@ -153,7 +153,7 @@ def test_a_budget_is_kept_without_waiting_for_the_numbers(tmp_path: Path, monkey
             model(torch.ones(1, 2)).sum().backward()
             optimizer.step()
             loop.end_step()
-        (entry,) = loop._engine._runner.on_steps
+        (entry,) = loop._engine._runner.step_runs
         assert str(entry.schedule) != "every 1 steps"
         done.set()
     assert list(Run(tmp_path).texts) == ["overhead_budget"]

@@ -17,9 +17,9 @@ from tbx_callbacks._config.rules import Response
 from tbx_callbacks._config.schedule import every
 from tbx_callbacks._engine.actions import Action
 from tbx_callbacks._engine.live_history import RunHistory
-from tbx_callbacks._engine.live_rules import ONLY_NOTES, LiveRules, RuleRunner
+from tbx_callbacks._engine.live_rules import LiveRules, RuleRunner
 from tbx_callbacks.metrics.host_values import Text
-from tbx_callbacks.rules import Finding, diagnose
+from tbx_callbacks.rules import RULES, Finding, diagnose
 from tbx_callbacks.rules.formatting import line, markdown
 from tbx_callbacks.rules.needs import TRAIN_LOSS, Need
 from tbx_callbacks.runs.series import Run
@@ -95,16 +95,17 @@ def test_a_note_is_said_but_not_acted_on_and_said_again_when_it_gets_worse() -> 
 
 def test_rules_that_only_note_act_on_it() -> None:
     assert Fed({"no_warmup": "stop"}).see("train/learning_rate", np.linspace(5e-5, 0, 60)).count(Action.STOP) == 1
-    assert {"no_warmup", "plateau", "head_only"} == ONLY_NOTES
+    assert {name for name, rule in RULES.items() if rule.only_notes} == {"no_warmup", "plateau", "head_only"}
 
 
 def test_a_function_gets_the_finding_once_and_may_fail(caplog: pytest.LogCaptureFixture) -> None:
     called.clear()
-    rules = {name: LiveRule(one.rule, Response(("warn",), path)) for (name, one), path in zip(
-        load_config({"metrics": ["loss"], "rules": {"divergence": None, "loss_spike": None}}).live.active_rules().items(),
-        (f"{__name__}.fail", f"{__name__}.note_down"),
-        strict=True,
-    )}  # fmt: skip
+    config = load_config({"metrics": ["loss"], "rules": dict.fromkeys(("divergence", "loss_spike"))})
+    functions = {"divergence": f"{__name__}.fail", "loss_spike": f"{__name__}.note_down"}
+    rules = {
+        name: LiveRule(one.rule, Response(("warn",), functions[name]))
+        for name, one in config.live.active_rules().items()
+    }
     assert list(rules) == ["divergence", "loss_spike"]
     watcher = RuleRunner(rules, write=MemoryWriter().write)
     spiked = np.insert(FALLS_THEN_RISES, 40, 2.0)
@@ -183,7 +184,7 @@ def test_thinned_series_are_judged_as_the_doctor_judges_whole_ones() -> None:
 def test_text_from_a_run_is_no_markup() -> None:
     hostile = "<script>alert(1)</script>*a*|b|[x](javascript:1)\x1b[31m\n# head"
     finding = Finding("x", "error", (hostile,), (3,), hostile, hostile, hostile, {hostile: 1.0})
-    text = markdown(finding, 5).markdown
+    text = markdown(finding, 5)
     assert "<" not in text
     assert r"\*a\*&#124;b&#124;\[x\]\(javascript:1\)?\[31m?\# head" in text
     assert "\x1b" not in line(finding)

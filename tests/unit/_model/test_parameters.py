@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from tbx_callbacks._model.names import clean_parameter_names, near, unique
-from tbx_callbacks._model.parameters import NoMatchError, Select, layer_of, layers_of, parameters_of, resolve
+from tbx_callbacks._model.parameters import NoMatchError, Select, Selection, layer_of, layers_of, match, parameters_of
 from tbx_callbacks.tags import check_tag
 from tests.helpers.models import bert
 
@@ -24,6 +26,14 @@ LAYERS = [
     ("layer1.0.conv1.weight", "layer1.0"),
     ("cls.predictions.transform.dense.weight", "cls.predictions"),
 ]
+
+
+def resolve(*args: Any, **kwargs: Any) -> Selection:
+    """The groups; raises what `match` says of the first regex that matches nothing."""
+    selection, errors = match(*args, **kwargs)
+    for error in filter(None, errors.values()):
+        raise error
+    return selection
 
 
 @pytest.mark.parametrize(("name", "layer"), LAYERS)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from test_cli import run
 from torch.utils.tensorboard import SummaryWriter
 
 from tbx_callbacks.rules import RULES
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.models import trainer
+from tests.unit.cli.test_cli import run
 
 HEALTHY = np.geomspace(0.7, 0.1, 60)
 

@@ -27,14 +27,14 @@ def in_a_process(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 WRITE = """
     import os, sys
-    from tbx_callbacks.writers.tensorboard import TensorBoardSink
-    sink = TensorBoardSink(sys.argv[1])
+    from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+    writer = TensorBoardWriter(sys.argv[1])
     for step in range(1, 201):
-        sink.write(step, {"a": float(step), "b": 2.0 * step})
+        writer.write(step, {"a": float(step), "b": 2.0 * step})
 """
 
 
-@pytest.mark.parametrize("ending", ["sink.flush(); os._exit(3)", "sys.exit(3)", "sink.close(); os._exit(3)"])
+@pytest.mark.parametrize("ending", ["writer.flush(); os._exit(3)", "sys.exit(3)", "writer.close(); os._exit(3)"])
 def test_nothing_is_lost_at_the_end_of_the_process(tmp_path: Path, ending: str) -> None:
     done = in_a_process(textwrap.dedent(WRITE) + ending, tmp_path)
     assert done.returncode == 3, done.stderr
@@ -84,13 +84,13 @@ def test_histograms_keep_every_number(tmp_path: Path) -> None:
 
 
 def test_writers_in_one_folder_never_share_a_file(tmp_path: Path) -> None:
-    sinks = [TensorBoardWriter(tmp_path) for _ in range(5)]
-    for place, writer in enumerate(sinks):
-        writer.write(1, {f"sink{place}": 1.0})
-    for writer in sinks:
+    writers = [TensorBoardWriter(tmp_path) for _ in range(5)]
+    for place, writer in enumerate(writers):
+        writer.write(1, {f"writer{place}": 1.0})
+    for writer in writers:
         writer.close()
     assert len(files(tmp_path)) == 5
-    assert set(Run(tmp_path).scalars) == {f"sink{place}" for place in range(5)}
+    assert set(Run(tmp_path).scalars) == {f"writer{place}" for place in range(5)}
 
 
 def test_writing_after_close_opens_another_file(tmp_path: Path) -> None:
@@ -106,15 +106,15 @@ def test_writing_after_close_opens_another_file(tmp_path: Path) -> None:
 def test_a_forked_child_writes_nothing(tmp_path: Path) -> None:
     code = """
         import os, sys
-        from tbx_callbacks.writers.tensorboard import TensorBoardSink
-        sink = TensorBoardSink(sys.argv[1])
-        sink.write(1, {"parent": 1.0})
+        from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+        writer = TensorBoardWriter(sys.argv[1])
+        writer.write(1, {"parent": 1.0})
         child = os.fork()
         if child == 0:
-            sink.write(2, {"child": 1.0}); sink.flush(); sink.close(); os._exit(0)
+            writer.write(2, {"child": 1.0}); writer.flush(); writer.close(); os._exit(0)
         os.waitpid(child, 0)
-        sink.write(3, {"parent": 3.0})
-        sink.close()
+        writer.write(3, {"parent": 3.0})
+        writer.close()
     """
     done = in_a_process(code, tmp_path)
     assert done.returncode == 0, done.stderr
