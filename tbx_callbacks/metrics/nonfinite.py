@@ -100,8 +100,8 @@ class _AnyNonFinite(Value):
 class _Count(Value):
     """A count.
 
-    `write_zero` writes it when it is 0. `spread_by_clipping` leaves it out when it is not 0: clipping spread NaN and Inf
-    to other groups.
+    `write_zero` writes it when it is 0. `spread_by_clipping` leaves it out when it is not 0, because clipping spread
+    NaN and Inf to other groups.
     """
 
     parts: tuple[Number, ...]
