@@ -76,7 +76,10 @@ def test_a_rank_without_gradients(rough: Rough) -> None:
 
 def test_stages_of_a_pipeline_count_where_they_are_and_are_named(rough: Rough) -> None:
     said = rough.said("stages")
-    assert "do not exist on every rank, and count only where they exist: embed.weight, embed.bias, body.weight and 3 more" in said[0]
+    assert (
+        "do not exist on every rank, and count only where they exist: embed.weight, embed.bias, body.weight and 3 more"
+        in said[0]
+    )
     assert quiet([said[1]])
     run = rough.run("stages")
     assert {"weight_norm/embed", "weight_norm/body", "weight_norm/head"} <= set(run.scalars)
