@@ -98,7 +98,7 @@ class Tensors:
     @cached_property
     def _moments(self) -> Moments | None:
         """On CUDA, one pass computes squares, non-finite counts and the bounds that a histogram needs."""
-        return fused.of_each(self._present_tensors)
+        return fused.tensor_moments(self._present_tensors)
 
     @cached_property
     def _scaled_squares(self) -> Tensor:
