@@ -76,7 +76,7 @@ class OptimizerStateView:
     @cached_property
     def update_norms(self) -> Tensors | None:
         """Norm of each parameter's step without decoupled weight decay, 0-d; None if it cannot be computed."""
-        step = update_norm_of(self._optimizer, whole=self._is_unsharded)
+        step = update_norm_of(self._optimizer, unsharded=self._is_unsharded)
         if step is None:
             self._warn_missing("known formula for the optimizer's step", "optimizer_state/effective_lr")
             return None

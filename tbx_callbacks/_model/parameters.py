@@ -220,13 +220,13 @@ def parameters_by_optimizer(
     parameters: Sequence[Parameter], optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> dict[str, tuple[int, ...]]:
     """Returns the indices of each optimizer's parameters; parameters without an optimizer go to the first one."""
-    owner: dict[int, str] = {}
+    optimizer_of: dict[int, str] = {}
     for name, optimizer in optimizers.items():
         for group in optimizer.param_groups:
             for tensor in group["params"]:
-                owner.setdefault(id(tensor), name)
+                optimizer_of.setdefault(id(tensor), name)
     first = next(iter(optimizers))
     return {
-        name: tuple(index for index, p in enumerate(parameters) if owner.get(id(p.tensor), first) == name)
+        name: tuple(index for index, p in enumerate(parameters) if optimizer_of.get(id(p.tensor), first) == name)
         for name in optimizers
     }

@@ -28,20 +28,23 @@ def state_tensor(state: ParameterState, name: str) -> Tensor | None:
     return value if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()) else None
 
 
-def update_norm_of(optimizer: torch.optim.Optimizer, *, whole: bool) -> Step | None:
+def update_norm_of(optimizer: torch.optim.Optimizer, *, unsharded: bool) -> Step | None:
     """Returns the function that computes the norm of an optimizer's step; None for unsupported optimizers.
 
     Args:
         optimizer: the optimizer.
-        whole: whether this rank holds full tensors, not shards: Adafactor's step needs means over a tensor.
+        unsharded: whether this rank holds full tensors, not shards: Adafactor's step needs means over a tensor.
     """
     if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
         return _adam
     if isinstance(optimizer, torch.optim.SGD):
         return _momentum
-    if whole and isinstance(optimizer, getattr(torch.optim, "Adafactor", ())):
+    if unsharded and isinstance(optimizer, getattr(torch.optim, "Adafactor", ())):
         return _adafactor
-    if whole and (type(optimizer).__module__, type(optimizer).__name__) == ("transformers.optimization", "Adafactor"):
+    if unsharded and (type(optimizer).__module__, type(optimizer).__name__) == (
+        "transformers.optimization",
+        "Adafactor",
+    ):
         return _adafactor_of_transformers
     return None
 

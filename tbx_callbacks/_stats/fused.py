@@ -103,17 +103,21 @@ class _Work:
         lengths = torch.tensor([tensor.numel() for _, tensor in tensors], dtype=torch.int64)
         pieces = (lengths + _CHUNK - 1) // _CHUNK
         self.chunks = int(pieces.sum())
-        owner = torch.repeat_interleave(pieces)
-        offset = (torch.arange(self.chunks) - (pieces.cumsum(0) - pieces)[owner]) * _CHUNK
+        tensor_index = torch.repeat_interleave(pieces)
+        offset = (torch.arange(self.chunks) - (pieces.cumsum(0) - pieces)[tensor_index]) * _CHUNK
         sizes = torch.tensor([tensor.element_size() for _, tensor in tensors], dtype=torch.int64)
         starts = torch.tensor([tensor.data_ptr() for _, tensor in tensors], dtype=torch.int64)
-        row = torch.tensor([row for row, _ in tensors], dtype=torch.int64)[owner]
+        row = torch.tensor([row for row, _ in tensors], dtype=torch.int64)[tensor_index]
         first = torch.searchsorted(row, torch.arange(len(rows) + 1))
         self._kinds: list[tuple[torch.dtype, bool]] = []
-        kind = torch.tensor([self._kind(tensor) for _, tensor in tensors], dtype=torch.int64)[owner]
+        kind = torch.tensor([self._kind(tensor) for _, tensor in tensors], dtype=torch.int64)[tensor_index]
         order = kind.argsort(stable=True)
         self._chunks_per_kind = torch.bincount(kind, minlength=len(self._kinds)).tolist()
-        table = (starts[owner] + offset * sizes[owner], (lengths[owner] - offset).clamp_max(_CHUNK), row)
+        table = (
+            starts[tensor_index] + offset * sizes[tensor_index],
+            (lengths[tensor_index] - offset).clamp_max(_CHUNK),
+            row,
+        )
         packed = torch.cat([*table, order, first, torch.tensor(list(extra), dtype=torch.int64)])
         if self.device.type == "cuda":
             packed = packed.pin_memory()

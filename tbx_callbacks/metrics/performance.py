@@ -70,8 +70,8 @@ class InputShare:
 
     The wait is measured:
 
-    - with the Hugging Face Trainer, from the last event of a step to the first event of the next one, where the Trainer
-      fetches all micro-batches of a step;
+    - with the Hugging Face Trainer, from the last event of a step to the first event of the next one: the Trainer
+      fetches all micro-batches of a step there;
     - with Lightning, from the end of a batch to the start of the next;
     - in a plain loop, inside `loop.track(batches)` while the model trains; without `track` nothing is written.
 

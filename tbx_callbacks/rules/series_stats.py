@@ -71,7 +71,7 @@ def stack(norms: Mapping[str, Series]) -> dict[str, Floats]:
             parts.setdefault(position[0], {}).setdefault(position[1], []).append(series)
     if not parts:
         return {}
-    name, layers = max(parts.items(), key=lambda one: len(one[1]))
+    name, layers = max(parts.items(), key=lambda item: len(item[1]))
     return {f"{name}.{number}": _combined_norm(layers[number]) for number in sorted(layers)}
 
 
@@ -79,4 +79,4 @@ def _combined_norm(parts: Iterable[Series]) -> Floats:
     """Returns the combined norm of all parts, for the last points that all of them have."""
     values = [series.values for series in parts]
     shortest = min(map(len, values))
-    return np.asarray(np.sqrt(sum(np.square(one[-shortest:]) for one in values)))
+    return np.asarray(np.sqrt(sum(np.square(norms_of_part[-shortest:]) for norms_of_part in values)))

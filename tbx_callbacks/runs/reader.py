@@ -67,19 +67,19 @@ def read_run(folder: str | os.PathLike[str], *, progress: Progress | None = None
     try:
         sizes = _files(top, board)
         builder, unread = _RunBuilder(), {}
-        done = 0
+        bytes_read = 0
         for path, size in sizes.items():
-            start, total = done, sum(sizes.values())
+            start, total = bytes_read, sum(sizes.values())
             for record in board.RawEventFileLoader(path).Load():
                 builder.add_event(board.Event.FromString(record), board)
-                if progress and (done + len(record) + _RECORD) // _PROGRESS_BYTES > done // _PROGRESS_BYTES:
-                    progress(done, total)
-                done += len(record) + _RECORD
-            if done - start < size:
-                unread[os.path.basename(path)] = size - (done - start)
-                done = start + size
+                if progress and (bytes_read + len(record) + _RECORD) // _PROGRESS_BYTES > bytes_read // _PROGRESS_BYTES:
+                    progress(bytes_read, total)
+                bytes_read += len(record) + _RECORD
+            if bytes_read - start < size:
+                unread[os.path.basename(path)] = size - (bytes_read - start)
+                bytes_read = start + size
         if progress:
-            progress(done, done)
+            progress(bytes_read, bytes_read)
     except (OSError, board.OpError, board.DecodeError) as error:
         raise UnreadableError(f"event files must be readable, but in {top!r} one is not: {error}") from error
     if not builder.events:
