@@ -154,7 +154,7 @@ def measure(name: str, dtype: torch.dtype, speed: float, rounds: int) -> dict[st
         "dtype": str(dtype).removeprefix("torch."),
         "read_ms": 1e3 * read / speed,
         "launches": number,
-        "kernels": fused.takes([next(model.parameters())]),
+        "kernels": fused.supports([next(model.parameters())]),
         "measured_ms": 1e3 * seconds,
         "times": seconds / once,
         "operators_times": operators / once,

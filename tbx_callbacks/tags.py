@@ -1,14 +1,14 @@
-"""The tags that this package writes, and the characters that a tag may hold.
+"""Defines the tags that this package writes, and checks the characters of a tag.
 
-Metrics write these tags; rules and the report read them. A tag is `family/quantity` or `family/group`, where a group
-is a layer, a module or a parameter as the model spells it. docs/metrics.md says what each one means.
+Metrics write these tags; rules and the report read them. A tag is `family/quantity` or `family/group`. A group is a
+layer, a module or a parameter, spelled as in the model. docs/metrics.md explains each tag.
 """
 
 from __future__ import annotations
 
 import re
 
-# -- scalars of the training -------------------------------------------------------------------------------------------
+# -- training scalars --------------------------------------------------------------------------------------------------
 
 TRAIN = "train"
 EVAL = "eval"
@@ -23,7 +23,7 @@ EVAL_LOSS = "eval/loss"
 EVAL_ACCURACY = "eval/accuracy"
 LEARNING_RATE = "lr"
 
-# -- one scalar a group ------------------------------------------------------------------------------------------------
+# -- one scalar per group ----------------------------------------------------------------------------------------------
 
 GRAD_NORM = "grad_norm"
 GRAD_NORM_CLIPPED = "grad_norm_clipped"
@@ -36,7 +36,7 @@ NONFINITE_WEIGHTS = "nonfinite/weights"
 TOTAL = "total"
 """The group of all selected parameters."""
 
-# -- histograms, one a group -------------------------------------------------------------------------------------------
+# -- one histogram per group -------------------------------------------------------------------------------------------
 
 WEIGHTS = "weights"
 GRADS = "grads"
@@ -79,15 +79,15 @@ HPARAMS_END = "_hparams_/session_end_info"
 HPARAMS_METRICS = "_hparams_/experiment"
 CUSTOM_SCALARS = "custom_scalars__config__"
 
-# -- names that are never written --------------------------------------------------------------------------------------
+# -- names that no writer stores ---------------------------------------------------------------------------------------
 
 AXIS = "axis:"
-"""Begins the names under which a step carries its distance along an axis to the axes writer; no tag holds a colon."""
+"""Prefix of the values that tell the axes writer how far a step advances along an axis; no tag contains a colon."""
 
 EVALUATION = ("eval/", "val/", "val_", "valid/", "valid_", "validation/")
-"""Prefixes of the tags under which trainers log an evaluation."""
+"""Prefixes of the tags that trainers use for evaluation metrics."""
 
-_SMALLER = ("loss", "perplexity", "error", "error_rate", "mae", "mse", "rmse", "wer", "cer", "ppl")
+_LOWER_IS_BETTER = ("loss", "perplexity", "error", "error_rate", "mae", "mse", "rmse", "wer", "cer", "ppl")
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_./-]")
 
 
@@ -95,7 +95,7 @@ def check_tag(tag: str) -> str:
     """Returns the tag unchanged.
 
     Raises:
-        ValueError: TensorBoard writers would rewrite the tag silently.
+        ValueError: the tag has characters that TensorBoard writers would replace silently.
     """
     if not tag or tag.startswith("/") or _ILLEGAL.search(tag):
         raise ValueError(
@@ -106,11 +106,11 @@ def check_tag(tag: str) -> str:
 
 
 def clean(name: str) -> str:
-    """Replaces every character that a tag may not hold by `_`."""
+    """Replaces every character that a tag must not contain with `_`."""
     return _ILLEGAL.sub("_", name)
 
 
 def larger_is_better(tag: str) -> bool:
-    """Whether a larger value of an evaluation metric is better, judged by its name: not for losses and errors."""
+    """Whether a larger value of an evaluation metric is better, judged by its name: False for losses and errors."""
     name = tag.rpartition("/")[2]
-    return not any(name == word or name.endswith(f"_{word}") for word in _SMALLER)
+    return not any(name == word or name.endswith(f"_{word}") for word in _LOWER_IS_BETTER)

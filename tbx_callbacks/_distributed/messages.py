@@ -1,4 +1,4 @@
-"""What rank 0 decides while a training is on, and all ranks do after the same step."""
+"""Sends messages from rank 0 to all ranks, which handle them after the same step."""
 
 from __future__ import annotations
 
@@ -10,68 +10,69 @@ from tbx_callbacks._distributed.packing import Partial, Partials
 
 Numbers = Mapping[str, float]
 Message = tuple[str, Numbers]
-_DECIDED = "decided:"  # no tag holds a colon
-_MADE = ""  # what says that there is a decision, which may have no numbers
+_PREFIX = "decided:"  # no tag holds a colon
+_PRESENT = ""  # marks that a message exists, since it may have no numbers
 
 
 class Messages:
-    """Decisions on their way from rank 0 to what is to be done on each rank.
+    """Queues messages of rank 0 and delivers them to handlers on each rank.
 
-    Rank 0 may decide at any moment, from any thread. What it has decided when a due step is merged is told to all
-    ranks then, or, where that would be one collective too many, with the next due step. They act in the training's
-    thread, when a later step has ended: the same decisions at the same step, however far ahead one of them is. A rank
-    that gets there too early waits, as long as decisions are expected; nothing waits otherwise.
+    Rank 0 may send at any time, from any thread. Its messages travel when a due step is merged, or with the next due
+    step if that would need one collective too many. Every rank calls the handlers in the training thread, after a later
+    step has ended: the same messages at the same step, even if one rank is ahead. A rank that is too early waits, but
+    only while messages have subscribers.
 
-    A process without other ranks need not agree with anybody: it acts upon a decision when a step ends after it.
+    A single process handles a message when the next step ends.
 
     Args:
-        rank: this rank; rank 0 decides. None: there are no others.
+        rank: rank of this process; rank 0 sends. None in a training with a single process.
     """
 
     def __init__(self, rank: int | None = None) -> None:
-        self._alone = rank is None
+        self._is_single = rank is None
         self.is_sender = not rank
-        """Whether this is the rank that decides."""
+        """Whether this rank sends messages."""
         self.pending: deque[tuple[int, Callable[[], Sequence[Message]]]] = deque()
-        """By the step that has to be over what gives its decisions; empty when `act` has nothing to do."""
-        self._acts: dict[str, Callable[[Numbers], None]] = {}
-        # Filled by one thread and emptied by another, which a deque stands without a lock, that no process could be
-        # sent.
-        self._made: deque[Message] = deque()
+        """Pairs of a step and a function that returns its messages after that step; empty if nothing to deliver."""
+        self._handlers: dict[str, Callable[[Numbers], None]] = {}
+        # One thread appends and another pops. A deque allows this without a lock, and a lock could not be pickled.
+        self._outbox: deque[Message] = deque()
 
-    def subscribe(self, name: str, act: Callable[[Numbers], None]) -> None:
-        """From now on decisions of this name may come; called on all ranks at the same step, or before the training.
+    def subscribe(self, name: str, handler: Callable[[Numbers], None]) -> None:
+        """Registers a handler for messages of this name.
+
+        Call it on all ranks at the same step, or before the training.
 
         Args:
-            name: what is decided.
-            act: takes what was decided, the same on each rank.
+            name: name of the messages.
+            handler: receives the numbers of a message, the same on each rank.
         """
-        self._acts[name] = act
+        self._handlers[name] = handler
 
     def unsubscribe(self, name: str) -> None:
-        """No further decision of this name comes, so nothing waits for one; called by `act`, on all ranks alike."""
-        self._acts.pop(name, None)
+        """Removes the handler, so that no rank waits for messages of this name; all ranks call it from the handler."""
+        self._handlers.pop(name, None)
 
     @property
     def has_subscribers(self) -> bool:
-        """Whether decisions may come: then each due step awaits them."""
-        return bool(self._acts)
+        """Whether there are handlers: each due step then waits for messages."""
+        return bool(self._handlers)
 
     def send(self, name: str, numbers: Numbers) -> None:
-        """Rank 0 has decided; on other ranks, which do not decide, nothing happens.
+        """Sends a message on rank 0; does nothing on other ranks.
 
         Args:
-            name: what is decided. Numbers of decisions that leave together are united.
-            numbers: the decision, finite; perhaps none, where the name says all.
+            name: name of the message. Messages of one name that travel together are merged.
+            numbers: finite numbers, by name; may be empty.
         """
-        decision = name, dict(numbers)
-        if self._alone:
-            self.pending.append((-1, lambda: [decision]))
+        message = name, dict(numbers)
+        if self._is_single:
+            self.pending.append((-1, lambda: [message]))
         elif self.is_sender:
-            self._made.append(decision)
+            self._outbox.append(message)
 
     def raise_later(self, error: Exception) -> None:
-        """Raises an error where decisions are acted upon next."""
+        """Raises an error at the next delivery of messages."""
 
         def answer() -> Sequence[Message]:
             raise error
@@ -79,42 +80,42 @@ class Messages:
         self.pending.appendleft((-1, answer))
 
     def deliver(self, step: int) -> None:
-        """Acts upon what was decided on steps before this one, which has ended. Raises what `fail` was given."""
+        """Calls the handlers for messages of steps before this one. Raises the error of `raise_later`."""
         while self.pending and self.pending[0][0] < step:
             _, answer = self.pending.popleft()
             for name, numbers in answer():
-                if name in self._acts:
-                    self._acts[name](numbers)
+                if name in self._handlers:
+                    self._handlers[name](numbers)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "pending": deque()}  # of a training that has ended
+        return {**self.__dict__, "pending": deque()}  # pending messages belong to a training that has ended
 
-    # -- the way ---------------------------------------------------------------------------------------------------
+    # -- transport -------------------------------------------------------------------------------------------------
 
     def outgoing(self) -> Partials:
-        """What was decided, to be told to all ranks."""
-        united: dict[str, dict[str, float]] = {}
-        for name, numbers in _emptied(self._made):
-            united.setdefault(name, {_MADE: 1.0}).update(numbers)
-        return {_DECIDED + name: Partial(None, {}, numbers) for name, numbers in united.items()}
+        """Returns the queued messages as partial values, and clears the queue."""
+        merged: dict[str, dict[str, float]] = {}
+        for name, numbers in _popped(self._outbox):
+            merged.setdefault(name, {_PRESENT: 1.0}).update(numbers)
+        return {_PREFIX + name: Partial(None, {}, numbers) for name, numbers in merged.items()}
 
 
 def incoming(merged: Mapping[str, Mapping[str, float]]) -> Sequence[Message]:
-    """The decisions in the maxima of a merged step, by tag and name."""
-    found = []
+    """Returns the messages in the maxima of a merged step, by tag and name."""
+    messages = []
     for tag, maxes in merged.items():
-        # What only an earlier decision had is there as well, without a number.
+        # Names that only an earlier message had are present too, without a number.
         numbers = {name: number for name, number in maxes.items() if number > -math.inf}
-        if tag.startswith(_DECIDED) and numbers.pop(_MADE, None) is not None:
-            found.append((tag.removeprefix(_DECIDED), numbers))
-    return found
+        if tag.startswith(_PREFIX) and numbers.pop(_PRESENT, None) is not None:
+            messages.append((tag.removeprefix(_PREFIX), numbers))
+    return messages
 
 
 def without_messages(merged: Partials) -> Partials:
-    """What came together of a step, less what was decided."""
-    return {tag: part for tag, part in merged.items() if not tag.startswith(_DECIDED)}
+    """Returns the merged values of a step without the messages."""
+    return {tag: part for tag, part in merged.items() if not tag.startswith(_PREFIX)}
 
 
-def _emptied(queue: deque[Message]) -> Iterator[Message]:
+def _popped(queue: deque[Message]) -> Iterator[Message]:
     while queue:
         yield queue.popleft()

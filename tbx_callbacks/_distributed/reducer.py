@@ -1,4 +1,4 @@
-"""Several ranks as one: what each measured is merged by a thread of its own, so that training never waits for it."""
+"""Reduces the values of all ranks on a background thread, so that the training does not wait."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from tbx_callbacks._distributed.group import GlooGroup, GroupAbandonedError, patience, rendezvous
+from tbx_callbacks._distributed.group import GlooGroup, GroupAbandonedError, rendezvous, step_timeout
 from tbx_callbacks._distributed.merge import END, Merger
 from tbx_callbacks._distributed.messages import Message, Messages, incoming, without_messages
 from tbx_callbacks._distributed.packing import Partial, Partials
@@ -26,235 +26,252 @@ from tbx_callbacks._stats.host_copy import HostCopy
 
 logger = logging.getLogger(__name__)
 
-_WAITING = 1000  # steps that may wait for other ranks
-_GOODBYE = 2.0  # seconds
-_DECIDED = "decided"
+_MAX_PENDING = 1000  # jobs that may wait for other ranks
+_SHUTDOWN_SECONDS = 2.0  # seconds
+_MESSAGES = "decided"
 Result = TypeVar("Result")
 
 
 class Reducer:
-    """All ranks of the process group, over a gloo group of our own: no collective of the training is ever crossed.
+    """Reduces values over all ranks through a private gloo group, independent of the training's collectives.
 
-    All collectives run on one thread, in the order in which this rank asks for them. A due step takes two (maxima,
-    sums) and, where tensors are spread over ranks and histograms are due, one more, for which the step waits (ranges).
-    Their size depends neither on the number of ranks nor, for the first, on what is due: it says which step this is,
-    so ranks that do not measure the same steps find out before they add anything up. A step whose tags are new takes
-    some more, once. What rank 0 decides (`decisions`) takes one more as well, or travels with the next due step where
-    there are three already. When ranks are lost or apart, merging ends with one warning; the training goes on.
+    All collectives run on one thread, in the order of this rank's requests. A due step takes two: maxima and sums. If
+    tensors are sharded and histograms are due, it takes a third one for ranges, and the step waits for it. The size of
+    the collectives does not depend on the number of ranks. The size of the first one does not depend on the due metrics
+    either. It carries the step number, so ranks that run metrics at different steps notice it before they add anything.
+    A step with new tags takes a few more collectives, once.
+
+    Messages of rank 0 (`messages`) take one more collective, or travel with the next due step if there are three
+    already. When contact to a rank is lost, or ranks differ, reduction ends with one warning and the training
+    continues.
     """
 
-    def __init__(self, line: GlooGroup, timeout: float) -> None:
-        self.rank, self.size = line.rank, line.size
-        self._group, self._timeout, self._merger = line, timeout, Merger(line)
-        self.messages = Messages(line.rank)
-        self._ranged = -1  # the last step of which ranges were asked
-        self._worker = Worker("tbx_callbacks ranks", self._lost)
-        self._broken, self._closing, self._over = False, False, threading.Event()
-        atexit.register(_let_go, weakref.ref(self))
+    def __init__(self, group: GlooGroup, timeout: float) -> None:
+        self.rank, self.size = group.rank, group.size
+        self._group, self._timeout, self._merger = group, timeout, Merger(group)
+        self.messages = Messages(group.rank)
+        self._last_ranges_step = -1  # last step that merged ranges
+        self._worker = Worker("tbx_callbacks ranks", self._on_lost)
+        self._broken, self._closing, self._finished = False, False, threading.Event()
+        atexit.register(_shutdown_at_exit, weakref.ref(self))
 
     def min_reduce(self, numbers: Tensor, names: Sequence[str]) -> Tensor:
-        """The smallest of each number over ranks; `names` say what the numbers belong to, and may differ by rank."""
+        """Returns the minimum of each number over ranks; `names` identify the numbers and may differ by rank."""
         parts = {
             name: Partial(None, {"ranks": 1.0}, {"number": -float(number)})
             for name, number in zip(names, numbers.tolist(), strict=True)
         }
-        merged: Partials = self._ask(lambda: self._merger.all_reduce("lowest", 0, parts), {})
-        some = [name for name, part in merged.items() if part.sums["ranks"] < self.size]
-        if some and self.rank == 0:
-            shown = f"{', '.join(some[:3])}{f' and {len(some) - 3} more' if len(some) > 3 else ''}"
-            logger.warning("ranks hold different parameters; not on every rank: %s; each counts where it is", shown)
-        found = [-merged[name].maxes["number"] if name in merged else numbers[n] for n, name in enumerate(names)]
-        return torch.tensor(found, dtype=numbers.dtype)
+        merged: Partials = self._run_and_wait(lambda: self._merger.all_reduce("lowest", 0, parts), {})
+        not_shared = [name for name, part in merged.items() if part.sums["ranks"] < self.size]
+        if not_shared and self.rank == 0:
+            shown = f"{', '.join(not_shared[:3])}{f' and {len(not_shared) - 3} more' if len(not_shared) > 3 else ''}"
+            logger.warning("some parameters do not exist on every rank, and count only where they exist: %s", shown)
+        minima = [-merged[name].maxes["number"] if name in merged else numbers[n] for n, name in enumerate(names)]
+        return torch.tensor(minima, dtype=numbers.dtype)
 
     def max_reduce(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """The largest of each number over the ranks that have it; nothing when ranks are lost."""
+        """Returns the maximum of each number over the ranks that have it; empty when ranks are lost."""
         parts = {name: Partial(None, {}, {"number": number}) for name, number in numbers.items()}
-        most: dict[str, dict[str, float]] = self._ask(lambda: self._merger.max_reduce("largest", 0, parts), {})
-        return {tag: numbers["number"] for tag, numbers in most.items() if numbers["number"] > -torch.inf}
+        maxima: dict[str, dict[str, float]] = self._run_and_wait(
+            lambda: self._merger.max_reduce("largest", 0, parts), {}
+        )
+        return {tag: numbers["number"] for tag, numbers in maxima.items() if numbers["number"] > -torch.inf}
 
     def union(self, names: Collection[str]) -> set[str]:
-        """The names that any rank has."""
+        """Returns the names that any rank has."""
         return {*names, *self.max_reduce(dict.fromkeys(names, 1.0))}
 
     def merge_ranges(self, step: int, key: Sequence[str], ranges: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The ranges of all ranks' tensors together.
+        """Returns the ranges of histograms over the tensors of all ranks.
 
-        What they are of is counted with them next, so this waits for the other ranks, and for a device that works on
-        this rank's: all come to the host in one copy and go back in one, once for each optimizer of a due step.
+        Counting needs the merged ranges, so this waits for the other ranks and for this rank's device. All ranges are
+        copied to the host once and back once, for each optimizer of a due step.
 
         Args:
             step: the step.
-            key: what is due, the same on every rank.
-            ranges: by tag, `[2]`, of the histograms that this rank has.
+            key: the due metrics, the same on every rank.
+            ranges: range of each histogram of this rank, `[2]`, by tag.
         """
-        fetch = HostCopy([], list(ranges.values()))
-        what, self._ranged = "\n".join(("ranges", *key)), step
+        host_copy = HostCopy([], list(ranges.values()))
+        what, self._last_ranges_step = "\n".join(("ranges", *key)), step
 
-        def question() -> dict[str, dict[str, float]]:
-            here = zip(ranges, fetch.read()[1], strict=True)
-            parts = {tag: Partial(None, {}, {"low": -low, "high": high}) for tag, (low, high) in here}
+        def function() -> dict[str, dict[str, float]]:
+            own = zip(ranges, host_copy.read()[1], strict=True)
+            parts = {tag: Partial(None, {}, {"low": -low, "high": high}) for tag, (low, high) in own}
             return self._merger.max_reduce(what, step, parts)
 
-        most: dict[str, dict[str, float]] = self._ask(question, {})
-        if not most:
+        maxima: dict[str, dict[str, float]] = self._run_and_wait(function, {})
+        if not maxima:
             return ranges
-        found = torch.tensor([[-most[tag]["low"], most[tag]["high"]] for tag in ranges], dtype=torch.float64)
-        owning_ranks = {(bounds.device, bounds.dtype) for bounds in ranges.values()}
-        there = {(device, dtype): moved(found.to(dtype), device) for device, dtype in owning_ranks}
-        return {tag: there[bounds.device, bounds.dtype][n] for n, (tag, bounds) in enumerate(ranges.items())}
+        merged = torch.tensor([[-maxima[tag]["low"], maxima[tag]["high"]] for tag in ranges], dtype=torch.float64)
+        kinds = {(bounds.device, bounds.dtype) for bounds in ranges.values()}
+        merged_by_kind = {(device, dtype): moved(merged.to(dtype), device) for device, dtype in kinds}
+        return {tag: merged_by_kind[bounds.device, bounds.dtype][n] for n, (tag, bounds) in enumerate(ranges.items())}
 
     def submit(
         self,
         step: int,
         key: Sequence[str],
         parts: Callable[[], Partials],
-        then: Callable[[Partials], Callable[[], None] | None],
+        on_merged: Callable[[Partials], Callable[[], None] | None],
     ) -> None:
-        """Merges the parts of a step, later; rank 0 hands the result on.
+        """Queues the reduction of a step; rank 0 passes the result on.
 
         Args:
             step: the step.
-            key: what is due at this step; every rank submits the same keys in the same order.
-            parts: gives this rank's; may wait for a device.
-            then: takes the merged parts, on rank 0; none when ranks are lost. May return what waits until rank 0 has
-                decided what there is to decide about them.
+            key: the due metrics of this step; every rank submits the same keys in the same order.
+            parts: returns the partial values of this rank; may wait for a device.
+            then: receives the merged values on rank 0; empty when ranks are lost. May return a function that waits
+                until rank 0 has sent its messages about them.
         """
         if self._closing:
             if self.rank == 0:
-                then({})
+                on_merged({})
             return
-        told: Future[Sequence[Message]] | None = None
+        messages_future: Future[Sequence[Message]] | None = None
         if self.messages.has_subscribers:
-            told = Future()
-            self.messages.pending.append((step, partial(self._answer, told)))
-        self._put(partial(self._submitted, "\n".join(key), step, parts, then, told, ranged=step == self._ranged))
+            messages_future = Future()
+            self.messages.pending.append((step, partial(self._wait_for_messages, messages_future)))
+        self._enqueue(
+            partial(
+                self._merge_step,
+                "\n".join(key),
+                step,
+                parts,
+                on_merged,
+                messages_future,
+                has_ranges=step == self._last_ranges_step,
+            )
+        )
 
-    def _submitted(
+    def _merge_step(
         self,
         what: str,
         step: int,
         parts: Callable[[], Partials],
-        then: Callable[[Partials], Callable[[], None] | None],
-        told: Future[Sequence[Message]] | None,
+        on_merged: Callable[[Partials], Callable[[], None] | None],
+        messages_future: Future[Sequence[Message]] | None,
         *,
-        ranged: bool,
+        has_ranges: bool,
     ) -> None:
-        """Merges a step and tells what is decided: on it, or, when ranges have taken the third collective, before."""
+        """Merges a step and exchanges messages: those about this step, or earlier ones if ranges took a collective."""
         merged: Partials = {}
-        decided: Sequence[Message] = ()
+        received: Sequence[Message] = ()
         try:
             if not self._broken:
-                riding = self.messages.outgoing() if told is not None and ranged else {}
-                merged = self._merger.all_reduce(what, step, {**parts(), **riding})
-                decided = incoming({tag: part.maxes for tag, part in merged.items()})
+                sent = self.messages.outgoing() if messages_future is not None and has_ranges else {}
+                merged = self._merger.all_reduce(what, step, {**parts(), **sent})
+                received = incoming({tag: part.maxes for tag, part in merged.items()})
         except Exception as error:
-            self._lost(error)
+            self._on_lost(error)
             self.close()
         try:
-            wait = then(without_messages(merged)) if self.rank == 0 else None
+            wait = on_merged(without_messages(merged)) if self.rank == 0 else None
             if wait is not None:
                 wait()
-            if told is not None and not ranged and not self._broken:
-                decided = incoming(self._merger.max_reduce(_DECIDED, step, self.messages.outgoing()))
+            if messages_future is not None and not has_ranges and not self._broken:
+                received = incoming(self._merger.max_reduce(_MESSAGES, step, self.messages.outgoing()))
         except Exception as error:
-            self._lost(error)
+            self._on_lost(error)
             self.close()
         finally:
-            if told is not None:
-                told.set_result(decided)
+            if messages_future is not None:
+                messages_future.set_result(received)
 
-    def _answer(self, told: Future[Sequence[Message]]) -> Sequence[Message]:
-        """Waits for what is decided, no longer than a step may wait for other ranks."""
+    def _wait_for_messages(self, messages_future: Future[Sequence[Message]]) -> Sequence[Message]:
+        """Waits for the messages of a step, at most as long as a step may wait for other ranks."""
         try:
-            return told.result(self._timeout)
+            return messages_future.result(self._timeout)
         except LateError:
             self._group.abandon()
             return ()
 
     def run(self, job: Callable[[], None]) -> None:
-        """Does something of this rank's own when all that was submitted is merged."""
+        """Runs a local job after all submitted steps are merged."""
         if self._closing:
             job()
         else:
-            self._put(job)
+            self._enqueue(job)
 
     def drain(self, seconds: float) -> bool:
-        """Waits until everything that was submitted is merged; whether that came to be in time."""
+        """Waits until all submitted steps are merged; returns whether this happened in time."""
         return self._worker.drain(seconds)
 
     def withdraw(self, error: BaseException) -> None:
-        """This rank cannot say what the others wait for: they are told after what was submitted before."""
+        """Leaves after the steps submitted so far, because this rank cannot contribute to the next one."""
         if not self._closing:
-            self._put(lambda: self._lost(error))
+            self._enqueue(lambda: self._on_lost(error))
             self.close()
 
     def close(self) -> None:
-        """Says goodbye, without waiting for it; nothing may be asked or submitted after it."""
+        """Announces the end of this rank without waiting; nothing may be submitted afterwards."""
         if not self._closing:
             self._closing = True
-            self._put(self._goodbye)
+            self._enqueue(self._goodbye)
             self._worker.close()
 
     def shutdown(self, seconds: float) -> None:
-        """Ends the thread, even where it waits for other ranks."""
+        """Ends the thread, even if it waits for other ranks."""
         self.close()
-        if not self._over.wait(seconds):
+        if not self._finished.wait(seconds):
             self._group.abandon()
-            self._over.wait(_GOODBYE)
+            self._finished.wait(_SHUTDOWN_SECONDS)
 
-    # -- the thread ------------------------------------------------------------------------------------------------
+    # -- background thread -----------------------------------------------------------------------------------------
 
-    def _put(self, job: Callable[[], None]) -> None:
+    def _enqueue(self, job: Callable[[], None]) -> None:
         self._worker.submit(job)
-        if self._worker.pending > _WAITING:
+        if self._worker.pending > _MAX_PENDING:
             self._group.abandon()
 
-    def _ask(self, question: Callable[[], Result], otherwise: Result) -> Result:
-        """Asks in the thread and waits for the answer, half as long as the training would wait for other ranks."""
-        answers: queue.SimpleQueue[Result] = queue.SimpleQueue()
+    def _run_and_wait(self, function: Callable[[], Result], default: Result) -> Result:
+        """Runs a function on the thread and waits for its result, half as long as the training would wait for ranks."""
+        results: queue.SimpleQueue[Result] = queue.SimpleQueue()
 
         def job() -> None:
-            answer = otherwise
+            result = default
             try:
-                answer = otherwise if self._broken else question()
+                result = default if self._broken else function()
             except Exception as error:
-                self._lost(error)
-            answers.put(answer)
+                self._on_lost(error)
+            results.put(result)
 
         if self._closing or self._broken:
-            return otherwise
-        self._put(job)
+            return default
+        self._enqueue(job)
         try:
-            return answers.get(timeout=self._timeout)
+            return results.get(timeout=self._timeout)
         except queue.Empty:
             self._group.abandon()
-            return otherwise
+            return default
 
-    def _lost(self, error: BaseException) -> None:
+    def _on_lost(self, error: BaseException) -> None:
         if not self._broken:
             self._broken = True
-            logger.warning("ranks are lost (%s): numbers that need all of them are no longer written", error)
+            logger.warning(
+                "cross-rank metrics disabled for the rest of this run: lost contact with other ranks (%s)", error
+            )
 
     def _goodbye(self) -> None:
-        """Ranks that measure on learn from it that this one has ended; those that have ended meet here."""
+        """Tells ranks that still run metrics that this rank has ended; ended ranks meet in this collective."""
         try:
             if not self._broken:
                 self._merger.max_reduce("goodbye", END, {})
         except (RuntimeError, GroupAbandonedError):
             self._broken = True
-        held = not self._group.close()
-        self._over.set()
-        if held:
-            threading.Event().wait()  # for ever: the thread, a daemon, holds the group until the process ends
+        must_keep_group = not self._group.close()
+        self._finished.set()
+        if must_keep_group:
+            threading.Event().wait()  # forever: the daemon thread must keep the group until the process ends
 
 
 def join() -> Reducer | None:
-    """All ranks that start at this moment; None when some do not, or there is only one."""
-    line = rendezvous()
-    return None if line is None else Reducer(line, patience())
+    """Returns a reducer over all ranks that start a run now; None if some do not come, or with a single rank."""
+    group = rendezvous()
+    return None if group is None else Reducer(group, step_timeout())
 
 
-def _let_go(reference: weakref.ref[Reducer]) -> None:
-    together = reference()
-    if together is not None:
-        together.shutdown(_GOODBYE)
+def _shutdown_at_exit(reference: weakref.ref[Reducer]) -> None:
+    reducer = reference()
+    if reducer is not None:
+        reducer.shutdown(_SHUTDOWN_SECONDS)

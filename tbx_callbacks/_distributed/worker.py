@@ -1,4 +1,4 @@
-"""A thread that does one job after the other."""
+"""Runs jobs one after the other on a background thread."""
 
 from __future__ import annotations
 
@@ -15,69 +15,70 @@ Job = Callable[[], object]
 
 
 class Worker:
-    """Does jobs on a thread of its own, in the order in which they come; an error ends none of those after it.
+    """Runs jobs on one background thread, in order; an error in a job does not affect later jobs.
 
-    On CUDA it has the current device of whoever gives it its first job: a new thread's is the first one, where a call
-    may make a context of hundreds of MB. It is a daemon, and none of concurrent.futures': those take nothing more once
-    the interpreter is about to end, when a run that nobody closed is still to be written and judged.
+    On CUDA the thread uses the current device of the caller that submits the first job. Otherwise a new thread uses
+    device 0, where a call may create a context of hundreds of MB. The thread is a daemon and not from
+    concurrent.futures. Those executors accept no jobs during interpreter exit, when an unclosed run still has to be
+    written and judged.
 
     Args:
-        name: of the thread.
-        failed: gets the error of a job, on the thread.
-        most: jobs that may wait before `do` waits for them; no limit with 0.
+        name: name of the thread.
+        failed: receives the error of a job, on the thread.
+        most: maximum number of pending jobs before `submit` blocks; 0 for no limit.
     """
 
-    def __init__(self, name: str, failed: Callable[[Exception], None], *, most: int = 0) -> None:
-        self._name, self._failed, self._most = name, failed, most
+    def __init__(self, name: str, on_error: Callable[[Exception], None], *, most: int = 0) -> None:
+        self._name, self._on_error, self._max_pending = name, on_error, most
         self._idle = threading.Condition()
-        self._waiting: queue.SimpleQueue[Job | None] | None = None  # of the thread, where there is one
+        self._jobs: queue.SimpleQueue[Job | None] | None = None  # None while there is no thread
         self.pending = 0
-        """Jobs that are not done."""
+        """Number of jobs that are not finished."""
 
     def submit(self, job: Job) -> None:
-        """Does it, later; the thread starts with the first one."""
+        """Queues a job; the first job starts the thread."""
         with self._idle:
-            self._idle.wait_for(lambda: not self._most or self.pending < self._most)
+            self._idle.wait_for(lambda: not self._max_pending or self.pending < self._max_pending)
             self.pending += 1
-            if self._waiting is None:
-                self._waiting = queue.SimpleQueue()
-                given = self._waiting, _current_device()
-                threading.Thread(target=self._work, args=given, name=self._name, daemon=True).start()
-            self._waiting.put(job)
+            if self._jobs is None:
+                self._jobs = queue.SimpleQueue()
+                arguments = self._jobs, _current_device()
+                threading.Thread(target=self._work, args=arguments, name=self._name, daemon=True).start()
+            self._jobs.put(job)
 
-    def call(self, question: Callable[[], T]) -> Future[T]:
-        """The answer, later."""
-        answer: Future[T] = Future()
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Queues a function and returns a future of its result."""
+        future: Future[T] = Future()
 
         def job() -> None:
             try:
-                answer.set_result(question())
+                future.set_result(function())
             except BaseException as error:
-                answer.set_exception(error)
+                future.set_exception(error)
 
         self.submit(job)
-        return answer
+        return future
 
     def drain(self, seconds: float) -> bool:
-        """Waits until all are done; whether that came to be in time."""
+        """Waits until all jobs are finished; returns whether they finished in time."""
         with self._idle:
             return self._idle.wait_for(lambda: self.pending == 0, timeout=seconds)
 
     def close(self) -> None:
-        """Ends the thread when all are done that came before; another job starts another one."""
+        """Ends the thread after all queued jobs; a later job starts a new thread."""
         with self._idle:
-            if self._waiting is not None:
-                self._waiting.put(None)
-                self._waiting = None
+            if self._jobs is not None:
+                self._jobs.put(None)
+                self._jobs = None
 
-    def _work(self, waiting: queue.SimpleQueue[Job | None], device: int | None) -> None:
+    def _work(self, jobs: queue.SimpleQueue[Job | None], device: int | None) -> None:
         if device is not None:
             torch.cuda.set_device(device)
-        while (job := waiting.get()) is not None:
+        while (job := jobs.get()) is not None:
             try:
                 job()
             except Exception as error:
-                self._failed(error)
+                self._on_error(error)
             del job  # it may hold tensors
             with self._idle:
                 self.pending -= 1
@@ -85,5 +86,5 @@ class Worker:
 
 
 def _current_device() -> int | None:
-    """The thread's CUDA device; None where CUDA is not in use, or it is the one of any thread, chosen or not."""
+    """Returns the thread's CUDA device; None if CUDA is not in use, or for device 0, the default of every thread."""
     return torch.cuda.current_device() or None if torch.cuda.is_initialized() else None

@@ -1,4 +1,4 @@
-"""The tensors of a run: the model's parameters, their gradients, and the optimizers that they belong to."""
+"""Reads the tensors of a run: the model's parameters, gradients, optimizer state and learning rates."""
 
 from __future__ import annotations
 
@@ -23,120 +23,130 @@ from tbx_callbacks.tags import clean
 
 logger = logging.getLogger(__name__)
 
-Lowest = Callable[[Tensor, Sequence[str]], Tensor]
+MinReduce = Callable[[Tensor, Sequence[str]], Tensor]
 
 
 class ModelAccess:
-    """What can be read in an optimizer's step: its own parameters only, for others may be left from another step.
+    """Reads the parameters of a model, for one optimizer at a time.
+
+    In the step of one optimizer, gradients of another optimizer's parameters may be left over from another step.
 
     Args:
         model: the model.
-        optimizers: by name.
-        lowest: takes the smallest of each number over ranks (`Reducer.min_reduce`); None where there is one rank.
-        zero: holds the parameters' parts, under DeepSpeed ZeRO.
+        optimizers: optimizers by name.
+        min_reduce: takes the minimum of each number over ranks (`Reducer.min_reduce`); None with a single rank.
+        deepspeed: reads the shards of the parameters, for DeepSpeed ZeRO.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizers: Mapping[str, torch.optim.Optimizer],
-        lowest: Lowest | None = None,
+        min_reduce: MinReduce | None = None,
         deepspeed: DeepSpeedSharding | None = None,
     ) -> None:
-        self.parameters = _readable(parameters_of(model))
+        self.parameters = _select_readable(parameters_of(model))
         self.deepspeed = deepspeed
-        held = sharded_over(model) if deepspeed is None else deepspeed.sharded_over([p.tensor for p in self.parameters])
-        self.sharded_ids = frozenset(index for index, ranks_of in held.items() if len(ranks_of) > 1)
-        """Ids of plain parameters of which this rank holds a piece."""
-        self.is_sharded = any(is_sharded(p.tensor, held.get(id(p.tensor), ())) for p in self.parameters)
-        self._local = _mine(self.parameters, held, lowest)
+        ranks_by_id = (
+            sharded_over(model) if deepspeed is None else deepspeed.sharded_over([p.tensor for p in self.parameters])
+        )
+        self.sharded_ids = frozenset(index for index, shard_ranks in ranks_by_id.items() if len(shard_ranks) > 1)
+        """Ids of plain parameters of which this rank holds a shard."""
+        self.is_sharded = any(is_sharded(p.tensor, ranks_by_id.get(id(p.tensor), ())) for p in self.parameters)
+        self._local = _counted_parameters(self.parameters, ranks_by_id, min_reduce)
         self.optimizers = optimizers
         self.parameters_by_optimizer = parameters_by_optimizer(self.parameters, optimizers)
-        self._said: dict[str, set[str]] = {name: set() for name in optimizers}
-        self._owned = {name: frozenset(indices) for name, indices in self.parameters_by_optimizer.items()}
+        self._warned: dict[str, set[str]] = {name: set() for name in optimizers}
+        self._indices = {name: frozenset(indices) for name, indices in self.parameters_by_optimizer.items()}
 
     @property
     def device(self) -> torch.device:
-        """Of the first parameter."""
+        """Device of the first parameter; the CPU when the model has no parameters."""
         return self.parameters[0].tensor.device if self.parameters else torch.device("cpu")
 
     def gradients(self, name: str, scale: Tensor | None = None) -> Tensors:
-        """Gradients of one optimizer's parameters; `scale` is the loss scale that they still carry."""
-        owned = self._owned[name] & self._local
-        return Tensors([self.gradient(i) if i in owned else None for i in range(len(self.parameters))], scale)
+        """Returns the gradients of one optimizer's parameters; `scale` is the loss scale that they still contain."""
+        chosen = self._indices[name] & self._local
+        return Tensors([self.gradient(i) if i in chosen else None for i in range(len(self.parameters))], scale)
 
     def gradient(self, index: int) -> Tensor | None:
-        """This rank's elements of a parameter's gradient."""
+        """Returns this rank's elements of a parameter's gradient."""
         tensor = self.parameters[index].tensor
         if self.deepspeed is not None:
             return self.deepspeed.gradient(tensor)
         return None if tensor.grad is None else local(tensor.grad)
 
     def has_gradient(self, index: int) -> bool:
-        """Whether a parameter has a gradient, readable or not: the optimizer steps on it."""
+        """Whether a parameter has a gradient, readable or not, so that the optimizer updates it."""
         tensor = self.parameters[index].tensor
         return tensor.grad is not None if self.deepspeed is None else self.deepspeed.gradient(tensor) is not None
 
     def partial_gradients(self, name: str) -> frozenset[int]:
-        """Places of one optimizer's gradients that are partial sums, which `gradients` leaves out."""
-        return frozenset(i for i in self._owned[name] if is_partial_sum(self.parameters[i].tensor.grad))
+        """Returns the indices of one optimizer's gradients that are partial sums; `gradients` leaves them out."""
+        return frozenset(i for i in self._indices[name] if is_partial_sum(self.parameters[i].tensor.grad))
 
     def weights(self, name: str) -> Tensors:
-        """One optimizer's parameters."""
-        owned = self._owned[name] & self._local
-        return Tensors([self.weight(i) if i in owned else None for i in range(len(self.parameters))])
+        """Returns the parameters of one optimizer."""
+        chosen = self._indices[name] & self._local
+        return Tensors([self.weight(i) if i in chosen else None for i in range(len(self.parameters))])
 
     def weight(self, index: int) -> Tensor | None:
-        """This rank's elements of a parameter."""
+        """Returns this rank's elements of a parameter."""
         tensor = self.parameters[index].tensor
         return local(tensor.detach()) if self.deepspeed is None else self.deepspeed.weight(tensor)
 
     def is_local(self, index: int) -> bool:
-        """Whether this rank speaks for its elements of a parameter: of replicas one does."""
+        """Whether this rank counts its elements of a parameter: exactly one replica does."""
         return index in self._local
 
     def optimizer_state(self, name: str) -> OptimizerStateView:
-        """What one optimizer remembers of its parameters."""
-        return OptimizerStateView(self.optimizers[name], self.parameters, self._said[name], self._local, self.deepspeed)
+        """Returns a view of one optimizer's state."""
+        return OptimizerStateView(
+            self.optimizers[name], self.parameters, self._warned[name], self._local, self.deepspeed
+        )
 
     def learning_rates(self) -> dict[str, Number]:
-        """The rates that the step used, by `<Optimizer>/<group>`."""
+        """Returns the learning rates that the step used, by `<Optimizer>/<group>`."""
         rates: dict[str, Number] = {}
         for name, optimizer in self.optimizers.items():
             groups = [clean(str(group.get("name") or f"pg{n}")) for n, group in enumerate(optimizer.param_groups, 1)]
             for group_name, group in zip(unique(groups), optimizer.param_groups, strict=True):
                 rate = group["lr"]
-                # A tensor is changed in place by the scheduler before the step is published.
+                # The scheduler changes a tensor in place before the step is published.
                 rates[f"{name}/{group_name}"] = rate.detach().clone().reshape(()) if isinstance(rate, Tensor) else rate
         return rates
 
 
-def _mine(parameters: Sequence[Parameter], held: Mapping[int, Sequence[int]], lowest: Lowest | None) -> frozenset[int]:
-    """Places of the parameters for whose elements this rank speaks: each element is counted once over all ranks."""
-    if lowest is None:
+def _counted_parameters(
+    parameters: Sequence[Parameter], ranks_by_id: Mapping[int, Sequence[int]], min_reduce: MinReduce | None
+) -> frozenset[int]:
+    """Returns the indices of parameters whose elements this rank counts: each element counts once over all ranks."""
+    if min_reduce is None:
         return frozenset(range(len(parameters)))
-    here = owning_ranks([p.tensor for p in parameters], held)
-    first = lowest(here.clone(), [p.name for p in parameters])
+    own_rank = owning_ranks([p.tensor for p in parameters], ranks_by_id)
+    counting_rank = min_reduce(own_rank.clone(), [p.name for p in parameters])
     return frozenset(
-        index for index, p in enumerate(parameters) if here[index] == first[index] and is_primary_replica(p.tensor)
+        index
+        for index, p in enumerate(parameters)
+        if own_rank[index] == counting_rank[index] and is_primary_replica(p.tensor)
     )
 
 
-def _readable(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
-    """Those whose elements are numbers that can be read; the others are named once."""
-    reasons = {p.name: reason for p in parameters if (reason := _unreadable(p.tensor)) is not None}
+def _select_readable(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
+    """Returns the parameters whose elements can be read; one warning names the others."""
+    reasons = {p.name: reason for p in parameters if (reason := _unreadable_reason(p.tensor)) is not None}
     if reasons:
         shown = ", ".join(f"{name} ({reason})" for name, reason in list(reasons.items())[:3])
         more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-        logger.warning("parameters whose elements cannot be read are left out of all metrics: %s%s", shown, more)
+        logger.warning("parameters left out of all metrics because their elements cannot be read: %s%s", shown, more)
     return tuple(p for p in parameters if p.name not in reasons)
 
 
-def _unreadable(tensor: Any) -> str | None:
+def _unreadable_reason(tensor: Any) -> str | None:
     if tensor.is_meta:
         return "on the meta device: it has no elements"
     if tensor.is_quantized or not (tensor.is_floating_point() or tensor.is_complex()):
         return f"{tensor.dtype}: its elements are packed or quantized"
     if not isinstance(tensor, DTensor) and is_traceable_wrapper_subclass(tensor):
-        return f"{type(tensor).__name__}: a tensor made of other tensors"
+        return f"{type(tensor).__name__}: a tensor that wraps other tensors"
     return None

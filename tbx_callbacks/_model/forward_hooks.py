@@ -1,4 +1,4 @@
-"""Hooks into a model's forward pass."""
+"""Registers hooks on a model's forward pass."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def is_compiled(module: nn.Module) -> bool:
 def on_forward(module: nn.Module, hook: Callable[..., None], *, compiled: bool = False) -> Any:
     """Calls `hook(module, args, kwargs, outputs)` after each forward pass; returns a handle with `remove`."""
     if compiled or is_compiled(module):
-        hook = torch.compiler.disable(hook)  # or it may be traced, and its counting compiled again and again
+        hook = torch.compiler.disable(hook)  # otherwise torch may trace it and recompile it at every count
     return module.register_forward_hook(hook, with_kwargs=True)

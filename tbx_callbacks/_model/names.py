@@ -1,4 +1,4 @@
-"""Names: which ones TensorBoard keeps as they are, and what to offer when one is unknown."""
+"""Cleans parameter names for use in tags, and finds the nearest names to an unknown one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _WRAPPERS = re.compile(
 
 
 def clean_parameter_names(names: Sequence[str]) -> list[str]:
-    """The model's own names without what wrappers (DDP, FSDP, compile, PEFT) add; unique and legal in a tag."""
+    """Returns names without the prefixes of wrappers (DDP, FSDP, compile, PEFT), unique and valid in a tag."""
     common = [_WRAPPERS.sub("", name) for name in names]
     while common and all(name.startswith("module.") for name in common):
         common = [name.removeprefix("module.") for name in common]
-    parts: dict[tuple[str, ...], str] = {}  # a module's own path -> its clean name, unique among its siblings
-    taken: set[tuple[str, ...]] = set()
+    parts: dict[tuple[str, ...], str] = {}  # path of a module -> its clean name, unique among its siblings
+    used_paths: set[tuple[str, ...]] = set()
     cleaned = []
     for name in common:
         path: tuple[str, ...] = ()
@@ -28,19 +28,19 @@ def clean_parameter_names(names: Sequence[str]) -> list[str]:
         for part in name.split("."):
             path = (*path, part)
             if path not in parts:
-                wanted = clean(part).lstrip("/") or "_"
+                candidate_part = clean(part).lstrip("/") or "_"
                 n = 1
-                while (*clean_path, f"{wanted}_{n}" if n > 1 else wanted) in taken:
+                while (*clean_path, f"{candidate_part}_{n}" if n > 1 else candidate_part) in used_paths:
                     n += 1
-                parts[path] = f"{wanted}_{n}" if n > 1 else wanted
-                taken.add((*clean_path, parts[path]))
+                parts[path] = f"{candidate_part}_{n}" if n > 1 else candidate_part
+                used_paths.add((*clean_path, parts[path]))
             clean_path = (*clean_path, parts[path])
         cleaned.append(".".join(clean_path))
     return unique(cleaned)
 
 
 def unique(names: Iterable[str]) -> list[str]:
-    """The names with `_2`, `_3`, ... after those that came before: nothing is merged silently."""
+    """Returns the names with `_2`, `_3`, ... appended to duplicates, so that no two tags merge silently."""
     result: list[str] = []
     seen: set[str] = set()
     for name in names:
@@ -54,11 +54,11 @@ def unique(names: Iterable[str]) -> list[str]:
 
 
 def near(pattern: str, names: Sequence[str], most: int = 5) -> list[str]:
-    """The names that look most like a regex that matched none of them."""
+    """Returns the `most` names that are most similar to a regex that matched none of them."""
     words = [word for word in re.split(r"[^A-Za-z0-9_]+", pattern) if len(word) > 1]
 
-    def likeness(name: str) -> float:
+    def similarity(name: str) -> float:
         parts = name.split(".")
         return sum(max(difflib.SequenceMatcher(None, word, part).ratio() for part in parts) for word in words)
 
-    return sorted(names, key=likeness, reverse=True)[:most]
+    return sorted(names, key=similarity, reverse=True)[:most]

@@ -1,4 +1,4 @@
-"""What an optimizer remembers of each parameter, under torch's names, and the step that it makes of it."""
+"""Reads an optimizer's state of each parameter, under torch's names, and the norm of the resulting step."""
 
 from __future__ import annotations
 
@@ -21,111 +21,114 @@ logger = logging.getLogger(__name__)
 
 
 class OptimizerStateView:
-    """The state of one optimizer just after its step, in the order of the model's parameters.
+    """The state of one optimizer right after its step, in the order of the model's parameters.
 
     Args:
         optimizer: the optimizer.
         parameters: all parameters of the model.
-        said: what was warned of before; what an optimizer does not keep is said once.
-        mine: places of the parameters for whose elements this rank speaks.
-        zero: has the state, under DeepSpeed ZeRO.
+        warned: missing state that a warning already named; each is reported once.
+        local_indices: indices of the parameters whose elements this rank counts.
+        deepspeed: reads the state, for DeepSpeed ZeRO.
     """
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
         parameters: Sequence[Parameter],
-        said: set[str],
-        mine: Collection[int],
+        warned: set[str],
+        local_indices: Collection[int],
         deepspeed: DeepSpeedSharding | None = None,
     ) -> None:
-        shares = type(optimizer).__name__ == "ZeroRedundancyOptimizer"  # torch's: each parameter's state is on one rank
-        optimizer = getattr(optimizer, "optim") if shares else optimizer  # noqa: B009 - it is no attribute of all
-        self._optimizer, self._said = optimizer, said
-        self._stepped = any(parameters[index].tensor.grad is not None for index in mine)
+        # torch's ZeroRedundancyOptimizer keeps the state of each parameter on one rank.
+        is_zero_redundancy = type(optimizer).__name__ == "ZeroRedundancyOptimizer"
+        optimizer = getattr(optimizer, "optim") if is_zero_redundancy else optimizer  # noqa: B009 - most optimizers lack it
+        self._optimizer, self._warned = optimizer, warned
+        self._stepped = any(parameters[index].tensor.grad is not None for index in local_indices)
         groups = {id(tensor): group for group in optimizer.param_groups for tensor in group["params"]}
         tensors = [parameter.tensor for parameter in parameters]
-        self._kept: list[ParameterState | None] = [
-            _here(optimizer.state.get(tensor)) if id(tensor) in groups and (shares or index in mine) else None
+        self._states: list[ParameterState | None] = [
+            _local_state(optimizer.state.get(tensor))
+            if id(tensor) in groups and (is_zero_redundancy or index in local_indices)
+            else None
             for index, tensor in enumerate(tensors)
         ]
         self._groups: list[ParameterState] = [groups.get(id(tensor), {}) for tensor in tensors]
         if deepspeed is not None:
-            found = [deepspeed.optimizer_state(tensor) for tensor in tensors]
-            self._kept, self._groups = [kept for kept, _ in found], [group for _, group in found]
+            sharded_states = [deepspeed.optimizer_state(tensor) for tensor in tensors]
+            self._states, self._groups = [state for state, _ in sharded_states], [group for _, group in sharded_states]
         self._weights = [local(tensor) if deepspeed is None else deepspeed.weight(tensor) for tensor in tensors]
         self._gradients = [None if tensor.grad is None else local(tensor.grad) for tensor in tensors]
-        self._whole = deepspeed is None and not any(isinstance(tensor, DTensor) for tensor in tensors)
+        self._is_unsharded = deepspeed is None and not any(isinstance(tensor, DTensor) for tensor in tensors)
         self.numels = tuple(0 if part is None else part.numel() for part in self._weights)
 
     @cached_property
     def moments(self) -> dict[str, Tensors]:
-        """By name: `exp_avg` and `exp_avg_sq`, Adam's first and second moment, or SGD's `momentum_buffer`.
+        """Moments by name: Adam's first and second (`exp_avg`, `exp_avg_sq`), or SGD's `momentum_buffer`.
 
-        Of Adafactor's second moment, which is kept as its rows' and columns' means, a vector of the same norm.
+        Adafactor stores its second moment as means of rows and columns; it is returned as a vector of the same norm.
         """
-        found = {name: self._each(read) for name, read in _MOMENTS.items()}
-        known = {name: tensors for name, tensors in found.items() if any(tensors.present)}
-        if not known:
-            self._say("exp_avg, exp_avg_sq or momentum_buffer", f"{tags.OPTIMIZER_STATE}/")
-        return known
+        all_moments = {name: self._read_all(read) for name, read in _MOMENTS.items()}
+        present_moments = {name: tensors for name, tensors in all_moments.items() if any(tensors.present)}
+        if not present_moments:
+            self._warn_missing("exp_avg, exp_avg_sq or momentum_buffer", f"{tags.OPTIMIZER_STATE}/")
+        return present_moments
 
     @cached_property
     def update_norms(self) -> Tensors | None:
-        """The norm of each parameter's step, without decoupled weight decay, 0-d; None if it cannot be known."""
-        step = update_norm_of(self._optimizer, whole=self._whole)
+        """Norm of each parameter's step without decoupled weight decay, 0-d; None if it cannot be computed."""
+        step = update_norm_of(self._optimizer, unsharded=self._is_unsharded)
         if step is None:
-            self._say("all that its step is made of", "optimizer_state/effective_lr")
+            self._warn_missing("known formula for the optimizer's step", "optimizer_state/effective_lr")
             return None
-        every = zip(self._kept, self._groups, self._weights, self._gradients, strict=True)
-        return Tensors([step(k, g, w, grad) if k and w is not None else None for k, g, w, grad in every])
+        inputs = zip(self._states, self._groups, self._weights, self._gradients, strict=True)
+        return Tensors([step(k, g, w, grad) if k and w is not None else None for k, g, w, grad in inputs])
 
-    def _each(self, read: Callable[[ParameterState, ParameterState], Tensor | None]) -> Tensors:
+    def _read_all(self, read: Callable[[ParameterState, ParameterState], Tensor | None]) -> Tensors:
         return Tensors(
-            [read(kept, group) if kept else None for kept, group in zip(self._kept, self._groups, strict=True)]
+            [read(state, group) if state else None for state, group in zip(self._states, self._groups, strict=True)]
         )
 
-    def _say(self, what: str, tags: str) -> None:
-        keys = sorted({key for kept in self._kept if kept for key, value in kept.items() if value is not None})
-        if self._stepped and what not in self._said:
-            self._said.add(what)
+    def _warn_missing(self, missing: str, tags: str) -> None:
+        keys = sorted({key for state in self._states if state for key, value in state.items() if value is not None})
+        if self._stepped and missing not in self._warned:
+            self._warned.add(missing)
             logger.warning(
-                "an optimizer must keep %s for %s to be written, but %s keeps %s; these tags are left out",
-                what,
+                "no %s, so %s is not written: %s keeps %s",
+                missing,
                 tags,
                 type(self._optimizer).__name__,
                 ", ".join(keys) or "nothing",
             )
 
 
-def _second_moment(kept: ParameterState, group: ParameterState) -> Tensor | None:
-    if "row_var" in kept:  # torch.optim.Adafactor
-        if kept["row_var"] is None:
-            return state_tensor(kept, "variance")
-        return _norm_alike(kept["row_var"].squeeze(-1), kept["col_var"].squeeze(-2), group["eps"][0])
-    if "variance" in kept:
-        return state_tensor(kept, "variance")
-    if "exp_avg_sq_row" in kept:  # transformers.Adafactor
-        return _norm_alike(kept["exp_avg_sq_row"], kept["exp_avg_sq_col"], 0.0)
-    return state_tensor(kept, "exp_avg_sq")
+def _second_moment(state: ParameterState, group: ParameterState) -> Tensor | None:
+    if "row_var" in state:  # torch.optim.Adafactor
+        if state["row_var"] is None:
+            return state_tensor(state, "variance")
+        return _factored_norm(state["row_var"].squeeze(-1), state["col_var"].squeeze(-2), group["eps"][0])
+    if "variance" in state:
+        return state_tensor(state, "variance")
+    if "exp_avg_sq_row" in state:  # transformers.Adafactor
+        return _factored_norm(state["exp_avg_sq_row"], state["exp_avg_sq_col"], 0.0)
+    return state_tensor(state, "exp_avg_sq")
 
 
-def _norm_alike(row: Tensor, column: Tensor, least: float | None) -> Tensor:
-    """`[..., rows]`, whose norm is that of the matrices `row[:, None] * column[None, :] / mean(row)`."""
-    least = torch.finfo(row.dtype).eps if least is None else least
+def _factored_norm(row: Tensor, column: Tensor, floor: float | None) -> Tensor:
+    """Returns a `[..., rows]` tensor with the norm of the matrices `row[:, None] * column[None, :] / mean(row)`."""
+    floor = torch.finfo(row.dtype).eps if floor is None else floor
     norm: Tensor = column.norm(dim=-1, keepdim=True)
-    return row * (norm / row.mean(dim=-1, keepdim=True).clamp(min=least))
+    return row * (norm / row.mean(dim=-1, keepdim=True).clamp(min=floor))
 
 
 _MOMENTS: dict[str, Callable[[ParameterState, ParameterState], Tensor | None]] = {
-    "exp_avg": lambda kept, group: state_tensor(kept, "exp_avg"),  # noqa: ARG005
+    "exp_avg": lambda state, group: state_tensor(state, "exp_avg"),  # noqa: ARG005
     "exp_avg_sq": _second_moment,
-    "momentum_buffer": lambda kept, group: state_tensor(kept, "momentum_buffer"),  # noqa: ARG005
+    "momentum_buffer": lambda state, group: state_tensor(state, "momentum_buffer"),  # noqa: ARG005
 }
 
 
-def _here(kept: ParameterState | None) -> ParameterState | None:
-    """This rank's elements of what is kept of a parameter."""
-    if kept is None or not any(isinstance(value, DTensor) for value in kept.values()):
-        return kept
-    return {name: local(value) if isinstance(value, Tensor) else value for name, value in kept.items()}
+def _local_state(state: ParameterState | None) -> ParameterState | None:
+    """Returns this rank's elements of a parameter's state."""
+    if state is None or not any(isinstance(value, DTensor) for value in state.values()):
+        return state
+    return {name: local(value) if isinstance(value, Tensor) else value for name, value in state.items()}

@@ -17,45 +17,45 @@ from tbx_callbacks.tags import clean
 
 
 def named_outputs(outputs: Any) -> Mapping[Any, Any]:
-    """What a model returned, by name: a mapping, a named tuple, a dataclass; nothing for tensors and plain tuples."""
+    """Returns a model's outputs by name, from a mapping, a named tuple or a dataclass; empty for other types."""
     if isinstance(outputs, Mapping):
         return outputs
     if isinstance(outputs, tuple) and hasattr(outputs, "_asdict"):
-        found: Mapping[Any, Any] = outputs._asdict()
-        return found
+        by_name: Mapping[Any, Any] = outputs._asdict()
+        return by_name
     if is_dataclass(outputs):
         return {field.name: getattr(outputs, field.name, None) for field in fields(outputs)}
     return {}
 
 
 def losses_in(outputs: Any) -> dict[str, Tensor]:
-    """Every scalar `*loss*` beside `loss`, 0-d and detached, by the model's own name."""
+    """Returns every scalar `*loss*` besides `loss`, 0-d and detached, by the model's own name."""
     return {
-        name: value.detach().reshape(()).to(torch.float32, copy=True)  # its memory may be used again
+        name: value.detach().reshape(()).to(torch.float32, copy=True)  # the model may reuse the memory
         for name, value in named_outputs(outputs).items()
         if isinstance(name, str) and "loss" in name.lower() and name != "loss" and _is_scalar(value)
     }
 
 
 def logits_in(outputs: Any) -> Tensor | None:
-    """The logits, detached: a tensor alone, what is named `logits`, or what follows the loss in a tuple.
+    """Returns the detached logits: a single tensor, the output `logits`, or the element after the loss in a tuple.
 
-    A tuple that does not begin with its loss may hold anything: hidden states with as many places as labels, too.
+    A tuple that does not begin with a loss is not read: its elements may be hidden states of the labels' shape.
     """
-    found = named_outputs(outputs).get("logits")
+    logits = named_outputs(outputs).get("logits")
     if isinstance(outputs, Tensor):
-        found = outputs
+        logits = outputs
     elif type(outputs) in (tuple, list) and len(outputs) > 1 and _is_scalar(outputs[0]):
-        found = outputs[1]
-    return found.detach() if isinstance(found, Tensor) and found.ndim else None
+        logits = outputs[1]
+    return logits.detach() if isinstance(logits, Tensor) and logits.ndim else None
 
 
 def vocabulary_of(model: nn.Module) -> int | None:
-    """Number of words that a model knows: of its configuration, or else the rows of its largest embedding."""
+    """Returns the vocabulary size from the model's configuration, else the rows of its largest embedding."""
     sizes = (getattr(getattr(module, "config", None), "vocab_size", None) for module in model.modules())
-    said = next((size for size in sizes if isinstance(size, int)), None)
-    if said is not None:
-        return said
+    configured = next((size for size in sizes if isinstance(size, int)), None)
+    if configured is not None:
+        return configured
     return max((module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)), default=None)
 
 
@@ -66,100 +66,106 @@ def _is_scalar(value: Any) -> bool:
 logger = logging.getLogger(__name__)
 
 OUTPUTS = frozenset({"losses", "predictions"})
-"""Needs of metrics that read what the model returns."""
+"""Needs of metrics that read the model's outputs."""
 
-_KEPT = 32  # batches of predictions that are compared together
-_OWN = "leave train_accuracy out of the set, and log a number of your own with log()"
+_MAX_PENDING = 32  # batches of predictions that are compared together
+_LOG_YOUR_OWN = "remove train_accuracy from the set and log your own number with log()"
 
 
 class Losses:
-    """Every scalar `*loss*` that a model returns beside `loss`, added up until the next point. No host sync."""
+    """Sums every scalar `*loss*` that a model returns besides `loss`, until the next point. No host sync."""
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[LazySum, int]] = {}
 
     def add(self, outputs: Any) -> None:
-        """Takes the losses of a micro-batch."""
+        """Adds the losses of a micro-batch."""
         for name, value in losses_in(outputs).items():
             total, count = self._sums.get(name) or (LazySum(add_up), 0)
             total.add(value)
             self._sums[name] = total, count + 1
 
     def pop(self) -> dict[str, tuple[Number, int]]:
-        """Sum and count of each since the last point, by name; the next ones start anew."""
+        """Returns sum and count of each loss since the last point, by name, and resets them."""
         sums = {clean(name): (total.total(), count) for name, (total, count) in self._sums.items()}
         self._sums.clear()
         return sums
 
 
 class Predictions:
-    """Counts right predictions of a classification head: of whole inputs, or of their tokens. No host sync.
+    """Counts correct predictions of a classification head, per input or per token. No host sync.
 
     Args:
         model: the model; logits over its vocabulary are not classes, and may be shifted against their labels.
-        remedy: how the user can show logits and labels.
-        warns: whether this rank warns where no accuracy can be counted.
+        remedy: tells the user how to provide logits and labels.
+        warns: whether this rank warns when it cannot compute an accuracy.
     """
 
     def __init__(
-        self, model: nn.Module | None = None, remedy: str = "give both to Monitor.outputs", *, warns: bool = True
+        self,
+        model: nn.Module | None = None,
+        remedy: str = "pass both to Engine.record_outputs()",
+        *,
+        warns: bool = True,
     ) -> None:
         self._vocabulary = vocabulary_of(model) if model is not None else None
-        self._shown = remedy
-        self._why, self._remedy = "the model's outputs were not seen", remedy
-        self._any, self._said = False, not warns
-        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._how_to_provide = remedy
+        self._reason, self._remedy = "no outputs of the model were found", remedy
+        self._has_predictions, self._has_warned = False, not warns
+        self._pending: list[tuple[Tensor, Tensor]] = []
         self._hits: Number = 0
         self._labels: Number = 0
 
     def add(self, outputs: Any, labels: Any) -> None:
-        """Takes the logits `[batch, classes]` or `[batch, length, classes]` of a micro-batch and its labels.
+        """Adds the logits of a micro-batch, `[batch, classes]` or `[batch, length, classes]`, and its labels.
 
-        Labels are `[batch]` or `[batch, length]`; those below 0 (-100) do not count. Anything else is passed over.
+        Labels are `[batch]` or `[batch, length]`; negative labels (-100) do not count. Other shapes are ignored.
         """
         logits = logits_in(outputs)
         if logits is None or not isinstance(labels, Tensor):
-            self._why = (
-                "the model's outputs hold no `logits`" if logits is None else "labels of the batch were not seen"
+            self._reason = (
+                "the model's outputs have no `logits`" if logits is None else "no labels of the batch were found"
             )
-            self._remedy = self._shown
+            self._remedy = self._how_to_provide
             return
         if not _are_classes(logits, labels):
-            self._why = f"labels {_form(labels)} are not classes of logits {_form(logits)}"
-            self._remedy = _OWN
+            self._reason = f"labels {_summary(labels)} are not class indices for logits {_summary(logits)}"
+            self._remedy = _LOG_YOUR_OWN
             return
         if logits.ndim == 3 and self._vocabulary is not None and logits.shape[-1] >= self._vocabulary:
-            self._why = "logits are over the vocabulary, and a language model's may be shifted against their labels"
-            self._remedy = _OWN
+            self._reason = "logits are over the vocabulary; a language model may shift its labels"
+            self._remedy = _LOG_YOUR_OWN
             return
-        self._any = True
-        self._kept.append((logits.argmax(-1).flatten(), labels))  # now: their memory may be used again
-        if len(self._kept) >= _KEPT:
+        self._has_predictions = True
+        self._pending.append(
+            (logits.argmax(-1).flatten(), labels)
+        )  # argmax now, because the model may reuse the memory
+        if len(self._pending) >= _MAX_PENDING:
             self.totals()
 
     def warn_if_empty(self) -> None:
-        """Says once, at a point, why there is nothing to write."""
-        if not (self._any or self._said):
-            self._said = True
-            logger.warning("train/accuracy is not written: %s; remedy: %s", self._why, self._remedy)
+        """Warns once, at a point, if there is nothing to write, and gives the reason."""
+        if not (self._has_predictions or self._has_warned):
+            self._has_warned = True
+            logger.warning("train/accuracy is not written: %s; remedy: %s", self._reason, self._remedy)
 
     def totals(self) -> tuple[Number, Number]:
-        """Right predictions and labels so far."""
-        if self._kept:
-            kept, self._kept = self._kept, []  # an error is not met again
-            home = common_device([tensor for pair in kept for tensor in pair])
-            guesses = torch.cat([moved(each, home) for each, _ in kept])
-            labels = torch.cat([moved(each.flatten(), home).to(torch.int64) for _, each in kept])
-            counted = labels >= 0
-            self._hits = self._hits + (counted & (guesses == labels)).sum()
-            self._labels = self._labels + counted.sum()
+        """Returns the number of correct predictions and of labels so far."""
+        if self._pending:
+            batches, self._pending = self._pending, []  # clear first, so that an error does not recur
+            target_device = common_device([tensor for pair in batches for tensor in pair])
+            predictions = torch.cat([moved(tensor_of, target_device) for tensor_of, _ in batches])
+            labels = torch.cat([moved(tensor_of.flatten(), target_device).to(torch.int64) for _, tensor_of in batches])
+            is_counted = labels >= 0
+            self._hits = self._hits + (is_counted & (predictions == labels)).sum()
+            self._labels = self._labels + is_counted.sum()
         return self._hits, self._labels
 
 
 def _are_classes(logits: Tensor, labels: Tensor) -> bool:
-    whole = not labels.is_floating_point() and labels.dtype != torch.bool
-    return whole and logits.ndim in (2, 3) and logits.shape[:-1] == labels.shape and logits.shape[-1] > 1
+    is_integer = not labels.is_floating_point() and labels.dtype != torch.bool
+    return is_integer and logits.ndim in (2, 3) and logits.shape[:-1] == labels.shape and logits.shape[-1] > 1
 
 
-def _form(tensor: Tensor) -> str:
+def _summary(tensor: Tensor) -> str:
     return f"{list(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"

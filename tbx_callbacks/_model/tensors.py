@@ -1,4 +1,4 @@
-"""Holds one tensor a parameter and computes its statistics when they are first read."""
+"""Holds one tensor per parameter and computes its statistics on first access."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tbx_callbacks._stats.norms import count_nonfinite, square_norms
 
 
 class Tensors:
-    """One tensor a parameter, or None where there is none; statistics are computed once, when first asked for.
+    """One tensor or None per parameter. Statistics are computed once, on first access.
 
     Args:
         tensors: gradients or weights, in the order of the model's parameters.
-        scale: what the tensors are multiplied by (a loss scale); squares are divided by its square.
+        scale: factor that the tensors contain (a loss scale); squares are divided by its square.
     """
 
     def __init__(self, tensors: Sequence[Tensor | None], scale: Tensor | None = None) -> None:
@@ -36,76 +36,76 @@ class Tensors:
 
     @cached_property
     def squares(self) -> Tensor:
-        """Sum of squares of each tensor, `[parameters]`; 0 where there is none."""
-        squares = self._spread(self._raw_squares)
+        """Sum of squares of each tensor, `[parameters]`; 0 for absent tensors."""
+        squares = self._scatter(self._scaled_squares)
         return squares if self._scale is None else squares / self._scale.to(squares).square()
 
     @cached_property
     def nonfinite(self) -> Tensor:
-        """Number of NaN and Inf elements of each tensor, `[parameters]`; 0 where there is none."""
+        """Number of NaN and Inf elements of each tensor, `[parameters]`; 0 for absent tensors."""
         if self._moments is not None:
-            return self._spread(self._moments.nonfinite)
-        return self._spread(count_nonfinite(self._chosen, self._raw_squares))
+            return self._scatter(self._moments.nonfinite)
+        return self._scatter(count_nonfinite(self._present_tensors, self._scaled_squares))
 
     def grouped(self, groups: Mapping[str, Sequence[int]]) -> dict[str, tuple[list[Tensor], Tensor | None]]:
-        """The tensors of each group, and the bounds of their elements (`[2]`) where those are known already.
+        """Returns the tensors of each group, and the bounds of their elements (`[2]`) if already known.
 
         Groups without a tensor are left out.
         """
-        there = {name: [index for index in indices if self.present[index]] for name, indices in groups.items()}
-        there = {name: indices for name, indices in there.items() if indices}
-        bounds: Sequence[Tensor | None] = [None] * len(there)
-        if there and self._moments is not None:
-            rank = list(accumulate(self.present, initial=0))  # of a place among those that hold a tensor
-            bounds = self._moments.bounds([[rank[index] for index in indices] for indices in there.values()])
+        members = {name: [index for index in indices if self.present[index]] for name, indices in groups.items()}
+        members = {name: indices for name, indices in members.items() if indices}
+        bounds: Sequence[Tensor | None] = [None] * len(members)
+        if members and self._moments is not None:
+            positions = list(accumulate(self.present, initial=0))  # parameter index -> index among the present tensors
+            bounds = self._moments.bounds([[positions[index] for index in indices] for indices in members.values()])
         return {
-            name: ([tensor for index in indices if (tensor := self[index]) is not None], known)
-            for (name, indices), known in zip(there.items(), bounds, strict=True)
+            name: ([tensor for index in indices if (tensor := self[index]) is not None], group_bounds)
+            for (name, indices), group_bounds in zip(members.items(), bounds, strict=True)
         }
 
     def compute(self, *, nonfinite: bool) -> None:
-        """Computes the statistics now: the tensors will have other contents later."""
+        """Computes the statistics now, before the contents of the tensors change."""
         _ = self.squares, nonfinite and self.nonfinite
 
     def statistics_only(self, *, nonfinite: bool) -> Tensors:
-        """The statistics alone, taken now, without a reference to the tensors."""
+        """Computes the statistics now, releases the tensors and returns `self`."""
         self.compute(nonfinite=nonfinite)
         self.release()
         return self
 
     def release(self) -> None:
-        """Lets go of the tensors; statistics that were taken stay."""
+        """Drops the references to the tensors; computed statistics stay."""
         self._tensors = [None] * len(self._tensors)
         self.__dict__.pop("_elements", None)
         self.__dict__.pop("_chosen", None)
 
     def squares_where(self, present: Sequence[bool]) -> Tensor:
-        """`squares` of the tensors at the places that are `present`; 0 at others."""
+        """Returns `squares` where `present` is True, and 0 elsewhere."""
         if all(present):
             return self.squares
-        keep = moved(torch.tensor(present), self.squares.device)
-        return torch.where(keep, self.squares, torch.zeros_like(self.squares))
+        mask = moved(torch.tensor(present), self.squares.device)
+        return torch.where(mask, self.squares, torch.zeros_like(self.squares))
 
     @cached_property
     def _elements(self) -> Sequence[Tensor | None]:
-        """The tensors; of sparse ones their values, which are made once for all that is asked."""
+        """The tensors; for sparse ones their values, which are computed once for all statistics."""
         return [None if tensor is None else elements(tensor) for tensor in self._tensors]
 
     @cached_property
-    def _chosen(self) -> list[Tensor]:
+    def _present_tensors(self) -> list[Tensor]:
         return [tensor for tensor in self._elements if tensor is not None]
 
     @cached_property
     def _moments(self) -> Moments | None:
-        """On CUDA one pass finds squares, what is not finite, and the bounds that a histogram needs."""
-        return fused.of_each(self._chosen)
+        """On CUDA, one pass computes squares, non-finite counts and the bounds that a histogram needs."""
+        return fused.tensor_moments(self._present_tensors)
 
     @cached_property
-    def _raw_squares(self) -> Tensor:
-        return square_norms(self._chosen) if self._moments is None else self._moments.square_norms()
+    def _scaled_squares(self) -> Tensor:
+        return square_norms(self._present_tensors) if self._moments is None else self._moments.square_norms()
 
-    def _spread(self, numbers: Tensor) -> Tensor:
+    def _scatter(self, numbers: Tensor) -> Tensor:
         if all(self.present):
             return numbers
-        indices = torch.tensor([index for index, there in enumerate(self.present) if there], dtype=torch.int64)
+        indices = torch.tensor([index for index, members in enumerate(self.present) if members], dtype=torch.int64)
         return numbers.new_zeros(len(self.present)).index_copy_(0, moved(indices, numbers.device), numbers)

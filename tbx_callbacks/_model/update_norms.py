@@ -1,7 +1,7 @@
-"""The norm of the step that an optimizer made of a parameter, from its state, the gradient and the new weight.
+"""Computes the norm of an optimizer's step on a parameter, from its state, the gradient and the new weight.
 
-Every function returns a 0-d tensor, without decoupled weight decay, or None where the optimizer has not stepped. None
-waits for a device.
+Every function returns a 0-d tensor, without decoupled weight decay, or None when the optimizer has not stepped. No
+function waits for a device.
 """
 
 from __future__ import annotations
@@ -17,44 +17,47 @@ from tbx_callbacks._stats.norms import square_norms
 
 ParameterState = Mapping[str, Any]
 Step = Callable[[ParameterState, ParameterState, Tensor, Tensor | None], Tensor | None]
-"""State, param group, new weight, gradient -> norm of the step."""
+"""(state, param group, new weight, gradient) -> norm of the step."""
 
-_CHUNK = 1 << 18  # elements worked on at a time on a CPU: they stay in its cache, and no tensor is copied whole
-
-
-def state_tensor(kept: ParameterState, name: str) -> Tensor | None:
-    """What is kept under a name, where that is a tensor of numbers."""
-    found = kept.get(name)
-    return found if isinstance(found, Tensor) and (found.is_floating_point() or found.is_complex()) else None
+_CHUNK = 1 << 18  # elements per chunk on a CPU: a chunk stays in cache, and no full copy of a tensor is needed
 
 
-def update_norm_of(optimizer: torch.optim.Optimizer, *, whole: bool) -> Step | None:
-    """How the norm of an optimizer's step is computed; None when that is not known.
+def state_tensor(state: ParameterState, name: str) -> Tensor | None:
+    """Returns the state entry of this name if it is a floating-point or complex tensor, else None."""
+    value = state.get(name)
+    return value if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()) else None
+
+
+def update_norm_of(optimizer: torch.optim.Optimizer, *, unsharded: bool) -> Step | None:
+    """Returns the function that computes the norm of an optimizer's step; None for unsupported optimizers.
 
     Args:
         optimizer: the optimizer.
-        whole: whether tensors are whole here, not this rank's share: Adafactor's step needs means over a tensor.
+        unsharded: whether this rank holds full tensors, not shards: Adafactor's step needs means over a tensor.
     """
     if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
         return _adam
     if isinstance(optimizer, torch.optim.SGD):
         return _momentum
-    if whole and isinstance(optimizer, getattr(torch.optim, "Adafactor", ())):
+    if unsharded and isinstance(optimizer, getattr(torch.optim, "Adafactor", ())):
         return _adafactor
-    if whole and (type(optimizer).__module__, type(optimizer).__name__) == ("transformers.optimization", "Adafactor"):
+    if unsharded and (type(optimizer).__module__, type(optimizer).__name__) == (
+        "transformers.optimization",
+        "Adafactor",
+    ):
         return _adafactor_of_transformers
     return None
 
 
-def _adam(kept: ParameterState, group: ParameterState, weight: Tensor, gradient: Tensor | None) -> Tensor | None:  # noqa: ARG001
-    """`lr * m_hat / (sqrt(v_hat) + eps)`: Kingma and Ba, arXiv:1412.6980, algorithm 1; with amsgrad the largest v."""
-    first = state_tensor(kept, "exp_avg")
-    second = state_tensor(kept, "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
+def _adam(state: ParameterState, group: ParameterState, weight: Tensor, gradient: Tensor | None) -> Tensor | None:  # noqa: ARG001
+    """Norm of `lr * m_hat / (sqrt(v_hat) + eps)`: Kingma and Ba, arXiv:1412.6980, algorithm 1; amsgrad uses max v."""
+    first = state_tensor(state, "exp_avg")
+    second = state_tensor(state, "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
     if first is None or second is None:
         return None
-    steps, (beta1, beta2) = kept["step"], group["betas"]
+    steps, (beta1, beta2) = state["step"], group["betas"]
     if isinstance(steps, Tensor) and steps.device.type != "mps":
-        steps = steps.double()  # 1 - 0.999**1 is 6e-5 off in float32
+        steps = steps.double()  # in float32, 1 - 0.999**1 has an error of 6e-5
     rate, correction = group["lr"] / (1 - beta1**steps), (1 - beta2**steps) ** 0.5
 
     def step(m: Tensor, v: Tensor) -> Tensor:
@@ -63,9 +66,9 @@ def _adam(kept: ParameterState, group: ParameterState, weight: Tensor, gradient:
     return _norm(step, first, second, rate=rate)
 
 
-def _momentum(kept: ParameterState, group: ParameterState, weight: Tensor, gradient: Tensor | None) -> Tensor | None:
-    """`lr * buffer`; with nesterov `lr * (gradient + decay * old weight + momentum * buffer)`, as in torch."""
-    buffer, rate, decay = state_tensor(kept, "momentum_buffer"), group["lr"], group["weight_decay"]
+def _momentum(state: ParameterState, group: ParameterState, weight: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """Norm of `lr * buffer`; with nesterov `lr * (gradient + decay * old weight + momentum * buffer)`, as in torch."""
+    buffer, rate, decay = state_tensor(state, "momentum_buffer"), group["lr"], group["weight_decay"]
     if buffer is None:
         return None
     if not group["nesterov"]:
@@ -74,48 +77,49 @@ def _momentum(kept: ParameterState, group: ParameterState, weight: Tensor, gradi
         return None
 
     def step(b: Tensor, g: Tensor, new: Tensor) -> Tensor:
-        found = (-g if group["maximize"] else g) + group["momentum"] * b
-        # the old weight is not kept: old - rate * (found + decay * old) = new
-        made: Tensor = found + decay * (new + rate * found) / (1 - rate * decay) if decay else found
-        return made
+        direction = (-g if group["maximize"] else g) + group["momentum"] * b
+        # SGD does not keep the old weight. It solves old - rate * (direction + decay * old) = new.
+        result: Tensor = direction + decay * (new + rate * direction) / (1 - rate * decay) if decay else direction
+        return result
 
     return _norm(step, buffer, gradient, weight, rate=rate)
 
 
-def _adafactor(kept: ParameterState, group: ParameterState, weight: Tensor, gradient: Tensor | None) -> Tensor | None:
-    """Shazeer and Stern, arXiv:1804.04235, algorithms 4 and 5, as in torch.optim.Adafactor."""
-    row, column, vector = (state_tensor(kept, name) for name in ("row_var", "col_var", "variance"))
+def _adafactor(state: ParameterState, group: ParameterState, weight: Tensor, gradient: Tensor | None) -> Tensor | None:
+    """Norm of the step of torch.optim.Adafactor: Shazeer and Stern, arXiv:1804.04235, algorithms 4 and 5."""
+    row, column, vector = (state_tensor(state, name) for name in ("row_var", "col_var", "variance"))
     if gradient is None or (vector is None and (row is None or column is None)):
         return None
-    least, eps2 = group["eps"]
-    least = torch.finfo(weight.dtype).eps if least is None else least
+    floor, eps2 = group["eps"]
+    floor = torch.finfo(weight.dtype).eps if floor is None else floor
     if vector is None:
         assert row is not None and column is not None  # noqa: PT018
-        estimate = row @ column / row.mean(dim=-2, keepdim=True).clamp(min=least)
+        estimate = row @ column / row.mean(dim=-2, keepdim=True).clamp(min=floor)
     else:
         estimate = vector
-    update = estimate.clamp(min=least * least).rsqrt() * gradient
+    update = estimate.clamp(min=floor * floor).rsqrt() * gradient
     squares = torch.stack([(weight * weight).mean(), (weight * update).mean(), (update * update).mean()]).double()
-    weights, both, updates = squares if not group["maximize"] else squares * squares.new_tensor([1.0, -1.0, 1.0])
-    rate = torch.minimum(torch.as_tensor(group["lr"]).to(updates), kept["step"].to(updates).rsqrt())
+    weights, cross, updates = squares if not group["maximize"] else squares * squares.new_tensor([1.0, -1.0, 1.0])
+    rate = torch.minimum(torch.as_tensor(group["lr"]).to(updates), state["step"].to(updates).rsqrt())
     rate = rate / (updates.sqrt() / group["d"]).clamp(min=1.0)
-    # The step is rate * max(eps2, rms(old)) * update, but the old weight is not kept. It is (new + step) / shrink, so
-    # with r = rms(old):  (shrink * r)**2 = weights + 2 * rate * r * both + (rate * r)**2 * updates.
+    # The step is rate * max(eps2, rms(old)) * update, but Adafactor does not keep the old weight.
+    # old = (new + step) / shrink, so with r = rms(old):
+    # (shrink * r)**2 = weights + 2 * rate * r * both + (rate * r)**2 * updates.
     shrink = 1 - group["lr"] * group["weight_decay"]
     square = shrink**2 - rate**2 * updates
-    old = (rate * both + (rate**2 * both**2 + square * weights).sqrt()) / square
+    old = (rate * cross + (rate**2 * cross**2 + square * weights).sqrt()) / square
     norm: Tensor = rate * old.clamp(min=eps2) * updates.sqrt() * weight.numel() ** 0.5
     return norm
 
 
 def _adafactor_of_transformers(
-    kept: ParameterState, group: ParameterState, weight: Tensor, gradient: Tensor | None
+    state: ParameterState, group: ParameterState, weight: Tensor, gradient: Tensor | None
 ) -> Tensor | None:
-    """The same, as in transformers.Adafactor, which keeps the old weight's root mean square."""
+    """Norm of the step of transformers.Adafactor, which keeps the root mean square of the old weight."""
     if group["beta1"] is not None:
-        first = state_tensor(kept, "exp_avg")
+        first = state_tensor(state, "exp_avg")
         return None if first is None else _norm(lambda m: m, first)
-    row, column, vector = (state_tensor(kept, name) for name in ("exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_sq"))
+    row, column, vector = (state_tensor(state, name) for name in ("exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_sq"))
     if gradient is None or (vector is None and (row is None or column is None)):
         return None
     if vector is None:
@@ -126,20 +130,20 @@ def _adafactor_of_transformers(
     update = (factor * gradient.float()).square().mean().sqrt()
     rate = group["lr"]
     if group["relative_step"]:
-        rate = min(1e-6 * kept["step"] if group["warmup_init"] else 1e-2, kept["step"] ** -0.5)
+        rate = min(1e-6 * state["step"] if group["warmup_init"] else 1e-2, state["step"] ** -0.5)
     if group["scale_parameter"]:
-        rate = rate * torch.as_tensor(kept["RMS"]).to(update).clamp(min=group["eps"][1])
+        rate = rate * torch.as_tensor(state["RMS"]).to(update).clamp(min=group["eps"][1])
     norm: Tensor = update.clamp(max=group["clip_threshold"]) * rate * weight.numel() ** 0.5
     return norm
 
 
 def _norm(function: Callable[..., Tensor], *tensors: Tensor, rate: Tensor | float = 1.0) -> Tensor:
-    """L2 norm of `rate * function(*tensors)`, 0-d, without a copy of a whole tensor on a CPU."""
-    whole = [flat(tensor) for tensor in tensors]
-    chunk = _CHUNK if whole[0].device.type == "cpu" else max(1, whole[0].numel())
+    """Returns the L2 norm of `rate * function(*tensors)`, 0-d, without a full copy of a tensor on a CPU."""
+    flats = [flat(tensor) for tensor in tensors]
+    chunk = _CHUNK if flats[0].device.type == "cpu" else max(1, flats[0].numel())
     parts = zip(
-        *(tensor.float().split(chunk) if tensor.dtype.itemsize < 4 else tensor.split(chunk) for tensor in whole),
+        *(tensor.float().split(chunk) if tensor.dtype.itemsize < 4 else tensor.split(chunk) for tensor in flats),
         strict=True,
     )
     squares = [square_norms([function(*part)]) for part in parts]
-    return torch.stack(squares).sum().sqrt() * rate if squares else whole[0].new_zeros(())
+    return torch.stack(squares).sum().sqrt() * rate if squares else flats[0].new_zeros(())

@@ -1,1 +1,1 @@
-"""Pure functions on tensors: norms, histograms, and the kernels behind them."""
+"""Computes norms and histograms of tensors with pure functions."""

@@ -1,4 +1,4 @@
-"""Computes what gradient clipping by norm multiplies gradients by."""
+"""Computes the factor of gradient clipping by norm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _EPSILON = 1e-6
 
 
 def clip_factor(norm: T, max_norm: float) -> T:
-    """`min(1, max_norm / (norm + 1e-6))`, as in `torch.nn.utils.clip_grad_norm_`; NaN for a norm that is NaN."""
+    """Returns `min(1, max_norm / (norm + 1e-6))`, as in `torch.nn.utils.clip_grad_norm_`; NaN for a NaN norm."""
     factor = max_norm / (norm + _EPSILON)
     if isinstance(factor, Tensor):
         return factor.clamp(max=1.0)
@@ -20,5 +20,5 @@ def clip_factor(norm: T, max_norm: float) -> T:
 
 
 def is_clipped(norms: Tensor, max_norm: float) -> Tensor:
-    """Whether clipping changes gradients of each norm, of any shape: their factor is below 1."""
+    """Returns, for norms of any shape, whether clipping changes the gradients: the factor is below 1."""
     return norms + _EPSILON > max_norm

@@ -1,4 +1,4 @@
-"""Any tensor as a flat one of real numbers, and from one device to another."""
+"""Flattens tensors to 1-D tensors of real numbers, and moves them between devices."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def elements(tensor: Tensor) -> Tensor:
-    """A sparse tensor's values, each place once; its absent elements are zeros, which add nothing. Others as they are.
+    """Returns a sparse tensor's values, each index once, since absent elements are zeros; other tensors unchanged.
 
-    On CUDA the thread waits for the number of the values, which decides the size of the result: no way around it.
+    For sparse tensors on CUDA this is a host sync, because the number of values determines the size of the result.
     """
     return tensor.detach().coalesce().values() if tensor.is_sparse else tensor
 
 
 def flat(tensor: Tensor) -> Tensor:
-    """The elements as a contiguous 1-D tensor, real (a complex element counts as two); a view where possible."""
+    """Returns the elements as a contiguous real 1-D tensor (two per complex element); a view if possible."""
     plain = tensor.dim() == 1 and tensor.layout is torch.strided and not tensor.is_complex()
     if plain and tensor.is_contiguous() and not tensor.requires_grad:
         return tensor
@@ -26,5 +26,5 @@ def flat(tensor: Tensor) -> Tensor:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """On another device. Nothing waits for it there; on the CPU it is complete, since it may be read at once."""
+    """Copies a tensor to a device: asynchronously to an accelerator, synchronously to the CPU, where it may be read."""
     return tensor.to(device, non_blocking=device.type != "cpu")

@@ -1,4 +1,4 @@
-"""Exact histograms in three steps that also work for a tensor spread over ranks: agree on a range, count, add up."""
+"""Computes exact histograms in three steps that also work for sharded tensors: agree on a range, count, add counts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Groups = Sequence[Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class HistogramCounts:
-    """Finished counts over equal bins.
+    """Final counts over equal bins.
 
-    `edges` has one number more than `counts`; `counts[i]` is the number of elements in `[edges[i], edges[i+1])`, the
+    `edges` has one more number than `counts`. `counts[i]` is the number of elements in `[edges[i], edges[i+1])`; the
     last bin includes its right edge (as in numpy.histogram). `total` and `total_squares` are the sum and the sum of
-    squares of all finite elements, `low` and `high` the smallest and largest of them.
+    squares of all finite elements, `low` and `high` the smallest and largest finite element.
     """
 
     counts: tuple[int, ...]
@@ -39,90 +39,96 @@ class HistogramCounts:
 
 
 def check_bins(bins: int) -> None:
-    """Raises ValueError for a number of bins that nobody could look at."""
+    """Raises ValueError if the number of bins is not between 1 and `MOST_BINS`."""
     if not 1 <= bins <= MOST_BINS:
         raise ValueError(f"bins must be between 1 and {MOST_BINS}, got {bins}")
 
 
 def value_ranges(groups: Groups, known: Sequence[Tensor | None] = ()) -> list[Tensor]:
-    """Smallest and largest finite element of each group, `[2]`; `(inf, -inf)` where there is none.
+    """Returns the smallest and largest finite element of each group, `[2]`; `(inf, -inf)` if there is none.
 
-    On an accelerator nothing waits for it; a group's result is on the device of its first tensor. `known` may hold
-    some of them already.
+    Causes no host sync on an accelerator; a group's result is on the device of its first tensor. `known` may provide
+    some of the results.
     """
     flats = [[flat(tensor) for tensor in tensors] for tensors in groups]
-    found = {index: bounds for index, bounds in enumerate(known) if bounds is not None}
-    for way, indices in _ways(flats).items():
-        rest = [index for index in indices if index not in found]
-        if rest:
-            found.update(zip(rest, _BOUNDS[way[0]]([flats[index] for index in rest]), strict=True))
-    return [found[index] for index in range(len(groups))]
+    results = {index: bounds for index, bounds in enumerate(known) if bounds is not None}
+    for backend, indices in _by_backend(flats).items():
+        unknown = [index for index in indices if index not in results]
+        if unknown:
+            results.update(zip(unknown, _BOUNDS[backend[0]]([flats[index] for index in unknown]), strict=True))
+    return [results[index] for index in range(len(groups))]
 
 
 def count(groups: Groups, ranges: Sequence[Tensor], bins: Sequence[int]) -> list[Tensor]:
-    """Counts each group over equal bins of its range; `finish` reads the result, `[4 + bins]` of one device.
+    """Counts each group over equal bins of its range; `finish` reads the result, a `[4 + bins]` tensor on one device.
 
-    Elements are the smallest, the largest, the sum, the sum of squares and the counts; the last three are added over
-    ranks. Ranges are `value_ranges` of the same tensors or of more of them. Non-finite elements are left out. An
-    element as near to an edge as float32 resolves the range may be counted on either side; the total is exact.
+    The elements are the smallest, the largest, the sum, the sum of squares and the counts; the last three are added
+    over ranks. Ranges are `value_ranges` of the same tensors or of a superset. Non-finite elements are left out. An
+    element that float32 cannot tell from an edge may be counted on either side; the total is exact.
     """
     flats = [[flat(tensor) for tensor in tensors] for tensors in groups]
-    found: dict[int, Tensor] = {}
-    for way, indices in _ways(flats).items():
-        given = ([flats[index] for index in indices], [ranges[index] for index in indices], [bins[p] for p in indices])
-        found.update(zip(indices, _COUNT[way[0]](*given), strict=True))
-    return [found[index] for index in range(len(groups))]
+    results: dict[int, Tensor] = {}
+    for backend, indices in _by_backend(flats).items():
+        arguments = (
+            [flats[index] for index in indices],
+            [ranges[index] for index in indices],
+            [bins[p] for p in indices],
+        )
+        results.update(zip(indices, _COUNT[backend[0]](*arguments), strict=True))
+    return [results[index] for index in range(len(groups))]
 
 
 def finish(packed: Sequence[float]) -> HistogramCounts | None:
-    """The histogram from the numbers of `count`; None when there was nothing finite to count."""
+    """Returns the histogram from the numbers of `count`; None without finite elements."""
     low, high, total, total_squares, *counts = packed
     if low > high:
         return None
     return HistogramCounts(tuple(map(int, counts)), low, high, total, total_squares)
 
 
-def _ways(flats: Groups) -> dict[tuple[str, torch.device | None], list[int]]:
-    """Which groups are measured together and how: on the CPU, by the kernels of one device, or by torch's operators."""
-    found: dict[tuple[str, torch.device | None], list[int]] = {}
+def _by_backend(flats: Groups) -> dict[tuple[str, torch.device | None], list[int]]:
+    """Assigns groups to implementations: the CPU, the kernels of one device, or torch's operators."""
+    groups_by_backend: dict[tuple[str, torch.device | None], list[int]] = {}
     for index, tensors in enumerate(flats):
         if all(tensor.is_cpu for tensor in tensors):
-            way: tuple[str, torch.device | None] = "cpu", None
-        elif len({tensor.device for tensor in tensors}) == 1 and fused.takes(tensors):
-            way = "fused", tensors[0].device
+            backend: tuple[str, torch.device | None] = "cpu", None
+        elif len({tensor.device for tensor in tensors}) == 1 and fused.supports(tensors):
+            backend = "fused", tensors[0].device
         else:
-            way = "operators", None
-        found.setdefault(way, []).append(index)
-    return found
+            backend = "operators", None
+        groups_by_backend.setdefault(backend, []).append(index)
+    return groups_by_backend
 
 
 def _bounds_on_cpu(flats: Groups) -> list[Tensor]:
-    """Small ones in one flat pass; the others, and those that the pass cannot take, piece by piece."""
+    """Computes small groups in one flat pass, and all other groups piece by piece."""
     small = [index for index, tensors in enumerate(flats) if histogram_small.is_small(tensors)]
-    tried = zip(small, histogram_small.bounds([flats[index] for index in small]), strict=True)
-    found = {index: bounds for index, bounds in tried if bounds is not None}
-    rest = [index for index in range(len(flats)) if index not in found]
-    found.update(zip(rest, histogram_cpu.bounds([flats[index] for index in rest]), strict=True))
-    return [found[index] for index in range(len(flats))]
+    small_results = zip(small, histogram_small.bounds([flats[index] for index in small]), strict=True)
+    results = {index: bounds for index, bounds in small_results if bounds is not None}
+    rest = [index for index in range(len(flats)) if index not in results]
+    results.update(zip(rest, histogram_cpu.bounds([flats[index] for index in rest]), strict=True))
+    return [results[index] for index in range(len(flats))]
 
 
 def _count_on_cpu(flats: Groups, ranges: Sequence[Tensor], bins: Sequence[int]) -> list[Tensor]:
-    every = torch.stack(list(ranges))
+    stacked_ranges = torch.stack(list(ranges))
     works = [
         histogram_cpu.Work(tensors, *_range(*bounds), number)
-        for tensors, bounds, number in zip(flats, every.tolist(), bins, strict=True)
+        for tensors, bounds, number in zip(flats, stacked_ranges.tolist(), bins, strict=True)
     ]
     small = [index for index, tensors in enumerate(flats) if histogram_small.is_small(tensors)]
-    tried = zip(small, histogram_small.count([works[index] for index in small], every[small]), strict=True)
-    found = {index: part for index, part in tried if part is not None}
-    rest = [index for index in range(len(works)) if index not in found]
-    counted = zip(rest, histogram_cpu.count([works[index] for index in rest]), strict=True)
-    found.update((index, torch.cat([ranges[index], part])) for index, part in counted)
-    return [found[index] for index in range(len(works))]
+    small_results = zip(
+        small, histogram_small.count([works[index] for index in small], stacked_ranges[small]), strict=True
+    )
+    results = {index: part for index, part in small_results if part is not None}
+    rest = [index for index in range(len(works)) if index not in results]
+    other_results = zip(rest, histogram_cpu.count([works[index] for index in rest]), strict=True)
+    results.update((index, torch.cat([ranges[index], part])) for index, part in other_results)
+    return [results[index] for index in range(len(works))]
 
 
 def _range(low: float, high: float) -> tuple[float, float]:
-    """Left edge and width; a single value gets a bin of width 1 around it, as in numpy.histogram."""
+    """Returns left edge and width; a single value gets a bin of width 1 around it, as in numpy.histogram."""
     return (low, high - low) if high > low else (low - 0.5 if math.isfinite(low) else 0.0, 1.0)
 
 

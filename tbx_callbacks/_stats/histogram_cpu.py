@@ -1,4 +1,4 @@
-"""Counting on the CPU."""
+"""Counts histograms on the CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WORTH_PAIRS = 1 << 12
 
 
 def bounds(groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Smallest and largest finite element of each group of flat tensors, `[2]`; `(inf, -inf)` where there is none."""
+    """Returns the smallest and largest finite element of each group of flat tensors, `[2]`; `(inf, -inf)` if none."""
     lows, highs = [math.inf] * len(groups), [-math.inf] * len(groups)
     for parts in on_threads(lambda pieces: [(index, *_bounds(piece)) for index, _, piece in pieces], Pieces(groups)):
         for index, low, high in parts:
@@ -46,34 +46,34 @@ class Work:
 
 
 def holds_float32(work: Work) -> bool:
-    """Whether float32 can hold the bin indices of a range: it is not very large or tiny."""
+    """Whether float32 can represent the bin indices of a range, which must not be very large or tiny."""
     return TINY < work.bins / work.width < HUGE and work.width <= HUGE
 
 
 def count(works: Sequence[Work]) -> list[Tensor]:
-    """Counts all of them; for each one `[2 + bins]` float64: the sum, the sum of squares and the counts."""
+    """Counts all histograms; returns for each `[2 + bins]` float64: the sum, the sum of squares and the counts."""
 
-    def some(pieces: Pieces) -> list[_Table]:
+    def count_pieces(pieces: Pieces) -> list[_Table]:
         scratch = _Scratch(pieces.largest)
         tables: list[_Table] = []
         for index, number, piece in pieces:
-            if not tables or tables[-1].place != index:
+            if not tables or tables[-1].index_of_work != index:
                 tables.append(_Table(index, works[index], scratch))
             tables[-1].add(number, piece)
         return tables
 
-    found: list[list[_Table]] = [[] for _ in works]
-    for tables in on_threads(some, Pieces([work.tensors for work in works])):
+    tables_by_work: list[list[_Table]] = [[] for _ in works]
+    for tables in on_threads(count_pieces, Pieces([work.tensors for work in works])):
         for table in tables:
-            found[table.place].append(table)
-    return [_merged(work, tables) for work, tables in zip(works, found, strict=True)]
+            tables_by_work[table.index_of_work].append(table)
+    return [_merge(work, tables) for work, tables in zip(works, tables_by_work, strict=True)]
 
 
 class _Scratch:
-    """Working copies of one piece: scaled elements, their bins, and the bins of two elements in one number.
+    """Buffers for one piece: scaled elements, their bins, and the bins of two elements in one number.
 
-    The views that fit a piece are kept: most pieces have the same size, and each call of torch that a thread saves is
-    one less in which it waits for the interpreter's lock.
+    Reuses views of the piece's size, because most pieces have the same size. Each saved call to torch is one less wait
+    for the GIL.
     """
 
     def __init__(self, elements: int) -> None:
@@ -83,7 +83,7 @@ class _Scratch:
         self.fit(elements)
 
     def fit(self, elements: int) -> None:
-        """Makes the views as long as a piece."""
+        """Sets the length of the views."""
         half = elements // 2
         self.elements = elements
         self.floats, self.bins, self.pairs = self._floats[:elements], self._bins[:elements], self._pairs[:half]
@@ -91,23 +91,24 @@ class _Scratch:
 
 
 class _Table:
-    """What one thread counts of a work.
+    """The counts of one histogram on one thread.
 
-    Two elements at a time: their bins make one number, so that half as many are counted, in a square table.
+    Counts two elements at a time: their two bins make one number in a square table, so there are half as many numbers.
     """
 
     def __init__(self, index: int, work: Work, scratch: _Scratch) -> None:
-        self.place, self._scratch = index, scratch
+        self.index_of_work, self._scratch = index, scratch
         self._left, self._scale = work.left, work.bins / work.width
-        self._wide = not holds_float32(work)
-        self._rows = work.bins + 1  # one bin more: an element at the right edge lands there
-        self._by_pairs = self._rows <= 129 and not self._wide  # a larger table would leave the cache, its size int16
-        # One operator instead of two where float32 loses nothing by it: 0 is in the range, or near it.
+        self._needs_float64 = not holds_float32(work)
+        self._rows = work.bins + 1  # an extra bin for elements at the right edge
+        # Pairs only for small tables: a larger one would exceed the cache, and its size int16.
+        self._by_pairs = self._rows <= 129 and not self._needs_float64
+        # One operator instead of two, if float32 loses no precision because 0 is in the range or near it.
         self._shift = torch.tensor(-work.left * self._scale) if abs(work.left) <= 2 * work.width else None
         self._single = torch.zeros(self._rows, dtype=torch.int64)
         self._square = torch.zeros(self._rows**2 if self._by_pairs else 0, dtype=torch.int64)
         self.moments: list[tuple[int, float, float]] = []
-        """Number, sum and sum of squares of each piece."""
+        """Index, sum and sum of squares of each piece."""
 
     def add(self, number: int, raw: Tensor) -> None:
         """Counts a piece."""
@@ -119,28 +120,28 @@ class _Table:
             self._count(piece.sub(self._left).mul_(self._scale).int())
 
     def absorb(self, other: _Table) -> None:
-        """Adds what another thread counted of the same work."""
+        """Adds the counts of another thread for the same histogram."""
         self.moments += other.moments
         self._single += other._single
         self._square += other._square
 
     def counts(self) -> Tensor:
-        """What was counted, `[bins]`."""
-        every = self._single
+        """Returns the counts, `[bins]`."""
+        all_counts = self._single
         if self._by_pairs:
             square = self._square.view(self._rows, self._rows)
-            every = every + square.sum(0) + square.sum(1)
-        every[-2] += every[-1]
-        return every[:-1]
+            all_counts = all_counts + square.sum(0) + square.sum(1)
+        all_counts[-2] += all_counts[-1]
+        return all_counts[:-1]
 
     def _finite(self, raw: Tensor) -> tuple[Tensor, float]:
-        """The finite elements in a type that can hold their bins, and the sum of their squares."""
+        """Returns the finite elements in a type that can represent their bins, and the sum of their squares."""
         exact_integers = not raw.dtype.is_floating_point and raw.dtype != torch.bool
-        wide = self._wide or exact_integers or raw.dtype == torch.float64
-        piece = raw.double() if wide else raw.float()
+        needs_float64 = self._needs_float64 or exact_integers or raw.dtype == torch.float64
+        piece = raw.double() if needs_float64 else raw.float()
         square = sum_of_squares(piece)
         if not TINY < square < HUGE and not (square == 0 and not piece.any()):
-            # float32 cannot hold it, or there is a NaN or an Inf
+            # float32 cannot represent the sum, or there is NaN or Inf
             piece = piece[torch.isfinite(piece)].double()
             square = piece.square().sum().item()
         return piece, square
@@ -163,11 +164,11 @@ class _Table:
             self._count(scratch.odd)
 
 
-def _merged(work: Work, tables: Sequence[_Table]) -> Tensor:
+def _merge(work: Work, tables: Sequence[_Table]) -> Tensor:
     if not tables:
         return torch.zeros(2 + work.bins, dtype=torch.float64)
     for table in tables[1:]:
         tables[0].absorb(table)
-    moments = sorted(tables[0].moments)  # the same sum whoever took what
+    moments = sorted(tables[0].moments)  # the sum must not depend on which thread counted which piece
     total, square = sum(total for _, total, _ in moments), sum(square for _, _, square in moments)
     return torch.cat([torch.tensor([total, square], dtype=torch.float64), tables[0].counts()])

@@ -1,4 +1,4 @@
-"""From tensors to numbers on the host: one copy a device and type; the training does not wait for CUDA."""
+"""Copies tensors to the host, with one copy per device and type; the training does not wait for CUDA."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tbx_callbacks._stats.types import Number
 
 
 class HostCopy:
-    """Numbers and vectors on their way to the host.
+    """Copies numbers and vectors to the host.
 
-    On CUDA the copies go to pinned memory, behind what the device still has to do, and `read` waits for them: it may be
-    called by another thread. Elsewhere they are there at once.
+    On CUDA the copies to pinned memory are queued behind the device's other work. `read` waits for them, on any thread.
+    On other devices the copies are synchronous.
 
     Args:
         scalars: numbers, or tensors of one element.
@@ -35,32 +35,32 @@ class HostCopy:
 
     @property
     def is_pending(self) -> bool:
-        """Whether the device may still be at it."""
+        """Whether a copy may still be running."""
         return bool(self._events)
 
     def read(self) -> tuple[list[float], list[list[float]]]:
-        """The numbers, and the vectors."""
+        """Waits for the copies and returns the numbers and the vectors."""
         for device, event in self._events:
-            # Or it makes a context on the current device: in a new thread the first one, which is another rank's.
+            # Otherwise synchronize creates a context on the current device: for a new thread another rank's device 0.
             with torch.cuda.device(device):
                 event.synchronize()
-        found: list[list[float]] = [[] for _ in self._sizes]
+        parts: list[list[float]] = [[] for _ in self._sizes]
         for chosen, copy in self._copies:
-            together, start = copy if isinstance(copy, list) else copy.tolist(), 0
+            values_of_copy, start = copy if isinstance(copy, list) else copy.tolist(), 0
             for index in chosen:
-                found[index] = together[start : start + self._sizes[index]]
+                parts[index] = values_of_copy[start : start + self._sizes[index]]
                 start += self._sizes[index]
-        rest = iter(found)
+        rest = iter(parts)
         numbers = [float(next(rest)[0]) if number is None else number for number in self._scalars]
         return numbers, list(rest)
 
     def _copy(self, packed: Tensor) -> Tensor | list[float]:
         if packed.device.type != "cuda":
-            found: list[float] = packed.tolist()
-            return found
+            values: list[float] = packed.tolist()
+            return values
         host = torch.empty(packed.shape, dtype=packed.dtype, device="cpu", pin_memory=True)
         host.copy_(packed, non_blocking=True)
-        event = torch.cuda.Event(blocking=True)  # or the waiting thread would keep a core busy
+        event = torch.cuda.Event(blocking=True)  # otherwise the waiting thread would keep a core busy
         event.record(torch.cuda.current_stream(packed.device))
         self._events.append((packed.device, event))
         return host

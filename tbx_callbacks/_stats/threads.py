@@ -1,7 +1,7 @@
-"""Work on CPU tensors in pieces that stay in a core's cache, on as many threads as torch uses.
+"""Processes CPU tensors in pieces that stay in a core's cache, on as many threads as torch uses.
 
-Each thread runs torch's operators by itself. Operators that split themselves over threads wait for the slowest of them
-each time, and spin while they wait: beside other busy processes (data loading) that costs more than it gains.
+Each thread runs single-threaded torch operators. Multi-threaded operators wait for their slowest thread each time, and
+spin while they wait. With other busy processes (data loading) this costs more than it gains.
 """
 
 from __future__ import annotations
@@ -18,65 +18,71 @@ from torch import Tensor
 UNSPLIT = (1 << 15) - 1
 """The largest number of elements for which torch does not split an operator over threads."""
 _PIECE = 1 << 19
-_MOST_THREADS = 12  # working copies of a piece are all the extra memory: 5.3 MiB a thread at most
-_WORTH_THREADS = 1 << 20  # to start them takes as long as 1 M elements
+_MOST_THREADS = 12  # the buffers for one piece are all the extra memory: at most 5.3 MiB per thread
+_WORTH_THREADS = 1 << 20  # starting threads takes as long as 1 M elements
 Result = TypeVar("Result")
 Piece = tuple[int, int, Tensor]
 
 
 class Pieces:
-    """Pieces of flat tensors, each with the number of its group and its own; each is taken by one thread."""
+    """Iterates over pieces of flat tensors: (group index, piece index, tensor).
+
+    Threads share the object; each piece goes to one thread.
+    """
 
     def __init__(self, groups: Sequence[Sequence[Tensor]]) -> None:
-        known, elements = torch.get_num_threads(), sum(tensor.numel() for tensors in groups for tensor in tensors)
-        self.threads = min(known, _MOST_THREADS) if elements >= _WORTH_THREADS else 1
-        self._size = _PIECE if self.threads > 1 or known == 1 else UNSPLIT
-        cut = [(index, *part) for index, tensors in enumerate(groups) for part in enumerate(self._cut(tensors))]
-        self._waiting: deque[tuple[int, int, list[Tensor]]] = deque(cut)
-        self.largest = max((sum(tensor.numel() for tensor in parts) for _, _, parts in cut), default=0)
-        """No piece has more elements."""
+        torch_threads, elements = (
+            torch.get_num_threads(),
+            sum(tensor.numel() for tensors in groups for tensor in tensors),
+        )
+        self.threads = min(torch_threads, _MOST_THREADS) if elements >= _WORTH_THREADS else 1
+        self._size = _PIECE if self.threads > 1 or torch_threads == 1 else UNSPLIT
+        pieces = [(index, *part) for index, tensors in enumerate(groups) for part in enumerate(self._cut(tensors))]
+        self._queue: deque[tuple[int, int, list[Tensor]]] = deque(pieces)
+        self.largest = max((sum(tensor.numel() for tensor in parts) for _, _, parts in pieces), default=0)
+        """Number of elements of the largest piece."""
 
     def __iter__(self) -> Iterator[Piece]:
         while True:
             try:
-                index, number, parts = self._waiting.popleft()
+                index, number, parts = self._queue.popleft()
             except IndexError:
                 return
             yield index, number, parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _cut(self, tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Large tensors in equal pieces of about the size, small ones of one type side by side."""
+        """Splits large tensors into equal pieces of about the target size, and joins small tensors of one type."""
         small: list[Tensor] = []
-        waiting = 0
+        small_elements = 0
         for tensor in tensors:
             if tensor.numel() >= self._size // 16:
-                wanted = tensor.numel() / self._size
-                pieces = max(1, round(wanted)) if self._size == _PIECE else math.ceil(wanted)
+                ideal_count = tensor.numel() / self._size
+                pieces = max(1, round(ideal_count)) if self._size == _PIECE else math.ceil(ideal_count)
                 yield from ([piece] for piece in tensor.split(math.ceil(tensor.numel() / pieces)))
                 continue
-            if small and (waiting + tensor.numel() > self._size or small[0].dtype != tensor.dtype):
+            if small and (small_elements + tensor.numel() > self._size or small[0].dtype != tensor.dtype):
                 yield small
-                small, waiting = [], 0
+                small, small_elements = [], 0
             if tensor.numel():
                 small.append(tensor)
-                waiting += tensor.numel()
+                small_elements += tensor.numel()
         if small:
             yield small
 
 
 def on_threads(work: Callable[[Pieces], Result], pieces: Pieces) -> list[Result]:
-    """What `work` returns on each of the threads that share the pieces among them."""
+    """Runs `work` on several threads that share the pieces, and returns the result of each thread."""
     if pieces.threads == 1:
         return [work(pieces)]
-    known = torch.get_num_threads()
+    torch_threads = torch.get_num_threads()
 
-    def alone() -> Result:
-        torch.get_num_threads()  # torch sets up a new thread when it is first asked, and would undo what is set before
-        torch.set_num_threads(1)  # of this thread, and of those that start before it is set back
+    def run_single_threaded() -> Result:
+        torch.get_num_threads()  # the first call initialises a new thread, and would undo an earlier setting
+        torch.set_num_threads(1)  # affects this thread, and threads that start before it is reset
         try:
             return work(pieces)
         finally:
-            torch.set_num_threads(known)
+            torch.set_num_threads(torch_threads)
 
     with ThreadPoolExecutor(pieces.threads, "tbx_callbacks stats") as pool:
-        return [done.result() for done in [pool.submit(alone) for _ in range(pieces.threads)]]
+        return [future.result() for future in [pool.submit(run_single_threaded) for _ in range(pieces.threads)]]

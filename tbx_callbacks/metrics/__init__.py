@@ -1,6 +1,6 @@
-"""The metrics, and the types to write a metric with.
+"""Exports the metric registry and the types for writing a metric.
 
-`METRICS` is the registry that metric sets, the command line and the JSON Schema read.
+Metric sets, the command line and the JSON Schema read the registry `METRICS`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What modules return."""
+"""Defines the metric `Activations`, which summarizes the outputs of modules."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tbx_callbacks.tags import ACTIVATIONS
 
 @dataclass(frozen=True)
 class Activations:
-    """Size, mean, share of zeros and histogram of what modules return in the first forward pass of the step.
+    """RMS norm, mean, share of zeros and histogram of module outputs in the first forward pass of the step.
 
-    Of the first tensor that a module returns in training mode, all elements, those of padding too. The norm is the root
-    mean square, `sqrt(mean(x**2))`, so that it does not depend on the batch's size. `modules` is a regex that is
-    searched in the modules' names; without it the model's layers, as in `by: layer`. With gradient accumulation the
-    first micro-batch counts; a module that is called several times counts once. Left out for compiled models. Merged
-    over ranks as sums, histograms over edges agreed first: what modules return is held until the step then. Cost: five
-    passes over the activations, no hooks on other steps.
+    Covers all elements, padding included, of the first tensor that a module returns in training mode. The norm is the
+    root mean square, `sqrt(mean(x**2))`, so it does not depend on the batch size. `modules` is a regex searched in the
+    module names; by default the metric covers the model's layers, as in `by: layer`. With gradient accumulation only
+    the first micro-batch counts, and only the first call of a module. Skipped for compiled models. Merged over ranks as
+    sums; ranks first agree on histogram edges, so outputs stay in memory until the step. Cost: five passes over the
+    activations, no hooks on other steps.
     """
 
     modules: str | None = None
-    """Regex; modules whose name it finds."""
+    """Regex searched in the module names."""
     bins: int = 64
     """Number of bins, 1 to 255."""
 
@@ -56,10 +56,10 @@ class Activations:
     def __call__(self, context: Context) -> Values:
         values: dict[str, Value | Histogram] = {}
         for name, tensor in context.activations.items():
-            number = tensor.numel()
-            wide = torch.float32 if tensor.device.type == "mps" else torch.float64
+            elements = tensor.numel()
+            wide_dtype = torch.float32 if tensor.device.type == "mps" else torch.float64
             values[f"{ACTIVATIONS}/{name}"] = Histogram((tensor,), bins=self.bins)
-            values[f"{ACTIVATIONS}/{name}/norm"] = Rms(square_norms([tensor]).sum(), number)
-            values[f"{ACTIVATIONS}/{name}/mean"] = Mean(tensor.sum(dtype=wide), number)
-            values[f"{ACTIVATIONS}/{name}/zero_share"] = Mean(number - torch.count_nonzero(tensor), number)
+            values[f"{ACTIVATIONS}/{name}/norm"] = Rms(square_norms([tensor]).sum(), elements)
+            values[f"{ACTIVATIONS}/{name}/mean"] = Mean(tensor.sum(dtype=wide_dtype), elements)
+            values[f"{ACTIVATIONS}/{name}/zero_share"] = Mean(elements - torch.count_nonzero(tensor), elements)
         return values

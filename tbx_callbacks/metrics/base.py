@@ -1,4 +1,4 @@
-"""The metric seam."""
+"""Defines `Metric`, the interface that every metric implements."""
 
 from __future__ import annotations
 
@@ -17,20 +17,24 @@ NOTHING: frozenset[str] = frozenset()
 
 
 class Metric(Protocol):
-    """What is measured. A frozen dataclass whose fields are its options; it knows no period, rank, trainer or writer.
+    """A frozen dataclass whose fields are the metric's options. It knows no cadence, rank, trainer or writer.
 
-    Class attributes describe it to the engine, the command line and the configuration:
+    Class attributes describe the metric to the engine, the command line and the configuration:
 
-    - `tags`: what it writes, tag -> unit; `{group}` stands for the names that the selection makes.
-    - `events`: when it is called: `start`, `step`, `log` (the trainer logs numbers), `end`.
-    - `needs`: what the engine must prepare: `gradients` (numbers of groups whose gradients cannot be read are left
-      out), `before_clip` (gradients seen before clipping, where the trainer allows
-      it), `weights_before` (the selected weights are copied before the step, so that its change can be read),
-      `activations` (the metric is called while the model runs, for each module that its option `modules` chooses),
-      `batches` (loss, samples and tokens of each micro-batch), `losses` (further ones that the model returns),
-      `predictions` (its logits are compared with the labels) or `loss_scale` (the trainer's GradScaler is watched).
+    - `tags`: tags it writes -> unit; `{group}` stands for each group of the selection.
+    - `events`: when the engine calls it: `start`, `step`, `log` (the trainer logs numbers), `end`.
+    - `needs`: inputs that the engine must prepare:
+        - `gradients`: gradients; groups whose gradients cannot be read are left out;
+        - `before_clip`: gradients before clipping, where the trainer allows it;
+        - `weights_before`: a copy of the selected weights before the step, to compute updates;
+        - `activations`: module outputs; the engine calls the metric while the model runs, once for each module that
+          the option `modules` chooses;
+        - `batches`: loss, samples and tokens of each micro-batch;
+        - `losses`: further losses that the model returns;
+        - `predictions`: the model's logits, compared with the labels;
+        - `loss_scale`: the loss scale of the trainer's GradScaler.
     - `select`: the default choice of parameters, or None for a metric that reads no parameters. Users set its fields
-      as options beside the metric's own.
+      as options, next to the metric's own.
     - `cost`: one line for the documentation.
     """
 
@@ -41,4 +45,4 @@ class Metric(Protocol):
     cost: ClassVar[str]
 
     def __call__(self, context: Context) -> Values:
-        """Values by tag. On a step: device work only, no host sync on an accelerator."""
+        """Returns values by tag. On the event `step` it must not cause a host sync on an accelerator."""

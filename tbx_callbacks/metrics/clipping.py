@@ -1,4 +1,4 @@
-"""Gradient clipping."""
+"""Defines the metric `Clip`, which reports gradient clipping."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tbx_callbacks.tags import CLIP_FACTOR, CLIP_SHARE
 
 @dataclass(frozen=True)
 class Clip:
-    """How much clipping shrinks the gradient.
+    """Clip factor of the step's gradient, and the share of steps that were clipped.
 
-    `clip/factor` is what this step's gradient was multiplied by, `min(1, max_norm / (norm + 1e-6))` as in
-    torch.nn.utils.clip_grad_norm_; without an attached callback it is written on steps where the trainer logs its norm.
-    `clip/share` is the share of steps since the last point whose gradient was clipped; it needs an attached callback.
-    Nothing is written when the trainer does not clip by norm. Cost: none.
+    `clip/factor` is the factor that clipping applied in this step: `min(1, max_norm / (norm + 1e-6))`, as in
+    torch.nn.utils.clip_grad_norm_. Without an attached callback it exists only on steps where the trainer logs its
+    norm. `clip/share` is the share of steps since the last point whose gradient was clipped; it needs an attached
+    callback. The metric writes nothing when the trainer does not clip by norm. Cost: none.
     """
 
     tags: ClassVar[Mapping[str, str]] = {CLIP_FACTOR: "", CLIP_SHARE: "share of steps"}

@@ -1,4 +1,4 @@
-"""What a metric may read: the tensors and facts of one moment of the run."""
+"""Defines `Context`, which gives metrics the tensors and numbers of one event of the run."""
 
 from __future__ import annotations
 
@@ -19,58 +19,58 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Interval:
-    """What happened since this metric's last point (since the start, at its first)."""
+    """Counters since this metric's last point, or since the start of the run at its first point."""
 
     steps: int = 0
     seconds: float = 0.0
-    """Training time: evaluation and saving are left out."""
+    """Training time, without evaluation and saving."""
     monitoring: float = 0.0
-    """Seconds of it that measuring and publishing took in the training thread."""
+    """Seconds of `seconds` that metrics and publishing took in the training thread."""
     waiting: float | None = None
-    """Seconds of it in which the training waited for its next batch; None where that was not seen."""
+    """Seconds of `seconds` that the training waited for its next batch; None where the wait cannot be measured."""
     samples: int = 0
     tokens: Number | None = None
-    """Tokens that the attention mask lets through; None when the model is given none."""
+    """Tokens that the attention mask does not mask; None when the model receives no mask."""
     losses: int = 0
-    """Micro-batches whose loss was seen."""
+    """Micro-batches whose loss was recorded."""
     nonfinite_losses: Number = 0
     clip_steps: int = 0
-    """Steps at which the trainer's gradient norm was seen before clipping."""
+    """Steps whose gradient norm was recorded before clipping."""
     clipped_steps: Number = 0
     skipped_steps: Number = 0
-    """Steps that did nothing because gradients overflowed under a loss scale."""
+    """Steps that the loss scale skipped because gradients overflowed."""
     loss_scale: Number | None = None
-    """After the latest update; None without one."""
+    """Loss scale after its latest update; None without one."""
     hits: Number = 0
-    """Right predictions on the training batches."""
+    """Correct predictions on the training batches."""
     predictions: Number = 0
-    """Labels that they were compared with; 0 when none were seen."""
+    """Labels compared with predictions; 0 when no labels were recorded."""
     extra_losses: Mapping[str, Mean] = field(default_factory=dict)
-    """Losses that the model returned beside the one that is trained on, by name."""
+    """Losses that the model returned besides the training loss, by name."""
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known of the whole run."""
+    """Facts that describe the run as a whole."""
 
     hparams: Mapping[str, bool | float | str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     families: tuple[str, ...] = ()
-    """What comes before the group's name in tags of scalars that are written for several groups."""
+    """Tag prefixes of the scalars that are written for several groups."""
     best: Mapping[str, float] = field(default_factory=dict)
-    """Best value so far of each evaluation metric, by its tag."""
+    """Best value so far of each evaluation metric, by tag."""
     succeeded: bool = True
     rank: int | None = None
-    """This process among several that train together; None for one that trains alone."""
+    """Rank of this process; None in a training with a single process."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """One moment of the run.
+    """Inputs of a metric at one event of the run.
 
-    `event` is `start`, `step`, `log` or `end`. Tensors are there at a step only: `gradients` as the optimizer consumed
-    them (after clipping), `weights` after the step. `before_clip` holds the statistics of the gradients before clipping
-    where the trainer let them be seen, `clipping` says whether the trainer changes gradients between the two.
+    `event` is `start`, `step`, `log` or `end`. Tensors exist only at `step`. `gradients` are those that the optimizer
+    consumed (after clipping); `weights` are those after the step. `before_clip` holds statistics of the gradients
+    before clipping, where the trainer allows it. `clipping` tells how the trainer clips in between.
     """
 
     event: str
@@ -82,30 +82,30 @@ class Context:
     weights: Tensors = field(default_factory=lambda: Tensors(()))
     before_clip: Tensors | None = None
     updates: Tensors | None = None
-    """New weights less old ones, of parameters with a gradient; None unless a metric that needs them is due."""
+    """New minus old weights of parameters with a gradient; None unless a due metric needs them."""
     skipped: Tensor | None = None
-    """Not 0 when the optimizer was called but did nothing: gradients overflowed under a loss scale. None without."""
+    """Nonzero when the optimizer ran but the loss scale skipped the step; None without a loss scale."""
     optimizer_state: OptimizerStateView | None = None
-    """What the optimizer remembers of its parameters after the step."""
+    """Optimizer state of the parameters after the step."""
     clipping: str = "none"
     """`none`, `norm` or `other`."""
     spreads_nonfinite: bool = False
-    """Whether the trainer multiplies gradients by a factor made of their norm, so that one NaN reaches every layer."""
+    """Whether the trainer clips by global norm, which turns one NaN into NaN everywhere."""
     clip_factor: Value | None = None
-    """What clipping multiplied the gradients by; None when the trainer has not told it."""
+    """Factor by which clipping multiplied the gradients; None when the trainer has not reported its norm."""
     activations: Mapping[str, Tensor] = field(default_factory=dict)
-    """What a module returned, by its name; only for metrics that need it, which are called while the model runs."""
+    """Output of a module, by module name; only for metrics with `needs = {"activations"}`, during the forward pass."""
     learning_rates: Mapping[str, Number] = field(default_factory=dict)
-    """The rate that this step used, by `<Optimizer>/<group>`."""
+    """Learning rate that this step used, by `<Optimizer>/<group>`."""
     interval: Interval = field(default_factory=Interval)
     logs: Mapping[str, Number | str] = field(default_factory=dict)
-    """Numbers that the trainer logs, by tag; at the event `log` only."""
+    """Numbers that the trainer logs, by tag; only at the event `log`."""
 
     def unless_skipped(self, value: Value) -> Value:
-        """The value, left out for a step that did nothing."""
+        """Returns the value, wrapped so that it is left out when the step was skipped."""
         return value if self.skipped is None else Unless(value, self.skipped)
 
     def histograms(self, tensors: Tensors, bins: int) -> dict[str, Histogram]:
-        """A histogram of the tensors of each group of the selection; groups that have none are left out."""
+        """Returns one histogram for each group of the selection; groups without tensors are left out."""
         groups = {group.name: group.members for group in self.selection.groups}
-        return {name: Histogram(chosen, bins, known) for name, (chosen, known) in tensors.grouped(groups).items()}
+        return {name: Histogram(chosen, bins, bounds) for name, (chosen, bounds) in tensors.grouped(groups).items()}

@@ -1,4 +1,4 @@
-"""Histograms of weights, gradients and updates."""
+"""Defines the metrics that write histograms of weights, gradients and updates."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tbx_callbacks.tags import GRADS, UPDATES, WEIGHTS
 
 @dataclass(frozen=True)
 class WeightHistogram:
-    """Exact counts of the weights after the step, frozen ones included, per group.
+    """Exact histogram of the weights after the step, frozen ones included, per group.
 
-    `bins` equal bins between the smallest and the largest finite element of the group; NaN and Inf are left out (see
-    the metric `nonfinite`). Merged over ranks by adding counts over edges agreed first. Cost: two passes.
+    Uses `bins` equal bins between the smallest and the largest finite element of the group. NaN and Inf are left out
+    (see the metric `nonfinite`). Ranks first agree on the edges, then add their counts. Cost: two passes.
     """
 
     bins: int = 64
@@ -34,16 +34,19 @@ class WeightHistogram:
         check_bins(self.bins)
 
     def __call__(self, context: Context) -> Values:
-        return {f"{WEIGHTS}/{group}": found for group, found in context.histograms(context.weights, self.bins).items()}
+        return {
+            f"{WEIGHTS}/{group}": histogram
+            for group, histogram in context.histograms(context.weights, self.bins).items()
+        }
 
 
 @dataclass(frozen=True)
 class GradHistogram:
-    """Exact counts of the gradients as the optimizer consumed them (after clipping), per group.
+    """Exact histogram of the gradients as the optimizer consumed them (after clipping), per group.
 
-    `bins` equal bins between the smallest and the largest finite element of the group; NaN and Inf are left out (see
-    the metric `nonfinite`). Of a sparse gradient only the stored elements are counted. Merged over ranks by adding
-    counts over edges agreed first. Cost: two passes.
+    Uses `bins` equal bins between the smallest and the largest finite element of the group. NaN and Inf are left out
+    (see the metric `nonfinite`). For sparse gradients only stored elements count. Ranks first agree on the edges, then
+    add their counts. Cost: two passes.
     """
 
     bins: int = 64
@@ -59,16 +62,19 @@ class GradHistogram:
         check_bins(self.bins)
 
     def __call__(self, context: Context) -> Values:
-        return {f"{GRADS}/{group}": found for group, found in context.histograms(context.gradients, self.bins).items()}
+        return {
+            f"{GRADS}/{group}": histogram
+            for group, histogram in context.histograms(context.gradients, self.bins).items()
+        }
 
 
 @dataclass(frozen=True)
 class UpdateHistogram:
-    """Exact counts of what the step changed, `new - old`, per group, of parameters that have a gradient.
+    """Exact histogram of the update, `new - old`, of parameters that have a gradient, per group.
 
-    `bins` equal bins between the smallest and the largest finite element of the group. Not written for a step that was
-    skipped because gradients overflowed. Merged over ranks by adding counts over edges agreed first. Cost: a copy of
-    the selected weights on due steps, freed at once, and three passes over it.
+    Uses `bins` equal bins between the smallest and the largest finite element of the group. Not written for a step that
+    was skipped because gradients overflowed. Ranks first agree on the edges, then add their counts. Cost: a copy of the
+    selected weights on due steps, freed after the step, and three passes over it.
     """
 
     bins: int = 64
@@ -86,4 +92,7 @@ class UpdateHistogram:
     def __call__(self, context: Context) -> Values:
         if context.updates is None:
             return {}
-        return {f"{UPDATES}/{group}": found for group, found in context.histograms(context.updates, self.bins).items()}
+        return {
+            f"{UPDATES}/{group}": histogram
+            for group, histogram in context.histograms(context.updates, self.bins).items()
+        }

@@ -1,4 +1,4 @@
-"""Values that are no numbers: one rank knows them, and nothing is merged."""
+"""Defines values that are not numbers: texts, hyper-parameters, layouts. They are not merged over ranks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HParams:
 
 @dataclass(frozen=True)
 class HParamsMetrics:
-    """Which tags the HParams tab shows beside the hyper-parameters."""
+    """Tags that the HParams tab shows next to the hyper-parameters."""
 
     values: Mapping[str, bool | float | str]
     tags: Sequence[str]
@@ -32,14 +32,14 @@ class HParamsMetrics:
 
 @dataclass(frozen=True)
 class HParamsEnd:
-    """How the run ended."""
+    """Status of the run at its end."""
 
     succeeded: bool
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Charts for TensorBoard's Custom Scalars tab: category -> chart title -> regexes of tags."""
+    """Charts for TensorBoard's Custom Scalars tab: category -> chart title -> tag regexes."""
 
     charts: Mapping[str, Mapping[str, Sequence[str]]]
 

@@ -1,4 +1,4 @@
-"""NaN and Inf, and where they came from."""
+"""Defines the metric `NonFinite`, which counts NaN and Inf and names the first bad group."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ logger = logging.getLogger(__name__)
 class NonFinite:
     """Counts of NaN and Inf elements in the gradients before clipping and in the weights after the step.
 
-    `nonfinite/found` is 1 when there is any, in the loss since the last point too, else 0. Totals are always written,
-    groups only when they hold one. A text names the first bad group: backward reaches the last layers first, so for
-    gradients that is the last group in the model's order.
+    `nonfinite/found` is 1 when there is any, in the losses since the last point too, else 0. Totals are always written;
+    groups are written only when they contain NaN or Inf. A text names the first bad group. Backward reaches the last
+    layers first, so for gradients this is the last bad group in the model's order.
 
-    Clipping by a NaN norm makes every gradient NaN, and by an Inf norm turns Inf into NaN and the rest into zeros.
-    Where the trainer does that and the gradients could not be seen before (callback not attached), counts other than
-    zero are left out, since they would blame every layer.
+    Clipping by a NaN norm makes every gradient NaN. Clipping by an Inf norm turns Inf into NaN and the rest into zeros.
+    If the trainer clips so and the callback is not attached, nonzero counts are left out: they would blame every layer.
 
-    `nonfinite/losses` counts micro-batches, also those that the trainer's log hides (logging_nan_inf_filter). Cost:
-    with finite tensors on CPU that of the norms, which it shares; on accelerators one pass.
+    `nonfinite/losses` counts micro-batches, including those that the trainer's log hides (logging_nan_inf_filter).
+    Cost: on accelerators one pass; on CPU nothing beyond the norms' pass while all tensors are finite.
     """
 
     tags: ClassVar[Mapping[str, str]] = {
@@ -56,34 +55,38 @@ class NonFinite:
 
     def __call__(self, context: Context) -> Values:
         source = context.before_clip or context.gradients
-        smeared = context.before_clip is None and context.spreads_nonfinite
+        spread_by_clipping = context.before_clip is None and context.spreads_nonfinite
         gradients = context.selection.sums(source.nonfinite, source.present)
         weights = context.selection.sums(context.weights.nonfinite, context.weights.present)
-        seen = context.interval.losses
-        losses: tuple[Number, ...] = (context.interval.nonfinite_losses,) if seen else ()
+        has_losses = context.interval.losses
+        losses: tuple[Number, ...] = (context.interval.nonfinite_losses,) if has_losses else ()
         groups = context.selection.groups
         trained = [g for g in groups if any(context.parameters[i].tensor.requires_grad for i in g.members)]
-        # Another rank may hold the elements of a group: the parts of one value are the same on all ranks.
-        every_gradient: dict[str, Number] = {**{group.name: 0.0 for group in trained}, **gradients}
-        every_weight: dict[str, Number] = {**{group.name: 0.0 for group in groups}, **weights}
-        counts = (*every_gradient.values(), *every_weight.values(), *losses)
+        # Another rank may hold the elements of a group, but a value must have the same parts on all ranks.
+        gradient_counts: dict[str, Number] = {**{group.name: 0.0 for group in trained}, **gradients}
+        weight_counts: dict[str, Number] = {**{group.name: 0.0 for group in groups}, **weights}
+        counts = (*gradient_counts.values(), *weight_counts.values(), *losses)
         values: dict[str, Value] = {
-            NONFINITE_FOUND: _Found(counts),
-            f"{NONFINITE_GRADIENTS}/total": _Count(tuple(gradients.values()), zero=True, smeared=smeared),
-            f"{NONFINITE_WEIGHTS}/total": _Count(tuple(weights.values()), zero=True),
-            NONFINITE_FIRST_BAD: _FirstBad(context.step, every_gradient, every_weight, losses, smeared=smeared),
+            NONFINITE_FOUND: _AnyNonFinite(counts),
+            f"{NONFINITE_GRADIENTS}/total": _Count(
+                tuple(gradients.values()), write_zero=True, spread_by_clipping=spread_by_clipping
+            ),
+            f"{NONFINITE_WEIGHTS}/total": _Count(tuple(weights.values()), write_zero=True),
+            NONFINITE_FIRST_BAD: _FirstBad(
+                context.step, gradient_counts, weight_counts, losses, spread_by_clipping=spread_by_clipping
+            ),
         }
         if losses:
-            values[NONFINITE_LOSSES] = _Count(losses, zero=True)
+            values[NONFINITE_LOSSES] = _Count(losses, write_zero=True)
         for group, count in gradients.items():
-            values.setdefault(f"{NONFINITE_GRADIENTS}/{group}", _Count((count,), smeared=smeared))
+            values.setdefault(f"{NONFINITE_GRADIENTS}/{group}", _Count((count,), spread_by_clipping=spread_by_clipping))
         for group, count in weights.items():
             values.setdefault(f"{NONFINITE_WEIGHTS}/{group}", _Count((count,)))
         return values
 
 
 @dataclass(frozen=True)
-class _Found(Value):
+class _AnyNonFinite(Value):
     counts: tuple[Number, ...]
 
     def sums(self) -> tuple[Number, ...]:
@@ -95,11 +98,15 @@ class _Found(Value):
 
 @dataclass(frozen=True)
 class _Count(Value):
-    """A count; `zero`: written when it is 0; `smeared`: left out when it is not, since clipping spread it."""
+    """A count.
+
+    `write_zero` writes it when it is 0. `spread_by_clipping` leaves it out when it is not 0, because clipping spread
+    NaN and Inf to other groups.
+    """
 
     parts: tuple[Number, ...]
-    zero: bool = False
-    smeared: bool = False
+    write_zero: bool = False
+    spread_by_clipping: bool = False
 
     def sums(self) -> tuple[Number, ...]:
         return self.parts
@@ -107,19 +114,19 @@ class _Count(Value):
     def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
         count = sum(sums)
         if count:
-            return None if self.smeared else count
-        return 0.0 if self.zero else None
+            return None if self.spread_by_clipping else count
+        return 0.0 if self.write_zero else None
 
 
 @dataclass(frozen=True)
 class _FirstBad(Value):
-    """Says which group went bad first, in words, when one did."""
+    """Text that names the first group with NaN or Inf; None when there is none."""
 
     step: int
     gradients: Mapping[str, Number]
     weights: Mapping[str, Number]
     losses: tuple[Number, ...]
-    smeared: bool
+    spread_by_clipping: bool
 
     def sums(self) -> dict[str, Number]:
         return {
@@ -143,23 +150,23 @@ class _FirstBad(Value):
         bad_weights = [
             group for group, count in zip(self.weights, sums[split : split + len(self.weights)], strict=True) if count
         ]
-        said = []
+        problems = []
         if self.losses and sums[-1]:
-            said.append(f"the loss was NaN or Inf in {sums[-1]:g} micro-batches since the last point")
-        if bad_gradients and self.smeared:
-            said.append(
-                "gradients hold NaN or Inf; clipping has spread them, so the first bad layer cannot be named"
-                " (call callback.attach(trainer) to see gradients before clipping)"
+            problems.append(f"the loss was NaN or Inf in {sums[-1]:g} micro-batches since the last point")
+        if bad_gradients and self.spread_by_clipping:
+            problems.append(
+                "gradients hold NaN or Inf, but clipping spread them to every layer;"
+                " call callback.attach(trainer) to learn the first bad layer"
             )
         elif bad_gradients:
-            said.append(
+            problems.append(
                 f"gradients hold NaN or Inf in {len(bad_gradients)} of {split} groups;"
                 f" backward reached {bad_gradients[-1]} first"
             )
         if bad_weights:
-            said.append(
+            problems.append(
                 f"weights hold NaN or Inf in {len(bad_weights)} of {len(self.weights)} groups, first {bad_weights[0]}"
             )
-        message = f"step {self.step}: {'; '.join(said)}"
+        message = f"step {self.step}: {'; '.join(problems)}"
         logger.warning(message)
         return Text(message)

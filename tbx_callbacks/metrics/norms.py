@@ -1,4 +1,4 @@
-"""Norms of gradients, weights and updates."""
+"""Defines the metrics that write L2 norms of gradients, weights and updates."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tbx_callbacks.tags import GRAD_NORM, GRAD_NORM_CLIPPED, UPDATE_NORM, UPDATE
 class GradNorm:
     """L2 norm of the gradient before clipping, `sqrt(sum(g**2))` over a group's parameters.
 
-    Exact where the trainer lets gradients be seen before clipping (an attached callback) or does not clip. Otherwise
-    the norm after clipping divided by the clip factor, on steps where the trainer logs its norm; left out on others,
-    and where gradients are clipped by value. Merged over ranks as a sum of squares. Cost: one pass over the gradients.
+    Exact with an attached callback, or when the trainer does not clip. Otherwise it is the norm after clipping divided
+    by the clip factor, on steps where the trainer logs its norm. It is left out on other steps, and when gradients are
+    clipped by value. Merged over ranks as a sum of squares. Cost: one pass over the gradients.
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{GRAD_NORM}/{{group}}": ""}
@@ -78,10 +78,10 @@ class WeightNorm:
 
 @dataclass(frozen=True)
 class UpdateNorm:
-    """L2 norm of what the step changed, `sqrt(sum((new - old)**2))` over a group's parameters that have a gradient.
+    """L2 norm of the update, `sqrt(sum((new - old)**2))` over a group's parameters that have a gradient.
 
-    Weight decay is part of it. Not written for a step that was skipped because gradients overflowed. Merged over ranks
-    as a sum of squares. Cost: a copy of the selected weights on due steps, freed at once, and two passes over it.
+    Includes weight decay. Not written for a step that was skipped because gradients overflowed. Merged over ranks as a
+    sum of squares. Cost: a copy of the selected weights on due steps, freed after the step, and two passes over it.
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{UPDATE_NORM}/{{group}}": ""}
@@ -100,11 +100,11 @@ class UpdateNorm:
 
 @dataclass(frozen=True)
 class UpdateRatio:
-    """Norm of what the step changed, divided by the norm of the weights after it, over parameters that have a gradient.
+    """Norm of the update divided by the norm of the new weights, over parameters that have a gradient.
 
-    `sqrt(sum((new - old)**2)) / sqrt(sum(new**2))`: about 1e-3 is usual for training from scratch, fine-tuning takes
-    smaller steps. Left out where the weights are all zero, and for a step that was skipped because gradients
-    overflowed. Merged over ranks as two sums of squares. Cost: that of `update_norm`, and one pass over the weights.
+    `sqrt(sum((new - old)**2)) / sqrt(sum(new**2))`. About 1e-3 is usual for training from scratch; fine-tuning takes
+    smaller steps. Left out where all weights are zero, and for a step that was skipped because gradients overflowed.
+    Merged over ranks as two sums of squares. Cost: that of `update_norm`, and one pass over the weights.
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{UPDATE_RATIO}/{{group}}": ""}

@@ -1,4 +1,4 @@
-"""What the optimizer remembers."""
+"""Defines the metric `OptimizerState`, which writes norms of the optimizer's moments and the effective step size."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from tbx_callbacks.tags import OPTIMIZER_STATE
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """L2 norms of the optimizer's moments after the step, and the size of the step that it makes of them.
+    """L2 norms of the optimizer's moments after the step, and the size of the resulting step.
 
-    `exp_avg` and `exp_avg_sq` are Adam's first and second moment without bias correction (of Adafactor the second, as
-    its rows and columns give it), `momentum_buffer` is SGD's. `effective_lr` is the root mean square of the step's
-    elements, without decoupled weight decay: `lr * m_hat / (sqrt(v_hat) + eps)` for Adam and AdamW (Kingma and Ba,
-    algorithm 1), `lr * momentum_buffer` for SGD (with nesterov what it makes of that), the clipped update times its own
-    rate for Adafactor (of whole tensors only, not of shards); for Adam near `lr` where gradients keep their sign, far
-    below it where they are mostly noise. It is left out for other optimizers and for steps that were skipped because
-    gradients overflowed; one warning says what an optimizer lacks. Merged over ranks as sums of squares. Cost: four
-    passes over the state.
+    `exp_avg` and `exp_avg_sq` are Adam's first and second moments without bias correction. For Adafactor `exp_avg_sq`
+    is the second moment that its rows and columns factorize. `momentum_buffer` is SGD's buffer.
+
+    `effective_lr` is the root mean square of the step's elements, without decoupled weight decay. The step is
+    `lr * m_hat / (sqrt(v_hat) + eps)` for Adam and AdamW (Kingma and Ba, algorithm 1), and `lr * momentum_buffer` for
+    SGD (or its Nesterov form). For Adafactor it is the clipped update times its own rate, for unsharded tensors only.
+    With Adam, `effective_lr` is near `lr` where gradients keep their sign, and far below it where they are mostly
+    noise. It is left out for other optimizers, and for steps that were skipped because gradients overflowed.
+
+    One warning names the state that an optimizer lacks. Merged over ranks as sums of squares. Cost: four passes over
+    the state.
     """
 
     tags: ClassVar[Mapping[str, str]] = {

@@ -1,4 +1,4 @@
-"""Speed, waiting for data, and memory."""
+"""Defines the metrics that measure speed, waiting for data, and memory."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from tbx_callbacks.tags import (
 
 @dataclass(frozen=True)
 class Throughput:
-    """Speed since this metric's last point, evaluation and saving left out.
+    """Speed since this metric's last point, without evaluation and saving.
 
-    Samples and tokens are added over ranks and divided by the slowest rank's time. Tokens are those that the attention
-    mask lets through; without a mask they are not written. The monitor's share is what measuring and publishing took of
-    the time, in the training thread, on the slowest rank. Cost: one small sum a micro-batch.
+    Samples and tokens are added over ranks and divided by the slowest rank's time. Only tokens that the attention mask
+    keeps are counted; without a mask the token rate is not written. `perf/monitor_share` is the share of time that
+    metrics and publishing took in the training thread of the slowest rank. Cost: one small sum per micro-batch.
     """
 
     tags: ClassVar[Mapping[str, str]] = {
@@ -68,11 +68,15 @@ class Throughput:
 class InputShare:
     """Share of the training time, since the last point, in which the training waited for its next batch.
 
-    Under the Hugging Face Trainer what goes by between its last event of a step and its first of the next one (all
-    micro-batches of a step are fetched there), under Lightning between the end of a batch and the start of the next,
-    in a loop inside of `loop.track(batches)` while the model trains; without `track` it is not written. Evaluation and
-    saving are no waiting, and the wait that they interrupt is not counted. The rank that waited longest counts. Two
-    readings of the clock a step.
+    The wait is measured:
+
+    - with the Hugging Face Trainer, from the last event of a step to the first event of the next one: the Trainer
+      fetches all micro-batches of a step there;
+    - with Lightning, from the end of a batch to the start of the next;
+    - in a plain loop, inside `loop.track(batches)` while the model trains; without `track` nothing is written.
+
+    Evaluation and saving do not count as waiting; a wait that they interrupt is not counted. Written for the rank that
+    waited longest. Cost: two clock readings per step.
     """
 
     tags: ClassVar[Mapping[str, str]] = {INPUT_SHARE: "share of the time"}
@@ -93,11 +97,11 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of the process, in GiB; the largest over ranks.
+    """Memory of the process in GiB, the largest over ranks.
 
-    `memory/rss_gib` is the resident set now; `memory/peak_gib` and `memory/reserved_gib` are torch's peaks of allocated
-    and reserved CUDA memory since the start of the process, written where there is CUDA. `memory/largest_rank` is the
-    rank that needs most, of peaks where there are any; written with several ranks. Cost: none.
+    `memory/rss_gib` is the current resident set. `memory/peak_gib` and `memory/reserved_gib` are torch's peaks of
+    allocated and reserved CUDA memory since the start of the process; they need CUDA. `memory/largest_rank` is the rank
+    that uses most memory: by peak on CUDA, by resident set otherwise. It needs several ranks. Cost: none.
     """
 
     tags: ClassVar[Mapping[str, str]] = {

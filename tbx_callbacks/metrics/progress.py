@@ -1,4 +1,4 @@
-"""Axes beside the step, against which a run's scalars can be written too: how far each point is along them."""
+"""Defines the metric `AxisProgress`, which counts samples and tokens for the axes of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tbx_callbacks.tags import AXIS
 
 @dataclass(frozen=True)
 class AxisProgress:
-    """Samples and tokens that all ranks have seen since the last point. Cost: one small sum a micro-batch."""
+    """Samples and tokens that all ranks have trained on since the last point. Cost: one small sum per micro-batch."""
 
     axes: tuple[str, ...]
 
@@ -26,9 +26,9 @@ class AxisProgress:
     cost: ClassVar[str] = "one small sum a micro-batch"
 
     def __call__(self, context: Context) -> Values:
-        seen, values = context.interval, dict[str, Value]()
-        if seen.samples and "samples" in self.axes:
-            values[f"{AXIS}samples"] = Sum(seen.samples)
-        if seen.tokens is not None and "tokens" in self.axes:
-            values[f"{AXIS}tokens"] = Sum(seen.tokens)
+        counters, values = context.interval, dict[str, Value]()
+        if counters.samples and "samples" in self.axes:
+            values[f"{AXIS}samples"] = Sum(counters.samples)
+        if counters.tokens is not None and "tokens" in self.axes:
+            values[f"{AXIS}tokens"] = Sum(counters.tokens)
         return values

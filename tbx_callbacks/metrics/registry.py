@@ -1,4 +1,4 @@
-"""One file a metric; METRICS is the registry that YAML names and the command line read."""
+"""Defines METRICS, the registry that maps the names used in YAML and on the command line to metric classes."""
 
 from __future__ import annotations
 

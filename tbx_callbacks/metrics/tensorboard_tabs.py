@@ -1,4 +1,4 @@
-"""Fills TensorBoard's HParams, Text and Custom Scalars tabs."""
+"""Defines the metrics that fill TensorBoard's HParams, Text and Custom Scalars tabs."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from tbx_callbacks.tags import (
     MODEL_CONFIG,
 )
 
-# What the trainers log with an evaluation that no run is better by.
-_NO_RESULT = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
+# Suffixes of numbers that trainers log with an evaluation, but that do not measure quality.
+_NOT_QUALITY = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens")
 
 
 @dataclass(frozen=True)
 class Hparams:
-    """TensorBoard's HParams tab, and the arguments and the model's configuration as text.
+    """TensorBoard's HParams tab, and the training arguments and model configuration as text.
 
-    The tab shows the run's hyper-parameters beside the last and the best value of each evaluation metric. The best is
-    the smallest for losses and errors and the largest for other metrics, or as the trainer's own choice of best model
-    says. Cost: none.
+    The tab shows the run's hyper-parameters next to the last and the best value of each evaluation metric. The best
+    value is the smallest for losses and errors and the largest for other metrics. The trainer's own definition of the
+    best model takes precedence. Cost: none.
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{BEST}/<eval metric>": "", ARGS: "text", MODEL_CONFIG: "text"}
@@ -51,11 +51,11 @@ class Hparams:
             return {HPARAMS_START: HParams(run.hparams), **texts}
         if context.event == "end":
             return {HPARAMS_END: HParamsEnd(run.succeeded)}
-        finals = [tag for tag in context.logs if tag.startswith(EVALUATION) and not tag.endswith(_NO_RESULT)]
+        eval_tags = [tag for tag in context.logs if tag.startswith(EVALUATION) and not tag.endswith(_NOT_QUALITY)]
         values: dict[str, Value | HostValue] = {
-            f"{BEST}/{tag.removeprefix(f'{EVAL}/')}": Max(run.best[tag]) for tag in finals if tag in run.best
+            f"{BEST}/{tag.removeprefix(f'{EVAL}/')}": Max(run.best[tag]) for tag in eval_tags if tag in run.best
         }
-        shown = [*finals, *values] if finals else [tag for tag in context.logs if tag == "train/train_loss"]
+        shown = [*eval_tags, *values] if eval_tags else [tag for tag in context.logs if tag == "train/train_loss"]
         if shown:
             values[HPARAMS_METRICS] = HParamsMetrics(run.hparams, shown)
         return values
@@ -65,7 +65,7 @@ class Hparams:
 class Layout:
     """Charts for TensorBoard's Custom Scalars tab.
 
-    Train and evaluation loss on one chart, and one chart for each family of layers or parameters. Cost: none.
+    One chart shows training and evaluation loss; each family of layers or parameters has a chart. Cost: none.
     """
 
     tags: ClassVar[Mapping[str, str]] = {CUSTOM_SCALARS: "layout"}
@@ -78,7 +78,7 @@ class Layout:
         charts: dict[str, dict[str, list[str]]] = {"loss": {"train and eval": ["^train/loss$", "^eval/.*loss$"]}}
         for family in context.run.families:
             if family.startswith("nonfinite/"):
-                continue  # has lines only when something is wrong
+                continue  # these tags exist only when something is wrong
             charts.setdefault("by layer", {})[family] = [f"^{re.escape(family)}/(?!total$).+"]
         charts["learning rate"] = {"by parameter group": ["^lr/.+"]}
         return {CUSTOM_SCALARS: Charts(charts)}

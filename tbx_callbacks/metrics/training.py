@@ -1,4 +1,4 @@
-"""The trainer's own numbers: losses, accuracy, learning rates, loss scale."""
+"""Defines the metrics that report losses, training accuracy, learning rates and the loss scale."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tbx_callbacks.tags import AMP_SCALE, AMP_SKIPPED_STEPS, EVAL, LEARNING_RATE
 
 @dataclass(frozen=True)
 class Loss:
-    """Loss and every other number that the trainer logs, as it logs them.
+    """Loss and every other number that the trainer logs, unchanged.
 
-    The trainer's loss is its mean over the steps since it last logged; evaluation metrics and the summary at the end
-    come as they are. Cost: none.
+    The trainer's loss is the mean over the steps since its previous log. Evaluation metrics and the final summary are
+    included. Cost: none.
     """
 
     tags: ClassVar[Mapping[str, str]] = {TRAIN_LOSS: "", f"{TRAIN}/<name>": "", f"{EVAL}/<name>": ""}
@@ -34,18 +34,18 @@ class Loss:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Mean since the last point of every further loss that the model returns: each scalar `*loss*` beside `loss`.
+    """Mean since the last point of every further loss that the model returns: each scalar `*loss*` besides `loss`.
 
-    As the model returns it (a mapping or a dataclass; under Lightning what `training_step` returns too), for each
-    micro-batch of training; models with several tasks or with auxiliary losses have such. A name that the trainer logs
-    itself is the trainer's. Over ranks the mean of all their micro-batches. Cost: now and then a small sum.
+    Models with several tasks or auxiliary losses return such scalars in a mapping or a dataclass. With Lightning, the
+    outputs of `training_step` count too. A name that the trainer logs itself is left to the trainer. The mean covers
+    all training micro-batches of all ranks. Cost: a small sum every few micro-batches.
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{TRAIN}/<name>": ""}
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"losses"})
     select: ClassVar[Select | None] = None
-    cost: ClassVar[str] = "a small sum now and then"
+    cost: ClassVar[str] = "a small sum every few micro-batches"
 
     def __call__(self, context: Context) -> Values:
         return {f"{TRAIN}/{name}": mean for name, mean in context.interval.extra_losses.items()}
@@ -53,17 +53,20 @@ class Outputs:
 
 @dataclass(frozen=True)
 class TrainAccuracy:
-    """Share of right predictions on the training batches since the last point, for classification heads.
+    """Share of correct predictions on the training batches since the last point, for classification heads.
 
-    Of the model's own `logits` (`[batch, classes]`, or `[batch, length, classes]` with labels of -100 left out) in
-    training mode, as each step saw them: dropout is on and weights change, so it is not an evaluation. They are what
-    the model returns under that name, after the loss in a tuple, or alone; under Lightning those that `training_step`
-    returns come first. Labels are those that the model is given, or else the batch's: under the Hugging Face Trainer
-    where the callback is attached, under Lightning of batches `(inputs, labels)` or with a name like `labels`.
+    Uses the model's `logits` in training mode: `[batch, classes]`, or `[batch, length, classes]` where labels of -100
+    are left out. Dropout is on and weights change between steps, so this is not an evaluation.
 
-    Not written, with one warning that says why, for regression, several labels at once, logits or labels that are not
-    seen, and language models (logits of tokens over the vocabulary or more columns), whose labels may be shifted. Over
-    ranks right predictions and labels are added up. Cost: an argmax and two sums, of many micro-batches together.
+    Logits are the model's output of that name, the element after the loss in a tuple, or a single returned tensor. With
+    Lightning, logits that `training_step` returns take precedence. Labels are those passed to the model, else those of
+    the batch. The batch's labels need an attached callback with the Hugging Face Trainer. With Lightning they need
+    batches `(inputs, labels)` or a name like `labels`.
+
+    Not written for regression, multi-label targets, and logits or labels that cannot be found. Not written for language
+    models either (token logits over the vocabulary or more columns), because their labels may be shifted. One warning
+    gives the reason. Correct predictions and labels are added over ranks. Cost: an argmax per micro-batch; two sums
+    every few micro-batches.
     """
 
     tags: ClassVar[Mapping[str, str]] = {TRAIN_ACCURACY: "share of labels"}
@@ -78,9 +81,9 @@ class TrainAccuracy:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The learning rate that the step used, for every parameter group of every optimizer.
+    """Learning rate that the step used, for every parameter group of every optimizer.
 
-    A group goes by its `name`, or by its place: `pg1`, `pg2`. Cost: none.
+    A group is called by its `name`, or by its number: `pg1`, `pg2`. Cost: none.
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{LEARNING_RATE}/<Optimizer>/<group>": ""}
@@ -95,12 +98,12 @@ class LearningRate:
 
 @dataclass(frozen=True)
 class Amp:
-    """The loss scale of mixed precision in float16, and the steps that were skipped because gradients overflowed.
+    """Loss scale of float16 mixed precision, and the steps that were skipped because gradients overflowed.
 
-    `amp/scale` is what the loss is multiplied by after this step, `amp/skipped_steps` how many steps did nothing since
-    the last point. Written where the trainer uses a GradScaler. A step counts as the trainer counts: the Hugging Face
-    Trainer numbers skipped steps, others do not when the optimizer is not called for them (it is if it is fused). The
-    same on every rank. Cost: a copy of one number a pass.
+    `amp/scale` is the loss scale after this step. `amp/skipped_steps` counts skipped steps since the last point. Both
+    need a GradScaler. Steps are numbered as in the trainer: the Hugging Face Trainer numbers skipped steps too. Other
+    trainers number a skipped step only if the optimizer is fused, because only then is it called. Both values are the
+    same on every rank. Cost: a copy of one number per micro-batch.
     """
 
     tags: ClassVar[Mapping[str, str]] = {AMP_SCALE: "", AMP_SKIPPED_STEPS: "steps"}

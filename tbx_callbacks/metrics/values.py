@@ -1,8 +1,8 @@
-"""What a metric returns: values that carry what is needed to merge them over ranks, and know how to finish.
+"""Defines the values that metrics return, which can be merged over ranks.
 
-A value offers its parts that are added over ranks (`sums`) and those of which the largest counts (`maxes`), as numbers
-or 0-d tensors, and turns the merged parts into the number that is written (`result`; None means that it cannot be right
-and is left out). Parts stay on the device until the whole step is copied to the host at once.
+A value lists its parts as numbers or 0-d tensors. `sums()` are sum-reduced across ranks, `maxes()` max-reduced.
+`result()` computes the number to write from the merged parts, or None to leave it out. Parts stay on the device until
+one copy brings the values of the whole step to the host.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ class Value:
     """A mergeable number."""
 
     def sums(self) -> tuple[Number, ...] | Mapping[str, Number]:
-        """Parts that are added over ranks; by name where ranks may have different ones."""
+        """Returns the parts to add over ranks; by name where ranks may have different parts."""
         return ()
 
     def maxes(self) -> tuple[Number, ...]:
-        """Parts of which the largest over ranks counts."""
+        """Returns the parts of which to take the maximum over ranks."""
         return ()
 
     def widened(self, names: Sequence[str]) -> Value:
-        """The same for the parts of all ranks, where this one has only some; for values that name their parts."""
+        """Returns this value with the named parts of all ranks; only for values that name their parts."""
         return self
 
     def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | Text | None:
-        """The number (or words) to write; None leaves it out."""
+        """Returns the number or text to write, or None to leave it out."""
         raise TypeError(f"{type(self).__name__} must define result")
 
 
 @dataclass(frozen=True)
 class Sum(Value):
-    """Added over ranks."""
+    """A number that is added over ranks."""
 
     value: Number
 
@@ -56,7 +56,7 @@ class Sum(Value):
 
 @dataclass(frozen=True)
 class Mean(Value):
-    """`total / count`, both added over ranks; left out when nothing was counted."""
+    """`total / count`, both added over ranks; left out when the count is 0."""
 
     total: Number
     count: Number
@@ -70,7 +70,7 @@ class Mean(Value):
 
 @dataclass(frozen=True)
 class Max(Value):
-    """The largest over ranks. For a number that is the same on every rank, that number."""
+    """Maximum over ranks; also used for numbers that are the same on every rank."""
 
     value: Number
 
@@ -83,9 +83,9 @@ class Max(Value):
 
 @dataclass(frozen=True)
 class RankOfMax(Value):
-    """The rank whose amount is the largest; of several that have it the highest.
+    """The rank with the largest amount; the highest such rank on ties.
 
-    `amount` is a whole number below 2**37, `rank` one below 2**16: together a float64 holds them exactly.
+    `amount` must be an integer below 2**37 and `rank` below 2**16, so that one float64 holds both exactly.
     """
 
     amount: int
@@ -100,7 +100,7 @@ class RankOfMax(Value):
 
 @dataclass(frozen=True)
 class Inverse(Value):
-    """1 divided by the largest over ranks: steps a second from seconds a step."""
+    """1 divided by the maximum over ranks: steps per second from seconds per step."""
 
     value: Number
 
@@ -113,7 +113,7 @@ class Inverse(Value):
 
 @dataclass(frozen=True)
 class Rate(Value):
-    """`count / seconds`: the count is added over ranks, the slowest rank's seconds count."""
+    """`count / seconds`, with the count added over ranks and the seconds of the slowest rank."""
 
     count: Number
     seconds: float
@@ -132,8 +132,8 @@ class Rate(Value):
 class Norm(Value):
     """L2 norm from a sum of squares.
 
-    With `divide_by`, the norm is divided by the fact of that name, which the trainer may give after the measurement (a
-    norm taken after clipping, divided by the clip factor, is the norm before it); without that fact it is left out.
+    `divide_by` names an entry of `step_info` to divide by. The trainer may provide it after the step: the norm after
+    clipping divided by the clip factor is the norm before clipping. Without that entry the value is left out.
     """
 
     square: Number
@@ -152,7 +152,7 @@ class Norm(Value):
 
 @dataclass(frozen=True)
 class Rms(Value):
-    """Root mean square, from a sum of squares and how many there are; left out when there are none."""
+    """Root mean square, from a sum of squares and a count; left out when the count is 0."""
 
     square: Number
     count: Number
@@ -166,7 +166,7 @@ class Rms(Value):
 
 @dataclass(frozen=True)
 class Ratio(Value):
-    """L2 norm divided by another, each from its sum of squares; left out where the other is 0."""
+    """L2 norm divided by another L2 norm, each from its sum of squares; left out when the divisor is 0."""
 
     square: Number
     by_square: Number
@@ -180,7 +180,7 @@ class Ratio(Value):
 
 @dataclass(frozen=True)
 class ClipFactor(Value):
-    """What clipping by norm multiplies by, from the sum of squares before it; see torch.nn.utils.clip_grad_norm_."""
+    """Factor of clipping by norm, from the sum of squares before clipping; see torch.nn.utils.clip_grad_norm_."""
 
     square: Number
     max_norm: float
@@ -194,7 +194,7 @@ class ClipFactor(Value):
 
 @dataclass(frozen=True)
 class Unless(Value):
-    """A value that is left out when a flag is not 0 on any rank."""
+    """A value that is left out when the flag is nonzero on any rank."""
 
     value: Value
     flag: Number
@@ -211,7 +211,7 @@ class Unless(Value):
 
 @dataclass(frozen=True)
 class TrainerNumber(Value):
-    """A number that the trainer gives for this step, perhaps after the measurement; left out if it does not."""
+    """A number that the trainer reports for this step, perhaps later; left out if it never does."""
 
     name: str
 
@@ -221,9 +221,9 @@ class TrainerNumber(Value):
 
 @dataclass(frozen=True)
 class Histogram:
-    """Exact counts over equal bins between the smallest and the largest finite element of all tensors together."""
+    """Exact histogram with equal bins between the smallest and the largest finite element of all tensors."""
 
     tensors: Sequence[Tensor]
     bins: int = 64
     bounds: Tensor | None = None
-    """Smallest and largest finite element, `[2]`, where they are known already."""
+    """Smallest and largest finite element, `[2]`, if already known."""

@@ -1,6 +1,6 @@
-"""Rules: `diagnose` asks each rule what is wrong with a run, and returns the findings.
+"""Exports the rules and `diagnose`, which applies every rule to a run and returns the findings.
 
-Rules are pure functions of a run's series. They open no file and know no trainer.
+Rules are pure functions of a run's series. They open no files and depend on no trainer.
 """
 
 from __future__ import annotations

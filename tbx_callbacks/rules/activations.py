@@ -1,4 +1,4 @@
-"""Activations that are zero for good."""
+"""Defines the rule that finds dead activations."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class DeadActivations(Rule):
     share: float = 0.99  # of zeros, median of the second half; trained ReLU transformers reach 0.97 (arXiv:2210.06313)
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        for tag, whole in ZERO_SHARES.all(run).items():
-            series = finite(whole)
+        for tag, full_series in ZERO_SHARES.all(run).items():
+            series = finite(full_series)
             if len(series) < self.min_points:
                 continue
             share = median(series.values[len(series) // 2 :])
@@ -39,7 +39,7 @@ class DeadActivations(Rule):
                     tags=(tag,),
                     steps=(step,),
                     numbers={"share": share},
-                    means=f"{share:.1%} of the activations of {module} are zero: what is dead gets no gradient back.",
-                    advice="Lower the learning rate or warm up; use GELU or a leaky ReLU; look at the module's bias.",
+                    means=f"{share:.1%} of the activations of {module} are zero. Dead units receive no gradient.",
+                    advice="Lower the learning rate or warm up. Use GELU or a leaky ReLU. Check the module's bias.",
                     source=self.source,
                 )

@@ -1,4 +1,4 @@
-"""Mixed precision with a loss scale."""
+"""Defines the rules that check the loss scale of mixed precision."""
 
 from __future__ import annotations
 
@@ -18,49 +18,48 @@ _SOURCE = "Micikevicius et al. 2018, Mixed Precision Training, arXiv:1710.03740"
 
 @dataclass(frozen=True)
 class AmpScaleCollapse(Rule):
-    """The loss scale has fallen so far that small gradients are lost in fp16."""
+    """The loss scale fell so far that small gradients underflow in fp16."""
 
     id: ClassVar[str] = "amp_scale_collapse"
     needs: ClassVar[tuple[Need, ...]] = (AMP_SCALE,)
     source: ClassVar[str] = _SOURCE
 
     min_points: int = 5
-    scale: float = 1.0  # below, gradients are made smaller than they are; torch starts at 65536 and halves
+    scale: float = 1.0  # below 1 the scale shrinks gradients; torch starts at 65536 and halves
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        found = AMP_SCALE.first(run)
-        if found is None or len(series := finite(found[1])) < self.min_points or series.values[-1] >= self.scale:
+        entry = AMP_SCALE.first(run)
+        if entry is None or len(series := finite(entry[1])) < self.min_points or series.values[-1] >= self.scale:
             return
         step = int(series.steps[(series.values < self.scale).argmax()])
         yield Finding(
             id=self.id,
             severity="error",
-            tags=(found[0],),
+            tags=(entry[0],),
             steps=(step,),
             numbers={"first": float(series.values[0]), "last": float(series.values[-1])},
-            means=f"The loss scale fell from {series.values[0]:g} to {series.values[-1]:g}: gradients overflow fp16"
-            " whatever"
-            " the scale.",
-            advice="Look for Inf in the loss and in attention masks (finfo.min of fp32 in fp16); train in bf16.",
+            means=f"The loss scale fell from {series.values[0]:g} to {series.values[-1]:g}."
+            " Gradients overflow fp16 at any scale.",
+            advice="Look for Inf in the loss and in attention masks (fp32's finfo.min overflows fp16). Train in bf16.",
             source=self.source,
         )
 
 
 @dataclass(frozen=True)
 class AmpSkippedSteps(Rule):
-    """Many optimizer steps are skipped since gradients overflow; `amp/skipped_steps` counts since the last point."""
+    """Many optimizer steps are skipped because gradients overflow."""
 
     id: ClassVar[str] = "amp_skipped_steps"
     needs: ClassVar[tuple[Need, ...]] = (AMP_SKIPPED,)
     source: ClassVar[str] = _SOURCE
 
     min_points: int = 5
-    share: float = 0.05  # of all steps; growing every 2000 steps costs one in 2000
-    at_start: int = 10  # skipped steps that finding the scale may cost
+    share: float = 0.05  # of all steps; the scale grows every 2000 steps, and each growth may cost one step
+    at_start: int = 10  # skipped steps that the search for the scale may cost
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        found = AMP_SKIPPED.first(run)
-        if found is None or len(series := finite(found[1])) < self.min_points:
+        entry = AMP_SKIPPED.first(run)
+        if entry is None or len(series := finite(entry[1])) < self.min_points:
             return
         skipped, steps = _total(series), int(series.steps[-1])
         if skipped <= max(self.at_start, self.share * steps):
@@ -68,16 +67,15 @@ class AmpSkippedSteps(Rule):
         yield Finding(
             id=self.id,
             severity="warning",
-            tags=(found[0],),
+            tags=(entry[0],),
             steps=(int(series.steps[(series.values > 0).argmax()]), steps),
             numbers={"skipped": skipped, "steps": steps},
-            means=f"{skipped:.0f} of {steps} steps were skipped because gradients overflowed fp16: the schedule runs"
-            " on, the"
-            " weights do not.",
+            means=f"{skipped:.0f} of {steps} steps were skipped because gradients overflowed fp16."
+            " The learning rate schedule advanced, but the weights did not change.",
             advice="Start with a smaller loss scale, lower the learning rate, clip gradients, or train in bf16.",
             source=self.source,
         )
 
 
-def _total(series: Series) -> float:
+def _total(series: Series) -> float:  # `amp/skipped_steps` counts since the last point, so the points add up
     return float(np.sum(series.values))

@@ -1,4 +1,4 @@
-"""Rules and findings."""
+"""Defines `Rule`, the interface of rules, and `Finding`, their result."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")  # worst first
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a run, or worth knowing.
+    """One problem of a run, or a fact worth knowing.
 
-    `id` is the rule's name. `tags`, `steps` (where it shows; the first is where it begins) and `numbers` are the
-    evidence. `means` says in one sentence what it means, `advice` what to try, `source` where that is known from.
+    `id` is the rule's name. `tags`, `steps` and `numbers` are the evidence; the first step is where the problem begins.
+    `means` explains the problem, `advice` lists remedies, and `source` cites a paper or documentation.
     """
 
     id: str
@@ -32,22 +32,23 @@ class Finding:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Sorts findings: worst first, then those that begin first."""
+        """Sort key: worst first, then earliest first."""
         return SEVERITIES.index(self.severity), self.steps[0] if self.steps else 0
 
 
 class Rule(Protocol):
-    """What can be wrong with a run. A frozen dataclass whose fields are its thresholds; a pure function of the run.
+    """A pure function of a run that yields findings: a frozen dataclass whose fields are its thresholds.
 
-    It is silent on a run that lacks its tags or has too few points, and is called as well while a run grows.
+    A rule yields nothing for a run that lacks its tags or has too few points. It is also called while a run grows.
 
-    - `id`: its name, in RULES, in YAML and in findings.
-    - `needs`: what it cannot do without. The first one is what it judges: with a field `min_points` it stays silent
-      below that many points of it.
+    - `id`: the rule's name in RULES, in YAML and in findings.
+    - `needs`: series that the rule requires. The first one is the series that it judges: with a field `min_points`,
+      the rule yields nothing below that many points of it.
     - `source`: a paper or documentation.
-    - `compares_with_start`: it compares with the start of the run, so it cannot judge a resumed run whose earlier
+    - `compares_with_start`: the rule compares with the start of the run. It cannot judge a resumed run whose earlier
       points cannot be read.
-    - `only_notes`: its findings are notes, and notes may trigger an action. Notes of other rules never do.
+    - `only_notes`: all findings of the rule are notes, and these notes may trigger an action. Notes of other rules
+      never do.
     """
 
     id: ClassVar[str]
@@ -57,4 +58,4 @@ class Rule(Protocol):
     only_notes: ClassVar[bool] = False
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        """What is found; nothing where nothing is wrong."""
+        """Yields findings; none for a healthy run."""

@@ -1,4 +1,4 @@
-"""Gradient clipping that is always on."""
+"""Defines the rule that finds saturated gradient clipping."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tbx_callbacks.runs.series import Run
 
 @dataclass(frozen=True)
 class ClippingSaturated(Rule):
-    """Nearly every gradient is shrunk to a small part of itself."""
+    """Clipping shrinks nearly every gradient to a small fraction of its norm."""
 
     id: ClassVar[str] = "clipping_saturated"
     needs: ClassVar[tuple[Need, ...]] = (CLIP_FACTOR,)
@@ -24,12 +24,12 @@ class ClippingSaturated(Rule):
     )
 
     min_points: int = 10
-    share: float = 0.95  # of the steps, or of the points where the share of steps is not logged
-    factor: float = 0.05  # BERT's usual norms of 1 to 10 and limit of 1 give 0.1 to 1
+    share: float = 0.95  # of the steps, or of the points if the share of steps is not logged
+    factor: float = 0.05  # usual norms of 1 to 10 and a limit of 1 give 0.1 to 1
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        found = CLIP_FACTOR.first(run)
-        if found is None or len(series := finite(found[1])) < self.min_points:
+        entry = CLIP_FACTOR.first(run)
+        if entry is None or len(series := finite(entry[1])) < self.min_points:
             return
         factor = median(series.values)
         shares = run.scalars.get(tags.CLIP_SHARE)
@@ -39,13 +39,11 @@ class ClippingSaturated(Rule):
         yield Finding(
             id=self.id,
             severity="warning",
-            tags=(found[0], *([tags.CLIP_SHARE] if shares is not None else [])),
+            tags=(entry[0], *([tags.CLIP_SHARE] if shares is not None else [])),
             steps=(int(series.steps[0]), int(series.steps[-1])),
             numbers={"factor": factor, "share": share},
-            means=f"Clipping shrinks {share:.0%} of the gradients, usually to {factor:.2g} of their norm: the limit"
-            " sets the"
-            " size of every step, not the gradient.",
-            advice="Raise the limit (max_grad_norm) to about the usual norm of the gradient, or lower the learning rate"
-            " instead.",
+            means=f"{share:.0%} of the gradients are clipped, usually to {factor:.2g} of their norm."
+            " The clipping limit sets the update size, not the gradient.",
+            advice="Raise the limit (max_grad_norm) to about the usual gradient norm, or lower the learning rate.",
             source=self.source,
         )

@@ -1,4 +1,4 @@
-"""Gradients that fade or grow on their way down through the layers."""
+"""Defines the rules that find gradients that vanish or explode on their way back through the layers."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _SOURCE = "Pascanu, Mikolov and Bengio 2013, Difficulty of Training Recurrent Ne
 
 @dataclass(frozen=True)
 class VanishingGradients(Rule):
-    """The first layers' gradients are much smaller than the last layers'."""
+    """Gradients of the first layers are much smaller than those of the last layers."""
 
     id: ClassVar[str] = "vanishing_gradients"
     needs: ClassVar[tuple[Need, ...]] = (LAYER_GRAD_NORMS,)
     source: ClassVar[str] = _SOURCE
 
     min_points: int = 10
-    ratio: float = 1e-3  # first layer's norm to the last one's; the healthy planted runs have 0.17 to 0.93
+    ratio: float = 1e-3  # norm of the first layer over that of the last; healthy test runs have 0.17 to 0.93
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         norms = _medians(run, self.min_points)
         if len(norms) < 2:
             return
-        (bottom, low), (top, high) = _ends(norms)
+        (bottom, low), (top, high) = _first_and_last(norms)
         if low >= self.ratio * high:
             return
         yield Finding(
@@ -41,32 +41,30 @@ class VanishingGradients(Rule):
             tags=(f"{tags.GRAD_NORM}/{bottom}", f"{tags.GRAD_NORM}/{top}"),
             steps=(_first_step(run),),
             numbers={bottom: low, top: high, "ratio": low / high},
-            means=f"Gradients vanish: their norm falls from {high:.2g} in {top} to {low:.2g} in {bottom}, so that the"
-            " first"
-            " layers hardly learn.",
-            advice="Look for what saturates in between (a too high learning rate, a missing residual or LayerNorm, a"
-            " wrong"
-            " initialisation).",
+            means=f"Gradients vanish: their norm falls from {high:.2g} in {top} to {low:.2g} in {bottom}."
+            " The first layers hardly learn.",
+            advice="Look for saturated layers in between: the learning rate may be too high, the initialisation wrong,"
+            " or a residual connection or LayerNorm missing.",
             source=self.source,
         )
 
 
 @dataclass(frozen=True)
 class ExplodingGradients(Rule):
-    """The first layers' gradients are much larger than the last layers'."""
+    """Gradients of the first layers are much larger than those of the last layers."""
 
     id: ClassVar[str] = "exploding_gradients"
     needs: ClassVar[tuple[Need, ...]] = (LAYER_GRAD_NORMS,)
     source: ClassVar[str] = _SOURCE
 
     min_points: int = 10
-    ratio: float = 1e2  # first layer's norm to the last one's
+    ratio: float = 1e2  # norm of the first layer over that of the last
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         norms = _medians(run, self.min_points)
         if len(norms) < 2:
             return
-        (bottom, low), (top, high) = _ends(norms)
+        (bottom, low), (top, high) = _first_and_last(norms)
         if low <= self.ratio * high:
             return
         yield Finding(
@@ -76,20 +74,20 @@ class ExplodingGradients(Rule):
             steps=(_first_step(run),),
             numbers={bottom: low, top: high, "ratio": low / high},
             means=f"Gradients explode: their norm grows from {high:.2g} in {top} to {low:.2g} in {bottom}.",
-            advice="Clip gradients by norm, lower the learning rate, warm up; look at the initialisation and at"
-            " LayerNorms.",
+            advice="Clip gradients by norm, lower the learning rate, or warm up."
+            " Check the initialisation and the LayerNorms.",
             source=self.source,
         )
 
 
 def _medians(run: Run, min_points: int) -> dict[str, float]:
-    """Layer -> median norm, for layers that have a gradient."""
+    """Returns layer -> median norm, for layers that have a gradient."""
     layers = stack(outermost(LAYER_GRAD_NORMS.all(run)))
     medians = {name: median(norms[np.isfinite(norms)]) for name, norms in layers.items() if len(norms) >= min_points}
     return {name: norm for name, norm in medians.items() if norm > 0}
 
 
-def _ends(norms: dict[str, float]) -> tuple[tuple[str, float], tuple[str, float]]:
+def _first_and_last(norms: dict[str, float]) -> tuple[tuple[str, float], tuple[str, float]]:
     names = list(norms)
     return (names[0], norms[names[0]]), (names[-1], norms[names[-1]])
 

@@ -1,4 +1,4 @@
-"""All rules on one run."""
+"""Applies all rules to a run, or to every run in a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tbx_callbacks.runs.series import Run
 
 @dataclass(frozen=True)
 class Unjudged:
-    """A rule that could not judge a run: what was missing, and the metric that would write it."""
+    """A rule that could not judge a run: the missing series, and the metric that writes it."""
 
     id: str
     missing: str
@@ -23,7 +23,7 @@ class Unjudged:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is wrong with a run, worst first, and which rules could not tell."""
+    """The findings of a run, worst first, and the rules that could not judge it."""
 
     findings: tuple[Finding, ...]
     unjudged: tuple[Unjudged, ...]
@@ -35,39 +35,41 @@ class Diagnosis:
 
 
 def default_rules() -> dict[str, Rule]:
-    """Every rule with its default thresholds."""
+    """Returns every rule with its default thresholds."""
     return {name: rule() for name, rule in RULES.items()}
 
 
 def diagnose(run: Run, rules: Mapping[str, Rule] | None = None) -> Diagnosis:
-    """Asks every rule; the run may still grow, and be judged again."""
+    """Applies every rule; a growing run can be diagnosed again and again."""
     rules = default_rules() if rules is None else rules
-    missing = [unjudged for rule in rules.values() if (unjudged := _missing(rule, run)) is not None]
-    silent = {unjudged.id for unjudged in missing}
-    findings = [finding for name, rule in rules.items() if name not in silent for finding in rule(run)]
-    return Diagnosis(tuple(sorted(findings, key=lambda finding: finding.rank)), tuple(missing))
+    unjudged_rules = [unjudged for rule in rules.values() if (unjudged := _find_missing(rule, run)) is not None]
+    unjudged_ids = {unjudged.id for unjudged in unjudged_rules}
+    findings = [finding for name, rule in rules.items() if name not in unjudged_ids for finding in rule(run)]
+    return Diagnosis(tuple(sorted(findings, key=lambda finding: finding.rank)), tuple(unjudged_rules))
 
 
-def _missing(rule: Rule, run: Run) -> Unjudged | None:
-    found = [need.all(run) for need in rule.needs]
-    for need, series in zip(rule.needs, found, strict=True):
+def _find_missing(rule: Rule, run: Run) -> Unjudged | None:
+    series_by_need = [need.all(run) for need in rule.needs]
+    for need, series in zip(rule.needs, series_by_need, strict=True):
         if not series:
             return Unjudged(rule.id, f"{need.what} ({_example(need.patterns[0])})", need.metric)
-    number, least = max(map(len, found[0].values())), getattr(rule, "min_points", 1)
-    if number < least:
+    number, min_points = max(map(len, series_by_need[0].values())), getattr(rule, "min_points", 1)
+    if number < min_points:
         first = rule.needs[0]
-        return Unjudged(rule.id, f"{least} points of {first.what}, there are {number}", f"{first.metric}, more often")
+        return Unjudged(
+            rule.id, f"{min_points} points of {first.what}, there are {number}", f"{first.metric}, more often"
+        )
     return None
 
 
 def _example(pattern: str) -> str:
-    """A pattern in a form for people."""
+    """Returns a pattern in a readable form."""
     return pattern.replace(r"(?!total$)", "").replace(".+", "...").replace(".*", "...").replace("\\", "")
 
 
 @dataclass(frozen=True)
 class DiagnosedRun:
-    """One run and its diagnosis; `name` is its folder below the one that was given."""
+    """One run and its diagnosis; `name` is its folder relative to the given one."""
 
     name: str
     folder: str
@@ -81,22 +83,22 @@ def diagnose_folder(
     rules: Mapping[str, Rule] | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> Iterator[DiagnosedRun]:
-    """Reads and judges every run in a folder; those without scalars (a folder of hyper-parameters) are left out.
+    """Reads and diagnoses every run in a folder; runs without scalars (only hyper-parameters) are left out.
 
     Args:
-        logdir: a run's folder, or one with runs below it.
-        rules: by name; all with their defaults when left out.
-        progress: called with a run's name, gives what is called while it is read.
+        logdir: folder of a run, or a folder with runs below it.
+        rules: rules by name; by default all rules with their default thresholds.
+        progress: called with a run's name; returns a function that is called while the run is read.
 
     Raises:
-        UnreadableError: a folder cannot be read, or there is no scalar in any.
+        UnreadableError: a folder cannot be read, or no run has scalars.
         ImportError: TensorBoard is not installed.
     """
-    found = 0
+    number = 0
     for name, folder in find_runs(logdir).items():
         run = read_run(folder, progress=progress(name) if progress else None)
         if run.scalars:
-            found += 1
+            number += 1
             yield DiagnosedRun(name, folder, run, diagnose(run, rules))
-    if not found:
+    if not number:
         raise UnreadableError(f"a run must hold scalars, but those in {os.fspath(logdir)!r} hold none")

@@ -1,4 +1,4 @@
-"""A finding in words: for the terminal, and as Markdown for TensorBoard's Text tab."""
+"""Formats findings, as one line for the log and as Markdown for TensorBoard's Text tab."""
 
 from __future__ import annotations
 
@@ -10,46 +10,49 @@ from tbx_callbacks.rules import SEVERITIES, Finding, Severity
 
 PREFIX = f"{tags.ALERTS}/"
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!-])")
-_FIRST = re.compile(r"\*\*(\w+): ")
-_MOST = 5  # tags, steps and numbers that are shown
+_SEVERITY = re.compile(r"\*\*(\w+): ")
+_MAX_SHOWN = 5  # maximum number of tags, steps and numbers shown
 
 
 def line(finding: Finding, done: str = "") -> str:
-    """One line, for the log."""
+    """Returns a finding as one line for the log; `done` tells the action that it triggered."""
     first = f" since step {finding.steps[0]}" if finding.steps else ""
-    numbers = ", ".join(f"{_plain(name)} {number:.4g}" for name, number in list(finding.numbers.items())[:_MOST])
-    evidence = f" [{', '.join(map(_plain, finding.tags[:_MOST]))}{': ' if numbers else ''}{numbers}]"
+    numbers = ", ".join(
+        f"{_printable(name)} {number:.4g}" for name, number in list(finding.numbers.items())[:_MAX_SHOWN]
+    )
+    evidence = f" [{', '.join(map(_printable, finding.tags[:_MAX_SHOWN]))}{': ' if numbers else ''}{numbers}]"
     return (
-        f"{finding.severity} {finding.id}{first}: {_plain(finding.means)}{evidence} try: {_plain(finding.advice)}{done}"
+        f"{finding.severity} {finding.id}{first}: {_printable(finding.means)}{evidence}"
+        f" try: {_printable(finding.advice)}{done}"
     )
 
 
 def markdown(finding: Finding, step: int, done: str = "") -> str:
-    """The alert as it stands in the Text tab; what comes from the run is shown as it is, never as markup."""
-    steps = ", ".join(map(str, finding.steps[:_MOST])) or "the whole run"
-    rows = [f"| {_escaped(name)} | {number:.6g} |" for name, number in list(finding.numbers.items())[:_MOST]]
+    """Returns a finding as Markdown for the Text tab; text from the run is escaped."""
+    steps = ", ".join(map(str, finding.steps[:_MAX_SHOWN])) or "the whole run"
+    rows = [f"| {_escape_markup(name)} | {number:.6g} |" for name, number in list(finding.numbers.items())[:_MAX_SHOWN]]
     parts = [
-        f"**{finding.severity}: {_escaped(finding.id)}**, found at step {step}",
-        _escaped(finding.means),
-        f"**Try:** {_escaped(finding.advice)}",
-        f"**Evidence:** {', '.join(map(_escaped, finding.tags[:_MOST]))}; steps {steps}",
+        f"**{finding.severity}: {_escape_markup(finding.id)}**, found at step {step}",
+        _escape_markup(finding.means),
+        f"**Try:** {_escape_markup(finding.advice)}",
+        f"**Evidence:** {', '.join(map(_escape_markup, finding.tags[:_MAX_SHOWN]))}; steps {steps}",
         "\n".join(["| number | value |", "|---|---|", *rows]) if rows else "",
-        _escaped(done.strip("; ")),
-        f"Source: {_escaped(finding.source)}",
+        _escape_markup(done.strip("; ")),
+        f"Source: {_escape_markup(finding.source)}",
     ]
     return "\n\n".join(part for part in parts if part)
 
 
 def severity_of(text: str) -> Severity | None:
-    """The severity of an alert from its Markdown; None for what somebody else has written."""
-    found = _FIRST.match(text)
-    return next((severity for severity in SEVERITIES if found and found[1] == severity), None)
+    """Returns the severity of an alert from its Markdown; None for other texts."""
+    heading = _SEVERITY.match(text)
+    return next((severity for severity in SEVERITIES if heading and heading[1] == severity), None)
 
 
-def _escaped(text: str) -> str:
-    return _MARKUP.sub(r"\\\1", html.escape(_plain(text), quote=False)).replace("|", "&#124;")
+def _escape_markup(text: str) -> str:
+    return _MARKUP.sub(r"\\\1", html.escape(_printable(text), quote=False)).replace("|", "&#124;")
 
 
-def _plain(text: str) -> str:
-    """Without control characters and line ends."""
+def _printable(text: str) -> str:
+    """Returns the text with control characters and line breaks replaced."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -1,4 +1,4 @@
-"""Training and evaluation go different ways."""
+"""Defines the rules that compare training with evaluation."""
 
 from __future__ import annotations
 
@@ -16,68 +16,71 @@ from tbx_callbacks.runs.series import Run, Series
 
 @dataclass(frozen=True)
 class Overfitting(Rule):
-    """The evaluation loss turned up while the training loss went on falling; says at which step."""
+    """The evaluation loss rose while the training loss kept falling; reports the step."""
 
     id: ClassVar[str] = "overfitting"
     needs: ClassVar[tuple[Need, ...]] = (EVAL_LOSS, TRAIN_LOSS)
     source: ClassVar[str] = "Prechelt 1998, Early Stopping - But When?, doi:10.1007/3-540-49430-8_3"
 
     min_points: int = 3  # evaluations
-    after: int = 2  # evaluations after the best
-    ratio: float = 1.15  # of the last evaluation losses to the best
-    rise: float = 0.1  # at least this share of the first evaluation loss
-    train_fall: float = 0.1  # the training loss fell by this share since
+    after: int = 2  # evaluations after the best one
+    ratio: float = 1.15  # last evaluation losses over the best one
+    rise: float = 0.1  # minimum rise, as a share of the first evaluation loss
+    train_fall: float = 0.1  # minimum fall of the training loss since then, as a share
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        found, train = EVAL_LOSS.first(run), TRAIN_LOSS.first(run)
-        if found is None or train is None or len(series := finite(found[1])) < self.min_points or below_chance(run):
+        evaluation, train = EVAL_LOSS.first(run), TRAIN_LOSS.first(run)
+        if (
+            evaluation is None
+            or train is None
+            or len(series := finite(evaluation[1])) < self.min_points
+            or below_chance(run)
+        ):
             return
         best = int(np.argmin(series.values))
         if len(series) - 1 - best < self.after:
             return
         low, last = float(series.values[best]), median(series.values[-self.after :])
-        before, now = _around(finite(train[1]), int(series.steps[best]))
+        before, now = _loss_at_and_end(finite(train[1]), int(series.steps[best]))
         if last < self.ratio * low or last - low < self.rise * series.values[0] or now > (1 - self.train_fall) * before:
             return
         step = int(series.steps[best])
         yield Finding(
             id=self.id,
             severity="warning",
-            tags=(found[0], train[0]),
+            tags=(evaluation[0], train[0]),
             steps=(step, int(series.steps[-1])),
             numbers={"best": low, "last": last, "train_at_best": before, "train_last": now},
-            means=f"Overfitting since step {step}: the evaluation loss rose from {low:.3g} to {last:.3g} while the"
-            " training"
-            f" loss fell from {before:.3g} to {now:.3g}.",
-            advice=f"Keep the checkpoint of step {step} (load_best_model_at_end), stop earlier, or use more data,"
-            " dropout or"
-            " weight decay; look for wrong labels.",
+            means=f"Overfitting since step {step}: the evaluation loss rose from {low:.3g} to {last:.3g}"
+            f" while the training loss fell from {before:.3g} to {now:.3g}.",
+            advice=f"Keep the checkpoint of step {step} (load_best_model_at_end) or stop earlier."
+            " Use more data, dropout or weight decay. Look for wrong labels.",
             source=self.source,
         )
 
 
-def _around(train: Series, step: int) -> tuple[float, float]:
-    """The training loss at a step and at the end."""
+def _loss_at_and_end(train: Series, step: int) -> tuple[float, float]:
+    """Returns the training loss at a step and at the end."""
     until = int(np.searchsorted(train.steps, step, side="right"))
     return median(train.values[max(0, until - 5) : until]), ends(train.values)[1]
 
 
 @dataclass(frozen=True)
 class EvalDisagrees(Rule):
-    """Evaluation gets worse from the first time on while training gets better: other labels, or other preprocessing."""
+    """Evaluation gets worse from the start while training improves: labels or preprocessing differ."""
 
     id: ClassVar[str] = "eval_disagrees"
     needs: ClassVar[tuple[Need, ...]] = (EVAL_LOSS, TRAIN_LOSS, EVAL_ACCURACY)
     source: ClassVar[str] = "Northcutt, Athalye and Mueller 2021, Pervasive Label Errors in Test Sets, arXiv:2103.14749"
 
     min_points: int = 3  # evaluations
-    ratio: float = 1.3  # of the last evaluation loss to the first
-    train_fall: float = 0.3  # the training loss fell by this share
-    accuracy: float = 0.4  # the last evaluation accuracy is below, and below the first one; a coin has 0.5
+    ratio: float = 1.3  # last evaluation loss over the first one
+    train_fall: float = 0.3  # minimum fall of the training loss, as a share
+    accuracy: float = 0.4  # the last evaluation accuracy is below this and below the first one; chance is 0.5
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        found, train = EVAL_LOSS.first(run), TRAIN_LOSS.first(run)
-        if found is None or train is None or len(series := finite(found[1])) < self.min_points:
+        evaluation, train = EVAL_LOSS.first(run), TRAIN_LOSS.first(run)
+        if evaluation is None or train is None or len(series := finite(evaluation[1])) < self.min_points:
             return
         first, last = float(series.values[0]), median(series.values[-2:])
         start, end = ends(finite(train[1]).values)
@@ -87,30 +90,30 @@ class EvalDisagrees(Rule):
         yield Finding(
             id=self.id,
             severity="error",
-            tags=(found[0], train[0], accuracy),
+            tags=(evaluation[0], train[0], accuracy),
             steps=(int(series.steps[0]), int(series.steps[-1])),
             numbers={"first": first, "last": last, "train_start": start, "train_end": end},
-            means=f"The evaluation loss rose from {first:.3g} to {last:.3g} while the training loss fell from"
-            f" {start:.3g} to"
-            f" {end:.3g}: what is right in training is wrong in evaluation.",
-            advice="Compare the label mapping (label2id) and the preprocessing of both data sets; read ten evaluation"
-            " examples with their predictions.",
+            means=f"The evaluation loss rose from {first:.3g} to {last:.3g}"
+            f" while the training loss fell from {start:.3g} to {end:.3g}."
+            " The two data sets seem to disagree about the correct answers.",
+            advice="Compare the label mapping (label2id) and the preprocessing of both data sets."
+            " Read ten evaluation examples with their predictions.",
             source=self.source,
         )
 
 
 def below_chance(run: Run, accuracy: float = EvalDisagrees.accuracy) -> str | None:
-    """The tag of an evaluation accuracy that fell from its first value to below `accuracy`."""
-    found = EVAL_ACCURACY.first(run)
-    if found is None:
+    """Returns the tag of an evaluation accuracy that fell below `accuracy` and below its first value, else None."""
+    evaluation = EVAL_ACCURACY.first(run)
+    if evaluation is None:
         return None
-    values = finite(found[1]).values
-    return found[0] if len(values) and median(values[-2:]) < min(accuracy, values[0]) else None
+    values = finite(evaluation[1]).values
+    return evaluation[0] if len(values) and median(values[-2:]) < min(accuracy, values[0]) else None
 
 
 @dataclass(frozen=True)
 class AccuracyGap(Rule):
-    """Accuracy in training is far above accuracy in evaluation."""
+    """Training accuracy is far above evaluation accuracy."""
 
     id: ClassVar[str] = "accuracy_gap"
     needs: ClassVar[tuple[Need, ...]] = (EVAL_ACCURACY, TRAIN_ACCURACY)
@@ -120,22 +123,21 @@ class AccuracyGap(Rule):
     gap: float = 0.15
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        found, train = EVAL_ACCURACY.first(run), TRAIN_ACCURACY.first(run)
-        if found is None or train is None or len(series := finite(found[1])) < self.min_points:
+        evaluation, train = EVAL_ACCURACY.first(run), TRAIN_ACCURACY.first(run)
+        if evaluation is None or train is None or len(series := finite(evaluation[1])) < self.min_points:
             return
-        evaluated, trained = median(series.values[-2:]), ends(finite(train[1]).values, 0.2, least=8)[1]
-        if not trained - evaluated >= self.gap:
+        eval_accuracy, train_accuracy = median(series.values[-2:]), ends(finite(train[1]).values, 0.2, least=8)[1]
+        if not train_accuracy - eval_accuracy >= self.gap:
             return
         yield Finding(
             id=self.id,
             severity="warning",
-            tags=(train[0], found[0]),
+            tags=(train[0], evaluation[0]),
             steps=(int(series.steps[-1]),),
-            numbers={"train": trained, "eval": evaluated},
-            means=f"Accuracy is {trained:.1%} in training and {evaluated:.1%} in evaluation: the model knows its"
-            " training"
-            " data by heart, or the two sets differ.",
-            advice="Check that both sets come from the same source and are preprocessed alike; more data, fewer epochs,"
-            " dropout.",
+            numbers={"train": train_accuracy, "eval": eval_accuracy},
+            means=f"Accuracy is {train_accuracy:.1%} in training and {eval_accuracy:.1%} in evaluation."
+            " The model has memorized the training data, or the two data sets differ.",
+            advice="Check that both data sets have the same source and preprocessing."
+            " Use more data, fewer epochs or dropout.",
             source=self.source,
         )

@@ -1,4 +1,4 @@
-"""Training that waits for its data."""
+"""Defines the rule that finds training that waits for data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tbx_callbacks.runs.series import Run
 
 @dataclass(frozen=True)
 class InputBound(Rule):
-    """A large share of each step's time waits for the next batch."""
+    """The training spends a large share of its time waiting for the next batch."""
 
     id: ClassVar[str] = "input_bound"
     needs: ClassVar[tuple[Need, ...]] = (INPUT_SHARE,)
@@ -23,11 +23,11 @@ class InputBound(Rule):
     )
 
     min_points: int = 5
-    share: float = 0.3  # of the step's time, median without the first point, which starts the workers
+    share: float = 0.3  # of the time; median without the first point, because dataloader workers start there
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        found = INPUT_SHARE.first(run)
-        if found is None or len(series := finite(found[1])) < self.min_points:
+        entry = INPUT_SHARE.first(run)
+        if entry is None or len(series := finite(entry[1])) < self.min_points:
             return
         share = median(series.values[1:])
         if share < self.share:
@@ -35,10 +35,11 @@ class InputBound(Rule):
         yield Finding(
             id=self.id,
             severity="warning",
-            tags=(found[0],),
+            tags=(entry[0],),
             steps=(int(series.steps[0]), int(series.steps[-1])),
             numbers={"share": share},
-            means=f"{share:.0%} of the time waits for data: the device idles meanwhile.",
-            advice="More dataloader workers (dataloader_num_workers), pinned memory, tokenize before training.",
+            means=f"The training waits for data {share:.0%} of the time. The device is idle meanwhile.",
+            advice="Use more dataloader workers (dataloader_num_workers) and pinned memory."
+            " Preprocess the data before training.",
             source=self.source,
         )

@@ -1,4 +1,4 @@
-"""The shape of the learning rate."""
+"""Defines the rules that check the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class NoWarmup(Rule):
     only_notes: ClassVar[bool] = True
 
     min_points: int = 10
-    of_peak: float = 0.9  # share of the peak at the first point
-    early: float = 0.05  # share of the steps by which the first point must lie; a warm-up before it would not be seen
+    of_peak: float = 0.9  # first value, as a share of the peak
+    early: float = 0.05  # the first point must lie within this share of the steps, else a warm-up may be invisible
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        for tag, whole in LEARNING_RATE.all(run).items():
-            series = finite(whole)
+        for tag, full_series in LEARNING_RATE.all(run).items():
+            series = finite(full_series)
             if len(series) < self.min_points:
                 continue
             first, last, peak = int(series.steps[0]), int(series.steps[-1]), float(series.values.max())
@@ -43,11 +43,10 @@ class NoWarmup(Rule):
                     tags=(tag,),
                     steps=(first,),
                     numbers={"first": float(series.values[0]), "peak": peak},
-                    means=f"The learning rate is at its peak ({peak:.3g}) at step {first} already: no warm-up, while"
-                    " Adam's"
-                    " averages are still rough and post-LayerNorm models like BERT have their largest gradients.",
-                    advice="Warm up over the first 6 to 10 % of the steps (warmup_steps), above all where runs differ"
-                    " by seed.",
+                    means=f"The learning rate is already at its peak ({peak:.3g}) at step {first}."
+                    " There is no warm-up, although gradients are often largest in the first steps.",
+                    advice="Warm up over the first 6 to 10 % of the steps (warmup_steps),"
+                    " especially if results depend on the seed.",
                     source=self.source,
                 )
                 return
@@ -64,17 +63,17 @@ class DecayedEarly(Rule):
 
     min_points: int = 10
     of_peak: float = 1e-3  # share of the peak that counts as zero; cosine and linear decay reach it in the last 2 %
-    before: float = 0.9  # share of the steps
+    before: float = 0.9  # zero is reached before this share of the steps
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        for tag, whole in LEARNING_RATE.all(run).items():
-            series = finite(whole)
+        for tag, full_series in LEARNING_RATE.all(run).items():
+            series = finite(full_series)
             peak = float(series.values.max()) if len(series) >= self.min_points else 0.0
             zero = series.values <= self.of_peak * peak
             if peak <= 0 or not zero[-1]:
                 continue
-            from_place = len(zero) - int(np.argmin(zero[::-1]))  # after the last point that is not zero
-            step, last = int(series.steps[from_place]), int(series.steps[-1])
+            first_zero = len(zero) - int(np.argmin(zero[::-1]))  # index after the last nonzero point
+            step, last = int(series.steps[first_zero]), int(series.steps[-1])
             if step < self.before * last:
                 yield Finding(
                     id=self.id,
@@ -82,11 +81,10 @@ class DecayedEarly(Rule):
                     tags=(tag,),
                     steps=(step, last),
                     numbers={"share": step / last, "peak": peak},
-                    means=f"The learning rate has been zero since step {step} of {last}: the last"
-                    f" {1 - step / last:.0%} of"
-                    " the training changed nothing.",
-                    advice="Give the scheduler the number of optimizer steps that are really taken (batches divided by"
-                    " accumulation, times epochs).",
+                    means=f"The learning rate has been zero since step {step} of {last}."
+                    f" The last {1 - step / last:.0%} of the training changed nothing.",
+                    advice="Pass the real number of optimizer steps to the scheduler:"
+                    " batches per epoch, divided by accumulation steps, times epochs.",
                     source=self.source,
                 )
                 return

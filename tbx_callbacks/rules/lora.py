@@ -1,4 +1,4 @@
-"""LoRA adapters that stay where they began."""
+"""Defines the rule that finds LoRA adapters that do not train."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tbx_callbacks.runs.series import Run
 
 @dataclass(frozen=True)
 class LoraNotTraining(Rule):
-    """LoRA's matrices B, which start at zero, are zero still, or its matrices stand still."""
+    """LoRA's B matrices are still zero, their initial value, or no LoRA matrix changes."""
 
     id: ClassVar[str] = "lora_not_training"
     needs: ClassVar[tuple[Need, ...]] = (LORA,)
@@ -22,27 +22,25 @@ class LoraNotTraining(Rule):
     min_points: int = 5
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        norms = {tag: one for tag, one in LORA.all(run).items() if len(one) >= self.min_points}
-        still = [tag for tag, one in norms.items() if (one.values == one.values[0]).all()]
+        norms = {tag: matrix for tag, matrix in LORA.all(run).items() if len(matrix) >= self.min_points}
+        still = [tag for tag, matrix in norms.items() if (matrix.values == matrix.values[0]).all()]
         zero = [tag for tag in still if "lora_B" in tag and not norms[tag].values.any()]
-        bad = zero or (still if len(still) == len(norms) else [])
-        if not bad:
+        untrained = zero or (still if len(still) == len(norms) else [])
+        if not untrained:
             return
         yield Finding(
             id=self.id,
             severity="error",
-            tags=tuple(bad),
-            steps=(int(norms[bad[0]].steps[0]),),
-            numbers={"matrices": len(bad), "of": len(norms)},
+            tags=tuple(untrained),
+            steps=(int(norms[untrained[0]].steps[0]),),
+            numbers={"matrices": len(untrained), "of": len(norms)},
             means=(
-                f"{len(zero)} of LoRA's matrices B are zero still, {zero[0].partition('/')[2]} first: the adapter"
-                " changes"
-                " nothing."
+                f"{len(zero)} LoRA B matrices are still zero, starting with {zero[0].partition('/')[2]}."
+                " The adapter has no effect."
                 if zero
-                else f"{len(bad)} of LoRA's matrices have not moved: the adapter is not trained."
+                else f"{len(untrained)} LoRA matrices have not changed. The adapter is not trained."
             ),
-            advice="Make the adapter trainable (requires_grad of lora_A and lora_B, is_trainable=True when it is"
-            " loaded) and"
-            " build the optimizer after it is added.",
+            advice="Make the adapter trainable: set requires_grad of lora_A and lora_B, or load it with"
+            " is_trainable=True. Create the optimizer after adding the adapter.",
             source=self.source,
         )

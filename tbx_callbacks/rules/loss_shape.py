@@ -1,4 +1,4 @@
-"""A training loss that jumps or turns up."""
+"""Defines the rules that find spikes and divergence of the training loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tbx_callbacks.runs.series import Floats, Run
 
 @dataclass(frozen=True)
 class LossSpike(Rule):
-    """The training loss jumps for some points and comes back."""
+    """The training loss jumps for a few points and recovers."""
 
     id: ClassVar[str] = "loss_spike"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
@@ -24,19 +24,19 @@ class LossSpike(Rule):
     compares_with_start: ClassVar[bool] = True
 
     min_points: int = 30  # a window and some points after it
-    window: int = 20  # points before, whose median is the measure; noise is that of three times as many
-    ratio: float = 2.0  # of the loss to the median before
-    deviations: float = 10.0  # above the median before; losses of single batches have long tails
-    rise: float = 0.75  # at least this share of the loss at the start, so that ripples near zero do not count
+    window: int = 20  # previous points for the reference median; the noise is estimated from three times as many
+    ratio: float = 2.0  # loss over the reference median
+    deviations: float = 10.0  # above the reference median; losses of single batches have long tails
+    rise: float = 0.75  # minimum rise, as a share of the initial loss, so that ripples near zero do not count
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        found = TRAIN_LOSS.first(run)
-        if found is None or len(series := finite(found[1])) < self.min_points:
+        entry = TRAIN_LOSS.first(run)
+        if entry is None or len(series := finite(entry[1])) < self.min_points:
             return
-        tag, values = found[0], series.values
+        tag, values = entry[0], series.values
         start = median(values[:3])
-        spikes = [place for place in range(self.window, len(values) - 1) if self._jumps(values, place, start)]
-        spikes = [place for place in spikes if _comes_back(values, place, self.window, self.ratio)]
+        spikes = [index for index in range(self.window, len(values) - 1) if self._is_spike(values, index, start)]
+        spikes = [index for index in spikes if _recovers(values, index, self.window, self.ratio)]
         if not spikes:
             return
         first = spikes[0]
@@ -45,35 +45,34 @@ class LossSpike(Rule):
             id=self.id,
             severity="warning",
             tags=(tag,),
-            steps=tuple(int(series.steps[place]) for place in spikes[:5]),
+            steps=tuple(int(series.steps[index]) for index in spikes[:5]),
             numbers={"loss": float(values[first]), "median_before": before, "points": len(spikes)},
             means=f"The training loss jumped from {before:.3g} to {values[first]:.3g} at step {series.steps[first]}"
-            " and came"
-            " back: one or a few updates did harm.",
-            advice="Look at the batches just before this step; clip gradients by norm or lower the learning rate.",
+            " and recovered. One or a few updates were harmful.",
+            advice="Look at the batches just before this step. Clip gradients by norm or lower the learning rate.",
             source=self.source,
         )
 
-    def _jumps(self, values: Floats, place: int, start: float) -> bool:
-        before = values[place - self.window : place]
+    def _is_spike(self, values: Floats, index: int, start: float) -> bool:
+        before = values[index - self.window : index]
         middle = median(before)
-        height = values[place] - middle
+        height = values[index] - middle
         return bool(
-            values[place] > self.ratio * middle
-            and height > self.deviations * noise(values[max(0, place - 3 * self.window) : place])
+            values[index] > self.ratio * middle
+            and height > self.deviations * noise(values[max(0, index - 3 * self.window) : index])
             and height > self.rise * start
         )
 
 
-def _comes_back(values: Floats, place: int, window: int, ratio: float) -> bool:
-    """Whether the loss falls again to what would be no spike, for some points in a row."""
-    after = values[place + 1 :]
-    return bool(smooth(after, min(3, len(after))).min() <= ratio * median(values[place - window : place]))
+def _recovers(values: Floats, index: int, window: int, ratio: float) -> bool:
+    """Whether the loss falls back below the spike threshold for up to three points in a row."""
+    after = values[index + 1 :]
+    return bool(smooth(after, min(3, len(after))).min() <= ratio * median(values[index - window : index]))
 
 
 @dataclass(frozen=True)
 class Divergence(Rule):
-    """The training loss turns up and stays up."""
+    """The training loss rises and does not recover."""
 
     id: ClassVar[str] = "divergence"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
@@ -81,12 +80,12 @@ class Divergence(Rule):
     compares_with_start: ClassVar[bool] = True
 
     min_points: int = 20
-    ratio: float = 1.5  # of the last loss to the best, both medians of a window
-    rise: float = 0.3  # at least this share of the loss at the start
+    ratio: float = 1.5  # last loss over the best one, both medians of a window
+    rise: float = 0.3  # minimum rise, as a share of the initial loss
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        found = TRAIN_LOSS.first(run)
-        if found is None or len(series := finite(found[1])) < self.min_points:
+        entry = TRAIN_LOSS.first(run)
+        if entry is None or len(series := finite(entry[1])) < self.min_points:
             return
         width = width_for(len(series))
         smoothed = smooth(series.values, width)
@@ -98,14 +97,12 @@ class Divergence(Rule):
         yield Finding(
             id=self.id,
             severity="error",
-            tags=(found[0],),
+            tags=(entry[0],),
             steps=(step, int(series.steps[-1])),
             numbers={"best": low, "last": last, "start": start},
-            means=f"The training loss was best around step {step} ({low:.3g}) and has risen to {last:.3g} since:"
-            " training"
-            " diverged.",
-            advice="Go back to a checkpoint before that step, lower the learning rate by 3 to 10 times, warm up"
-            " longer, clip"
-            " gradients.",
+            means=f"The training loss was best around step {step} ({low:.3g}) and has risen to {last:.3g} since."
+            " The training diverged.",
+            advice="Go back to a checkpoint before that step. Lower the learning rate by 3 to 10 times,"
+            " warm up longer, or clip gradients.",
             source=self.source,
         )

@@ -1,4 +1,4 @@
-"""Which tags hold what rules read: ours first, then what other loggers and people call it."""
+"""Defines `Need`, which finds the series that rules read: under this package's tags, else under other loggers' tags."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _EVAL = "(?:eval|val|valid|validation|dev|test)"
 class Need:
     """One kind of series.
 
-    `patterns` are regexes of whole tags, the best first: only the tags of the first that matches count. `metric` would
-    write it.
+    `patterns` are regexes for full tags, best first; only the first pattern with a match counts. `metric` is the metric
+    that writes the series.
     """
 
     what: str
@@ -25,20 +25,20 @@ class Need:
     patterns: tuple[str, ...]
 
     def all(self, run: Run) -> dict[str, Series]:
-        """The series by tag, in the order in which the run wrote them."""
+        """Returns the series by tag, in the order in which the run wrote them."""
         for pattern in self.patterns:
-            found = {tag: run.scalars[tag] for tag in run.scalars if _fits(pattern, tag)}
-            if found:
-                return found
+            matches = {tag: run.scalars[tag] for tag in run.scalars if _matches(pattern, tag)}
+            if matches:
+                return matches
         return {}
 
     def first(self, run: Run) -> tuple[str, Series] | None:
-        """The tag and the series, where a run has one."""
+        """Returns the first tag with its series, or None."""
         return next(iter(self.all(run).items()), None)
 
 
-@lru_cache(maxsize=1 << 17)  # a run that trains is asked again and again
-def _fits(pattern: str, tag: str) -> bool:
+@lru_cache(maxsize=1 << 17)  # live rules match the same tags again and again
+def _matches(pattern: str, tag: str) -> bool:
     return re.fullmatch(pattern, tag, re.IGNORECASE) is not None
 
 
@@ -71,7 +71,7 @@ LEARNING_RATE = Need(
     (f"{tags.LEARNING_RATE}/.+", tags.TRAIN_LEARNING_RATE, "lr-.+", "(train[_/])?(learning_rate|lr)"),
 )
 GRAD_NORM = Need(
-    "the gradient's norm",
+    "the gradient norm",
     "grad_norm",
     (f"{tags.GRAD_NORM}/{tags.TOTAL}", r"(train/)?grad_norm|grad_2(\.0)?_norm_total"),
 )
@@ -81,17 +81,17 @@ LAYER_GRAD_NORMS = Need(
 WEIGHT_NORMS = Need("weight norms by layer", "weight_norm: {by: layer}", (rf"{tags.WEIGHT_NORM}/(?!total$).+",))
 UPDATE_RATIOS = Need("update ratios by layer", "update_ratio", (rf"{tags.UPDATE_RATIO}/(?!total$).+",))
 NONFINITE = Need(
-    "counts of NaN and Inf, or a loss",
+    "counts of NaN and Inf, a loss or a gradient norm",
     "nonfinite",
     (f"{tags.NONFINITE}/(found|losses|(gradients|weights)/total)", *TRAIN_LOSS.patterns, *GRAD_NORM.patterns),
 )
-CLIP_FACTOR = Need("the factor of clipping", "clip", (tags.CLIP_FACTOR,))
+CLIP_FACTOR = Need("the clip factor", "clip", (tags.CLIP_FACTOR,))
 ZERO_SHARES = Need("shares of zeros in activations", "activations", (f"{tags.ACTIVATIONS}/.+/zero_share",))
 AMP_SCALE = Need("the loss scale", "amp, in a run with fp16", (tags.AMP_SCALE,))
-AMP_SKIPPED = Need("steps that AMP skipped", "amp, in a run with fp16", (tags.AMP_SKIPPED_STEPS,))
-INPUT_SHARE = Need("the share of time that waits for data", "input_share", (tags.INPUT_SHARE,))
+AMP_SKIPPED = Need("skipped steps", "amp, in a run with fp16", (tags.AMP_SKIPPED_STEPS,))
+INPUT_SHARE = Need("the share of time spent waiting for data", "input_share", (tags.INPUT_SHARE,))
 LORA = Need(
-    "norms of LoRA's matrices",
+    "norms of LoRA matrices",
     "weight_norm: {by: parameter}, in a model with LoRA",
     (rf"{tags.WEIGHT_NORM}/.*lora_[AB].*", rf"{tags.GRAD_NORM}/.*lora_[AB].*"),
 )

@@ -1,4 +1,4 @@
-"""NaN and Inf."""
+"""Defines the rule that finds NaN and Inf."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ _NAMED = re.compile(r"backward reached (\S+) first|weights hold .* groups, first
 class NonFinite(Rule):
     """The loss, a gradient or a weight is NaN or Inf; names the layer where it began.
 
-    The layer can be told only from the point at which it began: once the weights are bad the loss is, and every
-    gradient. A norm of the gradient alone may be Inf for some steps under fp16, which skips them: a note, unless it
-    stays so.
+    Only the first bad point identifies the layer: bad weights make the loss and every gradient bad too. With fp16 only
+    the gradient norm may be Inf for some steps, which are then skipped. This is a note, unless the norm stays Inf.
     """
 
     id: ClassVar[str] = "nonfinite"
@@ -38,65 +37,70 @@ class NonFinite(Rule):
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         bad = {
-            tag: _first(run.scalars[tag].steps[run.scalars[tag].values > 0]) for tag in _COUNTS if tag in run.scalars
+            tag: _first_or_none(run.scalars[tag].steps[run.scalars[tag].values > 0])
+            for tag in _COUNTS
+            if tag in run.scalars
         }
         losses = {**TRAIN_LOSS.all(run), **EVAL_LOSS.all(run)}
-        bad |= {tag: _first(_bad_steps(series)) for tag, series in losses.items()}
+        bad |= {tag: _first_or_none(_bad_steps(series)) for tag, series in losses.items()}
         steps_by_tag = {tag: step for tag, step in bad.items() if step is not None}
         if steps_by_tag:
-            harmless = _only_gradients(run, steps_by_tag)
-            yield self._skipped(steps_by_tag) if harmless else self._found(run, steps_by_tag)
+            is_harmless = _only_gradients(run, steps_by_tag)
+            yield self._skipped_finding(steps_by_tag) if is_harmless else self._error_finding(run, steps_by_tag)
             return
         norm = GRAD_NORM.first(run)
         steps = _bad_steps(norm[1]) if norm else np.empty(0, np.int64)
         if norm and len(steps):
-            stays = bool(steps[-1] == norm[1].steps[-1])
+            stays_bad = bool(steps[-1] == norm[1].steps[-1])
             yield Finding(
                 id=self.id,
-                severity="error" if stays else "note",
+                severity="error" if stays_bad else "note",
                 tags=(norm[0],),
                 steps=tuple(int(step) for step in steps[:5]),
                 numbers={"points": len(steps)},
-                means=f"The gradient's norm is NaN or Inf at {len(steps)} points from step {steps[0]} on"
-                + (" and stays so." if stays else "; fp16 skips such steps, else they would have spoiled the weights."),
-                advice="Log the metric nonfinite, which names the layer; train in bf16 instead of fp16.",
+                means=f"The gradient norm is NaN or Inf at {len(steps)} points, first at step {steps[0]}"
+                + (
+                    ", and stays so."
+                    if stays_bad
+                    else ". Later points are finite, so these steps were probably skipped."
+                ),
+                advice="Add the metric nonfinite, which names the layer. Train in bf16 instead of fp16.",
                 source=self.source,
             )
 
-    def _skipped(self, bad: dict[str, int]) -> Finding:
+    def _skipped_finding(self, bad: dict[str, int]) -> Finding:
         return Finding(
             id=self.id,
             severity="note",
             tags=tuple(bad),
             steps=(min(bad.values()),),
-            means=f"Gradients held NaN or Inf at step {min(bad.values())}, but no weight did: the step was skipped, as"
-            " fp16"
-            " does it to find its loss scale.",
-            advice="Nothing, unless it happens often; bf16 needs no loss scale.",
+            means=f"Gradients contained NaN or Inf at step {min(bad.values())}, but weights did not."
+            " The step was skipped, as is normal while fp16 searches for its loss scale.",
+            advice="Do nothing unless it happens often. bf16 needs no loss scale.",
             source=self.source,
         )
 
-    def _found(self, run: Run, bad: dict[str, int]) -> Finding:
+    def _error_finding(self, run: Run, bad: dict[str, int]) -> Finding:
         step = min(bad.values())
         layer = _first_bad_layer(run, step)
         tag = f"{tags.NONFINITE_GRADIENTS}/{layer}"
         where = f", first in {layer}" if layer else ""
-        remedy = "" if layer else " Log nonfinite at every step (every: 1), attached, to see in which layer it begins."
+        remedy = "" if layer else " Attach the callback and run nonfinite at every step (every: 1) to learn the layer."
         return Finding(
             id=self.id,
             severity="error",
             tags=(*([tag] if tag in run.scalars else []), *(tag for tag, at in bad.items() if at == step)),
             steps=(step,),
             numbers={tag: float(at) for tag, at in bad.items()},
-            means=f"NaN or Inf from step {step} on{where}: what was trained after it is lost.",
-            advice="Go back to a checkpoint before; look at the batch of that step; lower the learning rate, clip"
-            f" gradients, or train in bf16 or fp32 instead of fp16.{remedy}",
+            means=f"NaN or Inf since step {step}{where}. Training after this step is lost.",
+            advice="Go back to a checkpoint before this step and look at its batch. Lower the learning rate,"
+            f" clip gradients, or train in bf16 or fp32 instead of fp16.{remedy}",
             source=self.source,
         )
 
 
 def _only_gradients(run: Run, bad: dict[str, int]) -> bool:
-    """Whether only gradients were bad, and the weights are known to have stayed good."""
+    """Whether only gradients were bad while the weights were checked and stayed finite."""
     weights = run.scalars.get(f"{tags.NONFINITE_WEIGHTS}/total")
     return (
         set(bad) <= {f"{tags.NONFINITE_GRADIENTS}/total", tags.NONFINITE_FOUND}
@@ -106,7 +110,7 @@ def _only_gradients(run: Run, bad: dict[str, int]) -> bool:
 
 
 def _first_bad_layer(run: Run, step: int) -> str | None:
-    """The layer in which it began; None where the loss was bad before any gradient was looked at."""
+    """Returns the layer where it began; None if unknown, or if the loss was bad first."""
     losses = run.scalars.get(tags.NONFINITE_LOSSES)
     if losses is not None and (losses.values[losses.steps <= step] > 0).any():
         return None
@@ -119,7 +123,7 @@ def _first_bad_layer(run: Run, step: int) -> str | None:
         for tag in run.scalars
         if tag.startswith(f"{tags.NONFINITE_GRADIENTS}/") and not tag.endswith("/total")
     }
-    # Backward reaches the last layers first.
+    # Backward reaches the last layers first, so search in reverse.
     return next((group for group, series in reversed(counts.items()) if series.steps[0] <= step), None)
 
 
@@ -127,5 +131,5 @@ def _bad_steps(series: Series) -> Steps:
     return series.steps[~np.isfinite(series.values)]
 
 
-def _first(steps: Steps) -> int | None:
+def _first_or_none(steps: Steps) -> int | None:
     return int(steps[0]) if len(steps) else None

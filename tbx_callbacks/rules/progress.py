@@ -1,4 +1,4 @@
-"""A training loss that does not go down."""
+"""Defines the rules that find a training loss that does not fall."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tbx_callbacks.runs.series import Run
 
 @dataclass(frozen=True)
 class Underfitting(Rule):
-    """The training loss ends where it began."""
+    """The training loss hardly falls over the whole run."""
 
     id: ClassVar[str] = "underfitting"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = "Karpathy 2019, A Recipe for Training Neural Networks, karpathy.github.io/2019/04/25/recipe"
     compares_with_start: ClassVar[bool] = True
 
-    min_points: int = 30  # fewer may all lie in the warm-up
-    improvement: float = 0.05  # less than this share of the loss at the start counts as none
+    min_points: int = 30  # fewer points may all lie in the warm-up
+    improvement: float = 0.05  # a smaller share of the initial loss does not count as progress
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        found = TRAIN_LOSS.first(run)
-        if found is None or len(series := finite(found[1])) < self.min_points:
+        entry = TRAIN_LOSS.first(run)
+        if entry is None or len(series := finite(entry[1])) < self.min_points:
             return
         start, end = ends(series.values)
         best = float(smooth(series.values, width_for(len(series))).min())
@@ -37,20 +37,20 @@ class Underfitting(Rule):
         yield Finding(
             id=self.id,
             severity="warning",
-            tags=(found[0],),
+            tags=(entry[0],),
             steps=(int(series.steps[0]), int(series.steps[-1])),
             numbers={"start": start, "end": end},
-            means=f"The training loss began at {start:.3g} and is {end:.3g} at step {series.steps[-1]}: the model has"
-            " learned next to nothing.",
-            advice="Check that labels belong to their texts and that the optimizer holds the model's parameters; try to"
-            " overfit one batch; try learning rates 3 and 10 times higher and lower.",
+            means=f"The training loss started at {start:.3g} and is {end:.3g} at step {series.steps[-1]}."
+            " The model has learned next to nothing.",
+            advice="Check that labels match their inputs and that the optimizer has the model's parameters."
+            " Try to overfit one batch. Try learning rates 3 and 10 times higher and lower.",
             source=self.source,
         )
 
 
 @dataclass(frozen=True)
 class Plateau(Rule):
-    """The training loss went down, and then no more though it is still high."""
+    """The training loss fell at first, then stopped falling while still high."""
 
     id: ClassVar[str] = "plateau"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
@@ -59,14 +59,14 @@ class Plateau(Rule):
     only_notes: ClassVar[bool] = True
 
     min_points: int = 30
-    learned: float = 0.05  # it fell by this share first; else it is underfitting
-    still_high: float = 0.3  # share of the loss at the start; lower, it is done rather than stuck
+    learned: float = 0.05  # minimum fall before the plateau, as a share; less is underfitting
+    still_high: float = 0.3  # share of the initial loss; a lower loss has converged
     share: float = 0.5  # of the points, without progress
-    improvement: float = 0.05  # less than this share of the loss is no progress
+    improvement: float = 0.05  # a smaller share of the loss does not count as progress
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        found = TRAIN_LOSS.first(run)
-        if found is None or len(series := finite(found[1])) < self.min_points:
+        entry = TRAIN_LOSS.first(run)
+        if entry is None or len(series := finite(entry[1])) < self.min_points:
             return
         width = width_for(len(series))
         smoothed = np.minimum.accumulate(smooth(series.values, width))
@@ -80,12 +80,11 @@ class Plateau(Rule):
         yield Finding(
             id=self.id,
             severity="note",
-            tags=(found[0],),
+            tags=(entry[0],),
             steps=(step, int(series.steps[-1])),
             numbers={"best": best, "start": start},
             means=f"The training loss has stayed at about {best:.3g} since step {step}.",
-            advice="If it should be lower: lower the learning rate from there on (a schedule that decays), a larger"
-            " model,"
-            " or cleaner labels; else stop earlier.",
+            advice="If the loss should be lower, use a decaying learning rate, a larger model or cleaner labels."
+            " Otherwise stop earlier.",
             source=self.source,
         )

@@ -1,4 +1,4 @@
-"""One file a rule, or a family of rules; RULES is the registry that YAML names and the command line read."""
+"""Defines RULES, the registry that maps the names used in YAML and on the command line to rule classes."""
 
 from __future__ import annotations
 

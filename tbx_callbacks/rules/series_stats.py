@@ -1,4 +1,4 @@
-"""Robust statistics of series, and series grouped by layer."""
+"""Computes robust statistics of series, and groups series by layer."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from tbx_callbacks.runs.series import Floats, Series
 
 
 def finite(series: Series) -> Series:
-    """The series without NaN and Inf."""
-    good = np.isfinite(series.values)
-    return Series(series.steps[good], series.values[good], series.wall_times[good])
+    """Returns the series without NaN and Inf."""
+    is_finite = np.isfinite(series.values)
+    return Series(series.steps[is_finite], series.values[is_finite], series.wall_times[is_finite])
 
 
 def median(values: Floats) -> float:
-    """The median as a float; NaN of nothing."""
+    """Returns the median as a float; NaN for no values."""
     return float(np.median(values)) if len(values) else float("nan")
 
 
 def noise(values: Floats) -> float:
-    """The standard deviation of the noise, from the differences of neighbours: a trend does not count."""
+    """Returns the standard deviation of the noise, from differences of neighbours so that a trend does not count."""
     return 1.4826 * median(np.abs(np.diff(values))) / 2**0.5
 
 
 def ends(values: Floats, share: float = 0.1, least: int = 3) -> tuple[float, float]:
-    """The medians of the first and the last `share` of the values, of at least `least` each."""
+    """Returns the medians of the first and the last `share` of the values, at least `least` values each."""
     number = max(least, round(share * len(values)))
     return median(values[:number]), median(values[-number:])
 
 
 def smooth(values: Floats, width: int) -> Floats:
-    """The median of each value and the `width` - 1 before it, `[N - width + 1]`."""
+    """Returns running medians, each over a value and the `width` - 1 values before it, `[N - width + 1]`."""
     if len(values) < width:
         return np.empty(0)
     windows = np.lib.stride_tricks.sliding_window_view(values, width)
@@ -41,14 +41,14 @@ def smooth(values: Floats, width: int) -> Floats:
 
 
 def width_for(number: int, *, share: float = 0.1, least: int = 5, most: int = 100) -> int:
-    """How many points a window has that smooths `number` of them."""
+    """Returns the window width for smoothing `number` points."""
     return min(most, max(least, round(share * number)))
 
 
 def outermost(series: Mapping[str, Series]) -> dict[str, Series]:
-    """By group instead of by tag, without groups inside others: a layer's parameters where the layer is there too."""
-    groups = {tag.partition("/")[2]: one for tag, one in series.items()}
-    return {name: one for name, one in groups.items() if not _prefixes(name, groups)}
+    """Returns the series by group instead of by tag, without groups that lie inside another group of the mapping."""
+    groups = {tag.partition("/")[2]: group_series for tag, group_series in series.items()}
+    return {name: group_series for name, group_series in groups.items() if not _prefixes(name, groups)}
 
 
 def _prefixes(name: str, groups: Mapping[str, object]) -> list[str]:
@@ -57,26 +57,26 @@ def _prefixes(name: str, groups: Mapping[str, object]) -> list[str]:
 
 
 def depth(name: str) -> tuple[str, int] | None:
-    """The stack that a layer, or something in it, belongs to and its number there; None for embeddings and heads."""
-    found = re.match(r"(.*?)\.(\d+)(?:\.|$)", name)
-    return (found[1], int(found[2])) if found else None
+    """Returns the stack that a layer belongs to and its number in it; None for embeddings and heads."""
+    numbered = re.match(r"(.*?)\.(\d+)(?:\.|$)", name)
+    return (numbered[1], int(numbered[2])) if numbered else None
 
 
 def stack(norms: Mapping[str, Series]) -> dict[str, Floats]:
-    """The largest stack of numbered layers, from the first to the last: layer -> norms over steps, of all its parts."""
+    """Returns the largest stack of numbered layers in order: layer -> norm of all its parts over steps."""
     parts: dict[str, dict[int, list[Series]]] = {}
     for name, series in norms.items():
-        place = depth(name)
-        if place is not None:
-            parts.setdefault(place[0], {}).setdefault(place[1], []).append(series)
+        position = depth(name)
+        if position is not None:
+            parts.setdefault(position[0], {}).setdefault(position[1], []).append(series)
     if not parts:
         return {}
-    name, layers = max(parts.items(), key=lambda one: len(one[1]))
-    return {f"{name}.{number}": _together(layers[number]) for number in sorted(layers)}
+    name, layers = max(parts.items(), key=lambda item: len(item[1]))
+    return {f"{name}.{number}": _combined_norm(layers[number]) for number in sorted(layers)}
 
 
-def _together(parts: Iterable[Series]) -> Floats:
-    """The norm of all parts, on as many points as all of them have."""
+def _combined_norm(parts: Iterable[Series]) -> Floats:
+    """Returns the combined norm of all parts, for the last points that all of them have."""
     values = [series.values for series in parts]
     shortest = min(map(len, values))
-    return np.asarray(np.sqrt(sum(np.square(one[-shortest:]) for one in values)))
+    return np.asarray(np.sqrt(sum(np.square(norms_of_part[-shortest:]) for norms_of_part in values)))

@@ -1,4 +1,4 @@
-"""Layers whose weights do not move."""
+"""Defines the rules that find layers that do not train."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FREEZE = "Howard and Ruder 2018, ULMFiT, section 3.3 (which layers to freeze, a
 
 @dataclass(frozen=True)
 class ZeroGradient(Rule):
-    """A layer takes part in training, but its gradient is exactly zero."""
+    """The gradient of a trainable layer is exactly zero."""
 
     id: ClassVar[str] = "zero_gradient"
     needs: ClassVar[tuple[Need, ...]] = (LAYER_GRAD_NORMS,)
@@ -42,16 +42,15 @@ class ZeroGradient(Rule):
                 tags=tuple(f"{tags.GRAD_NORM}/{name}" for name in zero),
                 steps=(int(norms[zero[0]].steps[0]),),
                 numbers={"layers": len(zero), "of": len(norms)},
-                means=f"The gradient of {_listed(zero)} is zero: trainable, but nothing flows back to it.",
-                advice="Look for a detach(), an argmax, a ReLU or a mask that is dead, or an output that the loss does"
-                " not use.",
+                means=f"The gradient of {_join(zero)} is zero: trainable, but no gradient reaches it.",
+                advice="Look for a detach(), an argmax, a dead ReLU or mask, or an output that the loss does not use.",
                 source=self.source,
             )
 
 
 @dataclass(frozen=True)
 class AllFrozen(Rule):
-    """No weight moves at all."""
+    """No weight changes at all."""
 
     id: ClassVar[str] = "all_frozen"
     needs: ClassVar[tuple[Need, ...]] = (WEIGHT_NORMS,)
@@ -68,16 +67,15 @@ class AllFrozen(Rule):
                 tags=tuple(f"{tags.WEIGHT_NORM}/{name}" for name in still),
                 steps=(_first_step(run),),
                 numbers={"layers": len(still)},
-                means="No weight has changed since the first point: nothing is trained.",
-                advice="Check the learning rate, requires_grad, and that the optimizer was made from this model's"
-                " parameters.",
+                means="No weight has changed since the first point. Nothing is trained.",
+                advice="Check the learning rate, requires_grad, and that the optimizer has this model's parameters.",
                 source=self.source,
             )
 
 
 @dataclass(frozen=True)
 class HeadOnly(Rule):
-    """Every numbered layer stands still; only what comes after them is trained."""
+    """All numbered layers are frozen; only the layers outside the stack are trained."""
 
     id: ClassVar[str] = "head_only"
     needs: ClassVar[tuple[Need, ...]] = (WEIGHT_NORMS,)
@@ -96,18 +94,18 @@ class HeadOnly(Rule):
                 tags=tuple(f"{tags.WEIGHT_NORM}/{name}" for name in still),
                 steps=(_first_step(run),),
                 numbers={"still": len(still), "moving": len(moving)},
-                means=f"Only {_listed(moving)} is trained, all {len(body)} layers stand still: a linear probe.",
-                advice="If that is not meant, set requires_grad of the layers and give their parameters to the"
-                " optimizer.",
+                means=f"Only {_join(moving)} is trained; all {len(body)} layers are frozen (a linear probe).",
+                advice="If this is not intended, set requires_grad of the layers"
+                " and pass their parameters to the optimizer.",
                 source=self.source,
             )
 
 
 @dataclass(frozen=True)
 class FrozenLayers(Rule):
-    """Some layers stand still while others learn.
+    """Some layers do not change while others train.
 
-    A note where they are the first ones from the bottom, as people freeze them on purpose; else a warning.
+    This is a note if only the lowest layers are frozen, which is common on purpose; otherwise it is a warning.
     """
 
     id: ClassVar[str] = "frozen_layers"
@@ -120,8 +118,8 @@ class FrozenLayers(Rule):
         still, moving = still_and_moving(run, self.min_points)
         if not still or not any(depth(name) for name in moving) or LORA.all(run):
             return
-        numbers = sorted(place[1] for name in still if (place := depth(name)))
-        lowest_moving = min(place[1] for name in moving if (place := depth(name)))
+        numbers = sorted(position[1] for name in still if (position := depth(name)))
+        lowest_moving = min(position[1] for name in moving if (position := depth(name)))
         others = [name for name in still if not depth(name) and "embed" not in name.lower()]
         on_purpose = not others and all(number < lowest_moving for number in numbers)
         yield Finding(
@@ -130,22 +128,22 @@ class FrozenLayers(Rule):
             tags=tuple(f"{tags.WEIGHT_NORM}/{name}" for name in still),
             steps=(_first_step(run),),
             numbers={"still": len(still), "moving": len(moving)},
-            means=f"Not moved since the first point: {_listed(still)}; {len(moving)} other layers learn.",
-            advice="If that is not meant, look at requires_grad and at the optimizer's parameter groups.",
+            means=f"Unchanged since the first point: {_join(still)}. {len(moving)} other layers train.",
+            advice="If this is not intended, check requires_grad and the optimizer's parameter groups.",
             source=self.source,
         )
 
 
 def still_and_moving(run: Run, min_points: int) -> tuple[list[str], list[str]]:
-    """Layers whose weights' norm is the same at every point, or whose update ratio is zero; and the others."""
+    """Returns the layers with a constant weight norm and no nonzero update ratio, and the other layers."""
     ratios = outermost(UPDATE_RATIOS.all(run))
     still: list[str] = []
     moving: list[str] = []
     for name, norms in outermost(WEIGHT_NORMS.all(run)).items():
         if len(norms) < min_points or not norms.values.any():
             continue
-        stands = _constant(norms) and not (name in ratios and ratios[name].values.any())
-        (still if stands else moving).append(name)
+        is_still = _constant(norms) and not (name in ratios and ratios[name].values.any())
+        (still if is_still else moving).append(name)
     return still, moving
 
 
@@ -157,5 +155,5 @@ def _first_step(run: Run) -> int:
     return min(int(series.steps[0]) for series in WEIGHT_NORMS.all(run).values())
 
 
-def _listed(names: list[str], most: int = 4) -> str:
+def _join(names: list[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

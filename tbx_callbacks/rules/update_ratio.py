@@ -1,4 +1,4 @@
-"""Steps that are too large or too small for the weights."""
+"""Defines the rules that find updates that are too large or too small for the weights."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _SOURCE = "Stanford CS231n notes, ratio of weights and updates (about 1e-3): cs2
 
 @dataclass(frozen=True)
 class UpdateTooLarge(Rule):
-    """A step changes a layer by a large share of its weights' norm."""
+    """A step changes a layer by a large share of its weight norm."""
 
     id: ClassVar[str] = "update_too_large"
     needs: ClassVar[tuple[Need, ...]] = (UPDATE_RATIOS,)
     source: ClassVar[str] = _SOURCE
 
     min_points: int = 5
-    ratio: float = 0.05  # 50 times the rule of thumb; the healthy planted runs, from random weights, reach 0.02
+    ratio: float = 0.05  # 50 times the rule of thumb; healthy test runs from random weights reach 0.02
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        large = {name: top for name, top in _by_layer(run, self.min_points) if top > self.ratio}
+        large = {name: top for name, top in _large_ratios(run, self.min_points) if top > self.ratio}
         if large:
             worst = max(large, key=lambda name: large[name])
             yield Finding(
@@ -38,26 +38,26 @@ class UpdateTooLarge(Rule):
                 tags=tuple(f"{tags.UPDATE_RATIO}/{name}" for name in large),
                 steps=(_first_step(run),),
                 numbers=large,
-                means=f"Steps change {worst} by {large[worst]:.1%} of its weights' norm, and {len(large)} layers in all"
-                f" by over {self.ratio:.0%}: too much to keep what the model knows.",
-                advice="Lower the learning rate, or warm up longer; about 0.1 % a step is usual.",
+                means=f"Steps change {worst} by {large[worst]:.1%} of its weight norm, and {len(large)} layers in total"
+                f" by over {self.ratio:.0%}. Pretrained knowledge may be lost.",
+                advice="Lower the learning rate, or warm up longer. About 0.1 % per step is usual.",
                 source=self.source,
             )
 
 
 @dataclass(frozen=True)
 class UpdateTooSmall(Rule):
-    """Steps hardly change a layer."""
+    """A step hardly changes a layer."""
 
     id: ClassVar[str] = "update_too_small"
     needs: ClassVar[tuple[Need, ...]] = (UPDATE_RATIOS,)
     source: ClassVar[str] = _SOURCE
 
     min_points: int = 5
-    ratio: float = 1e-6  # a thousandth of the rule of thumb; float32 weights no longer see 1e-7
+    ratio: float = 1e-6  # a thousandth of the rule of thumb; float32 weights cannot represent changes of 1e-7
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        small = {name: top for name, top in _by_layer(run, self.min_points) if 0 < top < self.ratio}
+        small = {name: top for name, top in _large_ratios(run, self.min_points) if 0 < top < self.ratio}
         if small:
             least = min(small, key=lambda name: small[name])
             yield Finding(
@@ -66,16 +66,16 @@ class UpdateTooSmall(Rule):
                 tags=tuple(f"{tags.UPDATE_RATIO}/{name}" for name in small),
                 steps=(_first_step(run),),
                 numbers=small,
-                means=f"Steps change {least} by {small[least]:.1g} of its weights' norm at most: it does not learn.",
-                advice="Raise the learning rate of this group, or look why its gradient is so small.",
+                means=f"Steps change {least} by at most {small[least]:.1g} of its weight norm. It does not learn.",
+                advice="Raise the learning rate of this group, or find out why its gradient is so small.",
                 source=self.source,
             )
 
 
-def _by_layer(run: Run, min_points: int) -> list[tuple[str, float]]:
-    """The median of the largest quarter of the ratios, by layer: what the steps do while the rate is high.
+def _large_ratios(run: Run, min_points: int) -> list[tuple[str, float]]:
+    """Returns the median of the largest quarter of the ratios by layer, which shows the steps at high learning rates.
 
-    Of numbered layers where there are any: a head that starts from nothing may move fast.
+    Covers only numbered layers if there are any, because a newly initialised head may change quickly.
     """
     layers = outermost(UPDATE_RATIOS.all(run))
     numbered = {name: series for name, series in layers.items() if depth(name)}

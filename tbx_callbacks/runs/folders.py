@@ -1,4 +1,4 @@
-"""Folders of runs: one run is one folder."""
+"""Chooses and checks the folders of runs; one run is one folder."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from dataclasses import dataclass
 logger = logging.getLogger(__name__)
 
 AXES = ("samples", "tokens", "epochs")
-"""Axes against which a run can be written, beside its steps."""
+"""Axes that a run can be written against, in addition to its steps."""
 
 
 @dataclass(frozen=True)
 class RunLocation:
-    """A run's folder. `purge`: it holds steps that are trained again, which TensorBoard shall hide."""
+    """A run's folder. `resume` means that it has steps that are trained again; TensorBoard must hide the old ones."""
 
     folder: str
     resume: bool = False
 
 
 def fresh_folder(parent: str) -> str:
-    """A new folder's path under `parent`, named by time and host as TensorBoard writers do; nothing is created."""
+    """Returns a new path under `parent`, named by time and host as TensorBoard writers do; creates nothing."""
     return unused(os.path.join(parent, time.strftime("%b%d_%H-%M-%S") + "_" + socket.gethostname()))
 
 
 def unused(folder: str) -> str:
-    """`folder` itself if it holds no run, or else the first of `folder_2`, `folder_3`, ... that holds none."""
+    """Returns `folder` if it contains no run, else the first of `folder_2`, `folder_3`, ... that contains none."""
     candidate, n = folder, 1
     while holds_run(candidate):
         n += 1
@@ -40,36 +40,36 @@ def unused(folder: str) -> str:
 
 
 def beside(folder: str) -> str:
-    """`folder`, or an unused one beside it where it holds a run already, which a warning says."""
+    """Returns `folder`, or an unused folder next to it, with a warning, if it already contains a run."""
     chosen = unused(folder)
     if chosen != folder:
-        logger.warning("%s holds a run already; this one goes to %s", folder, chosen)
+        logger.warning("%s already contains a run; writing this run to %s", folder, chosen)
     return chosen
 
 
 def holds_run(folder: str) -> bool:
-    """Whether a local folder holds event files."""
+    """Whether a local folder contains event files."""
     return any(glob.iglob(os.path.join(glob.escape(folder), "*tfevents*")))
 
 
 def belongs(folder: str, wanted: str) -> bool:
-    """Whether a folder is the wanted one, one beside it (`wanted_2`), or one below it (a trial's)."""
+    """Whether a folder is the wanted one, a numbered one (`wanted_2`), or below one of these (a trial)."""
     folder, wanted = (path if is_remote(path) else os.path.abspath(path) for path in (folder, wanted))
     rest = folder.removeprefix(wanted) if folder.startswith(wanted) else None
     return rest is not None and re.fullmatch(r"(_\d+)?(/.*)?", rest) is not None
 
 
 def by_axis(folder: str, axis: str) -> str:
-    """Where a run is written against another axis than its steps."""
+    """Returns the folder for a run's scalars against another axis than its steps."""
     return f"{folder.rstrip('/')}/by_{axis}"
 
 
 def is_second_series(folder: str, folders: Collection[str]) -> bool:
-    """Whether it is another run of these folders, written against another axis."""
+    """Whether a folder has the scalars of another of these folders against another axis."""
     parent = os.path.dirname(folder.rstrip("/"))
     return parent in folders and any(folder == by_axis(parent, axis) for axis in AXES)
 
 
 def is_remote(folder: str) -> bool:
-    """Whether it is an address of a store, such as `s3://bucket/run`; what such folders hold is not looked up."""
+    """Whether a folder is remote, such as `s3://bucket/run`; contents of remote folders are not checked."""
     return "://" in folder

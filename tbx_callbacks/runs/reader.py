@@ -1,8 +1,6 @@
-"""Event files -> series: any folder that a TensorBoard writer has written."""
+"""Reads event files of any TensorBoard writer into a `Run`."""
 
 from __future__ import annotations
-
-from tbx_callbacks import tags
 
 import os
 from collections import defaultdict
@@ -11,26 +9,27 @@ from typing import Any
 
 import numpy as np
 
+from tbx_callbacks import tags
 from tbx_callbacks.runs.folders import is_remote, is_second_series
 from tbx_callbacks.runs.series import Floats, Histograms, Points, Run, Texts, listed_points, scalar_points, series_of
 
 Progress = Callable[[int, int], None]
-_RECORD = 16  # bytes of a record beside its event: length and two checksums
+_RECORD = 16  # bytes per record in addition to the event: length and two checksums
 _HPARAMS = tags.HPARAMS_START
-_EVERY = 1 << 18  # bytes between two reports of progress
+_PROGRESS_BYTES = 1 << 18  # bytes between two reports of progress
 
 
 class UnreadableError(ValueError):
-    """A folder that holds no run; the message says the rule, the value and the remedy."""
+    """A folder contains no readable run; the message names the rule, the value and the remedy."""
 
 
 def find_runs(logdir: str | os.PathLike[str]) -> dict[str, str]:
-    """The folders below `logdir` (itself too) that hold event files: name relative to it -> path, in order of name.
+    """Returns `logdir` and the folders below it that contain event files: relative name -> path, sorted by name.
 
-    A run that is written against other axes too (`axis: [step, samples]`) is one run, that of its steps.
+    A run that is also written against other axes (`axis: [step, samples]`) is one run, that of its steps.
 
     Raises:
-        UnreadableError: no folder, or none that holds event files.
+        UnreadableError: `logdir` is not a folder, or there are no event files.
         ImportError: TensorBoard is not installed.
     """
     top = os.fspath(logdir)
@@ -38,57 +37,58 @@ def find_runs(logdir: str | os.PathLike[str]) -> dict[str, str]:
     if not is_remote(top) and not os.path.isdir(top):
         reason = "it is a file" if os.path.exists(top) else "it does not exist"
         raise UnreadableError(f"LOGDIR must be a folder with event files, got {top!r}: {reason}")
-    found = sorted({str(folder) for folder in wrapper.GetLogdirSubdirectories(top)})
-    if not found:
+    run_folders = sorted({str(folder) for folder in wrapper.GetLogdirSubdirectories(top)})
+    if not run_folders:
         raise UnreadableError(
             f"LOGDIR must hold event files (*tfevents*), but there are none in {top!r} or below; give the folder that"
             " the run was logged to"
         )
-    return {_relative(folder, top): folder for folder in found if not is_second_series(folder, found)}
+    return {_relative(folder, top): folder for folder in run_folders if not is_second_series(folder, run_folders)}
 
 
 def read_run(folder: str | os.PathLike[str], *, progress: Progress | None = None) -> Run:
-    """Reads one run: all event files of a folder, not of those below it; a remote one as TensorBoard can.
+    """Reads one run: all event files of a folder, without those below it. Remote folders work as in TensorBoard.
 
-    Files are read in order of name, which has their time. As in TensorBoard what a restart trains again is hidden: at
-    a session's start everything from its step on, else, for each tag, what a step that is not after the last repeats.
-    A record that is cut off, as in a file that is being written, ends its file.
+    Files are read in order of name, which contains their time. As in TensorBoard, steps that a restart trains again
+    replace the old ones. A session start removes everything from its step on. Without one, a step of a tag that does
+    not follow the last one removes the tag's points from that step on. A truncated record, as in a file that is being
+    written, ends its file.
 
     Args:
-        folder: with event files.
-        progress: called with bytes read so far and in all, every 256 KiB.
+        folder: folder with event files.
+        progress: called with the bytes read so far and the total, every 256 KiB.
 
     Raises:
-        UnreadableError: no event file, or none that can be read.
+        UnreadableError: there are no event files, or one cannot be read.
         ImportError: TensorBoard is not installed.
     """
     top = os.fspath(folder)
     board = _tensorboard()
     try:
         sizes = _files(top, board)
-        gathered, unread = _Gathered(), {}
-        done = 0
+        builder, unread = _RunBuilder(), {}
+        bytes_read = 0
         for path, size in sizes.items():
-            start, total = done, sum(sizes.values())
+            start, total = bytes_read, sum(sizes.values())
             for record in board.RawEventFileLoader(path).Load():
-                gathered.take(board.Event.FromString(record), board)
-                if progress and (done + len(record) + _RECORD) // _EVERY > done // _EVERY:
-                    progress(done, total)
-                done += len(record) + _RECORD
-            if done - start < size:
-                unread[os.path.basename(path)] = size - (done - start)
-                done = start + size
+                builder.add_event(board.Event.FromString(record), board)
+                if progress and (bytes_read + len(record) + _RECORD) // _PROGRESS_BYTES > bytes_read // _PROGRESS_BYTES:
+                    progress(bytes_read, total)
+                bytes_read += len(record) + _RECORD
+            if bytes_read - start < size:
+                unread[os.path.basename(path)] = size - (bytes_read - start)
+                bytes_read = start + size
         if progress:
-            progress(done, done)
+            progress(bytes_read, bytes_read)
     except (OSError, board.OpError, board.DecodeError) as error:
         raise UnreadableError(f"event files must be readable, but in {top!r} one is not: {error}") from error
-    if not gathered.events:
+    if not builder.events:
         raise UnreadableError(f"event files must hold TensorBoard events, but those in {top!r} hold none")
-    return gathered.run(unread)
+    return builder.run(unread)
 
 
-class _Gathered:
-    """What has been read of a run so far."""
+class _RunBuilder:
+    """Builds a `Run` from events."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -100,10 +100,10 @@ class _Gathered:
         self._images: dict[str, bytes] = {}
         self._curves: dict[str, Floats] = {}
 
-    def take(self, event: Any, board: Any) -> None:
+    def add_event(self, event: Any, board: Any) -> None:
         self.events += 1
         if event.HasField("session_log") and event.session_log.status == board.START:
-            self._cut(event.step)
+            self._cut_all(event.step)
         step, wall_time = event.step, event.wall_time
         for value in event.summary.value:
             kind = value.WhichOneof("value")
@@ -114,18 +114,18 @@ class _Gathered:
             elif kind == "image":
                 self._images[value.tag] = value.image.encoded_image_string
             elif kind == "tensor":
-                self._take_tensor(value, step, wall_time, board)
+                self._add_tensor(value, step, wall_time, board)
             elif value.tag == _HPARAMS:
                 self._hparams = board.hparams(value.metadata.plugin_data.content)
 
-    def _cut(self, step: int) -> None:
+    def _cut_all(self, step: int) -> None:
         by_tag: tuple[Mapping[str, Points[Any]], ...] = (self._scalars, self._histograms, self._texts)
         for points in by_tag:
-            for one in points.values():
-                one.cut(step)
+            for points_of_tag in points.values():
+                points_of_tag.cut(step)
 
-    def _take_tensor(self, value: Any, step: int, wall_time: float, board: Any) -> None:
-        """Values as TF2 writes them: what a tensor is says its plugin, which only a tag's first value needs to name."""
+    def _add_tensor(self, value: Any, step: int, wall_time: float, board: Any) -> None:
+        """Adds a TF2-style value. The plugin defines the meaning of the tensor; only a tag's first value must name it."""
         plugin = self._plugins.setdefault(value.tag, value.metadata.plugin_data.plugin_name)
         if plugin not in ("scalars", "histograms", "text", "images", "pr_curves"):
             return
@@ -145,8 +145,8 @@ class _Gathered:
     def run(self, unread: Mapping[str, int]) -> Run:
         return Run(
             {tag: series_of(points) for tag, points in self._scalars.items() if len(points)},
-            {tag: Histograms(*_listed(points)) for tag, points in self._histograms.items() if len(points)},
-            {tag: Texts(*_listed(points)) for tag, points in self._texts.items() if len(points)},
+            {tag: Histograms(*_columns(points)) for tag, points in self._histograms.items() if len(points)},
+            {tag: Texts(*_columns(points)) for tag, points in self._texts.items() if len(points)},
             unread,
             self._hparams,
             self._images,
@@ -154,31 +154,31 @@ class _Gathered:
         )
 
 
-def _listed(points: Points[Any]) -> tuple[Any, tuple[Any, ...], Any]:
+def _columns(points: Points[Any]) -> tuple[Any, tuple[Any, ...], Any]:
     steps, values, wall_times = points.arrays()
     return steps, tuple(values), wall_times
 
 
 def _buckets(histogram: Any) -> Floats:
-    """`[K, 3]` as TensorBoard draws it: without empty buckets at the ends, which reach to +-1.8e308 in old files."""
+    """Returns `[K, 3]` as TensorBoard draws it: without empty outer buckets, which reach +-1.8e308 in old files."""
     counts, limits = np.array(histogram.bucket), np.array(histogram.bucket_limit)
-    filled = np.flatnonzero(counts)
-    if not filled.size:
+    nonempty = np.flatnonzero(counts)
+    if not nonempty.size:
         return np.empty((0, 3))
-    first, last = filled[0], filled[-1]
+    first, last = nonempty[0], nonempty[-1]
     inner = limits[first:last]
     return np.stack([[histogram.min, *inner], [*inner, histogram.max], counts[first : last + 1]], axis=1)
 
 
 def _files(folder: str, board: Any) -> dict[str, int]:
-    """The event files of a folder with their sizes, in order of name."""
+    """Returns the event files of a folder with their sizes, sorted by name."""
     wrapper, gfile = board.io_wrapper, board.tf.io.gfile
     if not is_remote(folder) and not os.path.isdir(folder):
         raise UnreadableError(f"a run must be a folder with event files, got {folder!r}, which is not a folder")
-    found = sorted(path for path in wrapper.ListDirectoryAbsolute(folder) if wrapper.IsSummaryEventsFile(path))
-    if not found:
+    event_files = sorted(path for path in wrapper.ListDirectoryAbsolute(folder) if wrapper.IsSummaryEventsFile(path))
+    if not event_files:
         raise UnreadableError(f"a run's folder must hold event files (*tfevents*), but {folder!r} holds none")
-    return {path: gfile.stat(path).length for path in found}
+    return {path: gfile.stat(path).length for path in event_files}
 
 
 def _relative(folder: str, top: str) -> str:
@@ -187,7 +187,7 @@ def _relative(folder: str, top: str) -> str:
 
 
 def _tensorboard() -> Any:
-    """What is used of TensorBoard; imported here, since the core does without it."""
+    """Returns the module with TensorBoard's loaders; imported on demand because TensorBoard is optional."""
     try:
         from tbx_callbacks.runs import tensorboard_loader as _tensorboard
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""A run as numbers over steps: what event files hold, and what a live run gathers."""
+"""Defines `Run` and `Series`, which hold the values of a finished or live run over steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One scalar over steps, which rise strictly; `steps`, `values`, `wall_times` (seconds since 1970) are `[N]`."""
+    """One scalar over strictly increasing steps; `steps`, `values`, `wall_times` (seconds since 1970) are `[N]`."""
 
     steps: Steps
     values: Floats
@@ -48,10 +48,10 @@ class Texts:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one folder holds, by tag. `unread` has the files that are cut or damaged: how many bytes were not read.
+    """The contents of one folder, by tag. `unread` maps truncated or damaged files to their number of unread bytes.
 
-    Of images (encoded, as PNG or another format) and of precision-recall curves (`[2, N]`: precision, recall) the last
-    of each tag is kept. `hparams` is what the HParams tab shows.
+    Only the last image (encoded, as PNG or another format) and the last precision-recall curve (`[2, N]`: precision,
+    recall) of each tag are kept. `hparams` has the hyper-parameters that the HParams tab shows.
     """
 
     scalars: Mapping[str, Series] = field(default_factory=dict)
@@ -64,15 +64,14 @@ class Run:
 
     @property
     def last_step(self) -> int:
-        """The last step that any scalar has; 0 without one."""
+        """Last step of any scalar; 0 without scalars."""
         return max((int(series.steps[-1]) for series in self.scalars.values() if len(series)), default=0)
 
 
 class Points(Generic[T]):
-    """Points of one tag that are added one by one, 24 bytes a scalar.
+    """Points of one tag, added one by one; 24 bytes per scalar.
 
-    A step that is not after the last one starts again from there, as in TensorBoard: the points from it on are orphans
-    of a restart and go.
+    As in TensorBoard, a step that does not follow the last one is a restart: points from that step on are removed.
     """
 
     def __init__(self, values: MutableSequence[T]) -> None:
@@ -88,38 +87,38 @@ class Points(Generic[T]):
         self._wall_times.append(wall_time)
 
     def cut(self, step: int) -> None:
-        """Forgets what is at `step` or later."""
-        place = bisect_left(self._steps, step)
-        del self._steps[place:], self._values[place:], self._wall_times[place:]
+        """Removes the points at `step` or later."""
+        index = bisect_left(self._steps, step)
+        del self._steps[index:], self._values[index:], self._wall_times[index:]
 
     def thin(self) -> None:
-        """Forgets every second point; the first one stays."""
+        """Removes every second point; the first one stays."""
         for column in (self._steps, self._values, self._wall_times):
             del column[1::2]
 
     def pop_first(self) -> tuple[int, T, float]:
-        """Forgets the first point, and returns it."""
+        """Removes and returns the first point."""
         return self._steps.pop(0), self._values.pop(0), self._wall_times.pop(0)
 
     def __len__(self) -> int:
         return len(self._steps)
 
     def arrays(self) -> tuple[Steps, MutableSequence[T], Floats]:
-        """Copies of the steps and the wall times, and the values."""
+        """Returns copies of the steps and wall times, and the values themselves."""
         return np.array(self._steps, np.int64), self._values, np.array(self._wall_times)
 
 
 def scalar_points() -> Points[float]:
-    """Points of a scalar."""
+    """Returns empty points of a scalar."""
     return Points(array("d"))
 
 
 def series_of(points: Points[float]) -> Series:
-    """A copy of the points so far; later ones do not change it."""
+    """Returns a copy of the points as a series."""
     steps, values, wall_times = points.arrays()
     return Series(steps, np.array(values), wall_times)
 
 
 def listed_points() -> Points[Any]:
-    """Points of histograms or texts."""
+    """Returns empty points of histograms or texts."""
     return Points([])

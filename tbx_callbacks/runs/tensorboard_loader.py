@@ -1,4 +1,4 @@
-"""The parts of TensorBoard that reading needs; the only importer of `tensorboard`'s loaders."""
+"""Imports the parts of TensorBoard that read event files; no other module imports them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def hparams(content: bytes) -> dict[str, bool | float | str]:
-    """The hyper-parameters that a run began with."""
-    given = HParamsPluginData.FromString(content).session_start_info.hparams
-    found = {name: getattr(value, value.WhichOneof("kind") or "string_value") for name, value in given.items()}
-    return dict(sorted(found.items()))
+    """Returns the hyper-parameters of a run, from the data of the HParams plugin."""
+    protos = HParamsPluginData.FromString(content).session_start_info.hparams
+    values = {name: getattr(value, value.WhichOneof("kind") or "string_value") for name, value in protos.items()}
+    return dict(sorted(values.items()))

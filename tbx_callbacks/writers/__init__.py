@@ -1,4 +1,4 @@
-"""Writers store the values of each step; `TensorBoardWriter` is the one that trainings use."""
+"""Exports `Writer`, the interface of writers, and its simplest implementations; trainings use `TensorBoardWriter`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sink of a run that is written against other axes too: its scalars, in folders below its own."""
+"""Writes a run, and its scalars against further axes in folders below the run's."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tbx_callbacks.writers.tensorboard import LogDirError, TensorBoardWriter
 logger = logging.getLogger(__name__)
 
 EPOCH = 1000
-"""TensorBoard's steps are whole numbers: an epoch is a thousand of them."""
+"""Axis positions per epoch; TensorBoard's steps are integers."""
 _STEP, _EPOCH = tags.AXIS_STEP, tags.TRAIN_EPOCH
 
 
 class AxesWriter(TensorBoardWriter):
-    """Writes a run, and its scalars once more for each further axis.
+    """Writes a run, and its scalars again for each further axis.
 
-    A point of the second series is at the number of samples (tokens, thousandths of an epoch) of its step. Points at
-    steps where nothing was counted, as some evaluations, go where the last two counts lead to.
+    On a further axis, the position of a point is the number of samples (tokens, thousandths of an epoch) at its step.
+    Points at steps without a count, such as some evaluations, are extrapolated from the last two counts.
 
     Args:
-        log_dir: folder of the run; the second series are in `by_samples`, `by_tokens` and `by_epochs` below it.
-        axes: their names.
+        log_dir: folder of the run; the other axes are in `by_samples`, `by_tokens` and `by_epochs` below it.
+        axes: names of the further axes.
         **options: see `TensorBoardWriter`.
     """
 
@@ -39,10 +39,10 @@ class AxesWriter(TensorBoardWriter):
         self._axes = [_Axis(axis, TensorBoardWriter(by_axis(self.log_dir, axis), **options)) for axis in axes]
 
     def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
-        kept = {tag: value for tag, value in values.items() if not tag.startswith(AXIS)}
-        if kept:
-            super().write(step, kept)
-        scalars = {tag: value for tag, value in kept.items() if isinstance(value, float)}
+        run_values = {tag: value for tag, value in values.items() if not tag.startswith(AXIS)}
+        if run_values:
+            super().write(step, run_values)
+        scalars = {tag: value for tag, value in run_values.items() if isinstance(value, float)}
         for axis in self._axes:
             axis.learn(step, values)
             if scalars:
@@ -65,17 +65,17 @@ class AxesWriter(TensorBoardWriter):
 
 
 class _Axis:
-    """One further axis: how far along it the steps are, and what is written there."""
+    """Tracks the position of steps along one axis, and writes scalars at these positions."""
 
     def __init__(self, name: str, writer: TensorBoardWriter) -> None:
         self.name, self.writer = name, writer
-        self._last: tuple[int, float] | None = (0, 0.0)  # a step, and its place; None: not known
-        self._rate: float | None = None  # places a step
+        self._last: tuple[int, float] | None = (0, 0.0)  # a step and its position; None if unknown
+        self._rate: float | None = None  # positions per step
         self._written = (0, -1)
-        self._missed = 0
+        self._unwritten = 0
 
     def learn(self, step: int, values: Mapping[str, FinalValue]) -> None:
-        """Takes what a batch says of its place."""
+        """Updates the position from the values of a step."""
         epoch, more = values.get(_EPOCH), values.get(f"{AXIS}{self.name}")
         if self.name == "epochs" and isinstance(epoch, float):
             self._reach(step, epoch * EPOCH)
@@ -83,62 +83,62 @@ class _Axis:
             self._reach(step, self._last[1] + more)
 
     def write(self, step: int, scalars: Mapping[str, FinalValue]) -> None:
-        """Writes scalars at the place of their step, which is never before that of an earlier step."""
-        place = self._place(step)
-        if place is None:
-            self._missed += 1
+        """Writes scalars at the position of their step; positions never decrease."""
+        position = self._position(step)
+        if position is None:
+            self._unwritten += 1
         else:
-            place = max(place, self._written[1])  # what was counted may fall short of an estimate before it
-            self._written = step, place
+            position = max(position, self._written[1])  # a count may be below an earlier estimate
+            self._written = step, position
             try:
-                self.writer.write(place, {_STEP: float(step), **scalars})
-            except LogDirError as error:  # the run itself can be written
+                self.writer.write(position, {_STEP: float(step), **scalars})
+            except LogDirError as error:  # only this axis cannot be written
                 self._last = None
                 logger.warning("%s", error)
 
     def purge(self, step: int) -> None:
-        """Steps from this one on are trained again: goes back to the place of the step before, which its files know."""
+        """Goes back to the position before a step that is trained again; the files of the axis have that position."""
         self._last, self._rate, self._written = (0, 0.0), None, (0, -1)
         if step > 1:
             self.writer.flush()
             self._restore(step - 1)
-        if (place := self._place(step - 1)) is not None:
-            self._written = step - 1, place
-            self.writer.purge(place + 1)
+        if (position := self._position(step - 1)) is not None:
+            self._written = step - 1, position
+            self.writer.purge(position + 1)
 
     def close(self) -> None:
         """Closes the files."""
         self.writer.close()
-        if self._missed and self._rate is None and self._last is not None:
-            told = "the trainer's epoch" if self.name == "epochs" else f"the {self.name} of each batch"
-            logger.warning("axis %s must be told %s, but was not: nothing is written against it", self.name, told)
-        self._missed = 0
+        if self._unwritten and self._rate is None and self._last is not None:
+            source = "the trainer's epoch" if self.name == "epochs" else f"the {self.name} of each batch"
+            logger.warning("axis %s is not written: it needs %s, which the run did not provide", self.name, source)
+        self._unwritten = 0
 
     def _restore(self, step: int) -> None:
         from tbx_callbacks.runs.reader import UnreadableError, read_run  # needs TensorBoard
 
         try:
-            written = read_run(self.writer.log_dir).scalars[_STEP]
+            axis_steps = read_run(self.writer.log_dir).scalars[_STEP]
         except (UnreadableError, KeyError, ImportError) as error:
             self._last = None
             logger.warning(
-                "the %s of the steps before %d are not known, so none are written: %s", self.name, step, error
+                "axis %s is not written: its position at step %d cannot be restored: %s", self.name, step, error
             )
             return
-        steps, places = np.array([0.0, *written.values]), np.array([0.0, *written.steps])
+        steps, positions = np.array([0.0, *axis_steps.values]), np.array([0.0, *axis_steps.steps])
         last = int(np.searchsorted(steps, step).clip(1, len(steps) - 1))
-        self._rate = float((places[last] - places[last - 1]) / max(1.0, steps[last] - steps[last - 1]))
-        self._last = step, float(places[last] + self._rate * (step - steps[last]))
+        self._rate = float((positions[last] - positions[last - 1]) / max(1.0, steps[last] - steps[last - 1]))
+        self._last = step, float(positions[last] + self._rate * (step - steps[last]))
 
-    def _reach(self, step: int, place: float) -> None:
+    def _reach(self, step: int, position: float) -> None:
         if self._last is not None and step > self._last[0]:
-            self._rate = (place - self._last[1]) / (step - self._last[0])
-        self._last = step, place
+            self._rate = (position - self._last[1]) / (step - self._last[0])
+        self._last = step, position
 
-    def _place(self, step: int) -> int | None:
+    def _position(self, step: int) -> int | None:
         if self._last is None:
             return None
-        known, place = self._last
-        if step == known:
-            return round(place)
-        return None if self._rate is None else round(place + self._rate * (step - known))
+        known_step, position = self._last
+        if step == known_step:
+            return round(position)
+        return None if self._rate is None else round(position + self._rate * (step - known_step))

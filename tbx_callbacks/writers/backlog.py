@@ -1,4 +1,4 @@
-"""Events that wait for the disk, in bounded memory."""
+"""Queues events that wait for the disk, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 
 class Backlog:
-    """A queue of events. Over its size it lets go of the oldest histograms first, and of whole old events after that.
+    """A queue of events. Above its limit it drops the oldest histograms first, then the oldest events.
 
-    Not thread-safe: the event writer guards it.
+    Not thread-safe: the event writer holds a lock.
 
     Args:
-        max_bytes: size of all waiting events.
+        max_bytes: maximum size of all queued events.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -26,60 +26,60 @@ class Backlog:
 
     @property
     def bytes(self) -> int:
-        """Size of what waits."""
+        """Size of all queued events."""
         return self._bytes
 
     def add(self, event: Any) -> None:
-        """Queues an event, and makes room if that is too much."""
-        self._events.append(self._counted(event))
+        """Queues an event, and drops others if the queue is too large."""
+        self._events.append(self._measure(event))
         self._make_room()
 
     def take(self, max_bytes: int) -> list[Any]:
-        """Removes the oldest events, up to this size but at least one if there is one."""
-        taken: list[Any] = []
+        """Removes and returns the oldest events: up to this size, but at least one if there are any."""
+        events: list[Any] = []
         size = 0
-        while self._events and (not taken or size + self._events[0][1] <= max_bytes):
+        while self._events and (not events or size + self._events[0][1] <= max_bytes):
             size += self._events[0][1]
-            taken.append(self._pop())
-        return taken
+            events.append(self._pop())
+        return events
 
     def put_back(self, events: list[Any]) -> None:
-        """Returns events that could not be written to the front."""
+        """Puts events that could not be written back at the front."""
         for event in reversed(events):
-            self._events.appendleft(self._counted(event))
+            self._events.appendleft(self._measure(event))
         self._make_room()
 
     def give_up(self) -> None:
-        """Counts everything that still waits as lost."""
+        """Drops all queued events and counts them as lost."""
         while self._events:
-            self._lose_oldest()
+            self._drop_oldest()
 
     def _make_room(self) -> None:
         if self._bytes <= self._max_bytes:
             return
-        wanted = int(0.95 * self._max_bytes)  # a little more than needed, so that it is not needed again at once
-        place = 0
-        while self._bytes > wanted and self._with_histograms and place < len(self._events):
-            if self._events[place][2]:
-                self._lose_histograms(place)
-            place += 1
-        while self._bytes > wanted and self._events:
-            self._lose_oldest()
+        target = int(0.95 * self._max_bytes)  # free more than needed, so that the next event fits too
+        index = 0
+        while self._bytes > target and self._with_histograms and index < len(self._events):
+            if self._events[index][2]:
+                self._drop_histograms(index)
+            index += 1
+        while self._bytes > target and self._events:
+            self._drop_oldest()
 
-    def _lose_histograms(self, place: int) -> None:
-        event, size, _ = self._events[place]
-        kept = [value for value in event.summary.value if not value.HasField("histo")]
-        self.lost_values += len(event.summary.value) - len(kept)
+    def _drop_histograms(self, index: int) -> None:
+        event, size, _ = self._events[index]
+        others = [value for value in event.summary.value if not value.HasField("histo")]
+        self.lost_values += len(event.summary.value) - len(others)
         del event.summary.value[:]
-        event.summary.value.extend(kept)
+        event.summary.value.extend(others)
         self._bytes -= size
         self._with_histograms -= 1
-        self._events[place] = self._counted(event)
+        self._events[index] = self._measure(event)
 
-    def _lose_oldest(self) -> None:
+    def _drop_oldest(self) -> None:
         self.lost_values += len(self._pop().summary.value)
 
-    def _counted(self, event: Any) -> tuple[Any, int, bool]:
+    def _measure(self, event: Any) -> tuple[Any, int, bool]:
         size = event.ByteSize()
         has_histograms = any(value.HasField("histo") for value in event.summary.value)
         self._bytes += size

@@ -1,4 +1,4 @@
-"""Where numbers go: a sink takes one batch a step."""
+"""Defines `Writer`, the interface of writers, and writers that keep values in memory or discard them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from tbx_callbacks.metrics.host_values import FinalValue
 
 
 class Writer(Protocol):
-    """The sink seam."""
+    """Stores the values of each step."""
 
     def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
-        """Takes all values of one step at once. Never raises into the training loop, never waits for a disk."""
+        """Writes all values of one step. Must not raise into the training loop or wait for a disk."""
 
     def flush(self) -> None:
-        """Returns when all that was written before is stored."""
+        """Returns when all values written before are stored."""
 
     def close(self) -> None:
-        """Flushes and lets go of files; nothing may be written after it."""
+        """Flushes and closes files; do not write afterwards."""
 
 
 class NullWriter:
-    """Takes everything and keeps nothing: what ranks other than 0 have."""
+    """Discards all values; ranks other than 0 use it."""
 
     def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Does nothing."""
@@ -35,23 +35,23 @@ class NullWriter:
 
 
 class MemoryWriter:
-    """Keeps everything in lists, for tests and notebooks."""
+    """Keeps all values in memory, for tests and notebooks."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[int, dict[str, FinalValue]]] = []
         self.closed = False
 
     def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
-        """Keeps a copy of the batch."""
+        """Keeps a copy of the values."""
         self.batches.append((step, dict(values)))
 
     def flush(self) -> None:
-        """Does nothing: what was written is there."""
+        """Does nothing, because values are stored at once."""
 
     def close(self) -> None:
-        """Marks the sink closed."""
+        """Marks the writer as closed."""
         self.closed = True
 
     def series(self, tag: str) -> list[tuple[int, Any]]:
-        """Steps and values of one tag."""
+        """Returns the steps and values of one tag."""
         return [(step, values[tag]) for step, values in self.batches if tag in values]

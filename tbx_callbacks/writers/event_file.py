@@ -1,4 +1,4 @@
-"""Files of TFRecords that stay readable whatever happens: a record that could not be written whole is cut off again."""
+"""Writes TFRecord files that stay readable: partially written records are truncated."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ _count = itertools.count()
 
 
 class EventFile(Protocol):
-    """What the event writer's thread writes to. Methods raise OSError (or what a remote store raises) on failure."""
+    """A file for the event writer's thread. Methods raise OSError (or a remote store's exception) on failure."""
 
     path: str
     volatile: bool
-    """Whether what was written but not synced is lost when the process ends."""
+    """Whether records that are written but not synced are lost when the process ends."""
 
     def write(self, records: bytes) -> None:
-        """Appends whole records, or nothing at all if it raises."""
+        """Appends complete records, or nothing if it raises."""
 
     def sync(self) -> None:
-        """Returns when everything written is stored."""
+        """Returns when all written records are stored."""
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the file."""
 
 
 class LocalFile:
-    """A file on a disk.
+    """A file on a local disk.
 
-    When the file was deleted, or has reached the largest size that the system allows, writing goes on in a new file of
-    the same folder: TensorBoard reads them as one run.
+    If the file is deleted or reaches the system's maximum file size, a new file in the same folder takes over.
+    TensorBoard reads both as one run.
 
     Args:
-        folder: made if it is missing.
-        header: the first record of each file.
+        folder: folder of the file; created if it is missing.
+        header: first record of each file.
     """
 
     volatile = False
@@ -60,7 +60,7 @@ class LocalFile:
         if os.fstat(self._descriptor).st_nlink == 0:
             deleted = self.path
             self._reopen()
-            logger.warning("%s was deleted; what comes now goes to %s", deleted, self.path)
+            logger.warning("%s was deleted; later values go to %s", deleted, self.path)
         try:
             self._append(records)
         except OSError as error:
@@ -70,7 +70,7 @@ class LocalFile:
             self._append(records)
 
     def sync(self) -> None:
-        """May run beside `write`: works on a descriptor of its own."""
+        """Syncs through a separate descriptor, so that it can run in parallel with `write`."""
         with self._swap:
             descriptor = os.dup(self._descriptor)
         try:
@@ -83,7 +83,7 @@ class LocalFile:
             os.close(self._descriptor)
 
     def _open(self) -> tuple[str, int, int]:
-        """Path, descriptor and size of a new file that holds the header."""
+        """Creates a file with the header; returns its path, descriptor and size."""
         Path(self._folder).mkdir(parents=True, exist_ok=True)
         path = os.path.join(self._folder, file_name())
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
@@ -96,14 +96,14 @@ class LocalFile:
         return path, descriptor, len(self._header)
 
     def _reopen(self) -> None:
-        opened = self._open()
+        new_file = self._open()
         with self._swap:
             os.close(self._descriptor)
-            self.path, self._descriptor, self._size = opened
+            self.path, self._descriptor, self._size = new_file
 
     def _append(self, records: bytes) -> None:
         if os.fstat(self._descriptor).st_size > self._size:
-            os.ftruncate(self._descriptor, self._size)  # what a failed write left behind
+            os.ftruncate(self._descriptor, self._size)  # remove the rest of a failed write
         try:
             _write_all(self._descriptor, records)
         except OSError:
@@ -113,12 +113,12 @@ class LocalFile:
 
 
 class RemoteFile:
-    """A file of a remote store, through what tensorboardX opens for it; each sync uploads the whole file.
+    """A file in a remote store, opened by tensorboardX; each sync uploads the whole file.
 
     Args:
         path: address of the file.
         opened: a file-like object with `write` and `flush`.
-        header: the first record.
+        header: first record.
     """
 
     volatile = True
@@ -136,7 +136,7 @@ class RemoteFile:
 
     def close(self) -> None:
         with contextlib.suppress(AttributeError):
-            self._file.closed = True  # all that could be uploaded is: its destructor need not try once more
+            self._file.closed = True  # the last sync was the last upload; this stops the destructor from uploading
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -146,13 +146,13 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def file_name() -> str:
-    """A name that no other writer takes, and that sorts after those of writers that started earlier."""
+    """Returns a unique file name that sorts after those of writers that started earlier."""
     seconds, rest = divmod(time.time_ns(), 10**9)
     return f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{rest:09d}.{os.getpid()}.{next(_count)}"
 
 
 def frame(data: bytes) -> bytes:
-    """TFRecord framing: length, masked CRC32C of the length, data, masked CRC32C of the data."""
+    """Returns a TFRecord: length, masked CRC32C of the length, data, masked CRC32C of the data."""
     header = struct.pack("<Q", len(data))
     return b"".join((header, struct.pack("<I", _masked_crc(header)), data, struct.pack("<I", _masked_crc(data))))
 

@@ -1,4 +1,4 @@
-"""tensorboardX's SummaryWriter over our event writer."""
+"""Defines `SummaryWriter`, tensorboardX's SummaryWriter with a reliable event writer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tbx_callbacks.writers.event_writer import EventWriter
 
 
 class SummaryWriter(tensorboardX.SummaryWriter):  # type: ignore[misc]
-    """tensorboardX's SummaryWriter, all of its public `add_*` methods, over an event writer that loses nothing.
+    """tensorboardX's SummaryWriter with all of its public `add_*` methods, on top of `EventWriter`.
 
     Args:
         logdir: folder of the run, local or remote (`s3://`, `gs://`).
-        purge_step: TensorBoard hides what earlier files of the folder hold of this step and later ones.
-        flush_secs: how long a written event may wait for fsync; for an upload, where the folder is remote.
+        purge_step: TensorBoard hides this step and later steps of earlier files in the folder.
+        flush_secs: maximum delay of the fsync after an event was written; of the upload for remote folders.
         max_mib: memory for events while the disk cannot be written.
     """
 
@@ -35,16 +35,16 @@ class SummaryWriter(tensorboardX.SummaryWriter):  # type: ignore[misc]
         self._options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
         super().__init__(logdir=logdir, purge_step=purge_step)
 
-    def reopened(self) -> Any:
-        """The file writer; a new one where the user has closed this writer."""
+    def open_file_writer(self) -> Any:
+        """Returns the file writer; a new one if the user has closed this writer."""
         return self._get_file_writer()
 
     def purge(self, step: int) -> None:
-        """Makes TensorBoard hide everything written so far for this step and later ones: they are trained again."""
+        """Makes TensorBoard hide all values written so far for this step and later, because they are trained again."""
         self._get_file_writer().add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
 
     def add_scalars(self, main_tag: str, tag_scalar_dict: Any, *args: Any, **kwargs: Any) -> None:
-        """tensorboardX's own: each scalar goes to a run of its own beside this one, through our event writer too."""
+        """As in tensorboardX, writes each scalar to a separate run below this one, through `EventWriter` too."""
         base = self._get_file_writer().get_logdir()
         for tag in tag_scalar_dict:
             folder = f"{base}/{main_tag}/{tag}"
@@ -55,7 +55,7 @@ class SummaryWriter(tensorboardX.SummaryWriter):  # type: ignore[misc]
     def add_hparams(
         self, hparam_dict: Any, metric_dict: Any, name: str | None = None, global_step: int | None = None
     ) -> None:
-        """tensorboardX's own: the session is a run of its own below this one, through our event writer too."""
+        """As in tensorboardX, writes the session to a separate run below this one, through `EventWriter` too."""
         folder = f"{self._get_file_writer().get_logdir()}/{name or time.time()}"
         with SummaryWriter(folder, **self._options) as session:
             for summary in protos.hparams(hparam_dict, metric_dict):
@@ -77,7 +77,7 @@ class _FileWriter(FileWriter):  # type: ignore[misc]
     event_writer: EventWriter
 
     def __init__(self, logdir: str, *, flush_secs: float | None, max_mib: float) -> None:
-        # Not FileWriter's own __init__: it would open tensorboardX's event writer, which this replaces.
+        # Does not call FileWriter.__init__, which would open tensorboardX's event writer.
         logdir = str(logdir)
         factory = record_writer.REGISTERED_FACTORIES.get(logdir.split(":")[0])
         secs = flush_secs if flush_secs is not None else (2.0 if factory is None else 30.0)
@@ -101,7 +101,7 @@ def _open(logdir: str, factory: Any) -> EventFile:
 
 
 class NullSummaryWriter:
-    """The SummaryWriter of ranks that do not write: it has every public method, and none does anything."""
+    """SummaryWriter for ranks that do not write: it has every public method, and none has an effect."""
 
     def __enter__(self) -> NullSummaryWriter:
         return self
@@ -110,7 +110,7 @@ class NullSummaryWriter:
         pass
 
     def use_metadata(self, **metadata: object) -> contextlib.AbstractContextManager[NullSummaryWriter]:
-        """As tensorboardX's: a context manager."""
+        """Returns a context manager, as in tensorboardX."""
         return contextlib.nullcontext(self)
 
     def __getattr__(self, name: str) -> Callable[..., None]:

@@ -18,11 +18,11 @@ from tbx_callbacks.writers.summary_writer import SummaryWriter
 
 
 def summary_value(tag: str, value: FinalValue) -> Summary.Value:
-    """One value of a step's summary, under its tag as it is."""
+    """Returns one value of a step's summary, with the tag unchanged."""
     if isinstance(value, float):
         return Summary.Value(tag=tag, simple_value=value)
-    built = _BUILDERS[type(value)](tag, value)
-    return built.value[0] if isinstance(built, Summary) else built
+    summary = _BUILDERS[type(value)](tag, value)
+    return summary.value[0] if isinstance(summary, Summary) else summary
 
 
 def _histogram(tag: str, value: HistogramCounts) -> Summary.Value:
@@ -32,7 +32,7 @@ def _histogram(tag: str, value: HistogramCounts) -> Summary.Value:
         num=sum(value.counts),
         sum=value.total,
         sum_squares=value.total_squares,
-        # Buckets are given by their right edges only: an empty one in front carries the left edge of the first.
+        # Buckets have only right edges: an empty first bucket holds the left edge of the first bin.
         bucket_limit=value.edges,
         bucket=[0, *value.counts],
     )
@@ -52,13 +52,13 @@ def _hparams_metrics(tag: str, value: HParamsMetrics) -> Summary:  # noqa: ARG00
 
 
 def _hparams_end(tag: str, value: HParamsEnd) -> Summary:  # noqa: ARG001
-    ended = protos.hparams({}, {})[2]
+    summary = protos.hparams({}, {})[2]
     if not value.succeeded:
-        metadata = ended.value[0].metadata.plugin_data
+        metadata = summary.value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(metadata.content)
         content.session_end_info.status = 2  # STATUS_FAILURE in tensorboard/plugins/hparams/api.proto
         metadata.content = content.SerializeToString()
-    return ended
+    return summary
 
 
 def _layout(tag: str, value: Layout) -> Summary:  # noqa: ARG001
@@ -100,7 +100,7 @@ class TensorBoardWriter:
         self._writer: SummaryWriter | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy in another process opens a file of its own, and only if it is asked to write.
+        # A copy in another process opens its own file, and only when it writes.
         return {**self.__dict__, "_writer": None}
 
     @property
@@ -120,21 +120,21 @@ class TensorBoardWriter:
     def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Writes all values of a step as one event."""
         summary = Summary(value=[summary_value(tag, value) for tag, value in values.items()])
-        file_writer = self.summary_writer.reopened()
+        file_writer = self.summary_writer.open_file_writer()
         file_writer.add_event(Event(summary=summary), step, time.time())
         file_writer.event_writer.settle()
 
     def purge(self, step: int) -> None:
-        """Makes TensorBoard hide what this folder holds of this step and later ones: they are trained again."""
+        """Makes TensorBoard hide this step and later steps of this folder, because they are trained again."""
         self.summary_writer.purge(step)
 
     def flush(self) -> None:
-        """Returns when all that was written before is on the disk."""
+        """Returns when all values written before are on the disk."""
         if self._writer is not None:
             self._writer.flush()
 
     def close(self) -> None:
-        """Closes the event file; a later write opens another one in the same folder."""
+        """Closes the event file; a later write opens a new file in the same folder."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -82,7 +82,7 @@ def test_a_full_disk_that_gets_room_again_loses_nothing(
     digest, _ = train(tmp_path, logs, at10=lambda: fill(small_disk), at25=lambda: (small_disk / "filler").unlink())
     assert digest == undisturbed
     assert Run(logs).steps("train/loss") == list(range(1, STEPS + 1))
-    assert caplog.text.count("No space left on device; training goes on") == 1
+    assert caplog.text.count("No space left on device; training continues") == 1
     assert caplog.text.count("works again") == 1
     assert "are lost" not in caplog.text
 
@@ -95,7 +95,7 @@ def test_a_disk_that_stays_full_says_what_was_lost(
     kept = Run(small_disk / "logs").steps("train/loss")
     assert kept == list(range(1, len(kept) + 1))  # readable to its end, no torn record
     assert 9 <= len(kept) < STEPS
-    assert caplog.text.count("training goes on") == 1
+    assert caplog.text.count("training continues") == 1
     assert "values could not be written to" in caplog.text
 
 
@@ -111,7 +111,7 @@ def test_a_file_that_turns_read_only(tmp_path: Path, undisturbed: str, caplog: p
     digest, _ = train(tmp_path, logs, at10=lambda: attribute("+i"), at25=lambda: attribute("-i"))
     assert digest == undisturbed
     assert Run(logs).steps("train/loss") == list(range(1, STEPS + 1))
-    assert caplog.text.count("Operation not permitted; training goes on") == 1
+    assert caplog.text.count("Operation not permitted; training continues") == 1
     assert "are lost" not in caplog.text
 
 
@@ -122,7 +122,7 @@ def test_a_deleted_folder_is_made_anew(tmp_path: Path, undisturbed: str, caplog:
     kept = Run(logs).steps("train/loss")
     assert kept == list(range(kept[0], STEPS + 1))
     assert kept[0] <= 11
-    assert "was deleted; what comes now goes to" in caplog.text
+    assert "was deleted; later values go to" in caplog.text
 
 
 def test_a_folder_replaced_by_a_file(tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -136,7 +136,7 @@ def test_a_folder_replaced_by_a_file(tmp_path: Path, undisturbed: str, caplog: p
     assert digest == undisturbed
     kept = Run(logs).steps("train/loss")
     assert kept == list(range(kept[0], STEPS + 1))
-    assert caplog.text.count("training goes on") == 1
+    assert caplog.text.count("training continues") == 1
 
 
 def test_the_largest_file_that_the_system_allows(
@@ -226,7 +226,7 @@ def test_a_failing_upload_is_tried_again(tmp_path: Path, slow: Any, caplog: pyte
         time.sleep(0.05)
     writer.close()
     assert read_bytes(store.stored, tmp_path / "read").steps("a") == list(range(1, 21))
-    assert caplog.text.count("the store does not answer; training goes on") == 1
+    assert caplog.text.count("the store does not answer; training continues") == 1
     assert "are lost" not in caplog.text
 
 

@@ -36,7 +36,7 @@ def test_the_kernels_are_used_and_count_as_the_operators_and_the_cpu_do(dtype: t
     pytest.importorskip("triton")
     here = [flat(tensor) for tensor in tensors(dtype) if tensor.numel()]
     there = [[tensor.cuda()] for tensor in here]
-    assert all(fused.takes(row) for row in there)
+    assert all(fused.supports(row) for row in there)
     ranges = fused.bounds(there)
     wanted = histogram.value_ranges([[tensor] for tensor in here])
     assert torch.equal(torch.stack(ranges).cpu(), torch.stack(wanted))

@@ -171,7 +171,7 @@ def main() -> None:
             loop._stepped = False
             loop._begin_step(loop._step + 1)
         assert held[1]._local is not None
-        print("measured", *held[1]._values, *held[1]._counted, *held[1]._local._values)
+        print("measured", *held[1]._values, *held[1]._histogram_counts, *held[1]._local._values)
         loop._running = False
 
 

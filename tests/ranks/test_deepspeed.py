@@ -66,7 +66,7 @@ def test_the_same_tags_steps_and_values(trained: Trained, way: str) -> None:
 
 def test_an_offloaded_optimizer_is_refused_with_the_remedy(trained: Trained) -> None:
     folder, printed = trained(2)
-    assert printed.count("DeepSpeed ZeRO with an offloaded optimizer (remedy: leave offload_optimizer out") == 1
+    assert printed.count("DeepSpeed ZeRO with an offloaded optimizer (remedy: remove offload_optimizer from") == 1
     read = Run(folder / "zero2_offload")
     families = {tag.partition("/")[0] for tag in read.scalars}
     assert not families & {"grad_norm", "grad_norm_clipped", "weight_norm", "update_norm", "update_ratio", "nonfinite"}

@@ -54,7 +54,7 @@ def test_where_ranges_take_the_third_collective_the_verdict_goes_with_the_next_d
 def test_a_rank_that_has_ended_leaves_nobody_waiting_and_nobody_stops_alone(loops: list[Ended]) -> None:
     words = said(loops, "uneven")
     assert steps(words) == [16, 5]
-    assert words[0].count("ranks are lost") == 1
+    assert words[0].count("lost contact with other ranks") == 1
 
 
 def test_a_warning_stops_nobody(loops: list[Ended]) -> None:

@@ -127,7 +127,7 @@ def test_a_fresh_start_never_mixes_with_an_old_run(tmp_path: Path, caplog: pytes
         trainer(tmp_path / "out", callbacks=[callback], max_steps=2).train()
         assert callback.log_dir == str(tmp_path / expected)
         assert Run(callback.log_dir).steps("train/loss") == [2]
-    assert f"logs holds a run already; this one goes to {tmp_path / 'logs_2'}" in caplog.text
+    assert f"logs already contains a run; writing this run to {tmp_path / 'logs_2'}" in caplog.text
 
 
 def test_a_second_train_resumes_or_starts_beside(tmp_path: Path) -> None:

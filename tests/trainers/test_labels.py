@@ -101,7 +101,7 @@ def test_hf_that_is_not_attached_says_what_would_show_the_labels(
     assert "train/accuracy" not in Run(callback.log_dir).scalars
     (said,) = [record.getMessage() for record in caplog.records if "is not written" in record.getMessage()]
     assert said == (
-        "train/accuracy is not written: labels of the batch were not seen; remedy: callback.attach(trainer), which"
+        "train/accuracy is not written: no labels of the batch were found; remedy: callback.attach(trainer), which"
         " reads `labels` from the batch where the model does not get them"
     )
 
@@ -230,7 +230,7 @@ def test_lightning_says_what_would_show_the_logits(tmp_path: Path, caplog: pytes
     with caplog.at_level(logging.WARNING):
         read = fit(tmp_path, Silent())
     assert "train/accuracy" not in read.scalars
-    assert caplog.text.count("train/accuracy is not written: the model's outputs were not seen; remedy: return {") == 1
+    assert caplog.text.count("train/accuracy is not written: no outputs of the model were found; remedy: return {") == 1
 
 
 # -- a loop --------------------------------------------------------------------------------------------------------
@@ -312,11 +312,15 @@ def test_a_language_model_has_no_accuracy(
 @pytest.mark.parametrize(
     ("outputs", "labels", "why"),
     [
-        ({"logits": torch.randn(4, 3)}, torch.rand(4, 3), "labels [4, 3] of float32 are not classes of logits [4, 3]"),
-        ({"logits": torch.randn(4, 3)}, None, "labels of the batch were not seen; remedy: pass outputs=... and labels"),
-        ({"scores": torch.randn(4, 3)}, torch.zeros(4).long(), "the model's outputs hold no `logits`"),
-        ((torch.randn(4, 6, 8), torch.randn(4, 8)), torch.zeros(4, 6).long(), "the model's outputs hold no `logits`"),
-        (None, None, "the model's outputs were not seen; remedy: pass outputs=... and labels=... to end_step"),
+        (
+            {"logits": torch.randn(4, 3)},
+            torch.rand(4, 3),
+            "labels [4, 3] of float32 are not class indices for logits [4, 3]",
+        ),
+        ({"logits": torch.randn(4, 3)}, None, "no labels of the batch were found; remedy: pass outputs=... and labels"),
+        ({"scores": torch.randn(4, 3)}, torch.zeros(4).long(), "the model's outputs have no `logits`"),
+        ((torch.randn(4, 6, 8), torch.randn(4, 8)), torch.zeros(4, 6).long(), "the model's outputs have no `logits`"),
+        (None, None, "no outputs of the model were found; remedy: pass outputs=... and labels=... to end_step"),
     ],
 )
 def test_one_warning_says_why(

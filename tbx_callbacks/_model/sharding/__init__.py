@@ -1,1 +1,1 @@
-"""Finds where a parameter's elements, gradients and optimizer state live, one module a strategy."""
+"""Locates a parameter's elements, gradients and optimizer state on the ranks; one module per sharding strategy."""

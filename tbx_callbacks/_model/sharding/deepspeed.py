@@ -1,7 +1,7 @@
-"""DeepSpeed ZeRO 1, 2 and 3: this rank's part of each parameter, of its gradient and of what the optimizer keeps.
+"""Reads this rank's shards of parameters, gradients and optimizer state with DeepSpeed ZeRO 1, 2 and 3.
 
-ZeRO averages gradients over ranks, keeps of each parameter a part on each rank, in float32, and steps on these parts.
-All attributes of DeepSpeed that are not public are read here; tested on deepspeed 0.19.8. It is never imported.
+ZeRO averages gradients over ranks, keeps a float32 shard of each parameter on each rank, and updates these shards. This
+is the only module that reads private attributes of DeepSpeed; tested on deepspeed 0.19.8. It never imports DeepSpeed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _STAGES = ("DeepSpeedZeroOptimizer", "DeepSpeedZeroOptimizer_Stage3")
 
 
 class DeepSpeedSharding:
-    """A ZeRO optimizer, read without any collective.
+    """Reads a ZeRO optimizer without any collective.
 
     Args:
-        optimizer: DeepSpeed's, around torch's own.
+        optimizer: DeepSpeed's optimizer, which wraps one of torch.
     """
 
     def __init__(self, optimizer: Any) -> None:
@@ -30,36 +30,36 @@ class DeepSpeedSharding:
 
     @property
     def unsupported_reason(self) -> str | None:
-        """Why its numbers cannot be read, in words, with the remedy; None when they can."""
+        """Reason why the shards cannot be read, with the remedy; None when they can."""
         if getattr(self._zero, "offload_optimizer" if self._stage3 else "cpu_offload", False):
-            return "DeepSpeed ZeRO with an offloaded optimizer (remedy: leave offload_optimizer out of its config)"
+            return "DeepSpeed ZeRO with an offloaded optimizer (remedy: remove offload_optimizer from its config)"
         return None
 
     @property
     def skipped(self) -> Tensor | None:
-        """Not 0 when the step did nothing, because gradients overflowed under a loss scale; None without one."""
+        """Nonzero when the step was skipped because gradients overflowed; None without a loss scale."""
         return torch.tensor(float(self._zero.overflow)) if self._zero.dtype == torch.float16 else None
 
     @property
     def loss_scale(self) -> Tensor | None:
-        """What gradients are multiplied by at the beginning of the step; None for nothing."""
+        """Loss scale that gradients contain at the start of the step; None when it is 1."""
         scale = float(self._zero.loss_scale)
         return None if scale == 1.0 else torch.tensor(scale)
 
     @property
     def gradient_norm_and_limit(self) -> tuple[float, float] | None:
-        """The gradients' norm at this step, and the limit; None when they are not clipped."""
+        """Gradient norm of this step and clipping limit; None without clipping."""
         norm, limit = self._zero._global_grad_norm, float(self._zero.clip_grad)
         return (float(norm), limit) if limit > 0 and norm is not None else None
 
     def patch_step(self, before: Callable[[], bool], after: Callable[[], None]) -> StepPatch:
-        """Calls `before` when gradients are averaged and not clipped yet, `after` when weights are new.
+        """Calls `before` with averaged, unclipped gradients, and `after` once the weights are updated.
 
-        `before` says whether gradients are to be kept for `after`, as the optimizer consumed them.
+        `before` returns whether to keep the gradients that the optimizer consumed until `after`.
         """
         zero, base, step = self._zero, self._zero.optimizer, self._zero.step
 
-        def watched(*args: Any, **kwargs: Any) -> Any:
+        def patched_step(*args: Any, **kwargs: Any) -> Any:
             self._consumed = None
             hook = base.register_step_pre_hook(self._keep) if before() else None
             self._consumed = {}
@@ -72,92 +72,92 @@ class DeepSpeedSharding:
             self._consumed = None
             return result
 
-        zero.step = watched
+        zero.step = patched_step
         return StepPatch(zero)
 
     def sharded_over(self, tensors: Sequence[Tensor]) -> dict[int, Sequence[int]]:
-        """By the parameter's id, the ranks that hold its parts."""
+        """Returns the ranks that hold the shards of each parameter, by the parameter's id."""
         groups = {id(t): getattr(t, "ds_process_group" if self._stage3 else "_dp_group", None) for t in tensors}
         return {key: dist.get_process_group_ranks(group) for key, group in groups.items() if group is not None}
 
     def weight(self, tensor: Any) -> Tensor:
-        """This rank's elements of a parameter, in float32 where it is trained."""
+        """Returns this rank's elements of a parameter, in float32 if it is trained."""
         if not tensor.requires_grad:
-            return self._frozen(tensor)
-        place = self._place(tensor)
-        return tensor.detach().new_empty(0) if place is None else _part(*place)
+            return self._frozen_weight(tensor)
+        location = self._location(tensor)
+        return tensor.detach().new_empty(0) if location is None else _slice(*location)
 
     def gradient(self, tensor: Any) -> Tensor | None:
-        """This rank's elements of its gradient: before clipping until the step is done, as it was consumed after."""
-        place = self._place(tensor) if tensor.requires_grad else None
-        if place is None:
+        """Returns this rank's elements of a gradient: unclipped before the update, as consumed after it."""
+        location = self._location(tensor) if tensor.requires_grad else None
+        if location is None:
             return tensor.detach().new_empty(0) if tensor.requires_grad else None
-        flat, start, numel = place
+        flat, start, numel = location
         if self._consumed is not None:
             consumed = self._consumed.get(id(flat))
-            return None if consumed is None else _part(consumed, start, numel)
+            return None if consumed is None else _slice(consumed, start, numel)
         if self._stage3:
-            found = self._zero.get_local_fp32_grad_for_param(tensor)
+            fragment = self._zero.get_local_fp32_grad_for_param(tensor)
         else:
-            found = tensor._hp_mapping.get_lp_grad_fragment(tensor._index_in_param_group)
-        return _part(found.reshape(-1), 0, numel)
+            fragment = tensor._hp_mapping.get_lp_grad_fragment(tensor._index_in_param_group)
+        return _slice(fragment.reshape(-1), 0, numel)
 
     def optimizer_state(self, tensor: Any) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
-        """What the optimizer keeps of this rank's elements, and their group."""
-        place = self._place(tensor) if tensor.requires_grad else None
-        if place is None:
+        """Returns the optimizer state of this rank's elements, and their parameter group."""
+        location = self._location(tensor) if tensor.requires_grad else None
+        if location is None:
             return None, {}
-        flat, start, numel = place
+        flat, start, numel = location
         base = self._zero.optimizer
-        kept = {
-            name: _part(value, start, numel) if isinstance(value, Tensor) and value.shape == flat.shape else value
+        local_state = {
+            name: _slice(value, start, numel) if isinstance(value, Tensor) and value.shape == flat.shape else value
             for name, value in base.state.get(flat, {}).items()
         }
         if self._stage3:
             group = self._zero.sub_group_to_group_id[self._zero.grad_position[self._zero.get_param_id(tensor)][0]]
         else:
             group = tensor._hp_mapping.param_group_index
-        return kept or None, base.param_groups[group]
+        return local_state or None, base.param_groups[group]
 
     def _keep(self, optimizer: torch.optim.Optimizer, *args: Any) -> None:
-        """Takes hold of gradients that ZeRO frees after each group."""
+        """Keeps references to gradients that ZeRO frees after each group."""
         assert self._consumed is not None
         for group in optimizer.param_groups:
             self._consumed.update({id(flat): flat.grad for flat in group["params"] if flat.grad is not None})
 
-    def _place(self, tensor: Any) -> tuple[Tensor, int, int] | None:
-        """The flat part of this rank that holds the parameter's elements, where they begin, and how many they are."""
+    def _location(self, tensor: Any) -> tuple[Tensor, int, int] | None:
+        """Returns this rank's flat buffer with the parameter's elements, their start and their number."""
         if self.unsupported_reason:
             return None
         if self._stage3:
             group, start, _ = self._zero.grad_position[self._zero.get_param_id(tensor)]
-            return self._zero.fp32_partitioned_groups_flat[group], start, _without_padding(tensor)
+            return self._zero.fp32_partitioned_groups_flat[group], start, _unpadded_numel(tensor)
         mapping = tensor._hp_mapping
         if mapping is None:
             return None
         address = mapping.hp_fragment_address
         return self._zero.single_partition_of_fp32_groups[mapping.param_group_index], address.start, address.numel
 
-    def _frozen(self, tensor: Any) -> Tensor:
+    def _frozen_weight(self, tensor: Any) -> Tensor:
         if self._stage3 and not self.unsupported_reason:
-            return _part(tensor.ds_tensor, 0, _without_padding(tensor))
-        whole: Tensor = tensor.detach()
-        return whole
+            return _slice(tensor.ds_tensor, 0, _unpadded_numel(tensor))
+        full: Tensor = tensor.detach()
+        return full
 
 
 class StepPatch:
-    """Ends a watch, as the handles of torch's hooks do."""
+    """Handle that undoes `patch_step`, like the handles of torch hooks."""
 
     def __init__(self, zero: Any) -> None:
         self._zero = zero
 
     def remove(self) -> None:
-        """The optimizer's step is its class's own again."""
+        """Restores the step method of the optimizer's class."""
         self._zero.__dict__.pop("step", None)
 
 
 def find_deepspeed(optimizer: Any) -> DeepSpeedSharding | None:
-    """The ZeRO optimizer inside a trainer's wrappers; None when there is none."""
+    """Returns a reader of the ZeRO optimizer inside a trainer's wrappers; None when there is none."""
     while optimizer is not None:
         if type(optimizer).__name__ in _STAGES:
             return DeepSpeedSharding(optimizer)
@@ -165,12 +165,12 @@ def find_deepspeed(optimizer: Any) -> DeepSpeedSharding | None:
     return None
 
 
-def _part(flat: Tensor, start: int, numel: int) -> Tensor:
+def _slice(flat: Tensor, start: int, numel: int) -> Tensor:
     return flat.detach().narrow(0, start, numel)
 
 
-def _without_padding(tensor: Any) -> int:
-    """Elements of a ZeRO-3 parameter on this rank: parts are of one size, and the last ones are filled up."""
+def _unpadded_numel(tensor: Any) -> int:
+    """Returns the number of a ZeRO-3 parameter's elements on this rank, without the padding of the last shards."""
     size = int(tensor.partition_numel())
     rank = dist.get_rank(tensor.ds_process_group)
     return max(0, min(size, int(tensor.ds_numel) - rank * size))

@@ -1,4 +1,4 @@
-"""Reads DTensors: FSDP2, HSDP and tensor parallelism."""
+"""Reads DTensors, for FSDP2, HSDP and tensor parallelism."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate
 
 
 def sharding(tensors: Iterable[Tensor]) -> str | None:
-    """How any of the tensors is spread over ranks in a way that cannot be read, in words; None when all can be."""
+    """Returns the name of a sharding that cannot be read, if any of the tensors has one, else None."""
     for tensor in tensors:
         kind = type(tensor)
         if is_partial_sum(tensor):
@@ -25,65 +25,68 @@ def sharding(tensors: Iterable[Tensor]) -> str | None:
 
 
 def is_sharded(tensor: Tensor, sharded_over: Sequence[int]) -> bool:
-    """Whether a tensor is in pieces on several ranks; `sharded_over` are those of `owning_ranks`."""
+    """Whether a tensor is sharded over several ranks; `sharded_over` lists the ranks of a plain tensor's shards."""
     return len(sharded_over) > 1 or (
         isinstance(tensor, DTensor) and any(not isinstance(placement, Replicate) for placement in tensor.placements)
     )
 
 
 def owning_ranks(tensors: Sequence[Tensor], sharded_over: Mapping[int, Sequence[int]]) -> Tensor:
-    """For each tensor the lowest rank that holds this copy of it, `[tensors]` int64: of its mesh, or this rank.
+    """Returns, for each tensor, the lowest rank that holds this copy of it, `[tensors]` int64.
+
+    For a DTensor this is the lowest rank of its mesh, for a plain tensor this rank.
 
     Args:
         tensors: the tensors.
-        holders: ranks that together hold the one copy of a tensor that is no DTensor, by its id.
+        sharded_over: ranks that hold the shards of a plain tensor, by its id; for them the lowest of these counts.
     """
-    here = dist.get_rank()
+    own_rank = dist.get_rank()
     lowest = [
-        int(t.device_mesh.mesh.min()) if isinstance(t, DTensor) else min(sharded_over.get(id(t), (here,)))
+        int(t.device_mesh.mesh.min()) if isinstance(t, DTensor) else min(sharded_over.get(id(t), (own_rank,)))
         for t in tensors
     ]
     return torch.tensor(lowest, dtype=torch.int64)
 
 
 def is_primary_replica(tensor: Tensor) -> bool:
-    """Whether this rank's elements are counted: of replicas within a mesh, only the first is."""
+    """Whether this rank counts its elements: of the replicas within a mesh, only the first does."""
     if not isinstance(tensor, DTensor):
         return True
-    where = tensor.device_mesh.get_coordinate()
-    if where is None:
+    coordinate = tensor.device_mesh.get_coordinate()
+    if coordinate is None:
         return False
     return not any(
-        isinstance(placement, Replicate) and place for placement, place in zip(tensor.placements, where, strict=True)
+        isinstance(placement, Replicate) and position
+        for placement, position in zip(tensor.placements, coordinate, strict=True)
     )
 
 
 def is_partial_sum(tensor: Tensor | None) -> bool:
-    """Whether elements are sums over ranks that are not added up yet."""
+    """Whether the elements are partial sums that still have to be added over ranks."""
     return isinstance(tensor, DTensor) and any(isinstance(placement, Partial) for placement in tensor.placements)
 
 
 def local(tensor: Tensor) -> Tensor | None:
-    """This rank's elements; None where they are partial sums, which would need the other ranks'."""
+    """Returns this rank's elements; None for partial sums, which need the elements of other ranks."""
     if is_partial_sum(tensor):
         return None
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def tensor_parallel_layer(model: nn.Module) -> str | None:
-    """The name of a parameter that tensor parallelism splits; None when all are whole, or spread by FSDP2 alone.
+    """Returns the name of a parameter that tensor parallelism splits; None if only FSDP2 shards parameters.
 
-    The attributes of FSDP2 that say it are private; tested on torch 2.13.
+    Reads private attributes of FSDP2; tested on torch 2.13.
     """
-    by_data = {id(part.sharded_param) for part in _fsdp_parameters(model) if not part.is_dtensor}
-    return next((n for n, p in model.named_parameters() if isinstance(p, DTensor) and id(p) not in by_data), None)
+    fsdp_ids = {id(part.sharded_param) for part in _fsdp_parameters(model) if not part.is_dtensor}
+    return next((n for n, p in model.named_parameters() if isinstance(p, DTensor) and id(p) not in fsdp_ids), None)
 
 
 def _fsdp_parameters(model: nn.Module) -> list[Any]:
-    found = []
+    parameters = []
     for module in model.modules():
-        of_fsdp: Any = getattr(module, "_get_fsdp_state", None)
-        state = of_fsdp() if of_fsdp is not None else None
+        get_state: Any = getattr(module, "_get_fsdp_state", None)
+        state = get_state() if get_state is not None else None
         groups = getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]
-        found += [part for group in groups if group is not None for part in group.fsdp_params]
-    return found
+        parameters += [part for group in groups if group is not None for part in group.fsdp_params]
+    return parameters

@@ -1,7 +1,7 @@
-"""FSDP1 (`torch.distributed.fsdp.FullyShardedDataParallel`): which ranks hold the pieces of a parameter.
+"""Finds the ranks that hold the shards of a parameter with FSDP1 (`torch.distributed.fsdp.FullyShardedDataParallel`).
 
-With `use_orig_params=True` a parameter is, outside of forward and backward, a view of this rank's part of the flat
-parameter: its own elements, none of its neighbours'. The attributes read here are private; tested on torch 2.4 to 2.13.
+With `use_orig_params=True`, outside of forward and backward, a parameter is a view of this rank's shard of the flat
+parameter. The view has only the parameter's own elements. Reads private attributes; tested on torch 2.4 to 2.13.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 
 
 def sharded_over(model: nn.Module) -> dict[int, list[int]]:
-    """By the parameter's id, the global ranks that hold one copy of it together, in pieces.
+    """Returns the global ranks that together hold one copy of each parameter, by the parameter's id.
 
-    Under HYBRID_SHARD other ranks hold the same pieces again; under NO_SHARD every rank holds all of it.
+    With HYBRID_SHARD other ranks hold further copies of the shards. With NO_SHARD every rank holds the full parameter.
     """
-    found: dict[int, list[int]] = {}
+    ranks_by_id: dict[int, list[int]] = {}
     for module in model.modules():
         if isinstance(module, FullyShardedDataParallel) and (handle := module._handle) is not None:
-            whole = module.sharding_strategy == ShardingStrategy.NO_SHARD
-            ranks = [dist.get_rank()] if whole else dist.get_process_group_ranks(module.process_group)
-            found.update({id(p): ranks for p in handle.flat_param._params or ()})
-    return found
+            unsharded = module.sharding_strategy == ShardingStrategy.NO_SHARD
+            ranks = [dist.get_rank()] if unsharded else dist.get_process_group_ranks(module.process_group)
+            ranks_by_id.update({id(p): ranks for p in handle.flat_param._params or ()})
+    return ranks_by_id

@@ -174,7 +174,7 @@ def evaluates(rank: int) -> None:
 
 
 def never(rank: int) -> None:
-    tbx_callbacks._distributed.group._JOIN = 1.0
+    tbx_callbacks._distributed.group._JOIN_SECONDS = 1.0
     model = ddp()
     if rank == 0:
         train(model)
@@ -184,7 +184,7 @@ def never(rank: int) -> None:
 
 
 def never_sharded(rank: int) -> None:
-    tbx_callbacks._distributed.group._JOIN = 1.0
+    tbx_callbacks._distributed.group._JOIN_SECONDS = 1.0
     model = fsdp()
     if rank == 0:
         train(model)
@@ -202,7 +202,7 @@ def late(rank: int) -> None:
 
 
 def behind_a_barrier(rank: int) -> None:
-    tbx_callbacks._distributed.group._JOIN = 1.0
+    tbx_callbacks._distributed.group._JOIN_SECONDS = 1.0
     if rank == 1:
         dist.barrier()
     loop, _ = loop_of(net())
@@ -271,7 +271,7 @@ if __name__ == "__main__":
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     for scenario in scenarios:  # those after which a process lives on share their processes
         Probe.fails, FOLDER = (-1, 0), base / scenario
-        tbx_callbacks._engine.engine._PATIENCE, tbx_callbacks._distributed.group._JOIN = 30.0, 60.0
+        tbx_callbacks._engine.engine._PATIENCE, tbx_callbacks._distributed.group._JOIN_SECONDS = 30.0, 60.0
         dist.barrier()
         print(f"<{scenario}>", flush=True)
         started = time.monotonic()

@@ -108,14 +108,14 @@ def test_one_pass_gives_a_step_norms_bad_elements_and_bounds(monkeypatch: pytest
         passes.append(len(tensors))
         return fused.moments([[flat(tensor)] for tensor in tensors])
 
-    monkeypatch.setattr(fused, "of_each", of_each)
+    monkeypatch.setattr(fused, "tensor_moments", of_each)
     there = [torch.randn(2000), None, bad(torch.randn(30, 100).reshape(-1)), torch.randn(7), None]
     tensors, chosen = Tensors(there), [tensor for tensor in there if tensor is not None]
     groups = {"a": [0, 1, 2], "none": [4], "b": [3], "c": [1, 3, 0]}
     found = tensors.grouped(groups)
     squares, nonfinite = tensors.squares, tensors.nonfinite
     assert passes == [3]
-    monkeypatch.setattr(fused, "of_each", lambda tensors: None)
+    monkeypatch.setattr(fused, "tensor_moments", lambda tensors: None)
     assert squares[[0, 3]].tolist() == pytest.approx(square_norms([chosen[0], chosen[2]]).tolist())
     assert squares[2].isinf()
     assert squares[[1, 4]].tolist() == [0, 0]
@@ -134,17 +134,18 @@ def test_one_pass_gives_a_step_norms_bad_elements_and_bounds(monkeypatch: pytest
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_kernels_are_tried_before_they_are_trusted(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     device, count = torch.device("cpu"), fused.count
-    assert fused._right(device, dtype)
+    assert fused._matches_torch(device, dtype)
 
     def one_bin_off(*given: Any) -> list[Tensor]:
         return [torch.cat([row[:4], row[4:].roll(1)]) for row in count(*given)]
 
     monkeypatch.setattr(fused, "count", one_bin_off)
-    assert not fused._right(device, dtype)
+    assert not fused._matches_torch(device, dtype)
 
 
 @pytest.mark.parametrize(
-    ("right", "said"), [(True, ""), (False, "count torch.float32 wrong on cuda:0"), (None, "do not run there")]
+    ("right", "said"),
+    [(True, ""), (False, "wrong counts for torch.float32 on cuda:0"), (None, "Triton kernels disabled on cuda:0")],
 )
 def test_where_kernels_fail_torchs_operators_measure(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, right: bool | None, said: str
@@ -157,13 +158,13 @@ def test_where_kernels_fail_torchs_operators_measure(
             raise RuntimeError("no C compiler")
         return right
 
-    monkeypatch.setattr(fused, "_right", answer)
+    monkeypatch.setattr(fused, "_matches_torch", answer)
     monkeypatch.setattr("torch.cuda.get_sync_debug_mode", lambda: 0)
     monkeypatch.setattr("torch.cuda.set_sync_debug_mode", lambda mode: None)
-    fused._trusted.cache_clear()
+    fused._is_reliable.cache_clear()
     with caplog.at_level("INFO"):
-        trusted = [fused._trusted(torch.device("cuda:0"), torch.float32) for _ in range(2)]
-    fused._trusted.cache_clear()
+        trusted = [fused._is_reliable(torch.device("cuda:0"), torch.float32) for _ in range(2)]
+    fused._is_reliable.cache_clear()
     assert trusted == [bool(right)] * 2
     assert len(tried) == 1
     assert said in caplog.text
@@ -178,7 +179,7 @@ from triton.compiler import ASTSource
 from tbx_callbacks._stats import fused
 from tbx_callbacks._stats import triton_kernels as kernels
 
-POINTERS = {"table": "*i64", "order": "*i64", "found": "*fp64", "ranges": "*fp64", "bins": "*i64", "counts": "*i64"}
+POINTERS = {"table": "*i64", "order": "*i64", "stats": "*fp64", "ranges": "*fp64", "bins": "*i64", "counts": "*i64"}
 POINTERS |= {"first": "*i64", "out": "*fp64", "chunks": "i32"}
 
 def compiled(kernel, card, **constants):

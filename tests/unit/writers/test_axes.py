@@ -62,7 +62,7 @@ def test_a_loop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         assert not read.histograms
         assert read.at("axis/step") == {12 * factor: 2, 18 * factor: 3, 24 * factor: 4, 32 * factor: 6}
     assert not files(tmp_path / "run" / "by_epochs")  # a loop has none
-    assert caplog.text.count("axis epochs must be told the trainer's epoch, but was not") == 1
+    assert caplog.text.count("axis epochs is not written: it needs the trainer's epoch") == 1
 
 
 def test_a_loop_goes_on_where_it_resumes(tmp_path: Path) -> None:
@@ -77,10 +77,10 @@ def test_a_loop_goes_on_where_it_resumes(tmp_path: Path) -> None:
 def test_what_is_not_known_is_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loop_over(tmp_path / "run", {1: 0, 2: 0})  # the loop does not say how many samples
     assert not files(tmp_path / "run" / "by_samples")
-    assert "axis samples must be told the samples of each batch, but was not" in caplog.text
+    assert "axis samples is not written: it needs the samples of each batch" in caplog.text
     loop_over(tmp_path / "run", {3: 5, 4: 5}, start=2)
     assert not files(tmp_path / "run" / "by_samples")
-    assert "the samples of the steps before 2 are not known, so none are written" in caplog.text
+    assert "axis samples is not written: its position at step 2 cannot be restored" in caplog.text
     assert Run(tmp_path / "run").steps("train/loss") == [2, 4]
 
 

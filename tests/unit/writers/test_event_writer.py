@@ -210,10 +210,10 @@ def test_a_full_backlog_looks_at_each_event_a_few_times_only() -> None:
     looks = 0
 
     class Counting(Backlog):
-        def _counted(self, event: object) -> tuple[object, int, bool]:
+        def _measure(self, event: object) -> tuple[object, int, bool]:
             nonlocal looks
             looks += 1
-            return super()._counted(event)
+            return super()._measure(event)
 
     backlog = Counting(1 << 20)
     for step in range(20_000):
@@ -228,7 +228,7 @@ def test_an_event_larger_than_the_memory_is_lost_and_nothing_hangs(tmp_path: Pat
     writer.write(2, {"small": 1.0})
     event_writer = writer.summary_writer.file_writer.event_writer
     assert event_writer.flush()
-    assert event_writer._stored == event_writer._added == 3 - 1
+    assert event_writer._synced == event_writer._added == 3 - 1
     writer.close()
     assert Run(tmp_path).scalars == {"small": [(2, 1.0)]}
 

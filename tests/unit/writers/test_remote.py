@@ -73,7 +73,7 @@ def test_a_failing_upload_is_like_a_full_disk(bucket: Any, tmp_path: Path, caplo
     for step in range(1, 6):
         writer.write(step, {"a": float(step)})
     deadline = time.monotonic() + 30
-    while "training goes on" not in caplog.text and time.monotonic() < deadline:
+    while "training continues" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.05)
     assert "NoSuchBucket" in caplog.text
     bucket.create_bucket(Bucket="later")
