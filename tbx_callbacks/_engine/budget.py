@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from tbx_callbacks._config.schedule import stretched, stretches
+from tbx_callbacks._config.schedule import stretch, can_stretch
 from tbx_callbacks._distributed.messages import Messages, Numbers
 from tbx_callbacks._engine.cost import Cost
 from tbx_callbacks._engine.counters import Stopwatch
@@ -84,7 +84,7 @@ class Budget:
         unmeasured = [
             metric_run
             for metric_run in self._runner.step_runs
-            if metric_run not in shares and stretches(metric_run.schedule)
+            if metric_run not in shares and can_stretch(metric_run.schedule)
         ]
         assert self.share is not None
         if total <= self.share * self._slack or not costly:
@@ -126,7 +126,7 @@ class Budget:
     def _costly(self, shares: Mapping[MetricRun, float]) -> list[MetricRun]:
         """The metric runs whose intervals have to be lengthened."""
         assert self.share is not None
-        periodic = [metric_run for metric_run in shares if stretches(metric_run.schedule)]
+        periodic = [metric_run for metric_run in shares if can_stretch(metric_run.schedule)]
         readers = [metric_run for metric_run in periodic if metric_run.spec.select is not None]
         threshold = _CHEAP_SHARE * self.share
         costly = {metric_run for metric_run in periodic if shares[metric_run] > threshold}
@@ -146,7 +146,7 @@ class Budget:
             item, now = metric_run.spec, metric_run.schedule
             name = f"{item.name} ({describe(item)})" if item.select else item.name
             if metric_run in costly:
-                now = stretched(metric_run.schedule, factor)
+                now = stretch(metric_run.schedule, factor)
                 changes[f"{name}: {metric_run.schedule} -> {now}"] = None
             if now != configured:
                 lengthened[f"- {name}: {configured} -> {now}"] = None
@@ -160,7 +160,7 @@ class Budget:
             return
         for name, factor in factors.items():
             metric_run = self._runs_by_name[name]
-            metric_run.schedule = stretched(metric_run.schedule, int(factor))
+            metric_run.schedule = stretch(metric_run.schedule, int(factor))
         self._runner.regroup()
         for metric_run in self._runner.metric_runs:
             metric_run.cost = Cost()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tbx_callbacks._config.metric_spec import Cadence, MetricSpec
-from tbx_callbacks._config.schedule import Schedule, at, either, every, never, stretched
+from tbx_callbacks._config.schedule import Schedule, at, either, every, never, stretch
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.training_info import TrainingInfo
@@ -148,7 +148,7 @@ def test_two_costly_metrics_share_the_room() -> None:
 
 
 def test_stretching_keeps_single_steps() -> None:
-    schedule = stretched(either(at(1), every(4), never), 3)
+    schedule = stretch(either(at(1), every(4), never), 3)
     assert [step for step in range(1, 30) if schedule(step)] == [1, 12, 24]
 
 
