@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from tbx_callbacks._config.schedule import stretch, can_stretch
+from tbx_callbacks._config.schedule import can_stretch, stretch
 from tbx_callbacks._distributed.messages import Messages, Numbers
 from tbx_callbacks._engine.cost import Cost
 from tbx_callbacks._engine.counters import Stopwatch
