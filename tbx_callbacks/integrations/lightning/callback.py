@@ -89,7 +89,7 @@ class TbxLightningCallback(StepCountingIntegration, Callback):  # type: ignore[m
             loss = loss_in(outputs)
             if loss is not None and self._scales_loss:
                 loss = loss * trainer.accumulate_grad_batches
-            fraction = epoch(trainer, batch_idx) if self._logs else None
+            fraction = epoch(trainer, batch_idx) if self._log_due else None
             inputs = batch_as_mapping(batch)
             self._end_microbatch(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
             if self._action:
