@@ -1,9 +1,9 @@
-"""What it costs to be attached on a step with nothing due, under each trainer, beside the trainer's own step time.
+"""Measures the cost of an attached callback on steps with nothing due, under each trainer.
 
-The same tiny model is trained without a callback, with an empty one (what the trainer itself charges for any callback)
-and with ours, in turns; costs are differences of quiet steps. Calls are those of this package's functions in such a
-step, counted, so that a busy machine does not blur them.
-A tiny model, so that a few microseconds show; what is measured does not depend on the model's size.
+The same tiny model is trained in turns without a callback, with an empty one (the trainer's own cost for any callback)
+and with this package's. The cost is the difference of undisturbed steps. The calls of this package's functions in such
+a step are also counted, because a busy machine does not affect the count. The model is tiny so that a few microseconds
+are visible; the result does not depend on its size.
 
     python benchmarks/attached.py [--steps 2000] [--rounds 5] [--json attached.json]
 """
@@ -52,7 +52,7 @@ def rows(number: int) -> list[dict[str, Tensor]]:
 
 
 class Clock:
-    """Times of the steps, taken where a trainer fetches the next batch."""
+    """Times of the steps, taken when a trainer fetches the next batch."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -62,7 +62,7 @@ class Clock:
         return {key: torch.stack([row[key] for row in batch]) for key in batch[0]}
 
     def step(self) -> float:
-        """Microseconds of a step that nothing else on the machine disturbed: the fastest tenth ends there."""
+        """Microseconds of an undisturbed step: the 10 % quantile."""
         steps = [b - a for a, b in zip(self.times[100:], self.times[101:], strict=False)]
         return 1e6 * statistics.quantiles(steps, n=10)[0]
 
@@ -153,7 +153,7 @@ TRAINERS: dict[str, Callable[[int, Path, str], float]] = {
 
 
 def calls(name: str, few: int = 120, more: int = 220) -> float:
-    """Calls of functions of this package in a step with nothing due, in the training thread."""
+    """Counts calls of this package's functions in a step with nothing due, in the training thread."""
 
     def count(steps: int) -> int:
         found = 0

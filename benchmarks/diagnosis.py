@@ -1,7 +1,7 @@
-"""The tables of docs/diagnosis.md: every rule, and what it says of planted faults and of healthy runs.
+"""Writes the tables of docs/diagnosis.md: all rules, and their findings on planted faults and healthy runs.
 
-Run: python benchmarks/diagnosis.py, which trains all of them (about a minute); with --rules for the rules only, with
---live for what it costs to ask them while a run trains.
+Run: python benchmarks/diagnosis.py, which trains all of them (about a minute); with --rules for the rules only; with
+--live for the cost of evaluating rules during a training.
 """
 
 from __future__ import annotations
@@ -68,9 +68,10 @@ def main() -> None:
 
 
 def live(points: int = 1000) -> dict[str, float]:
-    """A made-up BERT-base run with the tags of the set `full`: rules are asked at each of its points, in their thread.
+    """Generates a BERT-base run with the tags of the set `full`, and evaluates the rules at each point on their thread.
 
-    `hand_over_us` is what a point costs the training thread, `ms` a round of rules by how many points there are.
+    `hand_over_us` is the cost of a point for the training thread, `ms` the duration of one evaluation by number of
+    points.
     """
     layers = ["bert.embeddings", *(f"bert.encoder.layer.{n}" for n in range(12)), "bert.pooler", "classifier"]
     parameters = [f"{layer}.{n}.weight" for layer in layers for n in range(14)]

@@ -1,6 +1,7 @@
-"""What a due step costs each rank as parameters are sharded, and what merging moves: python benchmarks/distributed.py
+"""Measures the cost of a due step on each rank with sharded parameters, and the traffic of the reduction.
 
-The table of 8 to 4096 ranks is a model made of what was measured here; docs/scale.md says where it stops holding.
+Run: python benchmarks/distributed.py. The table of 8 to 4096 ranks is a model fitted to these measurements;
+docs/scale.md states its limits.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def sockets() -> int:
 
 
 def measure(folder: str) -> dict[str, Any]:
-    """On one rank: seconds of its training thread on the CPU a due step, and what our group moves."""
+    """Measures, on one rank, CPU seconds of the training thread per due step, and the traffic of the gloo group."""
     rank, size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)
     model: nn.Module = nn.Sequential(*[nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS)])
@@ -67,7 +68,7 @@ def measure(folder: str) -> dict[str, Any]:
     with TbxLoop(model, optimizer, SET, log_dir=folder, max_grad_norm=1.0) as loop:
         ours = sockets() - before
         ranks, watch = loop._engine.publisher.reducer, loop._engine.stopwatch
-        watch.clock = time.thread_time  # ranks share cores here: what they wait for each other would be measured
+        watch.clock = time.thread_time  # ranks share cores here: wall time would include waiting for each other
         for step in range(1, STEPS + 1):
             loss = model(torch.randn(4, WIDTH)).square().mean()
             loss.backward()
@@ -128,9 +129,9 @@ def main() -> None:
         moved = f"{len(row['bytes']):>12} {sum(row['bytes']):>8,} {row['sockets']:>8}"
         print(f"{row['ranks']:>6} {row['mean'] * 1e3:>18.1f} {share:>12.2f} {moved}")
     size, calls = sum(rows[-1]["bytes"]), len(rows[-1]["bytes"])
-    # t(N) = fixed + work / N, through the costs of one rank and of four
+    # t(N) = fixed + work / N, fitted to the costs of one rank and of four
     work = (rows[0]["mean"] - rows[-1]["mean"]) * 4 / 3
-    fixed, hop = rows[0]["mean"] - work, rows[1]["hop"]  # with a core for each rank
+    fixed, hop = rows[0]["mean"] - work, rows[1]["hop"]  # with one core per rank
     print(f"\nmodel: cost = {fixed * 1e3:.1f} ms + {work * 1e3:.1f} ms / N; a hop takes {hop * 1e6:.0f} us here")
     print(
         f"{'ranks':>6} {'cost, ms':>9} {'bytes a rank':>18} {'merge here, ms':>15} {'at 30 us, ms':>13} {'sockets':>8}"
@@ -144,7 +145,7 @@ def main() -> None:
             "bytes": round(2 * (number - 1) / number * size),
             "merge_ms": hops * hop * 1e3,
             "merge_30us_ms": hops * 0.03,
-            "sockets": number,  # gloo connects each with each, and listens
+            "sockets": number,  # gloo connects every pair, and listens
         }
         model.append(row)
         print(

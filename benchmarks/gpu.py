@@ -1,9 +1,9 @@
-"""On CUDA: all norms and per-layer histograms of weights and gradients, against reading those tensors once.
+"""Measures all norms and per-layer histograms of weights and gradients on CUDA, against reading the tensors once.
 
-For BERT-base and a stack of 1 G parameters, in float32 and bfloat16. The unit is the time that the card needs to read
-the tensors once at the bandwidth of its own copies, plus the fewest launches that do it (not those that we make). The
-copies to the host are part of what is measured. `operators` is the same without our Triton kernels. Beside it the share
-of a training step that the set `default` takes at its own cadence. Without a CUDA device it says so and ends.
+For BERT-base and a stack of 1 G parameters, in float32 and bfloat16. The unit is the time that the GPU needs to read
+the tensors once at the bandwidth of its own copies, plus the smallest possible number of launches. Copies to the host
+are included. `operators` is the same without the package's Triton kernels. It also prints the share of a training step
+that the set `default` takes at its own cadence. Without a CUDA device it prints a message and exits.
 
     python benchmarks/gpu.py [--rounds 5] [--json gpu.json]
 """
@@ -30,7 +30,7 @@ from tbx_callbacks._model.tensors import Tensors
 from tbx_callbacks._stats import fused
 from tbx_callbacks.metrics.values import Histogram, Sum
 
-LAUNCH_S = 4e-6  # of one kernel, when the device waits for it
+LAUNCH_S = 4e-6  # seconds per kernel launch, when the device waits for it
 LAUNCHES = 8  # a pass and its merge, twice, for weights and for gradients
 BAR, BAR_STEP = 3.0, 0.01
 Result = TypeVar("Result")
@@ -50,7 +50,7 @@ def fastest(work: Callable[[], object], rounds: int) -> float:
 
 
 def bandwidth(rounds: int) -> float:
-    """Bytes a second that the card reads (and as many that it writes) in a copy."""
+    """Bytes per second that the GPU reads (and writes) in a copy."""
     source = torch.empty(1 << 28, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.nbytes / fastest(lambda: target.copy_(source), rounds)
@@ -61,7 +61,7 @@ def bert() -> nn.Module:
 
 
 def stack() -> nn.Module:
-    """1.07 G parameters in 16 layers."""
+    """A stack of 16 layers with 1.07 G parameters."""
     return nn.Sequential(*(nn.Linear(8192, 8192, bias=False) for _ in range(16)))
 
 
@@ -95,7 +95,7 @@ def by_operators(work: Callable[[], Result]) -> Result:
 
 
 def everything(model: nn.Module) -> PackedValues:
-    """All norms, and histograms of weights and gradients by layer, on their way to the host."""
+    """All norms, and histograms of weights and gradients by layer, including the copy to the host."""
     names, batch = [name for name, _ in model.named_parameters()], StepValues()
     for kind in ("weights", "grads"):
         measured = Tensors([p.detach() if kind == "weights" else p.grad for p in model.parameters()])
@@ -107,7 +107,7 @@ def everything(model: nn.Module) -> PackedValues:
 
 
 def launches(work: Callable[[], object]) -> int:
-    """Kernels that it starts."""
+    """Number of kernels that it launches."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         work()
         torch.cuda.synchronize()
@@ -115,7 +115,7 @@ def launches(work: Callable[[], object]) -> int:
 
 
 def step_seconds(model: nn.Module, loss_of: Callable[[], Tensor], folder: str | None, steps: int) -> float:
-    """Of a training step with the set `default`, or without us."""
+    """Seconds per training step with the set `default`, or without the callback."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     loop = TbxLoop(model, optimizer, "default", log_dir=folder, log_every=50) if folder else None
     torch.cuda.synchronize()

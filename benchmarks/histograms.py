@@ -1,8 +1,8 @@
-"""Weight histograms of BERT-base (201 tensors, 109.5 M floats) from tensors to the closed event file, against peers.
+"""Measures weight histograms of BERT-base (201 tensors, 109.5 M floats), from tensors to the closed event file.
 
-Every way writes one histogram a tensor, in this process, in turns; seconds are the fewest of all rounds (other
-processes only ever add to them), and so is the processor time of all threads. `histc` is what wandb.watch does with
-each tensor (torch.histc with 64 bins after its min and max), written by our writer.
+Every candidate writes one histogram per tensor, in this process, in turns. Seconds and CPU time of all threads are the
+minimum over all rounds, since other processes can only add time. `histc` is the method of wandb.watch (torch.histc with
+64 bins after min and max), written by this package's writer.
 
     python benchmarks/histograms.py [--rounds 5] [--threads 2] [--json histograms.json]
 """
@@ -84,7 +84,7 @@ BARS = {"torch.histc (wandb.watch)": 3, "tensorboardX, 64 bins": 12, 'tensorboar
 
 
 class Peak:
-    """The most memory that the process held above what it had, in MiB, sampled."""
+    """Peak memory of the process above its initial memory, in MiB, sampled."""
 
     def __enter__(self) -> Peak:
         self._process, self._over = psutil.Process(), threading.Event()
@@ -141,7 +141,7 @@ def main() -> None:
                 times[name].append(time.perf_counter() - started)
                 cpu[name].append(time.process_time() - used)
         for place, (name, way) in enumerate(WAYS.items()):
-            with Peak() as peak:  # not in a round: to look takes time too
+            with Peak() as peak:  # not in a timed round: sampling takes time too
                 way(tensors, f"{folder}/memory-{place}")
             memory[name] = peak.mib
     fewest, used_least = ({name: min(found) for name, found in lists.items()} for lists in (times, cpu))

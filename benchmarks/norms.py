@@ -1,4 +1,4 @@
-"""How exact the norms are: ours and torch's own on CPU, against float64. Run: python benchmarks/norms.py"""
+"""Measures the accuracy of this package's and torch's norms on CPU, against float64. Run: python benchmarks/norms.py"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the counting on CPU is made of: processor time an element of each operator, on one thread, in pieces of 512 Ki.
+"""Measures the CPU time per element of each operator of the histogram count, on one thread, in pieces of 512 Ki.
 
-`from memory` reads a piece that no cache holds, as the first operator of a pass does; the others find it in a cache.
+`from memory` reads a piece that is in no cache, as the first operator of a pass does; the others find it in a cache.
 
     python benchmarks/operators.py [--json operators.json]
 """
@@ -20,7 +20,7 @@ PIECE, PIECES, BINS = 1 << 19, 64, 64
 
 
 def operators(piece: Tensor) -> dict[str, Callable[[Tensor], object]]:
-    """By name; `piece` is one that stays in the cache."""
+    """The operators by name; `piece` stays in the cache."""
     rows, half = BINS + 1, PIECE // 2
     low, high = (bound.item() for bound in torch.aminmax(piece))
     scale = BINS / (high - low)

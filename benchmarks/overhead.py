@@ -1,16 +1,16 @@
-"""What watching costs: step time of the HF Trainer on an 11 M-parameter BERT, as a ratio to the same run without it.
+"""Measures the overhead: step time of the HF Trainer on an 11 M-parameter BERT, relative to a run without a callback.
 
-Heavy: histograms of weights and gradients and norms, every 10 steps, in every way at the same cadence. Sets: ours at
-their own cadence (histograms every 100 steps, or 50). Budget: the heavy metrics with `overhead_budget: 0.01`, timed
-when periods are chosen; and the share of the time that measuring took before and after (`perf/monitor_share`).
+Heavy: histograms of weights and gradients and norms, every 10 steps, for every candidate at the same interval. Sets:
+the bundled sets at their own cadence (histograms every 100 steps, or 50). Budget: the heavy metrics with
+`overhead_budget: 0.01`, timed after the intervals are chosen, and the monitoring share before and after.
 
-`share` is what ours says of itself, the part of the time that its thread took (`perf/monitor_share`): steadier than a
-difference between runs. Ways run in turns, another one first in each round. A round gives a ratio to its own run
-without a callback; the median of the rounds' ratios is printed, and all of them.
+`share` is the package's own measurement of its thread time (`perf/monitor_share`), which varies less than a difference
+between runs. Candidates run in turns, starting with another one in each round. A round gives a ratio to its own run
+without a callback. The output is the median of these ratios, and all of them.
 
     python benchmarks/overhead.py [--rounds 5] [--steps 60] [--json overhead.json] [--only heavy|sets|budget]
 
-wandb is measured where it is installed (pip install wandb), offline.
+wandb is measured if it is installed (pip install wandb), offline.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Clock(TrainerCallback):
 
 
 class Naive(TrainerCallback):
-    """What people write: tensorboardX's histogram and a norm of every parameter and gradient."""
+    """The usual hand-written callback: tensorboardX's histogram and a norm of every parameter and gradient."""
 
     def __init__(self, folder: str) -> None:
         self.writer = tensorboardX.SummaryWriter(folder)
@@ -91,7 +91,7 @@ class Naive(TrainerCallback):
 
 
 class ParameterMonitor(TrainerCallback):
-    """The idea of torchtnt's TensorBoardParameterMonitor: histograms of the weights, by torch's own writer."""
+    """The method of torchtnt's TensorBoardParameterMonitor: weight histograms with torch's writer."""
 
     def __init__(self, folder: str) -> None:
         self.writer = SummaryWriter(folder)
@@ -104,7 +104,7 @@ class ParameterMonitor(TrainerCallback):
 
 
 class WandbWatch(TrainerCallback):
-    """wandb.watch(log="all"), offline, and a commit at the same cadence."""
+    """Offline wandb.watch(log="all"), with a commit at the same interval."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any, **kwargs: Any) -> None:
         import wandb
@@ -134,7 +134,7 @@ SETS: dict[str, Make] = {
     for name in ("minimal", "default", "full")
 }
 BUDGET = 0.01
-SETTLING = 6 * EVERY  # three points to know what each metric costs, and as many steps again to act upon it
+SETTLING = 6 * EVERY  # three points to measure each metric's cost, and as many steps again to apply the decision
 WITHIN: dict[str, Make] = {
     "ours, heavy": lambda folder: [TbxTrainerCallback(HEAVY, log_dir=folder)],
     f"ours, heavy, overhead_budget: {BUDGET}": lambda folder: [
@@ -157,7 +157,7 @@ def rows(number: int) -> list[dict[str, Any]]:
 
 
 def train(make: Make, steps: int, folder: str, skip: int = EVERY) -> float:
-    """Seconds a step after those skipped, on average: due steps count as they come."""
+    """Mean seconds per step after the skipped ones, including due steps."""
     clock = Clock(skip)
     callbacks = make(f"{folder}/logs")
     args = TrainingArguments(
@@ -187,7 +187,7 @@ def compare(
     skip: int = EVERY,
     seen: Callable[[str, str], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Times ways in turns; `seen` is told of each run, and where it wrote."""
+    """Times the candidates in turns; `seen` is called with each run's name and folder."""
     times: dict[str, list[float]] = {name: [] for name in {**BARE, **ways}}
     own: dict[str, list[float]] = {name: [] for name in times}
     order = list({**BARE, **ways}.items())
@@ -199,7 +199,7 @@ def compare(
                 own[name].extend([] if share is None else share.values[share.steps > skip].tolist())
                 if seen is not None:
                     seen(name, f"{folder}/logs")
-        order.append(order.pop(0))  # who comes first finds another machine than who comes last
+        order.append(order.pop(0))  # the position in a round affects the result
     bare = times["nothing"]
     print(f"{'':40} {'s a step':>9} {'ratio':>7} {'bar':>6} {'share':>7}   ratios")
     found: dict[str, dict[str, Any]] = {}
@@ -216,7 +216,7 @@ def compare(
 
 
 def within(rounds: int, steps: int) -> dict[str, Any]:
-    """What a budget does: shares of the time before its first and after its last decision, and the chosen periods."""
+    """Measures a budget's effect: monitoring share before its first and after its last decision, and the intervals."""
     shares: dict[str, list[tuple[float, float]]] = {name: [] for name in WITHIN}
     chosen: list[str] = []
 

@@ -1,6 +1,6 @@
-"""How long reading a large run takes, and how much memory. Run: python benchmarks/reading.py [--scalars N]
+"""Measures the time and memory of reading a large run. Run: python benchmarks/reading.py [--scalars N]
 
-Two shapes of the same numbers: one event a scalar, as most writers write them, and one event a step, as ours does.
+The same values in two layouts: one event per scalar, as most writers do, and one event per step, as this package does.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def write(folder: Path, *, scalars: int, histograms: int, together: bool) -> Non
 
 
 def read(folder: str) -> None:
-    """Reads in this process and prints what it took."""
+    """Reads the run in this process and prints time and memory."""
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     reports: list[tuple[int, int]] = []

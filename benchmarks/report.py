@@ -1,4 +1,4 @@
-"""What the report of a long run takes: reading, writing, size, opening in Chromium. Run: python benchmarks/report.py
+"""Measures the report of a long run: reading, writing, size, opening in Chromium. Run: python benchmarks/report.py
 
 A run of BERT-base with every metric of the set "full", logged at every tenth step, histograms every 50.
 """
@@ -89,7 +89,7 @@ def write(folder: Path, *, steps: int, every: int) -> None:
 
 
 def opened(page: Path) -> dict[str, float]:
-    """Milliseconds until the page is parsed, and until its first chart is drawn; and what it said to the console."""
+    """Milliseconds until the page is parsed and until its first chart is drawn; and its console messages."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

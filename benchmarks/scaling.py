@@ -1,9 +1,9 @@
-"""How the cost of measuring grows: with elements, with many small tensors, with groups; and the size of the file.
+"""Measures how the cost grows with elements, with many small tensors and with groups; and the size of the file.
 
     python benchmarks/scaling.py [--largest 1000] [--json scaling.json]
 
-Norms and histograms (64 bins) of float32 tensors on the CPU, from tensors to numbers. The file's size is that of a real
-run of the set `default` on BERT-base (200 steps without an update), carried on to 10,000 steps by its points.
+Norms and histograms (64 bins) of float32 tensors on the CPU, from tensors to numbers. The size of the file is
+extrapolated to 10,000 steps from a real run of the set `default` on BERT-base (200 steps without an update).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Groups = Sequence[Sequence[Tensor]]
 
 
 def seconds(work: Callable[[], object], rounds: int = 3) -> float:
-    """Of the fastest round, after a first one."""
+    """Seconds of the fastest round, after a warm-up."""
     work()
     found = []
     for _ in range(rounds):
@@ -70,7 +70,7 @@ def table(title: str, cases: dict[str, Groups]) -> dict[str, dict[str, float]]:
 
 
 def file_size() -> dict[str, float]:
-    """Bytes of the file after 10,000 steps of BERT-base, carried on from a real run of 200."""
+    """Size in bytes after 10,000 steps of BERT-base, extrapolated from a real run of 200."""
     model = BertForSequenceClassification(BertConfig())
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter) * 1e-3

@@ -1,4 +1,4 @@
-"""A long run through the real writer: memory, completeness, size. Run: python benchmarks/soak.py [STEPS]
+"""Tests a long run through the real writer: memory, completeness, size. Run: python benchmarks/soak.py [STEPS]
 
 200,000 steps of 20 scalars, and every 100 steps 15 histograms of 64 bins.
 """

@@ -1,6 +1,6 @@
-"""Cost of writing scalars: one event a step against tensorboardX's add_scalar. Run: python benchmarks/writer.py
+"""Measures writing scalars: one event per step against tensorboardX's add_scalar. Run: python benchmarks/writer.py
 
-Both sides write 200 scalars a step, to the closed file, in turns; the ratio is that of the medians.
+Both write 200 scalars per step, to the closed file, in turns; the ratio is that of the medians.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class TbxIgnite(StepCountingIntegration):
         if self._is_writer:
             state: Any = engine.state
             inputs = state.batch if isinstance(state.batch, dict) else dict(enumerate(state.batch))
-            fraction = state.iteration / state.epoch_length if self._logs else None
+            fraction = state.iteration / state.epoch_length if self._log_due else None
             loss = state.output.detach()
             self._end_microbatch(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
 

@@ -1,6 +1,6 @@
 """Fine-tune BERT for sentiment with the Hugging Face Trainer and log the run to TensorBoard.
 
-Without arguments it makes its own labelled sentences, trains a vocabulary and a small BERT on them, offline.
+Without arguments it generates labelled sentences, and trains a vocabulary and a small BERT on them, offline.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tbx_callbacks import TbxTrainerCallback
 
 
 class EvaluationProgress(ProgressCallback):  # type: ignore[misc]
-    """The Trainer's progress bar, with one line an evaluation instead of every number that is logged."""
+    """The Trainer's progress bar, with one line per evaluation instead of all logged values."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Prints evaluations only."""
@@ -28,12 +28,12 @@ class EvaluationProgress(ProgressCallback):  # type: ignore[misc]
 
 
 def train(task: Task) -> Outcome | None:
-    """Trains with the Trainer, which evaluates and saves at each epoch's end."""
+    """Trains with the Trainer, which evaluates and saves at the end of each epoch."""
     callback = TbxTrainerCallback(task.config)
-    evaluated = ["dev", "eval"]  # the split that is evaluated, and the first part of its tags
+    current_split = ["dev", "eval"]  # the evaluated split, and the first part of its tags
 
     def metrics(prediction: Any) -> dict[str, float]:
-        split, family = evaluated
+        split, family = current_split
         show_predictions(callback, task.rows[split], prediction.predictions, prediction.label_ids, family)
         return scores(prediction.predictions, prediction.label_ids)
 
@@ -59,8 +59,8 @@ def train(task: Task) -> Outcome | None:
             greater_is_better=True,
             report_to="none",
             disable_tqdm=False,
-            average_tokens_across_devices=False,  # BERT's loss is a mean; summed over ranks it would grow with them
-            use_cpu=not getattr(torch, "accelerator", torch.cuda).is_available(),  # or ranks without one train apart
+            average_tokens_across_devices=False,  # BERT's loss is a mean: a sum over ranks would grow with their number
+            use_cpu=not getattr(torch, "accelerator", torch.cuda).is_available(),  # else ranks train apart on CPU
             dataloader_pin_memory=torch.cuda.is_available(),
             seed=task.seed,
         ),
@@ -75,7 +75,7 @@ def train(task: Task) -> Outcome | None:
     trainer.add_callback(EvaluationProgress)
     callback.attach(trainer)
     trainer.train(resume_from_checkpoint=str(task.checkpoint) if task.checkpoint else None)
-    evaluated[:] = ["test", "test"]
+    current_split[:] = ["test", "test"]
     test = trainer.evaluate(task.encoded["test"], metric_key_prefix="test") if "test" in task.encoded else None
     if not trainer.is_world_process_zero():
         return None
@@ -86,8 +86,8 @@ def train(task: Task) -> Outcome | None:
 
 def find(folder: Path) -> Path | None:
     """The newest checkpoint."""
-    found = get_last_checkpoint(str(folder))
-    return Path(found) if found else None
+    latest = get_last_checkpoint(str(folder))
+    return Path(latest) if latest else None
 
 
 def _scores(logged: dict[str, float] | None, prefix: str) -> dict[str, float] | None:

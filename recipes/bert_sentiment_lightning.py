@@ -1,6 +1,6 @@
 """Fine-tune BERT for sentiment with the Lightning Trainer and log the run to TensorBoard.
 
-Without arguments it makes its own labelled sentences, trains a vocabulary and a small BERT on them, offline.
+Without arguments it generates labelled sentences, and trains a vocabulary and a small BERT on them, offline.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from sentiment_results import SHOWN, Outcome, evaluation_line, show_predictions
 from sentiment_torch import (
     Predictions,
     batches,
+    concatenate,
     evaluation,
-    joined,
     optimizer_and_schedule,
     predictions,
     steps_per_epoch,
@@ -33,7 +33,7 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 
 
 class Sentiment(pl.LightningModule):  # type: ignore[misc]
-    """A classifier of transformers. Training shows in `train/loss`, evaluation in `eval/…` and `test/…`."""
+    """A transformers classifier. Training is logged as `train/loss`, evaluation as `eval/…` and `test/…`."""
 
     def __init__(self, task: Task, callback: TbxLightningCallback) -> None:
         super().__init__()
@@ -41,16 +41,16 @@ class Sentiment(pl.LightningModule):  # type: ignore[misc]
         self.save_hyperparameters(
             {"lr": task.lr, "batch": task.batch, "accumulate": task.accumulate, "seed": task.seed}, logger=False
         )
-        self._seen: list[Predictions] = []
+        self._predictions: list[Predictions] = []
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss of a batch."""
+        """Returns the loss of a batch."""
         loss: Tensor = self.network(**batch).loss
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Keeps the predictions: F1 is not a mean over batches."""
-        self._seen.append(predictions(self.network, batch))
+        """Collects the predictions, because F1 is not a mean over batches."""
+        self._predictions.append(predictions(self.network, batch))
 
     test_step = validation_step
 
@@ -68,14 +68,19 @@ class Sentiment(pl.LightningModule):  # type: ignore[misc]
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _log_scores(self, split: str, family: str) -> None:
-        self.log_dict({f"{family}/{name}": value for name, value in evaluation(self._seen).items()}, sync_dist=True)
-        if self.trainer.world_size == 1:  # or this rank has seen a part of them
-            show_predictions(self.callback, self.task.rows[split], *joined(self._seen), family)
-        self._seen = []
+        self.log_dict(
+            {f"{family}/{name}": value for name, value in evaluation(self._predictions).items()}, sync_dist=True
+        )
+        if self.trainer.world_size == 1:  # with several ranks, this rank has only a part of them
+            show_predictions(self.callback, self.task.rows[split], *concatenate(self._predictions), family)
+        self._predictions = []
 
 
 class Evaluations(Callback):  # type: ignore[misc]
-    """Prints one line an evaluation, keeps the best, and saves: ModelCheckpoint would miss one after the last step."""
+    """Prints one line per evaluation, tracks the best one, and saves.
+
+    ModelCheckpoint would miss an evaluation after the last step.
+    """
 
     def __init__(self, folder: Path, epoch_steps: int) -> None:
         self.folder, self.epoch_steps = folder, epoch_steps
@@ -83,7 +88,7 @@ class Evaluations(Callback):  # type: ignore[misc]
         self.best: dict[str, float] | None = None
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Takes the scores of the evaluation that has ended."""
+        """Records the scores of the finished evaluation."""
         dev = {name: float(trainer.callback_metrics[f"eval/{name}"]) for name in SHOWN}
         self.step = trainer.global_step
         if trainer.is_global_zero:
@@ -94,16 +99,16 @@ class Evaluations(Callback):  # type: ignore[misc]
         trainer.save_checkpoint(self.folder / LAST)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed training must know."""
+        """Returns the state for a resumed training."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes what a checkpoint kept."""
+        """Restores the state from a checkpoint."""
         self.best = state_dict["best"]
 
 
 def train(task: Task) -> Outcome | None:
-    """Trains with the Lightning Trainer, which evaluates and saves at each epoch's end."""
+    """Trains with the Lightning Trainer; evaluates and saves at the end of each epoch."""
     callback = TbxLightningCallback(task.config)
     evaluations = Evaluations(task.output_dir, steps_per_epoch(task))
     if task.checkpoint is None:
@@ -124,7 +129,7 @@ def train(task: Task) -> Outcome | None:
     )
     module, dev = Sentiment(task, callback), batches(task, "dev")
     trainer.fit(module, batches(task, "train"), dev, ckpt_path=task.checkpoint)
-    if evaluations.step != trainer.global_step:  # the last step was within an epoch
+    if evaluations.step != trainer.global_step:  # the last epoch is incomplete
         trainer.validate(module, dev, verbose=False)
     test = None
     if "test" in task.encoded:
@@ -141,6 +146,6 @@ def find(folder: Path) -> Path | None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", module="lightning")  # of numbers of workers, and of torch's deprecations
+    warnings.filterwarnings("ignore", module="lightning")  # warnings about num_workers, and torch's deprecations
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     run(train, find, __doc__)

@@ -1,6 +1,6 @@
 """Fine-tune BERT for sentiment in a plain PyTorch loop and log the run to TensorBoard.
 
-Without arguments it makes its own labelled sentences, trains a vocabulary and a small BERT on them, offline.
+Without arguments it generates labelled sentences, and trains a vocabulary and a small BERT on them, offline.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from sentiment import Task, run
 from sentiment_results import Outcome, Scores, evaluation_line, show_predictions
 from sentiment_torch import (
     batches,
+    concatenate,
     evaluation,
-    joined,
     optimizer_and_schedule,
     predictions,
     steps_per_epoch,
@@ -32,7 +32,7 @@ CHECKPOINT, STATE = "checkpoint", "training.pt"
 
 
 class Training:
-    """The state of a training: what a checkpoint holds."""
+    """The state of a training, as stored in a checkpoint."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -44,44 +44,44 @@ class Training:
         self.best: Scores | None = None
         self.best_weights: dict[str, Tensor] = {}
         if task.checkpoint is not None:
-            kept = torch.load(task.checkpoint / STATE, map_location=self.device)
-            self.optimizer.load_state_dict(kept["optimizer"])
-            self.schedule.load_state_dict(kept["schedule"])
-            self.step, self.log_dir = kept["step"], kept["log_dir"]
-            self.best, self.best_weights = kept["best"], kept["best_weights"]
+            state = torch.load(task.checkpoint / STATE, map_location=self.device)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.step, self.log_dir = state["step"], state["log_dir"]
+            self.best, self.best_weights = state["best"], state["best_weights"]
 
-    def shuffled(self, loader: Any, epoch: int) -> Any:
-        """The loader, in the order of this epoch, which does not depend on whether the training was resumed."""
+    def shuffle(self, loader: Any, epoch: int) -> Any:
+        """The loader in the order of this epoch, which is the same in a resumed training."""
         loader.generator.manual_seed(self.task.seed + epoch)
         return loader
 
-    def keep(self, step: int, dev: Scores) -> None:
-        """Keeps the best weights, and writes a checkpoint beside the last one before it takes its place."""
+    def save_checkpoint(self, step: int, dev: Scores) -> None:
+        """Keeps the best weights, and writes a checkpoint; it replaces the previous one once it is complete."""
         self.step = step
         if self.best is None or dev["accuracy"] > self.best["accuracy"]:
             self.best = dev
             self.best_weights = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-        folder, draft = self.task.output_dir / CHECKPOINT, self.task.output_dir / f"{CHECKPOINT}.new"
-        self.network.save_pretrained(draft)
-        self.task.tokenizer.save_pretrained(draft)
+        folder, new_folder = self.task.output_dir / CHECKPOINT, self.task.output_dir / f"{CHECKPOINT}.new"
+        self.network.save_pretrained(new_folder)
+        self.task.tokenizer.save_pretrained(new_folder)
         names = ("step", "log_dir", "best", "best_weights")
         states = {"optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict()}
-        torch.save({**{name: getattr(self, name) for name in names}, **states}, draft / STATE)
+        torch.save({**{name: getattr(self, name) for name in names}, **states}, new_folder / STATE)
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(draft, folder)
+        os.replace(new_folder, folder)
 
     def evaluate(self, split: str, loop: TbxLoop) -> dict[str, float]:
-        """Loss, accuracy and F1 of a split; the loop logs views of the predictions."""
+        """Computes loss, accuracy and F1 of a split; the loop logs views of the predictions."""
         self.network.eval()
         with torch.no_grad():
-            found = [predictions(self.network, batch.to(self.device)) for batch in batches(self.task, split)]
+            parts = [predictions(self.network, batch.to(self.device)) for batch in batches(self.task, split)]
         self.network.train()
-        show_predictions(loop, self.task.rows[split], *joined(found), "eval" if split == "dev" else split)
-        return evaluation(found)
+        show_predictions(loop, self.task.rows[split], *concatenate(parts), "eval" if split == "dev" else split)
+        return evaluation(parts)
 
 
 def train(task: Task) -> Outcome:
-    """Trains in a loop, evaluates and saves at each epoch's end."""
+    """Trains in a plain loop; evaluates and saves at the end of each epoch."""
     training, loader, steps = Training(task), batches(task, "train"), total_steps(task)
     network, optimizer, schedule = training.network, training.optimizer, training.schedule
     options: dict[str, Any] = {"log_every": task.logging_steps, "max_grad_norm": task.max_grad_norm}
@@ -93,14 +93,14 @@ def train(task: Task) -> Outcome:
     ):
         training.log_dir = loop.log_dir
         while loop.step < steps and not loop.should_stop:
-            epoch, done = divmod(loop.step, steps_per_epoch(task))
-            for place, batch in enumerate(training.shuffled(loader, epoch)):
-                window = place // task.accumulate
-                if window < done:  # trained on before the checkpoint
+            epoch, finished_windows = divmod(loop.step, steps_per_epoch(task))
+            for index, batch in enumerate(training.shuffle(loader, epoch)):
+                window = index // task.accumulate
+                if window < finished_windows:  # already trained on before the checkpoint
                     continue
                 loss = network(**batch.to(training.device)).loss
                 (loss / min(task.accumulate, len(loader) - window * task.accumulate)).backward()
-                if (place + 1) % task.accumulate == 0 or place + 1 == len(loader):
+                if (index + 1) % task.accumulate == 0 or index + 1 == len(loader):
                     loop.before_clip()
                     nn.utils.clip_grad_norm_(network.parameters(), task.max_grad_norm)
                     optimizer.step()
@@ -113,7 +113,7 @@ def train(task: Task) -> Outcome:
             dev = training.evaluate("dev", loop)
             loop.evaluate(**dev)
             tqdm.write(evaluation_line(loop.step, loop.step / steps_per_epoch(task), dev))
-            training.keep(loop.step, dev)
+            training.save_checkpoint(loop.step, dev)
         test = None
         if "test" in task.encoded:
             network.load_state_dict(training.best_weights)
@@ -124,7 +124,7 @@ def train(task: Task) -> Outcome:
 
 
 def hparams(task: Task) -> dict[str, float]:
-    """What the HParams tab compares."""
+    """The hyper-parameters for the HParams tab."""
     return {"lr": task.lr, "batch": task.batch, "accumulate": task.accumulate, "seed": task.seed}
 
 

@@ -1,4 +1,4 @@
-"""What the sentiment recipes share: their options, and the task that these make."""
+"""Defines the command-line options that the sentiment recipes share, and the task they describe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OUTPUT = Path("outputs") / Path(getattr(sys.modules["__main__"], "__file__", Non
 
 @dataclass(frozen=True)
 class Task:
-    """What there is to train, and how."""
+    """Data, model and settings of a training."""
 
     rows: DatasetDict
     """Sentences and labels, by split."""
@@ -42,7 +42,7 @@ class Task:
     seed: int
     output_dir: Path
     checkpoint: Path | None
-    """Where to go on from."""
+    """The checkpoint to resume from."""
     warmup: float = 0.1
     """Share of the steps in which the learning rate rises; then it falls to 0 linearly."""
     max_grad_norm: float = 1.0
@@ -50,7 +50,7 @@ class Task:
 
 
 def start_folder(output_dir: Path) -> Path:
-    """Where the recipes whose checkpoints hold only weights keep the model's configuration and the tokenizer."""
+    """The folder of the model's configuration and tokenizer, for checkpoints that contain only weights."""
     return output_dir / "start"
 
 
@@ -58,23 +58,24 @@ def run(train: Callable[[Task], Outcome | None], find: Callable[[Path], Path | N
     """Runs a recipe as a command.
 
     Args:
-        train: trains and evaluates at each epoch's end; returns None on ranks that print nothing.
-        find: the newest checkpoint in an output folder. A folder holds the model and the tokenizer too.
-        about: what the recipe does.
+        train: trains, and evaluates at the end of each epoch; returns None on ranks that print nothing.
+        find: returns the latest checkpoint in an output folder. A checkpoint folder also contains the model and the
+            tokenizer.
+        about: describes the recipe.
     """
 
     def main(
         data: Annotated[
-            Path | None, typer.Option(help="Folder with train, dev (and test) .tsv, .csv or .jsonl.")
+            Path | None, typer.Option(help="Folder with train, dev and optional test files (.tsv, .csv, .jsonl).")
         ] = None,
         dataset: Annotated[
-            str | None, typer.Option(help="Hub dataset, such as stanfordnlp/sst2, or a local one.")
+            str | None, typer.Option(help="Hub dataset, such as stanfordnlp/sst2, or a local dataset.")
         ] = None,
         text_column: Annotated[str, typer.Option(help="Column with the texts.")] = "sentence",
         label_column: Annotated[str, typer.Option(help="Column with the labels, numbers or strings.")] = "label",
         model: Annotated[str | None, typer.Option(help="Pretrained model: hub name or folder.")] = None,
         vocab: Annotated[
-            Path | None, typer.Option(help="BERT vocab.txt; without it one is trained on the data.")
+            Path | None, typer.Option(help="BERT vocab.txt; default: train a vocabulary on the data.")
         ] = None,
         cased: Annotated[bool, typer.Option("--cased", help="Keep upper case (without --model).")] = False,
         config: Annotated[str, typer.Option(help="Metric set: a name or a YAML file.")] = "default",
@@ -85,22 +86,22 @@ def run(train: Callable[[Task], Outcome | None], find: Callable[[Path], Path | N
             float, typer.Option(min=0.0, max=0.9, help="Dropout of hidden layers (without --model).")
         ] = 0.3,
         vocab_size: Annotated[int, typer.Option(min=100, help="Size of a trained vocabulary.")] = 4000,
-        length: Annotated[int, typer.Option(min=4, help="Longest input, in tokens.")] = 48,
+        length: Annotated[int, typer.Option(min=4, help="Maximum input length, in tokens.")] = 48,
         lr: Annotated[float | None, typer.Option(help="Peak learning rate; 2e-5 with --model, else 5e-4.")] = None,
-        epochs: Annotated[float | None, typer.Option(min=0.0, help="Epochs; 3, or 8 on made-up data.")] = None,
-        batch: Annotated[int, typer.Option(min=1, help="Sentences a batch.")] = 32,
-        accumulate: Annotated[int, typer.Option(min=1, help="Batches an optimizer step.")] = 1,
+        epochs: Annotated[float | None, typer.Option(min=0.0, help="Epochs; 3, or 8 on generated data.")] = None,
+        batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 32,
+        accumulate: Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")] = 1,
         max_steps: Annotated[int, typer.Option(help="Optimizer steps; overrides --epochs.")] = -1,
-        logging_steps: Annotated[int, typer.Option(min=1, help="Steps between logged numbers.")] = 10,
+        logging_steps: Annotated[int, typer.Option(min=1, help="Steps between logged values.")] = 10,
         seed: Annotated[int, typer.Option(help="Seed of the data, the weights and the order.")] = 0,
         output_dir: Annotated[Path, typer.Option(help="Checkpoints and logs.")] = OUTPUT,
-        resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+        resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint.")] = False,
     ) -> None:
-        """Train, evaluate at each epoch's end, and say where the logs are."""
+        """Train, evaluate after each epoch, and print the log directory."""
         started = time.time()
         set_seed(seed)
         try:
-            load_config(config)  # its mistakes come before any work
+            load_config(config)  # report configuration errors before any work
             checkpoint = _checkpoint(output_dir, find) if resume else None
             rows = _rows(data, dataset, text_column, label_column, seed)
             if hidden % heads:
@@ -111,9 +112,11 @@ def run(train: Callable[[Task], Outcome | None], find: Callable[[Path], Path | N
         except (DataError, ConfigError) as error:
             Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
             raise typer.Exit(2) from error
-        console.print(f"data: {data or dataset or 'made-up sentences'}; rows: {_sizes(rows)}; labels: {_labels(rows)}")
         console.print(
-            f"model: {model or 'BERT from random weights'}, {network.num_parameters() / 1e6:.1f} M parameters"
+            f"data: {data or dataset or 'generated sentences'}; rows: {_sizes(rows)}; labels: {_labels(rows)}"
+        )
+        console.print(
+            f"model: {model or 'randomly initialized BERT'}, {network.num_parameters() / 1e6:.1f} M parameters"
         )
         task = Task(
             rows=rows,
@@ -136,19 +139,19 @@ def run(train: Callable[[Task], Outcome | None], find: Callable[[Path], Path | N
             report(outcome, time.time() - started)
 
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()  # of loading and saving; that of training stays
+    transformers_logging.disable_progress_bar()  # hides the bars of loading and saving, not that of training
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(help=about)(main)
     app(prog_name=Path(sys.argv[0]).name if sys.argv[0].endswith(".py") else sys.argv[0])
 
 
 def _checkpoint(folder: Path, find: Callable[[Path], Path | None]) -> Path:
-    found = find(folder) if folder.is_dir() else None
-    if found is None:
+    latest = find(folder) if folder.is_dir() else None
+    if latest is None:
         raise DataError(
             f"--resume needs a checkpoint in --output-dir, but {str(folder)!r} has none; leave --resume out"
         )
-    return found
+    return latest
 
 
 def _source(output_dir: Path, checkpoint: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Data of the sentiment recipes: sentences with labels, from files, from a hub dataset, or made here."""
+"""Loads the data of the sentiment recipes: labelled sentences from files or a hub dataset, or generated ones."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ ENDINGS = (".tsv", ".csv", ".jsonl")
 REQUIRED = ("train", "dev")
 
 
-datasets_logging.set_verbosity(datasets_logging.CRITICAL)  # errors are said in our words
-disable_progress_bars()  # reading is quick; the one bar that is shown is that of training
+datasets_logging.set_verbosity(datasets_logging.CRITICAL)  # errors are reported as DataError
+disable_progress_bars()  # reading is quick; only the training has a progress bar
 
 
 class DataError(ValueError):
-    """Data that cannot be trained on; the message says where, the rule, the value and the remedy."""
+    """Invalid training data. The message gives the location, the rule, the value and the remedy."""
 
 
 def load_folder(folder: Path, text: str = "sentence", label: str = "label") -> DatasetDict:
-    """Reads train, dev and (if there is one) test from `.tsv`, `.csv` or `.jsonl` files; rows stay memory-mapped.
+    """Reads train, dev and optional test data from `.tsv`, `.csv` or `.jsonl` files; rows stay memory-mapped.
 
-    In `.tsv` files quotes are ordinary characters; `.csv` files are quoted as usual.
+    In `.tsv` files quotes are ordinary characters; `.csv` files use standard quoting.
 
     Raises:
-        DataError: a missing file or column, an empty split, one class only, an unknown label, text that is not UTF-8.
+        DataError: a missing file or column, an empty split, a single class, an unknown label, or text that is not
+            UTF-8.
     """
     if not folder.is_dir():
         raise DataError(f"--data must be a folder with train and dev files, got {str(folder)!r}")
@@ -43,14 +44,14 @@ def load_folder(folder: Path, text: str = "sentence", label: str = "label") -> D
             splits[split] = _read(path)
         elif split in REQUIRED:
             raise DataError(f"{folder}: there must be a file {split}{'|'.join(ENDINGS)}, found {_names(folder)}")
-    return _checked(DatasetDict(splits), str(folder), text, label)
+    return _validate(DatasetDict(splits), str(folder), text, label)
 
 
 def load_hub(name: str, text: str = "sentence", label: str = "label") -> DatasetDict:
     """Loads a dataset by its hub name, or from a local folder that `datasets` understands.
 
     Raises:
-        DataError: it cannot be loaded, or lacks what `load_folder` checks.
+        DataError: it cannot be loaded, or fails the checks of `load_folder`.
     """
     try:
         loaded = load_dataset(name)
@@ -58,25 +59,25 @@ def load_hub(name: str, text: str = "sentence", label: str = "label") -> Dataset
         raise DataError(f"--dataset must name a dataset that can be loaded, got {name!r}: {error}") from error
     splits = {}
     for split, names in SPLITS.items():
-        found = next((candidate for candidate in names if candidate in loaded), None)
-        if found is not None:
-            splits[split] = loaded[found]
+        split_name = next((candidate for candidate in names if candidate in loaded), None)
+        if split_name is not None:
+            splits[split] = loaded[split_name]
         elif split in REQUIRED:
             raise DataError(f"{name}: there must be a {split} split, found {', '.join(loaded)}")
     if "test" in splits and label in splits["test"].column_names and set(splits["test"].unique(label)) == {-1}:
-        del splits["test"]  # hub datasets hide the labels of their test split so
-    return _checked(DatasetDict(splits), name, text, label)
+        del splits["test"]  # hub datasets hide test labels this way
+    return _validate(DatasetDict(splits), name, text, label)
 
 
 def made_up(train: int = 6000, dev: int = 600, test: int = 600, seed: int = 0) -> DatasetDict:
-    """Review sentences made here, with negation, contrast and intensifiers; no sentence is in two splits."""
-    made = sentences(random.Random(seed), train + dev + test)
+    """Generates review sentences with negation, contrast and intensifiers; the splits share no sentence."""
+    pairs = sentences(random.Random(seed), train + dev + test)
     splits, start = {}, 0
     for split, size in (("train", train), ("dev", dev), ("test", test)):
-        rows = made[start : start + size]
+        rows = pairs[start : start + size]
         splits[split] = Dataset.from_dict({"sentence": [r[0] for r in rows], "label": [r[1] for r in rows]})
         start += size
-    return _checked(DatasetDict(splits), "made-up data", "sentence", "label")
+    return _validate(DatasetDict(splits), "generated data", "sentence", "label")
 
 
 def _read(path: Path) -> Dataset:
@@ -85,7 +86,7 @@ def _read(path: Path) -> Dataset:
     try:
         if path.suffix == ".jsonl":
             return load_dataset("json", data_files=str(path), split="train")
-        # Texts such as "null" or "NA" are texts; datasets would drop them as missing.
+        # Keep texts such as "null" or "NA", which datasets would drop as missing.
         style = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
         return load_dataset("csv", data_files=str(path), split="train", keep_default_na=False, **style)
     except (DatasetGenerationError, ValueError, TypeError) as error:
@@ -93,7 +94,7 @@ def _read(path: Path) -> Dataset:
 
 
 def _lines(path: Path) -> int:
-    """Number of lines of a file, which must be UTF-8."""
+    """Number of lines of a UTF-8 file."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     lines, ends_open = 0, False
     with path.open("rb") as file:
@@ -109,19 +110,19 @@ def _lines(path: Path) -> int:
     return lines + ends_open
 
 
-def _checked(splits: DatasetDict, source: str, text: str, label: str) -> DatasetDict:
-    """The splits with the columns `sentence` (string) and `label` (ClassLabel), after all checks."""
+def _validate(splits: DatasetDict, source: str, text: str, label: str) -> DatasetDict:
+    """Checks the splits; returns them with the columns `sentence` (string) and `label` (ClassLabel)."""
     for split, rows in splits.items():
         _check_rows(rows, f"{source}: {split}", text, label)
     names = _label_names(splits["train"], source, label)
-    known = {name: place for place, name in enumerate(names)}
+    known = {name: index for index, name in enumerate(names)}
     for split, rows in splits.items():
-        found = rows.features[label]
+        label_feature = rows.features[label]
         values = rows.unique(label)
-        strange = [value for value in values if _name(value, found) not in known]
-        if strange:
+        unknown = [value for value in values if _name(value, label_feature) not in known]
+        if unknown:
             raise DataError(
-                f"{source}: labels of {split} must be among those of train ({', '.join(names)}), got {strange[0]!r}"
+                f"{source}: labels of {split} must be among those of train ({', '.join(names)}), got {unknown[0]!r}"
             )
     prepared = DatasetDict()
     for split, rows in splits.items():

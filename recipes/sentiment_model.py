@@ -1,4 +1,4 @@
-"""Tokenizer and model of the sentiment recipes: pretrained, or a small BERT from random weights."""
+"""Builds tokenizer and model of the sentiment recipes: pretrained, or a small randomly initialized BERT."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of a BERT that starts from random weights."""
+    """Sizes of a randomly initialized BERT."""
 
     layers: int = 2
     hidden: int = 128
@@ -36,7 +36,7 @@ class Sizes:
 def build(
     data: DatasetDict, *, model: str | None, vocab: Path | None, sizes: Sizes, cased: bool
 ) -> tuple[PreTrainedTokenizerFast, Any]:
-    """The tokenizer and the model.
+    """Builds the tokenizer and the model.
 
     Raises:
         DataError: the pretrained model or the vocabulary cannot be read.
@@ -70,43 +70,48 @@ def build(
 
 
 def train_vocabulary(rows: Dataset, size: int, cased: bool) -> PreTrainedTokenizerFast:
-    """Trains a WordPiece vocabulary on the sentences, read in batches; the same sentences give the same vocabulary."""
+    """Trains a WordPiece vocabulary on the sentences, read in batches; the result is deterministic."""
 
     def texts() -> Iterator[list[str]]:
         for batch in rows.iter(batch_size=1000):
             yield batch["sentence"]
 
-    draft = _wordpiece(models.WordPiece(unk_token="[UNK]"), cased)
-    letters = {letter for batch in texts() for text in batch for letter in draft.normalizer.normalize_str(text)}
-    # The trainer breaks ties between equally frequent pieces by their ids, and gives ids to continuing letters in an
-    # order that changes from process to process: they get theirs here.
-    fixed = [*SPECIAL, *(f"##{letter}" for letter in sorted(letters) if not letter.isspace())]
-    draft.train_from_iterator(
-        texts(), trainers.WordPieceTrainer(vocab_size=size, special_tokens=fixed, show_progress=False)
+    trainer_tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"), cased)
+    characters = {
+        character
+        for batch in texts()
+        for text in batch
+        for character in trainer_tokenizer.normalizer.normalize_str(text)
+    }
+    # The trainer breaks ties between equally frequent pieces by their ids. It numbers continuing characters in an order
+    # that differs between processes, so they get fixed ids here.
+    fixed_tokens = [*SPECIAL, *(f"##{character}" for character in sorted(characters) if not character.isspace())]
+    trainer_tokenizer.train_from_iterator(
+        texts(), trainers.WordPieceTrainer(vocab_size=size, special_tokens=fixed_tokens, show_progress=False)
     )
-    return _finish(_wordpiece(models.WordPiece(draft.get_vocab(), unk_token="[UNK]"), cased))
+    return _add_special_tokens(_wordpiece(models.WordPiece(trainer_tokenizer.get_vocab(), unk_token="[UNK]"), cased))
 
 
 def read_vocabulary(path: Path, cased: bool) -> PreTrainedTokenizerFast:
-    """Reads a BERT `vocab.txt`: one token a line, the line's number is its id.
+    """Reads a BERT `vocab.txt`: one token per line; the line number is the token's id.
 
     Raises:
-        DataError: it cannot be read or lacks the special tokens.
+        DataError: it cannot be read, or lacks a special token.
     """
     try:
-        # Not splitlines(): some tokens are characters that it takes for line ends.
+        # Not splitlines(), which treats some tokens as line ends.
         tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--vocab must be a readable UTF-8 file, got {str(path)!r}: {error}") from error
-    vocabulary = {token.removesuffix("\r"): place for place, token in enumerate(tokens)}
+    vocabulary = {token.removesuffix("\r"): index for index, token in enumerate(tokens)}
     missing = [token for token in SPECIAL if token not in vocabulary]
     if missing:
         raise DataError(f"--vocab must hold the special tokens {' '.join(SPECIAL)}, but {path} lacks {missing[0]}")
-    return _finish(_wordpiece(models.WordPiece(vocabulary, unk_token="[UNK]"), cased))
+    return _add_special_tokens(_wordpiece(models.WordPiece(vocabulary, unk_token="[UNK]"), cased))
 
 
 def tokenize(data: DatasetDict, tokenizer: PreTrainedTokenizerFast, length: int) -> DatasetDict:
-    """Token ids, attention masks and labels, cut to `length` tokens; rows stay memory-mapped."""
+    """Token ids, attention masks and labels, truncated to `length` tokens; rows stay memory-mapped."""
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
         encoded = tokenizer(batch["sentence"], truncation=True, max_length=length)
@@ -127,7 +132,7 @@ def _wordpiece(model: models.WordPiece, cased: bool) -> Tokenizer:
     return tokenizer
 
 
-def _finish(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+def _add_special_tokens(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     ids = {token: tokenizer.token_to_id(token) for token in SPECIAL}
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",

@@ -1,4 +1,4 @@
-"""What the sentiment recipes show of a training: scores, views of the predictions, the results at the end."""
+"""Reports the results of the sentiment recipes: scores, prediction views, findings and the report."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOWN = ("loss", "accuracy", "f1")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended. Scores have `loss`, `accuracy` and `f1`; those of dev are the best by accuracy."""
+    """Results of a training. Scores have `loss`, `accuracy` and `f1`; those of dev are the best by accuracy."""
 
     steps: int
     log_dir: str
@@ -42,21 +42,21 @@ def scores(logits: Any, labels: Any) -> dict[str, float]:
         logits: `[samples, classes]`.
         labels: `[samples]`.
     """
-    chosen = np.argmax(logits, axis=-1)
+    predicted = np.argmax(logits, axis=-1)
     average = "binary" if logits.shape[-1] == 2 else "macro"
     return {
-        "accuracy": float(accuracy_score(labels, chosen)),
-        "f1": float(f1_score(labels, chosen, average=average, zero_division=0)),
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "f1": float(f1_score(labels, predicted, average=average, zero_division=0)),
     }
 
 
 def evaluation_line(step: int, epoch: float, dev: Scores) -> str:
-    """What is printed of an evaluation."""
+    """The line that is printed for an evaluation."""
     return f"step {step:>5}  epoch {epoch:.2f}  dev: " + "  ".join(f"{name} {dev[name]:.4f}" for name in SHOWN)
 
 
 def show_predictions(callback: Any, rows: Dataset, logits: Any, labels: Any, split: str) -> None:
-    """Logs the confusion matrix, precision and recall, F1 by class, and the most confidently wrong sentences.
+    """Logs the confusion matrix, precision and recall, F1 by class, and the most confident wrong sentences.
 
     Args:
         callback: a callback or loop of tbx_callbacks.
@@ -70,7 +70,7 @@ def show_predictions(callback: Any, rows: Dataset, logits: Any, labels: Any, spl
 
 
 def report(outcome: Outcome, seconds: float) -> None:
-    """Prints the results, what is wrong with the run, its report, the log folder and the command to look at it."""
+    """Prints the results, the worst findings, the path of the report, the log directory and the command to view it."""
     table = Table("split", "loss", "accuracy", "F1", title=f"results after {outcome.steps} steps, {seconds:.0f} s")
     for name, entry in (("dev (best)", outcome.dev), ("test", outcome.test)):
         if entry is not None:
@@ -78,15 +78,15 @@ def report(outcome: Outcome, seconds: float) -> None:
     console.print(table)
     folder = Path(os.path.relpath(outcome.log_dir))
     _diagnose(folder)
-    console.print(f"logs: {folder}\nlook at them: tbx-callbacks view {folder.parent}", soft_wrap=True, markup=False)
+    console.print(f"log directory: {folder}\nview: tbx-callbacks view {folder.parent}", soft_wrap=True, markup=False)
 
 
 def _diagnose(folder: Path) -> None:
-    """Prints what is wrong with the run, worst first, and writes its report beside its event file."""
+    """Prints the worst findings of the run, and writes its report beside its event file."""
     try:
         show_worst(next(diagnose_folder(folder)).diagnosis, console)
         page = write_report([folder], folder / "report.html")
     except (ImportError, UnreadableError, OSError) as error:
-        console.print(f"no report: {error}", soft_wrap=True, markup=False)
+        console.print(f"report not written: {error}", soft_wrap=True, markup=False)
     else:
         console.print(f"report: {page}", soft_wrap=True, markup=False)

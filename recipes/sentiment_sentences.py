@@ -1,4 +1,4 @@
-"""Review sentences made here, with negation, contrast and intensifiers."""
+"""Generates review sentences with negation, contrast and intensifiers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _clause(rng: random.Random) -> tuple[str, bool]:
 
 
 def _sentence(rng: random.Random) -> tuple[str, str]:
-    """A sentence and its label: that of its main clause. A concession, or what comes before a `but`, does not count."""
+    """A sentence and its label: that of its main clause. Concessions, and clauses before a `but`, do not count."""
     main, good = _clause(rng)
     kind = rng.random()
     if kind < 0.3:
@@ -55,14 +55,14 @@ def _sentence(rng: random.Random) -> tuple[str, str]:
 
 
 def sentences(rng: random.Random, number: int) -> list[tuple[str, str]]:
-    """Different sentences and their labels."""
+    """Distinct sentences with their labels."""
 
     def unique() -> Iterator[tuple[str, str]]:
-        seen: set[str] = set()
-        while len(seen) < number:
+        generated: set[str] = set()
+        while len(generated) < number:
             sentence, label = _sentence(rng)
-            if sentence not in seen:
-                seen.add(sentence)
+            if sentence not in generated:
+                generated.add(sentence)
                 yield sentence, label
 
     return list(unique())

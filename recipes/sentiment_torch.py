@@ -1,4 +1,4 @@
-"""What the Trainer brings along, for recipes without it: batches, optimizer, learning rate, checkpoints' names."""
+"""Provides batches, optimizer and learning-rate schedule for recipes without the Hugging Face Trainer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Predictions = tuple[Tensor, Tensor, Tensor]
 
 
 def batches(task: Task, split: str) -> DataLoader[Any]:
-    """Batches of a split: shuffled anew each epoch for training, in order otherwise."""
+    """Batches of a split: reshuffled each epoch for training, in order otherwise."""
     training = split == "train"
     return DataLoader(
         task.encoded[split],
@@ -30,21 +30,21 @@ def batches(task: Task, split: str) -> DataLoader[Any]:
 
 
 def total_steps(task: Task) -> int:
-    """Optimizer steps of the whole training."""
+    """Number of optimizer steps of the whole training."""
     if task.max_steps > 0:
         return task.max_steps
     return math.ceil(task.epochs * steps_per_epoch(task))
 
 
 def steps_per_epoch(task: Task) -> int:
-    """Optimizer steps of one epoch; its last may be made of fewer batches."""
+    """Number of optimizer steps per epoch; the last one may have fewer batches."""
     return math.ceil(math.ceil(len(task.encoded["train"]) / task.batch) / task.accumulate)
 
 
 def optimizer_and_schedule(
     task: Task, model: torch.nn.Module
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW as the Trainer sets it up: no weight decay on biases and norms, linear warm-up, then down to 0."""
+    """AdamW as in the Trainer: no weight decay on biases and norms; linear warm-up, then linear decay to 0."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
@@ -57,18 +57,18 @@ def optimizer_and_schedule(
 
 
 def predictions(network: Any, batch: Any) -> Predictions:
-    """What the network says of a batch."""
+    """Computes the network's predictions for a batch."""
     outputs = network(**batch)
     return outputs.loss * len(outputs.logits), outputs.logits, batch["labels"]
 
 
 def evaluation(parts: list[Predictions]) -> dict[str, float]:
     """Loss, accuracy and F1 over all batches."""
-    logits, labels = joined(parts)
+    logits, labels = concatenate(parts)
     return {"loss": float(torch.stack([loss for loss, _, _ in parts]).sum()) / len(labels), **scores(logits, labels)}
 
 
-def joined(parts: list[Predictions]) -> tuple[Any, Any]:
+def concatenate(parts: list[Predictions]) -> tuple[Any, Any]:
     """Logits `[samples, classes]` and labels `[samples]` of all batches, as arrays."""
     _, logits, labels = zip(*parts, strict=True)
     return torch.cat(logits).float().cpu().numpy(), torch.cat(labels).cpu().numpy()

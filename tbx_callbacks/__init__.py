@@ -1,6 +1,6 @@
-"""TensorBoard callbacks for fine-tuning: one engine for the Hugging Face Trainer, Lightning and plain PyTorch loops.
+"""TensorBoard callbacks for fine-tuning with the Hugging Face Trainer, Lightning and plain PyTorch loops.
 
-Importing this package loads no trainer: each public name is imported when it is first used.
+Importing this package imports no trainer: each public name is imported on first use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
     "log_predictions",
 ]
 
-_HOME = {
+_MODULES = {
     "TbxLightningCallback": "tbx_callbacks.integrations.lightning.callback",
     "TbxLoop": "tbx_callbacks.integrations.loop",
     "TbxTrainerCallback": "tbx_callbacks.integrations.huggingface.callback",
@@ -39,9 +39,9 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'tbx_callbacks' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

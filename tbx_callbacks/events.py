@@ -1,4 +1,4 @@
-"""Deprecated: `tbx_callbacks.runs` replaces this module."""
+"""Re-exports names of `tbx_callbacks.runs`. Deprecated: import from there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What predictions look like: confusion matrix, curves of precision and recall, F1 by class, the worst texts."""
+"""Logs views of a classifier's predictions: confusion matrix, precision-recall curves, F1, and the worst texts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_EACH = 20  # classes that have views of their own, and numbers in the matrix
-_NAMED = 60  # classes whose names stand at the matrix
-_IGNORED = -100  # the label that torch's losses leave out
+_MAX_CLASSES = 20  # classes with a curve and an F1 score, and with numbers in the matrix
+_MAX_NAMED_CLASSES = 60  # classes whose names are shown beside the matrix
+_IGNORE_INDEX = -100  # the default ignore_index of torch's losses
 
 
 def log_predictions(
@@ -32,140 +32,145 @@ def log_predictions(
     split: str = "eval",
     worst: int = 20,
 ) -> None:
-    """Writes views of a classifier's predictions, at the callback's step; nothing on ranks that do not write.
+    """Logs views of a classifier's predictions at the callback's step; does nothing on ranks that do not write.
 
-    Tags: `<split>/confusion_matrix` (image: rows are true classes, each row's shares and counts),
-    `<split>/precision_recall/<class>` (curve, one class against the others), `<split>/f1/<class>`, and
-    `<split>/worst` (text: the most confidently wrong ones, when texts are given).
+    Tags: `<split>/confusion_matrix` (image: rows are true classes, with each row's shares and counts),
+    `<split>/precision_recall/<class>` (curve, one class against the others), `<split>/f1/<class>`, and `<split>/worst`
+    (text: the most confident wrong predictions, if texts are given).
 
-    With more than 20 classes the matrix has colours alone, in an image of a fixed size, and curves and F1 are those of
-    the 20 classes with most samples; `<split>/f1/macro` is then the mean F1 of all classes that occur.
+    With more than 20 classes the matrix shows colours only, in an image of a fixed size. Curves and F1 are then limited
+    to the 20 classes with the most samples, and `<split>/f1/macro` is the mean F1 of all classes that occur.
 
     Args:
         callback: a callback or loop of this package.
-        logits: `[samples, classes]`, as the model gives them, of any dtype and device; softmax is taken here. Samples
-            without a finite largest logit are left out, with a warning.
-        labels: `[samples]`, class numbers; samples of label -100 are left out.
-        names: of the classes; their numbers when left out. Names that would share a tag get `_2`, `_3` and so on.
-        texts: `[samples]`, what was classified.
+        logits: `[samples, classes]`, raw outputs of any dtype and device; softmax is applied here. Samples without a
+            finite largest logit are left out, with a warning.
+        labels: `[samples]`, class numbers; samples with label -100 are left out.
+        names: class names; default: the class numbers. Names that would share a tag get the suffixes `_2`, `_3` and so
+            on.
+        texts: `[samples]`, the classified texts.
         split: first part of the tags.
-        worst: how many texts.
+        worst: number of texts.
 
     Raises:
-        ImportError: matplotlib is missing.
-        ValueError: shapes do not fit, a label is no class, or no sample has a label.
+        ImportError: matplotlib is not installed.
+        ValueError: shapes do not match, a label is not a class, or no sample has a label.
     """
-    scores, truth = _array(logits, "logits"), _array(labels, "labels")
+    scores, targets = _array(logits, "logits"), _array(labels, "labels")
     names = [str(name) for name in (names or range(scores.shape[-1] if scores.ndim else 0))]
-    _check(scores, truth, names, texts)
+    _check(scores, targets, names, texts)
     step, writer = callback.step, callback.writer
-    kept = np.flatnonzero((truth != _IGNORED) & np.isfinite(scores.max(-1)))
-    if len(kept) < (truth != _IGNORED).sum():
-        logger.warning("%s: samples whose largest logit is NaN or Inf are left out of its views", split)
-    if isinstance(writer, NullSummaryWriter) or not len(kept):
+    indices = np.flatnonzero((targets != _IGNORE_INDEX) & np.isfinite(scores.max(-1)))
+    if len(indices) < (targets != _IGNORE_INDEX).sum():
+        logger.warning("%s: samples whose largest logit is NaN or Inf are left out of the prediction views", split)
+    if isinstance(writer, NullSummaryWriter) or not len(indices):
         return
-    scores, truth = scores[kept], truth[kept].astype(np.int64)
-    shares = np.exp(scores - scores.max(-1, keepdims=True))
-    shares /= shares.sum(-1, keepdims=True)
-    chosen = scores.argmax(-1)
-    counts = _counts(truth, chosen, len(names))
+    scores, targets = scores[indices], targets[indices].astype(np.int64)
+    probabilities = np.exp(scores - scores.max(-1, keepdims=True))
+    probabilities /= probabilities.sum(-1, keepdims=True)
+    predicted = scores.argmax(-1)
+    counts = _confusion_counts(targets, predicted, len(names))
     writer.add_figure(f"{split}/confusion_matrix", _confusion(counts, names), step)
     f1, occurs = _f1(counts)
-    tags, places = unique(map(_tag, names)), list(range(len(names)))
-    if len(names) > _EACH:
+    tags, selected = unique(map(_tag, names)), list(range(len(names)))
+    if len(names) > _MAX_CLASSES:
         tags = unique(["macro", *map(_tag, names)])[1:]
-        places = np.argsort(-counts.sum(1), kind="stable")[:_EACH].tolist()
+        selected = np.argsort(-counts.sum(1), kind="stable")[:_MAX_CLASSES].tolist()
         writer.add_scalar(f"{split}/f1/macro", float(f1[occurs].mean()), step)
-    for place in places:
-        writer.add_scalar(f"{split}/f1/{tags[place]}", float(f1[place]), step)
-        writer.add_pr_curve(f"{split}/precision_recall/{tags[place]}", truth == place, shares[:, place], step)
+    for i in selected:
+        writer.add_scalar(f"{split}/f1/{tags[i]}", float(f1[i]), step)
+        writer.add_pr_curve(f"{split}/precision_recall/{tags[i]}", targets == i, probabilities[:, i], step)
     if texts is not None:
-        chosen_texts = [texts[place] for place in kept.tolist()]
-        writer.add_text(f"{split}/worst", _worst(truth, chosen, shares, names, chosen_texts, worst), step)
+        kept_texts = [texts[i] for i in indices.tolist()]
+        writer.add_text(f"{split}/worst", _worst(targets, predicted, probabilities, names, kept_texts, worst), step)
 
 
-def _array(given: Any, what: str) -> Any:
-    """Numbers of any kind as float64 on the host."""
-    if isinstance(given, Tensor):
-        given = given.detach().cpu().double().numpy()
+def _array(value: Any, what: str) -> Any:
+    """Converts numbers of any kind to float64 on the host."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().double().numpy()
     try:
-        return np.asarray(given, dtype=np.float64)
+        return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        kind = type(given).__name__
-        raise ValueError(f"{what} must be one array or tensor, got {kind}; of several outputs pass one") from error
-
-
-def _check(scores: Any, truth: Any, names: Sequence[str], texts: Sequence[str] | None) -> None:
-    if scores.ndim != 2 or truth.shape != scores.shape[:1]:
+        kind = type(value).__name__
         raise ValueError(
-            f"logits must be [samples, classes] and labels [samples], got {scores.shape} and {truth.shape};"
-            " flatten those of tokens"
+            f"{what} must be one array or tensor, got {kind}; if the model has several outputs, pass one"
+        ) from error
+
+
+def _check(scores: Any, targets: Any, names: Sequence[str], texts: Sequence[str] | None) -> None:
+    if scores.ndim != 2 or targets.shape != scores.shape[:1]:
+        raise ValueError(
+            f"logits must be [samples, classes] and labels [samples], got {scores.shape} and {targets.shape};"
+            " flatten token-level logits and labels"
         )
     if len(names) != scores.shape[1]:
         raise ValueError(f"names must name each of the {scores.shape[1]} classes, got {len(names)}")
-    if texts is not None and len(texts) != len(truth):
-        raise ValueError(f"texts must be one a sample, got {len(texts)} for {len(truth)}")
-    labelled = truth[truth != _IGNORED]
+    if texts is not None and len(texts) != len(targets):
+        raise ValueError(f"texts must have one entry per sample, got {len(texts)} for {len(targets)}")
+    labelled = targets[targets != _IGNORE_INDEX]
     if not len(labelled):
-        raise ValueError(f"labels must be classes of at least one sample, got none in {len(truth)}; skip such a call")
+        raise ValueError(f"labels must be classes of at least one sample, got none in {len(targets)}; skip this call")
     wrong = labelled[~np.isin(labelled, np.arange(len(names)))]
     if len(wrong):
         most = len(names) - 1
         raise ValueError(
-            f"labels must be class numbers from 0 to {most}, got {wrong[0]:g}; use {_IGNORED} to leave one out"
+            f"labels must be class numbers from 0 to {most}, got {wrong[0]:g}; use {_IGNORE_INDEX} to leave one out"
         )
 
 
-def _counts(truth: Any, chosen: Any, classes: int) -> Any:
-    """Samples by true and by chosen class."""
-    return np.bincount(truth * classes + chosen, minlength=classes * classes).reshape(classes, classes)
+def _confusion_counts(targets: Any, predicted: Any, classes: int) -> Any:
+    """Number of samples by true and by predicted class."""
+    return np.bincount(targets * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
 def _confusion(counts: Any, names: Sequence[str]) -> Any:
-    # A figure of its own: pyplot would keep it, and change what figures of the user's look like.
+    # Not pyplot: it would keep the figure, and change the style of user figures.
     from matplotlib.figure import Figure
 
     classes = len(names)
-    side = 2 + 0.8 * classes if classes <= _EACH else 10.0
+    side = 2 + 0.8 * classes if classes <= _MAX_CLASSES else 10.0
     figure = Figure(figsize=(side, side - 0.4), dpi=100, layout="constrained")
     axes = figure.subplots()
-    shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    row_shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    axes.imshow(row_shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="Predicted label", ylabel="True label")
-    if classes <= _NAMED:
+    if classes <= _MAX_NAMED_CLASSES:
         short = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
-        many = classes > _EACH
+        many = classes > _MAX_CLASSES
         axes.set_xticks(range(classes), short, fontsize=7 if many else 10, rotation=90 if many else 0)
         axes.set_yticks(range(classes), short, fontsize=7 if many else 10)
-    for (row, column), count in np.ndenumerate(counts) if classes <= _EACH else ():
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, f"{shares[row, column]:.0%}\n{count}", ha="center", va="center", color=colour)
+    for (row, column), count in np.ndenumerate(counts) if classes <= _MAX_CLASSES else ():
+        colour = "white" if row_shares[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{row_shares[row, column]:.0%}\n{count}", ha="center", va="center", color=colour)
     return figure
 
 
 def _f1(counts: Any) -> tuple[Any, Any]:
-    """By class: F1, and whether it occurs at all, as a true or as a chosen one. F1 is 0 where it does not."""
-    found, both = counts.diagonal(), counts.sum(0) + counts.sum(1)
-    return 2 * found / np.maximum(1, both), both > 0
+    """F1 by class (0 for an absent class), and whether the class occurs at all, as a true or a predicted one."""
+    hits, totals = counts.diagonal(), counts.sum(0) + counts.sum(1)
+    return 2 * hits / np.maximum(1, totals), totals > 0
 
 
-def _worst(truth: Any, chosen: Any, shares: Any, names: Sequence[str], texts: Sequence[str], number: int) -> str:
-    wrong = np.flatnonzero(chosen != truth)
-    order = wrong[np.argsort(-shares[wrong, chosen[wrong]])][:number]
-    lines = ["| said | with | true | text |", "|---|---|---|---|"]
-    for place in order:
-        said, true = names[chosen[place]], names[truth[place]]
-        lines.append(f"| {_cell(said)} | {shares[place, chosen[place]]:.3f} | {_cell(true)} | {_cell(texts[place])} |")
-    return "\n".join(lines) if len(order) else "none is wrong"
+def _worst(
+    targets: Any, predicted: Any, probabilities: Any, names: Sequence[str], texts: Sequence[str], number: int
+) -> str:
+    wrong = np.flatnonzero(predicted != targets)
+    order = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][:number]
+    lines = ["| predicted | probability | true | text |", "|---|---|---|---|"]
+    for i in order:
+        label, true = names[predicted[i]], names[targets[i]]
+        lines.append(f"| {_cell(label)} | {probabilities[i, predicted[i]]:.3f} | {_cell(true)} | {_cell(texts[i])} |")
+    return "\n".join(lines) if len(order) else "no wrong predictions"
 
 
 def _cell(text: str) -> str:
-    """Text as a cell of a Markdown table: inert, on one line."""
+    """Escapes text for a cell of a Markdown table, on one line."""
     flat = " ".join(text.split())
     return flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
 
 
 def _tag(name: str) -> str:
-    """A class's name as one part of a tag."""
-    kept = (letter if letter.isascii() and (letter.isalnum() or letter in "_.-") else "_" for letter in name)
-    return "".join(kept) or "_"
+    """Converts a class name to one part of a tag."""
+    allowed = (char if char.isascii() and (char.isalnum() or char in "_.-") else "_" for char in name)
+    return "".join(allowed) or "_"

@@ -1,1 +1,1 @@
-"""Metric sets: YAML files turned into validated objects."""
+"""Parses metric sets and rules from YAML into validated objects."""

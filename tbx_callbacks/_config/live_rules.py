@@ -1,4 +1,4 @@
-"""Which rules watch a run, from `rules:` of a metric set."""
+"""Parses `rules:` of a metric set: the rules that are evaluated during the training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from tbx_callbacks._config.errors import suggest
 from tbx_callbacks._config.metric_spec import Cadence, check_cadence
-from tbx_callbacks._config.rules import NOT_RULES, Response, RuleError, check_name, parse_rule, split_options
+from tbx_callbacks._config.rules import NON_RULE_KEYS, Response, RuleError, check_name, parse_rule, split_options
 from tbx_callbacks.rules import RULES, Finding, Rule
 
 Call = Callable[[Finding], object]
@@ -17,7 +17,7 @@ Call = Callable[[Finding], object]
 
 @dataclass(frozen=True)
 class LiveRule:
-    """A rule and what is done about what it finds."""
+    """A rule, and the response to its findings."""
 
     rule: Rule
     response: Response
@@ -25,10 +25,10 @@ class LiveRule:
 
 @dataclass(frozen=True)
 class LiveRuleConfig:
-    """The rules that are asked while the run trains.
+    """The rules that are evaluated during the training.
 
-    `named` are those that a set names, with None for one that it switches off; `others` is done about what all others
-    find, which are not asked when it is None. `every` is the cadence; None: the set's.
+    `named` are the rules that a set names, with None for a disabled one. `others` is the response to findings of all
+    other rules; None disables those. `every` is the cadence; None means the set's cadence.
     """
 
     named: tuple[tuple[str, LiveRule | None], ...] = ()
@@ -36,80 +36,85 @@ class LiveRuleConfig:
     every: Cadence | None = None
 
     def active_rules(self) -> dict[str, LiveRule]:
-        """The rules that are asked, by name."""
+        """The enabled rules, by name."""
         named = dict(self.named)
         rest = {} if self.others is None else {name: LiveRule(cls(), self.others) for name, cls in RULES.items()}
-        return {name: one for name in RULES if (one := named[name] if name in named else rest.get(name)) is not None}
+        return {
+            name: entry for name in RULES if (entry := named[name] if name in named else rest.get(name)) is not None
+        }
 
     def describe(self) -> str:
-        """The rules and what is done, in a line."""
-        responses = {name: one.response for name, one in self.active_rules().items()}
-        done = {name: [*said.actions, *([said.call] if said.call else [])] for name, said in responses.items()}
-        return ", ".join(f"{name} ({', '.join(what)})" for name, what in done.items()) or "none"
+        """The rules and their responses, on one line."""
+        responses = {name: entry.response for name, entry in self.active_rules().items()}
+        actions = {
+            name: [*response.actions, *([response.call] if response.call else [])]
+            for name, response in responses.items()
+        }
+        return ", ".join(f"{name} ({', '.join(texts)})" for name, texts in actions.items()) or "none"
 
     @property
     def may_act(self) -> bool:
-        """Whether a rule may stop the training or ask for a checkpoint: then all ranks wait for rank 0's verdict."""
-        return any({"stop", "checkpoint"} & set(one.response.actions) for one in self.active_rules().values())
+        """Whether a rule may stop the training or request a checkpoint. All ranks then wait for rank 0."""
+        return any({"stop", "checkpoint"} & set(entry.response.actions) for entry in self.active_rules().values())
 
 
 NO_LIVE_RULES = LiveRuleConfig()
 
 
-def parse_live_rules(given: object, inherited: LiveRuleConfig = NO_LIVE_RULES) -> LiveRuleConfig:
-    """The rules of a set, on top of those that it extends.
+def parse_live_rules(raw: object, inherited: LiveRuleConfig = NO_LIVE_RULES) -> LiveRuleConfig:
+    """Parses the rules of a set, on top of those of the set that it extends.
 
     Raises:
         RuleError: an unknown rule, threshold or action, or a function that cannot be imported.
-        ItemError: `every` is no cadence.
+        MetricSpecError: `every` is not a cadence.
     """
-    if given is None:
+    if raw is None:
         return inherited
-    if given is False:
+    if raw is False:
         return NO_LIVE_RULES
-    if not isinstance(given, Mapping):
-        names = suggest("", RULES, what="rules", most=99)
+    if not isinstance(raw, Mapping):
+        known_rules = suggest("", RULES, what="rules", most=99)
         raise RuleError(
-            f"rules must be a mapping of a rule's name to an action or thresholds, or off, got {given!r}; {names}"
+            f"rules must be a mapping of a rule's name to an action or thresholds, or off, got {raw!r}; {known_rules}"
         )
     named = dict(inherited.named)
-    for name, options in given.items():
-        if name not in NOT_RULES:
-            known = check_name(name)
-            named[known] = None if options is False else _watched(known, options)
+    for name, options in raw.items():
+        if name not in NON_RULE_KEYS:
+            rule_name = check_name(name)
+            named[rule_name] = None if options is False else _live_rule(rule_name, options)
     live = replace(inherited, named=tuple(named.items()))
-    if "others" in given:
-        live = replace(live, others=_others(given["others"]))
-    if "every" in given:
-        live = replace(live, every=check_cadence("rules.every", given["every"]))
+    if "others" in raw:
+        live = replace(live, others=_parse_others(raw["others"]))
+    if "every" in raw:
+        live = replace(live, every=check_cadence("rules.every", raw["every"]))
     return live
 
 
 def function_of(path: str, where: str = "call") -> Call:
-    """The function that `package.function` names.
+    """Imports the function named `package.function`.
 
     Raises:
-        RuleError: it cannot be imported, or is no function.
+        RuleError: it cannot be imported, or is not a function.
     """
     module, _, name = path.rpartition(".")
     try:
-        found: Any = getattr(importlib.import_module(module), name) if module else None
-    except Exception as error:  # whatever the module does when it is imported
+        function: Any = getattr(importlib.import_module(module), name) if module else None
+    except Exception as error:  # importing a module may raise anything
         raise RuleError(f"{where} must name a function that can be imported, got {path!r}: {error}") from error
-    if not callable(found):
-        reason = "it names no module" if not module else f"it is a {type(found).__name__}"
+    if not callable(function):
+        reason = "it names no module" if not module else f"it is a {type(function).__name__}"
         raise RuleError(f"{where} must name a function, as package.function, got {path!r}: {reason}")
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]
 
 
-def _watched(name: str, options: object) -> LiveRule:
+def _live_rule(name: str, options: object) -> LiveRule:
     rule, response = parse_rule(name, options)
     if response.call:
         function_of(response.call, f"rules.{name}.call")
     return LiveRule(rule, response)
 
 
-def _others(options: object) -> Response | None:
+def _parse_others(options: object) -> Response | None:
     if options is False:
         return None
     response, rest = split_options(options, "rules.others")

@@ -1,4 +1,4 @@
-"""Metric sets: YAML files (or mappings of the same structure) turned into validated objects."""
+"""Loads metric sets from YAML files, or mappings of the same structure, as validated `Config` objects."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ _FORMER_NAMES = {"MetricSpec": "Item", "LiveRuleConfig": "Live", "LiveRule": "Wa
 class Config:
     """A validated metric set.
 
-    `every` is the default cadence: optimizer steps, or `log` for the trainer's own logging cadence. With `strict` an
-    error inside a metric is raised instead of switching the metric off. `overhead_budget` is the share of the training
-    time that watching may take; None sets no limit. `axis` names what the run is written against: its steps always,
-    and perhaps `samples`, `tokens` and `epochs`. `live` are the rules that are asked while the run trains.
+    Attributes:
+        items: the metrics.
+        every: the default cadence: a number of optimizer steps, or `log` for the trainer's own logging cadence.
+        strict: raise an error inside a metric instead of disabling the metric.
+        overhead_budget: the largest share of the training time for monitoring; None sets no limit.
+        axis: the x axes of the run: always `step`, and optionally `samples`, `tokens` and `epochs`.
+        live: the rules that are evaluated during the training.
+        source: where the set comes from, for messages.
     """
 
     items: tuple[MetricSpec, ...]
@@ -43,22 +47,32 @@ class Config:
     def digest(self) -> str:
         """Identifies the set in checkpoints: 16 hexadecimal digits of its content.
 
-        Options that have their default value do not count, so a new option changes no digest.
+        Options with their default value are left out, so a new option does not change the digest.
         """
         return _sha256(json.dumps(self._content(), sort_keys=True, default=str))
 
     def matches(self, digest: str | None) -> bool:
-        """Whether a checkpoint's digest is that of this set, also in the form that earlier checkpoints hold."""
+        """Whether a checkpoint's digest is that of this set, in the current or the earlier form."""
         return digest is not None and digest in (self.digest, self._repr_digest())
 
     def _content(self) -> dict[str, Any]:
         metrics = [
-            {"name": spec.name, "every": spec.every, "select": _changed(spec.select), "options": _changed(spec.metric)}
+            {
+                "name": spec.name,
+                "every": spec.every,
+                "select": _non_default(spec.select),
+                "options": _non_default(spec.metric),
+            }
             for spec in self.items
         ]
         named = [
-            [name, None if one is None else {"thresholds": _changed(one.rule), "response": _changed(one.response)}]
-            for name, one in self.live.named
+            [
+                name,
+                None
+                if entry is None
+                else {"thresholds": _non_default(entry.rule), "response": _non_default(entry.response)},
+            ]
+            for name, entry in self.live.named
         ]
         return {
             "metrics": metrics,
@@ -66,11 +80,11 @@ class Config:
             "strict": self.strict,
             "overhead_budget": self.overhead_budget,
             "axis": self.axis,
-            "rules": {"named": named, "others": _changed(self.live.others), "every": self.live.every},
+            "rules": {"named": named, "others": _non_default(self.live.others), "every": self.live.every},
         }
 
     def _repr_digest(self) -> str:
-        """The digest that earlier checkpoints hold: of the objects' repr, under the class names of that time."""
+        """The digest in earlier checkpoints: of the objects' repr, with the class names of that time."""
         text = repr((self.items, self.every, self.strict, self.overhead_budget, self.axis, self.live))
         for name, former in _FORMER_NAMES.items():
             text = text.replace(f"{name}(", f"{former}(")
@@ -78,13 +92,13 @@ class Config:
 
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config = "default") -> Config:
-    """Reads a metric set.
+    """Loads a metric set.
 
     Args:
         source: the name of a bundled set, the path of a YAML file, a mapping of the same structure, or a Config.
 
     Raises:
-        ConfigError: the set cannot be used.
+        ConfigError: the set is invalid.
     """
     if isinstance(source, Config):
         return source
@@ -123,21 +137,21 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
         raise ConfigError(f"{source}: a metric set must not be empty; name metrics under `metrics:`")
     if not isinstance(data, Mapping):
         raise ConfigError(
-            f"{source}: a metric set must be a mapping with the keys {', '.join(METRIC_SET_KEYS)}, got {_show(data)}"
+            f"{source}: a metric set must be a mapping with the keys {', '.join(METRIC_SET_KEYS)}, got {_repr(data)}"
         )
     for key in data:
         if key not in METRIC_SET_KEYS:
             raise ConfigError(
                 f"{source}: {key} must be a known key, got {key!r}; {suggest(str(key), METRIC_SET_KEYS, what='keys')}"
             )
-    parent = _extended(data.get("extends"), source, base, chain)
+    parent = _load_parent(data.get("extends"), source, base, chain)
     strict = data.get("strict", parent.strict if parent else False)
     if not isinstance(strict, bool):
-        raise ConfigError(f"{source}: strict must be true or false, got {_show(strict)}")
+        raise ConfigError(f"{source}: strict must be true or false, got {_repr(strict)}")
     budget = data.get("overhead_budget", parent.overhead_budget if parent else None)
     if budget is not None and (isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget < 1):
         raise ConfigError(
-            f"{source}: overhead_budget must be a share of the training time between 0 and 1, got {_show(budget)};"
+            f"{source}: overhead_budget must be a share of the training time between 0 and 1, got {_repr(budget)};"
             " 0.01 is 1 %"
         )
     axis = _axis(data.get("axis", parent.axis if parent else ["step"]), source)
@@ -152,60 +166,60 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
     return Config(items, every, strict, budget, axis, live, source)
 
 
-def _axis(given: object, source: str) -> tuple[str, ...]:
-    names = tuple(given) if isinstance(given, Sequence) and not isinstance(given, str) else ()
+def _axis(value: object, source: str) -> tuple[str, ...]:
+    names = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
     if names[:1] != ("step",) or not set(names[1:]) <= set(AXES) or len(set(names)) < len(names):
         raise ConfigError(
-            f"{source}: axis must be a list of step and perhaps {', '.join(AXES)}, got {_show(given)}; [step, samples]"
-            " writes the run against samples too"
+            f"{source}: axis must be a list of step and perhaps {', '.join(AXES)}, got {_repr(value)}; [step, samples]"
+            " adds samples as a second x axis"
         )
     return names
 
 
-def _extended(name: object, source: str, base: Path, chain: tuple[Path, ...]) -> Config | None:
+def _load_parent(name: object, source: str, base: Path, chain: tuple[Path, ...]) -> Config | None:
     if name is None:
         return None
     if not isinstance(name, str):
-        raise ConfigError(f"{source}: extends must be the name of a set or a path, got {_show(name)}")
+        raise ConfigError(f"{source}: extends must be the name of a set or a path, got {_repr(name)}")
     try:
         return _load(name, base, chain)
     except ConfigError as error:
         raise ConfigError(f"{source}: extends: {error}") from error
 
 
-def _merge(inherited: Sequence[MetricSpec], listed: object) -> tuple[MetricSpec, ...]:
-    """Inherited items, less those switched off, with repeated ones replaced in place."""
-    if not isinstance(listed, Sequence) or isinstance(listed, str):
-        raise MetricSpecError(f"metrics must be a list of metrics, got {_show(listed)}")
+def _merge(inherited: Sequence[MetricSpec], entries: object) -> tuple[MetricSpec, ...]:
+    """Inherited items without the disabled ones; repeated ones are replaced in place."""
+    if not isinstance(entries, Sequence) or isinstance(entries, str):
+        raise MetricSpecError(f"metrics must be a list of metrics, got {_repr(entries)}")
     items = {item.key(): item for item in inherited}
-    own: set[tuple[object, ...]] = set()
-    for place, (name, options) in enumerate(_entries(listed)):
-        where = f"metrics[{place}]"
+    own_keys: set[tuple[object, ...]] = set()
+    for index, (name, options) in enumerate(_entries(entries)):
+        where = f"metrics[{index}]"
         item = parse_metric_spec(name, {} if options is False else options, where)
         if options is False:
-            gone = [key for key, other in items.items() if other.name == name]
-            if not gone:
+            removed = [key for key, other in items.items() if other.name == name]
+            if not removed:
                 raise MetricSpecError(
                     f"{where}.{name}: off must name a metric of the extended set, but it has no {name}"
                 )
-            for key in gone:
+            for key in removed:
                 del items[key]
             continue
-        if item.key() in own:
+        if item.key() in own_keys:
             raise MetricSpecError(
                 f"{where}.{name} must differ from the items before it in by, include or exclude: same tags"
             )
-        own.add(item.key())
+        own_keys.add(item.key())
         items[item.key()] = item
     return tuple(items.values())
 
 
-def _entries(listed: Sequence[object]) -> Iterator[tuple[object, object]]:
-    for place, entry in enumerate(listed):
+def _entries(entries: Sequence[object]) -> Iterator[tuple[object, object]]:
+    for index, entry in enumerate(entries):
         if isinstance(entry, Mapping):
             if len(entry) != 1:
                 raise MetricSpecError(
-                    f"metrics[{place}] must be a name or one name with its options, got {len(entry)} keys"
+                    f"metrics[{index}] must be a name or one name with its options, got {len(entry)} keys"
                     f" ({', '.join(map(str, entry))}); start each metric with its own dash"
                 )
             yield next(iter(entry.items()))
@@ -213,13 +227,13 @@ def _entries(listed: Sequence[object]) -> Iterator[tuple[object, object]]:
             yield entry, {}
 
 
-def _show(value: object) -> str:
+def _repr(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _changed(settings: Any) -> dict[str, Any] | None:
-    """The fields of a dataclass that do not have their default value; None for None."""
+def _non_default(settings: Any) -> dict[str, Any] | None:
+    """The dataclass fields that differ from their default value; None for None."""
     if settings is None:
         return None
     return {

@@ -1,4 +1,4 @@
-"""One entry of a metric set: a metric with its options, its cadence and its choice of parameters."""
+"""Parses one item of a metric set: a metric with its options, cadence and selection of parameters."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Cadence = int | Literal["log"]
 
 
 class MetricSpecError(ValueError):
-    """An entry that cannot be used; the message starts with its place in the set."""
+    """An invalid item. The message starts with its location in the set."""
 
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """A metric, when it is due (`every`; None: the set's default), and which parameters it reads."""
+    """A metric, its cadence (`every`; None: the set's default), and its selection of parameters."""
 
     name: str
     metric: Metric
@@ -35,7 +35,7 @@ class MetricSpec:
     select: Select | None = None
 
     def key(self) -> tuple[object, ...]:
-        """Items with the same key would write the same tags."""
+        """Items with equal keys would write the same tags."""
         return (self.name, *(self.select.key() if self.select else ()))
 
 
@@ -43,7 +43,7 @@ def parse_metric_spec(name: object, options: object, where: str) -> MetricSpec:
     """Builds an item from its name and options.
 
     Raises:
-        ItemError: unknown name or option, or a value that breaks its rule.
+        MetricSpecError: an unknown name or option, or an invalid value.
     """
     if not isinstance(name, str) or name not in METRICS:
         raise MetricSpecError(
@@ -58,17 +58,17 @@ def parse_metric_spec(name: object, options: object, where: str) -> MetricSpec:
         parsed = options_model(name).model_validate(dict(options))
     except ValidationError as error:
         raise MetricSpecError(_explain(error.errors()[0], f"{where}.{name}", options_model(name))) from error
-    given = {key: getattr(parsed, key) for key in parsed.model_fields_set}
-    every = given.pop("every", None)
+    settings = {key: getattr(parsed, key) for key in parsed.model_fields_set}
+    every = settings.pop("every", None)
     if every is not None:
         check_cadence(f"{where}.{name}.every", every)
     select = None
     if cls.select is not None:
-        chosen = {key: given.pop(key) for key in _SELECT if key in given}
-        select = dataclasses.replace(cls.select, **chosen)
+        selection = {key: settings.pop(key) for key in _SELECT if key in settings}
+        select = dataclasses.replace(cls.select, **selection)
         _check_select(select, f"{where}.{name}")
     try:
-        return MetricSpec(name, cls(**given), every, select)
+        return MetricSpec(name, cls(**settings), every, select)
     except ValueError as error:
         raise MetricSpecError(f"{where}.{name}: {error}") from error
 
@@ -77,7 +77,7 @@ def check_cadence(where: str, value: object) -> Cadence:
     """Returns a valid cadence.
 
     Raises:
-        ItemError: neither a positive number of steps nor `log`.
+        MetricSpecError: neither a positive number of steps nor `log`.
     """
     if value == "log":
         return "log"
@@ -91,7 +91,7 @@ _SELECT = ("by", "include", "exclude")
 
 @cache
 def options_model(name: str) -> type[BaseModel]:
-    """The options of a metric as a pydantic model: for validation, and for the JSON Schema that editors use."""
+    """The options of a metric as a pydantic model, for validation and for the JSON Schema."""
     cls = METRICS[name]
     hints = get_type_hints(cls)
     fields: dict[str, Any] = {}
@@ -100,8 +100,8 @@ def options_model(name: str) -> type[BaseModel]:
     if cls.select is not None:
         by = Literal["total", "layer", "module", "parameter"] | dict[str, str]
         fields["by"] = (by, Field(cls.select.by, description="Grouping, or a mapping of group name to regex."))
-        fields["include"] = (str | None, Field(None, description="Regex; only parameters whose name it finds."))
-        fields["exclude"] = (str | None, Field(None, description="Regex; no parameters whose name it finds."))
+        fields["include"] = (str | None, Field(None, description="Regex; keeps only parameters whose name matches."))
+        fields["exclude"] = (str | None, Field(None, description="Regex; removes parameters whose name matches."))
     for option in dataclasses.fields(cls):  # type: ignore[arg-type]
         fields[option.name] = (hints[option.name], option.default)
     return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)

@@ -1,4 +1,4 @@
-"""Parses `rules:`: thresholds of rules, and the actions they may trigger."""
+"""Parses `rules:`: thresholds of rules, and the responses to their findings."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from tbx_callbacks.rules.registry import RULES
 
 ACTIONS = ("warn", "stop", "checkpoint")
 METRIC_SET_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "rules", "metrics")
-OWN_KEYS = ("action", "call")  # beside a rule's thresholds
-NOT_RULES = ("every", "others")  # keys of `rules:` that name no rule
+RESPONSE_KEYS = ("action", "call")  # keys of a rule's response, beside its thresholds
+NON_RULE_KEYS = ("every", "others")  # keys of `rules:` that are not rules
 
 
 class RuleError(ValueError):
-    """An entry of `rules:` that cannot be used; the message starts with its place."""
+    """An invalid entry of `rules:`. The message starts with its location."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """What is done beside saying it, once: some of ACTIONS, and a function `package.function` that gets the finding."""
+    """The response to a finding: some of ACTIONS, and `package.function`, a function called with the finding."""
 
     actions: tuple[str, ...] = ("warn",)
     call: str = ""
 
 
 def split_options(options: object, where: str) -> tuple[Response, dict[str, object]]:
-    """The response and the thresholds of a rule's options: an action, several, or a mapping of both.
+    """Splits a rule's options (an action, several, or a mapping of both) into its response and its thresholds.
 
     Raises:
-        RuleError: an unknown action, or something else than these.
+        RuleError: an unknown action, or another type.
     """
     if options is None:
         return Response(), {}
@@ -50,33 +50,33 @@ def split_options(options: object, where: str) -> tuple[Response, dict[str, obje
     call = options.get("call", "")
     if not isinstance(call, str) or (call == "" and "call" in options):
         raise RuleError(f"{where}.call must be the name of a function, as package.function, got {call!r}")
-    thresholds = {str(key): value for key, value in options.items() if key not in OWN_KEYS}
+    thresholds = {str(key): value for key, value in options.items() if key not in RESPONSE_KEYS}
     return Response(_actions(options.get("action", "warn"), f"{where}.action"), call), thresholds
 
 
-def _actions(given: object, where: str) -> tuple[str, ...]:
-    listed = [given] if isinstance(given, str) else given
-    if not isinstance(listed, list) or not listed:
+def _actions(raw: object, where: str) -> tuple[str, ...]:
+    actions = [raw] if isinstance(raw, str) else raw
+    if not isinstance(actions, list) or not actions:
         raise RuleError(
-            f"{where} must be an action or a list of actions, got {given!r}; {suggest('', ACTIONS, what='actions')}"
+            f"{where} must be an action or a list of actions, got {raw!r}; {suggest('', ACTIONS, what='actions')}"
         )
-    for action in listed:
+    for action in actions:
         if action not in ACTIONS:
             known = suggest(str(action), ACTIONS, what="actions")
             raise RuleError(f"{where} must be a known action, got {action!r}; {known}")
-    return tuple(action for action in ACTIONS if action in listed)
+    return tuple(action for action in ACTIONS if action in actions)
 
 
 __all__ = ["RuleError", "check_name", "load_rules", "options_model", "parse_rule", "thresholds"]
 
 
 def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Rule]:
-    """Every rule, with the thresholds of a YAML file, or a mapping of the same structure, in place of its own.
+    """Loads all rules, with the thresholds of a YAML file or of a mapping of the same structure.
 
-    The file may be a metric set: only `rules` is read, and of it what says how to judge, not what to do about it.
+    The file may be a metric set: only the thresholds in `rules` are read, not the responses.
 
     Raises:
-        ConfigError: it cannot be used; the message says where, the rule, the value and the nearest valid name.
+        ConfigError: it is invalid. The message gives the location, the rule, the value and the nearest valid name.
     """
     if isinstance(source, Mapping):
         return _build(source, "a mapping")
@@ -85,7 +85,7 @@ def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, 
 
 
 def thresholds(name: str) -> dict[str, float]:
-    """A rule's thresholds with their defaults."""
+    """A rule's thresholds, with their defaults."""
     options: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(RULES[name])  # type: ignore[arg-type]
     return {option.name: getattr(RULES[name], option.name) for option in options}
 
@@ -94,7 +94,7 @@ def check_name(name: object) -> str:
     """Returns the name of a rule.
 
     Raises:
-        RuleError: there is none of this name.
+        RuleError: there is no rule of this name.
     """
     if not isinstance(name, str) or name not in RULES:
         known = suggest(str(name), RULES, what="rules", most=99)
@@ -103,20 +103,20 @@ def check_name(name: object) -> str:
 
 
 def parse_rule(name: str, options: object) -> tuple[Rule, Response]:
-    """A rule with its thresholds, and what is done about what it finds.
+    """Parses a rule with its thresholds, and the response to its findings.
 
     Raises:
-        RuleError: an unknown threshold or action, or a value that breaks its rule.
+        RuleError: an unknown threshold or action, or an invalid value.
     """
     where = f"rules.{name}"
-    response, given = split_options(options, where)
+    response, options_ = split_options(options, where)
     try:
-        parsed = options_model(name).model_validate(given)
+        parsed = options_model(name).model_validate(options_)
     except ValidationError as invalid:
         error = invalid.errors()[0]
         threshold = str(error["loc"][0])
         if error["type"] == "extra_forbidden":
-            known = suggest(threshold, (*thresholds(name), *OWN_KEYS), what="thresholds")
+            known = suggest(threshold, (*thresholds(name), *RESPONSE_KEYS), what="thresholds")
             raise RuleError(f"{where}.{threshold} must be a known threshold, got {threshold!r}; {known}") from None
         rule = error["msg"].removeprefix("Input should be ")
         raise RuleError(f"{where}.{threshold} must be {rule}, got {error['input']!r}") from None
@@ -125,7 +125,7 @@ def parse_rule(name: str, options: object) -> tuple[Rule, Response]:
 
 @cache
 def options_model(name: str) -> type[BaseModel]:
-    """The thresholds of a rule as a pydantic model: for validation, and for the JSON Schema that editors use."""
+    """The thresholds of a rule as a pydantic model, for validation and for the JSON Schema."""
     hints = get_type_hints(RULES[name])
     fields: dict[str, Any] = {
         threshold: (hints[threshold], Field(default, gt=0, allow_inf_nan=False if hints[threshold] is float else None))
@@ -140,13 +140,13 @@ def _build(data: object, source: str) -> dict[str, Rule]:
     for key in data:
         if key not in METRIC_SET_KEYS:
             raise ConfigError(f"{source}: {key} must be a known key; {suggest(str(key), ('rules',), what='keys')}")
-    given = data.get("rules") or {}
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{source}: rules must be a mapping of a rule's name to its thresholds, got {given!r}")
+    raw = data.get("rules") or {}
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{source}: rules must be a mapping of a rule's name to its thresholds, got {raw!r}")
     rules = {name: cls() for name, cls in RULES.items()}
     try:
-        for name, options in given.items():
-            if name in NOT_RULES:
+        for name, options in raw.items():
+            if name in NON_RULE_KEYS:
                 continue
             if options is False:
                 del rules[check_name(name)]

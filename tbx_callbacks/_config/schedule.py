@@ -1,7 +1,7 @@
-"""When something is measured: a schedule is a function ``step -> bool`` of the step alone, so all ranks agree.
+"""Defines schedules: functions ``step -> bool`` of the step alone, so all ranks agree.
 
-Equal schedules compare equal, so that each is asked once a step.
-Schedules can be pickled, as callbacks are when a launcher spawns processes.
+Equal schedules compare equal, so that each is called once per step. Schedules can be pickled, as callbacks are when a
+launcher spawns processes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class At:
 
 @dataclass(frozen=True)
 class Either:
-    """Steps that any of the schedules names."""
+    """The steps of any of the schedules."""
 
     schedules: tuple[Schedule, ...]
 
@@ -71,7 +71,7 @@ never: Schedule = Never()
 
 
 def every(n: int) -> Schedule:
-    """Every so many steps."""
+    """Every `n` steps."""
     return Every(n)
 
 
@@ -81,20 +81,20 @@ def at(*steps: int) -> Schedule:
 
 
 def either(*schedules: Schedule) -> Schedule:
-    """Steps that any of the schedules names."""
-    some = tuple(schedule for schedule in schedules if schedule != never)
-    return Either(some) if len(some) > 1 else next(iter(some), never)
+    """The steps of any of the schedules."""
+    non_empty = tuple(schedule for schedule in schedules if schedule != never)
+    return Either(non_empty) if len(non_empty) > 1 else next(iter(non_empty), never)
 
 
-def stretched(schedule: Schedule, factor: int) -> Schedule:
-    """The schedule with every period multiplied; steps that it names one by one stay."""
+def stretch(schedule: Schedule, factor: int) -> Schedule:
+    """The schedule with every period multiplied by `factor`; single steps stay."""
     if isinstance(schedule, Every):
         return Every(schedule.n * factor)
     if isinstance(schedule, Either):
-        return Either(tuple(stretched(part, factor) for part in schedule.schedules))
+        return Either(tuple(stretch(part, factor) for part in schedule.schedules))
     return schedule
 
 
-def stretches(schedule: Schedule) -> bool:
+def can_stretch(schedule: Schedule) -> bool:
     """Whether the schedule has a period that can be multiplied."""
-    return stretched(schedule, 2) != schedule
+    return stretch(schedule, 2) != schedule

@@ -1,4 +1,4 @@
-"""JSON Schema of a metric set."""
+"""Builds the JSON Schema of a metric set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tbx_callbacks.rules import RULES
 from tbx_callbacks.runs.folders import AXES
 
 _EVERY = {
-    "description": "Optimizer steps between points, or log: whenever the trainer logs.",
+    "description": "Optimizer steps between points, or log: at the steps at which the trainer logs.",
     "anyOf": [{"type": "integer", "minimum": 1}, {"const": "log"}],
 }
 
@@ -32,12 +32,12 @@ def json_schema() -> dict[str, Any]:
     keys: dict[str, Any] = {
         "extends": {"type": "string", "description": "A bundled set or a path."},
         "every": _EVERY,
-        "strict": {"type": "boolean", "description": "Raise errors of metrics instead of switching them off."},
+        "strict": {"type": "boolean", "description": "Raise errors of metrics instead of disabling them."},
         "overhead_budget": {
             "type": "number",
             "exclusiveMinimum": 0,
             "exclusiveMaximum": 1,
-            "description": "Share of the training time that watching may take.",
+            "description": "Largest share of the training time for monitoring.",
         },
         "rules": {"anyOf": [{"const": False}, {"type": "null"}, _rules()]},
         "axis": {
@@ -46,7 +46,7 @@ def json_schema() -> dict[str, Any]:
             "items": {"enum": list(AXES)},
             "minItems": 1,
             "uniqueItems": True,
-            "description": "What the run is written against: its steps, and in folders below it further axes.",
+            "description": "The x axes of the run: step, and further axes in subfolders.",
         },
         "metrics": {"type": "array", "items": {"anyOf": [{"enum": list(METRICS)}, *with_options]}},
     }
@@ -61,17 +61,17 @@ def json_schema() -> dict[str, Any]:
 
 
 _ACTION = {
-    "description": "What is done about a finding, once: it is said, the training stops, a checkpoint is saved.",
+    "description": "Response to a finding, once: log it (warn), stop the training, save a checkpoint.",
     "anyOf": [{"enum": list(ACTIONS)}, {"type": "array", "items": {"enum": list(ACTIONS)}, "minItems": 1}],
 }
-_CALL = {"type": "string", "pattern": r"\.", "description": "A function that gets the finding, as package.function."}
+_CALL = {"type": "string", "pattern": r"\.", "description": "A function called with the finding, as package.function."}
 
 
 def _rules() -> dict[str, Any]:
     others = {"type": "object", "properties": {"action": _ACTION, "call": _CALL}, "additionalProperties": False}
     return {
         "type": "object",
-        "description": "Rules that are asked while the run trains.",
+        "description": "Rules that are evaluated during the training.",
         "additionalProperties": False,
         "properties": {
             "every": _EVERY,

@@ -1,4 +1,4 @@
-"""YAML files that run no code and give no key twice."""
+"""Reads YAML files safely, and rejects duplicate keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tbx_callbacks._config.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, which YAML loaders otherwise drop silently."""
+    """A SafeLoader that rejects duplicate keys, which YAML loaders otherwise drop silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -24,10 +24,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path, what: str) -> object:
-    """What a YAML file holds; `what` it is, for errors.
+    """Returns the contents of a YAML file; `what` names the kind of file in errors.
 
     Raises:
-        ConfigError: it cannot be read, is no YAML, or gives a key twice.
+        ConfigError: the file cannot be read, is not YAML, or contains a duplicate key.
     """
     try:
         text = path.read_text(encoding="utf-8")

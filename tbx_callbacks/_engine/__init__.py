@@ -1,1 +1,1 @@
-"""When and how metrics run in a training."""
+"""Runs metrics during training: decides when and how each one is computed."""

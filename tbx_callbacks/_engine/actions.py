@@ -1,4 +1,4 @@
-"""What rank 0 decides about the training, and every rank does at the same step."""
+"""Defines `Action`, the requests of rank 0 that every rank carries out after the same step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntFlag
 
 
 class Action(IntFlag):
-    """Stop, or save a checkpoint, or both; it travels to other ranks as a number."""
+    """Stop the training, save a checkpoint, or both. Ranks exchange it as a number."""
 
     NONE = 0
     STOP = 1

@@ -1,4 +1,4 @@
-"""Outputs of modules that are counted later: whether they are still what they were when they were seen."""
+"""Computes activation metrics in forward hooks, and defers histograms until ranks agree on bin edges."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ logger = logging.getLogger(__name__)
 
 
 class DeferredOutputs:
-    """Tensors that a batch holds until ranks have agreed on the edges of its histograms.
+    """Module outputs whose histograms are counted once ranks have agreed on the bin edges.
 
-    They are not copied: what autograd keeps as well takes no further memory so; under gradient checkpointing, which
-    frees them, they take their own until the optimizer's step. One that is changed in place meanwhile
-    (`nn.ReLU(inplace=True)` behind it) is left out on all ranks, with one warning.
+    The tensors are not copied. Those that autograd keeps anyway take no extra memory. Gradient checkpointing frees its
+    outputs, so there they take extra memory until the optimizer's step. An output that is changed in place before it is
+    counted (by a following `nn.ReLU(inplace=True)`) is skipped on all ranks, with one warning.
     """
 
     def __init__(self) -> None:
         self._versions: dict[str, list[int]] = {}
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
-    def hold(self, step_values: StepValues) -> None:
-        """Remembers how its tensors are now."""
+    def record_versions(self, step_values: StepValues) -> None:
+        """Records the current version of each tensor."""
         for tag, histogram in step_values.uncounted.items():
             self._versions.setdefault(tag, _versions(histogram))
 
     def check(self, step_values: StepValues) -> None:
-        """Flags those that have changed."""
+        """Flags the tags whose tensors have changed since."""
         for tag, versions in self._versions.items():
             changed = _versions(step_values.uncounted[tag]) != versions
             step_values.flag_failure(tag, failed=changed)
-            if changed and tag not in self._said:
-                self._said.add(tag)
+            if changed and tag not in self._warned:
+                self._warned.add(tag)
                 logger.warning(
-                    "%s: what the module returned was changed in place before ranks could agree on a histogram's edges;"
-                    " it is left out (remedy: no inplace=True behind the module)",
+                    "%s is skipped: the module's output was changed in place before its histogram was counted; use"
+                    " inplace=False after this module",
                     tag,
                 )
 
     def clear(self) -> None:
-        """The step is over."""
+        """Forgets all versions; called when the step is over."""
         self._versions.clear()
 
 
@@ -68,23 +68,23 @@ def _versions(histogram: Histogram) -> list[int]:
 
 
 class Activations:
-    """Runs the metrics that need `activations` while the model's forward pass is on.
+    """Runs the metrics that need `activations` from forward hooks of the model's modules.
 
-    Hooks are there from the beginning of a due step until the first forward pass in training mode is over, by an
-    exception too. Each is called once at most, so a forward pass that gradient checkpointing repeats is not seen again.
+    Hooks are installed when a due step begins. They are removed when the first forward pass in training mode is over,
+    also if it raised. Each hook runs at most once, so a pass that gradient checkpointing repeats is not counted again.
 
     Args:
         model: the model.
-        program: the metrics; in compiled models they are left out with one warning, since hooks that come and go would
-            either compile it again or not be called.
+        runner: runs the metrics. In a compiled model they are disabled with one warning, because adding and removing
+            hooks would recompile the model, or the hooks would not be called.
         compiled: whether the trainer compiles the model.
-        ranks: all ranks, where there are several: they have other batches, or other modules. Edges of histograms are
-            agreed upon in the optimizer's step then, so what modules return is held until it.
-        spending: counts what this costs, which is spent in the forward pass.
-        left: whether the training was left by an exception that nobody told of; it has removed every hook then.
+        reducer: reduces over ranks; None with one rank. Ranks have different batches or different modules, so histogram
+            edges are agreed on during the optimizer's step. Until then the module outputs stay referenced.
+        guard: catches errors and charges the time, which is spent in the forward pass.
+        abandoned: returns whether an exception ended the training without notice. It also removes every hook then.
 
     Raises:
-        ConfigError: a regex matches no module, on any rank.
+        ConfigError: a regex matches no module on any rank.
     """
 
     def __init__(
@@ -95,75 +95,78 @@ class Activations:
         compiled: bool,
         reducer: Reducer | None = None,
         guard: ChargedGuard,
-        left: Callable[[], bool],
+        abandoned: Callable[[], bool],
     ) -> None:
-        self._model, self._runner, self._guard, self._left = model, runner, guard, left
+        self._model, self._runner, self._guard, self._abandoned = model, runner, guard, abandoned
         metric_runs = [metric_run for metric_run in runner.metric_runs if "activations" in metric_run.spec.metric.needs]
         if metric_runs and (compiled or any(map(is_compiled, model.modules()))):
-            logger.warning("activations of a compiled model cannot be seen; metric activations is left out")
+            logger.warning(
+                "metric activations is disabled: in a compiled model forward hooks cause recompilation or never"
+                " run; train without torch.compile"
+            )
             metric_runs = []
         elif metric_runs and reducer is not None and (split := tensor_parallel_layer(model)) is not None:
             if reducer.rank == 0:
                 logger.warning(
-                    "under tensor parallelism (of %s) a module returns either a part or a copy on each rank, which"
-                    " cannot be told apart; metric activations is left out",
+                    "metric activations is disabled: under tensor parallelism (of %s) an output is a part or a"
+                    " copy on each rank, and hooks cannot tell which",
                     split,
                 )
             metric_runs = []
         self.modules = _modules_of(metric_runs, model, reducer)
-        self._holds, self._held = reducer is not None, DeferredOutputs()
+        self._defers, self._deferred = reducer is not None, DeferredOutputs()
         self._handles: dict[tuple[MetricRun, str] | None, Any] = {}
         self._step_values: StepValues | None = None
-        self._said = False
+        self._warned = False
 
     def begin(self, step: int, due: Sequence[MetricRun], run: RunInfo) -> None:
-        """A step begins at which these entries are due."""
+        """Installs hooks for the given metric runs at the beginning of a step where they are due."""
         self.end()
-        watching = [metric_run for metric_run in due if metric_run in self.modules]
-        if not watching:
+        watched = [metric_run for metric_run in due if metric_run in self.modules]
+        if not watched:
             return
-        with self._guard("watching modules", step, watching):
-            for metric_run in watching:
+        with self._guard("installing activation hooks", step, watched):
+            for metric_run in watched:
                 context = Context("step", step, run)
                 for name, module in self.modules[metric_run].items():
-                    seen = partial(self._seen, metric_run, name, context)
-                    self._handles[metric_run, name] = module.register_forward_hook(seen)
+                    hook = partial(self._on_module_forward, metric_run, name, context)
+                    self._handles[metric_run, name] = module.register_forward_hook(hook)
             if self._handles:
-                self._handles[None] = self._model.register_forward_hook(self._over, always_call=True)
+                self._handles[None] = self._model.register_forward_hook(self._on_model_forward, always_call=True)
 
     def watches(self, due: Sequence[MetricRun]) -> bool:
-        """Whether modules are watched for any of these entries; the same on all ranks."""
+        """Whether any of these metric runs reads module outputs; the same on all ranks."""
         return any(metric_run in self.modules for metric_run in due)
 
     def take(self) -> StepValues | None:
-        """What was measured; the step is finished."""
+        """Returns the values of the finished step and removes every hook; None if no hook ran."""
         step_values = self._step_values
         if step_values is not None:
-            self._held.check(step_values)
-        if self._handles and step_values is None and not self._said:
-            self._said = True
+            self._deferred.check(step_values)
+        if self._handles and step_values is None and not self._warned:
+            self._warned = True
             logger.warning(
-                "no module was seen at work in a step, so its activations are left out;"
-                " hooks are not called in a compiled model, nor in one that does not run in training mode"
+                "activations are skipped: no forward hook ran in this step; hooks do not run in compiled models or"
+                " in eval mode"
             )
         self.end()
         return step_values
 
     def end(self) -> None:
-        """Removes every hook and forgets what was measured."""
+        """Removes every hook and drops the values of this step."""
         self._step_values = None
-        self._held.clear()
+        self._deferred.clear()
         self._remove()
 
     def _remove(self) -> None:
         while self._handles:
             self._handles.popitem()[1].remove()
 
-    def _seen(
+    def _on_module_forward(
         self, metric_run: MetricRun, name: str, context: Context, module: nn.Module, args: Any, outputs: Any
     ) -> None:
-        # A graph that was compiled while hooks were there goes on to call them: make it forget them.
-        if torch.compiler.is_compiling() or (metric_run, name) not in self._handles or self._left():
+        # A graph compiled while hooks were installed keeps calling them: return, so that it contains no trace of them.
+        if torch.compiler.is_compiling() or (metric_run, name) not in self._handles or self._abandoned():
             return
         if not self._model.training:
             return
@@ -171,16 +174,16 @@ class Activations:
         tensor = _first_tensor(outputs)
         if tensor is None or tensor.is_meta:
             return
-        with self._guard("looking at activations", context.step, [metric_run]):
+        with self._guard("measuring activations", context.step, [metric_run]):
             self._step_values = self._step_values or StepValues()
             with torch.autocast(tensor.device.type, enabled=False):
                 self._runner.run(metric_run, replace(context, activations={name: tensor.detach()}), self._step_values)
-                if self._holds:
-                    self._held.hold(self._step_values)
+                if self._defers:
+                    self._deferred.record_versions(self._step_values)
                 else:
-                    self._step_values.count_histograms()  # the tensor may be changed in place by what comes next
+                    self._step_values.count_histograms()  # count now: the next layer may change the tensor in place
 
-    def _over(self, module: nn.Module, args: Any, outputs: Any) -> None:
+    def _on_model_forward(self, module: nn.Module, args: Any, outputs: Any) -> None:
         if self._model.training and not torch.compiler.is_compiling():
             self._remove()
 
@@ -188,37 +191,40 @@ class Activations:
 def _modules_of(
     metric_runs: Sequence[MetricRun], model: nn.Module, reducer: Reducer | None
 ) -> dict[MetricRun, dict[str, nn.Module]]:
-    """The chosen modules of each entry; a regex may match on other ranks only, which have other modules."""
+    """The selected modules of each metric run.
+
+    A regex may match on other ranks only, because pipeline stages have different modules.
+    """
     regexes = [getattr(metric_run.spec.metric, "modules", None) for metric_run in metric_runs]
-    chosen = [_modules(model, regex) for regex in regexes]
-    here = {str(index) for index, modules in enumerate(chosen) if modules}
-    anywhere = reducer.union(here) if reducer is not None and metric_runs else here
+    modules_by_run = [_modules(model, regex) for regex in regexes]
+    local_matches = {str(index) for index, modules in enumerate(modules_by_run) if modules}
+    global_matches = reducer.union(local_matches) if reducer is not None and metric_runs else local_matches
     for index, regex in enumerate(regexes):
-        if regex is not None and str(index) not in anywhere:
+        if regex is not None and str(index) not in global_matches:
             raise ConfigError(
                 f"activations.modules must match at least one module's name, got {regex!r};"
                 f" near names: {', '.join(near(regex, [*_modules(model, '')]))}"
             )
-    return dict(zip(metric_runs, chosen, strict=True))
+    return dict(zip(metric_runs, modules_by_run, strict=True))
 
 
 def _modules(model: nn.Module, regex: str | None) -> dict[str, nn.Module]:
-    """The chosen modules by their clean names; those that are the model's layers when no regex chooses."""
+    """The modules selected by the regex, by clean name. Without a regex: the model's layers."""
     paths = [(path, module) for path, module in model.named_modules() if path]
     cleaned = clean_parameter_names([f"{path}._" for path, _ in paths])
-    named = {
+    modules_by_name = {
         name.removesuffix("._"): module for name, (_, module) in zip(cleaned, paths, strict=True) if name.endswith("._")
     }
     if regex is not None:
-        return {name: module for name, module in named.items() if re.search(regex, name)}
+        return {name: module for name, module in modules_by_name.items() if re.search(regex, name)}
     parameters = clean_parameter_names([name for name, _ in model.named_parameters()])
     layers = dict.fromkeys(layers_of(parameters))
-    return {name: named[name] for name in layers if name in named}
+    return {name: modules_by_name[name] for name in layers if name in modules_by_name}
 
 
 def _first_tensor(outputs: Any) -> Tensor | None:
-    """The first tensor of real numbers in what a module returned."""
+    """The first floating-point tensor in a module's output."""
     if isinstance(outputs, Tensor):
         return outputs if outputs.is_floating_point() else None
     parts = outputs.values() if isinstance(outputs, Mapping) else outputs if isinstance(outputs, (tuple, list)) else ()
-    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
+    return next((inner for part in parts if (inner := _first_tensor(part)) is not None), None)

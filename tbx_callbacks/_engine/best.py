@@ -1,4 +1,4 @@
-"""The best value so far of each evaluation metric."""
+"""Tracks the best value so far of each evaluation metric."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tbx_callbacks.tags import EVALUATION, larger_is_better
 
 
 class BestValues:
-    """Keeps the best value by tag: the smallest of losses and errors, the largest of the rest.
+    """The best value by tag: the smallest for losses and errors, the largest for everything else.
 
     Args:
-        larger: by tag, whether larger is better, where the trainer says so.
+        larger: by tag, whether larger is better, for the metrics where the trainer specifies it.
     """
 
     def __init__(self, larger: Mapping[str, bool]) -> None:
@@ -21,12 +21,12 @@ class BestValues:
         self.values: dict[str, float] = {}
 
     def update(self, logs: Mapping[str, Number | str]) -> None:
-        """Takes the evaluation metrics (`eval/...`, `val_...`) among the numbers that the trainer logs."""
+        """Updates the best values with the evaluation metrics (`eval/...`, `val_...`) in the trainer's logs."""
         for tag, value in logs.items():
             if not tag.startswith(EVALUATION) or not isinstance(value, (int, float)) or math.isnan(value):
                 continue
-            known = self.values.get(tag)
-            if known is None or (value > known if self._larger_is_better(tag) else value < known):
+            best = self.values.get(tag)
+            if best is None or (value > best if self._larger_is_better(tag) else value < best):
                 self.values[tag] = value
 
     def _larger_is_better(self, tag: str) -> bool:

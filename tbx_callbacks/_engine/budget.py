@@ -1,4 +1,4 @@
-"""Keeps the monitor's share of the training time within a budget, by measuring costly metrics less often."""
+"""Keeps the monitoring overhead within a budget by lengthening the intervals of costly metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from tbx_callbacks._config.schedule import stretched, stretches
+from tbx_callbacks._config.schedule import can_stretch, stretch
 from tbx_callbacks._distributed.messages import Messages, Numbers
 from tbx_callbacks._engine.cost import Cost
 from tbx_callbacks._engine.counters import Stopwatch
@@ -16,143 +16,153 @@ from tbx_callbacks._engine.runner import MetricRunner
 
 logger = logging.getLogger(__name__)
 
-_RUNS = 3
-"""Runs after which a metric's cost is known; the first, which also pays for imports and allocations, is left out."""
-_PATIENCE = 3 * _RUNS
-"""Runs after which a costly metric no longer waits for rarer ones to be known: they join a later decision."""
-_CHEAP = 0.05
-"""Metrics that take less than this part of the budget keep their cadence,"""
-_CHEAP_TOGETHER = 0.5
-"""unless all of these together take more than this part."""
+_MIN_RUNS = 3
+"""Runs after which a metric's cost is known. The first one is ignored: it also pays for imports and allocations."""
+_MAX_RUNS_BEFORE_DECISION = 3 * _MIN_RUNS
+"""Runs after which a costly metric no longer waits for rarer ones, whose cost is decided on later."""
+_CHEAP_SHARE = 0.05
+"""Metrics below this share of the budget keep their interval,"""
+_CHEAP_TOTAL_SHARE = 0.5
+"""unless all of these together exceed this share of the budget."""
 _SLACK = 1.25
-"""How much more than the budget a decision may turn out to take: few points are a rough measure."""
+"""Tolerated overshoot after a decision: with few points the measured overhead is imprecise."""
 
 _NAME = "overhead budget"
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What was seen until a step; `noted` are the seconds that entries cost by themselves."""
+class _Measurement:
+    """Totals up to a step; `charged` is the number of seconds charged to individual metric runs."""
 
     step: int
     seconds: float
     monitoring: float
-    noted: float
+    charged: float
 
 
 class Budget:
-    """Decides on rank 0, from what each metric was seen to cost there, until the budget is kept; all ranks follow.
+    """Decides on rank 0, from the measured cost of each metric, until the budget is met. All ranks follow.
 
-    Metrics that read tensors share passes over them, and only the first of them pays: they are stretched alike. One
-    that is rare, or never due, does not hold up a decision about others; it is decided upon when its cost is known.
+    Metrics that read tensors share passes over them, and only the first of them is charged: they get the same factor. A
+    metric that is rarely or never due does not delay the decision about the others. It is decided on once its cost is
+    known.
 
     Args:
-        share: of the training time that measuring and publishing may take; None sets no limit.
-        stopwatch: says what they took.
-        program: the metrics, the same on every rank.
-        decisions: carries the new cadences to all ranks.
+        share: the largest share of the training time for measuring and publishing; None sets no limit.
+        stopwatch: reports the time spent on them.
+        runner: runs the metrics, the same ones on every rank.
+        messages: sends the new intervals to all ranks.
     """
 
     def __init__(self, share: float | None, stopwatch: Stopwatch, runner: MetricRunner, messages: Messages) -> None:
         self.share, self._stopwatch, self._runner, self._messages = share, stopwatch, runner, messages
-        self._names = {
-            f"{place} {metric_run.spec.name}": metric_run for place, metric_run in enumerate(runner.metric_runs)
+        self._runs_by_name = {
+            f"{index} {metric_run.spec.name}": metric_run for index, metric_run in enumerate(runner.metric_runs)
         }
-        self._chosen = {metric_run: metric_run.schedule for metric_run in runner.metric_runs}  # by the set
-        self._waits = share is None or not messages.is_sender
-        self._since: _Seen | None = None
+        self._configured = {metric_run: metric_run.schedule for metric_run in runner.metric_runs}  # in the metric set
+        self._idle = share is None or not messages.is_sender
+        self._baseline: _Measurement | None = None
         self._slack = 1.0
         if share is not None:
             messages.subscribe(_NAME, self._stretch)
 
     def decide(self, step: int) -> str | None:
-        """A due step was published: decides, as soon as costs are known, how much less often costly metrics run.
+        """Decides, after a due step was published, by how much to lengthen the intervals of costly metrics.
 
         Returns:
-            The cadences that are not the set's own any more, in Markdown; None when nothing was decided (yet).
+            All cadences that differ from the metric set, as Markdown; None if nothing was decided.
         """
-        if self._waits:
+        if self._idle:
             return None
-        now = self._seen(step)
-        if self._since is None:
-            self._since = now  # only from here on: a training's own first steps are slow too
-        if step == self._since.step:
+        now = self._measure(step)
+        if self._baseline is None:
+            self._baseline = now  # the first steps of a training are slow
+        if step == self._baseline.step:
             return None
-        shares, spent = self._shares(now, self._since)
+        shares, spent = self._shares(now, self._baseline)
         total, costly = sum(shares.values()), self._costly(shares)
-        rare = [
+        unmeasured = [
             metric_run
             for metric_run in self._runner.step_runs
-            if metric_run not in shares and stretches(metric_run.schedule)
+            if metric_run not in shares and can_stretch(metric_run.schedule)
         ]
         assert self.share is not None
         if total <= self.share * self._slack or not costly:
-            if not rare:
-                self._waits = True
+            if not unmeasured:
+                self._idle = True
                 self._messages.send(_NAME, {})
             return None
-        if rare and max(metric_run.cost.runs for metric_run in costly) < _PATIENCE:
+        if unmeasured and max(metric_run.cost.runs for metric_run in costly) < _MAX_RUNS_BEFORE_DECISION:
             return None
-        self._waits = True
-        # Seconds of measuring a second of training: a share of both would shrink with what is saved.
+        self._idle = True
+        # Monitoring seconds per second of training. A share of the total would shrink with the time that is saved.
         training, allowed = max(1 - spent, 0.01), self.share / (1 - self.share)
-        much = sum(shares[metric_run] for metric_run in costly)
-        room = max(allowed - (total - much) / training, _CHEAP * allowed)
-        factor = max(math.ceil(much / training / room), 2)
-        self._messages.send(_NAME, {name: factor for name, metric_run in self._names.items() if metric_run in costly})
-        return self._said(total, costly, factor)
+        costly_share = sum(shares[metric_run] for metric_run in costly)
+        allowance = max(allowed - (total - costly_share) / training, _CHEAP_SHARE * allowed)
+        factor = max(math.ceil(costly_share / training / allowance), 2)
+        self._messages.send(
+            _NAME, {name: factor for name, metric_run in self._runs_by_name.items() if metric_run in costly}
+        )
+        return self._report(total, costly, factor)
 
-    def _seen(self, step: int) -> _Seen:
-        noted = sum(metric_run.cost.total for metric_run in self._runner.step_runs)
-        return _Seen(step, self._stopwatch.seconds, self._stopwatch.monitoring, noted)
+    def _measure(self, step: int) -> _Measurement:
+        charged = sum(metric_run.cost.total for metric_run in self._runner.step_runs)
+        return _Measurement(step, self._stopwatch.seconds, self._stopwatch.monitoring, charged)
 
-    def _shares(self, now: _Seen, since: _Seen) -> tuple[dict[MetricRun, float], float]:
-        """Of the time since then: of each entry whose cost is known, and of all that measuring took."""
-        seconds, monitoring = now.seconds - since.seconds, now.monitoring - since.monitoring
-        # What cannot be told apart (publishing) is spread over all.
-        spread = monitoring / (now.noted - since.noted) if now.noted > since.noted else 0.0
-        a_step = seconds / (now.step - since.step)
-        known = [metric_run for metric_run in self._runner.step_runs if metric_run.cost.runs >= _RUNS]
-        return {metric_run: spread * metric_run.cost.per_step / a_step for metric_run in known}, monitoring / seconds
+    def _shares(self, now: _Measurement, baseline: _Measurement) -> tuple[dict[MetricRun, float], float]:
+        """The share of the time since `baseline` of each metric run whose cost is known, and of all monitoring.
+
+        Shares are fractions of the elapsed seconds.
+        """
+        seconds, monitoring = now.seconds - baseline.seconds, now.monitoring - baseline.monitoring
+        # Time that is not charged to one metric (publishing) is spread over all.
+        scale = monitoring / (now.charged - baseline.charged) if now.charged > baseline.charged else 0.0
+        step_time = seconds / (now.step - baseline.step)
+        measured = [metric_run for metric_run in self._runner.step_runs if metric_run.cost.runs >= _MIN_RUNS]
+        return {
+            metric_run: scale * metric_run.cost.per_step / step_time for metric_run in measured
+        }, monitoring / seconds
 
     def _costly(self, shares: Mapping[MetricRun, float]) -> list[MetricRun]:
-        """The entries that are to be measured less often."""
+        """The metric runs whose intervals have to be lengthened."""
         assert self.share is not None
-        periodic = [metric_run for metric_run in shares if stretches(metric_run.schedule)]
+        periodic = [metric_run for metric_run in shares if can_stretch(metric_run.schedule)]
         readers = [metric_run for metric_run in periodic if metric_run.spec.select is not None]
-        least = _CHEAP * self.share
-        costly = {metric_run for metric_run in periodic if shares[metric_run] > least}
-        if sum(shares[metric_run] for metric_run in readers) > least:
+        threshold = _CHEAP_SHARE * self.share
+        costly = {metric_run for metric_run in periodic if shares[metric_run] > threshold}
+        if sum(shares[metric_run] for metric_run in readers) > threshold:
             costly.update(readers)
         cheap = sum(shares[metric_run] for metric_run in periodic if metric_run not in costly)
-        return [metric_run for metric_run in periodic if metric_run in costly or cheap > _CHEAP_TOGETHER * self.share]
+        return [
+            metric_run for metric_run in periodic if metric_run in costly or cheap > _CHEAP_TOTAL_SHARE * self.share
+        ]
 
-    def _said(self, total: float, costly: Collection[MetricRun], factor: int) -> str:
-        """Says what changes now; returns that of all that is no longer as the set chose it."""
-        head = f"measuring took {total:.2%} of the training time, the budget is {self.share:.2%}; measured less often:"
-        changed: dict[str, None] = {}  # an item may have an entry for each optimizer
-        chosen: dict[str, None] = {}
-        for metric_run, first in self._chosen.items():
+    def _report(self, total: float, costly: Collection[MetricRun], factor: int) -> str:
+        """Logs the changes, and returns a summary of every schedule that differs from the configured one."""
+        summary = f"monitoring took {total:.2%} of the training time, the budget is {self.share:.2%}; longer intervals:"
+        changes: dict[str, None] = {}  # a metric may have one run per optimizer
+        lengthened: dict[str, None] = {}
+        for metric_run, configured in self._configured.items():
             item, now = metric_run.spec, metric_run.schedule
             name = f"{item.name} ({describe(item)})" if item.select else item.name
             if metric_run in costly:
-                now = stretched(metric_run.schedule, factor)
-                changed[f"{name}: {metric_run.schedule} -> {now}"] = None
-            if now != first:
-                chosen[f"- {name}: {first} -> {now}"] = None
-        logger.warning("%s %s", head, "; ".join(changed))
-        return "\n".join((head, "", *chosen))
+                now = stretch(metric_run.schedule, factor)
+                changes[f"{name}: {metric_run.schedule} -> {now}"] = None
+            if now != configured:
+                lengthened[f"- {name}: {configured} -> {now}"] = None
+        logger.warning("%s %s", summary, "; ".join(changes))
+        return "\n".join((summary, "", *lengthened))
 
     def _stretch(self, factors: Numbers) -> None:
-        """What was decided, on each rank; then costs are looked at anew."""
+        """Applies the factors of rank 0 on each rank, then measures the costs again."""
         if not factors:
             self._messages.unsubscribe(_NAME)
             return
         for name, factor in factors.items():
-            metric_run = self._names[name]
-            metric_run.schedule = stretched(metric_run.schedule, int(factor))
+            metric_run = self._runs_by_name[name]
+            metric_run.schedule = stretch(metric_run.schedule, int(factor))
         self._runner.regroup()
         for metric_run in self._runner.metric_runs:
             metric_run.cost = Cost()
-        self._since, self._slack = None, _SLACK
-        self._waits = not self._messages.is_sender
+        self._baseline, self._slack = None, _SLACK
+        self._idle = not self._messages.is_sender

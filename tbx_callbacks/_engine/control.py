@@ -1,4 +1,4 @@
-"""What rank 0 decides in a training, from what was measured: cadences within the budget, and what rules want done."""
+"""Applies the runtime decisions of rank 0: longer intervals (overhead budget), stop and checkpoint (rules)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tbx_callbacks.writers.base import NullWriter
 
 
 class Control:
-    """Budget and rules of one training.
+    """The overhead budget and the live rules of one training.
 
     Args:
-        publisher: has the training's decisions; what is said is written there.
-        program: the metrics.
-        stopwatch: says what they took.
-        share: of the training time that measuring may take; None sets no limit.
+        publisher: writes the texts about decisions, and owns this training's messages.
+        runner: runs the metrics.
+        stopwatch: measures the monitoring time.
+        share: the largest share of the training time for monitoring; None sets no limit.
         live: the rules.
     """
 
@@ -42,43 +42,52 @@ class Control:
         self._budget = Budget(share, stopwatch, runner, publisher.messages)
         self._action = Action.NONE
         self.rule_schedule: Schedule = never
-        """The steps about which rules are asked."""
+        """The steps at which the rules are evaluated."""
 
     def start_rules(
-        self, every: Cadence, log_schedule: Schedule, before: tuple[str, int] | None, *, whole: bool, strict: bool
+        self,
+        every: Cadence,
+        log_schedule: Schedule,
+        resumed_from: tuple[str, int] | None,
+        *,
+        sees_all_ranks: bool,
+        strict: bool,
     ) -> None:
-        """Asks the rules from now on, where the run is written.
+        """Starts evaluating the rules, on the rank that writes the run.
 
         Args:
-            every: the set's cadence, for rules without one.
+            every: the cadence of the metric set, for rules without one.
             log_schedule: the steps at which the trainer logs.
-            before: the folder of a run that is resumed, and the step after which.
-            whole: whether this rank hears of all others: one that does not decides nothing.
+            resumed_from: folder and last step of the run that is resumed.
+            sees_all_ranks: whether this rank receives the values of all ranks. A rank that does not never acts on
+                rules.
             strict: raise errors of rules.
         """
         live, messages = self._live, self._publisher.messages
         if live.active_rules():
             self.rule_schedule = schedule_of(live.every or every, log_schedule)
-        if live.may_act and whole:
-            messages.subscribe(RULES_TOPIC, self._take_verdict)
+        if live.may_act and sees_all_ranks:
+            messages.subscribe(RULES_TOPIC, self._on_rules_message)
         if not isinstance(self._publisher.writer, NullWriter):
             write = self._publisher.write
             self._publisher.set_live_rules(
-                create_live_rules(live, self.rule_schedule, messages, strict=strict, write=write, before=before)
+                create_live_rules(
+                    live, self.rule_schedule, messages, strict=strict, write=write, resumed_from=resumed_from
+                )
             )
 
     def apply_budget(self, step: int) -> None:
-        """A step was published: decides about cadences, when their costs are known."""
-        said = self._budget.decide(step)
-        if said is not None:
-            self._publisher.write(step, {tags.OVERHEAD_BUDGET: Text(said)})
+        """Applies the overhead budget after a step was published, once the costs are known."""
+        text = self._budget.decide(step)
+        if text is not None:
+            self._publisher.write(step, {tags.OVERHEAD_BUDGET: Text(text)})
 
     def apply_messages(self, step: int) -> Action:
-        """Acts upon what was decided, now that `step` is finished; what the adapter has to do."""
+        """Applies the messages that are due after `step`; returns what the integration has to do."""
         self._action = Action.NONE
         self._publisher.messages.deliver(step)
         return self._action
 
-    def _take_verdict(self, numbers: Numbers) -> None:
+    def _on_rules_message(self, numbers: Numbers) -> None:
         for name in numbers:
             self._action |= Action[name]

@@ -1,4 +1,4 @@
-"""Counts what each metric costs: seconds of the training thread, and of a device beyond them."""
+"""Measures the cost of each metric: seconds of the training thread, and extra seconds of the device."""
 
 from __future__ import annotations
 
@@ -13,107 +13,110 @@ from tbx_callbacks._engine.counters import Stopwatch
 
 
 class Cost:
-    """Seconds that an entry cost. What it took at one step, in however many parts, is one run.
+    """Seconds spent on one metric run. All work at one step, in any number of parts, counts as one run.
 
-    The first run also pays for imports and allocations, so it is kept apart.
+    The first run is counted separately, because it also pays for imports and allocations.
     """
 
     def __init__(self) -> None:
-        self.runs = self._began = self._ended = 0
-        self._first = self._rest = 0.0
+        self.runs = self._first_step = self._last_step = 0
+        self._first_seconds = self._later_seconds = 0.0
 
     def add(self, seconds: float, step: int) -> None:
-        """Adds what was done at a step."""
+        """Adds the seconds spent at a step."""
         if self.runs == 0:
-            self._began = step
-        if self.runs == 0 or step != self._ended:
-            self.runs, self._ended = self.runs + 1, step
+            self._first_step = step
+        if self.runs == 0 or step != self._last_step:
+            self.runs, self._last_step = self.runs + 1, step
         self.add_delayed(seconds, step)
 
     def add_delayed(self, seconds: float, step: int) -> None:
-        """Adds what is known now of an earlier step."""
-        if step <= self._began:
-            self._first += seconds
+        """Adds seconds of an earlier step that are only known now."""
+        if step <= self._first_step:
+            self._first_seconds += seconds
         else:
-            self._rest += seconds
+            self._later_seconds += seconds
 
     @property
     def total(self) -> float:
         """Seconds of all runs."""
-        return self._first + self._rest
+        return self._first_seconds + self._later_seconds
 
     @property
     def per_step(self) -> float:
-        """Seconds a step, from the first run to the last."""
-        return self._rest / (self._ended - self._began) if self.runs > 1 else 0.0
+        """Seconds per step, from the first run to the last."""
+        return self._later_seconds / (self._last_step - self._first_step) if self.runs > 1 else 0.0
 
 
 class CostSlice:
-    """What some entries cost by themselves since the bill began."""
+    """Seconds charged to these metrics since this object was created."""
 
     def __init__(self, costs: Sequence[Cost]) -> None:
-        self._costs, self._before = costs, [cost.total for cost in costs]
+        self._costs, self._start = costs, [cost.total for cost in costs]
 
     def seconds(self) -> float:
-        """All of it."""
-        return sum(self._took())
+        """The sum over all metrics."""
+        return sum(self._seconds_by_cost())
 
     def shares(self) -> list[tuple[Cost, float]]:
-        """Each entry's part of it; the same of nothing."""
-        took, whole = self._took(), self.seconds()
-        return [(c, t / whole if whole else 1 / len(took)) for c, t in zip(self._costs, took, strict=True)]
+        """Each metric's share of the sum; equal shares if the sum is 0."""
+        took, all_seconds = self._seconds_by_cost(), self.seconds()
+        return [(c, t / all_seconds if all_seconds else 1 / len(took)) for c, t in zip(self._costs, took, strict=True)]
 
-    def _took(self) -> list[float]:
-        return [cost.total - before for cost, before in zip(self._costs, self._before, strict=True)]
+    def _seconds_by_cost(self) -> list[float]:
+        return [cost.total - before for cost, before in zip(self._costs, self._start, strict=True)]
 
 
 def split_cost(costs: Sequence[Cost], seconds: float, step: int) -> None:
-    """Adds what was done for several entries at once: each pays the same part."""
+    """Charges work that was done for several metrics at once to each of them in equal parts."""
     for cost in costs:
         cost.add(seconds / len(costs), step)
 
 
 class DeviceTime:
-    """Adds to the stopwatch's `monitoring` what a device takes for a span of work beyond what the thread took for it.
+    """Adds to the stopwatch's `monitoring` the device time of a span that exceeds the thread time of that span.
 
-    Two events mark a span; they are read at a later span, when the device has passed them. Nothing waits.
+    Two events mark a span. They are read during a later span, when the device has passed them, so nothing waits.
 
     Args:
-        stopwatch: counts the time that the thread took.
-        mark: records an event where the device's work is now; None where work is done when the thread has done it.
+        stopwatch: counts the time of the thread.
+        mark: records an event in the device's queue; None where the thread does the work itself.
     """
 
     def __init__(self, stopwatch: Stopwatch, mark: Callable[[], Any] | None) -> None:
         self._stopwatch, self._mark = stopwatch, mark
-        self._open: deque[tuple[Any, Any, float, int, Sequence[tuple[Cost, float]]]] = deque()
+        self._spans: deque[tuple[Any, Any, float, int, Sequence[tuple[Cost, float]]]] = deque()
 
     @contextlib.contextmanager
     def span(self, step: int, costs: Sequence[Cost]) -> Iterator[None]:
-        """What is done in here at a step is measured; these pay for it, as much as each has cost the thread in here."""
+        """Measures the work inside the context.
+
+        The extra device time is charged to `costs`, in proportion to the thread time each of them spent inside.
+        """
         if self._mark is None:
             yield
             return
         self._collect()
-        bill, started, began = CostSlice(costs), self._stopwatch.clock(), self._mark()
+        cost_slice, thread_start, start_event = CostSlice(costs), self._stopwatch.clock(), self._mark()
         try:
             yield
         finally:
-            ended, thread = self._mark(), self._stopwatch.clock() - started
-            self._open.append((began, ended, thread, step, bill.shares()))
+            end_event, thread_seconds = self._mark(), self._stopwatch.clock() - thread_start
+            self._spans.append((start_event, end_event, thread_seconds, step, cost_slice.shares()))
 
     def _collect(self) -> None:
-        while self._open and self._open[0][1].query():
-            began, ended, thread, step, shared = self._open.popleft()
-            more = max(0.0, began.elapsed_time(ended) / 1000 - thread)  # milliseconds
-            self._stopwatch.monitoring += more
-            for cost, part in shared:
-                cost.add_delayed(more * part, step)
+        while self._spans and self._spans[0][1].query():
+            start_event, end_event, thread_seconds, step, cost_shares = self._spans.popleft()
+            extra = max(0.0, start_event.elapsed_time(end_event) / 1000 - thread_seconds)  # elapsed_time() is in ms
+            self._stopwatch.monitoring += extra
+            for cost, part in cost_shares:
+                cost.add_delayed(extra * part, step)
 
 
-def marks_of(device: torch.device) -> Callable[[], Any] | None:
-    """What marks where a device's work is; None for those that the thread waits for.
+def device_marker(device: torch.device) -> Callable[[], Any] | None:
+    """Returns a function that records an event in the device's queue; None for devices without a queue.
 
-    The stream is that of the model's device: another one may be the thread's current device, and do nothing.
+    The stream is that of the model's device. The thread's current device may be another, idle one.
     """
     if device.type != "cuda":
         return None

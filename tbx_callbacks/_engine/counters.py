@@ -1,4 +1,4 @@
-"""Running totals of a run, read as what happened between two points."""
+"""Counts steps, micro-batches, samples, tokens and time, and computes the difference between two points."""
 
 from __future__ import annotations
 
@@ -17,58 +17,58 @@ from tbx_callbacks.metrics.context import Interval
 
 
 class Stopwatch:
-    """Seconds of training; evaluation and saving are left out with `pause` and `resume`.
+    """Seconds of training. `pause` and `resume` exclude evaluation and saving.
 
-    `monitoring` is how much of it measuring and publishing took, `waiting` how much went by between `wait` and `got`,
-    which was `waits` times.
+    `monitoring` is the time spent on measuring and publishing. `waiting` is the time between `start_waiting` and
+    `stop_waiting`, and `waits` the number of such waits.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock
         self.monitoring = self.waiting = 0.0
         self.waits = 0
-        self._passed = 0.0
-        self._since: float | None = None
-        self._waits_since: float | None = None
+        self._elapsed = 0.0
+        self._resumed_at: float | None = None
+        self._wait_started: float | None = None
 
     def resume(self) -> None:
-        """Starts, or goes on after a pause."""
-        if self._since is None:
-            self._since = self.clock()
+        """Starts or resumes counting."""
+        if self._resumed_at is None:
+            self._resumed_at = self.clock()
 
     def pause(self) -> None:
         """Stops counting."""
-        self._passed, self._since, self._waits_since = self.seconds, None, None
+        self._elapsed, self._resumed_at, self._wait_started = self.seconds, None, None
 
     def start_waiting(self) -> None:
-        """The training asks for its next batch; nothing else is done from now on until it has it."""
-        self._waits_since = self.clock()
+        """Starts a wait: the training asks for its next batch and does nothing else until it has it."""
+        self._wait_started = self.clock()
 
     def restart_waiting(self) -> None:
-        """Something else was done since `wait`: it counts from now on, if it counts."""
-        if self._waits_since is not None:
-            self._waits_since = self.clock()
+        """Restarts a wait that is in progress, because other work was done since `start_waiting`."""
+        if self._wait_started is not None:
+            self._wait_started = self.clock()
 
     def cancel_waiting(self) -> None:
-        """Something else is done, nobody knows for how long: this wait is not counted."""
-        self._waits_since = None
+        """Discards the wait in progress: other work of unknown length follows."""
+        self._wait_started = None
 
     def stop_waiting(self) -> None:
-        """The batch is there."""
-        if self._waits_since is not None and self._since is not None:
-            self.waiting += self.clock() - self._waits_since
+        """Ends the wait: the batch has arrived."""
+        if self._wait_started is not None and self._resumed_at is not None:
+            self.waiting += self.clock() - self._wait_started
             self.waits += 1
-        self._waits_since = None
+        self._wait_started = None
 
     @property
     def seconds(self) -> float:
         """Seconds counted so far."""
-        return self._passed + (0.0 if self._since is None else self.clock() - self._since)
+        return self._elapsed + (0.0 if self._resumed_at is None else self.clock() - self._resumed_at)
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Everything counted since the run began."""
+    """All counts since the run began."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -89,8 +89,8 @@ class Totals:
     predictions: Number = 0
 
     def since(self, last: Totals) -> Interval:
-        """What was counted after `last`."""
-        batches = self if self.counted else last  # none is seen where some could not be counted
+        """The counts between `last` and now."""
+        batches = self if self.counted else last  # no batch counts where some could not be counted
         return Interval(
             steps=self.steps - last.steps,
             seconds=self.seconds - last.seconds,
@@ -110,12 +110,12 @@ class Totals:
 
 
 class Counters:
-    """Counts steps and micro-batches. Tensors stay on their device; nothing waits for them.
+    """Counts steps and micro-batches. Tensors stay on their device, without a host sync.
 
     Args:
         stopwatch: times the training.
-        loss_scale: the run's, where it is to be watched.
-        predictions: what compares the model's with their labels.
+        loss_scale: the loss scale, where a metric reads it.
+        predictions: compares the model's predictions with the labels.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Counters:
         self.loss_scale = loss_scale
         self.steps = 0
         self.counting = True
-        """Whether micro-batches are counted; once one could not be, no interval has seen any."""
+        """Whether micro-batches are counted. False once one could not be counted: later intervals then contain none."""
         self._batches = self._samples = self._token_batches = self._losses = self._clip_steps = 0
         self._tokens = LazySum(add_up)
         self._nonfinite = LazySum(_count_nonfinite)
@@ -137,10 +137,16 @@ class Counters:
         self._max_norm = 0.0
 
     def record_batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
-        """One micro-batch of training: its loss (0-d), its samples, its tokens (their number, or their mask).
+        """Counts one micro-batch of training.
+
+        Args:
+            loss: 0-d.
+            samples: number of samples.
+            tokens: number of tokens, or their mask.
 
         Returns:
-            A copy of the loss. The model's own tensor may be its memory again in the next micro-batch: a CUDA graph's.
+            A copy of the loss. The next micro-batch may overwrite the memory of the model's own tensor, as CUDA graphs
+            do.
         """
         self._samples += samples
         if loss is not None:
@@ -156,9 +162,12 @@ class Counters:
         return loss
 
     def record_clipping(self, norm: Tensor, max_norm: float) -> None:
-        """One step whose gradient had this norm before it was clipped; see torch.nn.utils.clip_grad_norm_ for 1e-6."""
+        """Counts one step whose gradient had this norm before clipping.
+
+        See `torch.nn.utils.clip_grad_norm_` for the 1e-6.
+        """
         if max_norm != self._max_norm:
-            self._clipped.total()  # of the limit so far
+            self._clipped.total()  # with the previous limit
             self._max_norm = max_norm
         self._clip_steps += 1
         self._clipped.pending.append(norm)
@@ -166,7 +175,7 @@ class Counters:
             self._clipped.total()
 
     def totals(self) -> Totals:
-        """Everything so far."""
+        """All counts so far."""
         hits, predictions = self.predictions.totals()
         return Totals(
             hits=hits,

@@ -1,4 +1,4 @@
-"""The engine: a training's beginning and end, and each step's way to the sink as one batch."""
+"""Defines `Engine`, which runs the metrics of a set through one training, from `start` to `end`."""
 
 from __future__ import annotations
 
@@ -38,23 +38,24 @@ from tbx_callbacks.writers.base import Writer
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE, _SHORT_PATIENCE = 30.0, 5.0  # seconds that the end of a training waits for other ranks; of one that failed
+_DRAIN_SECONDS, _FAILED_DRAIN_SECONDS = 30.0, 5.0  # maximum wait for other ranks at the end; after a failure
 
 
 class Engine:
     """Runs the metrics of a set.
 
-    An adapter calls, for every optimizer step: `begin_step`, then perhaps `batch`, `before_clip` and `clipped`; the
-    measurement itself happens in the optimizer's own post hook; `publish` or `logged` hand the step to the sink.
+    For every optimizer step an integration calls `begin_step`, then optionally `record_batch`, `before_clip` and
+    `record_clipping`. The metrics run in the optimizer's own post-step hook. `flush_step` or `record_logs` pass the
+    step's values to the writer.
 
     Args:
         items: the metrics.
         every: cadence of items without one.
-        strict: raise errors of metrics instead of switching them off.
-        sink: where batches go.
+        strict: raise errors of metrics instead of disabling them.
+        writer: receives the values of each step.
         stopwatch: times the training.
-        budget: share of the training time that all this may take.
-        live: rules that are asked while the run trains.
+        budget: the largest share of the training time for monitoring; None sets no limit.
+        live: the rules that are evaluated during the training.
     """
 
     def __init__(
@@ -73,36 +74,36 @@ class Engine:
         self._items, self._every, self._strict = tuple(items), every, strict
         self._guard = Guard(strict=strict, stopwatch=self.stopwatch)
         self._counters = Counters(self.stopwatch)
-        # Numbers that the trainer logs before training (an evaluation) are taken too.
-        early = plan([item for item in self._items if item.select is None], every, (), never, {})
-        self._runner = MetricRunner(early, strict=strict, clock=self.stopwatch.clock)
+        # Values that the trainer logs before training (an evaluation) are recorded too.
+        initial_runs = plan([item for item in self._items if item.select is None], every, (), never, {})
+        self._runner = MetricRunner(initial_runs, strict=strict, clock=self.stopwatch.clock)
         self._share, self._live = budget, live
         self._control = Control(self.publisher, self._runner, self.stopwatch, share=None, live=NO_LIVE_RULES)
         self._recorder: StepRecorder | None = None
         self._best = BestValues({})
         self._run = RunInfo()
         self._user_scalars = UserScalars()
-        self._counts = True
+        self._counts_batches = True
         self.labels: Any = None
-        """Labels of the micro-batch at work, where an adapter has seen them before the model's forward pass."""
+        """Labels of the current micro-batch, if an integration read them before the model's forward pass."""
         self.wants_labels = False
-        """Whether a metric of this run reads them."""
+        """Whether a metric of this run reads labels."""
 
-    # -- a run begins and ends -------------------------------------------------------------------------------------
+    # -- start and end of a run --------------------------------------------------------------------------------------
 
-    def start(self, info: TrainingInfo, before: tuple[str, int] | None = None) -> None:
+    def start(self, info: TrainingInfo, resumed_from: tuple[str, int] | None = None) -> None:
         """Resolves the selections for this model and hooks into the optimizers.
 
         Args:
-            setup: what the adapter knows.
-            before: the folder of a run that is resumed, and the step after which.
+            info: describes the training.
+            resumed_from: folder and last step of the run that is resumed.
 
         Raises:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
         """
         self.detach()
         self.publisher.start(reducer := join())
-        self._counts = reducer is not None or world_size() == 1  # or batches would be one rank's share
+        self._counts_batches = reducer is not None or world_size() == 1  # else one rank's share
         access = ModelAccess(
             info.model, info.optimizers, reducer.min_reduce if reducer is not None else None, info.deepspeed
         )
@@ -123,7 +124,7 @@ class Engine:
         )
         self.stopwatch.cancel_waiting()
         for metric_run in metric_runs:
-            metric_run.last_totals = self._counters.totals()  # the stopwatch runs on over trainings
+            metric_run.last_totals = self._counters.totals()  # the stopwatch keeps its total between trainings
         self._best = BestValues(info.larger_is_better)
         for logs in info.earlier_logs:
             self._best.update(logs)
@@ -143,24 +144,30 @@ class Engine:
             counters=self._counters,
             user_scalars=self._user_scalars,
             guard=self._guard,
-            spread=_spread(access, reducer),
+            any_sharded=_any_rank_sharded(access, reducer),
         )
-        self._control.start_rules(self._every, info.log_schedule, before, whole=self._counts, strict=self._strict)
+        self._control.start_rules(
+            self._every, info.log_schedule, resumed_from, sees_all_ranks=self._counts_batches, strict=self._strict
+        )
         self.publisher.write(0, self._runner.run_event(Context("start", 0, self._run)).finish_local({}))
         self.stopwatch.resume()
 
     def end(self, step: int, *, succeeded: bool) -> None:
-        """Publishes what is left and writes how the run ended. Numbers that the trainer logs later are still taken."""
+        """Publishes the remaining values and the final ones. Values that the trainer logs later are still recorded."""
         self.flush_step()
         self.detach()
         self.stopwatch.pause()
-        patience = _PATIENCE if succeeded else _SHORT_PATIENCE
-        if not self.publisher.drain(patience):
-            logger.warning("other ranks did not answer in %.0f s at the end; what waits for them is lost", patience)
-        self.publisher.close_live_rules(step, patience)
+        timeout = _DRAIN_SECONDS if succeeded else _FAILED_DRAIN_SECONDS
+        if not self.publisher.drain(timeout):
+            logger.warning(
+                "cross-rank values of the last steps are lost: other ranks did not answer within %.0f s at the end"
+                " of training",
+                timeout,
+            )
+        self.publisher.close_live_rules(step, timeout)
         self._run = replace(self._run, succeeded=succeeded)
-        ended = self._runner.run_event(Context("end", step, self._run))
-        self.publisher.write(step, {**self._user_scalars.pop_final(), **ended.finish_local({})})
+        final_values = self._runner.run_event(Context("end", step, self._run))
+        self.publisher.write(step, {**self._user_scalars.pop_final(), **final_values.finish_local({})})
         self.publisher.writer.flush()
 
     def detach(self) -> None:
@@ -170,19 +177,19 @@ class Engine:
             self._recorder = None
 
     def suspend(self) -> None:
-        """Removes every hook of a training that may have been left by an exception; a next step brings them back."""
+        """Removes every hook of a training that an exception may have ended. The next step installs them again."""
         if self._recorder is not None:
             self._recorder.suspend()
 
     @property
     def needs(self) -> frozenset[str]:
-        """What the metrics need at any step of the run."""
+        """The needs of all metrics, at any step of the run."""
         return self._runner.needs
 
     # -- one step --------------------------------------------------------------------------------------------------
 
     def begin_step(self, step: int) -> None:
-        """A step begins; `step` is the number it will have when it is finished (1-based)."""
+        """Begins a step; `step` is its number once it is finished (1-based)."""
         recorder = self._recorder
         if self.publisher.buffered is not None or (recorder is not None and recorder.end_of_step.pending):
             self.flush_step()
@@ -191,14 +198,14 @@ class Engine:
             recorder.begin_step(step)
 
     def end_microbatch(self, *, is_step: bool) -> None:
-        """A pass of the trainer's loop is over; `is_step`: it counts as a step even if no optimizer was called."""
+        """Ends one iteration of the trainer's loop; `is_step` if it counts as a step even without an optimizer call."""
         recorder = self._recorder
         if recorder is not None and (recorder.due or recorder.watches_loss_scale):
             recorder.end_microbatch(is_step=is_step)
 
     def record_batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
-        """One micro-batch went through the model; returns a copy of its loss, None where it is not counted."""
-        if self._counts and self._counters.counting:
+        """Counts one micro-batch; returns a copy of its loss, or None if it is not counted."""
+        if self._counts_batches and self._counters.counting:
             try:
                 return self._counters.record_batch(loss=loss, samples=samples, tokens=tokens)
             except Exception as error:
@@ -207,9 +214,9 @@ class Engine:
         return None
 
     def record_outputs(self, outputs: Any, labels: Any) -> None:
-        """What the model returned for a micro-batch of training, and its labels: those of `labels` when left out."""
+        """Records the model's outputs for a micro-batch of training, and its labels (default: `self.labels`)."""
         if labels is None:
-            labels, self.labels = self.labels, None  # of one forward pass: who knows what a second one is about
+            labels, self.labels = self.labels, None  # the labels belong to one forward pass only
         with self.guard_outputs():
             if "losses" in self.needs:
                 self._counters.extra_losses.add(outputs)
@@ -217,44 +224,44 @@ class Engine:
                 self._counters.predictions.add(outputs, labels)
 
     def guard_outputs(self) -> AbstractContextManager[None]:
-        """Guards the training from errors while an adapter looks at what a model returned."""
-        return self._guard("looking at outputs", self._step)
+        """Catches errors while an integration reads the model's outputs."""
+        return self._guard("reading model outputs", self._step)
 
     def before_clip(
         self, scale: Tensor | None = None, *, optimizer: str | None = None, max_norm: float | None = None
     ) -> None:
-        """All gradients of this step are there and not yet clipped.
+        """Records that all gradients of this step exist and are not clipped yet.
 
         Args:
-            scale: the loss scale that they still carry.
-            optimizer: name of the optimizer whose step comes; all of them when left out.
-            max_norm: the limit, where the trainer will clip by the norm of all these gradients.
+            scale: the loss scale by which the gradients are still multiplied.
+            optimizer: name of the optimizer that steps next; all optimizers if None.
+            max_norm: the limit, if the trainer will clip by the norm of all these gradients.
         """
         if self._recorder is not None:
             self._recorder.before_clip(scale, optimizer, max_norm)
 
     def record_clipping(self, norm: Tensor | float, max_norm: float) -> None:
-        """The trainer clipped this step's gradients, which had this norm."""
+        """Records that the trainer clipped this step's gradients to `max_norm`; `norm` is their norm before."""
         if self._recorder is not None:
             self._recorder.record_clipping(norm, max_norm)
 
     def log(self, tag: str, value: Tensor | float) -> None:
-        """Adds a scalar of the user's own to the mean that is written under `tag` at the next point.
+        """Adds a user scalar to the mean that is written under `tag` at the next point.
 
         Raises:
-            ValueError: the tag would be rewritten by TensorBoard, belongs to a metric, or the value is not a scalar.
+            ValueError: TensorBoard would rewrite the tag, the tag belongs to a metric, or the value is not a scalar.
         """
         if self._runner.owns_tag(tag):
-            raise ValueError(f"a tag of your own must not be one that a metric writes, got {tag!r}; choose another")
+            raise ValueError(f"tag must not be one that a metric writes, got {tag!r}; choose another")
         self._user_scalars.add(tag, value)
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
     def flush_step(self, step_info: StepInfo | None = None) -> None:
-        """Hands the step's values to the writer. `step_info` are numbers that the trainer gave for it."""
+        """Passes the step's values to the writer. `step_info` holds values that the trainer reported for it."""
         recorder = self._recorder
         if self.publisher.buffered is None and (recorder is None or not recorder.end_of_step.pending):
-            return  # a step with nothing due, as most are
+            return  # nothing was due, as in most steps
         with self._guard("publishing", self._step):
             if recorder is not None:
                 recorder.finish_step()
@@ -268,32 +275,37 @@ class Engine:
         step_info: StepInfo | None = None,
         shared: Mapping[str, Value] | None = None,
     ) -> None:
-        """The trainer logged numbers (by tag) after `step` steps; they travel with what was measured at that step.
+        """Records values (by tag) that the trainer logged after `step` steps, to write them with that step's values.
 
         Args:
-            step: steps taken.
-            logs: numbers of the whole run.
-            facts: see `publish`.
-            shared: this rank's part of numbers of this very step, perhaps none; None on all ranks or on none.
+            step: finished optimizer steps.
+            logs: values of the whole run.
+            step_info: see `flush_step`.
+            shared: this rank's part of values of this same step, perhaps empty. Either all ranks pass None or none
+                does.
         """
         with self._guard("publishing", step):
             user_scalars = shared is not None and self._runner.writes_logs
-            if self._recorder is not None and self._counts and (user_scalars or self._control.rule_schedule(step)):
+            if (
+                self._recorder is not None
+                and self._counts_batches
+                and (user_scalars or self._control.rule_schedule(step))
+            ):
                 self._recorder.step_values(step).add(shared or {})
             self._best.update(logs)
-            numbers = self._runner.run_event(Context("log", step, self._run, logs=logs))
-            self._runner.drop_logged_tags(numbers.tags)
+            log_values = self._runner.run_event(Context("log", step, self._run, logs=logs))
+            self._runner.drop_logged_tags(log_values.tags)
             if self._recorder is not None:
                 self._recorder.finish_step()
             else:
-                numbers.add(self._user_scalars.pop())  # they wait for a point that does not come: no training is on
-            self.publisher.flush_with_logs(step, numbers, step_info)
+                log_values.add(self._user_scalars.pop())  # outside a training there is no next point
+            self.publisher.flush_with_logs(step, log_values, step_info)
         self._control.apply_budget(self._step)
 
     def poll_actions(self, step: int) -> Action:
-        """Acts upon what was decided, now that `step` is finished; what an adapter has to do, the same on all ranks."""
+        """Applies messages of rank 0 after `step`; returns the action the integration takes, the same on all ranks."""
         if self.publisher.messages.pending:
-            with self._guard("acting upon decisions", step):
+            with self._guard("applying messages of rank 0", step):
                 return self._control.apply_messages(step)
         return Action.NONE
 
@@ -307,6 +319,6 @@ class Engine:
         return self._recorder.step if self._recorder is not None else 0
 
 
-def _spread(access: ModelAccess, reducer: Reducer | None) -> bool:
-    """Whether any rank holds pieces of tensors."""
+def _any_rank_sharded(access: ModelAccess, reducer: Reducer | None) -> bool:
+    """Whether any rank holds shards of tensors."""
     return reducer is not None and reducer.max_reduce({"spread": float(access.is_sharded)}).get("spread") == 1

@@ -1,4 +1,4 @@
-"""Keeps errors of monitoring out of the training, and charges its time to the metrics that needed it."""
+"""Catches errors of monitoring code, and charges its time to the metrics that needed it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ logger = logging.getLogger(__name__)
 
 
 def _on_host() -> contextlib.AbstractContextManager[object]:
-    """Tensors that are made without naming a device are on the CPU, whatever torch.set_default_device chose."""
+    """Places tensors created without a device on the CPU, regardless of `torch.set_default_device`."""
     return contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 class Guard:
-    """Nothing of ours may end the training: an error is said once, and what it concerns is left out.
+    """Keeps errors of monitoring code out of the training: logs each kind once, and skips the affected values.
 
     Args:
         strict: raise errors.
-        stopwatch: is told what time went by in here.
+        stopwatch: counts the time spent inside.
     """
 
     def __init__(self, *, strict: bool, stopwatch: Stopwatch) -> None:
         self._strict, self._stopwatch, self.clock = strict, stopwatch, stopwatch.clock
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     @contextlib.contextmanager
     def __call__(self, what: str, step: int) -> Iterator[None]:
@@ -44,39 +44,39 @@ class Guard:
             self._stopwatch.monitoring += self._stopwatch.clock() - started
 
     def report(self, what: str, step: int, error: Exception) -> None:
-        """Says it once, or raises."""
+        """Logs the error, once for each `what`, or raises it if strict."""
         if self._strict:
             raise error
-        if what not in self._said:
-            self._said.add(what)
-            logger.warning("%s failed at step %d; its numbers are left out: %r", what, step, error)
+        if what not in self._warned:
+            self._warned.add(what)
+            logger.warning("%s failed at step %d; the affected values are not written: %r", what, step, error)
 
 
 class ChargedGuard:
-    """Catches errors, and counts what is done as the monitor's time and as that of the entries that need it.
+    """Catches errors, and charges the time to the monitor and to the metrics that need the work.
 
     Args:
-        safely: catches errors; counts the thread's time.
-        device_time: counts the device's.
+        guard: catches errors and counts the time of the thread.
+        device_time: counts the time of the device.
     """
 
-    def __init__(self, safely: Guard, device_time: DeviceTime) -> None:
-        self._safely, self._device_time = safely, device_time
+    def __init__(self, guard: Guard, device_time: DeviceTime) -> None:
+        self._guard, self._device_time = guard, device_time
 
     @contextlib.contextmanager
     def __call__(self, what: str, step: int, metric_runs: Sequence[MetricRun]) -> Iterator[None]:
-        """Something is done in here for these entries.
+        """Guards the work inside the context.
 
         Args:
-            what: is done, for the message of an error.
-            step: at which.
-            entries: need it, and pay it: what none of them says to have cost by itself in equal parts, for it is
-                done if only one is due.
+            what: names the work in error messages.
+            step: the current step.
+            metric_runs: the metrics that need the work. Time that none of them charges to itself is split equally,
+                since the work would be done for any single one of them.
         """
         costs = [metric_run.cost for metric_run in metric_runs]
-        with self._safely(what, step), self._device_time.span(step, costs), torch.no_grad():
-            bill, started = CostSlice(costs), self._safely.clock()
+        with self._guard(what, step), self._device_time.span(step, costs), torch.no_grad():
+            cost_slice, started = CostSlice(costs), self._guard.clock()
             try:
                 yield
             finally:
-                split_cost(costs, self._safely.clock() - started - bill.seconds(), step)
+                split_cost(costs, self._guard.clock() - started - cost_slice.seconds(), step)

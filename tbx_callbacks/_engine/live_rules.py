@@ -1,4 +1,4 @@
-"""Asks the rules while the run trains, on the rank that writes."""
+"""Evaluates the rules during the training, on the rank that writes."""
 
 from __future__ import annotations
 
@@ -22,124 +22,124 @@ from tbx_callbacks.rules.formatting import PREFIX, line, markdown, severity_of
 
 logger = logging.getLogger(__name__)
 
-_CALLS = 5.0  # seconds that the end of a training waits for functions that were called
+_CALL_TIMEOUT = 5.0  # maximum wait at the end of a training for functions called on findings, in seconds
 Write = Callable[[int, Mapping[str, Text]], None]
 
 
 class RuleRunner:
-    """Sees each batch that is written, and asks rules when it is told to.
+    """Records the values that are written, and evaluates the rules on request.
 
-    All of it happens in a thread of its own, in the order in which it was asked for; the training thread only hands
-    over. A finding is said once, and again if it gets worse.
+    All work is done on a separate thread, in the order of the calls; the training thread only queues it. A finding is
+    reported once, and again if its severity rises.
 
     Args:
-        watched: the rules, by name.
+        rules: the rules, by name.
         write: writes texts of a step.
     """
 
-    def __init__(self, watched: Mapping[str, LiveRule], *, write: Write) -> None:
-        self.seconds, self.judged = 0.0, 0
+    def __init__(self, rules: Mapping[str, LiveRule], *, write: Write) -> None:
+        self.seconds, self.evaluations = 0.0, 0
         self.fail: Callable[[Exception], None] | None = None
-        """Gets errors of rules, which are said when it is None; in either case the rule is switched off."""
-        self._rules, self._write = dict(watched), write
-        self._memory = RunHistory()
-        self._said: dict[str, int] = {}
+        """Receives errors of rules; they are logged if it is None. Either way the rule is disabled."""
+        self._rules, self._write = dict(rules), write
+        self._history = RunHistory()
+        self._severities: dict[str, int] = {}
         self._calls: list[threading.Thread] = []
-        self._worker, self._blind = Worker("tbx_callbacks rules", self._missed), False
+        self._worker, self._warned = Worker("tbx_callbacks rules", self._on_record_error), False
 
     def restore(self, folder: str, step: int) -> None:
-        """The run goes on after a step: what its folder holds up to there is part of it."""
-        self._worker.submit(partial(self._recall, folder, step))
+        """Loads the history of a resumed run up to `step` from its folder."""
+        self._worker.submit(partial(self._load_history, folder, step))
 
     def record(self, step: int, values: Mapping[str, FinalValue]) -> None:
-        """What was written at a step."""
-        self._worker.submit(partial(self._memory.record, step, values, time.time()))
+        """Records the values written at a step."""
+        self._worker.submit(partial(self._history.record, step, values, time.time()))
 
     def judge(self, step: int, then: Callable[[Action], None] | None = None) -> Future[Action]:
-        """Asks the rules about what was written up to now; the future never fails. `then` is told first."""
+        """Evaluates the rules on the values so far. The future never fails; `then` is called before it completes."""
 
-        def question() -> Action:
-            action = self._judge(step, ended=False)
+        def job() -> Action:
+            action = self._judge(step, is_final=False)
             if then is not None:
                 then(action)
             return action
 
-        return self._worker.call(question)
+        return self._worker.call(job)
 
     def close(self, step: int, seconds: float) -> None:
-        """Judges the whole run once more and lets go of the thread; the rest of its findings is said."""
-        wait([self._worker.call(partial(self._judge, step, ended=True))], timeout=seconds)
+        """Evaluates the whole run once more, reports new findings, and stops the thread."""
+        wait([self._worker.call(partial(self._judge, step, is_final=True))], timeout=seconds)
         self.discard()
-        until = time.monotonic() + _CALLS
+        deadline = time.monotonic() + _CALL_TIMEOUT
         for call in self._calls:
-            call.join(max(0.0, until - time.monotonic()))
+            call.join(max(0.0, deadline - time.monotonic()))
 
     def discard(self) -> None:
-        """Lets go of the thread when it has done what it was asked for."""
+        """Stops the thread after the queued work."""
         self._worker.close()
 
-    def _missed(self, error: Exception) -> None:
-        if not self._blind:
-            self._blind = True
-            logger.warning("rules do not see everything that is written: %r", error)
+    def _on_record_error(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning("live rules may miss values: recording them failed with %r", error)
 
-    # -- in the thread ---------------------------------------------------------------------------------------------
+    # -- on the worker thread ----------------------------------------------------------------------------------------
 
-    def _recall(self, folder: str, step: int) -> None:
+    def _load_history(self, folder: str, step: int) -> None:
         run = read_history(folder)
         if run is None:
-            self._rules = {name: one for name, one in self._rules.items() if not one.rule.compares_with_start}
+            self._rules = {name: entry for name, entry in self._rules.items() if not entry.rule.compares_with_start}
             return
         for tag, series in run.scalars.items():
             for at, value, wall_time in zip(series.steps, series.values, series.wall_times, strict=True):
                 if at <= step:
-                    self._memory.record(int(at), {tag: float(value)}, float(wall_time))
+                    self._history.record(int(at), {tag: float(value)}, float(wall_time))
         for tag, texts in run.texts.items():
-            said = severity_of(texts.values[-1])
-            if tag.startswith(PREFIX) and said is not None and texts.steps[-1] <= step:
-                self._said[tag.removeprefix(PREFIX)] = SEVERITIES.index(said)
+            severity_ = severity_of(texts.values[-1])
+            if tag.startswith(PREFIX) and severity_ is not None and texts.steps[-1] <= step:
+                self._severities[tag.removeprefix(PREFIX)] = SEVERITIES.index(severity_)
 
-    def _judge(self, step: int, *, ended: bool) -> Action:
+    def _judge(self, step: int, *, is_final: bool) -> Action:
         started = time.perf_counter()
-        action, run = Action.NONE, self._memory.run()
-        for name, one in list(self._rules.items()):
+        action, run = Action.NONE, self._history.run()
+        for name, entry in list(self._rules.items()):
             try:
-                for finding in diagnose(run, {name: one.rule}).findings:
-                    if self._is_news(finding):
-                        action |= self._alert(finding, step, one, ended=ended)
+                for finding in diagnose(run, {name: entry.rule}).findings:
+                    if self._is_new(finding):
+                        action |= self._alert(finding, step, entry, is_final=is_final)
             except Exception as error:
-                self._failed(name, step, error, ended=ended)
-        self.judged += 1
+                self._disable(name, step, error, is_final=is_final)
+        self.evaluations += 1
         self.seconds += time.perf_counter() - started
         return action
 
-    def _failed(self, name: str, step: int, error: Exception, *, ended: bool) -> None:
+    def _disable(self, name: str, step: int, error: Exception, *, is_final: bool) -> None:
         del self._rules[name]
-        if self.fail is not None and not ended:
+        if self.fail is not None and not is_final:
             self.fail(RuntimeError(f"rule {name} failed at step {step}: {error!r}"))
             return
-        logger.warning("rule %s failed at step %d and is switched off: %r", name, step, error)
+        logger.warning("rule %s failed at step %d and is disabled: %r", name, step, error)
 
-    def _is_news(self, finding: Finding) -> bool:
+    def _is_new(self, finding: Finding) -> bool:
         rank = SEVERITIES.index(finding.severity)
-        if rank >= self._said.get(finding.id, len(SEVERITIES)):
+        if rank >= self._severities.get(finding.id, len(SEVERITIES)):
             return False
-        self._said[finding.id] = rank
+        self._severities[finding.id] = rank
         return True
 
-    def _alert(self, finding: Finding, step: int, watched: LiveRule, *, ended: bool) -> Action:
-        acts = finding.severity != "note" or watched.rule.only_notes
-        action = _action_of(watched.response) if acts and not ended else Action.NONE
-        done = "".join(
-            f"; {what}"
-            for flag, what in ((Action.CHECKPOINT, "a checkpoint is asked for"), (Action.STOP, "a stop is asked for"))
+    def _alert(self, finding: Finding, step: int, live_rule: LiveRule, *, is_final: bool) -> Action:
+        acts = finding.severity != "note" or live_rule.rule.only_notes
+        action = _action_of(live_rule.response) if acts and not is_final else Action.NONE
+        requests = "".join(
+            f"; {text}"
+            for flag, text in ((Action.CHECKPOINT, "checkpoint requested"), (Action.STOP, "stop requested"))
             if flag in action
         )
-        logger.warning("%s", line(finding, done))
-        self._write(step, {PREFIX + finding.id: Text(markdown(finding, step, done))})
-        if watched.response.call and acts:
+        logger.warning("%s", line(finding, requests))
+        self._write(step, {PREFIX + finding.id: Text(markdown(finding, step, requests))})
+        if live_rule.response.call and acts:
             call = threading.Thread(
-                target=_call, args=(watched.response.call, finding), name="tbx_callbacks call", daemon=True
+                target=_call, args=(live_rule.response.call, finding), name="tbx_callbacks call", daemon=True
             )
             self._calls.append(call)
             call.start()
@@ -155,7 +155,7 @@ def _action_of(response: Response) -> Action:
 
 
 def _call(path: str, finding: Finding) -> None:
-    """A user's function may take its time, or fail: in a thread of its own that is nobody's business."""
+    """Calls a user's function on its own thread, where it may take long or fail without effect on the training."""
     try:
         function_of(path)(finding)
     except Exception as error:
@@ -163,55 +163,55 @@ def _call(path: str, finding: Finding) -> None:
 
 
 RULES_TOPIC = "rules"
-"""The name of what rules decide; its numbers are flags of `Action`, by their names."""
+"""Name of the messages of rules; their numbers are the names of `Action` flags."""
 
 
 class LiveRules:
-    """Rules are asked when a step is published at which `schedule` is due, or has been since they were asked last.
+    """Evaluates the rules when a step is published, if `schedule` was due since the last evaluation.
 
     Args:
         schedule: the steps.
-        watcher: asks the rules.
-        decisions: what they want done becomes one of these; None where they only say what they find.
+        rule_runner: evaluates the rules.
+        messages: sends the actions of the rules; None if the rules only report.
     """
 
-    def __init__(self, schedule: Schedule, watcher: RuleRunner, messages: Messages | None) -> None:
-        self._schedule, self._checked = schedule, 0
-        self.runner, self._messages = watcher, messages
+    def __init__(self, schedule: Schedule, rule_runner: RuleRunner, messages: Messages | None) -> None:
+        self._schedule, self._last_step = schedule, 0
+        self.runner, self._messages = rule_runner, messages
 
     def due(self, step: int) -> bool:
-        """Whether rules are asked about a step that is published; once for each."""
-        due = self._schedule(step) or any(map(self._schedule, range(self._checked + 1, step)))
-        self._checked = step
+        """Whether to evaluate the rules at a published step; call it once for each."""
+        due = self._schedule(step) or any(map(self._schedule, range(self._last_step + 1, step)))
+        self._last_step = step
         return due
 
     def record(self, step: int, values: Mapping[str, FinalValue]) -> None:
-        """What is written at a step."""
+        """Records the values written at a step."""
         self.runner.record(step, values)
 
     def judge(self, step: int) -> Callable[[], None] | None:
-        """Asks the rules; what it returns waits until they have decided, if they may."""
+        """Starts the evaluation; returns a function that waits for it if rules may act, else None."""
         if self._messages is None:
             self.runner.judge(step)
             return None
-        judged = self.runner.judge(step, self._decide)
+        verdict = self.runner.judge(step, self._send_action)
 
         def wait() -> None:
-            judged.result()
+            verdict.result()
 
         return wait
 
-    def _decide(self, action: Action) -> None:
-        """In the rules' thread."""
+    def _send_action(self, action: Action) -> None:
+        """Sends the requested actions; runs on the thread of the rules."""
         if action and self._messages is not None:
             self._messages.send(RULES_TOPIC, {str(flag.name): 1.0 for flag in Action if flag in action})
 
     def close(self, step: int, seconds: float) -> None:
-        """The run has ended: rules are asked for the last time."""
+        """Evaluates the rules for the last time, at the end of the run."""
         self.runner.close(step, seconds)
 
     def discard(self) -> None:
-        """Nobody asks any more."""
+        """Stops evaluating."""
         self.runner.discard()
 
 
@@ -222,23 +222,23 @@ def create_live_rules(
     *,
     strict: bool,
     write: Write,
-    before: tuple[str, int] | None,
+    resumed_from: tuple[str, int] | None,
 ) -> LiveRules | None:
-    """The watch of a run; None without rules.
+    """Creates the live rules of a run; None without rules.
 
     Args:
         live: the rules.
-        schedule: when they are asked.
-        decisions: of the run.
-        strict: raise errors of rules, when decisions are acted upon.
+        schedule: the steps at which they are evaluated.
+        messages: the messages of the run.
+        strict: raise errors of rules when messages are applied.
         write: writes texts of a step.
-        before: the folder of a run that is resumed, and the step after which.
+        resumed_from: folder and last step of the run that is resumed.
     """
-    if not (watched := live.active_rules()):
+    if not (rules := live.active_rules()):
         return None
-    watcher = RuleRunner(watched, write=write)
-    if before is not None:
-        watcher.restore(*before)
+    rule_runner = RuleRunner(rules, write=write)
+    if resumed_from is not None:
+        rule_runner.restore(*resumed_from)
     if strict:
-        watcher.fail = messages.raise_later
-    return LiveRules(schedule, watcher, messages if live.may_act else None)
+        rule_runner.fail = messages.raise_later
+    return LiveRules(schedule, rule_runner, messages if live.may_act else None)

@@ -1,4 +1,4 @@
-"""From the items of a set to what runs on this model: schedules, selections, and the tags that will be written."""
+"""Resolves the items of a metric set for one model: schedules, selected parameters, and tags."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from tbx_callbacks.metrics.progress import AxisProgress
 
 @dataclass(eq=False)
 class MetricRun:
-    """An item on a given model. `last` is what had been counted at the metric's last point."""
+    """One metric of a set on a given model. `last_totals` holds the counts at the metric's last point."""
 
     spec: MetricSpec
     schedule: Schedule
     selection: Selection
     tags: dict[str, tuple[int, ...]]
-    """Tags as far as they are known beforehand, and which parameters each is made of."""
+    """The tags that are known in advance, each with the indices of its parameters."""
     optimizer: str = ""
-    """The optimizer in whose step the metric is measured."""
+    """Name of the optimizer in whose step the metric is computed."""
     last_totals: Totals = field(default_factory=Totals)
     cost: Cost = field(default_factory=Cost)
 
     @property
     def has_histograms(self) -> bool:
-        """Whether it writes histograms."""
+        """Whether the metric writes histograms."""
         return "histogram" in self.spec.metric.tags.values()
 
     @property
     def runs_on_steps(self) -> bool:
-        """Whether the metric is measured on steps (and not only when the trainer logs)."""
+        """Whether the metric is computed on steps, and not only when the trainer logs."""
         return "step" in self.spec.metric.events
 
 
 def schedule_of(cadence: Cadence, log_schedule: Schedule) -> Schedule:
-    """The schedule of a cadence: every so many steps, or the trainer's own logging."""
+    """The schedule of a cadence: every `cadence` steps, or the trainer's logging steps."""
     return every(cadence) if isinstance(cadence, int) else log_schedule
 
 
@@ -53,20 +53,20 @@ def plan(
     parameters_by_optimizer: Mapping[str, Sequence[int]],
     reducer: Reducer | None = None,
 ) -> list[MetricRun]:
-    """Resolves every item.
+    """Resolves every item to its metric runs.
 
     Args:
         items: the metrics.
         default: cadence of items without one.
         parameters: all parameters of the model.
         log_schedule: the steps at which the trainer logs.
-        owners: places of the parameters of each optimizer, by its name. With several, each has entries of its own, and
-            its name stands in front of the groups' names.
-        ranks: all ranks, where there are several. They may hold other parameters, as stages of a pipeline do: where an
-            item selects some on any rank, it has an entry on all of them, perhaps an empty one.
+        parameters_by_optimizer: indices of each optimizer's parameters, by its name. With several optimizers, each has
+            its own metric runs, and group names start with the optimizer's name.
+        reducer: reduces over ranks; None with one rank. Other ranks may hold other parameters, as pipeline stages do.
+            An item that selects parameters on any rank has a metric run on all of them, perhaps an empty one.
 
     Raises:
-        ConfigError: a regex matches no parameter, on any rank, or two items would write the same tag.
+        ConfigError: a regex matches no parameter on any rank, or two items would write the same tag.
     """
     metric_runs: list[MetricRun] = []
     for item, selections in zip(items, _selections(items, parameters, parameters_by_optimizer, reducer), strict=True):
@@ -75,7 +75,7 @@ def plan(
             metric_run = MetricRun(item, schedule, selection, _tags(item, selection), optimizer)
             for other in metric_runs:
                 if other.spec is not item:
-                    _check_apart(metric_run, other)
+                    _check_distinct_tags(metric_run, other)
             metric_runs.append(metric_run)
     return metric_runs
 
@@ -86,33 +86,33 @@ def _selections(
     parameters_by_optimizer: Mapping[str, Sequence[int]],
     reducer: Reducer | None,
 ) -> list[list[tuple[str, Selection]]]:
-    """What each item selects of each optimizer's parameters, where it selects some of them on any rank."""
-    found = [_selected(item, parameters, parameters_by_optimizer) for item in items]
-    here: set[str] = set()
-    for index, of_item in enumerate(found):
-        for optimizer, (selection, regexes) in of_item.items():
-            here |= {f"{index} {what}" for what, error in regexes.items() if error is None}
-            here |= {f"{index} @{optimizer}"} if selection.groups else set()
-    anywhere = here if reducer is None else reducer.union(here)
-    for index, (item, of_item) in enumerate(zip(items, found, strict=True)):
-        for _, regexes in of_item.values():
-            for what, error in regexes.items():
-                if error is not None and f"{index} {what}" not in anywhere:
+    """The selection of each item for each optimizer, where it selects a parameter on any rank."""
+    selected = [_select_by_optimizer(item, parameters, parameters_by_optimizer) for item in items]
+    local_names: set[str] = set()
+    for index, by_optimizer in enumerate(selected):
+        for optimizer, (selection, regexes) in by_optimizer.items():
+            local_names |= {f"{index} {option}" for option, error in regexes.items() if error is None}
+            local_names |= {f"{index} @{optimizer}"} if selection.groups else set()
+    all_names = local_names if reducer is None else reducer.union(local_names)
+    for index, (item, by_optimizer) in enumerate(zip(items, selected, strict=True)):
+        for _, regexes in by_optimizer.values():
+            for option, error in regexes.items():
+                if error is not None and f"{index} {option}" not in all_names:
                     raise ConfigError(f"{item.name}.{error}") from error
     return [
         [
             (optimizer, selection)
-            for optimizer, (selection, _) in of_item.items()
-            if item.select is None or f"{index} @{optimizer}" in anywhere
+            for optimizer, (selection, _) in by_optimizer.items()
+            if item.select is None or f"{index} @{optimizer}" in all_names
         ]
-        for index, (item, of_item) in enumerate(zip(items, found, strict=True))
+        for index, (item, by_optimizer) in enumerate(zip(items, selected, strict=True))
     ]
 
 
-def _selected(
+def _select_by_optimizer(
     item: MetricSpec, parameters: Sequence[Parameter], parameters_by_optimizer: Mapping[str, Sequence[int]]
 ) -> dict[str, tuple[Selection, dict[str, NoMatchError | None]]]:
-    """What the item selects on this rank, by optimizer; an item that reads no parameter goes with the first."""
+    """The item's selection on this rank, by optimizer. An item without parameters belongs to the first one."""
     if item.select is None:
         return {next(iter(parameters_by_optimizer), ""): (Selection(()), {})}
     return {
@@ -122,15 +122,15 @@ def _selected(
 
 
 def families(metric_runs: Sequence[MetricRun]) -> tuple[str, ...]:
-    """What comes before the group's name in tags of scalars that are written for several groups; each once."""
-    found: dict[str, None] = {}
+    """The tag prefixes of scalars that are written for several groups, without duplicates."""
+    names: dict[str, None] = {}
     for metric_run in metric_runs:
         if any(group.name != "total" for group in metric_run.selection.groups):
             tags = metric_run.spec.metric.tags.items()
-            found.update(
+            names.update(
                 {t.removesuffix("/{group}"): None for t, unit in tags if "{group}" in t and unit != "histogram"}
             )
-    return tuple(found)
+    return tuple(names)
 
 
 def _tags(item: MetricSpec, selection: Selection) -> dict[str, tuple[int, ...]]:
@@ -143,25 +143,25 @@ def _tags(item: MetricSpec, selection: Selection) -> dict[str, tuple[int, ...]]:
     return tags
 
 
-def _check_apart(metric_run: MetricRun, other: MetricRun) -> None:
-    """A tag may come from two items only when it means the same: a module that is also a layer, for example."""
-    alike = metric_run.spec.metric == other.spec.metric and metric_run.spec.select is not None
-    same = [
+def _check_distinct_tags(metric_run: MetricRun, other: MetricRun) -> None:
+    """Raises unless tags written by both runs have the same meaning, such as a module that is also a layer."""
+    same_metric = metric_run.spec.metric == other.spec.metric and metric_run.spec.select is not None
+    shared = [
         tag
         for tag, members in metric_run.tags.items()
-        if tag in other.tags and not (alike and members and members == other.tags[tag])
+        if tag in other.tags and not (same_metric and members and members == other.tags[tag])
     ]
-    if same:
-        more = f" and {len(same) - 1} more" if len(same) > 1 else ""
+    if shared:
+        suffix = f" and {len(shared) - 1} more" if len(shared) > 1 else ""
         raise ConfigError(
             f"every tag must be written by one metric, but {other.spec.name} ({describe(other.spec)}) and"
-            f" {metric_run.spec.name} ({describe(metric_run.spec)}) both write {same[0]}{more};"
+            f" {metric_run.spec.name} ({describe(metric_run.spec)}) both write {shared[0]}{suffix};"
             " let their selections differ, or name groups with by: {name: regex}"
         )
 
 
 def describe(item: MetricSpec) -> str:
-    """What an item selects, as a set says it."""
+    """The item's selection, in the notation of a metric set."""
     if item.select is None:
         return "no selection"
     parts = {"by": item.select.by, "include": item.select.include, "exclude": item.select.exclude}
@@ -169,13 +169,13 @@ def describe(item: MetricSpec) -> str:
 
 
 def axis_specs(axes: Sequence[str]) -> list[MetricSpec]:
-    """What has to be counted for these axes; epochs come from the trainer."""
-    counted = tuple(axis for axis in axes if axis in ("samples", "tokens"))
-    return [MetricSpec("axis", AxisProgress(counted))] if counted else []
+    """The metrics that count progress for these axes; epochs come from the trainer."""
+    counted_axes = tuple(axis for axis in axes if axis in ("samples", "tokens"))
+    return [MetricSpec("axis", AxisProgress(counted_axes))] if counted_axes else []
 
 
 def follow_other_metrics(metric_runs: Sequence[MetricRun], log_schedule: Schedule) -> None:
-    """Counts whenever anything else is measured, or the trainer logs."""
+    """Schedules axis progress whenever another metric is due or the trainer logs."""
     others = [
         metric_run.schedule
         for metric_run in metric_runs

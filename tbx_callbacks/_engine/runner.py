@@ -1,4 +1,4 @@
-"""Runs the metrics that are due, and switches off those that fail."""
+"""Runs the due metrics, and disables those that fail."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 class MetricRunner:
-    """Entries by their schedules.
+    """Runs metrics by their schedules.
 
     Args:
-        entries: what `plan` made.
-        strict: raise errors of metrics instead of switching them off.
+        metric_runs: the result of `plan`.
+        strict: raise errors of metrics instead of disabling them.
         clock: times the metrics.
-        shared: whether other ranks run the same: one that fails here stays due, and says so to them.
+        shared: whether other ranks run the same metrics. One that fails on this rank stays due, and flags its failure.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class MetricRunner:
         }
         self._failed: set[MetricRun] = set()
         self.needs = needs_of(metric_runs)
-        """What the metrics need at any step."""
+        """The needs of all metrics."""
         self.regroup()
 
     def regroup(self) -> None:
-        """Schedules have changed."""
-        self._by_period: dict[int, list[MetricRun]] = {}  # most schedules: they need no call to be asked
+        """Groups the metrics by schedule; call it after schedules have changed."""
+        self._by_period: dict[int, list[MetricRun]] = {}  # for most schedules, without calling them
         self._others: dict[Schedule, list[MetricRun]] = {}
         for metric_run in self.metric_runs:
             if metric_run.runs_on_steps and isinstance(metric_run.schedule, Every):
@@ -52,18 +52,18 @@ class MetricRunner:
                 self._others.setdefault(metric_run.schedule, []).append(metric_run)
 
     def key(self, due: Sequence[MetricRun]) -> tuple[str, ...]:
-        """What is due, in words that are the same on every rank."""
+        """Identifies the due metrics, in the same way on every rank."""
         return tuple(self._owners[metric_run] for metric_run in due)
 
     @property
     def step_runs(self) -> list[MetricRun]:
-        """The entries that are measured on steps, less those that have failed."""
+        """The metrics that run on steps, except those that have failed."""
         return [
             metric_run for metric_run in self.metric_runs if metric_run.runs_on_steps and metric_run not in self._failed
         ]
 
     def due(self, step: int) -> list[MetricRun]:
-        """The entries that are measured at this step."""
+        """The metrics that are due at this step."""
         due: list[MetricRun] = []
         for n, metric_runs in self._by_period.items():
             if step % n == 0:
@@ -75,7 +75,7 @@ class MetricRunner:
 
     @property
     def writes_logs(self) -> bool:
-        """Whether the set writes the trainer's own numbers."""
+        """Whether the set writes the trainer's own values."""
         return any("log" in metric_run.spec.metric.events for metric_run in self.metric_runs)
 
     def owns_tag(self, tag: str) -> bool:
@@ -83,11 +83,11 @@ class MetricRunner:
         families = {
             t.partition("<")[0] for metric_run in self.metric_runs for t in metric_run.spec.metric.tags if "<" in t
         }
-        owned = tag.startswith(tuple(families - {f"{tags.TRAIN}/"}))
-        return owned or any(tag in metric_run.tags for metric_run in self.metric_runs)
+        has_prefix = tag.startswith(tuple(families - {f"{tags.TRAIN}/"}))
+        return has_prefix or any(tag in metric_run.tags for metric_run in self.metric_runs)
 
     def run_event(self, context: Context) -> StepValues:
-        """Values of the metrics that are written at an event other than a step."""
+        """Computes the metrics that run at an event other than a step."""
         step_values = StepValues()
         for metric_run in list(self.metric_runs):
             if context.event in metric_run.spec.metric.events:
@@ -95,7 +95,7 @@ class MetricRunner:
         return step_values
 
     def run(self, metric_run: MetricRun, context: Context, step_values: StepValues) -> None:
-        """Adds what a metric returns; an error is reported once under the metric's name and switches it off."""
+        """Adds a metric's values. An error is logged once with the metric's name, and disables the metric."""
         if metric_run not in self.metric_runs:
             return
         name, owner, started = metric_run.spec.name, self._owners[metric_run], self._clock()
@@ -110,7 +110,7 @@ class MetricRunner:
                 raise RuntimeError(f"metric {name} failed at step {context.step}: {error}") from error
             tags = ", ".join(metric_run.spec.metric.tags)
             logger.warning(
-                "metric %s failed at step %d and is switched off; %s will be missing: %r",
+                "metric %s failed at step %d and is disabled; no longer written: %s; error: %r",
                 name,
                 context.step,
                 tags,
@@ -123,11 +123,11 @@ class MetricRunner:
                 self._remove(metric_run)
 
     def drop_logged_tags(self, logs: Iterable[str]) -> None:
-        """Leaves out metrics of steps whose tags the trainer logs itself, with one warning each."""
+        """Disables step metrics whose tags the trainer logs itself, with one warning each."""
         for metric_run in list(self.metric_runs):
-            same = [tag for tag in logs if tag in metric_run.tags] if metric_run.runs_on_steps else []
-            if same:
-                logger.warning("the trainer logs %s itself; metric %s is left out", same[0], metric_run.spec.name)
+            logged = [tag for tag in logs if tag in metric_run.tags] if metric_run.runs_on_steps else []
+            if logged:
+                logger.warning("the trainer logs %s itself; metric %s is disabled", logged[0], metric_run.spec.name)
                 self._remove(metric_run)
 
     def _remove(self, metric_run: MetricRun) -> None:
@@ -137,40 +137,46 @@ class MetricRunner:
 
 
 def needs_of(metric_runs: Sequence[MetricRun], optimizer: str | None = None) -> frozenset[str]:
-    """What entries need; only those that are measured in the step of one optimizer, if it is named."""
-    chosen = (metric_run for metric_run in metric_runs if optimizer in (None, metric_run.optimizer))
-    return frozenset(need for metric_run in chosen for need in metric_run.spec.metric.needs)
+    """The needs of these metric runs, optionally only of those that belong to one optimizer."""
+    selected = (metric_run for metric_run in metric_runs if optimizer in (None, metric_run.optimizer))
+    return frozenset(need for metric_run in selected for need in metric_run.spec.metric.needs)
 
 
-_LATE = frozenset({"batches", "loss_scale", "losses", "predictions"})
+_END_OF_STEP_NEEDS = frozenset({"batches", "loss_scale", "losses", "predictions"})
 
 
 class EndOfStepRuns:
-    """Entries that wait for the end of their step."""
+    """Metrics that are deferred to the end of their step."""
 
     def __init__(self) -> None:
         self.pending: list[tuple[MetricRun, Context]] = []
 
     def defer(self, metric_run: MetricRun, context: Context) -> bool:
-        """Whether the entry has to wait, and does now; its tensors' statistics are taken at once."""
+        """Defers the metric if it needs data from the end of the step.
+
+        Its tensor statistics are computed immediately.
+
+        Returns:
+            Whether the metric is deferred.
+        """
         needs = metric_run.spec.metric.needs
-        if _LATE.isdisjoint(needs):
+        if _END_OF_STEP_NEEDS.isdisjoint(needs):
             return False
         if metric_run.spec.select is not None:
             for tensors in (context.gradients, context.weights):
                 tensors.compute(nonfinite="nonfinite" in needs)
-        self.pending.append((metric_run, replace(context, optimizer_state=None)))  # which holds gradients
+        self.pending.append((metric_run, replace(context, optimizer_state=None)))  # the state holds gradients
         return True
 
     def run_all(self, runner: MetricRunner, counters: Counters, publisher: Publisher) -> None:
-        """Runs what has waited."""
-        waiting, self.pending = self.pending, []
-        for metric_run, context in waiting:
+        """Runs the deferred metrics."""
+        deferred, self.pending = self.pending, []
+        for metric_run, context in deferred:
             runner.run(metric_run, with_interval(metric_run, context, counters), publisher.step_values(context.step))
 
 
 def with_interval(metric_run: MetricRun, context: Context, counters: Counters) -> Context:
-    """The context with what was counted since the entry's last point, which is now."""
+    """Returns the context with the counts since the metric's last point, and makes this one the last."""
     now = counters.totals()
     interval, metric_run.last_totals = now.since(metric_run.last_totals), now
     needs = metric_run.spec.metric.needs

@@ -1,4 +1,4 @@
-"""Leaves out the metrics that cannot be right in this training, with one warning."""
+"""Drops the metrics that this training's sharding does not support, with one warning."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def describe_mismatch(
-    parameters: Sequence[Parameter], reducer: Reducer | None, pieces: Collection[int] = ()
+    parameters: Sequence[Parameter], reducer: Reducer | None, sharded: Collection[int] = ()
 ) -> str | None:
-    """How plain tensors differ between ranks, in words; None when they are copies: then one rank's are counted.
+    """Describes plain tensors that differ between ranks; None if all are replicas. Replicas are counted on one rank.
 
-    It is so where a trainer cuts plain tensors into shards, and where pipeline stages give theirs the same names. Cost:
-    one pass over the weights when a training begins.
+    Tensors differ where a trainer shards plain tensors, and where pipeline stages use the same names. Cost: one pass
+    over the weights when a training begins.
 
     Args:
-        parameters: of the model.
-        ranks: all ranks.
-        pieces: ids of tensors that are known to be pieces, and are counted as such.
+        parameters: the model's parameters.
+        reducer: reduces over ranks; None with one rank.
+        sharded: ids of tensors that are known shards, and are counted as such.
     """
     if reducer is None:
         return None
-    marks: dict[str, float] = {}
+    checksums: dict[str, float] = {}
     for parameter in parameters:
-        if not isinstance(parameter.tensor, DTensor) and id(parameter.tensor) not in pieces:
-            mark = _checksum(parameter.tensor)
-            marks.update({f"+{parameter.name}": mark, f"-{parameter.name}": -mark})
-    most = reducer.max_reduce(marks)
-    names = [tag[1:] for tag in most if tag[0] == "+" and most[tag] != -most["-" + tag[1:]]]
+        if not isinstance(parameter.tensor, DTensor) and id(parameter.tensor) not in sharded:
+            checksum = _checksum(parameter.tensor)
+            checksums.update({f"+{parameter.name}": checksum, f"-{parameter.name}": -checksum})
+    maxima = reducer.max_reduce(checksums)
+    names = [tag[1:] for tag in maxima if tag[0] == "+" and maxima[tag] != -maxima["-" + tag[1:]]]
     if not names:
         return None
-    return f"plain tensors that are not the same on all ranks ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
+    return f"plain tensors that differ between ranks ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
 
 
 @torch.no_grad()
 def _checksum(tensor: Tensor) -> float:
-    """A number made of the shape and of every bit, the same wherever it is computed."""
+    """A number computed from the shape and every bit, the same on every machine."""
     plain = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     total = int(plain.detach().view(_BITS[plain.dtype.itemsize]).sum(dtype=torch.int64))
     return hash_of([str(tuple(tensor.shape)), str(total)])
@@ -59,66 +59,67 @@ def _checksum(tensor: Tensor) -> float:
 
 logger = logging.getLogger(__name__)
 
-_OF_ALL_RANKS = ("activations", "axis", "input_share", "memory", "nonfinite", "outputs", "throughput", "train_accuracy")
+_CROSS_RANK = ("activations", "axis", "input_share", "memory", "nonfinite", "outputs", "throughput", "train_accuracy")
 
 
 def supported_metrics(
     items: Sequence[MetricSpec], info: TrainingInfo, access: ModelAccess, reducer: Reducer | None
 ) -> list[MetricSpec]:
-    """The items that can be right with these ranks; None of them where there is one, or where the others do not log."""
-    different = None if info.sharding else describe_mismatch(access.parameters, reducer, access.sharded_ids)
-    items = _without_sharded(items, info.sharding or different, *(["activations"] if different else []))
-    return _without_other_ranks(items, spread=access.is_sharded) if reducer is None and world_size() > 1 else items
+    """The items that are correct with these ranks. `reducer` is None with one rank, or if other ranks do not log."""
+    mismatch = None if info.sharding else describe_mismatch(access.parameters, reducer, access.sharded_ids)
+    items = _drop_sharded(items, info.sharding or mismatch, *(["activations"] if mismatch else []))
+    return _drop_cross_rank(items, has_shards=access.is_sharded) if reducer is None and world_size() > 1 else items
 
 
-def _without_sharded(items: Sequence[MetricSpec], sharding: str | None, *also: str) -> list[MetricSpec]:
-    """The items that can be right: a shard's norm is not the parameter's, so none is written in its place.
+def _drop_sharded(items: Sequence[MetricSpec], sharding: str | None, *extra: str) -> list[MetricSpec]:
+    """Drops items that read sharded parameters: a shard's norm is not the parameter's norm.
 
-    `also` are further metrics that cannot be.
+    `extra` names further metrics to drop.
     """
     if sharding is None:
         return list(items)
-    left_out = sorted({item.name for item in items if item.select is not None or item.name in also})
-    if left_out and is_rank_zero():
+    dropped = sorted({item.name for item in items if item.select is not None or item.name in extra})
+    if dropped and is_rank_zero():
         logger.warning(
-            "parameters are spread over ranks by %s, which these metrics cannot read yet: %s; they are left out",
+            "parameter sharding is not supported: %s; disabled metrics: %s",
             sharding,
-            ", ".join(left_out),
+            ", ".join(dropped),
         )
-    return [item for item in items if item.name not in left_out]
+    return [item for item in items if item.name not in dropped]
 
 
-def _without_other_ranks(items: Sequence[MetricSpec], *, spread: bool) -> list[MetricSpec]:
-    """The items that are right on one of several ranks, where the others do not log: copies are, shares are not."""
-    left_out = {item.name for item in items if item.name in _OF_ALL_RANKS or (spread and item.select is not None)}
-    if left_out:
+def _drop_cross_rank(items: Sequence[MetricSpec], *, has_shards: bool) -> list[MetricSpec]:
+    """Drops items that need the other ranks, which do not log: replicas suffice, shares of the data do not."""
+    dropped = {item.name for item in items if item.name in _CROSS_RANK or (has_shards and item.select is not None)}
+    if dropped:
         logger.warning(
-            "without the other ranks these would be one rank's share and are left out: %s", ", ".join(sorted(left_out))
+            "only this rank is logging, so these metrics would cover its share of the data only; disabled: %s",
+            ", ".join(sorted(dropped)),
         )
-    return [item for item in items if item.name not in left_out]
+    return [item for item in items if item.name not in dropped]
 
 
 class PartialGradients:
-    """Leaves out, on all ranks, what is made of such gradients: no norm can be had of a sum's parts."""
+    """Flags metrics of gradients that are partial sums, on all ranks: a partial sum has no norm."""
 
     def __init__(self) -> None:
-        self._said = False
+        self._warned = False
 
     def flag(self, access: ModelAccess, due: Sequence[MetricRun], name: str, step_values: StepValues) -> None:
-        """Flags what is due in the step of the optimizer called `name`."""
-        places = access.partial_gradients(name)
-        if not places:
+        """Flags the metrics due in the step of the optimizer called `name`."""
+        indices = access.partial_gradients(name)
+        if not indices:
             return
         for metric_run in due:
             if metric_run.optimizer == name and "gradients" in metric_run.spec.metric.needs:
                 for tag, members in metric_run.tags.items():
-                    if not members or not places.isdisjoint(members):
+                    if not members or not indices.isdisjoint(members):
                         step_values.flag_failure(tag, failed=True)
-        if not self._said:
-            self._said = True
-            names = [access.parameters[place].name for place in sorted(places)]
+        if not self._warned:
+            self._warned = True
+            names = [access.parameters[index].name for index in sorted(indices)]
             logger.warning(
-                "gradients of %s are DTensors of partial sums (sequence parallelism), so numbers made of them are left"
-                " out (remedy: before the step, p.grad = p.grad.redistribute(placements=p.placements))",
+                "gradient metrics of %s are skipped: the gradients are DTensors of partial sums (sequence"
+                " parallelism); before the step, set p.grad = p.grad.redistribute(placements=p.placements)",
                 f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}",
             )

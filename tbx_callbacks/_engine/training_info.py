@@ -1,4 +1,4 @@
-"""What an adapter tells the engine."""
+"""Defines `TrainingInfo`, the facts that an integration passes to the engine."""
 
 from __future__ import annotations
 
@@ -19,16 +19,26 @@ def _always() -> bool:
 
 @dataclass(frozen=True)
 class TrainingInfo:
-    """What an adapter knows when training starts.
+    """Facts about a training that an integration knows when it starts.
 
-    `log_schedule` names the steps at which the trainer logs. `clipping` is `none`, `norm` or `other`;
-    `spreads_nonfinite` says whether gradients are multiplied by a factor made of their norm. `sharding` says in words
-    how parameters are spread over ranks, if they are. `larger_is_better` has the trainer's own word on evaluation
-    metrics, by tag. `earlier_logs` are numbers by tag of the part of the run that a checkpoint brought along.
-    `scaler` is the GradScaler of mixed precision. `compiled` says that the trainer compiles the model. `deepspeed` is
-    DeepSpeed's optimizer, if it is ZeRO's. `predictions_remedy` says how users of this trainer can show the labels and
-    logits of their batches. `trains` says whether the training is still on, where a trainer does not tell of its end by
-    an exception: asked in hooks, which are removed when it is not.
+    Attributes:
+        model: the model.
+        optimizers: the optimizers, by name.
+        log_schedule: the steps at which the trainer logs.
+        clipping: `none`, `norm` or `other`.
+        spreads_nonfinite: whether the trainer multiplies gradients by a factor computed from their norm, so that one
+            NaN turns all of them into NaN.
+        sharding: describes a sharding that metrics do not support; None if there is none.
+        hparams: hyper-parameters for the HParams tab.
+        texts: texts to write, by name.
+        larger_is_better: by tag, the trainer's own setting for evaluation metrics.
+        earlier_logs: values by tag that a checkpoint restored from the earlier part of the run.
+        scaler: the GradScaler of mixed precision.
+        compiled: whether the trainer compiles the model.
+        deepspeed: DeepSpeed's optimizer, if it is a ZeRO optimizer.
+        still_training: whether the training is still running. Hooks call it, and are removed if it is not, for trainers
+            that do not report an exception.
+        predictions_remedy: how users of this trainer can provide labels and logits.
     """
 
     model: nn.Module
@@ -45,4 +55,4 @@ class TrainingInfo:
     compiled: bool = False
     deepspeed: DeepSpeedSharding | None = None
     still_training: Callable[[], bool] = _always
-    predictions_remedy: str = "give both to Monitor.outputs"
+    predictions_remedy: str = "pass both to Engine.record_outputs"

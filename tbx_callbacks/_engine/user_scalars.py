@@ -1,4 +1,4 @@
-"""Scalars that users log themselves: averaged on the device until the next point."""
+"""Averages scalars that users log on their device until the next point."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tbx_callbacks.tags import check_tag
 
 
 class UserScalars:
-    """Means in the making, by tag; `schedule` names the points at which they are written."""
+    """Running means by tag. `schedule` gives the points at which they are written."""
 
     def __init__(self) -> None:
         self.sums: dict[str, tuple[Number, int]] = {}
-        """Sums and counts since the last point."""
+        """Sum and count by tag since the last point."""
         self.schedule: Schedule = never
 
     def due(self, step: int) -> bool:
-        """Whether there are some to write at this step."""
+        """Whether there are means to write at this step."""
         return bool(self.sums) and self.schedule(step)
 
     def add(self, tag: str, value: Tensor | float) -> None:
@@ -32,19 +32,21 @@ class UserScalars:
         """
         if isinstance(value, Tensor):
             if value.numel() != 1:
-                raise ValueError(f"{tag} must be a scalar, got shape {tuple(value.shape)}; reduce it, as by .mean()")
+                raise ValueError(
+                    f"{tag} must be a scalar, got shape {tuple(value.shape)}; reduce it, for example with .mean()"
+                )
             value = value.detach().reshape(()).float()
         total, count = self.sums.get(check_tag(tag), (0.0, 0))
         self.sums[tag] = (total + value, count + 1)
 
     def pop(self) -> dict[str, Mean]:
-        """The means so far, of this rank: ranks need not log the same ones. The next ones start anew."""
-        taken = {tag: Mean(total, count) for tag, (total, count) in self.sums.items()}
+        """Returns the means of this rank and starts new ones. Ranks may log different tags."""
+        means = {tag: Mean(total, count) for tag, (total, count) in self.sums.items()}
         self.sums.clear()
-        return taken
+        return means
 
     def pop_final(self) -> dict[str, FinalValue]:
-        """The same, finished; waits for their device."""
+        """Returns the final values of the means; waits for their device."""
         step_values = StepValues()
         step_values.add(self.pop())
         return step_values.finish_local({})

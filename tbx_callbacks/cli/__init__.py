@@ -1,4 +1,4 @@
-"""tbx-callbacks: look at metric sets, check files, open TensorBoard, diagnose runs, write reports, run recipes."""
+"""tbx-callbacks: list and check metric sets, open TensorBoard, diagnose runs, write reports, run recipes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from tbx_callbacks._config.bundled import bundled
+from tbx_callbacks._config.bundled import bundled_folder
 from tbx_callbacks._config.errors import ConfigError, suggest
 from tbx_callbacks._config.rules import load_rules
-from tbx_callbacks.cli.doctor import as_json, show
+from tbx_callbacks.cli.doctor import as_json, print_diagnosis
 from tbx_callbacks.rules.diagnose import diagnose_folder
 from tbx_callbacks.runs.reader import UnreadableError
 
@@ -33,7 +33,7 @@ def main() -> None:
     app()
 
 
-# What reads metric sets loads torch, which takes seconds: these commands import it, the others do without.
+# Commands that read metric sets import torch, which takes seconds; the others do without.
 @app.command()
 def sets() -> None:
     """List the bundled metric sets."""
@@ -52,12 +52,12 @@ def metrics() -> None:
 
 @app.command()
 def check(file: Annotated[str, typer.Argument(help="A YAML file, or the name of a bundled set.")]) -> None:
-    """Print what a metric set would log and which rules would watch, or what is wrong with it."""
-    from tbx_callbacks.cli.metric_sets import checked
+    """Check a metric set: print its metrics and rules, or the error."""
+    from tbx_callbacks.cli.metric_sets import check_table
 
-    sys.path.insert(0, "")  # a function that `call:` names may lie here, as beside a script
+    sys.path.insert(0, "")  # functions named in `call:` may be in the current folder, as beside a script
     try:
-        table, summary = checked(file)
+        table, summary = check_table(file)
     except ConfigError as error:
         _fail(str(error))
     console.print(table)
@@ -74,8 +74,8 @@ def schema() -> None:
 
 @app.command()
 def view(
-    logdir: Annotated[Path, typer.Argument(help="Folder with event files, or with folders that hold them.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on localhost; 0 takes a free one.")] = 6006,
+    logdir: Annotated[Path, typer.Argument(help="Folder with event files, or with such folders below it.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on localhost; 0 selects a free one.")] = 6006,
 ) -> None:
     """Start TensorBoard on localhost and print its URL."""
     try:
@@ -85,68 +85,68 @@ def view(
     if not logdir.is_dir():
         _fail(f"LOGDIR must be a folder, got {str(logdir)!r}")
     if not any(logdir.rglob("*tfevents*")):
-        console.print(f"[yellow]{escape(str(logdir))} holds no event files yet[/yellow]")
+        console.print(f"[yellow]{escape(str(logdir))} contains no event files yet[/yellow]")
     board = program.TensorBoard()
     board.configure(logdir=str(logdir), host="localhost", port=port)
     try:
         url = board.launch()
     except program.TensorBoardPortInUseError:
-        _fail(f"port {port} is taken; choose another with --port, or --port 0 for a free one")
+        _fail(f"port {port} is in use; choose another with --port, or --port 0 for a free one")
     except program.TensorBoardServerException as error:
         _fail(f"TensorBoard did not start: {error}")
-    console.print(f"TensorBoard on {escape(str(logdir))}: {url}  (Ctrl-C ends it)", soft_wrap=True)
-    _until_signals().wait()
-    console.print("ended")
+    console.print(f"TensorBoard on {escape(str(logdir))}: {url}  (Ctrl-C to stop)", soft_wrap=True)
+    _stop_event().wait()
+    console.print("stopped")
 
 
 @app.command()
 def doctor(
-    logdir: Annotated[
-        str, typer.Argument(help="A run's folder, or one with runs below it, of any TensorBoard writer.")
-    ],
-    rules: Annotated[Path | None, typer.Option(help="A YAML file with `rules:`, a rule's name to thresholds.")] = None,
+    logdir: Annotated[str, typer.Argument(help="Folder of a run, or of several runs, from any TensorBoard writer.")],
+    rules: Annotated[Path | None, typer.Option(help="YAML file with `rules:`, which maps rules to thresholds.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what is wrong with runs, worst first. Exit code: 0 healthy, 1 errors were found, 2 unreadable."""
+    """Diagnose runs and print findings, worst first. Exit code: 0 healthy, 1 errors found, 2 unreadable."""
     try:
-        chosen = load_rules(rules) if rules else None
+        rules_by_name = load_rules(rules) if rules else None
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
-            examined = list(diagnose_folder(logdir, rules=chosen, progress=lambda name: _bar(bars, name)))
+            runs = list(diagnose_folder(logdir, rules=rules_by_name, progress=lambda name: _bar(bars, name)))
     except (ConfigError, UnreadableError, ImportError) as error:
         _fail(str(error))
     if json_:
-        print(as_json(examined))
+        print(as_json(runs))
     else:
-        for one in examined:
-            show(one, console)
-    raise typer.Exit(0 if all(one.diagnosis.healthy for one in examined) else 1)
+        for diagnosed in runs:
+            print_diagnosis(diagnosed, console)
+    raise typer.Exit(0 if all(diagnosed.diagnosis.healthy for diagnosed in runs) else 1)
 
 
 @app.command()
 def report(
-    logdir: Annotated[list[str], typer.Argument(help="Runs' folders, or folders with runs below; several overlay.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
-    png: Annotated[Path | None, typer.Option(help="A folder for pictures of the main figures.")] = None,
-    rules: Annotated[Path | None, typer.Option(help="A YAML file with `rules:`, a rule's name to thresholds.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Write it again while runs grow, until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks with --watch.")] = 30.0,
+    logdir: Annotated[
+        list[str], typer.Argument(help="Folders of runs, or of several runs; multiple runs are overlaid.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Path of the report.")] = Path("report.html"),
+    png: Annotated[Path | None, typer.Option(help="Folder for PNG files of the main figures.")] = None,
+    rules: Annotated[Path | None, typer.Option(help="YAML file with `rules:`, which maps rules to thresholds.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Update the report while runs grow, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two updates with --watch.")] = 30.0,
 ) -> None:
-    """Write what runs did and what is wrong with them as one page that needs nothing else."""
+    """Write a self-contained HTML report: figures and findings of the runs."""
     from tbx_callbacks.report import write_report
     from tbx_callbacks.report.watch import follow
 
     def write(refresh: float | None = None) -> Path:
-        chosen = load_rules(rules) if rules else None
+        rules_by_name = load_rules(rules) if rules else None
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
             return write_report(
-                logdir, output, png=png, rules=chosen, progress=lambda name: _bar(bars, name), refresh=refresh
+                logdir, output, png=png, rules=rules_by_name, progress=lambda name: _bar(bars, name), refresh=refresh
             )
 
     try:
         if watch:
-            ended = _until_signals()
-            for came in follow(logdir, lambda: write(every), lambda: ended.wait(every)):
-                console.print(f"{time.strftime('%H:%M:%S')} {escape(str(came))}", soft_wrap=True)
+            stopped = _stop_event()
+            for result in follow(logdir, lambda: write(every), lambda: stopped.wait(every)):
+                console.print(f"{time.strftime('%H:%M:%S')} {escape(str(result))}", soft_wrap=True)
         console.print(f"report: {escape(str(write()))}", soft_wrap=True)
     except (ConfigError, UnreadableError, ImportError, OSError) as error:
         _fail(str(error))
@@ -154,28 +154,29 @@ def report(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def recipe(
-    context: typer.Context, name: Annotated[str, typer.Argument(help="The recipe, such as bert-sentiment.")] = ""
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the recipe, such as bert-sentiment.")] = "",
 ) -> None:
-    """Run a bundled recipe; everything after its name goes to the recipe (try: recipe bert-sentiment --help)."""
-    folder = bundled("recipes")
-    known = sorted(path.stem.replace("_", "-") for path in folder.glob("bert_*.py"))
+    """Run a bundled recipe; all further arguments go to the recipe (try: recipe bert-sentiment --help)."""
+    folder = bundled_folder("recipes")
+    recipes = sorted(path.stem.replace("_", "-") for path in folder.glob("bert_*.py"))
     if name in ("", "--help"):
-        console.print(f"recipes: {', '.join(known)}; options of one: tbx-callbacks recipe {known[0]} --help")
+        console.print(f"recipes: {', '.join(recipes)}; options: tbx-callbacks recipe {recipes[0]} --help")
         return
-    if name not in known:
-        _fail(f"the recipe must be a known one, got {name!r}; {suggest(name, known, what='recipes')}")
+    if name not in recipes:
+        _fail(f"the recipe must be a known one, got {name!r}; {suggest(name, recipes, what='recipes')}")
     script = folder / f"{name.replace('-', '_')}.py"
     sys.path.insert(0, str(folder))
     sys.argv = [f"tbx-callbacks recipe {name}", *context.args]
     runpy.run_path(str(script), run_name="__main__")
 
 
-def _until_signals() -> threading.Event:
-    """Is set by Ctrl-C or a request to end."""
-    ended = threading.Event()
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, lambda *_: ended.set())
-    return ended
+def _stop_event() -> threading.Event:
+    """An event that Ctrl-C and SIGTERM set."""
+    stopped = threading.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda *_: stopped.set())
+    return stopped
 
 
 def _bar(bars: Progress, name: str) -> Callable[[int, int], None]:

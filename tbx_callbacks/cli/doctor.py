@@ -1,4 +1,4 @@
-"""Reads runs and says what is wrong with them: what `tbx-callbacks doctor` prints."""
+"""Prints the findings of runs, for `tbx-callbacks doctor`."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from tbx_callbacks.rules.diagnose import DiagnosedRun
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
-def show(examined: DiagnosedRun, console: Console) -> None:
-    """Prints a run's findings, worst first, and which rules could not judge it."""
-    run, diagnosis = examined.run, examined.diagnosis
-    name = examined.folder if examined.name == "." else examined.name
+def print_diagnosis(diagnosed: DiagnosedRun, console: Console) -> None:
+    """Prints a run's findings, worst first, and the rules that could not judge it."""
+    run, diagnosis = diagnosed.run, diagnosed.diagnosis
+    name = diagnosed.folder if diagnosed.name == "." else diagnosed.name
     console.print(f"[bold]{_safe(name)}[/bold]: {len(run.scalars)} scalar tags, {run.last_step} steps")
     for finding in diagnosis.findings:
         colour = _COLOURS[finding.severity]
-        console.print(f"  [{colour}]{finding.severity:8}[/{colour}][bold]{finding.id}[/bold], {_where(finding)}")
+        console.print(f"  [{colour}]{finding.severity:8}[/{colour}][bold]{finding.id}[/bold], {_location(finding)}")
         console.print(Padding(f"{_safe(finding.means)}\n[dim]try:[/dim] {_safe(finding.advice)}", (0, 0, 0, 10)))
         console.print(Padding(f"[dim]{_evidence(finding)}\n{_safe(finding.source)}[/dim]", (0, 0, 0, 10)))
     if not diagnosis.findings:
-        console.print("  [green]healthy[/green]: no rule found anything")
+        console.print("  [green]healthy[/green]: no findings")
     for file, missing in run.unread.items():
-        console.print(f"  [yellow]{missing} bytes at the end of {_safe(file)} are cut off or damaged[/yellow]")
+        console.print(f"  [yellow]{missing} bytes at the end of {_safe(file)} are truncated or damaged[/yellow]")
     if diagnosis.unjudged:
         console.print(f"  [dim]not judged, {len(diagnosis.unjudged)} rules:[/dim]")
-        for need, names in _by_need(diagnosis.unjudged).items():
-            console.print(Padding(f"[dim]{', '.join(names)}: {need}[/dim]", (0, 0, 0, 4)))
+        for requirement, names in _by_need(diagnosis.unjudged).items():
+            console.print(Padding(f"[dim]{', '.join(names)}: {requirement}[/dim]", (0, 0, 0, 4)))
 
 
 def show_worst(diagnosis: Diagnosis, console: Console, *, most: int = 3) -> None:
-    """Prints the worst findings in a line each, and how many more there are."""
+    """Prints the worst findings, one per line, and the number of further ones."""
     for finding in diagnosis.findings[:most]:
         colour = _COLOURS[finding.severity]
         console.print(f"[{colour}]{finding.severity}[/{colour}] {finding.id}: {_safe(finding.means)}", soft_wrap=True)
@@ -46,24 +46,24 @@ def show_worst(diagnosis: Diagnosis, console: Console, *, most: int = 3) -> None
     if more > 0:
         console.print(f"and {more} more")
     if not diagnosis.findings:
-        console.print("[green]healthy[/green]: no rule found anything wrong")
+        console.print("[green]healthy[/green]: no findings")
 
 
-def as_json(examined: list[DiagnosedRun]) -> str:
-    """All of it for programs."""
+def as_json(diagnosed: list[DiagnosedRun]) -> str:
+    """All diagnoses as JSON."""
     runs = [
         {
-            "run": one.name,
-            "folder": one.folder,
-            "healthy": one.diagnosis.healthy,
-            "last_step": one.run.last_step,
-            "findings": [_plain(finding) for finding in one.diagnosis.findings],
-            "unjudged": [dataclasses.asdict(rule) for rule in one.diagnosis.unjudged],
-            "unread": dict(one.run.unread),
+            "run": entry.name,
+            "folder": entry.folder,
+            "healthy": entry.diagnosis.healthy,
+            "last_step": entry.run.last_step,
+            "findings": [_plain(finding) for finding in entry.diagnosis.findings],
+            "unjudged": [dataclasses.asdict(rule) for rule in entry.diagnosis.unjudged],
+            "unread": dict(entry.run.unread),
         }
-        for one in examined
+        for entry in diagnosed
     ]
-    healthy = all(one.diagnosis.healthy for one in examined)
+    healthy = all(entry.diagnosis.healthy for entry in diagnosed)
     return json.dumps({"healthy": healthy, "runs": runs}, indent=2, allow_nan=False)
 
 
@@ -73,15 +73,15 @@ def _plain(finding: Finding) -> dict[str, object]:
 
 
 def _by_need(unjudged: Sequence[Unjudged]) -> dict[str, list[str]]:
-    """What is missing, and the rules that miss it."""
+    """Groups the rules by the data that they are missing."""
     rules: dict[str, list[str]] = {}
-    for one in unjudged:
-        need = f"needs {_safe(one.missing)}, from the metric {_safe(one.metric)}"
-        rules.setdefault(need, []).append(one.id)
+    for entry in unjudged:
+        requirement = f"needs {_safe(entry.missing)}, from the metric {_safe(entry.metric)}"
+        rules.setdefault(requirement, []).append(entry.id)
     return rules
 
 
-def _where(finding: Finding) -> str:
+def _location(finding: Finding) -> str:
     return f"step {finding.steps[0]}" if finding.steps else "the whole run"
 
 
@@ -94,5 +94,5 @@ def _evidence(finding: Finding, most: int = 3) -> str:
 
 
 def _safe(text: str) -> str:
-    """Text from a run: no markup, and no control characters for the terminal."""
-    return escape("".join(letter if letter.isprintable() else "?" for letter in text))
+    """Text from a run without markup and without control characters for the terminal."""
+    return escape("".join(char if char.isprintable() else "?" for char in text))

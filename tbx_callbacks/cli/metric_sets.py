@@ -1,4 +1,4 @@
-"""What the command line shows of metric sets."""
+"""Builds the tables of metric sets and metrics that the command line prints."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tbx_callbacks.metrics.registry import METRICS
 
 
 def sets_table() -> Table:
-    """The bundled sets."""
-    table = Table("set", "what it is", "metrics")
+    """A table of the bundled sets."""
+    table = Table("set", "description", "metrics")
     for name, path in bundled_sets().items():
-        first = path.read_text(encoding="utf-8").splitlines()[0]
+        heading = path.read_text(encoding="utf-8").splitlines()[0]
         items = load_config(name).items
-        table.add_row(name, first.lstrip("# "), ", ".join(dict.fromkeys(item.name for item in items)))
+        table.add_row(name, heading.lstrip("# "), ", ".join(dict.fromkeys(item.name for item in items)))
     return table
 
 
 def metrics_table() -> Table:
-    """Every metric."""
-    table = Table("metric", "what it is", "tags", "unit", "options (default)", "cost", show_lines=True)
+    """A table of all metrics."""
+    table = Table("metric", "description", "tags", "unit", "options (default)", "cost", show_lines=True)
     for name, cls in METRICS.items():
         fields = options_model(name).model_fields
         options = [f"{key} ({_default(key, field.default)})" for key, field in fields.items()]
@@ -33,11 +33,11 @@ def metrics_table() -> Table:
     return table
 
 
-def checked(file: str) -> tuple[Table, str]:
-    """The metrics of a set, and the rest of it in one line.
+def check_table(file: str) -> tuple[Table, str]:
+    """A table of the metrics of a set, and a summary of its other settings.
 
     Raises:
-        ConfigError: what is wrong with it.
+        ConfigError: the set is invalid.
     """
     config = load_config(file)
     table = Table("metric", "every", "parameters", "tags")
@@ -63,4 +63,4 @@ def _parameters(item: MetricSpec) -> str:
 
 
 def _default(option: str, value: object) -> str:
-    return ("the set's" if option == "every" else "none") if value is None else str(value)
+    return ("the set's cadence" if option == "every" else "none") if value is None else str(value)

@@ -1,1 +1,1 @@
-"""The trainers that drive the engine."""
+"""Integrates the engine with the trainers: Hugging Face, Lightning and plain PyTorch loops."""

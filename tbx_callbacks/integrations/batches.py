@@ -1,4 +1,4 @@
-"""What a micro-batch holds, in the form that models of transformers take and give it."""
+"""Reads labels, sample and token counts, and losses from micro-batches and model outputs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _LABELS = ("labels", "label", "targets", "target", "y")
 
 
 def batch_as_mapping(batch: Any) -> Mapping[Any, Any]:
-    """A batch as a mapping: itself, or the tensors of a sequence (or the one that it is) by their places."""
+    """The batch as a mapping: unchanged, or the tensors of a sequence (or the single tensor) by index."""
     if isinstance(batch, Mapping):
         return batch
     return dict(enumerate(batch)) if isinstance(batch, (list, tuple)) else {0: batch}
 
 
 def labels_in(batch: Any) -> Any:
-    """Labels of a batch: by their usual names, or the integers of a pair `(inputs, labels)`; None if there are none."""
+    """The labels of a batch: by their usual names, or the integers of a pair `(inputs, labels)`; None without any."""
     if isinstance(batch, Mapping):
         return next((batch[name] for name in _LABELS if name in batch), None)
-    pair = isinstance(batch, (list, tuple)) and len(batch) == 2
-    last = batch[1] if pair else None
-    return last if isinstance(last, Tensor) and not last.is_floating_point() else None
+    is_pair = isinstance(batch, (list, tuple)) and len(batch) == 2
+    labels = batch[1] if is_pair else None
+    return labels if isinstance(labels, Tensor) and not labels.is_floating_point() else None
 
 
 def samples_in(inputs: Mapping[str, Any]) -> int:
@@ -36,9 +36,9 @@ def samples_in(inputs: Mapping[str, Any]) -> int:
 
 
 def tokens_in(inputs: Mapping[str, Any]) -> Tensor | None:
-    """The attention mask `[samples, length]`, whose sum is the number of tokens; None without one of that shape.
+    """The attention mask `[samples, length]`, whose sum is the number of tokens; None without a mask of that shape.
 
-    Where a row has several texts, each with its own mask (`anchor_attention_mask`), the number of all their tokens.
+    Where a row has several texts with their own masks (`anchor_attention_mask`), the total number of their tokens.
     """
     if "attention_mask" in inputs:
         mask = inputs["attention_mask"]
@@ -49,7 +49,7 @@ def tokens_in(inputs: Mapping[str, Any]) -> Tensor | None:
 
 
 def loss_in(outputs: Any) -> Tensor | None:
-    """The loss that a model returned, 0-d and detached; None when it returned none."""
+    """The loss in a model's outputs, 0-d and detached; None without one."""
     if isinstance(outputs, Mapping):
         loss = outputs.get("loss")
     else:
@@ -60,7 +60,7 @@ def loss_in(outputs: Any) -> Tensor | None:
 
 
 def scalar_loss(loss: Tensor | float) -> Tensor:
-    """The loss that a user gave, 0-d and detached.
+    """The user's loss, 0-d and detached.
 
     Raises:
         ValueError: it has more than one element.
@@ -68,5 +68,5 @@ def scalar_loss(loss: Tensor | float) -> Tensor:
     if not isinstance(loss, Tensor):
         return torch.tensor(loss)
     if loss.numel() != 1:
-        raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, as by .mean()")
+        raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, for example with .mean()")
     return loss.detach().reshape(()) if loss.ndim else loss.detach()

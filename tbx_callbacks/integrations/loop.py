@@ -1,4 +1,4 @@
-"""What a loop of one's own can ask, and where its run goes."""
+"""Defines `TbxLoop`, the integration for plain PyTorch loops."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Mapping[s
 
 
 class TbxLoop(StepCountingIntegration):
-    """Logs a metric set to TensorBoard from a loop of your own; a context manager.
+    """Logs a metric set to TensorBoard from a plain PyTorch loop; a context manager.
 
     ```python
     with TbxLoop(model, optimizer, "default", log_dir="runs/exp1") as loop:
@@ -43,21 +43,22 @@ class TbxLoop(StepCountingIntegration):
         loop.evaluate(accuracy=accuracy)
     ```
 
-    Steps are those of the (first) optimizer, counted from `start_step` + 1. `train/loss` is the mean of the losses
-    since the last point, taken on their device. Other arguments, `writer`, `log` and `close` are those of
-    `Integration`; without `log_dir` the run goes to a new folder in `runs/`.
+    Steps are those of the first optimizer, counted from `start_step` + 1. `train/loss` is the mean of the losses since
+    the last point, computed on their device. Other arguments, `writer`, `log` and `close` are those of `Integration`.
+    Without `log_dir` the run is written to a new folder in `runs/`.
 
     Args:
         model: the model, wrapped (DDP, compiled, prepared by Accelerate) or not.
-        optimizer: the optimizer, several, or several by name; prepared by Accelerate or not.
+        optimizer: one optimizer, several, or several by name; prepared by Accelerate or not.
         config: see `Integration`.
-        log_every: what `every: log` means here: the loss and the like every so many optimizer steps.
-        max_grad_norm: the limit, when the loop clips by norm; None when it does not clip. Norms before clipping then
-            need a call of `before_clip`.
+        log_every: the interval, in optimizer steps, of the loss and of metrics with `every: log`.
+        max_grad_norm: the limit if the loop clips by norm; None if it does not clip. Norms before clipping then need a
+            call of `before_clip`.
         hparams: hyper-parameters for the HParams tab.
-        start_step: steps already taken, when the loop resumes: it goes on in `log_dir`, and TensorBoard hides later
-            steps that the folder holds.
-        scaler: the loop's own GradScaler, for the metric `amp`; Accelerate's is found in its optimizer.
+        start_step: finished steps of a resumed loop. The run continues in `log_dir`, and TensorBoard hides later steps
+            that the folder contains.
+        scaler: the loop's GradScaler, so the metric `amp` can read the loss scale. Accelerate's is found in its
+            optimizer.
         **options: see `Integration`.
     """
 
@@ -103,31 +104,31 @@ class TbxLoop(StepCountingIntegration):
 
     @property
     def should_stop(self) -> bool:
-        """Whether a rule wants the training to stop; True from an `end_step` on, the same one on every rank."""
+        """Whether a rule requests a stop; True from one `end_step` on, the same one on every rank."""
         return Action.STOP in self._action
 
     @property
     def should_checkpoint(self) -> bool:
-        """Whether a rule wants a checkpoint now; True after one `end_step`, the same one on every rank."""
+        """Whether a rule requests a checkpoint; True after one `end_step`, the same one on every rank."""
         return Action.CHECKPOINT in self._action
 
     def track(self, batches: Iterable[T], description: str | None = None) -> Iterator[T]:
-        """The batches, with a progress bar for terminals and notebooks that shows the loss as it is logged.
+        """Yields the batches, with a progress bar for terminals and notebooks that shows the logged loss.
 
-        The time that they take to come is that of the metric `input_share`.
+        The metric `input_share` measures the time spent waiting for these batches.
         """
         with tqdm(batches, desc=description, disable=not self._is_writer) as bar:
-            for batch in self._timed(bar):
+            for batch in self._time_waiting(bar):
                 yield batch
                 loss = self._engine.publisher.last_value(tags.TRAIN_LOSS)
                 if isinstance(loss, float):
                     bar.set_postfix(step=self._step, loss=f"{loss:.4g}", refresh=False)
 
     def before_clip(self, loss_scale: Tensor | None = None) -> None:
-        """All gradients are there and not clipped yet: norms are exact, and the first bad layer is named.
+        """Captures the gradients of this step before clipping: exact norms, and the first non-finite layer.
 
         Args:
-            loss_scale: what gradients are still multiplied by, when a GradScaler has not unscaled them.
+            loss_scale: the factor by which gradients are still multiplied, if a GradScaler has not unscaled them.
         """
         if self._running and (self._stepped or self._engine.has_due_metrics):
             self._before_clip(loss_scale, max_norm=self._max_grad_norm)
@@ -141,16 +142,16 @@ class TbxLoop(StepCountingIntegration):
         outputs: Any = None,
         labels: Tensor | None = None,
     ) -> None:
-        """Ends one pass of the loop; with gradient accumulation call it for each micro-batch.
+        """Ends one iteration of the loop; with gradient accumulation, call it for each micro-batch.
 
         Args:
-            loss: of the (micro-)batch, 0-d; kept on its device.
-            samples: number of samples of the batch; where ranks work on one batch together (tensor parallelism), this
-                rank's share of it, so that they add up.
-            tokens: number of tokens of the batch, likewise.
-            outputs: what the model returned: its `logits` and perhaps further losses, by name (a mapping, a dataclass)
-                or as a tuple that begins with the loss; or the logits alone.
-            labels: of the batch, for the accuracy.
+            loss: loss of the (micro-)batch, 0-d; it stays on its device.
+            samples: number of samples in the batch. Where ranks share one batch (tensor parallelism), this rank's
+                share, so that the sum over ranks is right.
+            tokens: number of tokens in the batch, with the same rule.
+            outputs: the model's outputs: `logits` and perhaps further losses, by name (a mapping, a dataclass) or as a
+                tuple that begins with the loss; or the logits alone.
+            labels: labels of the batch, for the accuracy.
 
         Raises:
             ValueError: the loss is not a scalar.
@@ -164,7 +165,7 @@ class TbxLoop(StepCountingIntegration):
         self._end_microbatch(loss=None if loss is None else scalar_loss(loss), samples=samples, tokens=tokens)
 
     def evaluate(self, **metrics: float) -> None:
-        """Logs evaluation metrics of the steps so far, as `eval/<name>`."""
+        """Logs evaluation metrics at the current step, as `eval/<name>`."""
         if self._running and self._stepped:
             self._finish_step()
         if self._is_writer:
@@ -180,14 +181,14 @@ class TbxLoop(StepCountingIntegration):
             self._end(self._step, succeeded=kind is None)
         self.close()
 
-    def _timed(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches; waiting for them counts while the model trains, and the end of them does not."""
-        watch, coming = self._engine.stopwatch, iter(batches)
+    def _time_waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yields the batches; counts the waiting time while the model trains, except at the end of the data."""
+        watch, iterator = self._engine.stopwatch, iter(batches)
         while True:
             if self._model is not None and self._model.training:
                 watch.start_waiting()
             try:
-                batch = next(coming)
+                batch = next(iterator)
             except StopIteration:
                 watch.cancel_waiting()
                 return
@@ -199,7 +200,7 @@ class TbxLoop(StepCountingIntegration):
         super()._begin(location, step, info=info)
 
     def _choose_location(self, start_step: int) -> RunLocation:
-        wanted = self._wanted_dir
-        resumes = start_step > 0 and wanted is not None
-        folder = wanted if resumes else beside(wanted) if wanted else fresh_folder("runs")
-        return RunLocation(str(folder), resume=resumes)
+        requested = self._wanted_dir
+        resuming = start_step > 0 and requested is not None
+        folder = requested if resuming else beside(requested) if requested else fresh_folder("runs")
+        return RunLocation(str(folder), resume=resuming)

@@ -1,4 +1,4 @@
-"""What a notebook shows of a run."""
+"""Displays the run's folder in a notebook."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tbx_callbacks.runs.folders import is_remote
 
 
 def in_notebook() -> bool:
-    """Whether this is the kernel of a notebook (not a terminal, and not IPython in one)."""
+    """Whether this process is a notebook kernel (not a terminal, and not IPython in one)."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return shell is not None and hasattr(shell, "kernel")
 
 
 def show_link(log_dir: str) -> None:
-    """In a notebook: a link to the run's folder and how to open TensorBoard on it. Elsewhere nothing."""
+    """Displays a link to the run's folder and the TensorBoard commands; does nothing outside a notebook."""
     if not in_notebook():
         return
     from IPython.display import HTML, display
@@ -28,7 +28,7 @@ def show_link(log_dir: str) -> None:
     folder, parent = html.escape(folder), html.escape(parent)
     display(
         HTML(
-            f'logs: <a href="{folder}" target="_blank">{folder}</a>; in TensorBoard:'
+            f'log directory: <a href="{folder}" target="_blank">{folder}</a>; open TensorBoard:'
             f" <code>%load_ext tensorboard</code> <code>%tensorboard --logdir {parent}</code>"
         )
     )

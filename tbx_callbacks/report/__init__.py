@@ -1,4 +1,4 @@
-"""What runs did, as figures for notebooks and as one page that needs nothing else."""
+"""Creates figures for notebooks, and a self-contained HTML report of runs."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ EXTRA = "a report needs plotly and jinja2, which are not installed; run: pip ins
 
 
 def figures(*logdirs: Logdir) -> dict[str, go.Figure]:
-    """Every figure of a report on the runs in some folders, by name, to show in a notebook.
+    """Returns all figures of a report on the runs in some folders, by name, to show in a notebook.
 
     Raises:
-        UnreadableError: a folder cannot be read, or holds no run.
+        UnreadableError: a folder cannot be read, or contains no run.
         ImportError: plotly or TensorBoard is not installed.
     """
     _check()
     from tbx_callbacks.report.loaded_runs import read
     from tbx_callbacks.report.sections import sections
 
-    found = sections(read(logdirs))
-    return {name: figure for section in found for name, figure in (section.figures | section.more).items()}
+    all_sections = sections(read(logdirs))
+    return {name: figure for section in all_sections for name, figure in (section.figures | section.more).items()}
 
 
 def plot_losses(*logdirs: Logdir) -> go.Figure:
-    """The losses of runs in some folders, with where findings begin.
+    """Plots the losses of the runs in some folders, and marks the start of findings.
 
     Raises:
         UnreadableError: a folder cannot be read, or no run has a loss.
@@ -60,34 +60,34 @@ def write_report(
     progress: Callable[[str], Progress] | None = None,
     refresh: float | None = None,
 ) -> Path:
-    """Writes the page on the runs in some folders and returns its path.
+    """Writes the report on the runs in some folders and returns its path.
 
     Args:
-        logdirs: runs' folders, or folders with runs below them.
-        path: of the page; what was there is replaced at once, so that nobody reads half a page.
-        png: a folder for pictures of the main figures.
-        rules: by name; all with their defaults when left out.
-        progress: called with a run's name, gives what is called while it is read.
-        refresh: seconds after which the page loads itself anew.
+        logdirs: folders of runs, or folders with runs below them.
+        path: of the page. An existing page is replaced atomically, so no reader sees an incomplete page.
+        png: a folder for PNG files of the main figures.
+        rules: the rules, by name; default: all, with their default thresholds.
+        progress: called with a run's name; returns the callback that reports reading progress.
+        refresh: interval in seconds at which the page reloads itself.
 
     Raises:
-        UnreadableError: a folder cannot be read, or holds no run.
-        ImportError: plotly, jinja2 or TensorBoard is not installed, or matplotlib for pictures.
+        UnreadableError: a folder cannot be read, or contains no run.
+        ImportError: plotly, jinja2 or TensorBoard is not installed, or matplotlib for `png`.
     """
     _check()
     from tbx_callbacks.report.loaded_runs import read
     from tbx_callbacks.report.page import render
 
-    subjects = read(logdirs, rules=rules, progress=progress)
+    loaded_runs = read(logdirs, rules=rules, progress=progress)
     page = Path(path)
     page.parent.mkdir(parents=True, exist_ok=True)
-    part = page.with_name(f".{page.name}.part")
-    part.write_text(render(subjects, refresh=refresh), encoding="utf-8")
-    part.replace(page)
+    partial_page = page.with_name(f".{page.name}.part")
+    partial_page.write_text(render(loaded_runs, refresh=refresh), encoding="utf-8")
+    partial_page.replace(page)
     if png is not None:
         from tbx_callbacks.report.pictures import export
 
-        export(subjects, Path(png))
+        export(loaded_runs, Path(png))
     return page
 
 

@@ -1,4 +1,4 @@
-"""What rules said while a run trained, as markers in its charts."""
+"""Marks alerts of live rules in line charts."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from tbx_callbacks.rules.formatting import PREFIX, severity_of
 from tbx_callbacks.runs.series import Series
 
 _MARKUP = re.compile(r"\\(.)|\*\*")
-_WIDTH, _LINES = 70, 12  # of what is shown on hover
+_WIDTH, _LINES = 70, 12  # of the hover text: characters per line, and lines
 
 
-def alert_markers(subject: LoadedRun, shown: Series, run: int) -> go.Scatter | None:
-    """A marker at the step of each alert, on the line of the series that is shown; None without alerts.
+def alert_markers(loaded_run: LoadedRun, series: Series, run: int) -> go.Scatter | None:
+    """Creates a marker at the step of each alert, on the line of `series`; None without alerts.
 
-    What was said stands in its hover text, as text: a folder may hold anything.
+    The alert's text is shown on hover, as plain text: a folder may contain anything.
     """
-    said = {
+    alerts = {
         (int(step), tag): text
-        for tag, texts in subject.run.texts.items()
+        for tag, texts in loaded_run.run.texts.items()
         if tag.startswith(PREFIX)
         for step, text in zip(texts.steps, texts.values, strict=True)
     }
-    finite = np.isfinite(shown.values)
-    if not said or not finite.any():
+    finite = np.isfinite(series.values)
+    if not alerts or not finite.any():
         return None
-    steps, values = shown.steps[finite], shown.values[finite]
+    steps, values = series.steps[finite], series.values[finite]
     return go.Scatter(
-        x=[step for step, _ in said],
-        y=[float(values[np.argmin(np.abs(steps - step))]) for step, _ in said],
+        x=[step for step, _ in alerts],
+        y=[float(values[np.argmin(np.abs(steps - step))]) for step, _ in alerts],
         mode="markers",
         name="alerts",
-        text=[""] * len(said),
+        text=[""] * len(alerts),
         marker={
             "size": 10,
-            "symbol": ["x"] * len(said),
-            "color": [SEVERITY[severity_of(text) or "note"] for text in said.values()],
+            "symbol": ["x"] * len(alerts),
+            "color": [SEVERITY[severity_of(text) or "note"] for text in alerts.values()],
         },
-        hovertext=[f"alert, step {step}: {_hover(tag, text)}" for (step, tag), text in said.items()],
+        hovertext=[f"alert, step {step}: {_hover(tag, text)}" for (step, tag), text in alerts.items()],
         hovertemplate="%{hovertext}<extra></extra>",
         cliponaxis=False,
         showlegend=False,
@@ -54,9 +54,9 @@ def alert_markers(subject: LoadedRun, shown: Series, run: int) -> go.Scatter | N
 
 
 def _hover(tag: str, text: str) -> str:
-    """What it says without its table and its source, in lines that fit."""
+    """The alert's text without its table and its source, wrapped."""
     parts = [part for part in text.split("\n\n") if not part.startswith(("|", "Source:"))]
     words = [html.unescape(_MARKUP.sub(r"\1", part)) for part in parts] or [tag]
     lines = [line for part in words for line in textwrap.wrap(part, _WIDTH)]
-    more = ["..."] if len(lines) > _LINES else []
-    return "<br>".join(plain(line, 2 * _WIDTH) for line in (*lines[:_LINES], *more))
+    ellipsis = ["..."] if len(lines) > _LINES else []
+    return "<br>".join(plain(line, 2 * _WIDTH) for line in (*lines[:_LINES], *ellipsis))

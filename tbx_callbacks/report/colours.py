@@ -1,4 +1,4 @@
-"""Colours that people with any colour vision can tell apart, after Okabe and Ito; and the same on a dark ground."""
+"""Defines colours, after Okabe and Ito, that are distinct for any colour vision, and variants for dark mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Histograms over time, for each layer."""
+"""Draws histograms over time, for each layer."""
 
 from __future__ import annotations
 
@@ -8,35 +8,42 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from tbx_callbacks.report.downsampling import quantiles, spread
+from tbx_callbacks.report.downsampling import histogram_grid, quantiles
 from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.runs.series import Histograms
 
-_CELLS = 1_500_000  # of all histograms of a report together
-_LINES = (0.05, 0.5, 0.95)
+_MAX_CELLS = 1_500_000  # of all histograms of a report together
+_QUANTILES = (0.05, 0.5, 0.95)
 
 
-def histogram_families(subjects: Sequence[LoadedRun]) -> dict[str, dict[str, list[Histograms | None]]]:
-    """Family -> layer -> the histograms of each run."""
-    found: dict[str, dict[str, list[Histograms | None]]] = {}
-    for place, subject in enumerate(subjects):
-        for tag, histograms in subject.run.histograms.items():
+def histogram_families(loaded_runs: Sequence[LoadedRun]) -> dict[str, dict[str, list[Histograms | None]]]:
+    """Maps family -> layer -> the histograms of each run."""
+    by_family: dict[str, dict[str, list[Histograms | None]]] = {}
+    for index, loaded_run in enumerate(loaded_runs):
+        for tag, histograms in loaded_run.run.histograms.items():
             family, _, layer = tag.partition("/") if "/" in tag else ("histograms", "", tag)
-            found.setdefault(family, {}).setdefault(layer, [None] * len(subjects))[place] = histograms
-    return found
+            by_family.setdefault(family, {}).setdefault(layer, [None] * len(loaded_runs))[index] = histograms
+    return by_family
 
 
 def histogram_map(
-    subjects: Sequence[LoadedRun], layers: Mapping[str, Sequence[Histograms | None]], title: str, *, number: int
+    loaded_runs: Sequence[LoadedRun],
+    layers: Mapping[str, Sequence[Histograms | None]],
+    title: str,
+    *,
+    num_histograms: int,
 ) -> go.Figure:
-    """Where a layer's values lie over steps, for each layer and run; `number` is how many histograms a report has."""
-    columns = int(np.clip(_CELLS // (64 * max(number, 1)), 10, 60))
+    """Draws the distribution of a layer's values over steps, for each layer and run.
+
+    `num_histograms` is the number of histograms in the report.
+    """
+    columns = int(np.clip(_MAX_CELLS // (64 * max(num_histograms, 1)), 10, 60))
     traces: list[Any] = []
     for layer, by_run in layers.items():
-        for place, histograms in enumerate(by_run):
+        for index, histograms in enumerate(by_run):
             if histograms is not None:
-                traces += _over_time(histograms, columns, place, {"run": subjects[place].name, "layer": layer})
+                traces += _over_time(histograms, columns, index, {"run": loaded_runs[index].name, "layer": layer})
     for trace in traces:
         trace.visible = trace.meta["pick"] == traces[0].meta["pick"]
     figure = go.Figure(traces).update_layout(
@@ -51,12 +58,12 @@ def histogram_map(
 
 
 def _menu(figure: go.Figure) -> dict[str, Any]:
-    """A drop-down list for notebooks."""
+    """A drop-down list, for notebooks."""
     picks = list({tuple(trace.meta["pick"].values()): trace.meta["pick"] for trace in figure.data}.values())
-    several = len({pick["run"] for pick in picks}) > 1
+    has_several_runs = len({pick["run"] for pick in picks}) > 1
     buttons = [
         {
-            "label": plain(f"{pick['run']}: {pick['layer']}" if several else pick["layer"]),
+            "label": plain(f"{pick['run']}: {pick['layer']}" if has_several_runs else pick["layer"]),
             "method": "restyle",
             "args": [{"visible": [trace.meta["pick"] == pick for trace in figure.data]}],
         }
@@ -66,13 +73,13 @@ def _menu(figure: go.Figure) -> dict[str, Any]:
 
 
 def _over_time(histograms: Histograms, columns: int, run: int, pick: Mapping[str, str]) -> list[Any]:
-    steps, edges, shares = spread(histograms, columns=columns)
+    steps, edges, shares = histogram_grid(histograms, columns=columns)
     if not steps.size:
         return []
     meta = {"run": run, "pick": dict(pick)}
     density = np.sqrt(shares / shares.max()) if shares.max() > 0 else shares
     centres = (edges[:-1] + edges[1:]) / 2
-    picture = go.Heatmap(
+    heatmap = go.Heatmap(
         x=steps.astype(np.int32),
         y=centres.astype(np.float32),
         z=np.round(density * 255).astype(np.uint8),
@@ -83,9 +90,12 @@ def _over_time(histograms: Histograms, columns: int, run: int, pick: Mapping[str
         hovertemplate="step %{x}<br>value %{y:.3~g}<extra></extra>",
         meta=meta,
     )
-    last = [max(n for n, step in enumerate(histograms.steps) if step <= at) for at in steps]
+    last_indices = [max(n for n, step in enumerate(histograms.steps) if step <= at) for at in steps]
     bands = np.array(
-        [quantiles(histograms.buckets[n], _LINES) if len(histograms.buckets[n]) else (np.nan,) * 3 for n in last]
+        [
+            quantiles(histograms.buckets[n], _QUANTILES) if len(histograms.buckets[n]) else (np.nan,) * 3
+            for n in last_indices
+        ]
     )
     gaps = np.full((3, 1), np.nan)
     lines = go.Scatter(
@@ -96,4 +106,4 @@ def _over_time(histograms: Histograms, columns: int, run: int, pick: Mapping[str
         hoverinfo="skip",
         meta=meta,
     )
-    return [picture, lines]
+    return [heatmap, lines]

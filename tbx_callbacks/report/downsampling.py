@@ -1,4 +1,4 @@
-"""Long series made short without losing what stands out, and smoothed."""
+"""Downsamples long series without losing extremes, and smooths them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from numpy.typing import NDArray
 
 from tbx_callbacks.runs.series import Floats, Histograms, Series
 
-MOST_POINTS = 1200  # of a line; a screen has no more columns
-Places = NDArray[np.intp]
+MAX_POINTS = 1200  # per line; a screen has no more columns
+Indices = NDArray[np.intp]
 
 
-def thin(values: Floats, most: int = MOST_POINTS) -> Places:
-    """Which points to draw of `values`, `[N]`: all, or at most `most` of them.
+def thin(values: Floats, most: int = MAX_POINTS) -> Indices:
+    """Selects the indices of `values`, `[N]`, to draw: all, or at most `most`.
 
-    Of each stretch of equal length the smallest and the largest value are kept, so that every spike is seen at its
-    height and step, and one that is not finite, so that every gap is seen; and of the whole the first and the last.
+    Each interval of equal length keeps its smallest and largest value, so every spike stays at its height and step. It
+    also keeps one value that is not finite, so every gap stays visible. The first and the last value are always kept.
     """
     if most < 5:
         raise ValueError(f"most must be at least 5, got {most}")
     if len(values) <= most:
         return np.arange(len(values))
-    number = (most - 2) // 3
-    edges = np.linspace(0, len(values), number + 1).astype(np.intp)
-    kept = {0, len(values) - 1}
+    num_parts = (most - 2) // 3
+    edges = np.linspace(0, len(values), num_parts + 1).astype(np.intp)
+    selected = {0, len(values) - 1}
     for start, end in pairwise(edges.tolist()):
-        kept.update(start + place for place in _standing_out(values[start:end]))
-    return np.array(sorted(kept), np.intp)
+        selected.update(start + index for index in _extremes(values[start:end]))
+    return np.array(sorted(selected), np.intp)
 
 
-def _standing_out(values: Floats) -> list[int]:
+def _extremes(values: Floats) -> list[int]:
     finite = np.isfinite(values)
     if finite.all():
         return [int(values.argmin()), int(values.argmax())]
@@ -42,52 +42,53 @@ def _standing_out(values: Floats) -> list[int]:
     return [int(np.where(finite, values, np.inf).argmin()), int(np.where(finite, values, -np.inf).argmax()), gap]
 
 
-def smoothed(values: Floats, half_life: float) -> Floats:
-    """Exponential mean of `values`, `[N]`, a value counts half after `half_life` points; unbiased at the start.
+def smooth(values: Floats, half_life: float) -> Floats:
+    """The exponential mean of `values`, `[N]`, without bias at the start.
 
-    Values that are not finite stay what they are and count for nothing.
+    The weight of a value halves after `half_life` points. Values that are not finite are unchanged, and are ignored in
+    the mean.
     """
     decay = 0.5 ** (1 / max(half_life, 1e-9))
     total = weight = 0.0
-    made = np.empty(len(values))
-    for place, value in enumerate(values.tolist()):
+    means = np.empty(len(values))
+    for index, value in enumerate(values.tolist()):
         if value - value == 0:
             total, weight = total * decay + value, weight * decay + 1
-            made[place] = total / weight
+            means[index] = total / weight
         else:
-            made[place] = value
-    return made
+            means[index] = value
+    return means
 
 
-def heat(rows: Sequence[Series], most: int = 240) -> tuple[Floats, Floats]:
-    """Series as rows over common columns: the columns' steps, `[C]`, and values, `[R, C]`.
+def heat_grid(rows: Sequence[Series], most: int = 240) -> tuple[Floats, Floats]:
+    """Aligns series as rows over common columns: the columns' steps, `[C]`, and values, `[R, C]`.
 
-    A column is a step that any row has, or a stretch of them; of a stretch the largest value counts. It is NaN where
-    any value is not finite, and -inf where a row has no value.
+    A column is a step of any row, or an interval of steps, where the largest value counts. It is NaN where any value is
+    not finite, and -inf where a row has no value.
     """
     steps = np.unique(np.concatenate([row.steps for row in rows]))
     starts = np.unique(np.linspace(0, len(steps), min(most, len(steps)), endpoint=False).astype(np.intp))
     columns = steps[starts]
     values = np.full((len(rows), len(columns)), -np.inf)
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         at = np.searchsorted(columns, row.steps, side="right") - 1
         finite = np.isfinite(row.values)
-        np.maximum.at(values[place], at[finite], row.values[finite])
-        values[place, at[~finite]] = np.nan
+        np.maximum.at(values[index], at[finite], row.values[finite])
+        values[index, at[~finite]] = np.nan
     return columns.astype(np.float64), values
 
 
-def spread(histograms: Histograms, *, columns: int, bins: int = 64) -> tuple[Floats, Floats, Floats]:
-    """Histograms over common bins: the columns' steps, `[C]`, the bins' edges, `[bins + 1]`, and shares, `[bins, C]`.
+def histogram_grid(histograms: Histograms, *, columns: int, bins: int = 64) -> tuple[Floats, Floats, Floats]:
+    """Resamples histograms to common bins: the columns' steps, `[C]`, bin edges, `[bins + 1]`, and shares, `[bins, C]`.
 
-    Of a stretch of steps the mean is taken. The bins span what holds all but a thousandth at either end.
+    An interval of steps is averaged. The bins span all elements except a thousandth at either end.
     """
-    filled = [place for place, one in enumerate(histograms.buckets) if len(one) and one[:, 2].sum() > 0]
-    if not filled:
+    nonempty = [index for index, counts in enumerate(histograms.buckets) if len(counts) and counts[:, 2].sum() > 0]
+    if not nonempty:
         return np.empty(0), np.linspace(0, 1, bins + 1), np.empty((bins, 0))
-    groups = np.array_split(np.array(filled), min(columns, len(filled)))
-    low = min(_quantile(histograms.buckets[place], 0.001) for place in filled)
-    high = max(_quantile(histograms.buckets[place], 0.999) for place in filled)
+    groups = np.array_split(np.array(nonempty), min(columns, len(nonempty)))
+    low = min(_quantile(histograms.buckets[index], 0.001) for index in nonempty)
+    high = max(_quantile(histograms.buckets[index], 0.999) for index in nonempty)
     width = (high - low) or abs(high) or 1.0
     edges = np.linspace(low - 0.02 * width, high + 0.02 * width, bins + 1)
     shares = np.stack([np.mean([_shares(histograms.buckets[n], edges) for n in group], axis=0) for group in groups], 1)
@@ -95,7 +96,7 @@ def spread(histograms: Histograms, *, columns: int, bins: int = 64) -> tuple[Flo
 
 
 def quantiles(buckets: Floats, shares: Sequence[float]) -> list[float]:
-    """Where the given shares of a histogram's elements lie below; elements spread evenly over a bucket."""
+    """The quantiles of a histogram at the given shares, with elements spread evenly over each bucket."""
     return [_quantile(buckets, share) for share in shares]
 
 

@@ -1,4 +1,4 @@
-"""Heat maps: layers by steps."""
+"""Draws heat maps: layers by steps."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import plotly.graph_objects as go
 
 from tbx_callbacks import tags
 from tbx_callbacks.report.colours import HEAT, SEVERITY
-from tbx_callbacks.report.downsampling import heat
+from tbx_callbacks.report.downsampling import heat_grid
 from tbx_callbacks.report.labels import plain, short
 from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.rules.series_stats import outermost
 from tbx_callbacks.runs.series import Floats, Run, Series
 
-_RATIO = 30.0  # of the largest to the smallest value, from which colours are by order of magnitude
-_OURS = (
+_LOG_RATIO = 30.0  # ratio of the largest to the smallest value above which the colour scale is logarithmic
+_LAYER_FAMILIES = (
     tags.GRAD_NORM,
     tags.WEIGHT_NORM,
     "update_",
@@ -29,33 +29,37 @@ _OURS = (
 
 
 def families(run: Run) -> dict[str, dict[str, Series]]:
-    """Scalars by family and layer: `{"grad_norm": {"bert.encoder.layer.0": ...}}`; layers without what is inside them.
+    """Groups scalars by family and layer: `{"grad_norm": {"bert.encoder.layer.0": ...}}`. Nested layers are left out.
 
-    A family is what is before the last `/`, or around the layer as in `activations/<module>/zero_share`.
+    The family is the part before the last `/`, or around the layer as in `activations/<module>/zero_share`.
     """
-    found: dict[str, dict[str, Series]] = {}
+    by_family: dict[str, dict[str, Series]] = {}
     for tag, series in run.scalars.items():
-        inner = re.fullmatch(rf"{tags.ACTIVATIONS}/(.+)/([^/]+)", tag)
-        family, _, layer = (f"{tags.ACTIVATIONS}/{inner[2]}", "", inner[1]) if inner else tag.rpartition("/")
+        layer_match = re.fullmatch(rf"{tags.ACTIVATIONS}/(.+)/([^/]+)", tag)
+        family, _, layer = (
+            (f"{tags.ACTIVATIONS}/{layer_match[2]}", "", layer_match[1]) if layer_match else tag.rpartition("/")
+        )
         if (
             family
             and layer != "total"
             and not family.startswith((tags.TRAIN, tags.EVAL, tags.LEARNING_RATE, tags.PERF, tags.MEMORY, tags.BEST))
         ):
-            found.setdefault(family, {})[layer] = series
-    by_layer = {family: outermost({f"x/{name}": one for name, one in rows.items()}) for family, rows in found.items()}
+            by_family.setdefault(family, {})[layer] = series
+    by_layer = {
+        family: outermost({f"x/{name}": row for name, row in rows.items()}) for family, rows in by_family.items()
+    }
     return {family: rows for family, rows in by_layer.items() if _are_layers(family, rows)}
 
 
-def heat_map(subjects: Sequence[LoadedRun], family: str, title: str) -> go.Figure | None:
-    """Layers by steps of one family, for each run that has it: runs are chosen by `meta["pick"]`."""
+def heat_map(loaded_runs: Sequence[LoadedRun], family: str, title: str) -> go.Figure | None:
+    """Draws one family as layers by steps, for each run that has it; `meta["pick"]` selects the run."""
     traces: list[go.Heatmap] = []
     rows = 0
-    for place, subject in enumerate(subjects):
-        series = families(subject.run).get(family)
+    for index, loaded_run in enumerate(loaded_runs):
+        series = families(loaded_run.run).get(family)
         if series:
             rows = max(rows, len(series))
-            traces += _heat(series, place, {"run": subject.name})
+            traces += _heat(series, index, {"run": loaded_run.name})
     if not traces:
         return None
     first = traces[0].meta["run"]
@@ -72,18 +76,18 @@ def heat_map(subjects: Sequence[LoadedRun], family: str, title: str) -> go.Figur
 
 
 def _are_layers(family: str, rows: Mapping[str, Series]) -> bool:
-    """Three or more rows of one of our families, or with names that look like layers'."""
-    return len(rows) >= 3 and (family.startswith(_OURS) or sum("." in name for name in rows) * 2 >= len(rows))
+    """Whether there are three or more rows of a known family, or with names that look like layers."""
+    return len(rows) >= 3 and (family.startswith(_LAYER_FAMILIES) or sum("." in name for name in rows) * 2 >= len(rows))
 
 
 def _heat(series: Mapping[str, Series], run: int, pick: Mapping[str, str]) -> list[go.Heatmap]:
-    steps, values = heat(list(series.values()))
+    steps, values = heat_grid(list(series.values()))
     names = [plain(name) for name in short(series).values()]
     positive = values[np.isfinite(values) & (values > 0)]
-    logarithmic = positive.size > 0 and positive.max() / positive.min() > _RATIO
-    shown = np.isfinite(values) & ((values > 0) | (not logarithmic))
+    logarithmic = positive.size > 0 and positive.max() / positive.min() > _LOG_RATIO
+    is_shown = np.isfinite(values) & ((values > 0) | (not logarithmic))
     with np.errstate(divide="ignore", invalid="ignore"):
-        colour = np.where(shown, np.log10(values) if logarithmic else values, np.nan)
+        colour = np.where(is_shown, np.log10(values) if logarithmic else values, np.nan)
     common: dict[str, Any] = {
         "x": steps.astype(np.int32),
         "y": names,
@@ -100,23 +104,23 @@ def _heat(series: Mapping[str, Series], run: int, pick: Mapping[str, str]) -> li
         hoverongaps=False,
         **common,
     )
-    special = [
-        _flat(np.isnan(values), SEVERITY["error"], "NaN or Inf", common),
-        _flat((values == 0) & bool(logarithmic), "#9aa3af", "exactly 0", common),
+    masks = [
+        _mask_trace(np.isnan(values), SEVERITY["error"], "NaN or Inf", common),
+        _mask_trace((values == 0) & bool(logarithmic), "#9aa3af", "exactly 0", common),
     ]
-    return [main, *(trace for trace in special if trace is not None)]
+    return [main, *(trace for trace in masks if trace is not None)]
 
 
-def _flat(cells: Any, colour: str, said: str, common: Mapping[str, Any]) -> go.Heatmap | None:
+def _mask_trace(cells: Any, colour: str, label: str, common: Mapping[str, Any]) -> go.Heatmap | None:
     if not cells.any():
         return None
     return go.Heatmap(
         z=np.where(cells, 1.0, np.nan).astype(np.float32),
         colorscale=[[0, colour], [1, colour]],
         showscale=False,
-        hovertemplate=f"step %{{x}}<br>%{{y}}<br>{said}<extra></extra>",
+        hovertemplate=f"step %{{x}}<br>%{{y}}<br>{label}<extra></extra>",
         hoverongaps=False,
-        name=said,
+        name=label,
         **common,
     )
 

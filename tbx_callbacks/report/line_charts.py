@@ -1,4 +1,4 @@
-"""Which tags a line chart shows, and what it calls them."""
+"""Defines the line charts of a report: which tags each one shows, and their labels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from tbx_callbacks.runs.series import Run, Series
 from tbx_callbacks.tags import EVALUATION
 
 Choice = Callable[[Run], dict[str, str]]
-"""The tags to show of a run, with their labels."""
+"""Selects the tags of a run, with their labels."""
 
 
 @dataclass(frozen=True)
 class LineChart:
     """One chart with lines over steps.
 
-    `title`, and `unit` of its values; `about` says what to look at; `scale` is the format of the axis and
-    `rangemode` its range, as plotly names them.
+    Attributes:
+        title: the title.
+        choice: selects the tags.
+        unit: unit of the values.
+        about: explains the chart.
+        scale: plotly's `tickformat` of the y axis.
+        rangemode: plotly's `rangemode` of the y axis.
     """
 
     title: str
@@ -32,48 +37,48 @@ class LineChart:
 
 
 def matching(**labels: str) -> Choice:
-    """The tags that a run has of those given: label -> regex of whole tags. `_` in a label is a space."""
+    """Selects the tags that match whole regexes: label -> regex. `_` in a label stands for a space."""
     patterns = {label.replace("_", " "): re.compile(pattern) for label, pattern in labels.items()}
 
     def choose(run: Run) -> dict[str, str]:
         return {
-            tag: label if "(" not in pattern.pattern else found[1]
+            tag: label if "(" not in pattern.pattern else match[1]
             for label, pattern in patterns.items()
             for tag in run.scalars
-            if (found := pattern.fullmatch(tag))
+            if (match := pattern.fullmatch(tag))
         }
 
     return choose
 
 
 def _losses(run: Run) -> dict[str, str]:
-    train, evaluated = TRAIN_LOSS.first(run), EVAL_LOSS.all(run)
-    found = {train[0]: "train"} if train else {}
-    return found | {tag: "eval" if len(evaluated) == 1 else tag for tag in evaluated}
+    train, evaluation = TRAIN_LOSS.first(run), EVAL_LOSS.all(run)
+    chosen = {train[0]: "train"} if train else {}
+    return chosen | {tag: "eval" if len(evaluation) == 1 else tag for tag in evaluation}
 
 
 def _scores(run: Run) -> dict[str, str]:
     """Evaluation metrics between 0 and 1."""
-    chosen = {tag: "train accuracy" for tag in TRAIN_ACCURACY.all(run)}
-    chosen |= {tag: "eval accuracy" for tag in EVAL_ACCURACY.all(run)}
+    scores = {tag: "train accuracy" for tag in TRAIN_ACCURACY.all(run)}
+    scores |= {tag: "eval accuracy" for tag in EVAL_ACCURACY.all(run)}
     for tag, series in run.scalars.items():
-        if tag.startswith(EVALUATION) and tag not in chosen and not _is_other(tag) and _are_shares(series):
-            chosen[tag] = tag.replace("/", " ", 1)
-    return chosen
+        if tag.startswith(EVALUATION) and tag not in scores and not _is_not_a_score(tag) and _are_fractions(series):
+            scores[tag] = tag.replace("/", " ", 1)
+    return scores
 
 
-def _are_shares(series: Series) -> bool:
+def _are_fractions(series: Series) -> bool:
     return bool(((series.values >= 0) & (series.values <= 1)).all())
 
 
-def _is_other(tag: str) -> bool:
+def _is_not_a_score(tag: str) -> bool:
     return tag.endswith(("loss", "runtime", "per_second", "model_preparation_time", "num_tokens"))
 
 
 def _gradient(run: Run) -> dict[str, str]:
-    before = GRAD_NORM.first(run)
-    found = {before[0]: "before clipping"} if before else {}
-    return found | (
+    unclipped = GRAD_NORM.first(run)
+    chosen = {unclipped[0]: "before clipping"} if unclipped else {}
+    return chosen | (
         {f"{tags.GRAD_NORM_CLIPPED}/total": "after clipping"}
         if f"{tags.GRAD_NORM_CLIPPED}/total" in run.scalars
         else {}
@@ -81,34 +86,35 @@ def _gradient(run: Run) -> dict[str, str]:
 
 
 def _rates(run: Run) -> dict[str, str]:
-    same: dict[bytes, list[str]] = {}
+    tags_by_values: dict[bytes, list[str]] = {}
     for tag, series in LEARNING_RATE.all(run).items():
-        same.setdefault(series.values.tobytes(), []).append(tag)
-    named = {
-        equal[0]: equal[0].removeprefix(f"{tags.LEARNING_RATE}/") + (f" and {len(equal) - 1} more" if equal[1:] else "")
-        for equal in same.values()
+        tags_by_values.setdefault(series.values.tobytes(), []).append(tag)
+    tag_labels = {
+        equal_tags[0]: equal_tags[0].removeprefix(f"{tags.LEARNING_RATE}/")
+        + (f" and {len(equal_tags) - 1} more" if equal_tags[1:] else "")
+        for equal_tags in tags_by_values.values()
     }
-    return named if len(named) > 1 else dict.fromkeys(named, "learning rate")
+    return tag_labels if len(tag_labels) > 1 else dict.fromkeys(tag_labels, "learning rate")
 
 
-LOSS = LineChart("Loss", _losses, about="Numbers mark where findings begin, crosses where a rule spoke live.")
+LOSS = LineChart("Loss", _losses, about="Numbers mark the start of findings; crosses mark alerts of live rules.")
 LINES = {
     "loss": LOSS,
     "scores": LineChart("Scores", _scores, about="Metrics between 0 and 1."),
     "learning_rate": LineChart("Learning rate", _rates),
     "gradient_norm": LineChart(
-        "Gradient norm", _gradient, about="All parameters; both lines touch where nothing is clipped."
+        "Gradient norm", _gradient, about="Over all parameters; the lines coincide where nothing is clipped."
     ),
     "clip": LineChart(
         "Clipping",
         matching(factor=tags.CLIP_FACTOR, share_of_steps_clipped=tags.CLIP_SHARE),
-        about="Factor 1: not clipped.",
+        about="A factor of 1 means no clipping.",
     ),
     "throughput": LineChart(
         "Throughput", matching(samples=tags.SAMPLES_PER_SECOND), unit="samples/s", rangemode="tozero"
     ),
     "tokens": LineChart("Tokens", matching(tokens=tags.TOKENS_PER_SECOND), unit="tokens/s", rangemode="tozero"),
-    "step_time": LineChart("Time of a step", matching(step=tags.STEP_SECONDS), unit="s", rangemode="tozero"),
+    "step_time": LineChart("Step time", matching(step=tags.STEP_SECONDS), unit="s", rangemode="tozero"),
     "memory": LineChart(
         "Memory",
         matching(process=tags.MEMORY_RSS, GPU_peak=tags.MEMORY_PEAK, GPU_reserved=tags.MEMORY_RESERVED),
@@ -116,8 +122,8 @@ LINES = {
         rangemode="tozero",
     ),
     "monitor_share": LineChart(
-        "What watching cost",
-        matching(share=tags.MONITOR_SHARE, waits_for_data=tags.INPUT_SHARE),
+        "Monitoring overhead",
+        matching(share=tags.MONITOR_SHARE, data_loading=tags.INPUT_SHARE),
         about="Share of the training time.",
         scale=".2~%",
         rangemode="tozero",
@@ -135,6 +141,6 @@ LINES = {
     "amp": LineChart("Loss scale", matching(scale=tags.AMP_SCALE)),
     "skipped": LineChart("Skipped steps", matching(skipped=tags.AMP_SKIPPED_STEPS), unit="steps"),
     "optimizer_state": LineChart(
-        "Optimizer state", matching(x=rf"{tags.OPTIMIZER_STATE}/(.+)/total"), about="All parameters."
+        "Optimizer state", matching(x=rf"{tags.OPTIMIZER_STATE}/(.+)/total"), about="Over all parameters."
     ),
 }

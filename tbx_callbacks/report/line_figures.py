@@ -1,4 +1,4 @@
-"""Line charts: runs overlaid, over steps."""
+"""Draws line charts: runs overlaid, over steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from tbx_callbacks.report.alerts import alert_markers
 from tbx_callbacks.report.colours import DASHES, RUNS, SEVERITY
-from tbx_callbacks.report.downsampling import smoothed, thin
+from tbx_callbacks.report.downsampling import smooth, thin
 from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.line_charts import LineChart
 from tbx_callbacks.report.loaded_runs import LoadedRun
@@ -18,40 +18,39 @@ from tbx_callbacks.rules import Finding
 from tbx_callbacks.rules.needs import EVAL_LOSS, TRAIN_LOSS
 from tbx_callbacks.runs.series import Series
 
-_FEW = 40  # points that are shown as points
-_SMOOTHING = (0.01, 0.05)  # half-lives of the two smoothings, as shares of the points
+_MAX_MARKED_POINTS = 40  # longer series are drawn without markers
+_SMOOTHING = (0.01, 0.05)  # half-lives of the two smoothing levels, as fractions of the number of points
 _SYMBOLS = {"error": "diamond", "warning": "triangle-up", "note": "circle"}
 
 
-def line_chart(subjects: Sequence[LoadedRun], chart: LineChart) -> go.Figure | None:
-    """A line for every tag that the chart chooses, of every run; None where there is none.
+def line_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure | None:
+    """Draws a line for every tag that the chart selects, of every run; None without any.
 
-    Of one run lines differ by colour; of several runs a run is a colour and a tag a dash. Markers show where rules
-    spoke while the run trained. Each point carries its
-    smoothed values (`customdata`, `[N, 2]`: somewhat, much).
+    Lines of a single run differ by colour. With several runs, the colour is the run and the dash is the tag. Markers
+    show alerts of live rules. Each point carries its smoothed values (`customdata`, `[N, 2]`: somewhat, much).
     """
     labels: dict[str, int] = {}
     traces = []
-    for place, subject in enumerate(subjects):
-        for tag, label in chart.choice(subject.run).items():
-            kind = labels.setdefault(label, len(labels))
-            alone = len(subjects) == 1
+    for index, loaded_run in enumerate(loaded_runs):
+        for tag, label in chart.choice(loaded_run.run).items():
+            label_index = labels.setdefault(label, len(labels))
+            is_single_run = len(loaded_runs) == 1
             traces.append(
                 _line(
-                    subject.run.scalars[tag],
-                    name=plain(label if alone else f"{subject.name}: {label}"),
-                    colour=RUNS[kind % len(RUNS)] if alone else subject.colour,
-                    dash="solid" if alone else DASHES[kind % len(DASHES)],
-                    meta={"run": place, "label": plain(label)},
+                    loaded_run.run.scalars[tag],
+                    name=plain(label if is_single_run else f"{loaded_run.name}: {label}"),
+                    colour=RUNS[label_index % len(RUNS)] if is_single_run else loaded_run.colour,
+                    dash="solid" if is_single_run else DASHES[label_index % len(DASHES)],
+                    meta={"run": index, "label": plain(label)},
                 )
             )
     if not traces:
         return None
     figure = go.Figure(traces)
-    if len(labels) == 1 and len(subjects) > 1:
+    if len(labels) == 1 and len(loaded_runs) > 1:
         for trace, run in zip(figure.data, (trace.meta["run"] for trace in figure.data), strict=True):
-            trace.name = plain(subjects[run].name)
-    figure.add_traces(_alerts(subjects, chart))
+            trace.name = plain(loaded_runs[run].name)
+    figure.add_traces(_alerts(loaded_runs, chart))
     return figure.update_layout(
         template="plotly_white",
         title=chart.title,
@@ -63,40 +62,42 @@ def line_chart(subjects: Sequence[LoadedRun], chart: LineChart) -> go.Figure | N
     )
 
 
-def loss_chart(subjects: Sequence[LoadedRun], chart: LineChart) -> go.Figure | None:
-    """The losses, and where each finding begins, with its number in the report."""
-    figure = line_chart(subjects, chart)
+def loss_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure | None:
+    """Draws the losses, and marks the start of each finding with its number in the report."""
+    figure = line_chart(loaded_runs, chart)
     if figure is None:
         return None
     start = 1
-    for place, subject in enumerate(subjects):
-        marks = _marks(subject, start)
-        start += len(subject.diagnosis.findings)
-        if marks:
-            figure.add_trace(_markers(subject, marks, place))
+    for index, loaded_run in enumerate(loaded_runs):
+        findings_by_step = _findings_by_step(loaded_run, start)
+        start += len(loaded_run.diagnosis.findings)
+        if findings_by_step:
+            figure.add_trace(_markers(loaded_run, findings_by_step, index))
     return figure.update_layout(showlegend=len(figure.data) > 1)
 
 
-def _alerts(subjects: Sequence[LoadedRun], chart: LineChart) -> list[go.Scatter]:
-    """Of each run that the chart shows, on its first line."""
-    first = {place: next(iter(chart.choice(subject.run)), None) for place, subject in enumerate(subjects)}
-    made = [alert_markers(subjects[run], subjects[run].run.scalars[tag], run) for run, tag in first.items() if tag]
-    return [markers for markers in made if markers is not None]
+def _alerts(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> list[go.Scatter]:
+    """The alert markers of each run, on its first line in the chart."""
+    first = {index: next(iter(chart.choice(loaded_run.run)), None) for index, loaded_run in enumerate(loaded_runs)}
+    markers_by_run = [
+        alert_markers(loaded_runs[run], loaded_runs[run].run.scalars[tag], run) for run, tag in first.items() if tag
+    ]
+    return [markers for markers in markers_by_run if markers is not None]
 
 
 def _line(series: Series, *, name: str, colour: str, dash: str, meta: Mapping[str, Any]) -> go.Scatter:
-    kept = thin(series.values)
+    selected = thin(series.values)
     values = np.where(np.isfinite(series.values), series.values, np.nan)
-    smooth = None
-    if len(series) >= _FEW:
-        levels = [smoothed(values, share * len(values))[kept] for share in _SMOOTHING]
-        smooth = np.stack(levels, 1).astype(np.float32)
+    smooth_values = None
+    if len(series) >= _MAX_MARKED_POINTS:
+        levels = [smooth(values, share * len(values))[selected] for share in _SMOOTHING]
+        smooth_values = np.stack(levels, 1).astype(np.float32)
     return go.Scatter(
-        x=series.steps[kept].astype(np.int32),
-        y=values[kept].astype(np.float32),
-        customdata=smooth,
+        x=series.steps[selected].astype(np.int32),
+        y=values[selected].astype(np.float32),
+        customdata=smooth_values,
         name=name,
-        mode="lines" if len(series) > _FEW else "lines+markers",
+        mode="lines" if len(series) > _MAX_MARKED_POINTS else "lines+markers",
         line={"color": colour, "dash": dash, "width": 1.6},
         marker={"color": colour, "size": 5},
         hovertemplate="%{y:.4~g}",
@@ -104,27 +105,27 @@ def _line(series: Series, *, name: str, colour: str, dash: str, meta: Mapping[st
     )
 
 
-def _marks(subject: LoadedRun, start: int) -> dict[int, list[tuple[int, Finding]]]:
-    """Step -> the findings that begin there, with their numbers, worst first."""
-    marks: dict[int, list[tuple[int, Finding]]] = {}
-    for number, finding in enumerate(subject.diagnosis.findings, start):
+def _findings_by_step(loaded_run: LoadedRun, start: int) -> dict[int, list[tuple[int, Finding]]]:
+    """Maps each step to the numbered findings that begin there, worst first."""
+    findings_by_step: dict[int, list[tuple[int, Finding]]] = {}
+    for number, finding in enumerate(loaded_run.diagnosis.findings, start):
         if finding.steps:
-            marks.setdefault(finding.steps[0], []).append((number, finding))
-    return marks
+            findings_by_step.setdefault(finding.steps[0], []).append((number, finding))
+    return findings_by_step
 
 
-def _markers(subject: LoadedRun, marks: Mapping[int, list[tuple[int, Finding]]], run: int) -> go.Scatter:
-    severities = [found[0][1].severity for found in marks.values()]
-    said = [
-        "<br>".join(f"{number}. {plain(finding.severity)}: {plain(finding.id)}" for number, finding in found)
-        for found in marks.values()
+def _markers(loaded_run: LoadedRun, findings_by_step: Mapping[int, list[tuple[int, Finding]]], run: int) -> go.Scatter:
+    severities = [numbered[0][1].severity for numbered in findings_by_step.values()]
+    hover_texts = [
+        "<br>".join(f"{number}. {plain(finding.severity)}: {plain(finding.id)}" for number, finding in numbered)
+        for numbered in findings_by_step.values()
     ]
     return go.Scatter(
-        x=list(marks),
-        y=[_height(subject, step, found[0][1]) for step, found in marks.items()],
+        x=list(findings_by_step),
+        y=[_height(loaded_run, step, numbered[0][1]) for step, numbered in findings_by_step.items()],
         mode="markers+text",
         name="findings",
-        text=[", ".join(str(number) for number, _ in found) for found in marks.values()],
+        text=[", ".join(str(number) for number, _ in numbered) for numbered in findings_by_step.values()],
         textposition=("top center", "bottom center", "middle right", "middle left")[run % 4],
         textfont={"size": 12, "color": [SEVERITY[severity] for severity in severities]},
         marker={
@@ -132,7 +133,7 @@ def _markers(subject: LoadedRun, marks: Mapping[int, list[tuple[int, Finding]]],
             "symbol": [_SYMBOLS[severity] for severity in severities],
             "color": [SEVERITY[severity] for severity in severities],
         },
-        hovertext=said,
+        hovertext=hover_texts,
         hovertemplate="%{hovertext}<extra></extra>",
         cliponaxis=False,
         showlegend=False,
@@ -140,12 +141,12 @@ def _markers(subject: LoadedRun, marks: Mapping[int, list[tuple[int, Finding]]],
     )
 
 
-def _height(subject: LoadedRun, step: int, finding: Finding) -> float:
-    """The loss at a step: that of the evaluation if the finding is about it."""
-    losses = {**TRAIN_LOSS.all(subject.run), **EVAL_LOSS.all(subject.run)}
-    shown = next((losses[tag] for tag in finding.tags if tag in losses), None) or next(iter(losses.values()))
-    finite = np.isfinite(shown.values)
+def _height(loaded_run: LoadedRun, step: int, finding: Finding) -> float:
+    """The loss at a step: the evaluation loss if the finding is about it."""
+    losses = {**TRAIN_LOSS.all(loaded_run.run), **EVAL_LOSS.all(loaded_run.run)}
+    series = next((losses[tag] for tag in finding.tags if tag in losses), None) or next(iter(losses.values()))
+    finite = np.isfinite(series.values)
     if not finite.any():
         return 0.0
-    place = int(np.argmin(np.abs(shown.steps[finite] - step)))
-    return float(shown.values[finite][place])
+    index = int(np.argmin(np.abs(series.steps[finite] - step)))
+    return float(series.values[finite][index])

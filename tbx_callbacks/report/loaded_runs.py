@@ -1,4 +1,4 @@
-"""The runs that a report shows."""
+"""Loads the runs of a report, with their names, colours and diagnoses."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose_folder
 from tbx_callbacks.runs.reader import Progress
 from tbx_callbacks.runs.series import Floats, Run
 
-_KNOTS = 400
+_CLOCK_POINTS = 400
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """One run: its name, unique in the report, its colour, what it logged, and what is wrong with it."""
+    """One run: its name (unique in the report), its colour, its logged data, and its diagnosis."""
 
     name: str
     colour: str
@@ -31,13 +31,13 @@ class LoadedRun:
 
 @dataclass(frozen=True)
 class Clock:
-    """What a run's steps are in seconds since its first point, and in samples, at some steps; `[K]` each."""
+    """Elapsed seconds and samples at some steps of a run; arrays of shape `[K]`."""
 
     steps: Floats
     seconds: Floats
     samples: Floats | None
     started: float
-    """Seconds since 1970."""
+    """Unix time of the first point, in seconds."""
 
 
 def read(
@@ -46,54 +46,56 @@ def read(
     rules: Mapping[str, Rule] | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> list[LoadedRun]:
-    """Reads and judges every run in the folders; see `diagnose_folder`."""
+    """Reads and diagnoses every run in the folders; see `diagnose_folder`."""
     if not logdirs:
         raise ValueError("a report must have at least one folder of runs, got none")
-    examined = [
-        (os.fspath(top), one) for top in logdirs for one in diagnose_folder(top, rules=rules, progress=progress)
+    diagnosed = [
+        (os.fspath(logdir), entry)
+        for logdir in logdirs
+        for entry in diagnose_folder(logdir, rules=rules, progress=progress)
     ]
-    names = _names(examined)
+    names = _names(diagnosed)
     return [
-        LoadedRun(name, RUNS[place % len(RUNS)], one.folder, one.run, one.diagnosis)
-        for place, (name, (_, one)) in enumerate(zip(names, examined, strict=True))
+        LoadedRun(name, RUNS[index % len(RUNS)], entry.folder, entry.run, entry.diagnosis)
+        for index, (name, (_, entry)) in enumerate(zip(names, diagnosed, strict=True))
     ]
 
 
 def clock(run: Run) -> Clock:
-    """When a run's steps were finished."""
+    """Returns the times at which a run's steps were finished."""
     longest = max(run.scalars.values(), key=len)
-    kept = np.unique(np.linspace(0, len(longest) - 1, _KNOTS).astype(np.intp))
+    indices = np.unique(np.linspace(0, len(longest) - 1, _CLOCK_POINTS).astype(np.intp))
     started = float(min(series.wall_times[0] for series in run.scalars.values()))
-    steps = longest.steps[kept].astype(np.float64)
-    return Clock(steps, np.maximum(longest.wall_times[kept] - started, 0), _samples(run, steps), started)
+    steps = longest.steps[indices].astype(np.float64)
+    return Clock(steps, np.maximum(longest.wall_times[indices] - started, 0), _samples(run, steps), started)
 
 
-def _samples(run: Run, at: Floats) -> Floats | None:
-    """Samples seen up to each step: from what was measured, or else from the batch's size."""
+def _samples(run: Run, query_steps: Floats) -> Floats | None:
+    """Number of samples up to each step, from the logged rates or else from the batch size."""
     rate, step_s = run.scalars.get(tags.SAMPLES_PER_SECOND), run.scalars.get(tags.STEP_SECONDS)
     if rate is not None and step_s is not None and len(rate) == len(step_s):
         batch = np.nan_to_num(rate.values * step_s.values)
         steps = np.concatenate([[0], rate.steps])
-        seen = np.concatenate([[0.0], np.cumsum(batch * np.diff(steps))])
-        beyond = np.maximum(at - steps[-1], 0) * batch[-1]
-        return np.asarray(np.round(np.interp(at, steps, seen) + beyond))
+        cumulative = np.concatenate([[0.0], np.cumsum(batch * np.diff(steps))])
+        extrapolated = np.maximum(query_steps - steps[-1], 0) * batch[-1]
+        return np.asarray(np.round(np.interp(query_steps, steps, cumulative) + extrapolated))
     batch_size = run.hparams.get("per_device_train_batch_size")
     if isinstance(batch_size, float):
-        return at * batch_size * float(run.hparams.get("gradient_accumulation_steps") or 1)
+        return query_steps * batch_size * float(run.hparams.get("gradient_accumulation_steps") or 1)
     return None
 
 
-def _names(examined: Sequence[tuple[str, DiagnosedRun]]) -> list[str]:
-    """Short names; with their folder, and a number at last, where two are the same."""
-    tops = {top for top, _ in examined}
+def _names(diagnosed: Sequence[tuple[str, DiagnosedRun]]) -> list[str]:
+    """Short names. Where two are equal, with their folder, or else with a number."""
+    all_logdirs = {logdir for logdir, _ in diagnosed}
     names = []
-    for top, one in examined:
-        base = os.path.basename(os.path.normpath(top) if "://" not in top else top.rstrip("/"))
-        if one.name == ".":
-            names.append(base if base not in ("", ".") else os.path.basename(os.path.abspath(top)))
+    for logdir, entry in diagnosed:
+        base = os.path.basename(os.path.normpath(logdir) if "://" not in logdir else logdir.rstrip("/"))
+        if entry.name == ".":
+            names.append(base if base not in ("", ".") else os.path.basename(os.path.abspath(logdir)))
         else:
-            names.append(one.name if len(tops) == 1 else f"{base}/{one.name}")
+            names.append(entry.name if len(all_logdirs) == 1 else f"{base}/{entry.name}")
     return [
-        name if names.count(name) == 1 else f"{name} ({names[:place].count(name) + 1})"
-        for place, name in enumerate(names)
+        name if names.count(name) == 1 else f"{name} ({names[:index].count(name) + 1})"
+        for index, name in enumerate(names)
     ]

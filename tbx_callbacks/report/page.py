@@ -1,4 +1,4 @@
-"""One page of HTML that needs nothing else: figures, findings and tables of runs."""
+"""Renders the report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ from tbx_callbacks.report.predictions import images
 from tbx_callbacks.report.sections import sections
 
 
-def render(subjects: Sequence[LoadedRun], *, refresh: float | None = None) -> str:
-    """The page.
+def render(loaded_runs: Sequence[LoadedRun], *, refresh: float | None = None) -> str:
+    """Renders the page.
 
-    Nothing in it comes from elsewhere, and its policy allows no other script than its own two: text from runs is text.
+    It loads nothing from elsewhere. Its content security policy allows only its own two scripts, so text from runs
+    stays text.
 
     Args:
-        subjects: the runs.
-        refresh: seconds after which the page loads itself anew; never when left out.
+        loaded_runs: the runs.
+        refresh: interval in seconds at which the page reloads itself; None never.
     """
-    shown = sections(subjects)
-    figures = {name: figure for section in shown for name, figure in (section.figures | section.more).items()}
+    shown_sections = sections(loaded_runs)
+    figures = {name: figure for section in shown_sections for name, figure in (section.figures | section.more).items()}
     environment = Environment(
         loader=PackageLoader("tbx_callbacks.report"),
         autoescape=True,
@@ -41,51 +42,59 @@ def render(subjects: Sequence[LoadedRun], *, refresh: float | None = None) -> st
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"shown": tables.shown, "relative": tables.relative, "heading": html.unescape}
+    environment.filters |= {
+        "format_value": tables.format_value,
+        "relative_path": tables.relative_path,
+        "heading": html.unescape,
+    }
     return environment.get_template("page.html.j2").render(
-        subjects=subjects,
-        sections=shown,
-        findings=tables.findings(subjects),
-        differences=tables.differences(subjects) if len(subjects) > 1 else [],
-        results=tables.results(subjects),
-        texts=[(subject.name, tag, text) for subject in subjects for tag, text in tables.texts(subject.run).items()],
-        images=images(subjects),
-        hyper_parameters=[tables.hyper_parameters(subject.run) for subject in subjects],
-        models=[tables.model(subject.run) for subject in subjects],
-        environments=[tables.environment(subject) for subject in subjects],
-        once=tables.once(subjects),
+        loaded_runs=loaded_runs,
+        sections=shown_sections,
+        findings=tables.findings(loaded_runs),
+        differences=tables.differences(loaded_runs) if len(loaded_runs) > 1 else [],
+        results=tables.results(loaded_runs),
+        texts=[
+            (loaded_run.name, tag, text)
+            for loaded_run in loaded_runs
+            for tag, text in tables.texts(loaded_run.run).items()
+        ],
+        images=images(loaded_runs),
+        hyper_parameters=[tables.hyper_parameters(loaded_run.run) for loaded_run in loaded_runs],
+        models=[tables.model(loaded_run.run) for loaded_run in loaded_runs],
+        environments=[tables.environment(loaded_run) for loaded_run in loaded_runs],
+        single_values=tables.single_values(loaded_runs),
         written=time.strftime("%Y-%m-%d %H:%M:%S"),
-        data=Markup(_data(subjects, figures, refresh)),
+        data=Markup(_data(loaded_runs, figures, refresh)),
         style=Markup(_asset("page.css")),
         scripts=[Markup(get_plotlyjs()), Markup(_asset("page.js"))],
         nonce=secrets.token_urlsafe(16),
     )
 
 
-def _data(subjects: Sequence[LoadedRun], figures: dict[str, go.Figure], refresh: float | None) -> str:
-    """What the page's script reads, as JSON that cannot end the element that it stands in."""
-    clocks = [clock(subject.run) for subject in subjects]
+def _data(loaded_runs: Sequence[LoadedRun], figures: dict[str, go.Figure], refresh: float | None) -> str:
+    """The data for the page's script, as JSON that cannot close its enclosing element."""
+    clocks = [clock(loaded_run.run) for loaded_run in loaded_runs]
     runs = [
         {
-            "name": subject.name,
-            "colour": subject.colour,
-            "steps": one.steps.tolist(),
-            "seconds": one.seconds.round(2).tolist(),
-            "samples": None if one.samples is None else one.samples.tolist(),
+            "name": loaded_run.name,
+            "colour": loaded_run.colour,
+            "steps": run_clock.steps.tolist(),
+            "seconds": run_clock.seconds.round(2).tolist(),
+            "samples": None if run_clock.samples is None else run_clock.samples.tolist(),
         }
-        for subject, one in zip(subjects, clocks, strict=True)
+        for loaded_run, run_clock in zip(loaded_runs, clocks, strict=True)
     ]
-    drawn = {name: _figure(figure) for name, figure in figures.items()}
-    data = {"runs": runs, "figures": drawn, "onDark": ON_DARK, "refresh": refresh}
+    figure_data = {name: _figure(figure) for name, figure in figures.items()}
+    data = {"runs": runs, "figures": figure_data, "onDark": ON_DARK, "refresh": refresh}
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _figure(figure: go.Figure) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(plotly.io.to_json(figure, validate=False))
+    json_figure: dict[str, Any] = json.loads(plotly.io.to_json(figure, validate=False))
     for name in ("template", "title", "updatemenus"):
-        plain["layout"].pop(name, None)
-    return plain
+        json_figure["layout"].pop(name, None)
+    return json_figure
 
 
 def _asset(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of the main figures, for papers and slides: drawn by matplotlib, which needs no browser and no network."""
+"""Writes the main figures as PNG files with matplotlib, which needs no browser and no network."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _DASHES = {"dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3)), "
 _MARKS = {"diamond": "D", "triangle-up": "^", "circle": "o", "x": "X"}
 
 
-def export(subjects: Sequence[LoadedRun], folder: Path) -> list[Path]:
+def export(loaded_runs: Sequence[LoadedRun], folder: Path) -> list[Path]:
     """Writes a PNG of every main figure: `loss.png`, `gradient_norm.png`, `grad_norm.png` (by layer), ...
 
-    Of several runs the pictures by layer show the first.
+    With several runs, figures by layer show the first run.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -33,31 +33,31 @@ def export(subjects: Sequence[LoadedRun], folder: Path) -> list[Path]:
             "pictures need matplotlib, which is not installed; run: pip install 'tbx-callbacks[report]'"
         ) from error
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for section in sections(subjects):
+    paths = []
+    for section in sections(loaded_runs):
         for name, figure in section.figures.items() if section.id in MAIN else ():
-            tall = figure.layout.height or 360
-            page = Figure(figsize=(8, tall / 90), layout="constrained")
-            _draw(page, figure)
-            written.append(folder / f"{name}.png")
-            page.savefig(written[-1], dpi=160)
-    return written
+            height_px = figure.layout.height or 360
+            canvas = Figure(figsize=(8, height_px / 90), layout="constrained")
+            _draw(canvas, figure)
+            paths.append(folder / f"{name}.png")
+            canvas.savefig(paths[-1], dpi=160)
+    return paths
 
 
-def _draw(page: Any, figure: go.Figure) -> None:
-    axes = page.add_subplot()
-    shown = [trace for trace in figure.data if trace.visible is not False]
-    for trace in shown:
+def _draw(canvas: Any, figure: go.Figure) -> None:
+    axes = canvas.add_subplot()
+    visible = [trace for trace in figure.data if trace.visible is not False]
+    for trace in visible:
         if trace.type == "heatmap":
-            _heat(page, axes, trace)
+            _draw_heatmap(canvas, axes, trace)
         elif trace.meta.get("role") in ("findings", "alerts"):
-            _findings(axes, trace)
+            _draw_findings(axes, trace)
         else:
             style = {"color": trace.line.color, "linestyle": _DASHES.get(trace.line.dash, "-"), "linewidth": 1.3}
-            axes.plot(trace.x, trace.y, label=_text(trace.name), **style)
-    axes.set_title(_text(figure.layout.title.text), loc="left", fontsize=11)
-    axes.set_xlabel(_text(figure.layout.xaxis.title.text))
-    axes.set_ylabel(_text(figure.layout.yaxis.title.text or ""))
+            axes.plot(trace.x, trace.y, label=_label(trace.name), **style)
+    axes.set_title(_label(figure.layout.title.text), loc="left", fontsize=11)
+    axes.set_xlabel(_label(figure.layout.xaxis.title.text))
+    axes.set_ylabel(_label(figure.layout.yaxis.title.text or ""))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     if figure.layout.meta["kind"] == "lines":
@@ -68,34 +68,34 @@ def _draw(page: Any, figure: go.Figure) -> None:
             axes.legend(frameon=False, fontsize=9)
 
 
-def _heat(page: Any, axes: Any, trace: go.Heatmap) -> None:
+def _draw_heatmap(canvas: Any, axes: Any, trace: go.Heatmap) -> None:
     steps, rows = np.asarray(trace.x, np.float64), len(trace.y)
     width = np.median(np.diff(steps)) if len(steps) > 1 else 1.0
-    across = np.append(steps - width / 2, steps[-1] + width / 2)
-    plain = len(trace.colorscale) == 2
+    x_edges = np.append(steps - width / 2, steps[-1] + width / 2)
+    is_mask = len(trace.colorscale) == 2
     colours: dict[str, Any] = {"cmap": "viridis"}
-    if plain:
+    if is_mask:
         from matplotlib.colors import ListedColormap
 
         colours = {"cmap": ListedColormap([trace.colorscale[0][1]])}
     cells = np.ma.masked_invalid(np.asarray(trace.z, np.float64))
-    drawn = axes.pcolormesh(across, np.arange(rows + 1) - 0.5, cells, **colours)
-    axes.set_yticks(range(rows), [_text(name) for name in trace.y], fontsize=8 if rows < 40 else 4)
+    mesh = axes.pcolormesh(x_edges, np.arange(rows + 1) - 0.5, cells, **colours)
+    axes.set_yticks(range(rows), [_label(name) for name in trace.y], fontsize=8 if rows < 40 else 4)
     axes.set_ylim(rows - 0.5, -0.5)
-    if not plain:
-        bar = page.colorbar(drawn, ax=axes, pad=0.01, aspect=30)
+    if not is_mask:
+        bar = canvas.colorbar(mesh, ax=axes, pad=0.01, aspect=30)
         if trace.colorbar.tickvals:
             bar.set_ticks(list(trace.colorbar.tickvals), labels=list(trace.colorbar.ticktext))
 
 
-def _findings(axes: Any, trace: go.Scatter) -> None:
-    for step, height, said, symbol, colour in zip(
+def _draw_findings(axes: Any, trace: go.Scatter) -> None:
+    for step, height, label, symbol, colour in zip(
         trace.x, trace.y, trace.text, trace.marker.symbol, trace.marker.color, strict=True
     ):
         axes.plot([step], [height], _MARKS[symbol], color=colour, markersize=7, zorder=5)
-        axes.annotate(said, (step, height), (0, 7), textcoords="offset points", ha="center", color=colour)
+        axes.annotate(label, (step, height), (0, 7), textcoords="offset points", ha="center", color=colour)
 
 
-def _text(text: str) -> str:
-    """A label as it is: matplotlib would take what stands between dollars for a formula."""
+def _label(text: str) -> str:
+    """Escapes dollar signs in a label, which matplotlib would interpret as a formula."""
     return unescape(text).replace("$", r"\$")

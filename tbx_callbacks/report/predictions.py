@@ -1,4 +1,4 @@
-"""What a run shows of its predictions: precision-recall curves and images."""
+"""Draws the predictions that a run logged: precision-recall curves and images."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.loaded_runs import LoadedRun
 
 _KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif"}
-_MOST_IMAGES, _MOST_BYTES = 24, 1 << 20
+_MAX_IMAGES, _MAX_BYTES = 24, 1 << 20
 
 
 @dataclass(frozen=True)
 class Image:
-    """The last image of a tag, as the address of its data."""
+    """The last image of a tag, as a data URL (`address`)."""
 
     run: str
     tag: str
     address: str
 
 
-def curves(subjects: Sequence[LoadedRun]) -> dict[str, go.Figure]:
-    """Precision over recall, for each run and tag."""
+def curves(loaded_runs: Sequence[LoadedRun]) -> dict[str, go.Figure]:
+    """Draws precision over recall, for each run and tag."""
     traces = [
         go.Scatter(
             x=points[1],
             y=points[0],
             mode="lines",
-            name=plain(tag if len(subjects) == 1 else f"{subject.name}: {tag}"),
-            line={"color": subject.colour, "dash": DASHES[kind % len(DASHES)]},
-            meta={"run": place},
+            name=plain(tag if len(loaded_runs) == 1 else f"{loaded_run.name}: {tag}"),
+            line={"color": loaded_run.colour, "dash": DASHES[kind % len(DASHES)]},
+            meta={"run": index},
         )
-        for place, subject in enumerate(subjects)
-        for kind, (tag, points) in enumerate(subject.run.curves.items())
+        for index, loaded_run in enumerate(loaded_runs)
+        for kind, (tag, points) in enumerate(loaded_run.run.curves.items())
     ]
     if not traces:
         return {}
@@ -52,15 +52,15 @@ def curves(subjects: Sequence[LoadedRun]) -> dict[str, go.Figure]:
     return {"precision_recall": figure}
 
 
-def images(subjects: Sequence[LoadedRun]) -> list[Image]:
-    """Images of known kinds and of moderate size."""
-    found = [
-        Image(subject.name, tag, f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
-        for subject in subjects
-        for tag, data in subject.run.images.items()
-        if len(data) <= _MOST_BYTES and (kind := _kind(data)) is not None
+def images(loaded_runs: Sequence[LoadedRun]) -> list[Image]:
+    """The logged images of supported formats, up to 1 MiB each; at most 24."""
+    all_images = [
+        Image(loaded_run.name, tag, f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
+        for loaded_run in loaded_runs
+        for tag, data in loaded_run.run.images.items()
+        if len(data) <= _MAX_BYTES and (kind := _kind(data)) is not None
     ]
-    return found[:_MOST_IMAGES]
+    return all_images[:_MAX_IMAGES]
 
 
 def _kind(data: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""Which figures a report has, in which sections."""
+"""Arranges the figures of a report in sections."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _TITLES = {
     tags.UPDATES: "Updates",
     tags.ACTIVATIONS: "Activations",
 }
-_MOST_OTHERS = 24
-_DULL = ("/epoch", "runtime", "per_second", "total_flos", "steps_per_s")
+_MAX_OTHERS = 24
+_IGNORED_SUFFIXES = ("/epoch", "runtime", "per_second", "total_flos", "steps_per_s")
 
 
 @dataclass(frozen=True)
 class Section:
-    """Figures that belong together; `more` are shown when the reader asks for them. `wide` ones fill the page."""
+    """Figures on one topic. `more` are collapsed by default. `wide` ones fill the page width."""
 
     id: str
     title: str
@@ -46,49 +46,53 @@ class Section:
 
     @property
     def columns(self) -> str:
-        """How many figures are side by side where there is room."""
+        """Number of columns (`two` or `three`), where the screen is wide enough."""
         return "two" if len(self.figures.keys() - self.wide) in (1, 2, 4) else "three"
 
 
-def sections(subjects: Sequence[LoadedRun]) -> list[Section]:
-    """The sections that have something to show."""
-    heats = {key: heat_map(subjects, key, title) for key, title in HEATS.items()}
-    others = dict.fromkeys(key for subject in subjects for key in families(subject.run) if key not in HEATS)
-    more = {key: heat_map(subjects, key, _title(key)) for key in others}
-    found = [
+def sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
+    """The sections that contain at least one figure."""
+    main_maps = {key: heat_map(loaded_runs, key, title) for key, title in HEATS.items()}
+    other_families = dict.fromkeys(
+        key for loaded_run in loaded_runs for key in families(loaded_run.run) if key not in HEATS
+    )
+    more_maps = {key: heat_map(loaded_runs, key, _title(key)) for key in other_families}
+    all_sections = [
         Section(
-            "training", "Training", "", _lines(subjects, "loss", "scores", "learning_rate"), {}, frozenset({"loss"})
+            "training", "Training", "", _lines(loaded_runs, "loss", "scores", "learning_rate"), {}, frozenset({"loss"})
         ),
-        Section("gradients", "Gradients", "", _lines(subjects, "gradient_norm", "clip")),
+        Section("gradients", "Gradients", "", _lines(loaded_runs, "gradient_norm", "clip")),
         Section(
             "layers",
-            "Layer by step",
-            "Depth from top to bottom. Red: NaN or Inf; grey: exactly 0.",
-            _present(heats),
-            _present(more),
-            frozenset({*heats, *more}),
+            "Layers over time",
+            "Layers in model order, from top to bottom. Red: NaN or Inf; grey: exactly 0.",
+            _present(main_maps),
+            _present(more_maps),
+            frozenset({*main_maps, *more_maps}),
         ),
-        _histograms(subjects),
-        Section("health", "Numerical health", "", _lines(subjects, "nonfinite", "amp", "skipped", "optimizer_state")),
+        _histograms(loaded_runs),
+        Section(
+            "health", "Numerical health", "", _lines(loaded_runs, "nonfinite", "amp", "skipped", "optimizer_state")
+        ),
         Section(
             "speed",
             "Speed and memory",
             "",
-            _lines(subjects, "throughput", "tokens", "step_time", "memory", "monitor_share"),
+            _lines(loaded_runs, "throughput", "tokens", "step_time", "memory", "monitor_share"),
         ),
-        Section("predictions", "Predictions", "", curves(subjects)),
-        Section("others", "Everything else", "", _others(subjects)),
+        Section("predictions", "Predictions", "", curves(loaded_runs)),
+        Section("others", "Other metrics", "", _others(loaded_runs)),
     ]
-    return [section for section in found if section.figures or section.more]
+    return [section for section in all_sections if section.figures or section.more]
 
 
-def _lines(subjects: Sequence[LoadedRun], *names: str) -> dict[str, go.Figure]:
-    made = {}
+def _lines(loaded_runs: Sequence[LoadedRun], *names: str) -> dict[str, go.Figure]:
+    drawn = {}
     for name in names:
-        figure = (loss_chart if name == "loss" else line_chart)(subjects, LINES[name])
+        figure = (loss_chart if name == "loss" else line_chart)(loaded_runs, LINES[name])
         if figure is not None and not (name == "nonfinite" and _all_zero(figure)):
-            made[name] = figure
-    return made
+            drawn[name] = figure
+    return drawn
 
 
 def _all_zero(figure: go.Figure) -> bool:
@@ -99,30 +103,37 @@ def _present(figures: dict[str, go.Figure | None]) -> dict[str, go.Figure]:
     return {name.replace("/", "_"): figure for name, figure in figures.items() if figure is not None}
 
 
-def _histograms(subjects: Sequence[LoadedRun]) -> Section:
-    by_family = histogram_families(subjects)
-    number = sum(one is not None for layers in by_family.values() for runs in layers.values() for one in runs)
+def _histograms(loaded_runs: Sequence[LoadedRun]) -> Section:
+    by_family = histogram_families(loaded_runs)
+    num_histograms = sum(
+        histograms is not None for layers in by_family.values() for runs in layers.values() for histograms in runs
+    )
     figures = {
-        f"histogram_{family}": histogram_map(subjects, layers, _title(family), number=number)
+        f"histogram_{family}": histogram_map(loaded_runs, layers, _title(family), num_histograms=num_histograms)
         for family, layers in by_family.items()
     }
-    about = "Where a layer's values lie over time; lines: median, and what holds 90 %."
+    about = "Distribution of the values of each layer over time. Lines: median and 90 % interval."
     return Section("histograms", "Histograms over time", about, figures)
 
 
-def _others(subjects: Sequence[LoadedRun]) -> dict[str, go.Figure]:
-    """Scalars that no other chart shows, one chart each; those that were logged once are in a table."""
+def _others(loaded_runs: Sequence[LoadedRun]) -> dict[str, go.Figure]:
+    """Scalars that no other chart shows, one chart each. Scalars with one point are in a table instead."""
     others: dict[str, None] = {}
-    for subject in subjects:
-        shown = {tag for chart in LINES.values() for tag in chart.choice(subject.run)}
-        shown |= {tags.TRAIN_LEARNING_RATE, tags.TRAIN_GRAD_NORM} if len(shown) > 2 else set()
-        of_layers = tuple(f"{family.partition('/')[0]}/" for family in families(subject.run))
-        for tag, series in subject.run.scalars.items():
-            if tag not in shown and len(series) > 1 and not tag.startswith(of_layers) and not tag.endswith(_DULL):
+    for loaded_run in loaded_runs:
+        shown_tags = {tag for chart in LINES.values() for tag in chart.choice(loaded_run.run)}
+        shown_tags |= {tags.TRAIN_LEARNING_RATE, tags.TRAIN_GRAD_NORM} if len(shown_tags) > 2 else set()
+        layer_prefixes = tuple(f"{family.partition('/')[0]}/" for family in families(loaded_run.run))
+        for tag, series in loaded_run.run.scalars.items():
+            if (
+                tag not in shown_tags
+                and len(series) > 1
+                and not tag.startswith(layer_prefixes)
+                and not tag.endswith(_IGNORED_SUFFIXES)
+            ):
                 others[tag] = None
     charts = {f"other_{n}": LineChart(plain(tag), partial(_only, tag)) for n, tag in enumerate(others)}
-    made = {name: line_chart(subjects, chart) for name, chart in list(charts.items())[:_MOST_OTHERS]}
-    return {name: figure for name, figure in made.items() if figure is not None}
+    drawn = {name: line_chart(loaded_runs, chart) for name, chart in list(charts.items())[:_MAX_OTHERS]}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def _only(tag: str, run: Run) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a report says in words and tables."""
+"""Builds the tables and texts of a report."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tbx_callbacks.rules.needs import TRAIN_LOSS
 from tbx_callbacks.runs.series import Run
 from tbx_callbacks.tags import EVALUATION, larger_is_better
 
-_NO_RESULT = ("runtime", "per_second", "model_preparation_time", "num_tokens")
+_NON_RESULT_SUFFIXES = ("runtime", "per_second", "model_preparation_time", "num_tokens")
 _KNOWN_TEXTS = (tags.ARGS, tags.MODEL_CONFIG, tags.ENVIRONMENT, tags.NONFINITE_FIRST_BAD)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table of runs: what, and its value for each run; `best` are the places of the best ones."""
+    """A row of a table of runs: its name, and a cell for each run; `best` holds the indices of the best runs."""
 
     name: str
     cells: tuple[str, ...]
@@ -42,39 +42,39 @@ class Numbered:
     evidence: str
 
 
-def findings(subjects: Sequence[LoadedRun]) -> list[list[Numbered]]:
-    """The findings of each run, worst first, numbered through."""
+def findings(loaded_runs: Sequence[LoadedRun]) -> list[list[Numbered]]:
+    """The findings of each run, worst first, numbered consecutively."""
     numbered, start = [], 1
-    for subject in subjects:
-        found = subject.diagnosis.findings
-        numbered.append([Numbered(start + n, finding, _evidence(finding)) for n, finding in enumerate(found)])
-        start += len(found)
+    for loaded_run in loaded_runs:
+        run_findings = loaded_run.diagnosis.findings
+        numbered.append([Numbered(start + n, finding, _evidence(finding)) for n, finding in enumerate(run_findings)])
+        start += len(run_findings)
     return numbered
 
 
-def differences(subjects: Sequence[LoadedRun]) -> list[Row]:
-    """Hyper-parameters that are not the same in all runs."""
-    by_run = [hyper_parameters(subject.run) for subject in subjects]
+def differences(loaded_runs: Sequence[LoadedRun]) -> list[Row]:
+    """Hyper-parameters that differ between runs."""
+    by_run = [hyper_parameters(loaded_run.run) for loaded_run in loaded_runs]
     names = sorted(set().union(*by_run) - {"output_dir", "logging_dir", "run_name", "trial_name"})
-    rows = [Row(name, tuple(shown(given.get(name, "")) for given in by_run)) for name in names]
+    rows = [Row(name, tuple(format_value(params.get(name, "")) for params in by_run)) for name in names]
     return [row for row in rows if len(set(row.cells)) > 1]
 
 
-def results(subjects: Sequence[LoadedRun]) -> list[Row]:
-    """Each evaluation metric's best value, the last training loss, steps and duration, of each run."""
-    tags = dict.fromkeys(tag for subject in subjects for tag in subject.run.scalars if _is_result(tag))
-    rows = [_best_row(subjects, tag) for tag in tags]
-    last = [_last_loss(subject.run) for subject in subjects]
+def results(loaded_runs: Sequence[LoadedRun]) -> list[Row]:
+    """Best value of each evaluation metric, last training loss, steps and duration of each run."""
+    tags = dict.fromkeys(tag for loaded_run in loaded_runs for tag in loaded_run.run.scalars if _is_result(tag))
+    rows = [_best_row(loaded_runs, tag) for tag in tags]
+    last = [_last_loss(loaded_run.run) for loaded_run in loaded_runs]
     if any(last):
         rows.append(Row("train loss, last", tuple(last)))
-    clocks = [clock(subject.run) for subject in subjects]
-    rows.append(Row("steps", tuple(f"{subject.run.last_step:,}" for subject in subjects)))
-    rows.append(Row("duration", tuple(duration(float(one.seconds[-1])) for one in clocks)))
+    clocks = [clock(loaded_run.run) for loaded_run in loaded_runs]
+    rows.append(Row("steps", tuple(f"{loaded_run.run.last_step:,}" for loaded_run in loaded_runs)))
+    rows.append(Row("duration", tuple(duration(float(entry.seconds[-1])) for entry in clocks)))
     return rows
 
 
 def hyper_parameters(run: Run) -> Mapping[str, Any]:
-    """What the HParams tab has, or else what the arguments say."""
+    """The hyper-parameters of the HParams tab, or else those in the logged arguments."""
     return run.hparams or {name: value for name, value in _json_of(run, "args").items() if not isinstance(value, dict)}
 
 
@@ -83,55 +83,59 @@ def model(run: Run) -> Mapping[str, Any]:
     return _json_of(run, "model_config")
 
 
-def environment(subject: LoadedRun) -> Mapping[str, str]:
-    """Where and when a run was made, as far as it says."""
-    one, said = clock(subject.run), _json_of(subject.run, "environment")
+def environment(loaded_run: LoadedRun) -> Mapping[str, str]:
+    """Facts about a run's time, place and software, as far as they were logged."""
+    entry, fields = clock(loaded_run.run), _json_of(loaded_run.run, "environment")
     facts = {
-        "folder": subject.folder,
-        "started": time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(one.started)),
-        "last point after": duration(float(one.seconds[-1])),
-        "steps": f"{subject.run.last_step:,}",
-        "scalar tags": str(len(subject.run.scalars)),
-        "histogram tags": str(len(subject.run.histograms)),
+        "folder": loaded_run.folder,
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(entry.started)),
+        "last point after": duration(float(entry.seconds[-1])),
+        "steps": f"{loaded_run.run.last_step:,}",
+        "scalar tags": str(len(loaded_run.run.scalars)),
+        "histogram tags": str(len(loaded_run.run.histograms)),
     }
-    for file, missing in subject.run.unread.items():
-        facts[f"cut off: {file}"] = f"{missing} bytes at its end are not read"
-    return facts | {name: shown(value) for name, value in said.items()}
+    for file, missing in loaded_run.run.unread.items():
+        facts[f"truncated: {file}"] = f"{missing} bytes at its end are not readable"
+    return facts | {name: format_value(value) for name, value in fields.items()}
 
 
 def texts(run: Run, most: int = 20_000) -> Mapping[str, str]:
     """The last text of each other tag."""
-    return {tag: one.values[-1][:most] for tag, one in run.texts.items() if tag not in _KNOWN_TEXTS}
+    return {tag: entry.values[-1][:most] for tag, entry in run.texts.items() if tag not in _KNOWN_TEXTS}
 
 
-def once(subjects: Sequence[LoadedRun]) -> list[Row]:
-    """Scalars with one point in every run that has them, such as the results on the test split."""
-    tags = dict.fromkeys(tag for subject in subjects for tag, one in subject.run.scalars.items() if len(one) == 1)
-    found = {tag: [subject.run.scalars.get(tag) for subject in subjects] for tag in tags if not _is_result(tag)}
+def single_values(loaded_runs: Sequence[LoadedRun]) -> list[Row]:
+    """Scalars with a single point in every run that has them, such as results on the test split."""
+    tags = dict.fromkeys(
+        tag for loaded_run in loaded_runs for tag, entry in loaded_run.run.scalars.items() if len(entry) == 1
+    )
+    series_by_tag = {
+        tag: [loaded_run.run.scalars.get(tag) for loaded_run in loaded_runs] for tag in tags if not _is_result(tag)
+    }
     return [
-        Row(tag, tuple(shown(float(one.values[0])) if one else "" for one in series))
-        for tag, series in found.items()
-        if all(one is None or len(one) == 1 for one in series)
+        Row(tag, tuple(format_value(float(entry.values[0])) if entry else "" for entry in series))
+        for tag, series in series_by_tag.items()
+        if all(entry is None or len(entry) == 1 for entry in series)
     ][:60]
 
 
-def shown(value: object) -> str:
-    """A value in a table."""
+def format_value(value: object) -> str:
+    """Formats a value for a table."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Formats seconds as a duration."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def relative(folder: str) -> str:
-    """A folder, from here where it is below."""
+def relative_path(folder: str) -> str:
+    """The folder, relative to the working directory if it is below it."""
     path = folder if "://" in folder else os.path.relpath(folder)
     return folder if path.startswith("..") else path
 
@@ -143,7 +147,7 @@ def _evidence(finding: Finding, most: int = 3) -> str:
 
 
 def _is_result(tag: str) -> bool:
-    return tag.startswith((*EVALUATION, "test/")) and not tag.endswith(_NO_RESULT)
+    return tag.startswith((*EVALUATION, "test/")) and not tag.endswith(_NON_RESULT_SUFFIXES)
 
 
 def _best(run: Run, tag: str) -> tuple[float, int] | None:
@@ -152,19 +156,21 @@ def _best(run: Run, tag: str) -> tuple[float, int] | None:
     finite = np.isfinite(values)
     if series is None or not finite.any():
         return None
-    place = int(np.argmax(np.where(finite, values if larger_is_better(tag) else -values, -np.inf)))
-    return float(values[place]), int(series.steps[place])
+    index = int(np.argmax(np.where(finite, values if larger_is_better(tag) else -values, -np.inf)))
+    return float(values[index]), int(series.steps[index])
 
 
-def _best_row(subjects: Sequence[LoadedRun], tag: str) -> Row:
-    """The best value and its step; only the value where it was logged once."""
-    found = [_best(subject.run, tag) for subject in subjects]
-    values = [one[0] for one in found if one is not None]
-    winner = max(values, key=lambda value: value if larger_is_better(tag) else -value, default=math.nan)
-    best = frozenset(place for place, one in enumerate(found) if one and one[0] == winner)
-    often = any(len(subject.run.scalars.get(tag, ())) > 1 for subject in subjects)
-    cells = tuple(f"{one[0]:.4f}" + (f" (step {one[1]:,})" if often else "") if one else "" for one in found)
-    return Row(f"{tag}, best" if often else tag, cells, best if len(set(values)) > 1 else frozenset())
+def _best_row(loaded_runs: Sequence[LoadedRun], tag: str) -> Row:
+    """The best value with its step; without the step if the value was logged once."""
+    best_by_run = [_best(loaded_run.run, tag) for loaded_run in loaded_runs]
+    values = [entry[0] for entry in best_by_run if entry is not None]
+    best_value = max(values, key=lambda value: value if larger_is_better(tag) else -value, default=math.nan)
+    best = frozenset(index for index, entry in enumerate(best_by_run) if entry and entry[0] == best_value)
+    has_series = any(len(loaded_run.run.scalars.get(tag, ())) > 1 for loaded_run in loaded_runs)
+    cells = tuple(
+        f"{entry[0]:.4f}" + (f" (step {entry[1]:,})" if has_series else "") if entry else "" for entry in best_by_run
+    )
+    return Row(f"{tag}, best" if has_series else tag, cells, best if len(set(values)) > 1 else frozenset())
 
 
 def _last_loss(run: Run) -> str:
@@ -173,11 +179,11 @@ def _last_loss(run: Run) -> str:
 
 
 def _json_of(run: Run, tag: str) -> dict[str, Any]:
-    """What a text holds as JSON, in a block of markdown; nothing where it does not."""
+    """Parses the JSON object in a text (a Markdown block); empty if there is none."""
     series = run.texts.get(tag)
-    found = re.search(r"\{.*\}", series.values[-1], re.DOTALL) if series is not None else None
+    match = re.search(r"\{.*\}", series.values[-1], re.DOTALL) if series is not None else None
     try:
-        said = json.loads(found[0]) if found else {}
+        fields = json.loads(match[0]) if match else {}
     except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return fields if isinstance(fields, dict) else {}

@@ -1,4 +1,4 @@
-"""A report that follows a training."""
+"""Updates a report while a training runs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def follow(
     write: Callable[[], Path],
     wait: Callable[[], bool],
 ) -> Iterator[Path | UnreadableError]:
-    """Writes the report whenever event files have grown, until `wait` returns True; yields what came of it.
+    """Writes the report whenever event files have grown, until `wait` returns True.
 
-    A folder that holds no run yet is waited for.
+    Yields the path of the report, or the error if a folder contains no run yet.
     """
-    before: Sizes | None = None
+    previous: Sizes | None = None
     while True:
-        now = _sizes(logdirs)
-        if now != before:
-            before = now
+        current = _sizes(logdirs)
+        if current != previous:
+            previous = current
             try:
                 yield write()
             except UnreadableError as error:
@@ -34,8 +34,8 @@ def follow(
 
 
 def _sizes(logdirs: Sequence[str]) -> Sizes:
-    """The event files below local folders; remote ones always count as changed."""
-    if any("://" in top for top in logdirs):
+    """Sizes of the event files below local folders. Remote folders always count as changed."""
+    if any("://" in logdir for logdir in logdirs):
         return {"": int.from_bytes(os.urandom(7), "big")}
-    found = (path for top in logdirs for path in Path(top).rglob("*tfevents*"))
-    return {str(path): path.stat().st_size for path in found}
+    paths = (path for logdir in logdirs for path in Path(logdir).rglob("*tfevents*"))
+    return {str(path): path.stat().st_size for path in paths}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
-from tbx_callbacks._engine.cost import DeviceTime, marks_of
+from tbx_callbacks._engine.cost import DeviceTime, device_marker
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.recorder import StepRecorder
@@ -129,7 +129,7 @@ def test_a_stop_comes_without_waiting_for_a_device_that_is_behind(tmp_path: Path
 
 def test_the_devices_time_counts() -> None:
     stopwatch = Stopwatch()
-    timed = DeviceTime(stopwatch, marks_of(torch.device("cuda", 0)))
+    timed = DeviceTime(stopwatch, device_marker(torch.device("cuda", 0)))
     with timed.span(1, []):
         torch.cuda._sleep(BUSY // 10)
     torch.cuda.synchronize()

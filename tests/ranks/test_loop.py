@@ -61,7 +61,7 @@ def test_the_same_tags_steps_and_values(trained: Trained, way: str, ranks: int) 
 
 def test_tensor_parallel_activations_are_left_out_with_a_warning(trained: Trained) -> None:
     for ranks, layer in ((2, "head.weight"), (4, "layers.0.weight")):
-        said = f"under tensor parallelism (of {layer}) a module returns either a part or a copy on each rank"
+        said = f"under tensor parallelism (of {layer}) an output is a part or a copy on each rank"
         assert trained(ranks)[1].count(said) == 1
 
 

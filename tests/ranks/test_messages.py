@@ -36,8 +36,8 @@ def test_a_metric_that_is_costly_on_rank_0_is_measured_less_often_on_all(said: l
     rest = first[4:] if first[3] == 20 else first[3:]
     assert {b - a for a, b in itertools.pairwise(rest)} == {50}
     assert [found(rank, "budget", "cheap here") for rank in said] == [list(range(5, 201, 5))] * 2
-    assert said[0].count("measuring took") == 1
-    assert "measuring took" not in said[1]
+    assert said[0].count("monitoring took") == 1
+    assert "monitoring took" not in said[1]
     assert [found(rank, "budget", "texts") for rank in said] == [[15], []]
 
 

@@ -53,8 +53,8 @@ def test_activations_of_different_layers_under_one_name_are_left_out(
     said: Callable[[str], list[str]], run: Callable[[str], Run]
 ) -> None:
     first, second = said("namesakes")
-    assert "plain tensors that are not the same on all ranks (body.weight, body.bias)" in first
-    assert "which these metrics cannot read yet: activations, weight_norm; they are left out" in first
+    assert "plain tensors that differ between ranks (body.weight, body.bias)" in first
+    assert "disabled metrics: activations, weight_norm" in first
     assert not second
     assert {tag.partition("/")[0] for tag in run("namesakes").scalars} == {"train"}
     assert not run("namesakes").histograms
@@ -81,7 +81,7 @@ def test_what_changes_before_it_is_counted_is_left_out(
     said: Callable[[str], list[str]], run: Callable[[str], Run]
 ) -> None:
     for rank in said("in_place"):
-        assert rank.count("activations/one: what the module returned was changed in place") == 1
+        assert rank.count("activations/one is skipped: the module's output was changed in place") == 1
         assert len(rank.splitlines()) == 1
     read = run("in_place")
     assert set(read.histograms) == {"activations/two"}
@@ -91,9 +91,14 @@ def test_what_changes_before_it_is_counted_is_left_out(
 
 def test_partial_sums_are_left_out_with_the_remedy(said: Callable[[str], list[str]], run: Callable[[str], Run]) -> None:
     first, second = said("unsummed")
-    assert first.count("gradients of norm.weight, norm.bias are DTensors of partial sums (sequence parallelism)") == 1
-    assert "remedy: before the step, p.grad = p.grad.redistribute(placements=p.placements)" in first
-    assert "under tensor parallelism (of norm.weight) a module returns either a part or a copy" in first
+    assert (
+        first.count(
+            "gradient metrics of norm.weight, norm.bias are skipped: the gradients are DTensors of partial sums"
+        )
+        == 1
+    )
+    assert "before the step, set p.grad = p.grad.redistribute(placements=p.placements)" in first
+    assert "under tensor parallelism (of norm.weight) an output is a part or a copy" in first
     assert "partial sums" in second
     left_out, whole = run("unsummed"), run("summed")
     assert "partial sums" not in "".join(said("summed"))

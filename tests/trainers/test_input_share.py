@@ -161,7 +161,7 @@ def test_in_a_loop_only_where_it_tracks_its_batches(tmp_path: Path) -> None:
 
     with TbxLoop(model, optimizer, SET, log_dir=tmp_path / "tracked", log_every=1) as loop:
         clock = watched(loop)
-        loop._engine.stopwatch._since = 0.0
+        loop._engine.stopwatch._resumed_at = 0.0
         train(loop, clock, loop.track(batches(clock, 4)))
         model.eval()
         for _ in loop.track(batches(clock, 5)):

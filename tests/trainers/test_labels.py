@@ -101,7 +101,7 @@ def test_hf_that_is_not_attached_says_what_would_show_the_labels(
     assert "train/accuracy" not in Run(callback.log_dir).scalars
     (said,) = [record.getMessage() for record in caplog.records if "is not written" in record.getMessage()]
     assert said == (
-        "train/accuracy is not written: no labels of the batch were found; remedy: callback.attach(trainer), which"
+        "train/accuracy is not written: no labels of the batch were found; remedy: call callback.attach(trainer); it"
         " reads `labels` from the batch where the model does not get them"
     )
 

@@ -61,7 +61,7 @@ def test_the_hf_trainer_stops_and_saves(tmp_path: Path, caplog: pytest.LogCaptur
     assert [(finding.id, finding.steps[0]) for finding in called] == [("nonfinite", 6)]
     assert caplog.text.count("error nonfinite since step 6") == 1
     assert "**error: nonfinite**, found at step 6" in alert(callback.log_dir)
-    assert "a checkpoint is asked for; a stop is asked for" in alert(callback.log_dir)
+    assert "checkpoint requested; stop requested" in alert(callback.log_dir)
     assert read_run(str(callback.log_dir)).texts["alerts/nonfinite"].steps.tolist() == [6]
 
 
@@ -77,7 +77,7 @@ def test_what_is_found_last_is_said_but_nothing_is_left_to_stop(tmp_path: Path) 
     run = trainer(tmp_path, callbacks=[Spoils(), callback], max_steps=6, logging_steps=50)
     run.train()
     assert run.state.global_step == 6
-    assert "a stop is asked for" not in alert(callback.log_dir)
+    assert "stop requested" not in alert(callback.log_dir)
 
 
 class Module(pl.LightningModule):
@@ -208,7 +208,7 @@ def test_a_resumed_run_is_judged_with_what_was_before(tmp_path: Path, monkeypatc
     assert "divergence" not in fed_loop(tmp_path / "run", falls)
     assert "divergence" not in fed_loop(tmp_path / "run", noisy, start=100)
     assert "divergence" in fed_loop(tmp_path / "run", [0.9] * 60, start=180)
-    monkeypatch.setattr("tbx_callbacks._engine.live_history._MOST", 1)
+    monkeypatch.setattr("tbx_callbacks._engine.live_history._MAX_BYTES", 1)
     fed_loop(tmp_path / "large", falls)
     assert "divergence" not in fed_loop(tmp_path / "large", noisy, start=100)  # better silent than wrong
 

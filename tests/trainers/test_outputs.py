@@ -226,4 +226,4 @@ def test_a_trainer_that_logs_the_same_tag_has_it_for_itself(tmp_path: Path, capl
         (4, 6, 8), 0.125
     )
     assert read.scalars["train/accuracy"][-1] == (8, 0.125)
-    assert caplog.text.count("the trainer logs train/accuracy itself; metric train_accuracy is left out") == 1
+    assert caplog.text.count("the trainer logs train/accuracy itself; metric train_accuracy is disabled") == 1

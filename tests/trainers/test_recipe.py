@@ -214,7 +214,7 @@ def test_the_recipe_trains_says_where_the_logs_are_and_resumes(tmp_path: Path, n
     done = recipe(*SMALL, "--output-dir", "out", "--config", "full", cwd=tmp_path, name=name)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "out" / "runs").iterdir()
-    assert f"logs: out/runs/{folder.name}\nlook at them: tbx-callbacks view out/runs\n" in done.stdout
+    assert f"log directory: out/runs/{folder.name}\nview: tbx-callbacks view out/runs\n" in done.stdout
     assert f"report: out/runs/{folder.name}/report.html\n" in done.stdout
     assert "<!doctype html>" in (folder / "report.html").read_text(encoding="utf-8")
     diagnosed = done.stdout[done.stdout.index("results after") : done.stdout.index("report: ")]

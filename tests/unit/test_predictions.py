@@ -64,7 +64,7 @@ def test_nothing_is_wrong_and_no_texts(tmp_path: Path) -> None:
         log_predictions(run, np.eye(2)[[0, 1, 1]] * 9, [0, 1, 1], texts=["a", "b", "c"], split="dev")
         log_predictions(run, np.eye(2)[[0, 1]] * 9, [0, 1], split="other")
     read = Run(tmp_path)
-    assert read.texts["dev/worst"] == ["none is wrong"]
+    assert read.texts["dev/worst"] == ["no wrong predictions"]
     assert "other/worst" not in read.texts
     assert read.at("other/f1/1") == {7: 1.0}
 
@@ -78,7 +78,7 @@ def test_nothing_is_wrong_and_no_texts(tmp_path: Path) -> None:
         ({"labels": [0.5, 1]}, "labels must be class numbers from 0 to 1, got 0.5"),
         ({"labels": [-1, 1], "texts": ["a", "b"]}, "labels must be class numbers from 0 to 1, got -1"),
         ({"labels": [0, 1], "names": ["a"]}, "names must name each of the 2 classes, got 1"),
-        ({"labels": [0, 1], "texts": ["a"]}, "texts must be one a sample, got 1 for 2"),
+        ({"labels": [0, 1], "texts": ["a"]}, "texts must have one entry per sample, got 1 for 2"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, arguments: dict[str, list[object]], message: str) -> None:
@@ -90,12 +90,12 @@ def test_what_does_not_fit_is_named(tmp_path: Path, arguments: dict[str, list[ob
 @pytest.mark.parametrize(
     ("logits", "message"),
     [
-        (np.zeros((0, 2)), "labels must be classes of at least one sample, got none in 0; skip such a call"),
+        (np.zeros((0, 2)), "labels must be classes of at least one sample, got none in 0; skip this call"),
         (
             (np.zeros((4, 2)), np.zeros((4, 3))),
-            "logits must be one array or tensor, got tuple; of several outputs pass",
+            "logits must be one array or tensor, got tuple; if the model has several outputs, pass",
         ),
-        (np.zeros((2, 5, 3)), "flatten those of tokens"),
+        (np.zeros((2, 5, 3)), "flatten token-level logits"),
     ],
 )
 def test_logits_that_do_not_fit_are_named(tmp_path: Path, logits: Any, message: str) -> None:

@@ -1,1 +1,1 @@
-"""The callback for the Hugging Face Trainer."""
+"""Integrates the engine with the Hugging Face Trainer."""

@@ -1,7 +1,7 @@
-"""What an attached callback sees of a Hugging Face Trainer, by wrapping methods of this one trainer.
+"""Wraps methods of one Hugging Face Trainer, so that an attached callback receives its batches and gradients.
 
-They are public and called as they always were: `Trainer.training_step` and `Accelerator.clip_grad_norm_`. Tested on
-transformers 4.52 to 5.23.
+The wrapped methods are public, and their behaviour is unchanged: `Trainer.training_step` and
+`Accelerator.clip_grad_norm_`. Tested on transformers 4.52 to 5.23.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from tbx_callbacks.integrations.batches import labels_in, samples_in, tokens_in
 
 
 def attach(trainer: Any, engine: Engine) -> None:
-    """Shows the monitor each micro-batch with the loss that is trained on, and gradients before they are clipped.
+    """Passes each micro-batch with its training loss, and the gradients before clipping, to the engine.
 
-    A second call changes nothing; but the Trainer makes a new accelerator for each trial of a search.
+    A second call changes nothing, except that the Trainer creates a new accelerator for each trial of a search.
     """
-    if _first_time(trainer, engine):
-        _watch_batches(trainer, engine)
-    if _first_time(trainer.accelerator, engine):
-        _watch_clipping(trainer.accelerator, engine)
+    if _mark_attached(trainer, engine):
+        _wrap_training_step(trainer, engine)
+    if _mark_attached(trainer.accelerator, engine):
+        _wrap_clipping(trainer.accelerator, engine)
 
 
 def is_attached(trainer: Any, engine: Engine) -> bool:
-    """Whether the monitor is shown this trainer's micro-batches."""
+    """Whether the engine receives this trainer's micro-batches."""
     return engine in getattr(trainer, "_tbx_callbacks_attached", [])
 
 
-def _first_time(owner: Any, engine: Engine) -> bool:
+def _mark_attached(owner: Any, engine: Engine) -> bool:
     if is_attached(owner, engine):
         return False
     owner.__dict__.setdefault("_tbx_callbacks_attached", []).append(engine)
     return True
 
 
-def _watch_batches(trainer: Any, engine: Engine) -> None:
-    train = trainer.training_step
+def _wrap_training_step(trainer: Any, engine: Engine) -> None:
+    original_step = trainer.training_step
 
     def training_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        if engine.wants_labels:  # label smoothing and compute_loss take them out before the model sees them
+        if engine.wants_labels:  # label smoothing and compute_loss remove them before the forward pass
             engine.labels = labels_in(inputs)
         try:
-            loss = train(model, inputs, *args, **kwargs)
+            loss = original_step(model, inputs, *args, **kwargs)
         except BaseException:
-            engine.suspend()  # the Trainer fires no event
+            engine.suspend()  # the Trainer fires no event on an exception
             raise
         finally:
             engine.labels = None
@@ -56,14 +56,14 @@ def _watch_batches(trainer: Any, engine: Engine) -> None:
     trainer.training_step = training_step
 
 
-def _watch_clipping(accelerator: Any, engine: Engine) -> None:
-    clip = accelerator.clip_grad_norm_
+def _wrap_clipping(accelerator: Any, engine: Engine) -> None:
+    original_clip = accelerator.clip_grad_norm_
 
     def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
         if engine.has_due_metrics:
             engine.before_clip(scale_of(getattr(accelerator, "scaler", None)))
-        norm = clip(parameters, max_norm, *args, **kwargs)
-        if norm is not None and math.isfinite(max_norm):  # without clipping, some versions take the norm by inf
+        norm = original_clip(parameters, max_norm, *args, **kwargs)
+        if norm is not None and math.isfinite(max_norm):  # some versions compute an unclipped norm by clipping to inf
             engine.record_clipping(norm, max_norm)
         return norm
 

@@ -1,4 +1,4 @@
-"""What the Hugging Face Trainer's arguments and logs say, in the engine's words."""
+"""Builds a `TrainingInfo` from `TrainingArguments`, `TrainerState` and the Trainer's logs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tbx_callbacks.integrations.huggingface.still_training import StillTraining
 
 logger = logging.getLogger(__name__)
 
-_ALWAYS_SHOWN = (
+_STANDARD_HPARAMS = (
     "learning_rate",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -37,8 +37,8 @@ _ALWAYS_SHOWN = (
     "optim",
     "seed",
 )
-# Arguments that say how a run is logged, saved or fed, not what it trains.
-_NEVER_SHOWN = (
+# Arguments about logging, saving and data loading, which do not affect the training.
+_EXCLUDED_PREFIXES = (
     "dataloader_",
     "disable_tqdm",
     "do_",
@@ -57,15 +57,17 @@ _NEVER_SHOWN = (
     "save_",
     "use_cpu",
 )
-_ATTACHED = "have `labels` in the batch, and `logits` in what the model returns"
-_NOT_ATTACHED = "callback.attach(trainer), which reads `labels` from the batch where the model does not get them"
-_MODEL_SHOWN = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+_REMEDY_ATTACHED = "put `labels` in the batch, and return `logits` from the model"
+_REMEDY_NOT_ATTACHED = (
+    "call callback.attach(trainer); it reads `labels` from the batch where the model does not get them"
+)
+_MODEL_HPARAMS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
 def training_info(
     args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: Any, *, attached: bool
 ) -> TrainingInfo:
-    """What the engine has to know of the training that begins."""
+    """Describes the training that begins, for the engine."""
     deepspeed = find_deepspeed(optimizer)
     return TrainingInfo(
         still_training=StillTraining(),
@@ -82,12 +84,12 @@ def training_info(
         scaler=scaler_of(optimizer),
         compiled=is_compiled(model, args),
         deepspeed=deepspeed,
-        predictions_remedy=_ATTACHED if attached else _NOT_ATTACHED,
+        predictions_remedy=_REMEDY_ATTACHED if attached else _REMEDY_NOT_ATTACHED,
     )
 
 
 def log_tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
-    """The Trainer's log keys as tags, byte for byte as its own TensorBoard callback writes them."""
+    """Converts the Trainer's log keys to tags, byte for byte as its own TensorBoard callback does."""
     tagged: dict[str, float | str] = {}
     for key, value in logs.items():
         prefix, _, rest = key.partition("_")
@@ -95,12 +97,12 @@ def log_tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
         if isinstance(value, (int, float, str)):
             tagged[tag] = value if isinstance(value, str) else float(value)
         else:
-            logger.warning("%s must be a number or a string to be logged, got %s; left out", key, type(value).__name__)
+            logger.warning("%s is not logged: it must be a number or a string, got %s", key, type(value).__name__)
     return tagged
 
 
 def clip_step_info(args: Any, logs: Mapping[str, Any]) -> dict[str, float]:
-    """The factor that clipping multiplied gradients by, as the Trainer's own norm gives it, if it does."""
+    """The clip factor computed from the norm in the Trainer's logs; empty without one."""
     norm, limit = logs.get("grad_norm") if "loss" in logs else None, args.max_grad_norm or 0.0
     if norm is None or not math.isfinite(norm) or limit <= 0:
         return {}
@@ -108,7 +110,7 @@ def clip_step_info(args: Any, logs: Mapping[str, Any]) -> dict[str, float]:
 
 
 def log_schedule(args: Any, state: Any, dataloader: Any) -> Schedule:
-    """The steps at which the Trainer logs (transformers' DefaultFlowCallback)."""
+    """The steps at which the Trainer logs (see transformers' `DefaultFlowCallback`)."""
     strategy = getattr(args.logging_strategy, "value", args.logging_strategy)
     first = at(1) if args.logging_first_step else never
     if strategy == "steps":
@@ -117,49 +119,49 @@ def log_schedule(args: Any, state: Any, dataloader: Any) -> Schedule:
         try:
             batches = len(dataloader)
         except TypeError:
-            logger.warning("metrics with `every: log` are not measured: the data has no length; give `every` a number")
+            logger.warning("metrics with `every: log` are disabled: the data has no length; set `every` to a number")
             return first
         steps = max(1, -(-batches // args.gradient_accumulation_steps))
         return either(first, every(steps), at(state.max_steps))
-    logger.warning('metrics with `every: log` are not measured: logging_strategy is "no"; give `every` a number')
+    logger.warning('metrics with `every: log` are disabled: logging_strategy is "no"; set `every` to a number')
     return first
 
 
 def hparams(args: Any, model: nn.Module) -> dict[str, bool | float | str]:
-    """Hyper-parameters for the HParams tab: the usual ones, and what else of the training was set by hand."""
-    shown = {}
+    """Hyper-parameters for the HParams tab: the standard ones, and all others that differ from their default."""
+    selected = {}
     for field in fields(args):
         value = getattr(args, field.name)
-        value, default = (getattr(v, "value", v) for v in (value, field.default))  # enums
-        usual = field.name in _ALWAYS_SHOWN
-        by_hand = isinstance(default, (bool, int, float, str)) and value != default
-        if usual or (by_hand and not field.name.startswith(_NEVER_SHOWN)):
-            shown[field.name] = value
+        value, default = (getattr(v, "value", v) for v in (value, field.default))  # the value of an enum
+        is_standard = field.name in _STANDARD_HPARAMS
+        is_changed = isinstance(default, (bool, int, float, str)) and value != default
+        if is_standard or (is_changed and not field.name.startswith(_EXCLUDED_PREFIXES)):
+            selected[field.name] = value
     config = getattr(model, "config", None)
-    shown.update({f"model/{name}": getattr(config, name) for name in _MODEL_SHOWN if hasattr(config, name)})
-    return {name: value for name, value in shown.items() if isinstance(value, (bool, int, float, str))}
+    selected.update({f"model/{name}": getattr(config, name) for name in _MODEL_HPARAMS if hasattr(config, name)})
+    return {name: value for name, value in selected.items() if isinstance(value, (bool, int, float, str))}
 
 
 def texts(args: Any, model: nn.Module) -> dict[str, str]:
-    """The arguments and the model's configuration as JSON."""
+    """The arguments and the model's configuration, as JSON."""
     config = getattr(model, "config", None)
-    said = {"args": args.to_json_string()}
+    documents = {"args": args.to_json_string()}
     if config is not None and hasattr(config, "to_json_string"):
-        said["model_config"] = config.to_json_string()
-    return said
+        documents["model_config"] = config.to_json_string()
+    return documents
 
 
 def spreads_nonfinite(args: Any) -> bool:
-    """Whether the Trainer multiplies gradients by a factor made of their norm, so that one NaN reaches all of them.
+    """Whether the Trainer multiplies gradients by a factor of their norm, which turns one NaN into NaN everywhere.
 
-    When it clips; and from transformers 5.3 on without clipping too: it takes the norm for its log by clipping to inf,
-    in `_get_grad_norm`. Tested on transformers 4.52 and 5.23.
+    This is so when it clips. From transformers 5.3 on it is also so without clipping: to log the norm, `_get_grad_norm`
+    clips to inf. Tested on transformers 4.52 and 5.23.
     """
     return bool(args.max_grad_norm) or hasattr(Trainer, "_get_grad_norm")
 
 
 def larger_is_better(args: Any) -> dict[str, bool]:
-    """The Trainer's own word on the metric that chooses the best model, by tag."""
+    """The Trainer's setting for the metric that selects the best model, by tag."""
     name = getattr(args, "metric_for_best_model", None)
     if not name or args.greater_is_better is None:
         return {}
@@ -175,14 +177,14 @@ def _sharding(model: nn.Module, args: Any) -> str | None:
 
 
 def is_compiled(model: nn.Module, args: Any) -> bool:
-    """By the model's owner, by the Trainer or, as `accelerate launch` asks in the environment, by Accelerate."""
+    """Whether the user, the Trainer or Accelerate (`accelerate launch` sets the environment) compiles the model."""
     by_accelerate = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no"
     return args.torch_compile or by_accelerate or getattr(model, "_compiled_call_impl", None) is not None
 
 
-def apply_action(verdict: Action, control: Any) -> None:
-    """Does what rules want in the Trainer's own way; every rank does it after the same step, as the Trainer needs."""
-    if Action.CHECKPOINT in verdict:
+def apply_action(action: Action, control: Any) -> None:
+    """Carries out the action of rules with the Trainer's control flags, on every rank after the same step."""
+    if Action.CHECKPOINT in action:
         control.should_save = True
-    if Action.STOP in verdict:
+    if Action.STOP in action:
         control.should_training_stop = True

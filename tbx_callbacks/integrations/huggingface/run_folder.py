@@ -18,104 +18,107 @@ def choose(
     args: Any,
     state: Any,
     *,
-    wanted: str | None,
+    requested: str | None,
     current: str | None,
-    began: bool,
+    has_begun: bool,
     running: bool,
     config: Config,
-    kind: str,
-    taken: Collection[str | None],
+    callback_name: str,
+    used: Collection[str | None],
 ) -> RunLocation:
     """The folder of the training that begins now.
 
     Args:
         args: the Trainer's arguments.
-        state: its state, with the step it starts from and what the checkpoint stored.
-        wanted: the folder that the user asked for.
-        current: the folder that this callback writes to already.
-        began: whether a training has begun in `current` (and not only an evaluation).
+        state: its state, with the step it starts from and the states that the checkpoint stored.
+        requested: the folder that the user requested.
+        current: the folder that this callback already writes to.
+        has_begun: whether a training has begun in `current` (not only an evaluation).
         running: whether that training has not ended.
-        config: the metric set, which tells several callbacks of one trainer apart.
-        kind: name of the callback's class, under which the Trainer stores its state.
-        taken: folders that other callbacks write to.
+        config: the metric set, which distinguishes several callbacks of one trainer.
+        callback_name: the callback's class name, under which the Trainer stores its state.
+        used: folders that other callbacks write to.
     """
     if state.global_step > 0:
-        stored = _stored_folder(args, state.stateful_callbacks.get(kind, []), wanted, config, taken)
-        folder = stored or (current if began else None) or wanted or fresh_folder(_runs(args))
+        stored = _stored_folder(args, state.stateful_callbacks.get(callback_name, []), requested, config, used)
+        folder = stored or (current if has_begun else None) or requested or fresh_folder(_default_parent(args))
         return RunLocation(folder, resume=is_remote(folder) or holds_run(folder) or folder == current)
     if running and current is not None and args.auto_find_batch_size:
-        return RunLocation(current, resume=True)  # the Trainer starts over with smaller batches
+        return RunLocation(current, resume=True)  # the Trainer restarts with smaller batches
     if state.is_hyper_param_search and state.trial_name:
-        parent = wanted or _runs(args)
+        parent = requested or _default_parent(args)
         return RunLocation(beside(os.path.join(parent, str(state.trial_name))))
-    if current is not None and not began:
-        return RunLocation(current)  # an evaluation before training opened it
-    return RunLocation(beside(wanted) if wanted else fresh_folder(_runs(args)))
+    if current is not None and not has_begun:
+        return RunLocation(current)  # opened by an evaluation before training
+    return RunLocation(beside(requested) if requested else fresh_folder(_default_parent(args)))
 
 
-def before_training(args: Any, wanted: str | None) -> RunLocation:
-    """The folder of numbers that are logged before a training, as by `trainer.evaluate()`."""
-    return RunLocation(beside(wanted) if wanted else fresh_folder(_runs(args)))
+def before_training(args: Any, requested: str | None) -> RunLocation:
+    """The folder for values that are logged before a training, for example by `trainer.evaluate()`."""
+    return RunLocation(beside(requested) if requested else fresh_folder(_default_parent(args)))
 
 
-def to_store(args: Any, folder: str | None, digest: str) -> dict[str, str]:
-    """What a checkpoint keeps, so that a resumed run goes on in its folder, also when all of it was moved."""
+def checkpoint_state(args: Any, folder: str | None, digest: str) -> dict[str, str]:
+    """The state for a checkpoint, by which a resumed run finds its folder.
+
+    The folder is stored relative to the output folder if it lies inside, so that both can be moved.
+    """
     if folder is None:
         return {}
     if is_remote(folder):
         return {"digest": digest, "log_dir": folder}
-    inside = os.path.relpath(folder, args.output_dir)
-    return {"digest": digest, "log_dir": os.path.abspath(folder) if inside.startswith(os.pardir) else inside}
+    relative = os.path.relpath(folder, args.output_dir)
+    return {"digest": digest, "log_dir": os.path.abspath(folder) if relative.startswith(os.pardir) else relative}
 
 
 def _stored_folder(
-    args: Any, stored: Any, wanted: str | None, config: Config, taken: Collection[str | None]
+    args: Any, stored: Any, requested: str | None, config: Config, used: Collection[str | None]
 ) -> str | None:
-    """The folder that the checkpoint names, if it is still there."""
+    """The folder stored in the checkpoint, if it still exists."""
     for entry in stored if isinstance(stored, list) else [stored]:
-        kept: Mapping[str, str] = entry.get("attributes", {}).get("stored", {})
-        if "log_dir" not in kept or not config.matches(kept.get("digest")):
+        entry_state: Mapping[str, str] = entry.get("attributes", {}).get("stored", {})
+        if "log_dir" not in entry_state or not config.matches(entry_state.get("digest")):
             continue
-        folder = kept["log_dir"]
+        folder = entry_state["log_dir"]
         if not is_remote(folder):
             folder = os.path.normpath(os.path.join(args.output_dir, folder))
-        fits = (wanted is None or belongs(folder, wanted)) and folder not in taken
-        if fits and (is_remote(folder) or holds_run(folder)):
+        is_valid = (requested is None or belongs(folder, requested)) and folder not in used
+        if is_valid and (is_remote(folder) or holds_run(folder)):
             return folder
     return None
 
 
-def _runs(args: Any) -> str:
+def _default_parent(args: Any) -> str:
     return os.path.join(args.output_dir, "runs")
 
 
-# Callbacks in use, to find the one that a restored one replaces: see _adopt.
+# Callbacks in use, to find the one that a restored callback replaces: see _adopt.
 _in_use: weakref.WeakSet[HuggingFaceIntegration] = weakref.WeakSet()
 
 
 class HuggingFaceIntegration(Integration, ExportableState):  # type: ignore[misc]
-    """What a callback of the Hugging Face Trainer keeps beyond one training."""
+    """The state of a Hugging Face callback that lasts longer than one training."""
 
     _args: Any = None
-    stored: dict[str, str] = {}  # noqa: RUF012 - what a checkpoint kept; the Trainer sets it on the instance
+    stored: dict[str, str] = {}  # noqa: RUF012 - state from a checkpoint; the Trainer sets it on the instance
 
     def state(self) -> dict[str, Any]:
-        """What the Trainer keeps in a checkpoint: the run's folder."""
-        kept = to_store(self._args, self.log_dir, self.config.digest) if self._args is not None else {}
-        return {"args": {}, "attributes": {"stored": kept}}
+        """Returns the state that the Trainer stores in a checkpoint: the run's folder."""
+        stored = checkpoint_state(self._args, self.log_dir, self.config.digest) if self._args is not None else {}
+        return {"args": {}, "attributes": {"stored": stored}}
 
-    # -- for the adapter -------------------------------------------------------------------------------------------
+    # -- for the callback --------------------------------------------------------------------------------------------
 
     def _use(self, args: Any) -> None:
-        """A Trainer takes the callback."""
+        """Registers the callback with a Trainer's arguments."""
         self._args = args
         _in_use.add(self)
 
     def _adopt(self, args: Any) -> None:
-        """Becomes one with the callback that this one replaces.
+        """Shares the state of the callback that this one replaces.
 
-        With `restore_callback_states_from_checkpoint` the Trainer makes a new callback in place of the user's. Both
-        then share everything, so that the user's own reference, `attach` and `writer` stay alive.
+        With `restore_callback_states_from_checkpoint` the Trainer creates a new callback in place of the user's. Both
+        then share everything, so the user's own reference, `attach` and `writer` still work.
         """
         if self._args is None:
             digest = self.stored.get("digest")
@@ -128,13 +131,13 @@ class HuggingFaceIntegration(Integration, ExportableState):  # type: ignore[misc
         return choose(
             args,
             state,
-            wanted=self._wanted_dir,
+            requested=self._wanted_dir,
             current=self.log_dir,
-            began=self._began,
+            has_begun=self._has_begun,
             running=self._running,
             config=self.config,
-            kind=type(self).__name__,
-            taken={other.log_dir for other in _in_use if other is not self and other._running},
+            callback_name=type(self).__name__,
+            used={other.log_dir for other in _in_use if other is not self and other._running},
         )
 
     def _location_before_training(self) -> RunLocation:

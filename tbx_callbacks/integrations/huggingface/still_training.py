@@ -1,4 +1,7 @@
-"""Whether a Hugging Face Trainer still trains: on an exception it fires no event, and hooks would stay for ever."""
+"""Detects that a Hugging Face Trainer was ended by an exception.
+
+The Trainer fires no event then, so hooks would stay installed forever.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,17 @@ _LOOP = ("transformers.trainer", "train")
 
 
 class StillTraining:
-    """Made inside `Trainer.train`, it says whether its later callers are inside it too.
+    """Created inside `Trainer.train`; calling it returns whether the caller runs inside `Trainer.train` too.
 
-    The calls that led to the caller are looked through, which takes about a microsecond. Where that cannot tell
-    (another thread, as those of DataParallel and of the backward pass on CUDA; a Trainer that is driven in another
-    way), it says yes.
+    It inspects the call stack, which takes about a microsecond. It returns True where the stack cannot tell: in another
+    thread (DataParallel, the backward pass on CUDA), or for a Trainer that is driven in another way.
     """
 
     def __init__(self) -> None:
-        self._thread, self._tells = threading.get_ident(), _is_inside(sys._getframe(1))
+        self._thread, self._can_tell = threading.get_ident(), _is_inside(sys._getframe(1))
 
     def __call__(self) -> bool:
-        return not self._tells or threading.get_ident() != self._thread or _is_inside(sys._getframe(1))
+        return not self._can_tell or threading.get_ident() != self._thread or _is_inside(sys._getframe(1))
 
 
 def _is_inside(frame: FrameType | None) -> bool:

@@ -1,1 +1,1 @@
-"""The callback for the Lightning Trainer."""
+"""Integrates the engine with the Lightning Trainer."""

@@ -1,4 +1,4 @@
-"""What the forward passes and the training_step of a LightningModule say of one batch: further losses, and logits."""
+"""Collects the losses and logits of one batch from the forward passes and `training_step`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._model.outputs import logits_in, losses_in
 from tbx_callbacks.integrations.batches import labels_in
 
-REMEDY = "return {'loss': loss, 'logits': logits} from training_step, of batches (inputs, labels) or {'labels': ...}"
+REMEDY = "return {'loss': loss, 'logits': logits} from training_step; batches: (inputs, labels) or {'labels': ...}"
 
 
 class BatchOutputs:
-    """Keeps what was said of the batch until its end; what training_step returns counts before what the model does.
+    """Collects a batch's losses and logits. Values that `training_step` returns override the model's outputs.
 
     Args:
-        monitor: takes it.
+        engine: receives them at the end of the batch.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -27,32 +27,36 @@ class BatchOutputs:
         self._passes: list[tuple[dict[str, Tensor], Any]] = []
 
     def begin(self, batch: Any) -> None:
-        """A batch is worked on; its labels are read before anything takes them out."""
+        """Begins a batch; reads its labels before anything removes them."""
         self._labels = labels_in(batch)
         self._passes.clear()
 
     def on_forward(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
-        """The model ran; a hook."""
+        """Collects the outputs of one forward pass; a forward hook."""
         if not module.training:
             return
         with self._engine.guard_outputs():
-            self._passes.append((_found(outputs), kwargs.get("labels")))
+            self._passes.append((_losses_and_logits(outputs), kwargs.get("labels")))
 
-    def end(self, returned: Any) -> None:
-        """The batch is done, and training_step has returned this."""
-        own: dict[str, Tensor] = {}
+    def end(self, result: Any) -> None:
+        """Ends the batch, whose `training_step` returned `result`."""
+        step_outputs: dict[str, Tensor] = {}
         with self._engine.guard_outputs():
-            own = _found(returned if isinstance(returned, Mapping) else {})
-        of_batch, self._labels = self._labels, None
+            step_outputs = _losses_and_logits(result if isinstance(result, Mapping) else {})
+        batch_labels, self._labels = self._labels, None
         passes, self._passes = self._passes, []
-        for said, labels in [(own, None), *passes]:
-            found = said if said is own else {name: value for name, value in said.items() if name not in own}
-            if "logits" in found:  # the first ones are those of the batch's labels: who knows what others are about
-                labels, of_batch = of_batch if labels is None else labels, None
-            if found:
-                self._engine.record_outputs(found, labels)
+        for pass_outputs, labels in [(step_outputs, None), *passes]:
+            new = (
+                pass_outputs
+                if pass_outputs is step_outputs
+                else {name: value for name, value in pass_outputs.items() if name not in step_outputs}
+            )
+            if "logits" in new:  # only the first logits belong to the batch's labels
+                labels, batch_labels = batch_labels if labels is None else labels, None
+            if new:
+                self._engine.record_outputs(new, labels)
 
 
-def _found(outputs: Any) -> dict[str, Tensor]:
+def _losses_and_logits(outputs: Any) -> dict[str, Tensor]:
     logits = logits_in(outputs)
     return {**losses_in(outputs), **({} if logits is None else {"logits": logits})}

@@ -1,4 +1,4 @@
-"""The run's folder over fits, checkpoints and numbers logged outside of a training, under Lightning."""
+"""Defines `TbxLightningCallback`, the callback for the Lightning Trainer."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ from tbx_callbacks.runs.folders import RunLocation, beside, fresh_folder, holds_
 class TbxLightningCallback(StepCountingIntegration, Callback):  # type: ignore[misc]
     """Logs a metric set to TensorBoard from a Lightning `Trainer`, on rank 0 only.
 
-    Arguments, `writer`, `log` and `close` are those of `Integration`. Without `log_dir` the run goes to a new folder in
-    `<default_root_dir>/runs/`. Steps are finished steps of the (first) optimizer, from 1; `every: log` means every
-    `log_every_n_steps` of them. What the module logs with `self.log` is written too, under its own names, with or
-    without a logger in the Trainer; `train/loss` comes from what `training_step` returns. Gradients are seen before
-    clipping, so norms and the first non-finite layer are exact. A model that the module merely holds (its only child
-    with parameters) goes by its own names, as under the other trainers.
+    Arguments, `writer`, `log` and `close` are those of `Integration`. Without `log_dir` the run is written to a new
+    folder in `<default_root_dir>/runs/`. Steps are finished steps of the first optimizer, counted from 1. `every: log`
+    means every `log_every_n_steps` of them.
+
+    Values that the module logs with `self.log` are written under their own names, with or without a logger in the
+    Trainer. `train/loss` is the loss that `training_step` returns. Gradients are captured before clipping, so norms and
+    the first non-finite layer are exact. If the module's only child with parameters is the model, parameters are named
+    as under the other trainers.
     """
 
     _root: str | None = None
-    _stored: Mapping[str, Any] = {}
-    _names: Mapping[int, str] = {}
+    _checkpoint_state: Mapping[str, Any] = {}
+    _optimizer_names: Mapping[int, str] = {}
     _max_norm: float | None = None
-    _outputs: BatchOutputs | None = None  # what the model returns, where a metric wants it
-    _divides = False  # whether Lightning divides the loss for the accumulation
+    _batch_outputs: BatchOutputs | None = None  # set if a metric reads the model's outputs
+    _scales_loss = False  # whether to undo the division of the loss by accumulate_grad_batches
 
     # -- events of the Trainer -------------------------------------------------------------------------------------
 
@@ -43,28 +45,28 @@ class TbxLightningCallback(StepCountingIntegration, Callback):  # type: ignore[m
         self._is_writer = trainer.is_global_zero and self._participates
         self._root = trainer.default_root_dir
         if stage != "fit":
-            self._listen(trainer)
+            self._add_listener(trainer)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        # Not in setup: a logger that is there then would change where ModelCheckpoint saves.
-        self._listen(trainer)
+        # Not in setup: a logger that exists then would change the folder of ModelCheckpoint.
+        self._add_listener(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if not self._is_active:
             return
         optimizers = named_optimizers(list(trainer.optimizers))
-        self._names = {id(optimizer): name for name, optimizer in optimizers.items()}
+        self._optimizer_names = {id(optimizer): name for name, optimizer in optimizers.items()}
         info = training_info(trainer, pl_module, optimizers)
         self._max_norm = trainer.gradient_clip_val if info.clipping == "norm" else None
-        self._divides = pl_module.automatic_optimization and trainer.accumulate_grad_batches > 1
-        self._begin(*self._resumed(trainer), info=info)
-        self._outputs = BatchOutputs(self._engine) if self._wants_outputs else None
-        if self._outputs is not None:
-            self._hooks.append(on_forward(info.model, self._outputs.on_forward))
+        self._scales_loss = pl_module.automatic_optimization and trainer.accumulate_grad_batches > 1
+        self._begin(*self._resume_point(trainer), info=info)
+        self._batch_outputs = BatchOutputs(self._engine) if self._wants_outputs else None
+        if self._batch_outputs is not None:
+            self._hooks.append(on_forward(info.model, self._batch_outputs.on_forward))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if self._outputs is not None:
-            self._outputs.begin(batch)
+        if self._batch_outputs is not None:
+            self._batch_outputs.begin(batch)
         self._engine.stopwatch.stop_waiting()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -75,17 +77,19 @@ class TbxLightningCallback(StepCountingIntegration, Callback):  # type: ignore[m
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self._running and (self._stepped or self._engine.has_due_metrics):
-            name = self._names.get(id(optimizer)) or self._names.get(id(getattr(optimizer, "optimizer", None)))
+            name = self._optimizer_names.get(id(optimizer)) or self._optimizer_names.get(
+                id(getattr(optimizer, "optimizer", None))
+            )
             self._before_clip(loss_scale(trainer, optimizer), optimizer=name, max_norm=self._max_norm)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._running:
-            if self._outputs is not None:
-                self._outputs.end(outputs)
+            if self._batch_outputs is not None:
+                self._batch_outputs.end(outputs)
             loss = loss_in(outputs)
-            if loss is not None and self._divides:
+            if loss is not None and self._scales_loss:
                 loss = loss * trainer.accumulate_grad_batches
-            fraction = epoch(trainer, batch_idx) if self._logs else None
+            fraction = epoch(trainer, batch_idx) if self._log_due else None
             inputs = batch_as_mapping(batch)
             self._end_microbatch(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
             if self._action:
@@ -108,55 +112,55 @@ class TbxLightningCallback(StepCountingIntegration, Callback):  # type: ignore[m
             self._end(self._step, succeeded=False)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self._stop_listening(trainer)
+        self._remove_listener(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """What Lightning keeps in a checkpoint: the run's folder and step."""
+        """Returns the state that Lightning stores in a checkpoint: the run's folder and step."""
         return {"log_dir": self.log_dir and os.path.abspath(self.log_dir), "step": self._step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes what a checkpoint kept."""
-        self._stored = state_dict
+        """Restores the state from a checkpoint."""
+        self._checkpoint_state = state_dict
 
     # -- private ---------------------------------------------------------------------------------------------------
 
-    def _resumed(self, trainer: Any) -> tuple[RunLocation | None, int]:
-        """Where a training goes on (None on ranks that do not write), and after which step."""
-        step = self._stored.get("step", self._step) if trainer.global_step else 0
+    def _resume_point(self, trainer: Any) -> tuple[RunLocation | None, int]:
+        """The folder in which training continues (None on ranks that do not write), and the last step."""
+        step = self._checkpoint_state.get("step", self._step) if trainer.global_step else 0
         location = self._choose_location(step) if self._is_writer else None
-        self._stored = {}  # a later fit goes on from here
+        self._checkpoint_state = {}  # a later fit continues from here
         return location, step
 
     def _apply_action(self, trainer: Any) -> None:
-        """Does what rules want in Lightning's own way, on every rank after the same step."""
+        """Carries out the action of rules with Lightning's own means, on every rank after the same step."""
         if Action.CHECKPOINT in self._action:
-            keeper = trainer.checkpoint_callback
-            folder = keeper and getattr(keeper, "dirpath", None)
+            checkpointing = trainer.checkpoint_callback
+            folder = checkpointing and getattr(checkpointing, "dirpath", None)
             folder = folder or os.path.join(trainer.default_root_dir, "checkpoints")
             trainer.save_checkpoint(os.path.join(folder, f"alert-step={self._step}.ckpt"))
         if Action.STOP in self._action:
             trainer.should_stop = True
 
-    def _listen(self, trainer: Any) -> None:
-        """Takes what the module logs, until `_stop_listening`."""
+    def _add_listener(self, trainer: Any) -> None:
+        """Receives the values that the module logs, until `_remove_listener`."""
         if not trainer.fast_dev_run and not any(isinstance(logger, Listener) for logger in trainer.loggers):
-            trainer.loggers = [*trainer.loggers, Listener(self._take_logs, str(self._root))]
+            trainer.loggers = [*trainer.loggers, Listener(self._on_logs, str(self._root))]
 
-    def _stop_listening(self, trainer: Any) -> None:
+    def _remove_listener(self, trainer: Any) -> None:
         trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, Listener)]
 
-    def _take_logs(self, metrics: Mapping[str, float]) -> None:
-        """Numbers that the module logged, after `_step` steps."""
-        if self._is_active:  # on all ranks: a metric gives way to a tag that is logged
+    def _on_logs(self, metrics: Mapping[str, float]) -> None:
+        """Records values that the module logged after `_step` steps."""
+        if self._is_active:  # on all ranks: a metric whose tag the module logs is disabled
             self._record_logs(self._step, {name: float(value) for name, value in metrics.items()})
 
     def _choose_location(self, step: int) -> RunLocation:
-        stored = self._stored.get("log_dir")
-        if step and stored and holds_run(stored) and self._wanted_dir in (None, stored):
-            return RunLocation(stored, resume=True)
+        stored_dir = self._checkpoint_state.get("log_dir")
+        if step and stored_dir and holds_run(stored_dir) and self._wanted_dir in (None, stored_dir):
+            return RunLocation(stored_dir, resume=True)
         if step and (self.log_dir or self._wanted_dir):
             return RunLocation(str(self.log_dir or self._wanted_dir), resume=True)
-        return RunLocation(self.log_dir) if self.log_dir and not self._began else self._location_before_training()
+        return RunLocation(self.log_dir) if self.log_dir and not self._has_begun else self._location_before_training()
 
     def _location_before_training(self) -> RunLocation:
         if self._wanted_dir:

@@ -1,4 +1,4 @@
-"""What Lightning's Trainer and module say, in the engine's words. Public attributes only."""
+"""Builds a `TrainingInfo` from Lightning's Trainer and module. Uses public attributes only."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tbx_callbacks._model.sharding.deepspeed import find_deepspeed
 from tbx_callbacks._model.sharding.dtensor import sharding
 from tbx_callbacks.integrations.lightning.batch_outputs import REMEDY
 
-# It runs on CUDA only, and has not been tried there.
+# Runs on CUDA only, and is untested.
 _DEEPSPEED = "Lightning's DeepSpeedStrategy (remedy: the Hugging Face Trainer, or a loop with TbxLoop)"
 
 
 def training_info(trainer: Any, pl_module: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> TrainingInfo:
-    """What the engine has to know of the training that begins."""
-    clips, deepspeed = clipping(trainer, pl_module), find_deepspeed(next(iter(trainer.optimizers), None))
+    """Describes the training that begins, for the engine."""
+    clip_kind, deepspeed = clipping(trainer, pl_module), find_deepspeed(next(iter(trainer.optimizers), None))
     return TrainingInfo(
-        model=held(pl_module),
+        model=wrapped_model(pl_module),
         optimizers=optimizers,
         log_schedule=every(max(1, trainer.log_every_n_steps)),
-        clipping=clips,
-        spreads_nonfinite=clips == "norm",
+        clipping=clip_kind,
+        spreads_nonfinite=clip_kind == "norm",
         sharding=sharding(pl_module.parameters()) if deepspeed is None else _DEEPSPEED,
         hparams=hparams(pl_module),
         texts=texts(pl_module),
@@ -38,17 +38,17 @@ def training_info(trainer: Any, pl_module: Any, optimizers: Mapping[str, torch.o
     )
 
 
-def held(pl_module: nn.Module) -> nn.Module:
-    """The model that the LightningModule merely holds: its names are then the same as under any other trainer."""
+def wrapped_model(pl_module: nn.Module) -> nn.Module:
+    """The model inside the LightningModule if it is the only child with parameters: names then match other trainers."""
     children = [child for child in pl_module.children() if next(child.parameters(), None) is not None]
-    own = list(pl_module.parameters(recurse=False))
-    return children[0] if len(children) == 1 and not own else pl_module
+    direct_parameters = list(pl_module.parameters(recurse=False))
+    return children[0] if len(children) == 1 and not direct_parameters else pl_module
 
 
 def clipping(trainer: Any, pl_module: Any) -> str:
-    """`none`, `norm` or `other`: how the Trainer (or the module itself) changes gradients before the step."""
+    """`none`, `norm` or `other`: how the Trainer or the module changes gradients before the step."""
     if not pl_module.automatic_optimization:
-        return "other"  # the module's own business
+        return "other"  # the module may do anything
     overridden = type(pl_module).configure_gradient_clipping.__module__.split(".")[0] not in (
         "lightning",
         "pytorch_lightning",
@@ -62,13 +62,13 @@ def clipping(trainer: Any, pl_module: Any) -> str:
 
 
 def epoch(trainer: Any, batch_idx: int) -> float | None:
-    """Epochs done so far, with the part of the current one; None when its length is not known."""
+    """Finished epochs, including the fraction of the current one; None if its length is unknown."""
     batches = trainer.num_training_batches
     return trainer.current_epoch + (batch_idx + 1) / batches if math.isfinite(batches) else None
 
 
 def loss_scale(trainer: Any, optimizer: Any) -> Tensor | None:
-    """What gradients are still multiplied by: fused optimizers unscale them inside their step."""
+    """The factor by which gradients are still multiplied: fused optimizers unscale them inside their step."""
     fused = getattr(optimizer, "_step_supports_amp_scaling", False)
     return scale_of(scaler(trainer)) if fused else None
 
@@ -79,11 +79,11 @@ def scaler(trainer: Any) -> Any:
 
 
 def hparams(pl_module: Any) -> dict[str, bool | float | str]:
-    """Hyper-parameters that the HParams tab can show."""
+    """Hyper-parameters for the HParams tab."""
     return {name: value for name, value in pl_module.hparams.items() if isinstance(value, (bool, int, float, str))}
 
 
 def texts(pl_module: Any) -> dict[str, str]:
-    """All hyper-parameters as text."""
+    """All hyper-parameters, as text."""
     lines = [f"{name}: {value}" for name, value in pl_module.hparams.items()]
     return {"hparams": "\n".join(lines)} if lines else {}

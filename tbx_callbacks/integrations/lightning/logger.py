@@ -1,4 +1,4 @@
-"""What a LightningModule logs, on its way to the callback."""
+"""Forwards the values that a LightningModule logs to the callback."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from tbx_callbacks.integrations.lightning.compat import DummyExperiment, Logger
 
 
 class Listener(Logger):  # type: ignore[misc]
-    """A logger of Lightning's own kind that hands on what it is given: once, when Lightning logs it.
+    """A Lightning logger that forwards each logged value once, when Lightning logs it.
 
     Args:
-        take: gets the numbers by name.
-        folder: what Lightning may ask any logger for.
+        on_logs: receives the values by name.
+        folder: the `save_dir` that Lightning requires of a logger.
     """
 
-    def __init__(self, take: Callable[[Mapping[str, float]], None], folder: str) -> None:
+    def __init__(self, on_logs: Callable[[Mapping[str, float]], None], folder: str) -> None:
         super().__init__()
-        self._take, self._folder = take, folder
+        self._on_logs, self._folder = on_logs, folder
 
     @property
     def name(self) -> str:
@@ -37,7 +37,7 @@ class Listener(Logger):  # type: ignore[misc]
         return DummyExperiment()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._take(metrics)
+        self._on_logs(metrics)
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         pass

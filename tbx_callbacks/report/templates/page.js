@@ -9,7 +9,7 @@
   let version = 1;
   document.body.dataset.version = "1";
 
-  // Arrays of numbers come as lists, or as base64 of their bytes.
+  // Arrays of numbers are lists, or base64-encoded bytes.
   const types = { f4: Float32Array, f8: Float64Array, i1: Int8Array, i2: Int16Array, i4: Int32Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
   const decode = (given) => {
     if (!given || given.bdata === undefined) return given;
@@ -27,7 +27,7 @@
   const [unit, seconds] = longest > 7200 ? ["h", 3600] : longest > 120 ? ["min", 60] : ["s", 1];
   const titles = { step: "step", samples: "samples", time: `time (${unit})` };
 
-  // What a run's steps are on the chosen axis: known at some steps, straight in between.
+  // Converts a run's steps to the selected x axis, with linear interpolation between known steps.
   const onAxis = (run, steps) => {
     const { steps: known, seconds: times, samples } = data.runs[run];
     if (state.x === "step" || (state.x === "samples" && !samples)) return steps;
@@ -76,7 +76,7 @@
     return [made];
   };
 
-  // Of several runs the legend has the kinds of lines; which colour is which run stands with the controls.
+  // With several runs the legend explains the dashes; the controls show the colours of the runs.
   const kinds = (traces, made) => {
     const dashes = new Map(traces.filter((trace) => trace.meta.label).map((trace) => [trace.meta.label, trace.line.dash]));
     traces.forEach((trace) => { trace.showlegend = false; });
@@ -136,7 +136,7 @@
   };
   const redraw = () => {
     version += 1;
-    document.body.dataset.version = String(version);  // figures that are far away follow when they come near
+    document.body.dataset.version = String(version);  // other figures are redrawn when they scroll near
     near.forEach(draw);
   };
 
@@ -159,7 +159,7 @@
     for (const button of buttons) {
       if (button.dataset.value === "samples" && !data.runs.every((run) => run.samples)) {
         button.disabled = true;
-        button.title = "No run says how many samples it has seen";
+        button.title = "Not all runs logged their number of samples";
       }
       button.addEventListener("click", () => { state[key] = button.dataset.value; press(buttons, button); remember(); redraw(); });
       if (kept.get(key) === button.dataset.value && !button.disabled) { state[key] = button.dataset.value; press(buttons, button); }

@@ -239,7 +239,7 @@ def open_at_exit(rank: int) -> None:
 
 def stuck(rank: int) -> None:
     """Rank 1 does not come to the last step while rank 0 is there."""
-    tbx_callbacks._engine.engine._PATIENCE = 1.0
+    tbx_callbacks._engine.engine._DRAIN_SECONDS = 1.0
 
     def wait(step: int, loop: TbxLoop) -> None:
         if rank == 1 and step == 6:
@@ -271,7 +271,7 @@ if __name__ == "__main__":
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     for scenario in scenarios:  # those after which a process lives on share their processes
         Probe.fails, FOLDER = (-1, 0), base / scenario
-        tbx_callbacks._engine.engine._PATIENCE, tbx_callbacks._distributed.group._JOIN_SECONDS = 30.0, 60.0
+        tbx_callbacks._engine.engine._DRAIN_SECONDS, tbx_callbacks._distributed.group._JOIN_SECONDS = 30.0, 60.0
         dist.barrier()
         print(f"<{scenario}>", flush=True)
         started = time.monotonic()

@@ -114,7 +114,7 @@ BAD: list[tuple[Any, str]] = [
     ),
     (
         {"metrics": ["loss"], "axis": ["samples"]},
-        r"axis must be a list of step and perhaps samples, tokens, epochs, got \['samples'\]; \[step, samples\] writes",
+        r"axis must be a list of step and perhaps samples, tokens, epochs, got \['samples'\]; \[step, samples\] adds",
     ),
     (
         {"metrics": ["loss"], "axis": ["step", "sample"]},

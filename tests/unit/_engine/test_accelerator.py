@@ -87,7 +87,7 @@ def test_a_job_that_fails_on_the_thread_is_said_once(caplog: pytest.LogCaptureFi
     behind.run(lambda: done.append(time.monotonic()), waits=True)
     assert behind.drain(10)
     assert len(done) == 1
-    assert caplog.text.count("publishing failed; the step's numbers are left out: ZeroDivisionError") == 1
+    assert caplog.text.count("publishing failed; the step's values are not written: ZeroDivisionError") == 1
 
 
 def test_ranges_of_a_step_are_merged_in_one_copy_and_keep_their_types(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tbx_callbacks._config.metric_spec import Cadence, MetricSpec
-from tbx_callbacks._config.schedule import Schedule, at, either, every, never, stretched
+from tbx_callbacks._config.schedule import Schedule, at, either, every, never, stretch
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.training_info import TrainingInfo
@@ -23,7 +23,7 @@ EVERY_10 = every(10)
 def train(
     budget: float | None, steps: int = 400, log: Schedule = EVERY_10, **costs: tuple[Cadence, float]
 ) -> tuple[MemoryWriter, float]:
-    """One second a step; returns what was written, and the share that measuring took in the second half."""
+    """One second a step; returns what was written, and the share that monitoring took in the second half."""
     clock, writer = Clock(), MemoryWriter()
     items = [MetricSpec(name, Slow(name, seconds, clock), every=n) for name, (n, seconds) in costs.items()]
     engine = Engine(items, every="log", strict=True, writer=writer, stopwatch=Stopwatch(clock), budget=budget)
@@ -61,7 +61,7 @@ def test_a_costly_metric_is_measured_less_often_and_a_cheap_one_as_before(caplog
     assert "the budget is 1.00%" in text.markdown
     assert "slow: every 5 steps -> every 50 steps" in text.markdown
     assert "cheap" not in text.markdown
-    assert caplog.text.count("measuring took") == 1
+    assert caplog.text.count("monitoring took") == 1
 
 
 @pytest.mark.parametrize("log", [every(500), never, either(at(1), every(500)), at(1, 400)], ids=str)
@@ -100,7 +100,7 @@ def test_the_log_says_what_changes_and_the_text_all_that_is_no_longer_as_in_the_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     writer, _ = train(0.01, steps=5000, slow=(2, 0.5), small=(2, 0.002), rare=(200, 10.0))
-    first, second = [record.getMessage() for record in caplog.records if "measuring took" in record.getMessage()]
+    first, second = [record.getMessage() for record in caplog.records if "monitoring took" in record.getMessage()]
     assert "small: every 2 steps -> every 50 steps" in first
     assert "slow: every 50 steps -> every 300 steps; rare: every 200 steps -> every 1200 steps" in second
     assert "small" not in second
@@ -132,7 +132,7 @@ def test_within_the_budget_nothing_changes(caplog: pytest.LogCaptureFixture) -> 
     writer, share = train(0.5, slow=(5, 0.5))
     assert share == pytest.approx(0.5 / 5.5)
     assert steps_of(writer, "slow/ranks") == list(range(5, 401, 5))
-    assert "measuring took" not in caplog.text
+    assert "monitoring took" not in caplog.text
 
 
 def test_without_a_budget_nothing_changes() -> None:
@@ -148,7 +148,7 @@ def test_two_costly_metrics_share_the_room() -> None:
 
 
 def test_stretching_keeps_single_steps() -> None:
-    schedule = stretched(either(at(1), every(4), never), 3)
+    schedule = stretch(either(at(1), every(4), never), 3)
     assert [step for step in range(1, 30) if schedule(step)] == [1, 12, 24]
 
 

@@ -124,8 +124,8 @@ def test_a_trainings_text_says_the_chosen_periods(tmp_path: Any, caplog: pytest.
         callback.attach(run)
         run.train()
     texts = Run(callback.log_dir).texts["overhead_budget"]
-    assert len(texts) == sum("measuring took" in record.getMessage() for record in caplog.records) > 0
-    assert "the budget is 0.10%; measured less often:" in texts[0]
+    assert len(texts) == sum("monitoring took" in record.getMessage() for record in caplog.records) > 0
+    assert "the budget is 0.10%; longer intervals:" in texts[0]
     assert "- weight_histogram (by: layer): every 2 steps -> every " in texts[0]
     assert not any(word in text for text in [*texts, caplog.text] for word in ("<", "never", " at 0x"))
     for text in texts:

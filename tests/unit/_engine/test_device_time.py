@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tbx_callbacks._engine.cost import Cost, DeviceTime, marks_of
+from tbx_callbacks._engine.cost import Cost, DeviceTime, device_marker
 from tbx_callbacks._engine.counters import Stopwatch
 
 
@@ -89,14 +89,14 @@ def test_the_stream_is_that_of_the_models_device(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(torch.cuda, "Event", Recorder)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
-    mark = marks_of(torch.device("cuda:1"))
+    mark = device_marker(torch.device("cuda:1"))
     assert mark is not None
     mark()
     assert recorded == ["stream of cuda:1"]
 
 
 def test_where_the_thread_waits_there_is_nothing_to_add() -> None:
-    assert marks_of(torch.device("cpu")) is None
+    assert device_marker(torch.device("cpu")) is None
     stopwatch = Stopwatch()
     with DeviceTime(stopwatch, None).span(1, []):
         pass

@@ -138,7 +138,7 @@ def test_a_rule_that_fails_is_named_once_and_the_others_go_on(strict: bool, capl
     fed.watcher.fail = errors.append if strict else None
     fed.see("train/loss", FALLS_THEN_RISES)
     assert [tag for _, tag, _ in fed.written] == ["alerts/divergence"]
-    said = caplog.text.count("rule broken failed at step 10 and is switched off: KeyError('a fault of the rule')")
+    said = caplog.text.count("rule broken failed at step 10 and is disabled: KeyError('a fault of the rule')")
     assert said == (0 if strict else 1)
     assert list(map(str, errors)) == ["rule broken failed at step 10: KeyError('a fault of the rule')"] * strict
 

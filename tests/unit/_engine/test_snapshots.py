@@ -80,8 +80,8 @@ def test_nothing_is_copied_on_other_steps(tmp_path: Path, metrics: list[Any], he
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, {"every": 3, "metrics": metrics}, log_dir=tmp_path) as loop:
         assert bool(optimizer._optimizer_step_pre_hooks) == any(held)
-        optimizer.register_step_pre_hook(lambda *_: seen.append(len(loop._engine._recorder._copies._copies)))
-        optimizer.register_step_post_hook(lambda *_: seen.append(len(loop._engine._recorder._copies._copies)))
+        optimizer.register_step_pre_hook(lambda *_: seen.append(len(loop._engine._recorder._weight_snapshot._copies)))
+        optimizer.register_step_post_hook(lambda *_: seen.append(len(loop._engine._recorder._weight_snapshot._copies)))
         for step in range(1, 7):
             model(batch(step)[0]).sum().backward()
             optimizer.step()

@@ -88,7 +88,7 @@ def test_view_serves_the_run_and_prints_the_url(tmp_path: Path) -> None:
     finally:
         board.send_signal(signal.SIGINT)
         out, _ = board.communicate(timeout=30)
-    assert "ended" in out
+    assert "stopped" in out
 
 
 def test_view_says_what_is_wrong(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_view_says_what_is_wrong(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         done = run("view", str(tmp_path), "--port", port)
     assert done.returncode == 2
-    assert f"port {port} is taken; choose another with --port" in done.stderr
+    assert f"port {port} is in use; choose another with --port" in done.stderr
 
 
 def test_view_without_tensorboard(tmp_path: Path) -> None:

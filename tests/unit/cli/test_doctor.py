@@ -34,7 +34,7 @@ def test_a_healthy_run(tmp_path: Path) -> None:
     done = run("doctor", str(logged(tmp_path / "run", **{"train/loss": HEALTHY})))
     assert done.returncode == 0, done.stdout + done.stderr
     assert ": 1 scalar tags, 600 steps" in done.stdout
-    assert "healthy: no rule found anything" in done.stdout
+    assert "healthy: no findings" in done.stdout
     assert "update_too_large, update_too_small: needs update ratios by layer (update_ratio/...), from" in done.stdout
     assert done.stderr == ""
 
@@ -148,7 +148,7 @@ def test_a_cut_file_is_said(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-3])
     done = run("doctor", str(folder))
     assert done.returncode == 0
-    assert f"bytes at the end of {file.name} are cut off or damaged" in done.stdout
+    assert f"bytes at the end of {file.name} are truncated or damaged" in done.stdout
 
 
 def test_names_from_a_run_cannot_write_to_the_terminal(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tbx_callbacks.report.downsampling import heat, quantiles, smoothed, spread, thin
+from tbx_callbacks.report.downsampling import heat_grid, histogram_grid, quantiles, smooth, thin
 from tbx_callbacks.runs.series import Histograms, Series
 
 
@@ -44,14 +44,14 @@ def test_smoothing_is_the_weighted_mean_of_what_was() -> None:
     values = np.array([1.0, 3.0, np.nan, 2.0])
     weights = 0.5 ** np.arange(2, -1, -1)
     expected = (weights * [1, 3, 2]).sum() / weights.sum()
-    assert smoothed(values, 1.0)[[0, 3]] == pytest.approx([1.0, expected])
-    assert np.isnan(smoothed(values, 1.0)[2])
+    assert smooth(values, 1.0)[[0, 3]] == pytest.approx([1.0, expected])
+    assert np.isnan(smooth(values, 1.0)[2])
 
 
 def test_a_heat_map_keeps_the_largest_of_a_stretch_and_what_is_not_finite() -> None:
     long = np.ones(1000)
     long[503], long[700] = 9.0, np.inf
-    steps, values = heat([series(list(range(1, 1001)), long.tolist()), series([10, 20], [2.0, 3.0])], most=100)
+    steps, values = heat_grid([series(list(range(1, 1001)), long.tolist()), series([10, 20], [2.0, 3.0])], most=100)
     assert values.shape == (2, 100)
     assert np.nanmax(values[0]) == 9.0
     assert steps[np.nanargmax(values[0])] <= 504 < steps[np.nanargmax(values[0]) + 1]
@@ -66,7 +66,7 @@ def test_histograms_over_common_bins_keep_their_mass_and_their_place() -> None:
     wide = np.stack([3 * edges[:-1], 3 * edges[1:], 7 * counts], 1)
     empty = np.empty((0, 3))
     histograms = Histograms(np.array([1, 2, 3, 4]), (small, wide, empty, wide), np.arange(4.0))
-    steps, bins, shares = spread(histograms, columns=60, bins=50)
+    steps, bins, shares = histogram_grid(histograms, columns=60, bins=50)
     assert steps.tolist() == [1, 2, 4]
     assert shares.shape == (50, 3)
     assert shares.sum(0) == pytest.approx([1, 1, 1], abs=0.01)
@@ -77,6 +77,6 @@ def test_histograms_over_common_bins_keep_their_mass_and_their_place() -> None:
 
 def test_a_histogram_of_equal_values() -> None:
     one = np.array([[2.0, 2.0, 5.0]])
-    _, _, shares = spread(Histograms(np.array([1]), (one,), np.zeros(1)), columns=10)
+    _, _, shares = histogram_grid(Histograms(np.array([1]), (one,), np.zeros(1)), columns=10)
     assert shares.sum() == 1
-    assert spread(Histograms(np.array([1]), (np.empty((0, 3)),), np.zeros(1)), columns=10)[0].size == 0
+    assert histogram_grid(Histograms(np.array([1]), (np.empty((0, 3)),), np.zeros(1)), columns=10)[0].size == 0

@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 import tensorboardX
 import torch
-from tests.helpers.data import EVERY_KIND
-from tests.helpers.runs import Run, files
-from tests.helpers.models import trainer
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.histogram.metadata import create_summary_metadata as histogram_metadata
@@ -25,6 +22,9 @@ from tbx_callbacks import TbxTrainerCallback
 from tbx_callbacks.runs.reader import UnreadableError, find_runs, read_run
 from tbx_callbacks.runs.series import Series, scalar_points, series_of
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tests.helpers.data import EVERY_KIND
+from tests.helpers.models import trainer
+from tests.helpers.runs import Run, files
 
 
 def points(series: Series) -> list[tuple[int, float]]:
