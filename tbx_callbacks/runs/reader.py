@@ -125,7 +125,7 @@ class _RunBuilder:
                 points_of_tag.cut(step)
 
     def _add_tensor(self, value: Any, step: int, wall_time: float, board: Any) -> None:
-        """Adds a TF2-style value. The plugin defines the meaning of the tensor; only a tag's first value must name it."""
+        """Adds a TF2-style value. The plugin defines the meaning of the tensor; a tag names it in its first value."""
         plugin = self._plugins.setdefault(value.tag, value.metadata.plugin_data.plugin_name)
         if plugin not in ("scalars", "histograms", "text", "images", "pr_curves"):
             return
