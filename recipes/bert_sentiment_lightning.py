@@ -17,8 +17,8 @@ from sentiment_results import SHOWN, Outcome, evaluation_line, show_predictions
 from sentiment_torch import (
     Predictions,
     batches,
-    evaluation,
     concatenate,
+    evaluation,
     optimizer_and_schedule,
     predictions,
     steps_per_epoch,

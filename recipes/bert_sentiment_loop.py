@@ -16,8 +16,8 @@ from sentiment import Task, run
 from sentiment_results import Outcome, Scores, evaluation_line, show_predictions
 from sentiment_torch import (
     batches,
-    evaluation,
     concatenate,
+    evaluation,
     optimizer_and_schedule,
     predictions,
     steps_per_epoch,
