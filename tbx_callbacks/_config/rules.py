@@ -109,9 +109,9 @@ def parse_rule(name: str, options: object) -> tuple[Rule, Response]:
         RuleError: an unknown threshold or action, or an invalid value.
     """
     where = f"rules.{name}"
-    response, options_ = split_options(options, where)
+    response, rule_options = split_options(options, where)
     try:
-        parsed = options_model(name).model_validate(options_)
+        parsed = options_model(name).model_validate(rule_options)
     except ValidationError as invalid:
         error = invalid.errors()[0]
         threshold = str(error["loc"][0])

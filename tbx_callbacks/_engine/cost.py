@@ -60,8 +60,10 @@ class CostSlice:
 
     def shares(self) -> list[tuple[Cost, float]]:
         """Each metric's share of the sum; equal shares if the sum is 0."""
-        took, all_seconds = self._seconds_by_cost(), self.seconds()
-        return [(c, t / all_seconds if all_seconds else 1 / len(took)) for c, t in zip(self._costs, took, strict=True)]
+        by_cost, all_seconds = self._seconds_by_cost(), self.seconds()
+        return [
+            (c, t / all_seconds if all_seconds else 1 / len(by_cost)) for c, t in zip(self._costs, by_cost, strict=True)
+        ]
 
     def _seconds_by_cost(self) -> list[float]:
         return [cost.total - before for cost, before in zip(self._costs, self._start, strict=True)]

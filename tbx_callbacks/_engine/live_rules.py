@@ -95,9 +95,9 @@ class RuleRunner:
                 if at <= step:
                     self._history.record(int(at), {tag: float(value)}, float(wall_time))
         for tag, texts in run.texts.items():
-            severity_ = severity_of(texts.values[-1])
-            if tag.startswith(PREFIX) and severity_ is not None and texts.steps[-1] <= step:
-                self._severities[tag.removeprefix(PREFIX)] = SEVERITIES.index(severity_)
+            last_severity = severity_of(texts.values[-1])
+            if tag.startswith(PREFIX) and last_severity is not None and texts.steps[-1] <= step:
+                self._severities[tag.removeprefix(PREFIX)] = SEVERITIES.index(last_severity)
 
     def _judge(self, step: int, *, is_final: bool) -> Action:
         started = time.perf_counter()

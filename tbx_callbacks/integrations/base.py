@@ -214,7 +214,7 @@ def scaler_of(optimizer: Any) -> Any:
     """The GradScaler in Accelerate's optimizers; None without one."""
     optimizers = optimizer.values() if isinstance(optimizer, Mapping) else optimizer
     wrapped = optimizers if isinstance(optimizers, Iterable) else [optimizers]
-    return next((scaler for one in wrapped if (scaler := getattr(one, "scaler", None)) is not None), None)
+    return next((scaler for candidate in wrapped if (scaler := getattr(candidate, "scaler", None)) is not None), None)
 
 
 def _unwrap(optimizer: Any) -> torch.optim.Optimizer:

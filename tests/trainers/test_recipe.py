@@ -254,7 +254,9 @@ def test_without_the_reports_extra_one_line_says_how_to_get_it(tmp_path: Path) -
         env={**environment, "COLUMNS": "200", "NO_COLOR": "1"},
     )
     assert done.returncode == 0, done.stderr
-    assert "no report: a report needs plotly and jinja2, which are not installed; run: pip install" in done.stdout
+    assert (
+        "report not written: a report needs plotly and jinja2, which are not installed; run: pip install" in done.stdout
+    )
 
 
 @pytest.mark.parametrize("name", TWINS)
