@@ -67,9 +67,6 @@ def _actions(raw: object, where: str) -> tuple[str, ...]:
     return tuple(action for action in ACTIONS if action in actions)
 
 
-__all__ = ["RuleError", "check_name", "load_rules", "options_model", "parse_rule", "thresholds"]
-
-
 def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Rule]:
     """Loads all rules, with the thresholds of a YAML file or of a mapping of the same structure.
 

@@ -12,11 +12,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 
+logger = logging.getLogger(__name__)
+
 _CONNECT_TIMEOUT = timedelta(seconds=60)
 _COLLECTIVE_TIMEOUT = timedelta(
     days=30
 )  # rank 0 may evaluate alone for an hour; the collective waits in a background thread
 _MAX_SLEEP = 0.02
+
+
+_JOIN_SECONDS, _GRACE_SECONDS = 60.0, 5.0  # seconds
+_last_rendezvous = [0]  # number of the last rendezvous that this process knows; a global, like the default store
 
 
 class GroupAbandonedError(RuntimeError):
@@ -87,12 +93,6 @@ class GlooGroup:
             time.sleep(sleep)
             sleep = min(1.5 * sleep, _MAX_SLEEP)
         work.wait()
-
-
-logger = logging.getLogger(__name__)
-
-_JOIN_SECONDS, _GRACE_SECONDS = 60.0, 5.0  # seconds
-_last_rendezvous = [0]  # number of the last rendezvous that this process knows; a global, like the default store
 
 
 def rendezvous() -> GlooGroup | None:

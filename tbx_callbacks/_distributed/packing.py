@@ -19,6 +19,10 @@ from tbx_callbacks.metrics.values import Histogram, StepInfo, Sum, Value
 _BIN_NAMES = tuple(map(str, range(2 + MOST_BINS)))
 
 
+_FAILED = "failed:"  # no tag holds a colon
+Agree = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+
+
 @dataclass
 class Partial:
     """The partial value of a tag on one rank: parts to add over ranks and parts to maximize, by name."""
@@ -93,10 +97,6 @@ def _without_tensors(item: Any) -> Any:
             **{member.name: _without_tensors(getattr(item, member.name)) for member in fields(item) if member.init},
         )
     return item
-
-
-_FAILED = "failed:"  # no tag holds a colon
-Agree = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 class PackedValues:

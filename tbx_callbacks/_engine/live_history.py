@@ -14,6 +14,10 @@ from tbx_callbacks.runs.series import Points, Run, Series, Texts, listed_points,
 _MAX_BYTES = 128 * 2**20  # of event files to read back; takes a few seconds
 
 
+_MAX_OLD, _MAX_RECENT = 500, 100  # points per tag, 14 KB
+_MAX_TEXTS = 20  # per tag; the first ones show where something began
+
+
 def read_history(folder: str) -> Run | None:
     """Reads the run in a folder.
 
@@ -29,10 +33,6 @@ def read_history(folder: str) -> Run | None:
         return read_run(folder)
     except (ImportError, OSError, ValueError):
         return None
-
-
-_MAX_OLD, _MAX_RECENT = 500, 100  # points per tag, 14 KB
-_MAX_TEXTS = 20  # per tag; the first ones show where something began
 
 
 class TagHistory:

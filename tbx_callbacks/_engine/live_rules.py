@@ -26,6 +26,10 @@ _CALL_TIMEOUT = 5.0  # maximum wait at the end of a training for functions calle
 Write = Callable[[int, Mapping[str, Text]], None]
 
 
+RULES_TOPIC = "rules"
+"""Name of the messages of rules; their numbers are the names of `Action` flags."""
+
+
 class RuleRunner:
     """Records the values that are written, and evaluates the rules on request.
 
@@ -160,10 +164,6 @@ def _call(path: str, finding: Finding) -> None:
         function_of(path)(finding)
     except Exception as error:
         logger.warning("%s failed on the finding %s: %r", path, finding.id, error)
-
-
-RULES_TOPIC = "rules"
-"""Name of the messages of rules; their numbers are the names of `Action` flags."""
 
 
 class LiveRules:

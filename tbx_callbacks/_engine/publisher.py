@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 _MAX_QUEUED = 1000  # jobs; a longer queue blocks the training until the device catches up
 
 
+_DEVICE_TIMEOUT = 60.0  # maximum wait for the device at the end of a training, in seconds
+
+
 class OrderedQueue:
     """Runs jobs on the caller's thread. A job that waits for a device, and all jobs after it, run on a worker thread.
 
@@ -48,9 +51,6 @@ class OrderedQueue:
         if not self._warned:
             self._warned = True
             logger.warning("publishing failed; the step's values are not written: %r", error)
-
-
-_DEVICE_TIMEOUT = 60.0  # maximum wait for the device at the end of a training, in seconds
 
 
 class Publisher:

@@ -18,6 +18,9 @@ from tbx_callbacks.metrics.values import Mean
 logger = logging.getLogger(__name__)
 
 
+_END_OF_STEP_NEEDS = frozenset({"batches", "loss_scale", "losses", "predictions"})
+
+
 class MetricRunner:
     """Runs metrics by their schedules.
 
@@ -140,9 +143,6 @@ def needs_of(metric_runs: Sequence[MetricRun], optimizer: str | None = None) -> 
     """The needs of these metric runs, optionally only of those that belong to one optimizer."""
     selected = (metric_run for metric_run in metric_runs if optimizer in (None, metric_run.optimizer))
     return frozenset(need for metric_run in selected for need in metric_run.spec.metric.needs)
-
-
-_END_OF_STEP_NEEDS = frozenset({"batches", "loss_scale", "losses", "predictions"})
 
 
 class EndOfStepRuns:

@@ -19,7 +19,12 @@ from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.access import ModelAccess
 from tbx_callbacks._model.parameters import Parameter
 
+logger = logging.getLogger(__name__)
+
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+_CROSS_RANK = ("activations", "axis", "input_share", "memory", "nonfinite", "outputs", "throughput", "train_accuracy")
 
 
 def describe_mismatch(
@@ -55,11 +60,6 @@ def _checksum(tensor: Tensor) -> float:
     plain = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     total = int(plain.detach().view(_BITS[plain.dtype.itemsize]).sum(dtype=torch.int64))
     return hash_of([str(tuple(tensor.shape)), str(total)])
-
-
-logger = logging.getLogger(__name__)
-
-_CROSS_RANK = ("activations", "axis", "input_share", "memory", "nonfinite", "outputs", "throughput", "train_accuracy")
 
 
 def supported_metrics(

@@ -15,6 +15,14 @@ from tbx_callbacks._stats.flat import moved
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.tags import clean
 
+logger = logging.getLogger(__name__)
+
+
+OUTPUTS = frozenset({"losses", "predictions"})
+"""Needs of metrics that read the model's outputs."""
+_MAX_PENDING = 32  # batches of predictions that are compared together
+_LOG_YOUR_OWN = "remove train_accuracy from the set and log your own number with log()"
+
 
 def named_outputs(outputs: Any) -> Mapping[Any, Any]:
     """Returns a model's outputs by name, from a mapping, a named tuple or a dataclass; empty for other types."""
@@ -61,15 +69,6 @@ def vocabulary_of(model: nn.Module) -> int | None:
 
 def _is_scalar(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
-
-
-logger = logging.getLogger(__name__)
-
-OUTPUTS = frozenset({"losses", "predictions"})
-"""Needs of metrics that read the model's outputs."""
-
-_MAX_PENDING = 32  # batches of predictions that are compared together
-_LOG_YOUR_OWN = "remove train_accuracy from the set and log your own number with log()"
 
 
 class Losses:
