@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from tbx_callbacks import TbxTrainerCallback
 from tbx_callbacks._config.metric_spec import MetricSpec, parse_metric_spec
 from tbx_callbacks._config.schedule import every
 from tbx_callbacks._distributed.packing import StepValues
@@ -22,8 +20,6 @@ from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.metrics.values import Value
 from tbx_callbacks.writers.base import MemoryWriter
 from tests.helpers.fake_clock import Clock, Slow
-from tests.helpers.models import bert, trainer
-from tests.helpers.runs import Run
 
 
 class Watching(Slow):
@@ -113,21 +109,3 @@ def test_what_a_device_took_belongs_to_its_run_however_late_it_is_known() -> Non
     cost.add_delayed(5.0, 4)
     cost.add_delayed(0.5, 8)
     assert (cost.runs, cost.total, cost.a_run, cost.per_step) == (3, 9.5, 1.25, 2.5 / 8)
-
-
-def test_a_trainings_text_says_the_chosen_periods(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
-    # A thousandth is too little for a model this small, whatever the machine: histograms have to become rarer.
-    config = {"extends": "full", "every": 4, "overhead_budget": 1e-3, "metrics": [{"weight_histogram": {"every": 2}}]}
-    callback = TbxTrainerCallback(config)
-    with caplog.at_level(logging.WARNING, "tbx_callbacks._engine.budget"):
-        run = trainer(tmp_path, model=bert(), callbacks=[callback], max_steps=60, logging_steps=4)
-        callback.attach(run)
-        run.train()
-    texts = Run(callback.log_dir).texts["overhead_budget"]
-    assert len(texts) == sum("measuring took" in record.getMessage() for record in caplog.records) > 0
-    assert "the budget is 0.10%; measured less often:" in texts[0]
-    assert "- weight_histogram (by: layer): every 2 steps -> every " in texts[0]
-    assert not any(word in text for text in [*texts, caplog.text] for word in ("<", "never", " at 0x"))
-    for text in texts:
-        lines = text.splitlines()[2:]
-        assert len(lines) == len(set(lines)) > 0

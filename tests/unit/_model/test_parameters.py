@@ -11,7 +11,7 @@ from torch import nn
 from tbx_callbacks._model.names import clean_parameter_names, near, unique
 from tbx_callbacks._model.parameters import NoMatchError, Select, Selection, layer_of, layers_of, match, parameters_of
 from tbx_callbacks.tags import check_tag
-from tests.helpers.models import bert
+from tests.helpers.nets import bert_like
 
 LAYERS = [
     ("bert.encoder.layer.11.attention.self.query.weight", "bert.encoder.layer.11"),
@@ -42,14 +42,14 @@ def test_layers(name: str, layer: str) -> None:
 
 
 def test_groups_cover_every_parameter_once() -> None:
-    parameters = parameters_of(bert())
+    parameters = parameters_of(bert_like())
     for by in ("total", "layer", "module", "parameter"):
         members = [place for group in resolve(Select(by=by), parameters).groups for place in group.members]
         assert sorted(members) == list(range(len(parameters))), by
 
 
 def test_include_exclude_and_patterns() -> None:
-    parameters = parameters_of(bert())
+    parameters = parameters_of(bert_like())
     chosen = resolve(Select(by="parameter", include=r"layer\.0\.", exclude="bias|LayerNorm"), parameters)
     names = [group.name for group in chosen.groups]
     assert names
@@ -59,7 +59,7 @@ def test_include_exclude_and_patterns() -> None:
 
 
 def test_no_match_lists_near_names() -> None:
-    parameters = parameters_of(bert())
+    parameters = parameters_of(bert_like())
     with pytest.raises(
         NoMatchError, match=r"include must match .* got 'encoder\\\\.layers'; near names: bert\.encoder\.layer"
     ):
@@ -114,8 +114,8 @@ def test_one_optimizers_parameters() -> None:
 
 
 def test_a_model_inside_another_module_has_the_same_layers() -> None:
-    inside = [g.name for g in resolve(Select(by="layer"), parameters_of(nn.ModuleDict({"net": bert()}))).groups]
-    alone = [g.name for g in resolve(Select(by="layer"), parameters_of(bert())).groups]
+    inside = [g.name for g in resolve(Select(by="layer"), parameters_of(nn.ModuleDict({"net": bert_like()}))).groups]
+    alone = [g.name for g in resolve(Select(by="layer"), parameters_of(bert_like())).groups]
     assert inside == [f"net.{name}" for name in alone]
 
 

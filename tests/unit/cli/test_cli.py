@@ -16,13 +16,7 @@ import pytest
 
 from tbx_callbacks.metrics.registry import METRICS
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
-
-COMMAND = [sys.executable, "-c", "from tbx_callbacks.cli import main; main()"]
-
-
-def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=120, cwd=cwd, env=environment)
+from tests.helpers.commands import COMMAND, run
 
 
 def test_sets_and_metrics() -> None:

@@ -6,17 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
-import pytest
-import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
 from tbx_callbacks.rules import RULES
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
-from tests.helpers.models import trainer
-from tests.unit.cli.test_cli import run
+from tests.helpers.commands import run
 
 HEALTHY = np.geomspace(0.7, 0.1, 60)
 
@@ -77,47 +72,6 @@ def test_rules_from_a_file(tmp_path: Path) -> None:
     done = run("doctor", str(folder), "--rules", str(rules))
     assert done.returncode == 2
     assert "rules.yaml: rules must name known rules, got 'divergense'; did you mean 'divergence'?" in done.stderr
-
-
-def test_what_the_trainers_own_callback_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "hf"))
-    settings = {
-        "max_steps": 40,
-        "logging_steps": 1,
-        "warmup_steps": 4,
-        "learning_rate": 1e9,
-        "report_to": "tensorboard",
-    }
-    trainer(tmp_path / "out", max_grad_norm=0.0, **settings).train()
-    done = run("doctor", str(tmp_path / "hf"))
-    assert done.returncode == 1, done.stdout
-    assert "learning_rate_too_high" in done.stdout or "nonfinite" in done.stdout
-
-
-@pytest.mark.filterwarnings("ignore")  # Lightning's, of settings that suit tests
-def test_what_lightnings_own_logger_wrote(tmp_path: Path) -> None:
-    class Module(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = torch.nn.Linear(4, 2)
-
-        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-            loss = self.linear(batch).square().mean() * (float("nan") if batch_idx == 20 else 1.0)
-            self.log("train_loss", loss)
-            return loss
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=0.01)
-
-    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    logger = TensorBoardLogger(tmp_path, name="pl", version="one")
-    run_ = pl.Trainer(max_steps=40, log_every_n_steps=1, logger=logger, enable_checkpointing=False, **quiet)
-    run_.fit(Module(), torch.utils.data.DataLoader(torch.randn(80, 4), batch_size=2))
-    done = run("doctor", str(tmp_path / "pl"), "--json")
-    assert done.returncode == 1, done.stdout
-    (one,) = json.loads(done.stdout)["runs"]
-    (found,) = [finding for finding in one["findings"] if finding["id"] == "nonfinite"]
-    assert found["steps"][0] == 20  # Lightning's own steps begin with 0
 
 
 def test_a_folder_of_hyper_parameters_below_a_run_is_no_run(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tbx_callbacks.report import write_report
 from tbx_callbacks.report.watch import follow
 from tbx_callbacks.runs.reader import UnreadableError
+from tests.helpers.commands import COMMAND, run
 from tests.helpers.report_runs import HOSTILE, trained
-from tests.unit.cli.test_cli import COMMAND, run
 
 
 def test_a_page_that_needs_nothing_else(tmp_path: Path) -> None:

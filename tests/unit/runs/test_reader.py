@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 import tensorboardX
 import torch
-from tests.helpers.data import EVERY_KIND
-from tests.helpers.runs import Run, files
-from tests.helpers.models import trainer
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.histogram.metadata import create_summary_metadata as histogram_metadata
@@ -21,10 +18,10 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from tensorboardX.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
-from tbx_callbacks import TbxTrainerCallback
 from tbx_callbacks.runs.reader import UnreadableError, find_runs, read_run
 from tbx_callbacks.runs.series import Series, scalar_points, series_of
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tests.helpers.runs import files
 
 
 def points(series: Series) -> list[tuple[int, float]]:
@@ -43,39 +40,6 @@ def write(path: Path, *events: Event) -> None:
     for event in events:
         writer.write(event.SerializeToString())
     writer.close()
-
-
-def test_a_run_of_ours_is_what_tensorboards_accumulator_reads(tmp_path: Path) -> None:
-    callback = TbxTrainerCallback(EVERY_KIND, log_dir=str(tmp_path / "run"))
-    trainer(tmp_path / "out", callbacks=[callback], eval_strategy="steps", eval_steps=4).train()
-    callback.close()
-    ours, theirs = read_run(tmp_path / "run"), Run(tmp_path / "run")
-    assert set(ours.scalars) == set(theirs.scalars)
-    for tag, series in ours.scalars.items():
-        assert dict(points(series)) == theirs.at(tag), tag
-        assert (np.diff(series.steps) > 0).all()
-        assert (series.wall_times > 1.6e9).all()
-    assert {tag: text.values[-1] for tag, text in ours.texts.items()} == {
-        tag: values[-1] for tag, values in theirs.texts.items()
-    }
-    assert set(ours.histograms) == set(theirs.histograms)
-    for tag, histograms in ours.histograms.items():
-        for step, buckets in zip(histograms.steps, histograms.buckets, strict=True):
-            proto = theirs.histograms[tag][step]
-            assert buckets[:, 2].sum() == proto.num
-            assert (buckets[0, 0], buckets[-1, 1]) == (proto.min, proto.max)
-            assert (buckets[1:, 0] == buckets[:-1, 1]).all()
-    assert ours.last_step == 8
-    assert not ours.unread
-
-
-def test_a_run_of_the_trainers_own_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "hf"))
-    trainer(tmp_path / "out", report_to="tensorboard").train()
-    run = read_run(tmp_path / "hf")
-    assert run.scalars["train/loss"].steps.tolist() == [2, 4, 6, 8]
-    assert "learning_rate" in run.texts["args"].values[0]
-    assert find_runs(tmp_path / "hf")["."] == str(tmp_path / "hf")
 
 
 @pytest.mark.parametrize("new_style", [False, True])

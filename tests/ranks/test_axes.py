@@ -1,0 +1,18 @@
+"""Axes of a run on two ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.helpers.axes import along
+from tests.helpers.launch import ranks
+from tests.helpers.runs import ROOT, Run
+
+RANKS = ROOT / "tests" / "ranks" / "scripts" / "train_axes.py"
+
+
+def test_samples_are_those_of_all_ranks(tmp_path: Path) -> None:
+    ended = ranks(RANKS, tmp_path)
+    assert [rank.code for rank in ended] == [0, 0], [rank.said[-3000:] for rank in ended]
+    assert Run(tmp_path).steps("train/loss") == [2, 4]
+    assert along(tmp_path, "samples").steps("train/loss") == [2 * (3 + 4), 4 * (3 + 4)]
