@@ -8,7 +8,6 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.faults.training import EVERY_STEP, weights_digest
 from tests.helpers.models import trainer
+from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
 
 pytestmark = pytest.mark.faults
@@ -271,14 +271,14 @@ def test_a_folder_without_permission_stops_before_the_first_step(tmp_path: Path)
     closed.mkdir(mode=0o755)
     code = f"""
 import os
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 os.setuid(65534)
 try:
-    TensorBoardSink({str(closed / "run")!r}).writer
+    TensorBoardWriter({str(closed / "run")!r}).writer
 except OSError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert "cannot write a run to" in done.stdout
     assert "Permission denied" in done.stdout

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes import python
 from tests.helpers.runs import Run
 
 pytestmark = pytest.mark.faults
@@ -39,11 +39,10 @@ run = trainer(sys.argv[1] + "/out", callbacks=[callback, at], logging_steps=1, m
 
 def ended(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     script = HEAD + textwrap.dedent(code)
-    return subprocess.run(
-        [sys.executable, "-c", script, str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=100,
+    return python(
+        "-c",
+        script,
+        folder,
         env={**os.environ, "PYTHONFAULTHANDLER": ""},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )

@@ -11,9 +11,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.helpers.limits import limit
 
-def launch(script: Path, *arguments: object, ranks: int = 1, limit: float = 200) -> str:
-    """What was printed, by ranks in any order; a launch that is not over after `limit` seconds is killed."""
+
+def launch(script: Path, *arguments: object, ranks: int = 1, seconds: float = 200) -> str:
+    """What was printed, by ranks in any order; a launch that takes longer than `limit(seconds)` is killed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
     done = subprocess.run(
@@ -21,7 +23,7 @@ def launch(script: Path, *arguments: object, ranks: int = 1, limit: float = 200)
         env=environment,
         capture_output=True,
         text=True,
-        timeout=limit,
+        timeout=limit(seconds),
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-6000:]
     assert "Traceback" not in done.stderr, done.stderr[-6000:]
@@ -42,8 +44,8 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def ranks(script: Path, *arguments: object, number: int = 2, limit: float = 60) -> list[Ended]:
-    """Runs a script on all ranks; those that are not over after `limit` seconds are killed, and have no code."""
+def ranks(script: Path, *arguments: object, number: int = 2, seconds: float = 60) -> list[Ended]:
+    """Runs a script on all ranks; those that take longer than `limit(seconds)` are killed, and have no code."""
     everywhere = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(number)}
     started = []
     for rank in range(number):
@@ -51,7 +53,7 @@ def ranks(script: Path, *arguments: object, number: int = 2, limit: float = 60) 
         said = tempfile.TemporaryFile("w+")  # noqa: SIM115
         command = [sys.executable, "-W", "error::ResourceWarning", str(script), *map(str, arguments)]
         started.append((subprocess.Popen(command, env=environment, stdout=said, stderr=said), said))
-    end = time.monotonic() + limit
+    end = time.monotonic() + limit(seconds)
     ended = []
     for process, said in started:
         code: int | None = None

@@ -18,7 +18,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     """By the number of ranks what was counted, by strategy."""
     counted = {}
     for number in (2, 4):
-        ended = ranks(COUNTED, tmp_path_factory.mktemp(str(number)), number=number, limit=120)
+        ended = ranks(COUNTED, tmp_path_factory.mktemp(str(number)), number=number, seconds=120)
         assert [rank.code for rank in ended] == [0] * number, [rank.said[-3000:] for rank in ended]
         (line,) = [line for line in ended[0].said.splitlines() if line.startswith("found ")]
         counted[number] = json.loads(line.removeprefix("found "))

@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         folder = tmp_path_factory.mktemp(f"ranks{ranks}")
         ways = [*PROOFS, "zero2_offload"] if ranks > 1 else ["alone", "loop-alone"]
         # DeepSpeed compiles when it is first used in an environment: a minute or two.
-        return folder, launch(WAYS, folder, *ways, ranks=ranks, limit=280)
+        return folder, launch(WAYS, folder, *ways, ranks=ranks, seconds=280)
 
     return train
 

@@ -41,7 +41,7 @@ class Rough:
 @pytest.fixture(scope="module")
 def rough(tmp_path_factory: pytest.TempPathFactory) -> Rough:
     folder = tmp_path_factory.mktemp("rough")
-    ended = ranks(ROUGH, folder, *ALIVE, limit=150)
+    ended = ranks(ROUGH, folder, *ALIVE, seconds=150)
     assert [rank.code for rank in ended] == [0, 0], [rank.said[-3000:] for rank in ended]
     return Rough(folder, ended)
 
@@ -167,7 +167,7 @@ def test_two_trainings_in_one_process(rough: Rough) -> None:
 
 
 def test_a_rank_is_killed(tmp_path: Path) -> None:
-    writer, other = ranks(ROUGH, tmp_path, "killed", limit=60)
+    writer, other = ranks(ROUGH, tmp_path, "killed", seconds=60)
     assert other.code == -9
     assert writer.code == 1, writer.said[-3000:]  # by the training's own collective
     assert "RuntimeError" in writer.said
@@ -177,7 +177,7 @@ def test_a_rank_is_killed(tmp_path: Path) -> None:
 
 
 def test_an_exception_on_one_rank(tmp_path: Path) -> None:
-    writer, other = ranks(ROUGH, tmp_path, "error", limit=60)
+    writer, other = ranks(ROUGH, tmp_path, "error", seconds=60)
     assert other.code == 1
     assert "a fault of the user's" in other.said
     assert writer.code == 1, writer.said[-3000:]
@@ -186,7 +186,7 @@ def test_an_exception_on_one_rank(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scenario", ["destroyed", "open_at_exit"])
 def test_the_last_step_is_there_however_the_process_ends(tmp_path: Path, scenario: str) -> None:
-    for ended in ranks(ROUGH, tmp_path, scenario, limit=60):
+    for ended in ranks(ROUGH, tmp_path, scenario, seconds=60):
         assert ended.code == 0, ended.said[-3000:]
         assert "Traceback" not in ended.said
     assert Run(tmp_path / scenario).scalars["probe/ranks"] == [(2, 2.0), (4, 2.0), (6, 2.0)]

@@ -17,7 +17,7 @@ DECIDED = Path(__file__).parent / "scripts" / "send_messages.py"
 
 @pytest.fixture(scope="module")
 def said() -> list[str]:
-    ended = ranks(DECIDED, limit=60)
+    ended = ranks(DECIDED, seconds=60)
     assert [rank.code for rank in ended] == [0, 0], [rank.said[-3000:] for rank in ended]
     return [rank.said for rank in ended]
 

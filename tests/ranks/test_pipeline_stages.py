@@ -16,7 +16,7 @@ STAGES = Path(__file__).parent / "scripts" / "train_stages.py"
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Ended]]:
     folder = tmp_path_factory.mktemp("stages")
-    ended = ranks(STAGES, folder, limit=90)
+    ended = ranks(STAGES, folder, seconds=90)
     assert [rank.code for rank in ended] == [0, 0], [rank.said[-3000:] for rank in ended]
     return folder, ended
 

@@ -11,6 +11,7 @@ import pytest
 
 from tbx_callbacks._distributed.rank import is_rank_zero, world_size
 from tests.helpers.launch import free_port
+from tests.helpers.limits import limit
 
 NODES = Path(__file__).parent / "scripts" / "train_on_nodes.py"
 
@@ -32,7 +33,7 @@ def test_over_two_nodes(tmp_path: Path) -> None:
                 text=True,
             )
         )
-    said = "".join(agent.communicate(timeout=120)[0] for agent in agents)
+    said = "".join(agent.communicate(timeout=limit(120))[0] for agent in agents)
     assert [agent.returncode for agent in agents] == [0, 0], said[-3000:]
     assert "rank 0 of node 0: True SummaryWriter False 1" in said, said
     assert "rank 1 of node 1: False NullWriter True 0" in said, said

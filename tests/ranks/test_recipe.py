@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.helpers.compare import compare
+from tests.helpers.limits import limit
 from tests.helpers.runs import SHARED, Run, files
 
 SCRIPT = Path(__file__).parent / "scripts" / "train_recipe.py"
@@ -94,7 +95,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Run
             cwd=base,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=limit(180),
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
         (folder,) = (base / way / "runs").iterdir()

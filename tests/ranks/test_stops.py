@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loops(folder: Path) -> list[Ended]:
-    return ranks(STOPPING, folder, *LOOPS, limit=120)
+    return ranks(STOPPING, folder, *LOOPS, seconds=120)
 
 
 def test_a_loop_stops_and_saves_one_step_after_the_evidence(loops: list[Ended], folder: Path) -> None:
@@ -67,6 +67,6 @@ def test_a_warning_stops_nobody(loops: list[Ended]) -> None:
     ("scenario", "saved"), [("hf", "hf/checkpoint-7"), ("lightning", "pl/checkpoints/alert-step=7.ckpt")]
 )
 def test_trainers_stop_and_save_in_their_own_way(tmp_path: Path, scenario: str, saved: str) -> None:
-    words = said(ranks(STOPPING, tmp_path, scenario, limit=120), scenario)
+    words = said(ranks(STOPPING, tmp_path, scenario, seconds=120), scenario)
     assert steps(words) == [7, 7]
     assert (tmp_path / saved).exists()

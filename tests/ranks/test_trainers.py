@@ -58,7 +58,7 @@ def test_flat_parameters_are_refused_with_the_remedy(trained: Trained) -> None:
 
 
 def test_a_metric_gives_way_to_a_tag_that_a_module_logs_on_all_ranks(tmp_path: Path) -> None:
-    ended = ranks(Path(__file__).parent / "scripts" / "log_own_tag.py", tmp_path / "run", limit=120)
+    ended = ranks(Path(__file__).parent / "scripts" / "log_own_tag.py", tmp_path / "run", seconds=120)
     assert [rank.code for rank in ended] == [0, 0], [rank.said[-3000:] for rank in ended]
     assert not any("ranks are lost" in rank.said for rank in ended)
     read = Run(tmp_path / "run")

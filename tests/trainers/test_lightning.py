@@ -20,6 +20,7 @@ from tbx_callbacks import TbxLightningCallback
 from tests.helpers.data import EVERY_KIND as SET
 from tests.helpers.data import FULL, collate, rows
 from tests.helpers.models import bert
+from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
 
 # Lightning warns of settings that suit tests (few workers, no logger), and uses deprecated functions of torch.
@@ -269,7 +270,7 @@ class Interrupted(Classifier):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 trainer(".", TbxLightningCallback(SET, log_dir="run")).fit(Interrupted(), loader())
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = python("-c", code, cwd=tmp_path)
     ends_the_process = Version(pl.__version__) >= Version("2.4")
     assert done.returncode == int(ends_the_process), done.stderr  # Lightning's own way out
     assert "KeyboardInterrupt" in done.stderr

@@ -6,13 +6,13 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from sentiment_data import DataError, load_folder, load_hub, made_up
 from sentiment_model import read_vocabulary, train_vocabulary
 
+from tests.helpers.processes import python
 from tests.helpers.runs import ROOT, SHARED, Run, files
 
 RECIPES = ROOT / "recipes"
@@ -30,14 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def recipe(*arguments: object, cwd: Path, name: str = "bert_sentiment") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_DATASETS_CACHE": str(cwd / "cache"), "COLUMNS": "200", "NO_COLOR": "1"}
-    return subprocess.run(
-        [sys.executable, str(RECIPES / f"{name}.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        cwd=cwd,
-        env=environment,
-    )
+    return python(RECIPES / f"{name}.py", *arguments, seconds=280, cwd=cwd, env=environment)
 
 
 def write(folder: Path, **splits: str) -> Path:
@@ -179,10 +172,8 @@ vocabulary = train_vocabulary(made_up(train=2000, dev=20, test=20)["train"], 400
 print(sorted(vocabulary.items()))
 """
     printed = {
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=RECIPES, timeout=100
-        ).stdout
-        for _ in range(3)
+        python("-c", code, check=True, cwd=RECIPES, env={**os.environ, "PYTHONHASHSEED": seed}).stdout
+        for seed in ("1", "2")
     }
     assert len(printed) == 1
     assert "##" in printed.pop()
@@ -245,14 +236,8 @@ def test_without_the_reports_extra_one_line_says_how_to_get_it(tmp_path: Path) -
     code = f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['r.py', *sys.argv[1:]];"
     code += f" runpy.run_path({str(RECIPES / 'bert_sentiment_loop.py')!r}, run_name='__main__')"
     environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(RECIPES)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *SMALL, "--output-dir", "out"],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        cwd=tmp_path,
-        env={**environment, "COLUMNS": "200", "NO_COLOR": "1"},
-    )
+    environment |= {"COLUMNS": "200", "NO_COLOR": "1"}
+    done = python("-c", code, *SMALL, "--output-dir", "out", seconds=280, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     assert "no report: a report needs plotly and jinja2, which are not installed; run: pip install" in done.stdout
 

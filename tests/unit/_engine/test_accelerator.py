@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._distributed.worker import Worker
 from tbx_callbacks._engine.publisher import OrderedQueue
 from tbx_callbacks._stats.host_copy import HostCopy
+from tests.helpers.processes import python
 from tests.helpers.runs import ROOT
 
 
@@ -27,14 +26,7 @@ from tests.helpers.runs import ROOT
 )
 def test_measuring_reads_nothing_and_waits_for_no_copy(tmp_path: Path) -> None:
     script = ROOT / "tests" / "helpers" / "fake_accelerator.py"
-    ended = subprocess.run(
-        [sys.executable, str(script)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    ended = python(script, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr[-3000:]
     said = dict(line.split(" ", 1) for line in ended.stdout.splitlines() if " " in line)
     data_dependent = "DataDependentOutputException"

@@ -17,6 +17,7 @@ import pytest
 from tbx_callbacks.metrics.registry import METRICS
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.commands import COMMAND, run
+from tests.helpers.limits import limit
 
 
 def test_sets_and_metrics() -> None:
@@ -77,11 +78,11 @@ def test_view_serves_the_run_and_prints_the_url(tmp_path: Path) -> None:
         assert board.stdout is not None
         url = re.search(r"http://localhost:\d+/", board.stdout.readline())
         assert url is not None
-        with urllib.request.urlopen(f"{url.group()}data/plugin/scalars/tags", timeout=30) as answer:
+        with urllib.request.urlopen(f"{url.group()}data/plugin/scalars/tags", timeout=limit(30)) as answer:
             json.load(answer)
     finally:
         board.send_signal(signal.SIGINT)
-        out, _ = board.communicate(timeout=30)
+        out, _ = board.communicate(timeout=limit(30))
     assert "ended" in out
 
 
@@ -101,7 +102,7 @@ def test_view_says_what_is_wrong(tmp_path: Path) -> None:
 def test_view_without_tensorboard(tmp_path: Path) -> None:
     hidden = "import sys; sys.modules['tensorboard'] = None; from tbx_callbacks.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", hidden, "view", str(tmp_path)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", hidden, "view", str(tmp_path)], capture_output=True, text=True, timeout=limit(60)
     )
     assert done.returncode == 2
     assert "pip install tbx-callbacks[view]" in done.stderr

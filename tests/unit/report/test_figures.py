@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from tbx_callbacks.report.labels import plain, short
 from tbx_callbacks.report.loaded_runs import clock
 from tbx_callbacks.runs.reader import UnreadableError, read_run
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tests.helpers.processes import python
 from tests.helpers.report_runs import HOSTILE, LAYERS, trained
 
 
@@ -119,7 +118,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = python("-c", code, check=True)
     assert done.stdout == (
         "a report needs plotly and jinja2, which are not installed; run: pip install 'tbx-callbacks[report]'\n"
     )

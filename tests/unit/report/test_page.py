@@ -15,6 +15,7 @@ from tbx_callbacks.report import write_report
 from tbx_callbacks.report.watch import follow
 from tbx_callbacks.runs.reader import UnreadableError
 from tests.helpers.commands import COMMAND, run
+from tests.helpers.limits import limit
 from tests.helpers.report_runs import HOSTILE, trained
 
 
@@ -127,7 +128,7 @@ def test_watch_refreshes_the_page_until_it_is_ended(tmp_path: Path) -> None:
         assert "report.html" in watching.stdout.readline()
     finally:
         watching.send_signal(signal.SIGINT)
-        out, _ = watching.communicate(timeout=60)
+        out, _ = watching.communicate(timeout=limit(60))
     assert out.endswith("report: report.html\n")
     assert '"refresh":null' in page.read_text(encoding="utf-8")
 

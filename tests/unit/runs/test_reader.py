@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tbx_callbacks.runs.reader import UnreadableError, find_runs, read_run
 from tbx_callbacks.runs.series import Series, scalar_points, series_of
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tests.helpers.limits import limit
 from tests.helpers.runs import files
 
 
@@ -158,7 +159,7 @@ def test_without_tensorboard(tmp_path: Path) -> None:
         f"try: read_run({str(tmp_path)!r})\n"
         "except ImportError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, timeout=limit(60), check=True)
     assert "run: pip install tbx-callbacks[view]" in done.stdout
 
 

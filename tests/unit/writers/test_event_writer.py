@@ -16,12 +16,13 @@ from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.writers.event_writer import EventWriter
 from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tests.helpers.limits import limit
 from tests.helpers.runs import Run, files
 
 
 def in_a_process(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), str(folder)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", textwrap.dedent(code), str(folder)], capture_output=True, text=True, timeout=limit(60)
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tests.helpers.processes import python
 from tests.helpers.runs import Run
 from tests.helpers.s3 import s3_bucket
 
@@ -36,7 +35,7 @@ def test_a_run_on_s3_is_read_from_there(bucket: Any) -> None:
         "for name, folder in find_runs('s3://runs/all').items():\n"
         "    print(name, folder, read_run(folder).scalars['train/loss'].values.tolist())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = python("-c", code)
     assert done.stdout.split("\n")[0] == "exp1 s3://runs/all/exp1 [1.0, 0.5]", done.stderr
 
 
