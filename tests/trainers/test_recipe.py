@@ -12,6 +12,7 @@ import pytest
 from sentiment_data import DataError, load_folder, load_hub, made_up
 from sentiment_model import read_vocabulary, train_vocabulary
 
+from tests.helpers.commands import run_process
 from tests.helpers.processes import python
 from tests.helpers.runs import ROOT, SHARED, Run, files
 
@@ -300,3 +301,7 @@ def test_real_sentences_reach_the_expected_accuracy(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "out" / "runs").iterdir()
     assert max(value for _, value in Run(folder).scalars["eval/accuracy"]) >= 0.78
+
+
+def test_recipe_command_help_lists_options() -> None:
+    assert "--dataset" in run_process("recipe", "bert-sentiment", "--help").stdout

@@ -12,8 +12,6 @@ from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks._config.schedule import every
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.training_info import TrainingInfo
-from tbx_callbacks._stats import histogram
-from tbx_callbacks._stats.norms import square_norms
 from tbx_callbacks.writers.base import MemoryWriter
 
 METRICS = [
@@ -122,14 +120,3 @@ def test_quantized_weights_are_left_out_and_named_once(caplog: pytest.LogCapture
     assert found["weight_norm/w"] == 2
     assert not [tag for tag in found if tag.endswith("/q")]
     assert caplog.text.count("q (torch.qint8: its elements are packed or quantized)") == 1
-
-
-def test_more_elements_than_an_int32_can_count() -> None:
-    number = 2**31 + 7
-    tensor = torch.tensor([0.5], dtype=torch.bfloat16).expand(number)  # no memory behind it
-    assert square_norms([tensor]).item() == pytest.approx(0.25 * number, rel=1e-6)
-    (packed,) = histogram.count([[tensor]], histogram.value_ranges([[tensor]]), [4])
-    counted = histogram.finish(packed.tolist())
-    assert counted is not None
-    assert counted.counts == (0, 0, number, 0)
-    assert counted.total == 0.5 * number

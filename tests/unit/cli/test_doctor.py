@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tbx_callbacks.rules import RULES
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
-from tests.helpers.commands import run
+from tests.helpers.commands import run, run_process
 
 HEALTHY = np.geomspace(0.7, 0.1, 60)
 
@@ -26,7 +26,7 @@ def logged(folder: Path, **scalars: Any) -> Path:
 
 
 def test_a_healthy_run(tmp_path: Path) -> None:
-    done = run("doctor", str(logged(tmp_path / "run", **{"train/loss": HEALTHY})))
+    done = run_process("doctor", str(logged(tmp_path / "run", **{"train/loss": HEALTHY})))
     assert done.returncode == 0, done.stdout + done.stderr
     assert ": 1 scalar tags, 600 steps" in done.stdout
     assert "healthy: no rule found anything" in done.stdout

@@ -79,7 +79,7 @@ def test_images_curves_and_texts(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_said_in_one_line_with_code_2(tmp_path: Path) -> None:
-    done = run("report", str(tmp_path / "none"), cwd=tmp_path)
+    done = run_process("report", str(tmp_path / "none"), cwd=tmp_path)
     assert done.returncode == 2
     assert "LOGDIR must be a folder with event files" in done.stderr
     assert "Traceback" not in done.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -16,38 +14,69 @@ from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.writers.event_writer import EventWriter
 from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
-from tests.helpers.limits import limit
+from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
 
+# Each child is forked before it has a writer, so that all of them share one import of torch.
+ENDINGS = """
+import os, sys
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
-def in_a_process(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), str(folder)], capture_output=True, text=True, timeout=limit(60)
-    )
+for folder, ending in zip(sys.argv[1::2], sys.argv[2::2]):
+    child = os.fork()
+    if child == 0:
+        writer = TensorBoardWriter(folder)
+        for step in range(1, 201):
+            writer.write(step, {"a": float(step), "b": 2.0 * step})
+        exec(ending)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
-
-WRITE = """
-    import os, sys
-    from tbx_callbacks.writers.tensorboard import TensorBoardWriter
-    writer = TensorBoardWriter(sys.argv[1])
-    for step in range(1, 201):
-        writer.write(step, {"a": float(step), "b": 2.0 * step})
+writer = TensorBoardWriter("forked")
+writer.write(1, {"parent": 1.0})
+child = os.fork()
+if child == 0:
+    writer.write(2, {"child": 1.0}); writer.flush(); writer.close(); os._exit(0)
+os.waitpid(child, 0)
+writer.write(3, {"parent": 3.0})
+writer.close()
 """
+WAYS_TO_END = {
+    "flush": ("writer.flush(); os._exit(3)", 3),
+    "sys.exit": ("sys.exit(3)", 3),
+    "close": ("writer.close(); os._exit(3)", 3),
+    "exception": ("raise ZeroDivisionError", 1),
+}
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
-@pytest.mark.parametrize("ending", ["writer.flush(); os._exit(3)", "sys.exit(3)", "writer.close(); os._exit(3)"])
-def test_nothing_is_lost_at_the_end_of_the_process(tmp_path: Path, ending: str) -> None:
-    done = in_a_process(textwrap.dedent(WRITE) + ending, tmp_path)
-    assert done.returncode == 3, done.stderr
-    read = Run(tmp_path)
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A folder for each way to end and one of a forked child, and the process that wrote them."""
+    folder = tmp_path_factory.mktemp("ended")
+    arguments = [part for name, (ending, _) in WAYS_TO_END.items() for part in (name, ending)]
+    done = python("-W", "ignore::DeprecationWarning", "-c", ENDINGS, *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+@needs_fork
+@pytest.mark.parametrize("way", WAYS_TO_END)
+def test_nothing_is_lost_at_the_end_of_the_process(
+    ended: tuple[Path, subprocess.CompletedProcess[str]], way: str
+) -> None:
+    folder, done = ended
+    assert dict(zip(WAYS_TO_END, map(int, done.stdout.split()), strict=True))[way] == WAYS_TO_END[way][1]
+    assert done.stderr.count("ZeroDivisionError") == 2  # the line of the code, and the error
+    read = Run(folder / way)
     assert read.scalars["a"] == [(step, float(step)) for step in range(1, 201)]
     assert read.steps("b") == list(range(1, 201))
 
 
-def test_an_exception_loses_nothing_either(tmp_path: Path) -> None:
-    done = in_a_process(textwrap.dedent(WRITE) + "raise ZeroDivisionError", tmp_path)
-    assert "ZeroDivisionError" in done.stderr
-    assert Run(tmp_path).steps("a") == list(range(1, 201))
+@needs_fork
+def test_a_forked_child_writes_nothing(ended: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, _ = ended
+    assert Run(folder / "forked").scalars == {"parent": [(1, 1.0), (3, 3.0)]}
+    assert len(files(folder / "forked")) == 1
 
 
 def test_data_is_in_the_file_without_a_flush(tmp_path: Path) -> None:
@@ -101,26 +130,6 @@ def test_writing_after_close_opens_another_file(tmp_path: Path) -> None:
         writer.close()
     assert len(files(tmp_path)) == 2
     assert Run(tmp_path).steps("a") == [1, 2]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_forked_child_writes_nothing(tmp_path: Path) -> None:
-    code = """
-        import os, sys
-        from tbx_callbacks.writers.tensorboard import TensorBoardWriter
-        writer = TensorBoardWriter(sys.argv[1])
-        writer.write(1, {"parent": 1.0})
-        child = os.fork()
-        if child == 0:
-            writer.write(2, {"child": 1.0}); writer.flush(); writer.close(); os._exit(0)
-        os.waitpid(child, 0)
-        writer.write(3, {"parent": 3.0})
-        writer.close()
-    """
-    done = in_a_process(code, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert Run(tmp_path).scalars == {"parent": [(1, 1.0), (3, 3.0)]}
-    assert len(files(tmp_path)) == 1
 
 
 def test_the_summary_writers_api_goes_through(tmp_path: Path) -> None:
