@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: help demo test test-slow test-oldest test-deepspeed check format clean
+.PHONY: help demo test test-unit test-slow test-oldest test-deepspeed check format clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -16,8 +16,11 @@ help:
 demo: .venv/installed ## train the bundled BERT sentiment recipe, offline, on generated sentences
 	$(BIN)/python recipes/bert_sentiment.py
 
-test: .venv/installed ## run the tests, but for those marked slow
+test: .venv/installed ## run the tests, except those marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+test-unit: .venv/installed ## run the unit tests only, which import no trainer
+	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile
 
 test-slow: .venv/installed ## run the tests marked slow
 	$(BIN)/python -m pytest -m slow
@@ -28,25 +31,26 @@ test-slow: .venv/installed ## run the tests marked slow
 		'jsonargparse[signatures]' optuna pytest pytest-timeout pytest-xdist
 	touch $@
 
-# Lightning 2.2 declares its namespaces by pkg_resources when it is imported. Notebooks know no trainer.
-test-oldest: .venv-oldest/installed ## run the adapters' tests with the oldest trainers that pyproject.toml claims
+# Lightning 2.2 imports pkg_resources, which warns. Notebook tests use no trainer.
+test-oldest: .venv-oldest/installed ## run the trainers' tests with the oldest trainers that pyproject.toml allows
 	$(OLDEST)/python -m pytest tests/trainers --ignore tests/trainers/test_notebook.py -n 2 --dist loadfile -p no:cacheprovider \
 		-W 'ignore:pkg_resources is deprecated:DeprecationWarning' -W 'ignore:Deprecated call to:DeprecationWarning'
 
-# DS_BUILD_OPS=0: nothing is compiled at the installation. What DeepSpeed needs on CPUs it compiles when it is first used
-# (a C++ compiler, a minute). A failing installation or compilation fails the target.
+# DS_BUILD_OPS=0 compiles nothing during the installation. DeepSpeed compiles its CPU operators on first use: that takes a
+# C++ compiler and a minute. A failing installation or compilation fails the target.
 .venv/deepspeed: .venv/installed
 	DS_BUILD_OPS=0 $(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[deepspeed]'
 	touch $@
 
-test-deepspeed: .venv/deepspeed ## add DeepSpeed to .venv and run the tests of ZeRO, which skip without it
+test-deepspeed: .venv/deepspeed ## install DeepSpeed into .venv and run the ZeRO tests, which skip without it
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist tests/ranks/test_deepspeed.py \
 		'tests/ranks/test_recipe.py::test_the_same_tags_steps_and_values[zero2]'
 
-check: .venv/installed ## format, lint, types
+check: .venv/installed ## check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: .venv/installed ## rewrite the code in the house style
 	$(BIN)/ruff format .

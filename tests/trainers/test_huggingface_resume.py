@@ -194,3 +194,16 @@ def test_trials_of_a_search_have_folders_of_their_own(tmp_path: Path) -> None:
             assert read.at("grad_norm/total")[step] == pytest.approx(read.at("train/grad_norm")[step], rel=1e-5)
         rates.add(read.at("lr/AdamW/pg1")[2])
     assert len(rates) == 3
+
+
+def test_huggingface_resume_earlier_digest_same_folder(tmp_path: Path) -> None:
+    first = TbxTrainerCallback(SET)
+    interrupted(tmp_path / "out", first)
+    state = tmp_path / "out" / "checkpoint-4" / "trainer_state.json"
+    digest = first.config.digest
+    assert digest in state.read_text()
+    state.write_text(state.read_text().replace(digest, "eef3f623487fdddb"))  # as an earlier version wrote it for SET
+    second = TbxTrainerCallback(SET)
+    trainer(tmp_path / "out", callbacks=[second], **SAVING).train(resume_from_checkpoint=True)
+    assert second.log_dir == first.log_dir
+    assert Run(second.log_dir).steps("train/loss") == list(range(1, 11))
