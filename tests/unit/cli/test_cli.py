@@ -16,7 +16,7 @@ import pytest
 
 from tbx_callbacks.metrics.registry import METRICS
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
-from tests.helpers.commands import COMMAND, run
+from tests.helpers.commands import COMMAND, run, run_process
 from tests.helpers.limits import limit
 
 
@@ -94,7 +94,7 @@ def test_view_says_what_is_wrong(tmp_path: Path) -> None:
         taken.bind(("localhost", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = run("view", str(tmp_path), "--port", port)
+        done = run_process("view", str(tmp_path), "--port", port)
     assert done.returncode == 2
     assert f"port {port} is taken; choose another with --port" in done.stderr
 

@@ -37,7 +37,7 @@ def alerts(figure: Any) -> Any:
 
 
 def test_an_alert_is_marked_at_its_step_in_each_line_chart(tmp_path: Path) -> None:
-    run = with_alerts(tmp_path / "run", loss_spike=(44, markdown(FINDING, 44)))
+    run = with_alerts(tmp_path / "run", loss_spike=(44, Text(markdown(FINDING, 44))))
     made = figures(run)
     for name, tag in SHOWN.items():
         markers = alerts(made[name])
@@ -59,8 +59,9 @@ def test_runs_without_alerts_have_no_markers(tmp_path: Path) -> None:
 
 
 def test_alerts_of_several_runs_stand_on_their_own_lines(tmp_path: Path) -> None:
-    with_alerts(tmp_path / "a", loss_spike=(44, markdown(FINDING, 44)))
-    with_alerts(tmp_path / "b", loss_spike=(60, markdown(FINDING, 60)), divergence=(80, markdown(FINDING, 80)))
+    with_alerts(tmp_path / "a", loss_spike=(44, Text(markdown(FINDING, 44))))
+    texts = {"loss_spike": (60, Text(markdown(FINDING, 60))), "divergence": (80, Text(markdown(FINDING, 80)))}
+    with_alerts(tmp_path / "b", **texts)
     found = [trace for trace in plot_losses(tmp_path).data if (trace.meta or {}).get("role") == "alerts"]
     assert [(trace.meta["run"], trace.x) for trace in found] == [(0, (44,)), (1, (60, 80))]
 
@@ -80,6 +81,6 @@ def test_an_alert_where_the_loss_is_nan_stands_on_what_is_left(tmp_path: Path) -
     writer = TensorBoardWriter(tmp_path)
     for step in range(1, 5):
         writer.write(step, {"train/loss": np.nan if step > 2 else 0.5})
-    writer.write(3, {"alerts/nonfinite": markdown(FINDING, 3)})
+    writer.write(3, {"alerts/nonfinite": Text(markdown(FINDING, 3))})
     writer.close()
     assert alerts(plot_losses(tmp_path)).y == (0.5,)

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tbx_callbacks.report import write_report
 from tbx_callbacks.report.watch import follow
 from tbx_callbacks.runs.reader import UnreadableError
-from tests.helpers.commands import COMMAND, run
+from tests.helpers.commands import COMMAND, run, run_process
 from tests.helpers.limits import limit
 from tests.helpers.report_runs import HOSTILE, trained
 

@@ -17,6 +17,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from tensorboardX.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
+from tbx_callbacks import runs
 from tbx_callbacks.runs.reader import UnreadableError, find_runs, read_run
 from tbx_callbacks.runs.series import Series, scalar_points, series_of
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
@@ -161,6 +162,7 @@ def test_a_series_of_growing_points_does_not_change() -> None:
 def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scalars(tmp_path, {1: 1.0})
     monkeypatch.delitem(sys.modules, "tbx_callbacks.runs.tensorboard_loader", raising=False)
+    monkeypatch.delattr(runs, "tensorboard_loader", raising=False)
     for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboard"]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"run: pip install tbx-callbacks\[view\]"):
