@@ -44,7 +44,7 @@ test-oldest: .venv-oldest/installed ## run the trainers' tests with the oldest t
 
 test-deepspeed: .venv/deepspeed ## install DeepSpeed into .venv and run the ZeRO tests, which skip without it
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist tests/ranks/test_deepspeed.py \
-		'tests/ranks/test_recipe.py::test_the_same_tags_steps_and_values[zero2]'
+		'tests/ranks/test_recipe.py::test_recipe_on_ranks_equals_single_process_run[zero2]'
 
 check: .venv/installed ## check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .

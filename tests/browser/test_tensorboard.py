@@ -74,7 +74,7 @@ FILTERED = ("scalars", "histograms", "distributions")
 
 
 @pytest.mark.parametrize("tab", SEEN)
-def test_the_tab_shows_the_runs_series(board: str, page: Any, tab: str) -> None:
+def test_tensorboard_tab_shows_run(board: str, page: Any, tab: str) -> None:
     errors: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.goto("about:blank")

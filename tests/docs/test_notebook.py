@@ -15,7 +15,7 @@ NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 
 
 @pytest.mark.filterwarnings("ignore")  # of the client
-def test_it_trains_and_shows_figures(tmp_path: Path) -> None:
+def test_notebook_run_trains_and_shows_figures(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert not any(cell.outputs for cell in notebook.cells if cell.cell_type == "code")  # none is committed
     NotebookClient(notebook, timeout=limit(120), resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -24,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_holds_sets_recipes_types_and_the_licence(wheel: Path) -> None:
+def test_wheel_holds_sets_recipes_types_and_licence(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"tbx_callbacks/configs/{name}.yaml" for name in ("minimal", "default", "full")}
     expected |= {f"tbx_callbacks/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.py")}
@@ -33,7 +33,7 @@ def test_the_wheel_holds_sets_recipes_types_and_the_licence(wheel: Path) -> None
     assert not any(name.startswith("tests/") or "__pycache__" in name for name in names)
 
 
-def test_the_installed_wheel_works_by_itself(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_installed_alone_works(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
     subprocess.run(pip, check=True, capture_output=True, timeout=limit(120))

@@ -40,7 +40,7 @@ WAYS = [with_hf, with_hf_attached, pytest.param(with_lightning, marks=LIGHTNING)
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_numbers_are_right_and_weights_unharmed(tmp_path: Path, kind: str, way: Callable[..., Any]) -> None:
+def test_other_models_exact_metrics_and_unchanged_weights(tmp_path: Path, kind: str, way: Callable[..., Any]) -> None:
     read = check(way, KINDS[kind], tmp_path)
     if kind == "tied":
         names = read.family("weight_norm")

@@ -60,7 +60,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_nothing_published_is_lost(tmp_path: Path, name: str) -> None:
+def test_process_end_keeps_published_steps(tmp_path: Path, name: str) -> None:
     act, code, last = ENDS[name]
     done = ended(tmp_path, f"At.act = lambda self: exec({act!r})\nrun.train()\n")
     assert done.returncode == code, done.stderr
@@ -70,7 +70,7 @@ def test_nothing_published_is_lost(tmp_path: Path, name: str) -> None:
     assert read.steps("train/loss") == list(range(1, 7))
 
 
-def test_a_run_that_failed_is_marked_so(tmp_path: Path) -> None:
+def test_failed_run_marked_in_hparams(tmp_path: Path) -> None:
     from tensorboard.plugins.hparams import metadata
 
     assert ended(tmp_path, "At.act = lambda self: 1 / 0\nrun.train()\n").returncode == 1
@@ -78,7 +78,7 @@ def test_a_run_that_failed_is_marked_so(tmp_path: Path) -> None:
     assert metadata.parse_session_end_info_plugin_data(content).status == 2  # STATUS_FAILURE
 
 
-def test_the_users_signal_handlers_stay_theirs(tmp_path: Path) -> None:
+def test_signal_handlers_of_user_kept(tmp_path: Path) -> None:
     code = """
         handled = []
         def mine(number, frame):
@@ -95,7 +95,7 @@ def test_the_users_signal_handlers_stay_theirs(tmp_path: Path) -> None:
     assert Run(tmp_path).steps("train/loss") == list(range(1, 13))
 
 
-def test_no_signal_handler_is_installed(tmp_path: Path) -> None:
+def test_training_installs_no_signal_handler(tmp_path: Path) -> None:
     code = """
         known = [s for s in signal.valid_signals()]
         before = {s: signal.getsignal(s) for s in known}

@@ -78,7 +78,7 @@ def kill(child: int, reading: int, seed: int) -> tuple[bytes, float]:
 
 
 @pytest.mark.parametrize("first", range(0, 50, AT_ONCE))
-def test_a_killed_run_keeps_what_was_published(tmp_path: Path, first: int) -> None:
+def test_killed_run_keeps_published_steps(tmp_path: Path, first: int) -> None:
     folders = {seed: tmp_path / str(seed) for seed in range(first, first + AT_ONCE)}
     children = [(*start(folder), seed) for seed, folder in folders.items()]  # before there are threads
     with ThreadPoolExecutor(AT_ONCE) as pool:

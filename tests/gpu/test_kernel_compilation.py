@@ -45,7 +45,7 @@ print("compiled")
 
 
 @pytest.mark.slow
-def test_they_compile_for_cards_and_read_sixteen_bytes_at_a_time(tmp_path: Path) -> None:
+def test_kernels_compiled_for_cards_load_sixteen_bytes(tmp_path: Path) -> None:
     """No card is needed to compile; that the loads are wide shows that a pass can reach the card's bandwidth."""
     settings = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     script = tmp_path / "compile_kernels.py"

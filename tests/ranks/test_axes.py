@@ -11,7 +11,7 @@ from tests.helpers.runs import ROOT, Run
 RANKS = ROOT / "tests" / "ranks" / "scripts" / "train_axes.py"
 
 
-def test_samples_are_those_of_all_ranks(tmp_path: Path) -> None:
+def test_axes_samples_summed_over_ranks(tmp_path: Path) -> None:
     ended = ranks(RANKS, tmp_path)
     assert [rank.code for rank in ended] == [0, 0], [rank.said[-3000:] for rank in ended]
     assert Run(tmp_path).steps("train/loss") == [2, 4]

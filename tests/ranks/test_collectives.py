@@ -30,7 +30,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
 @pytest.mark.parametrize(
     ("strategy", "number"), [("fsdp", 3), ("ddp", 3), ("copies", 2), ("fsdp-rules", 3), ("copies-rules", 3)]
 )
-def test_collectives_of_a_step(found: dict[int, Any], strategy: str, number: int) -> None:
+def test_collectives_of_due_steps_at_most_three(found: dict[int, Any], strategy: str, number: int) -> None:
     for said in found.values():
         assert said[strategy]["training"]  # of torch.distributed's collectives only those of the training are there
         assert not any(said[strategy]["without"].values())

@@ -51,7 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.mark.parametrize("way", PROOFS)
-def test_the_same_tags_steps_and_values(trained: Trained, way: str) -> None:
+def test_deepspeed_run_equals_single_process_run(trained: Trained, way: str) -> None:
     folder, printed = trained(2)
     found = re.findall(rf"^{way}: DeepSpeedEngine with {PROOFS[way]}, (\d+) elements here", printed, re.MULTILINE)
     assert len(found) == 2, printed  # it is truly on
@@ -64,7 +64,7 @@ def test_the_same_tags_steps_and_values(trained: Trained, way: str) -> None:
     compare(Run(folder / way), alone, least=1e-6, more=["clip/share"] if in_loop else [])
 
 
-def test_an_offloaded_optimizer_is_refused_with_the_remedy(trained: Trained) -> None:
+def test_deepspeed_offloaded_optimizer_left_out_with_warning(trained: Trained) -> None:
     folder, printed = trained(2)
     assert printed.count("DeepSpeed ZeRO with an offloaded optimizer (remedy: leave offload_optimizer out") == 1
     read = Run(folder / "zero2_offload")

@@ -51,7 +51,7 @@ def elements(printed: str, way: str) -> list[int]:
 
 
 @pytest.mark.parametrize(("way", "ranks"), PROOFS)
-def test_the_same_tags_steps_and_values(trained: Trained, way: str, ranks: int) -> None:
+def test_loop_on_ranks_equals_single_process_run(trained: Trained, way: str, ranks: int) -> None:
     folder, printed = trained(ranks)
     assert printed.count(f"{way}: parameters are {PROOFS[way, ranks]}, ") == ranks, printed  # it is truly on
     assert len(files(folder / way)) == 1
@@ -59,26 +59,26 @@ def test_the_same_tags_steps_and_values(trained: Trained, way: str, ranks: int) 
     compare(Run(folder / way), Run(trained(1)[0] / "alone"), without=["activations/"] if tensor_parallel else [])
 
 
-def test_tensor_parallel_activations_are_left_out_with_a_warning(trained: Trained) -> None:
+def test_tensor_parallel_activations_left_out_with_warning(trained: Trained) -> None:
     for ranks, layer in ((2, "head.weight"), (4, "layers.0.weight")):
         said = f"under tensor parallelism (of {layer}) a module returns either a part or a copy on each rank"
         assert trained(ranks)[1].count(said) == 1
 
 
-def test_each_state_is_on_one_rank(trained: Trained) -> None:
+def test_zero_redundancy_each_state_on_one_rank(trained: Trained) -> None:
     states = [int(found) for found in re.findall(r"zero_redundancy: states here: (\d+)", trained(2)[1])]
     assert sum(states) == 7  # of 7 parameters
     assert min(states) > 0
 
 
 @pytest.mark.parametrize("how", ["full_shard", "shard_grad_op"])
-def test_fsdp1_parameters_are_in_pieces(trained: Trained, how: str) -> None:
+def test_fsdp1_parameters_are_sharded(trained: Trained, how: str) -> None:
     here = elements(trained(2)[1], f"fsdp1_{how}")
     assert sum(here) == ELEMENTS
     assert max(here) < ELEMENTS
 
 
-def test_flat_parameters_are_refused_with_the_remedy(trained: Trained) -> None:
+def test_fsdp1_flat_parameters_left_out_with_warning(trained: Trained) -> None:
     folder, printed = trained(2)
     assert printed.count("FSDP with flat parameters (remedy: FullyShardedDataParallel(..., use_orig_params=True))") == 1
     read = Run(folder / "fsdp1_flat")
@@ -87,7 +87,7 @@ def test_flat_parameters_are_refused_with_the_remedy(trained: Trained) -> None:
     assert read.steps("train/loss") == [2, 4, 6]
 
 
-def test_a_bad_layer_is_named_that_rank_0_has_nothing_of(trained: Trained) -> None:
+def test_nonfinite_layer_of_another_rank_named(trained: Trained) -> None:
     alone, read = Run(trained(1)[0] / "alone_nan"), Run(trained(2)[0] / "fsdp1_full_shard_nan")
     (said,) = alone.texts["nonfinite/first_bad"][:1]
     assert "gradients hold NaN or Inf in 1 of 5 groups; backward reached last first" in said

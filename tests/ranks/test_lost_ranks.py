@@ -50,7 +50,7 @@ def quiet(said: list[str]) -> bool:
     return not any(line for rank in said for line in rank.splitlines() if line and not line.startswith("seconds"))
 
 
-def test_ranks_that_do_the_same_say_nothing(rough: Rough) -> None:
+def test_equal_ranks_no_warning(rough: Rough) -> None:
     assert quiet(rough.said("plain"))
     run = rough.run("plain")
     assert run.scalars["probe/ranks"] == [(2, 2.0), (4, 2.0), (6, 2.0)]
@@ -58,7 +58,7 @@ def test_ranks_that_do_the_same_say_nothing(rough: Rough) -> None:
 
 
 @pytest.mark.parametrize(("scenario", "rank"), [("raises", 1), ("raises_on_the_writer", 0)])
-def test_a_metric_that_raises_on_one_rank_is_left_out(rough: Rough, scenario: str, rank: int) -> None:
+def test_metric_failure_on_one_rank_left_out(rough: Rough, scenario: str, rank: int) -> None:
     said = rough.said(scenario)
     assert said[rank].count("metric probe failed at step 4") == 1
     assert quiet([said[1 - rank]])
@@ -69,12 +69,12 @@ def test_a_metric_that_raises_on_one_rank_is_left_out(rough: Rough, scenario: st
     assert list(run.histograms["weights/head"]) == [2, 4, 6]
 
 
-def test_a_rank_without_gradients(rough: Rough) -> None:
+def test_rank_without_gradients_same_norms(rough: Rough) -> None:
     assert quiet(rough.said("no_gradients"))
     assert rough.run("no_gradients").scalars["grad_norm/total"] == rough.run("plain").scalars["grad_norm/total"]
 
 
-def test_stages_of_a_pipeline_count_where_they_are_and_are_named(rough: Rough) -> None:
+def test_pipeline_stages_counted_and_named_in_warning(rough: Rough) -> None:
     said = rough.said("stages")
     assert "not on every rank: embed.weight, embed.bias, body.weight and 3 more" in said[0]
     assert quiet([said[1]])
@@ -85,7 +85,7 @@ def test_stages_of_a_pipeline_count_where_they_are_and_are_named(rough: Rough) -
     assert run.scalars["probe/ranks"] == [(2, 2.0), (4, 2.0), (6, 2.0)]
 
 
-def test_different_tensors_under_one_name_are_left_out(rough: Rough) -> None:
+def test_different_tensors_of_one_name_left_out(rough: Rough) -> None:
     first, *others = rough.said("namesakes")
     assert first.count("plain tensors that are not the same on all ranks (body.weight, body.bias") == 1
     assert quiet(others)
@@ -95,14 +95,14 @@ def test_different_tensors_under_one_name_are_left_out(rough: Rough) -> None:
     assert run.steps("train/loss") == [2, 4, 6]
 
 
-def test_a_layer_frozen_on_the_way(rough: Rough) -> None:
+def test_layer_frozen_during_training_same_points(rough: Rough) -> None:
     run = rough.run("frozen_later")
     assert run.steps("grad_norm/total") == [2, 4, 6]
     assert run.at("grad_norm/total")[2] == pytest.approx(rough.run("plain").at("grad_norm/total")[2])
 
 
 @pytest.mark.parametrize(("scenario", "says"), [("uneven", 0), ("uneven_writer", 1), ("joined", 0)])
-def test_due_steps_that_one_rank_alone_reaches(rough: Rough, scenario: str, says: int) -> None:
+def test_unequal_number_of_steps_ends_merging(rough: Rough, scenario: str, says: int) -> None:
     said = rough.said(scenario)
     assert said[says].count(LOST) == 1
     assert "from step 6 to the end" in said[says]
@@ -115,7 +115,7 @@ def test_due_steps_that_one_rank_alone_reaches(rough: Rough, scenario: str, says
     assert run.steps("train/learning_rate") == ([2, 4] if scenario == "uneven_writer" else [2, 4, 6, 8, 10])
 
 
-def test_evaluation_on_one_rank(rough: Rough) -> None:
+def test_evaluation_on_rank_0_alone_same_points(rough: Rough) -> None:
     assert quiet(rough.said("evaluates"))
     run = rough.run("evaluates")
     assert run.scalars["eval/accuracy"] == [(3, 0.5), (4, 0.5)]
@@ -123,7 +123,7 @@ def test_evaluation_on_one_rank(rough: Rough) -> None:
     assert run.scalars["probe/ranks"] == [(2, 2.0), (4, 2.0), (6, 2.0)]
 
 
-def test_a_rank_that_never_makes_a_loop(rough: Rough) -> None:
+def test_rank_without_callback_leaves_out_shared_metrics(rough: Rough) -> None:
     said = rough.said("never")
     assert f"{APART} for numbers that need all of them, but these did not come in time: rank 1" in said[0]
     assert "these would be one rank's share and are left out: nonfinite, throughput" in said[0]
@@ -135,7 +135,7 @@ def test_a_rank_that_never_makes_a_loop(rough: Rough) -> None:
     assert not sharded.histograms
 
 
-def test_a_rank_that_makes_it_late(rough: Rough) -> None:
+def test_rank_with_late_callback_joins(rough: Rough) -> None:
     assert quiet(rough.said("late"))  # also after the trainings before, in which one rank had no loop
     assert rough.run("late").scalars["probe/ranks"] == [(2, 2.0), (4, 2.0), (6, 2.0)]
     said = rough.said("behind_a_barrier")
@@ -143,7 +143,7 @@ def test_a_rank_that_makes_it_late(rough: Rough) -> None:
     assert max(rough.seconds("behind_a_barrier")) < 20
 
 
-def test_the_end_waits_for_other_ranks_within_bounds(rough: Rough) -> None:
+def test_end_with_stuck_rank_waits_within_timeout(rough: Rough) -> None:
     said, seconds = rough.said("stuck"), rough.seconds("stuck")
     assert "other ranks did not answer in 1 s at the end; what waits for them is lost" in said[0]
     assert seconds[0] < 8
@@ -152,7 +152,7 @@ def test_the_end_waits_for_other_ranks_within_bounds(rough: Rough) -> None:
     assert run.steps("train/learning_rate") == [2, 4, 6]
 
 
-def test_what_fails_in_ours_on_one_rank_is_told_to_the_others(rough: Rough) -> None:
+def test_recorder_failure_on_one_rank_ends_merging(rough: Rough) -> None:
     said = rough.said("breaks")
     assert said[0].count(LOST) == 1
     assert "measuring failed at step 4" in said[1]
@@ -161,12 +161,12 @@ def test_what_fails_in_ours_on_one_rank_is_told_to_the_others(rough: Rough) -> N
     assert rough.run("breaks").steps("train/learning_rate") == [2, 4, 6]
 
 
-def test_two_trainings_in_one_process(rough: Rough) -> None:
+def test_second_training_in_process_own_points(rough: Rough) -> None:
     assert rough.run("twice").scalars["probe/ranks"] == [(2, 2.0)]
     assert rough.run("twice/second").scalars["probe/ranks"] == [(2, 2.0), (4, 2.0)]
 
 
-def test_a_rank_is_killed(tmp_path: Path) -> None:
+def test_killed_rank_keeps_merged_points(tmp_path: Path) -> None:
     writer, other = ranks(ROUGH, tmp_path, "killed", seconds=60)
     assert other.code == -9
     assert writer.code == 1, writer.said[-3000:]  # by the training's own collective
@@ -176,7 +176,7 @@ def test_a_rank_is_killed(tmp_path: Path) -> None:
     assert list(run.histograms["weights/head"]) == [2, 4]
 
 
-def test_an_exception_on_one_rank(tmp_path: Path) -> None:
+def test_exception_on_one_rank_keeps_merged_points(tmp_path: Path) -> None:
     writer, other = ranks(ROUGH, tmp_path, "error", seconds=60)
     assert other.code == 1
     assert "a fault of the user's" in other.said
@@ -185,7 +185,7 @@ def test_an_exception_on_one_rank(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scenario", ["destroyed", "open_at_exit"])
-def test_the_last_step_is_there_however_the_process_ends(tmp_path: Path, scenario: str) -> None:
+def test_process_end_without_close_keeps_last_step(tmp_path: Path, scenario: str) -> None:
     for ended in ranks(ROUGH, tmp_path, scenario, seconds=60):
         assert ended.code == 0, ended.said[-3000:]
         assert "Traceback" not in ended.said

@@ -28,7 +28,7 @@ def found(said: str, scenario: str, what: str) -> Any:
     return ast.literal_eval(value)
 
 
-def test_a_metric_that_is_costly_on_rank_0_is_measured_less_often_on_all(said: list[str]) -> None:
+def test_budget_exceeded_on_rank_0_stretches_all_ranks(said: list[str]) -> None:
     first, second = (found(rank, "budget", "slow here") for rank in said)
     assert first == second == found(said[0], "budget", "slow written")
     # Three runs to know its cost; the decision is told with the third or, if that is merged already, the next one.
@@ -41,17 +41,17 @@ def test_a_metric_that_is_costly_on_rank_0_is_measured_less_often_on_all(said: l
     assert [found(rank, "budget", "texts") for rank in said] == [[15], []]
 
 
-def test_what_is_within_the_budget_on_rank_0_stays(said: list[str]) -> None:
+def test_budget_exceeded_on_another_rank_changes_nothing(said: list[str]) -> None:
     for rank in said:
         assert found(rank, "within", "slow here") == list(range(5, 201, 5))
 
 
-def test_decisions_of_another_thread_are_acted_upon_at_the_same_step(said: list[str]) -> None:
+def test_messages_of_thread_delivered_at_same_step(said: list[str]) -> None:
     first, second = (found(rank, "thread", "acted") for rank in said)
     assert first == second
     assert [numbers for _, numbers in first] == [{"number": n, f"only {n}": -1.5} for n in (1, 2, 3)]
     assert all(step % 3 == 0 for step, _ in first)  # the last step that was over: the next one is ending
 
 
-def test_the_rank_that_needs_most_memory_is_named(said: list[str]) -> None:
+def test_memory_largest_rank_named(said: list[str]) -> None:
     assert [found(rank, "memory", "largest") for rank in said] == [[(1, 1.0)], []]

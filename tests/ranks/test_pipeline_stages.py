@@ -34,7 +34,7 @@ def run(trained: tuple[Path, list[Ended]]) -> Callable[[str], Run]:
     return lambda scenario: Run(trained[0] / scenario)
 
 
-def test_a_regex_may_match_on_another_stage(said: Callable[[str], list[str]], run: Callable[[str], Run]) -> None:
+def test_regex_matching_on_another_stage_accepted(said: Callable[[str], list[str]], run: Callable[[str], Run]) -> None:
     first, second = said("somewhere")
     assert "not on every rank: embed.weight, embed.bias, body.weight and 3 more" in first
     assert len(first.splitlines()) == 1
@@ -46,7 +46,7 @@ def test_a_regex_may_match_on_another_stage(said: Callable[[str], list[str]], ru
     assert read.at("nonfinite/found") == {2: 0.0, 4: 0.0}
 
 
-def test_activations_of_different_layers_under_one_name_are_left_out(
+def test_activations_of_layers_with_one_name_left_out(
     said: Callable[[str], list[str]], run: Callable[[str], Run]
 ) -> None:
     first, second = said("namesakes")
@@ -57,7 +57,7 @@ def test_activations_of_different_layers_under_one_name_are_left_out(
     assert not run("namesakes").histograms
 
 
-def test_a_regex_that_matches_nowhere_is_refused_on_all_ranks(said: Callable[[str], list[str]]) -> None:
+def test_regex_matching_nowhere_refused_on_all_ranks(said: Callable[[str], list[str]]) -> None:
     for rank, near in enumerate(("embed", "head")):
         lines = [line for line in said("nowhere")[rank].splitlines() if line.startswith("refused: ")]
         assert lines[0].startswith("refused: grad_norm.include must match at least one parameter's name, got 'haed'")
@@ -66,7 +66,7 @@ def test_a_regex_that_matches_nowhere_is_refused_on_all_ranks(said: Callable[[st
         assert all(near in line for line in lines[::2])
 
 
-def test_scalars_of_rank_0_alone_keep_nobody_apart(said: Callable[[str], list[str]], run: Callable[[str], Run]) -> None:
+def test_user_scalars_of_rank_0_alone_written(said: Callable[[str], list[str]], run: Callable[[str], Run]) -> None:
     assert said("own") == ["", ""]
     read = run("own")
     assert read.at("own/step") == {3: 2.0, 6: 5.0, 8: 7.5}
@@ -74,7 +74,7 @@ def test_scalars_of_rank_0_alone_keep_nobody_apart(said: Callable[[str], list[st
     assert read.steps("train/loss") == [2, 4, 6, 8]
 
 
-def test_what_changes_before_it_is_counted_is_left_out(
+def test_activations_changed_in_place_histogram_left_out(
     said: Callable[[str], list[str]], run: Callable[[str], Run]
 ) -> None:
     for rank in said("in_place"):
@@ -86,7 +86,9 @@ def test_what_changes_before_it_is_counted_is_left_out(
     assert read.at("activations/one/zero_share") == {2: 0.0, 4: 0.0}  # from before it was changed
 
 
-def test_partial_sums_are_left_out_with_the_remedy(said: Callable[[str], list[str]], run: Callable[[str], Run]) -> None:
+def test_gradients_of_partial_sums_left_out_with_warning(
+    said: Callable[[str], list[str]], run: Callable[[str], Run]
+) -> None:
     first, second = said("unsummed")
     assert first.count("gradients of norm.weight, norm.bias are DTensors of partial sums (sequence parallelism)") == 1
     assert "remedy: before the step, p.grad = p.grad.redistribute(placements=p.placements)" in first

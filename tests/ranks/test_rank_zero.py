@@ -16,7 +16,7 @@ from tests.helpers.limits import limit
 NODES = Path(__file__).parent / "scripts" / "train_on_nodes.py"
 
 
-def test_over_two_nodes(tmp_path: Path) -> None:
+def test_two_nodes_only_rank_0_writes(tmp_path: Path) -> None:
     rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port()}", "--rdzv-id=here"]
     agents = []
     for node in ("one", "two"):
@@ -66,7 +66,7 @@ def test_over_two_nodes(tmp_path: Path) -> None:
         ({"RANK": ""}, True, 1),
     ],
 )
-def test_before_there_is_a_process_group(
+def test_rank_from_launcher_variables(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], zero: bool, size: int
 ) -> None:
     for name in list(os.environ):

@@ -106,7 +106,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Run
 
 
 @pytest.mark.parametrize("way", PROOFS)
-def test_the_same_tags_steps_and_values(train: Callable[[str], tuple[Run, str]], way: str) -> None:
+def test_recipe_on_ranks_equals_single_process_run(train: Callable[[str], tuple[Run, str]], way: str) -> None:
     if way == "zero2" and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed: make test-deepspeed")
     read, printed = train(way)

@@ -34,7 +34,7 @@ def loops(folder: Path) -> list[Ended]:
     return ranks(STOPPING, folder, *LOOPS, seconds=120)
 
 
-def test_a_loop_stops_and_saves_one_step_after_the_evidence(loops: list[Ended], folder: Path) -> None:
+def test_stop_and_checkpoint_on_all_ranks_same_step(loops: list[Ended], folder: Path) -> None:
     words = said(loops, "ddp")
     assert steps(words) == [7, 7]  # the loss is NaN at step 5, which is logged at step 6
     assert steps(words, "saves") == [7, 7]
@@ -43,21 +43,21 @@ def test_a_loop_stops_and_saves_one_step_after_the_evidence(loops: list[Ended], 
     assert alert.startswith("**error: nonfinite**, found at step 6")
 
 
-def test_a_rank_that_is_ahead_of_the_verdict_waits_for_it(loops: list[Ended]) -> None:
+def test_stop_of_slow_rule_on_same_step(loops: list[Ended]) -> None:
     assert steps(said(loops, "slow")) == [7, 7]
 
 
-def test_where_ranges_take_the_third_collective_the_verdict_goes_with_the_next_due_step(loops: list[Ended]) -> None:
+def test_stop_of_sharded_model_at_next_due_step(loops: list[Ended]) -> None:
     assert steps(said(loops, "sharded")) == [9, 9]
 
 
-def test_a_rank_that_has_ended_leaves_nobody_waiting_and_nobody_stops_alone(loops: list[Ended]) -> None:
+def test_stop_with_ended_rank_stops_nobody(loops: list[Ended]) -> None:
     words = said(loops, "uneven")
     assert steps(words) == [16, 5]
     assert words[0].count("ranks are lost") == 1
 
 
-def test_a_warning_stops_nobody(loops: list[Ended]) -> None:
+def test_warning_rule_stops_no_rank(loops: list[Ended]) -> None:
     words = said(loops, "warns")
     assert steps(words) == [16, 16]
     assert words[0].count("error nonfinite since step 6") == 1
@@ -66,7 +66,7 @@ def test_a_warning_stops_nobody(loops: list[Ended]) -> None:
 @pytest.mark.parametrize(
     ("scenario", "saved"), [("hf", "hf/checkpoint-7"), ("lightning", "pl/checkpoints/alert-step=7.ckpt")]
 )
-def test_trainers_stop_and_save_in_their_own_way(tmp_path: Path, scenario: str, saved: str) -> None:
+def test_stop_under_trainer_saves_its_checkpoint(tmp_path: Path, scenario: str, saved: str) -> None:
     words = said(ranks(STOPPING, tmp_path, scenario, seconds=120), scenario)
     assert steps(words) == [7, 7]
     assert (tmp_path / saved).exists()

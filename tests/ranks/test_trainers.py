@@ -38,7 +38,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.mark.parametrize("way", PROOFS)
-def test_the_same_tags_steps_and_values(trained: Trained, way: str) -> None:
+def test_trainer_on_ranks_equals_single_process_run(trained: Trained, way: str) -> None:
     folder, printed = trained(2)
     assert printed.count(PROOFS[way]) == 2, printed  # the strategy is truly on
     assert len(files(folder / way)) == 1
@@ -47,7 +47,7 @@ def test_the_same_tags_steps_and_values(trained: Trained, way: str) -> None:
     compare(Run(folder / way), alone)
 
 
-def test_flat_parameters_are_refused_with_the_remedy(trained: Trained) -> None:
+def test_huggingface_fsdp1_flat_parameters_left_out_with_warning(trained: Trained) -> None:
     folder, printed = trained(2)
     assert printed.count("hf-fsdp1-flat: parameters are ['flat'] in FullyShardedDataParallel") == 2
     assert printed.count("FSDP with flat parameters (remedy: FullyShardedDataParallel(..., use_orig_params=True))") == 1
@@ -57,7 +57,7 @@ def test_flat_parameters_are_refused_with_the_remedy(trained: Trained) -> None:
     assert read.steps("train/loss") == [2, 4]
 
 
-def test_a_metric_gives_way_to_a_tag_that_a_module_logs_on_all_ranks(tmp_path: Path) -> None:
+def test_metric_tag_logged_by_module_left_to_module(tmp_path: Path) -> None:
     ended = ranks(Path(__file__).parent / "scripts" / "log_own_tag.py", tmp_path / "run", seconds=120)
     assert [rank.code for rank in ended] == [0, 0], [rank.said[-3000:] for rank in ended]
     assert not any("ranks are lost" in rank.said for rank in ended)

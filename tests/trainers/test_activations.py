@@ -20,7 +20,9 @@ SET: dict[str, Any] = {"every": 2, "metrics": ["activations"]}
 
 @pytest.mark.parametrize("attached", [True, False])
 @pytest.mark.parametrize("checkpointing", [None, True, False], ids=["plain", "reentrant", "not reentrant"])
-def test_hf(tmp_path: Path, attached: bool, checkpointing: bool | None) -> None:
+def test_huggingface_activations_with_checkpointing_match_hooks(
+    tmp_path: Path, attached: bool, checkpointing: bool | None
+) -> None:
     # transformers repeats what is inside a layer, and other code whole layers: hooks inside see a second pass.
     names = (*LAYERS[:3], "bert.encoder.layer.0.attention", "bert.encoder.layer.1.attention.self.query")
     model = bert()
@@ -42,7 +44,7 @@ def test_hf(tmp_path: Path, attached: bool, checkpointing: bool | None) -> None:
     assert calls == ([2, 2] if checkpointing is None else [4, 4])  # the test's own hook sees the repeated passes
 
 
-def test_the_models_layers_are_the_default(tmp_path: Path) -> None:
+def test_huggingface_activations_default_modules_are_layers(tmp_path: Path) -> None:
     model, callback = bert(), TbxTrainerCallback(SET)
     watched = OutputRecorder(model)
     run = trainer(tmp_path, model=model, callbacks=[callback], max_steps=4)
@@ -52,7 +54,7 @@ def test_the_models_layers_are_the_default(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_the_run_is_unharmed_under_gradient_checkpointing(tmp_path: Path, reentrant: bool) -> None:
+def test_huggingface_training_with_checkpointing_unchanged(tmp_path: Path, reentrant: bool) -> None:
     results = []
     for callbacks in ([TbxTrainerCallback(FULL)], []):
         run = trainer(

@@ -24,7 +24,7 @@ class StopAt(TrainerCallback):
 
 
 @pytest.mark.parametrize("attach", [False, True])
-def test_the_hugging_face_trainer_with_a_resume(tmp_path: Path, attach: bool) -> None:
+def test_huggingface_axes_over_resume_continue(tmp_path: Path, attach: bool) -> None:
     saving = {"save_strategy": "steps", "save_steps": 4, "max_steps": 10, "eval_strategy": "steps", "eval_steps": 5}
     for resume in (False, True):
         callback = TbxTrainerCallback(SET, log_dir=tmp_path / "run")
@@ -49,7 +49,7 @@ def test_the_hugging_face_trainer_with_a_resume(tmp_path: Path, attach: bool) ->
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning warns of settings that suit tests
-def test_the_lightning_trainer_with_a_resume(tmp_path: Path) -> None:
+def test_lightning_axes_over_resume_continue(tmp_path: Path) -> None:
     import lightning.pytorch as pl
 
     class Classifier(pl.LightningModule):

@@ -12,7 +12,7 @@ from tests.helpers.models import bert, trainer
 from tests.helpers.runs import Run
 
 
-def test_a_trainings_text_says_the_chosen_periods(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_huggingface_budget_exceeded_writes_chosen_cadences(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     # A thousandth is too little for a model this small, whatever the machine: histograms have to become rarer.
     config = {"extends": "full", "every": 4, "overhead_budget": 1e-3, "metrics": [{"weight_histogram": {"every": 2}}]}
     callback = TbxTrainerCallback(config)

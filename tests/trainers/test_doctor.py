@@ -15,7 +15,7 @@ from tests.helpers.commands import run
 from tests.helpers.models import trainer
 
 
-def test_what_the_trainers_own_callback_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_run_of_huggingface_callback_finds_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "hf"))
     settings = {
         "max_steps": 40,
@@ -31,7 +31,7 @@ def test_what_the_trainers_own_callback_wrote(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's, of settings that suit tests
-def test_what_lightnings_own_logger_wrote(tmp_path: Path) -> None:
+def test_doctor_run_of_lightning_logger_finds_fault(tmp_path: Path) -> None:
     class Module(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()

@@ -85,7 +85,9 @@ def hf(
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("way", HF)
-def test_hf(tmp_path: Path, way: str, accumulate: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_huggingface_attached_accuracy_exact(
+    tmp_path: Path, way: str, accumulate: int, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         callback, logits, labels = hf(tmp_path, way, accumulate=accumulate)
     assert Run(callback.log_dir).at("train/accuracy") == shares(logits, labels, accumulate)
@@ -93,9 +95,7 @@ def test_hf(tmp_path: Path, way: str, accumulate: int, caplog: pytest.LogCapture
     assert callback._engine.labels is None
 
 
-def test_hf_that_is_not_attached_says_what_would_show_the_labels(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_huggingface_not_attached_accuracy_warns_with_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         callback, _, _ = hf(tmp_path, "compute_loss that pops", attached=False)
     assert "train/accuracy" not in Run(callback.log_dir).scalars
@@ -106,7 +106,7 @@ def test_hf_that_is_not_attached_says_what_would_show_the_labels(
     )
 
 
-def test_labels_of_the_batch_are_those_of_one_pass(tmp_path: Path) -> None:
+def test_huggingface_labels_used_for_one_pass(tmp_path: Path) -> None:
     class Twice(Trainer):
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
             labels = inputs.pop("labels")
@@ -215,7 +215,7 @@ def fit(folder: Path, module: pl.LightningModule, *, accumulate: int = 1, collat
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("make", [ByForward, ByName, Returned, Both])
 @pytest.mark.filterwarnings("ignore")  # Lightning warns of settings that suit tests
-def test_lightning(tmp_path: Path, make: type[Seen], accumulate: int) -> None:
+def test_lightning_accuracy_exact(tmp_path: Path, make: type[Seen], accumulate: int) -> None:
     module = make()
     read = fit(tmp_path, module, accumulate=accumulate, collate_fn=by_name if make is ByName else None)
     assert read.at("train/accuracy") == shares(module.logits, module.labels, accumulate)
@@ -226,7 +226,7 @@ def test_lightning(tmp_path: Path, make: type[Seen], accumulate: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_lightning_says_what_would_show_the_logits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lightning_unseen_logits_warns_with_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         read = fit(tmp_path, Silent())
     assert "train/accuracy" not in read.scalars
@@ -252,7 +252,7 @@ FORMS: dict[str, Callable[[Tensor, Tensor], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_loop(tmp_path: Path, form: str) -> None:
+def test_loop_accuracy_exact(tmp_path: Path, form: str) -> None:
     model, expected, losses = nn.Linear(8, 3), {}, {}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, {**SET, "every": 1}, log_dir=tmp_path) as loop:
@@ -291,7 +291,7 @@ def transformers_lm() -> nn.Module:
 
 
 @pytest.mark.parametrize("make", [transformers_lm, lambda: Padded(configured=True), lambda: Padded(configured=False)])
-def test_a_language_model_has_no_accuracy(
+def test_language_model_no_accuracy(
     tmp_path: Path, make: Callable[[], nn.Module], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = make()
@@ -319,7 +319,7 @@ def test_a_language_model_has_no_accuracy(
         (None, None, "the model's outputs were not seen; remedy: pass outputs=... and labels=... to end_step"),
     ],
 )
-def test_one_warning_says_why(
+def test_accuracy_impossible_warns_once(
     tmp_path: Path, outputs: Any, labels: Any, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = nn.Linear(8, 3)

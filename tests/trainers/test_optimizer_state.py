@@ -24,7 +24,7 @@ ADAFACTORS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", ADAFACTORS)
-def test_the_step_of_adafactor(tmp_path: Path, name: str) -> None:
+def test_transformers_adafactor_effective_lr_matches_step(tmp_path: Path, name: str) -> None:
     read, model, _, seen = run(tmp_path, ADAFACTORS[name])
     exact = 0.15 if "warming up" in name else 2e-3  # steps of 1e-7 are near the weights' own precision
     for key in trained(model):
@@ -33,7 +33,7 @@ def test_the_step_of_adafactor(tmp_path: Path, name: str) -> None:
             assert read.at(f"optimizer_state/effective_lr/{key}")[step] == pytest.approx(moved, rel=exact), key
 
 
-def test_adafactors_moments(tmp_path: Path) -> None:
+def test_transformers_adafactor_moments_match_naive(tmp_path: Path) -> None:
     read, model, optimizer, _ = run(tmp_path, ADAFACTORS["transformers, first moment"])
     for key, p in trained(model).items():
         state = optimizer.state[p]

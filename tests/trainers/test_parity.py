@@ -167,7 +167,7 @@ WAYS: dict[str, Callable[[Path, int], tuple[str | None, nn.Module]]] = {
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_same_tags_steps_and_values(tmp_path: Path, accumulate: int) -> None:
+def test_three_trainers_write_same_values(tmp_path: Path, accumulate: int) -> None:
     read, weights = {}, {}
     for name, way in WAYS.items():
         folder, model = way(tmp_path / name, accumulate)

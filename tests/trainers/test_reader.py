@@ -14,7 +14,7 @@ from tests.helpers.models import trainer
 from tests.helpers.runs import Run
 
 
-def test_a_run_of_ours_is_what_tensorboards_accumulator_reads(tmp_path: Path) -> None:
+def test_reader_run_of_callback_equals_event_accumulator(tmp_path: Path) -> None:
     callback = TbxTrainerCallback(EVERY_KIND, log_dir=str(tmp_path / "run"))
     trainer(tmp_path / "out", callbacks=[callback], eval_strategy="steps", eval_steps=4).train()
     callback.close()
@@ -38,7 +38,7 @@ def test_a_run_of_ours_is_what_tensorboards_accumulator_reads(tmp_path: Path) ->
     assert not ours.unread
 
 
-def test_a_run_of_the_trainers_own_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_run_of_huggingface_callback_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "hf"))
     trainer(tmp_path / "out", report_to="tensorboard").train()
     run = read_run(tmp_path / "hf")

@@ -45,7 +45,7 @@ def write(folder: Path, **splits: str) -> Path:
 TSV = "sentence\tlabel\ngood film\t1\nbad film\t0\n"
 
 
-def test_made_up_sentences_are_disjoint_seeded_and_balanced() -> None:
+def test_made_up_sentences_disjoint_seeded_and_balanced() -> None:
     data = made_up(train=800, dev=200, test=200, seed=3)
     sentences = {split: data[split]["sentence"] for split in data}
     every = [sentence for split in sentences.values() for sentence in split]
@@ -56,7 +56,7 @@ def test_made_up_sentences_are_disjoint_seeded_and_balanced() -> None:
     assert data["train"].features["label"].names == ["negative", "positive"]
 
 
-def test_made_up_sentences_are_not_trivial() -> None:
+def test_made_up_sentences_not_trivial() -> None:
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.naive_bayes import MultinomialNB
 
@@ -68,7 +68,7 @@ def test_made_up_sentences_are_not_trivial() -> None:
 
 
 @needs_real_data
-def test_quotes_lose_no_rows() -> None:
+def test_load_folder_quotes_lose_no_rows() -> None:
     data = load_folder(REAL)
     assert {split: len(data[split]) for split in data} == {"train": 6908, "dev": 872, "test": 1821}
     with (REAL / "train.tsv").open(encoding="utf-8", newline="") as file:
@@ -78,13 +78,13 @@ def test_quotes_lose_no_rows() -> None:
 
 
 @needs_real_data
-def test_the_real_vocabulary_is_read_whole() -> None:
+def test_real_vocabulary_read_whole() -> None:
     tokenizer = read_vocabulary(VOCAB, cased=False)
     assert len(tokenizer) == 30522
     assert tokenizer("Hello, world!")["input_ids"] == [101, 7592, 1010, 2088, 999, 102]
 
 
-def test_formats_give_the_same_rows(tmp_path: Path) -> None:
+def test_load_folder_formats_give_same_rows(tmp_path: Path) -> None:
     rows = [("plain", "pos"), ('with "quotes" and, commas', "neg"), ("null", "pos"), ("NA", "neg"), ("süß 好", "pos")]
     for ending in ("tsv", "csv", "jsonl"):
         folder = tmp_path / ending
@@ -103,7 +103,7 @@ def test_formats_give_the_same_rows(tmp_path: Path) -> None:
         assert data["train"]["label"][:] == [1, 0, 1, 0, 1]
 
 
-def test_a_local_dataset_stands_for_a_hub_name(tmp_path: Path) -> None:
+def test_load_hub_local_dataset_read(tmp_path: Path) -> None:
     write(tmp_path / "set", train_csv="text,stars\nfine,5\npoor,1\n", validation_csv="text,stars\nfine,5\n")
     data = load_hub(str(tmp_path / "set"), text="text", label="stars")
     assert data["train"]["sentence"][:] == ["fine", "poor"]
@@ -133,7 +133,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_data_is_named(tmp_path: Path, name: str) -> None:
+def test_load_folder_bad_data_named(tmp_path: Path, name: str) -> None:
     splits, message = BAD[name]
     folder = tmp_path / "data"
     if splits is not None:
@@ -142,14 +142,14 @@ def test_bad_data_is_named(tmp_path: Path, name: str) -> None:
         load_folder(folder)
 
 
-def test_text_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
+def test_load_folder_not_utf8_named_with_line(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", train=TSV, dev=TSV)
     (folder / "train.tsv").write_bytes(TSV.encode() + "café\t1\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"train\.tsv: must be UTF-8, got other bytes in line 4"):
         load_folder(folder)
 
 
-def test_a_bad_vocabulary_is_named(tmp_path: Path) -> None:
+def test_bad_vocabulary_named(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_text("[PAD]\n[UNK]\nhello\n")
     with pytest.raises(DataError, match=r"--vocab must hold the special tokens .* lacks \[CLS\]"):
@@ -158,14 +158,14 @@ def test_a_bad_vocabulary_is_named(tmp_path: Path) -> None:
         read_vocabulary(tmp_path / "none.txt", cased=False)
 
 
-def test_a_trained_vocabulary_knows_its_sentences() -> None:
+def test_trained_vocabulary_knows_its_sentences() -> None:
     data = made_up(train=300, dev=20, test=20)
     tokenizer = train_vocabulary(data["train"], 500, cased=False)
     encoded = tokenizer(data["dev"]["sentence"][:])["input_ids"]
     assert not any(tokenizer.unk_token_id in ids for ids in encoded)
 
 
-def test_the_same_sentences_give_the_same_vocabulary_in_every_process() -> None:
+def test_trained_vocabulary_same_in_every_process() -> None:
     code = """
 from sentiment_data import made_up
 from sentiment_model import train_vocabulary
@@ -191,7 +191,7 @@ print(sorted(vocabulary.items()))
         (["--hidden", "15", "--heads", "2"], "--hidden must be a multiple of --heads"),
     ],
 )
-def test_bad_arguments_end_in_one_line_and_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_recipe_bad_arguments_one_line_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
     done = recipe(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]
@@ -202,7 +202,7 @@ def test_bad_arguments_end_in_one_line_and_code_2(tmp_path: Path, arguments: lis
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_the_recipe_trains_says_where_the_logs_are_and_resumes(tmp_path: Path, name: str) -> None:
+def test_recipe_trains_reports_and_resumes(tmp_path: Path, name: str) -> None:
     done = recipe(*SMALL, "--output-dir", "out", "--config", "full", cwd=tmp_path, name=name)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "out" / "runs").iterdir()
@@ -232,7 +232,7 @@ def test_the_recipe_trains_says_where_the_logs_are_and_resumes(tmp_path: Path, n
     assert Run(folder).steps("train/loss") == [4, 8, 12, 16]
 
 
-def test_without_the_reports_extra_one_line_says_how_to_get_it(tmp_path: Path) -> None:
+def test_recipe_without_report_extra_prints_install_command(tmp_path: Path) -> None:
     (tmp_path / "plotly.py").write_text("raise ImportError")
     code = f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['r.py', *sys.argv[1:]];"
     code += f" runpy.run_path({str(RECIPES / 'bert_sentiment_loop.py')!r}, run_name='__main__')"
@@ -244,7 +244,7 @@ def test_without_the_reports_extra_one_line_says_how_to_get_it(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_an_epoch_that_ends_within_a_window_steps_on_what_is_left(tmp_path: Path, name: str) -> None:
+def test_recipe_partial_accumulation_window_steps(tmp_path: Path, name: str) -> None:
     lines = "sentence\tlabel\n" + "".join(f"word{n} film\t{n % 2}\n" for n in range(10))
     data = write(tmp_path / "data", train=lines, dev=lines)
     options = ["--batch", "2", "--accumulate", "2", "--epochs", "2", "--logging-steps", "1", "--vocab-size", "100"]
@@ -258,7 +258,7 @@ def test_an_epoch_that_ends_within_a_window_steps_on_what_is_left(tmp_path: Path
     assert list(read.at("train/learning_rate").values()) == pytest.approx(rates)
 
 
-def test_a_pretrained_model_from_a_folder(tmp_path: Path) -> None:
+def test_recipe_pretrained_model_from_folder(tmp_path: Path) -> None:
     assert recipe(*SMALL, "--output-dir", "first", cwd=tmp_path).returncode == 0
     checkpoint = next((tmp_path / "first").glob("checkpoint-*"))
     done = recipe("--model", checkpoint, "--max-steps", "2", "--output-dir", "second", cwd=tmp_path)
@@ -267,7 +267,7 @@ def test_a_pretrained_model_from_a_folder(tmp_path: Path) -> None:
 
 
 @needs_real_data
-def test_real_sentences(tmp_path: Path) -> None:
+def test_recipe_real_sentences_train(tmp_path: Path) -> None:
     done = recipe(
         *SMALL,
         "--data",
@@ -296,7 +296,7 @@ def test_real_sentences(tmp_path: Path) -> None:
 
 @needs_real_data
 @pytest.mark.slow
-def test_real_sentences_reach_the_expected_accuracy(tmp_path: Path) -> None:
+def test_recipe_real_sentences_reach_expected_accuracy(tmp_path: Path) -> None:
     done = recipe("--data", REAL, "--vocab", VOCAB, "--output-dir", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "out" / "runs").iterdir()

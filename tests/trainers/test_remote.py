@@ -22,7 +22,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield client
 
 
-def test_a_run_on_s3(bucket: Any, tmp_path: Path) -> None:
+def test_huggingface_run_on_s3_written(bucket: Any, tmp_path: Path) -> None:
     callback = TbxTrainerCallback("default", log_dir="s3://runs/exp1")
     trainer(tmp_path / "out", callbacks=[callback]).train()
     callback.close()

@@ -25,7 +25,7 @@ def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5)), nn.Linear(8, 2))
 
 
-def test_loop_with_modules_of_ones_choice(tmp_path: Path) -> None:
+def test_activations_of_chosen_modules_match_hooks(tmp_path: Path) -> None:
     model, names = net(), ("1", "2.1")
     watched = OutputRecorder(model, names)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -51,7 +51,7 @@ def test_loop_with_modules_of_ones_choice(tmp_path: Path) -> None:
     assert len(read.histograms["activations/1"][2].bucket) == 11
 
 
-def test_hooks_are_there_only_in_due_steps_and_gone_after_an_exception(tmp_path: Path) -> None:
+def test_activations_hooks_only_on_due_steps(tmp_path: Path) -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
@@ -82,7 +82,7 @@ def test_hooks_are_there_only_in_due_steps_and_gone_after_an_exception(tmp_path:
     assert count() == 0
 
 
-def test_a_wrong_regex_stops_before_training(tmp_path: Path) -> None:
+def test_activations_wrong_regex_raises_before_training(tmp_path: Path) -> None:
     model = bert_like()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for regex, message in (
@@ -106,7 +106,9 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize("how", ["wrapped", "in place", "behind our back"])
-def test_compiled_models_are_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str) -> None:
+def test_activations_compiled_model_left_out_with_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
@@ -134,7 +136,7 @@ def test_compiled_models_are_left_alone(tmp_path: Path, caplog: pytest.LogCaptur
     assert not Run(tmp_path).histograms
 
 
-def test_half_precision(tmp_path: Path) -> None:
+def test_activations_half_precision_match_hooks(tmp_path: Path) -> None:
     model = bert_like().bfloat16()
     watched = OutputRecorder(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -148,7 +150,7 @@ def test_half_precision(tmp_path: Path) -> None:
     check_activations(Run(tmp_path), watched, [1, 2])
 
 
-def test_one_ranks_share_is_not_written_as_the_whole(
+def test_activations_without_other_ranks_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -58,7 +58,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_kind_of_tensor(name: str) -> None:
+def test_access_tensor_kind_exact_statistics(name: str) -> None:
     tensor = KINDS[name]
     model = module(w=tensor)
     model.w.grad = tensor.detach().clone() * 2
@@ -73,7 +73,7 @@ def test_a_kind_of_tensor(name: str) -> None:
     assert found["nonfinite/weights/total"] == 0
 
 
-def test_sparse_gradients() -> None:
+def test_access_sparse_gradient_exact_statistics() -> None:
     model = nn.Embedding(30, 4, sparse=True)
     model(torch.tensor([1, 2, 2, 7])).pow(2).sum().backward()
     assert model.weight.grad.is_sparse
@@ -84,7 +84,7 @@ def test_sparse_gradients() -> None:
     assert sum(found["grads/weight"].counts) == 3 * 4
 
 
-def test_empty_tensors_write_no_histogram() -> None:
+def test_access_empty_tensor_no_histogram() -> None:
     model = module(w=torch.empty(0, 4), v=torch.ones(2))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -101,7 +101,7 @@ def test_empty_tensors_write_no_histogram() -> None:
         (torch.ones(3, dtype=torch.uint8), "q (torch.uint8: its elements are packed or quantized)"),
     ],
 )
-def test_what_cannot_be_read_is_left_out_and_named_once(
+def test_access_unreadable_tensor_left_out_named_once(
     tensor: Tensor, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = module(q=tensor, w=torch.ones(4))
@@ -113,7 +113,7 @@ def test_what_cannot_be_read_is_left_out_and_named_once(
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
-def test_quantized_weights_are_left_out_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_access_quantized_weight_left_out_named_once(caplog: pytest.LogCaptureFixture) -> None:
     model = module(q=torch.quantize_per_tensor(torch.randn(3, 4), 0.1, 0, torch.qint8), w=torch.ones(4))
     model.w.grad = torch.ones(4)
     found = written(model)

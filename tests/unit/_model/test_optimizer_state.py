@@ -25,7 +25,7 @@ ADAMS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", ADAMS)
-def test_adam(tmp_path: Path, name: str) -> None:
+def test_adam_state_matches_naive_formula(tmp_path: Path, name: str) -> None:
     read, model, optimizer, seen = run(tmp_path, ADAMS[name])
     every = trained(model)
     for moment in ("exp_avg", "exp_avg_sq"):
@@ -47,7 +47,7 @@ def test_adam(tmp_path: Path, name: str) -> None:
         assert read.at(f"optimizer_state/effective_lr/{key}")[4] == pytest.approx(rms([naive]), rel=1e-5)
 
 
-def test_sgd_with_momentum(tmp_path: Path) -> None:
+def test_sgd_momentum_state_matches_naive_formula(tmp_path: Path) -> None:
     read, model, optimizer, seen = run(
         tmp_path, lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     )
@@ -60,7 +60,7 @@ def test_sgd_with_momentum(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"maximize": True}])
-def test_nesterov(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_sgd_nesterov_effective_lr_matches_step(tmp_path: Path, options: dict[str, Any]) -> None:
     read, model, _, seen = run(
         tmp_path, lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True, **options)
     )
@@ -70,7 +70,7 @@ def test_nesterov(tmp_path: Path, options: dict[str, Any]) -> None:
             assert read.at(f"optimizer_state/effective_lr/{key}")[step] == pytest.approx(moved, rel=1e-3)
 
 
-def test_decay_is_no_part_of_adafactors_step(tmp_path: Path) -> None:
+def test_adafactor_weight_decay_not_in_effective_lr(tmp_path: Path) -> None:
     rate, decay = 0.05, 0.5
     read, model, _, seen = run(tmp_path, lambda m: torch.optim.Adafactor(m.parameters(), lr=rate, weight_decay=decay))
     for key, p in trained(model).items():
@@ -79,7 +79,7 @@ def test_decay_is_no_part_of_adafactors_step(tmp_path: Path) -> None:
         assert read.at(f"optimizer_state/effective_lr/{key}")[4] == pytest.approx(moved, rel=2e-3), key
 
 
-def test_an_optimizer_whose_step_is_not_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_optimizer_no_effective_lr_with_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         read, *_ = run(tmp_path, lambda m: torch.optim.RAdam(m.parameters()))
     assert read.family("optimizer_state/exp_avg")
@@ -94,7 +94,7 @@ def test_an_optimizer_whose_step_is_not_known(tmp_path: Path, caplog: pytest.Log
         (lambda m: torch.optim.SGD(m.parameters()), "SGD keeps nothing"),
     ],
 )
-def test_what_an_optimizer_lacks_is_said_once(
+def test_optimizer_without_moments_warns_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Any, keeps: str
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -113,7 +113,7 @@ ADAFACTORS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", ADAFACTORS)
-def test_the_step_of_adafactor(tmp_path: Path, name: str) -> None:
+def test_adafactor_effective_lr_matches_step(tmp_path: Path, name: str) -> None:
     read, model, _, seen = run(tmp_path, ADAFACTORS[name])
     exact = 0.15 if "warming up" in name else 2e-3  # steps of 1e-7 are near the weights' own precision
     for key in trained(model):
@@ -122,7 +122,7 @@ def test_the_step_of_adafactor(tmp_path: Path, name: str) -> None:
             assert read.at(f"optimizer_state/effective_lr/{key}")[step] == pytest.approx(moved, rel=exact), key
 
 
-def test_adafactors_moments(tmp_path: Path) -> None:
+def test_adafactor_moments_match_naive(tmp_path: Path) -> None:
     read, model, optimizer, _ = run(tmp_path, lambda m: torch.optim.Adafactor(m.parameters(), lr=1e-2))
     for key, p in trained(model).items():
         state = optimizer.state[p]

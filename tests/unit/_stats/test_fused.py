@@ -54,7 +54,7 @@ def groups() -> dict[str, list[Tensor]]:
     }
 
 
-def test_moments_are_the_cpus() -> None:
+def test_fused_moments_match_cpu() -> None:
     rows = list(groups().values())
     found = fused.moments(rows)
     bounds = histogram.value_ranges(rows)
@@ -69,7 +69,7 @@ def test_moments_are_the_cpus() -> None:
 
 
 @pytest.mark.parametrize("bins", [1, 31, 64, 255])
-def test_histograms_are_the_cpus(bins: int) -> None:
+def test_fused_histograms_match_cpu(bins: int) -> None:
     rows, names = list(groups().values()), list(groups())
     numbers = [max(1, bins - place) for place in range(len(rows))]
     ranges = histogram.value_ranges(rows)
@@ -88,7 +88,7 @@ def test_histograms_are_the_cpus(bins: int) -> None:
         assert moved <= (0.02 * sum(expected.counts) if name == "types beside each other" else 4), name
 
 
-def test_ranges_wider_than_the_tensors() -> None:
+def test_fused_count_over_wider_range_matches_cpu() -> None:
     """Other ranks may hold the smallest and the largest element."""
     tensor = torch.arange(-500, 501) / 500
     ranges = [torch.tensor([-4.0, 4.0], dtype=torch.float64)]
@@ -97,7 +97,7 @@ def test_ranges_wider_than_the_tensors() -> None:
     assert found[4:].tolist() == [0, 0, 0, 500, 500, 1, 0, 0]
 
 
-def test_one_pass_gives_a_step_norms_bad_elements_and_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_moments_of_step_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
 
     def of_each(tensors: list[Tensor]) -> fused.Moments:
@@ -128,7 +128,7 @@ def test_one_pass_gives_a_step_norms_bad_elements_and_bounds(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_kernels_are_tried_before_they_are_trusted(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+def test_fused_wrong_kernel_not_trusted(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     device, count = torch.device("cpu"), fused.count
     assert fused._right(device, dtype)
 
@@ -142,7 +142,7 @@ def test_kernels_are_tried_before_they_are_trusted(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("right", "said"), [(True, ""), (False, "count torch.float32 wrong on cuda:0"), (None, "do not run there")]
 )
-def test_where_kernels_fail_torchs_operators_measure(
+def test_fused_failing_kernel_logged_once_not_trusted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, right: bool | None, said: str
 ) -> None:
     tried: list[object] = []

@@ -20,7 +20,7 @@ from tests.helpers.commands import COMMAND, run, run_process
 from tests.helpers.limits import limit
 
 
-def test_sets_and_metrics() -> None:
+def test_sets_and_metrics_list_everything() -> None:
     sets = run("sets").stdout
     assert all(name in sets for name in ("minimal", "default", "full"))
     listed = run("metrics").stdout
@@ -31,7 +31,7 @@ def test_sets_and_metrics() -> None:
     assert "by (layer)" in listed
 
 
-def test_check(tmp_path: Path) -> None:
+def test_check_good_and_bad_sets(tmp_path: Path) -> None:
     good = tmp_path / "good.yaml"
     good.write_text("extends: minimal\nevery: 20\nmetrics:\n  - weight_norm: {by: layer, include: encoder}\n")
     done = run("check", str(good))
@@ -51,18 +51,18 @@ def test_check(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_schema() -> None:
+def test_schema_prints_every_metric() -> None:
     assert set(json.loads(run("schema").stdout)["$defs"]) == set(METRICS)
 
 
-def test_recipes_are_found() -> None:
+def test_recipe_lists_and_suggests_names() -> None:
     assert "bert-sentiment" in run("recipe").stdout
     done = run("recipe", "bert-sentimant")
     assert done.returncode == 2
     assert "did you mean 'bert-sentiment'?" in done.stderr
 
 
-def test_view_serves_the_run_and_prints_the_url(tmp_path: Path) -> None:
+def test_view_serves_run_and_prints_url(tmp_path: Path) -> None:
     writer = TensorBoardWriter(tmp_path / "run")
     writer.write(1, {"train/loss": 0.5})
     writer.close()
@@ -86,7 +86,7 @@ def test_view_serves_the_run_and_prints_the_url(tmp_path: Path) -> None:
     assert "ended" in out
 
 
-def test_view_says_what_is_wrong(tmp_path: Path) -> None:
+def test_view_wrong_folder_or_port_code_2(tmp_path: Path) -> None:
     missing = run("view", str(tmp_path / "nothing"))
     assert missing.returncode == 2
     assert "LOGDIR must be a folder" in missing.stderr
@@ -99,14 +99,14 @@ def test_view_says_what_is_wrong(tmp_path: Path) -> None:
     assert f"port {port} is taken; choose another with --port" in done.stderr
 
 
-def test_view_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_view_without_tensorboard_prints_install_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     done = run("view", str(tmp_path))
     assert done.returncode == 2
     assert "pip install tbx-callbacks[view]" in done.stderr
 
 
-def test_help() -> None:
+def test_help_lists_commands() -> None:
     for out in (run(), run_process("--help")):
         assert all(
             command in out.stdout + out.stderr

@@ -25,7 +25,7 @@ def logged(folder: Path, **scalars: Any) -> Path:
     return folder
 
 
-def test_a_healthy_run(tmp_path: Path) -> None:
+def test_doctor_healthy_run_code_0(tmp_path: Path) -> None:
     done = run_process("doctor", str(logged(tmp_path / "run", **{"train/loss": HEALTHY})))
     assert done.returncode == 0, done.stdout + done.stderr
     assert ": 1 scalar tags, 600 steps" in done.stdout
@@ -34,7 +34,7 @@ def test_a_healthy_run(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_each_run_of_a_folder_has_its_findings_worst_first(tmp_path: Path) -> None:
+def test_doctor_folder_of_runs_findings_worst_first(tmp_path: Path) -> None:
     logged(tmp_path / "good", **{"train/loss": HEALTHY})
     logged(
         tmp_path / "bad" / "seed_1",
@@ -49,7 +49,7 @@ def test_each_run_of_a_folder_has_its_findings_worst_first(tmp_path: Path) -> No
     assert "arXiv:2006.04884" in done.stdout
 
 
-def test_json(tmp_path: Path) -> None:
+def test_doctor_json_holds_findings(tmp_path: Path) -> None:
     logged(tmp_path, **{"train/loss": [*HEALTHY[:40], float("nan")]})
     done = run("doctor", str(tmp_path), "--json")
     assert done.returncode == 1
@@ -63,7 +63,7 @@ def test_json(tmp_path: Path) -> None:
     assert {rule["id"] for rule in one["unjudged"]} < set(RULES)
 
 
-def test_rules_from_a_file(tmp_path: Path) -> None:
+def test_doctor_rules_file_changes_thresholds(tmp_path: Path) -> None:
     folder = logged(tmp_path / "run", **{"train/loss": [*HEALTHY, *np.full(20, 0.9)]})
     rules = tmp_path / "rules.yaml"
     rules.write_text("rules:\n  divergence: {ratio: 100}\n")
@@ -74,7 +74,7 @@ def test_rules_from_a_file(tmp_path: Path) -> None:
     assert "rules.yaml: rules must name known rules, got 'divergense'; did you mean 'divergence'?" in done.stderr
 
 
-def test_a_folder_of_hyper_parameters_below_a_run_is_no_run(tmp_path: Path) -> None:
+def test_doctor_hparams_folder_is_no_run(tmp_path: Path) -> None:
     with SummaryWriter(str(tmp_path / "run")) as writer:
         for step, loss in enumerate(HEALTHY, 1):
             writer.add_scalar("train/loss", loss, step)
@@ -83,7 +83,7 @@ def test_a_folder_of_hyper_parameters_below_a_run_is_no_run(tmp_path: Path) -> N
     assert [one["run"] for one in json.loads(done.stdout)["runs"]] == ["run"]
 
 
-def test_what_cannot_be_read_has_exit_code_2(tmp_path: Path) -> None:
+def test_doctor_unreadable_folder_code_2(tmp_path: Path) -> None:
     missing = run("doctor", str(tmp_path / "nothing"))
     assert missing.returncode == 2
     assert "LOGDIR must be a folder with event files" in missing.stderr
@@ -96,7 +96,7 @@ def test_what_cannot_be_read_has_exit_code_2(tmp_path: Path) -> None:
     assert "a run must hold scalars" in done.stderr
 
 
-def test_a_cut_file_is_said(tmp_path: Path) -> None:
+def test_doctor_cut_file_named(tmp_path: Path) -> None:
     folder = logged(tmp_path / "run", **{"train/loss": HEALTHY})
     (file,) = folder.iterdir()
     file.write_bytes(file.read_bytes()[:-3])
@@ -105,7 +105,7 @@ def test_a_cut_file_is_said(tmp_path: Path) -> None:
     assert f"bytes at the end of {file.name} are cut off or damaged" in done.stdout
 
 
-def test_names_from_a_run_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+def test_doctor_control_characters_escaped(tmp_path: Path) -> None:
     with SummaryWriter(str(tmp_path / "run")) as writer:
         for step, loss in enumerate(np.full(60, 0.7), 1):
             writer.add_scalar("train/loss", loss, step)

@@ -36,7 +36,7 @@ def alerts(figure: Any) -> Any:
     return markers
 
 
-def test_an_alert_is_marked_at_its_step_in_each_line_chart(tmp_path: Path) -> None:
+def test_alert_markers_at_step_in_line_charts(tmp_path: Path) -> None:
     run = with_alerts(tmp_path / "run", loss_spike=(44, Text(markdown(FINDING, 44))))
     made = figures(run)
     for name, tag in SHOWN.items():
@@ -53,12 +53,12 @@ def test_an_alert_is_marked_at_its_step_in_each_line_chart(tmp_path: Path) -> No
     ]
 
 
-def test_runs_without_alerts_have_no_markers(tmp_path: Path) -> None:
+def test_alert_markers_without_alerts_none(tmp_path: Path) -> None:
     figure = plot_losses(trained(tmp_path / "run"))
     assert not [trace for trace in figure.data if (trace.meta or {}).get("role") == "alerts"]
 
 
-def test_alerts_of_several_runs_stand_on_their_own_lines(tmp_path: Path) -> None:
+def test_alert_markers_of_several_runs_own_lines(tmp_path: Path) -> None:
     with_alerts(tmp_path / "a", loss_spike=(44, Text(markdown(FINDING, 44))))
     texts = {"loss_spike": (60, Text(markdown(FINDING, 60))), "divergence": (80, Text(markdown(FINDING, 80)))}
     with_alerts(tmp_path / "b", **texts)
@@ -66,7 +66,7 @@ def test_alerts_of_several_runs_stand_on_their_own_lines(tmp_path: Path) -> None
     assert [(trace.meta["run"], trace.x) for trace in found] == [(0, (44,)), (1, (60, 80))]
 
 
-def test_what_others_wrote_as_an_alert_is_text(tmp_path: Path) -> None:
+def test_alert_markers_hostile_text_escaped(tmp_path: Path) -> None:
     run = with_alerts(tmp_path / "run", mine=(50, Text(HOSTILE + "\n\n" + "word " * 400)))
     (said,) = alerts(plot_losses(run)).hovertext
     assert "<script" not in said
@@ -77,7 +77,7 @@ def test_what_others_wrote_as_an_alert_is_text(tmp_path: Path) -> None:
     assert (tmp_path / "png" / "loss.png").is_file()
 
 
-def test_an_alert_where_the_loss_is_nan_stands_on_what_is_left(tmp_path: Path) -> None:
+def test_alert_markers_with_nan_loss_on_finite_point(tmp_path: Path) -> None:
     writer = TensorBoardWriter(tmp_path)
     for step in range(1, 5):
         writer.write(step, {"train/loss": np.nan if step > 2 else 0.5})

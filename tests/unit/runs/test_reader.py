@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tbx_callbacks import runs
 from tbx_callbacks.runs.reader import UnreadableError, find_runs, read_run
-from tbx_callbacks.runs.series import Series, scalar_points, series_of
+from tbx_callbacks.runs.series import Series
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.runs import files
 
@@ -43,7 +43,7 @@ def write(path: Path, *events: Event) -> None:
 
 
 @pytest.mark.parametrize("new_style", [False, True])
-def test_a_run_of_torchs_writer(tmp_path: Path, new_style: bool) -> None:
+def test_reader_torch_summary_writer_read(tmp_path: Path, new_style: bool) -> None:
     with SummaryWriter(str(tmp_path)) as writer:
         for step in range(3):
             writer.add_scalar("loss", 1 / (step + 1), step, new_style=new_style)
@@ -56,7 +56,7 @@ def test_a_run_of_torchs_writer(tmp_path: Path, new_style: bool) -> None:
     assert run.texts["note"].values == ("step 0", "step 1", "step 2")
 
 
-def test_tensors_as_tf2_writes_them_name_their_plugin_once(tmp_path: Path) -> None:
+def test_reader_tf2_tensors_plugin_named_once(tmp_path: Path) -> None:
     def event(step: int, tag: str, data: object, metadata: object = None) -> Event:
         value = Summary.Value(tag=tag, metadata=metadata, tensor=make_tensor_proto(data))
         return Event(step=step, wall_time=step, summary=Summary(value=[value]))
@@ -75,7 +75,7 @@ def test_tensors_as_tf2_writes_them_name_their_plugin_once(tmp_path: Path) -> No
     assert set(run.scalars) == {"epoch_loss"}
 
 
-def test_steps_that_a_restart_trains_again_are_hidden(tmp_path: Path) -> None:
+def test_reader_purged_steps_hidden(tmp_path: Path) -> None:
     with tensorboardX.SummaryWriter(str(tmp_path), filename_suffix=".a") as writer:
         for step in range(1, 9):
             writer.add_scalar("loss", step, step)
@@ -89,13 +89,13 @@ def test_steps_that_a_restart_trains_again_are_hidden(tmp_path: Path) -> None:
     assert "only_before" not in run.scalars
 
 
-def test_without_a_purge_each_tag_goes_on_from_where_it_falls_back(tmp_path: Path) -> None:
+def test_reader_repeated_step_restarts_tag(tmp_path: Path) -> None:
     scalars(tmp_path, {1: 1.0, 2: 2.0, 3: 3.0})
     scalars(tmp_path, {2: 20.0})
     assert points(read_run(tmp_path).scalars["train/loss"]) == [(1, 1.0), (2, 20.0)]
 
 
-def test_a_record_that_is_cut_off_ends_its_file_only(tmp_path: Path) -> None:
+def test_reader_cut_record_ends_its_file(tmp_path: Path) -> None:
     scalars(tmp_path, {1: 1.0, 2: 2.0})
     (path,) = files(tmp_path)
     path.write_bytes(path.read_bytes()[:-5])
@@ -107,7 +107,7 @@ def test_a_record_that_is_cut_off_ends_its_file_only(tmp_path: Path) -> None:
     assert run.unread[cut] > 5
 
 
-def test_progress_counts_every_byte(tmp_path: Path) -> None:
+def test_reader_progress_counts_every_byte(tmp_path: Path) -> None:
     writer = RecordWriter(str(tmp_path / "events.out.tfevents.1.x"))
     value = Summary.Value(tag="loss", simple_value=1.0)
     for step in range(12_000):
@@ -122,14 +122,14 @@ def test_progress_counts_every_byte(tmp_path: Path) -> None:
     assert {total for _, total in said} == {size}
 
 
-def test_runs_below_a_folder(tmp_path: Path) -> None:
+def test_find_runs_below_folder(tmp_path: Path) -> None:
     for name in ("b", "a/fold_1"):
         scalars(tmp_path / name, {1: 1.0})
     (tmp_path / "empty").mkdir()
     assert find_runs(tmp_path) == {"a/fold_1": str(tmp_path / "a/fold_1"), "b": str(tmp_path / "b")}
 
 
-def test_what_cannot_be_read_is_an_error_that_says_why(tmp_path: Path) -> None:
+def test_reader_unreadable_folder_error_says_why(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError, match=r"must hold event files .* none in .* give the folder"):
         find_runs(tmp_path)
     with pytest.raises(UnreadableError, match=r"must be a folder with event files, got .*: it does not exist"):
@@ -150,16 +150,7 @@ def test_what_cannot_be_read_is_an_error_that_says_why(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-def test_a_series_of_growing_points_does_not_change() -> None:
-    growing = scalar_points()
-    growing.add(1, 0.5, 10.0)
-    before = series_of(growing)
-    growing.add(2, 0.25, 11.0)
-    assert points(before) == [(1, 0.5)]
-    assert points(series_of(growing)) == [(1, 0.5), (2, 0.25)]
-
-
-def test_without_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_without_tensorboard_error_says_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scalars(tmp_path, {1: 1.0})
     monkeypatch.delitem(sys.modules, "tbx_callbacks.runs.tensorboard_loader", raising=False)
     monkeypatch.delattr(runs, "tensorboard_loader", raising=False)

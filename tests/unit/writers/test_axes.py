@@ -34,7 +34,7 @@ def loop_over(folder: Path, sizes: dict[int, int], *, start: int = 0, **options:
                 loop.evaluate(accuracy=0.5)
 
 
-def test_a_loop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_axes_of_loop_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loop_over(tmp_path / "run", {1: 6, 2: 6, 3: 5, 4: 7, 5: 6, 6: 2})
     whole = Run(tmp_path / "run")
     assert whole.steps("train/loss") == [2, 4, 6]
@@ -53,7 +53,7 @@ def test_a_loop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text.count("axis epochs must be told the trainer's epoch, but was not") == 1
 
 
-def test_a_loop_goes_on_where_it_resumes(tmp_path: Path) -> None:
+def test_axes_of_resumed_loop_continue(tmp_path: Path) -> None:
     loop_over(tmp_path / "run", {1: 6, 2: 6, 3: 6, 4: 6, 5: 6, 6: 6})
     loop_over(tmp_path / "run", {5: 4, 6: 4, 7: 4, 8: 4}, start=4)
     loop_over(tmp_path / "run", {8: 1, 9: 1, 10: 1}, start=7)  # between two points
@@ -62,7 +62,7 @@ def test_a_loop_goes_on_where_it_resumes(tmp_path: Path) -> None:
     assert along(tmp_path / "run", "tokens").steps("weight_norm/total") == [36, 72, 96, 111, 117]
 
 
-def test_what_is_not_known_is_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_axes_unknown_samples_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loop_over(tmp_path / "run", {1: 0, 2: 0})  # the loop does not say how many samples
     assert not files(tmp_path / "run" / "by_samples")
     assert "axis samples must be told the samples of each batch, but was not" in caplog.text
@@ -72,14 +72,14 @@ def test_what_is_not_known_is_not_written(tmp_path: Path, caplog: pytest.LogCapt
     assert Run(tmp_path / "run").steps("train/loss") == [2, 4]
 
 
-def test_it_is_one_run_for_doctor_and_report(tmp_path: Path) -> None:
+def test_axes_folders_are_no_runs(tmp_path: Path) -> None:
     loop_over(tmp_path / "a" / "run", {1: 6, 2: 6})
     assert list(find_runs(tmp_path)) == ["a/run"]
     assert list(find_runs(tmp_path / "a" / "run")) == ["."]
     assert list(find_runs(tmp_path / "a" / "run" / "by_samples")) == ["."]  # asked for
 
 
-def test_a_point_is_never_before_an_earlier_one(tmp_path: Path) -> None:
+def test_axes_points_never_go_back(tmp_path: Path) -> None:
     writer = AxesWriter(tmp_path, ["samples"])
     writer.write(10, {"axis:samples": 1000.0, "x": 1.0})
     writer.write(19, {"x": 2.0})  # leads to 1900
@@ -90,9 +90,7 @@ def test_a_point_is_never_before_an_earlier_one(tmp_path: Path) -> None:
     assert Run(tmp_path).steps("x") == [10, 19, 20, 30]
 
 
-def test_a_folder_that_cannot_be_written_is_not_the_trainings_problem(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_axes_unwritable_folder_training_continues(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "by_samples").write_text("a file")
     with caplog.at_level(logging.WARNING):
@@ -102,7 +100,7 @@ def test_a_folder_that_cannot_be_written_is_not_the_trainings_problem(
     assert along(tmp_path / "run", "tokens").steps("train/loss") == [36, 72]
 
 
-def test_what_was_counted_falls_short_of_an_estimate_and_is_written_all_the_same(tmp_path: Path) -> None:
+def test_axes_count_below_estimate_written(tmp_path: Path) -> None:
     writer = AxesWriter(tmp_path / "run", ["samples"])
     writer.write(10, {"train/loss": 1.0, "axis:samples": 80.0})
     writer.write(15, {"eval/loss": 0.9})  # estimated at 120

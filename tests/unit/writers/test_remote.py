@@ -24,7 +24,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield client
 
 
-def test_a_run_on_s3_is_read_from_there(bucket: Any) -> None:
+def test_s3_run_read_from_bucket(bucket: Any) -> None:
     writer = TensorBoardWriter("s3://runs/all/exp1")
     for step in (1, 2):
         writer.write(step, {"train/loss": 1 / step})
@@ -39,7 +39,7 @@ def test_a_run_on_s3_is_read_from_there(bucket: Any) -> None:
     assert done.stdout.split("\n")[0] == "exp1 s3://runs/all/exp1 [1.0, 0.5]", done.stderr
 
 
-def test_a_failing_upload_is_like_a_full_disk(bucket: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_s3_failing_upload_retried(bucket: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     writer = TensorBoardWriter("s3://later/exp2", flush_secs=0.05)
     for step in range(1, 6):
         writer.write(step, {"a": float(step)})
