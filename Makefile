@@ -20,7 +20,7 @@ test: .venv/installed ## run the tests, except those marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-unit: .venv/installed ## run the unit tests only, which import no trainer
-	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile -m 'not slow'
 
 test-slow: .venv/installed ## run the tests marked slow
 	$(BIN)/python -m pytest -m slow
