@@ -1,4 +1,4 @@
-"""Rank 0 alone writes: over nodes, and by what each launcher says before there is a process group."""
+"""Rank 0 alone writes: over nodes, and by what each launcher warning_rank before there is a process group."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.helpers.launch import free_port
 from tests.helpers.limits import limit
 
-NODES = Path(__file__).parent / "scripts" / "train_on_nodes.py"
+SCRIPT = Path(__file__).parent / "scripts" / "train_on_nodes.py"
 
 
 def test_two_nodes_only_rank_0_writes(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_two_nodes_only_rank_0_writes(tmp_path: Path) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         agents.append(
             subprocess.Popen(
-                [*command, str(NODES)],
+                [*command, str(SCRIPT)],
                 cwd=tmp_path / node,
                 env=environment,
                 stdout=subprocess.PIPE,
@@ -30,10 +30,10 @@ def test_two_nodes_only_rank_0_writes(tmp_path: Path) -> None:
                 text=True,
             )
         )
-    said = "".join(agent.communicate(timeout=limit(120))[0] for agent in agents)
-    assert [agent.returncode for agent in agents] == [0, 0], said[-3000:]
-    assert "rank 0 of node 0: True SummaryWriter False 1" in said, said
-    assert "rank 1 of node 1: False NullWriter True 0" in said, said
+    printed = "".join(agent.communicate(timeout=limit(120))[0] for agent in agents)
+    assert [agent.returncode for agent in agents] == [0, 0], printed[-3000:]
+    assert "rank 0 of node 0: True SummaryWriter False 1" in printed, printed
+    assert "rank 1 of node 1: False NullSummaryWriter True 0" in printed, printed
     written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) == 1, written
     assert written[0].parts[1:3] == ("runs", "here")
