@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from tbx_callbacks import TbxLoop
 from tests.helpers.data import EVERY_KIND as SET
 from tests.helpers.data import FULL
+from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
 
 
@@ -233,28 +232,26 @@ def test_loop_wrong_argument_raises(call: Callable[[], Any], message: str) -> No
 
 def test_loop_other_ranks_write_nothing(tmp_path: Path) -> None:
     code = """
-import torch
+import os, torch
 from tbx_callbacks import TbxLoop
-model = torch.nn.Linear(2, 2)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-with TbxLoop(model, optimizer, "full", log_dir="logs") as loop:
-    for _ in range(3):
-        model(torch.ones(1, 2)).sum().backward()
-        loop.before_clip()
-        optimizer.step()
-        loop.end_step(loss=1.0)
-        loop.log("aux/x", 1.0)
-        loop.writer.add_text("a", "b")
-    loop.evaluate(accuracy=1.0)
+for rank in ("1", "0"):
+    os.environ["RANK"] = rank
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, "full", log_dir="logs") as loop:
+        for _ in range(3):
+            model(torch.ones(1, 2)).sum().backward()
+            loop.before_clip()
+            optimizer.step()
+            loop.end_step(loss=1.0)
+            loop.log("aux/x", 1.0)
+            loop.writer.add_text("a", "b")
+        loop.evaluate(accuracy=1.0)
+    assert os.path.exists("logs") == (rank == "0")
 """
-    import os
-
-    for rank in ("1", "0"):
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "RANK": rank}, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert (tmp_path / "logs").exists() == (rank == "0")
+    done = python("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "logs").exists()
 
 
 def test_loop_without_other_ranks_leaves_out_shares(
