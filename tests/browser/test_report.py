@@ -124,9 +124,9 @@ def test_report_alert_marker_hover_shows_text(browser: Any, one: Path) -> None:
     plot = page.figure("loss").locator(".plot")
     point = "{ curveNumber: one.data.findIndex((trace) => trace.name === 'alerts'), pointNumber: 0 }"
     plot.evaluate(f"(one) => Plotly.Fx.hover(one, [{point}])")
-    said = plot.locator(".hoverlayer").text_content()
-    assert "alert, step 130: warning: loss_spike, found at step 130" in said
-    assert "It *jumped*." in said
+    printed = plot.locator(".hoverlayer").text_content()
+    assert "alert, step 130: warning: loss_spike, found at step 130" in printed
+    assert "It *jumped*." in printed
     assert page.wrong == []
     page.tab.close()
 

@@ -42,7 +42,7 @@ def test_kernels_on_cuda_match_operators_and_cpu(dtype: torch.dtype) -> None:
     assert torch.equal(torch.stack(ranges).cpu(), torch.stack(wanted))
     assert torch.equal(torch.stack(ranges), torch.stack(histogram_device.bounds(there)))
     with no_waiting():
-        ours, operators = (way.count(there, ranges, [64] * len(there)) for way in (fused, histogram_device))
+        ours, operators = (variant.count(there, ranges, [64] * len(there)) for variant in (fused, histogram_device))
     cpu = histogram.count([[tensor] for tensor in here], wanted, [64] * len(here))
     for found, *others in zip(ours, operators, cpu, strict=True):
         for other in others:

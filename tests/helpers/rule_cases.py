@@ -26,8 +26,8 @@ def series(values: Sequence[float] | np.ndarray[Any, Any], every: int = 10) -> S
 
 
 def run_of(scalars: Mapping[str, Any], texts: Mapping[str, tuple[int, str]] | None = None) -> Run:
-    said = {tag: Texts(np.array([step]), (text,), np.zeros(1)) for tag, (step, text) in (texts or {}).items()}
-    return Run({tag: one if isinstance(one, Series) else series(one) for tag, one in scalars.items()}, texts=said)
+    printed = {tag: Texts(np.array([step]), (text,), np.zeros(1)) for tag, (step, text) in (texts or {}).items()}
+    return Run({tag: one if isinstance(one, Series) else series(one) for tag, one in scalars.items()}, texts=printed)
 
 
 def found(scalars: Mapping[str, Any], texts: Mapping[str, tuple[int, str]] | None = None) -> dict[str, Finding]:

@@ -1,4 +1,4 @@
-"""How much ranks talk to each other: on due steps at most three times, on others never, of a size without N in it."""
+"""Collectives of a step: at most three when metrics are due, none otherwise, of a size independent of the ranks."""
 
 from __future__ import annotations
 

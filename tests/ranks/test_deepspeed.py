@@ -1,4 +1,4 @@
-"""What ranks under DeepSpeed ZeRO write is what one process writes, under the HF Trainer and in a loop.
+"""Runs of ranks under DeepSpeed ZeRO equal the run of one process, under the HF Trainer and in a loop.
 
 On a CPU DeepSpeed refuses float16, and Lightning refuses DeepSpeed.
 """

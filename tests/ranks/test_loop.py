@@ -1,4 +1,4 @@
-"""What N ranks write in a loop is what one process writes on the same global batches: tags, steps and values."""
+"""Runs of several ranks in a loop equal the run of one process on the same global batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever ranks do not do alike: nothing hangs, nothing wrong is written, the training ends as it would have."""
+"""Ranks that differ or are lost: the training ends as it would have, and no wrong value is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rule decides is done on all ranks after the same step, whatever else they do; and nothing hangs."""
+"""Stops and checkpoints of rules on all ranks after the same step."""
 
 from __future__ import annotations
 

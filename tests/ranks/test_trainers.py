@@ -1,4 +1,4 @@
-"""What 2 ranks write under the HF Trainer and the Lightning Trainer is what one process writes."""
+"""Runs of two ranks under the HF and the Lightning Trainer equal the run of one process."""
 
 from __future__ import annotations
 

@@ -176,10 +176,10 @@ def test_huggingface_attached_nonfinite_layer_named(
     assert read.at("nonfinite/gradients/total") == {2: 0.0, 4: 3.0}
     assert read.at("nonfinite/gradients/bert.encoder.layer.1") == {4: 3.0}
     assert read.family("nonfinite/gradients") == {"total", "bert.encoder.layer.1"}
-    (said,) = read.texts["nonfinite/first_bad"]
-    assert "step 4" in said
-    assert "1 of 5 groups; backward reached bert.encoder.layer.1 first" in said
-    assert said in caplog.text
+    (printed,) = read.texts["nonfinite/first_bad"]
+    assert "step 4" in printed
+    assert "1 of 5 groups; backward reached bert.encoder.layer.1 first" in printed
+    assert printed in caplog.text
 
 
 def test_huggingface_not_attached_nonfinite_layer_not_named(tmp_path: Path) -> None:

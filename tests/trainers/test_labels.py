@@ -59,9 +59,9 @@ def shares(logits: list[Tensor], labels: list[Tensor], passes: int) -> dict[int,
 
 
 def hf(
-    folder: Path, way: str, *, attached: bool = True, accumulate: int = 1
+    folder: Path, variant: str, *, attached: bool = True, accumulate: int = 1
 ) -> tuple[TbxTrainerCallback, list[Tensor], list[Tensor]]:
-    cls, options, config = HF[way]
+    cls, options, config = HF[variant]
     model, logits, labels = bert(**config), [], []
 
     def collated(batch: Any) -> Any:
@@ -70,7 +70,7 @@ def hf(
         return together
 
     def seen(module: nn.Module, args: Any, outputs: Any) -> None:
-        found = outputs[1] if way == "tuples" else outputs.logits
+        found = outputs[1] if variant == "tuples" else outputs.logits
         logits.append(found.detach().clone())
 
     model.register_forward_hook(seen)
@@ -84,12 +84,12 @@ def hf(
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("way", HF)
+@pytest.mark.parametrize("variant", HF)
 def test_huggingface_attached_accuracy_exact(
-    tmp_path: Path, way: str, accumulate: int, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, variant: str, accumulate: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        callback, logits, labels = hf(tmp_path, way, accumulate=accumulate)
+        callback, logits, labels = hf(tmp_path, variant, accumulate=accumulate)
     assert Run(callback.log_dir).at("train/accuracy") == shares(logits, labels, accumulate)
     assert "train/accuracy is not written" not in caplog.text
     assert callback._engine.labels is None
@@ -99,8 +99,8 @@ def test_huggingface_not_attached_accuracy_warns_with_remedy(tmp_path: Path, cap
     with caplog.at_level(logging.WARNING):
         callback, _, _ = hf(tmp_path, "compute_loss that pops", attached=False)
     assert "train/accuracy" not in Run(callback.log_dir).scalars
-    (said,) = [record.getMessage() for record in caplog.records if "is not written" in record.getMessage()]
-    assert said == (
+    (printed,) = [record.getMessage() for record in caplog.records if "is not written" in record.getMessage()]
+    assert printed == (
         "train/accuracy is not written: labels of the batch were not seen; remedy: callback.attach(trainer), which"
         " reads `labels` from the batch where the model does not get them"
     )

@@ -1,4 +1,4 @@
-"""What the model returns beside its loss, under each trainer, against what the model itself wrote down."""
+"""Further losses and predictions that a model returns, under each trainer."""
 
 from __future__ import annotations
 

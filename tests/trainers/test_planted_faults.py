@@ -31,10 +31,10 @@ def test_planted_fault_found_with_layer_and_step(name: str, tmp_path: Path) -> N
 
 def test_healthy_runs_no_findings(tmp_path: Path) -> None:
     rows = [judged(name, tmp_path / str(place)) for place, name in enumerate(HEALTHY)]
-    said = [(row.name, finding.id) for row in rows for finding in row.diagnosis.findings if finding.severity != "note"]
+    found = [(row.name, finding.id) for row in rows for finding in row.diagnosis.findings if finding.severity != "note"]
     assert len(rows) == 10
-    assert all(row.diagnosis.healthy for row in rows), said
-    assert len(said) <= 1, said
+    assert all(row.diagnosis.healthy for row in rows), found
+    assert len(found) <= 1, found
     assert "error" not in {severity for row in rows for severity in row.alerts.values()}  # not for a while either
 
 

@@ -1,4 +1,4 @@
-"""What a step with nothing due costs, counted in calls: a regression shows on any machine, however busy."""
+"""The number of calls on a step without due metrics, which does not depend on the machine."""
 
 from __future__ import annotations
 

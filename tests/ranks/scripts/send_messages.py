@@ -1,4 +1,4 @@
-"""What rank 0 decides, on ranks that nothing else keeps in step; started by the tests, one process a rank."""
+"""Messages of rank 0 to ranks that nothing else keeps in step; started by the tests, one process a rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the training thread does on an accelerator, as far as that can be seen without one."""
+"""The engine on a fake accelerator, whose tensors have no elements to read."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def test_engine_on_fake_accelerator_no_host_sync(tmp_path: Path) -> None:
     script = ROOT / "tests" / "helpers" / "fake_accelerator.py"
     ended = python(script, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    said = dict(line.split(" ", 1) for line in ended.stdout.splitlines() if " " in line)
+    printed = dict(line.split(" ", 1) for line in ended.stdout.splitlines() if " " in line)
     data_dependent = "DataDependentOutputException"
-    assert said["raises"].split()[:2] == [data_dependent, data_dependent]  # the check can fail
-    assert "nothing" not in said["raises"].split()
-    assert said["agreed"] == "1 accel"
-    assert said["changed"] == "cpu"
-    measured = said["measured"].split()
+    assert printed["raises"].split()[:2] == [data_dependent, data_dependent]  # the check can fail
+    assert "nothing" not in printed["raises"].split()
+    assert printed["agreed"] == "1 accel"
+    assert printed["changed"] == "cpu"
+    measured = printed["measured"].split()
     for tag in ("grad_norm/body.1", "weights/embed", "grads/head", "updates/body.0", "optimizer_state/exp_avg/head"):
         assert tag in measured
     for tag in (

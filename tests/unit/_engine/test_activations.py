@@ -128,11 +128,11 @@ def test_activations_compiled_model_left_out_with_warning(
         2 if how == "behind our back" else 1
     )  # with hooks and without, not each time
     assert not counters["graph_break"]
-    said = (
+    printed = (
         "no module was seen at work" if how == "behind our back" else "activations of a compiled model cannot be seen"
     )
     (record,) = [record for record in caplog.records if record.name.startswith("tbx_callbacks")]
-    assert said in record.getMessage()
+    assert printed in record.getMessage()
     assert not Run(tmp_path).histograms
 
 

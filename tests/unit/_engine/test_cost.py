@@ -1,4 +1,4 @@
-"""Who pays for what, with a clock that moves only where a test says."""
+"""The cost of each metric, with a clock that moves only when a test says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is counted of micro-batches: from outputs whose memory the model uses again, and where it cannot be counted."""
+"""Counters of micro-batches: losses, samples, tokens and predictions."""
 
 from __future__ import annotations
 

@@ -136,8 +136,8 @@ def test_live_rules_failing_rule_off_others_continue(strict: bool, caplog: pytes
     fed.watcher.fail = errors.append if strict else None
     fed.see("train/loss", FALLS_THEN_RISES)
     assert [tag for _, tag, _ in fed.written] == ["alerts/divergence"]
-    said = caplog.text.count("rule broken failed at step 10 and is switched off: KeyError('a fault of the rule')")
-    assert said == (0 if strict else 1)
+    printed = caplog.text.count("rule broken failed at step 10 and is switched off: KeyError('a fault of the rule')")
+    assert printed == (0 if strict else 1)
     assert list(map(str, errors)) == ["rule broken failed at step 10: KeyError('a fault of the rule')"] * strict
 
 

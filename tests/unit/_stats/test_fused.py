@@ -92,7 +92,7 @@ def test_fused_count_over_wider_range_matches_cpu() -> None:
     """Other ranks may hold the smallest and the largest element."""
     tensor = torch.arange(-500, 501) / 500
     ranges = [torch.tensor([-4.0, 4.0], dtype=torch.float64)]
-    (found,), (expected,) = (way([[tensor]], ranges, [8]) for way in (fused.count, histogram.count))
+    (found,), (expected,) = (variant([[tensor]], ranges, [8]) for variant in (fused.count, histogram.count))
     assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
     assert found[4:].tolist() == [0, 0, 0, 500, 500, 1, 0, 0]
 
@@ -140,10 +140,10 @@ def test_fused_wrong_kernel_not_trusted(monkeypatch: pytest.MonkeyPatch, dtype: 
 
 
 @pytest.mark.parametrize(
-    ("right", "said"), [(True, ""), (False, "count torch.float32 wrong on cuda:0"), (None, "do not run there")]
+    ("right", "printed"), [(True, ""), (False, "count torch.float32 wrong on cuda:0"), (None, "do not run there")]
 )
 def test_fused_failing_kernel_logged_once_not_trusted(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, right: bool | None, said: str
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, right: bool | None, printed: str
 ) -> None:
     tried: list[object] = []
 
@@ -162,5 +162,5 @@ def test_fused_failing_kernel_logged_once_not_trusted(
     fused._trusted.cache_clear()
     assert trusted == [bool(right)] * 2
     assert len(tried) == 1
-    assert said in caplog.text
-    assert bool(caplog.text) == bool(said)
+    assert printed in caplog.text
+    assert bool(caplog.text) == bool(printed)

@@ -36,8 +36,8 @@ def moved(one: HistogramCounts, other: HistogramCounts) -> int:
     return int(np.abs(np.array(one.counts) - np.array(other.counts)).sum())
 
 
-WAYS = {"cpu": on_cpu, "device": on_device}
-every_way = pytest.mark.parametrize("way", WAYS)
+VARIANTS = {"cpu": on_cpu, "device": on_device}
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 CASES = {
@@ -61,11 +61,11 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("bins", [1, 64, 255])
-@every_way
-def test_histogram_counts_match_numpy(way: str, name: str, bins: int) -> None:
+@every_variant
+def test_histogram_counts_match_numpy(variant: str, name: str, bins: int) -> None:
     tensor = CASES[name]
     values = tensor.double().numpy().reshape(-1)
-    ours = WAYS[way]([tensor], bins)
+    ours = VARIANTS[variant]([tensor], bins)
     edges = np.array(ours.edges)
     expected, _ = np.histogram(values, bins=edges)
     assert sum(ours.counts) == values.size == expected.sum()
@@ -78,11 +78,11 @@ def test_histogram_counts_match_numpy(way: str, name: str, bins: int) -> None:
     assert np.abs(np.array(ours.counts) - expected).sum() <= 2 * at_edge
 
 
-@every_way
-def test_histogram_of_group_counts_as_one_tensor(way: str) -> None:
+@every_variant
+def test_histogram_of_group_counts_as_one_tensor(variant: str) -> None:
     parts = [torch.randn(1000), 3 * torch.randn(50, 2), torch.empty(0), torch.randn(()), torch.randn(100_001)]
     together = torch.cat([part.reshape(-1) for part in parts])
-    assert moved(WAYS[way](parts), on_cpu([together])) <= 4
+    assert moved(VARIANTS[variant](parts), on_cpu([together])) <= 4
 
 
 def test_histogram_of_many_groups_same_counts() -> None:
@@ -104,11 +104,11 @@ def test_histogram_of_mixed_types_same_counts() -> None:
     assert moved(found, on_cpu([together])) <= 2 * at_edge + 4
 
 
-@every_way
-def test_histogram_leaves_out_nonfinite(way: str) -> None:
+@every_variant
+def test_histogram_leaves_out_nonfinite(variant: str) -> None:
     good = torch.randn(1000)
     bad = torch.cat([good, torch.tensor([math.nan, math.inf, -math.inf])])[torch.randperm(1003)]
-    ours, expected = WAYS[way]([bad]), on_cpu([good])
+    ours, expected = VARIANTS[variant]([bad]), on_cpu([good])
     assert moved(ours, expected) <= 4
     assert ours.total == pytest.approx(expected.total, rel=1e-4, abs=1e-3)
 
@@ -123,9 +123,9 @@ def test_histogram_of_nothing_is_none(tensors: list[Tensor]) -> None:
         assert histogram.finish(counted.tolist()) is None
 
 
-@every_way
-def test_histogram_does_not_change_tensor(way: str) -> None:
+@every_variant
+def test_histogram_does_not_change_tensor(variant: str) -> None:
     tensor = torch.randn(1000, requires_grad=True)
     before = tensor.detach().clone()
-    WAYS[way]([tensor])
+    VARIANTS[variant]([tensor])
     assert torch.equal(tensor.detach(), before)

@@ -53,9 +53,9 @@ def test_doctor_json_holds_findings(tmp_path: Path) -> None:
     logged(tmp_path, **{"train/loss": [*HEALTHY[:40], float("nan")]})
     done = run("doctor", str(tmp_path), "--json")
     assert done.returncode == 1
-    said = json.loads(done.stdout)
-    assert said["healthy"] is False
-    (one,) = said["runs"]
+    printed = json.loads(done.stdout)
+    assert printed["healthy"] is False
+    (one,) = printed["runs"]
     assert (one["run"], one["last_step"], one["unread"]) == (".", 410, {})
     (finding,) = one["findings"]
     assert (finding["id"], finding["severity"], finding["steps"]) == ("nonfinite", "error", [410])

@@ -1,4 +1,4 @@
-"""What rules said while a run trained, as markers at their step."""
+"""Alerts of live rules, as markers at their step."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def test_alert_markers_of_several_runs_own_lines(tmp_path: Path) -> None:
 
 def test_alert_markers_hostile_text_escaped(tmp_path: Path) -> None:
     run = with_alerts(tmp_path / "run", mine=(50, Text(HOSTILE + "\n\n" + "word " * 400)))
-    (said,) = alerts(plot_losses(run)).hovertext
-    assert "<script" not in said
-    assert "&lt;script&gt;" in said
-    assert said.endswith("...")
+    (printed,) = alerts(plot_losses(run)).hovertext
+    assert "<script" not in printed
+    assert "&lt;script&gt;" in printed
+    assert printed.endswith("...")
     page = write_report([run], tmp_path / "report.html", png=tmp_path / "png").read_text()
     assert HOSTILE not in page
     assert (tmp_path / "png" / "loss.png").is_file()

@@ -113,13 +113,13 @@ def test_reader_progress_counts_every_byte(tmp_path: Path) -> None:
     for step in range(12_000):
         writer.write(Event(step=step, wall_time=1.0, summary=Summary(value=[value])).SerializeToString())
     writer.close()
-    said: list[tuple[int, int]] = []
-    run = read_run(tmp_path, progress=lambda done, total: said.append((done, total)))
+    printed: list[tuple[int, int]] = []
+    run = read_run(tmp_path, progress=lambda done, total: printed.append((done, total)))
     size = (tmp_path / "events.out.tfevents.1.x").stat().st_size
     assert len(run.scalars["loss"]) == 12_000
-    assert said[-1] == (size, size)
-    assert len(said) == 1 + size // (1 << 18)
-    assert {total for _, total in said} == {size}
+    assert printed[-1] == (size, size)
+    assert len(printed) == 1 + size // (1 << 18)
+    assert {total for _, total in printed} == {size}
 
 
 def test_find_runs_below_folder(tmp_path: Path) -> None:

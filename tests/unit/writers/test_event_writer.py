@@ -58,12 +58,14 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
 
 
 @needs_fork
-@pytest.mark.parametrize("way", WAYS_TO_END)
-def test_event_writer_process_end_loses_nothing(ended: tuple[Path, subprocess.CompletedProcess[str]], way: str) -> None:
+@pytest.mark.parametrize("variant", WAYS_TO_END)
+def test_event_writer_process_end_loses_nothing(
+    ended: tuple[Path, subprocess.CompletedProcess[str]], variant: str
+) -> None:
     folder, done = ended
-    assert dict(zip(WAYS_TO_END, map(int, done.stdout.split()), strict=True))[way] == WAYS_TO_END[way][1]
+    assert dict(zip(WAYS_TO_END, map(int, done.stdout.split()), strict=True))[variant] == WAYS_TO_END[variant][1]
     assert done.stderr.count("ZeroDivisionError") == 1
-    read = Run(folder / way)
+    read = Run(folder / variant)
     assert read.scalars["a"] == [(step, float(step)) for step in range(1, 201)]
     assert read.steps("b") == list(range(1, 201))
 
