@@ -33,7 +33,7 @@ test-slow: .venv/installed ## run the tests marked slow
 
 # Lightning 2.2 imports pkg_resources, which warns. Notebook tests use no trainer.
 test-oldest: .venv-oldest/installed ## run the trainers' tests with the oldest trainers that pyproject.toml allows
-	$(OLDEST)/python -m pytest tests/trainers --ignore tests/trainers/test_notebook.py -n 2 --dist loadfile -p no:cacheprovider \
+	$(OLDEST)/python -m pytest tests/trainers tests/unit/integrations --ignore tests/trainers/test_notebook.py -n 2 --dist loadfile -p no:cacheprovider \
 		-W 'ignore:pkg_resources is deprecated:DeprecationWarning' -W 'ignore:Deprecated call to:DeprecationWarning'
 
 # DS_BUILD_OPS=0 compiles nothing during the installation. DeepSpeed compiles its CPU operators on first use: that takes a
