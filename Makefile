@@ -20,7 +20,7 @@ test: .venv/installed ## run the tests, except those marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-unit: .venv/installed ## run the unit tests only, which import no trainer
-	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile -m 'not slow'
 
 test-slow: .venv/installed ## run the tests marked slow
 	$(BIN)/python -m pytest -m slow
@@ -33,7 +33,7 @@ test-slow: .venv/installed ## run the tests marked slow
 
 # Lightning 2.2 imports pkg_resources, which warns. Notebook tests use no trainer.
 test-oldest: .venv-oldest/installed ## run the trainers' tests with the oldest trainers that pyproject.toml allows
-	$(OLDEST)/python -m pytest tests/trainers --ignore tests/trainers/test_notebook.py -n 2 --dist loadfile -p no:cacheprovider \
+	$(OLDEST)/python -m pytest tests/trainers tests/unit/integrations --ignore tests/trainers/test_notebook.py -n 2 --dist loadfile -p no:cacheprovider \
 		-W 'ignore:pkg_resources is deprecated:DeprecationWarning' -W 'ignore:Deprecated call to:DeprecationWarning'
 
 # DS_BUILD_OPS=0 compiles nothing during the installation. DeepSpeed compiles its CPU operators on first use: that takes a
@@ -44,7 +44,7 @@ test-oldest: .venv-oldest/installed ## run the trainers' tests with the oldest t
 
 test-deepspeed: .venv/deepspeed ## install DeepSpeed into .venv and run the ZeRO tests, which skip without it
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist tests/ranks/test_deepspeed.py \
-		'tests/ranks/test_recipe.py::test_the_same_tags_steps_and_values[zero2]'
+		'tests/ranks/test_recipe.py::test_recipe_on_ranks_equals_single_process_run[zero2]'
 
 check: .venv/installed ## check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .

@@ -90,7 +90,9 @@ class Opened:
 
 
 @pytest.mark.parametrize(("path", "width", "scheme"), [("one", 1280, "light"), ("several", 390, "dark")])
-def test_every_chart_is_drawn_and_fits(browser: Any, request: Any, path: str, width: int, scheme: str) -> None:
+def test_report_page_every_chart_drawn_within_width(
+    browser: Any, request: Any, path: str, width: int, scheme: str
+) -> None:
     page = Opened(browser, request.getfixturevalue(path), width=width, scheme=scheme)
     page.tab.locator("details").evaluate_all("(all) => all.forEach((one) => { one.open = true; })")
     names = page.tab.locator("figure[data-figure]").evaluate_all("(all) => all.map((one) => one.dataset.figure)")
@@ -103,7 +105,7 @@ def test_every_chart_is_drawn_and_fits(browser: Any, request: Any, path: str, wi
     page.tab.close()
 
 
-def test_the_findings_come_first_and_mark_their_step(browser: Any, one: Path) -> None:
+def test_report_finding_button_marks_step_in_charts(browser: Any, one: Path) -> None:
     page = Opened(browser, one)
     finding = page.tab.locator(".findings li", has_text="loss_spike")
     assert finding.bounding_box()["y"] < 900
@@ -115,21 +117,21 @@ def test_the_findings_come_first_and_mark_their_step(browser: Any, one: Path) ->
     page.tab.close()
 
 
-def test_what_a_rule_said_live_is_a_marker_that_says_it_on_hover(browser: Any, one: Path) -> None:
+def test_report_alert_marker_hover_shows_text(browser: Any, one: Path) -> None:
     page = Opened(browser, one)
     (marker,) = [trace for trace in page.plotted("gradient_norm")["traces"] if trace["name"] == "alerts"]
     assert marker["x"] == [130]
     plot = page.figure("loss").locator(".plot")
     point = "{ curveNumber: one.data.findIndex((trace) => trace.name === 'alerts'), pointNumber: 0 }"
     plot.evaluate(f"(one) => Plotly.Fx.hover(one, [{point}])")
-    said = plot.locator(".hoverlayer").text_content()
-    assert "alert, step 130: warning: loss_spike, found at step 130" in said
-    assert "It *jumped*." in said
+    printed = plot.locator(".hoverlayer").text_content()
+    assert "alert, step 130: warning: loss_spike, found at step 130" in printed
+    assert "It *jumped*." in printed
     assert page.wrong == []
     page.tab.close()
 
 
-def test_switches(browser: Any, one: Path) -> None:
+def test_report_switches_change_axes_scale_and_smoothing(browser: Any, one: Path) -> None:
     page = Opened(browser, one)
     before = page.plotted("loss")
     assert (before["x"], before["y"], before["traces"][0]["x"][-1]) == ("step", "linear", 200)
@@ -153,7 +155,7 @@ def test_switches(browser: Any, one: Path) -> None:
     page.tab.close()
 
 
-def test_the_layer_picker(browser: Any, one: Path) -> None:
+def test_report_layer_picker_changes_histograms(browser: Any, one: Path) -> None:
     page = Opened(browser, one)
     assert page.plotted("histogram_grads")["traces"][0]["pick"]["layer"] == LAYERS[0]
     page.tab.locator("#histograms select[name=layer]").select_option("classifier")
@@ -163,7 +165,7 @@ def test_the_layer_picker(browser: Any, one: Path) -> None:
     page.tab.close()
 
 
-def test_runs_can_be_hidden_and_picked(browser: Any, several: Path) -> None:
+def test_report_runs_hidden_and_picked(browser: Any, several: Path) -> None:
     page = Opened(browser, several)
     assert [trace["name"] for trace in page.plotted("throughput")["traces"]] == ["fast", "slow", "samples"]
     page.tab.locator("[data-toggle]", has_text="fast").click()
@@ -174,7 +176,7 @@ def test_runs_can_be_hidden_and_picked(browser: Any, several: Path) -> None:
     page.tab.close()
 
 
-def test_colours_follow_the_system(browser: Any, one: Path) -> None:
+def test_report_colours_follow_colour_scheme(browser: Any, one: Path) -> None:
     page = Opened(browser, one, scheme="dark")
     colour = "(one) => one.querySelector('.plot').data[0].line.color"
     dark = page.figure("loss").evaluate(colour)
@@ -183,7 +185,7 @@ def test_colours_follow_the_system(browser: Any, one: Path) -> None:
     page.tab.close()
 
 
-def test_text_from_runs_is_inert(browser: Any, tmp_path: Path) -> None:
+def test_report_hostile_text_stays_inert(browser: Any, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "<img src=x onerror=alert(1)>"
     writer = TensorBoardWriter(folder)
     writer.write(1, {"_hparams_/session_start_info": HParams({"note": HOSTILE, HOSTILE: 1.0})})
@@ -210,7 +212,7 @@ def test_text_from_runs_is_inert(browser: Any, tmp_path: Path) -> None:
     page.tab.close()
 
 
-def test_a_watched_page_loads_itself_anew_and_remembers_its_switches(browser: Any, tmp_path: Path) -> None:
+def test_report_watched_page_reloads_and_keeps_switches(browser: Any, tmp_path: Path) -> None:
     run = trained(tmp_path / "run", steps=60)
     page = Opened(browser, write_report([run], tmp_path / "report.html", refresh=3))
     page.press("y", "log")

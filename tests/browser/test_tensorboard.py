@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.limits import limit
 from tests.helpers.runs import ROOT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -32,7 +33,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     recipe = [sys.executable, str(ROOT / "recipes" / "bert_sentiment.py"), "--max-steps", "60", "--output-dir", "out"]
     environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "cache"), "PYTHONUNBUFFERED": "1"}
     small = ["--layers", "1", "--hidden", "16", "--config", "full", "--logging-steps", "5"]
-    subprocess.run([*recipe, *small], check=True, capture_output=True, cwd=folder, env=environment, timeout=200)
+    subprocess.run([*recipe, *small], check=True, capture_output=True, cwd=folder, env=environment, timeout=limit(200))
     view = [sys.executable, "-c", "from tbx_callbacks.cli import main; main()", "view", "out/runs", "--port", "0"]
     server = subprocess.Popen(
         view, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -44,7 +45,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url.group()
     finally:
         server.send_signal(signal.SIGINT)
-        server.communicate(timeout=30)
+        server.communicate(timeout=limit(30))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ FILTERED = ("scalars", "histograms", "distributions")
 
 
 @pytest.mark.parametrize("tab", SEEN)
-def test_the_tab_shows_the_runs_series(board: str, page: Any, tab: str) -> None:
+def test_tensorboard_tab_shows_run(board: str, page: Any, tab: str) -> None:
     errors: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.goto("about:blank")
@@ -81,9 +82,9 @@ def test_the_tab_shows_the_runs_series(board: str, page: Any, tab: str) -> None:
     for name in SEEN[tab]:
         if tab in FILTERED:  # panes load as they scroll into view: the filter brings the tag to the top
             page.locator("tf-tag-filterer input").first.fill(f"^{re.escape(name)}$")
-        page.get_by_text(name, exact=True).first.wait_for(state="attached", timeout=30_000)
+        page.get_by_text(name, exact=True).first.wait_for(state="attached", timeout=1000 * limit(30))
     if tab in FILTERED:
         page.locator("vz-line-chart2 svg, vz-histogram-timeseries svg, vz-distribution-chart svg").first.wait_for(
-            timeout=30_000
+            timeout=1000 * limit(30)
         )
     assert errors == []

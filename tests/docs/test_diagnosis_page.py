@@ -18,11 +18,11 @@ PAGE = (ROOT / "docs" / "diagnosis.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_each_rule_has_its_row(name: str) -> None:
+def test_diagnosis_page_has_row_of_rule(name: str) -> None:
     assert rule_row(name) in PAGE
 
 
-def test_the_confusion_table_has_every_training_and_misses_nothing() -> None:
+def test_diagnosis_page_confusion_table_misses_no_fault() -> None:
     rows = re.findall(r"^\| ([^|`]+) \| ([^|]+) \| ([^|]+) \|$", PAGE, re.MULTILINE)
     named = {name: found for name, found, _ in rows}
     assert set(FAULTS) | set(HEALTHY) <= set(named)
@@ -31,7 +31,7 @@ def test_the_confusion_table_has_every_training_and_misses_nothing() -> None:
     assert "**missed" not in PAGE
 
 
-def test_the_example_of_thresholds_loads() -> None:
+def test_diagnosis_page_threshold_examples_load() -> None:
     example, live = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
     rules = load_rules(example)
     assert "no_warmup" not in rules

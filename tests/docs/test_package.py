@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.limits import limit
+from tests.helpers.processes import python
 from tests.helpers.runs import ROOT
 
 
@@ -17,12 +19,12 @@ from tests.helpers.runs import ROOT
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=limit(120))
     (path,) = folder.glob("*.whl")
     return path
 
 
-def test_the_wheel_holds_sets_recipes_types_and_the_licence(wheel: Path) -> None:
+def test_wheel_holds_sets_recipes_types_and_licence(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"tbx_callbacks/configs/{name}.yaml" for name in ("minimal", "default", "full")}
     expected |= {f"tbx_callbacks/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.py")}
@@ -31,21 +33,19 @@ def test_the_wheel_holds_sets_recipes_types_and_the_licence(wheel: Path) -> None
     assert not any(name.startswith("tests/") or "__pycache__" in name for name in names)
 
 
-def test_the_installed_wheel_works_by_itself(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_installed_alone_works(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
-    subprocess.run(pip, check=True, capture_output=True, timeout=120)
+    subprocess.run(pip, check=True, capture_output=True, timeout=limit(120))
     environment = {**os.environ, "PYTHONPATH": str(target), "COLUMNS": "200"}
 
-    def python(code: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment
-        )
+    def run(code: str) -> str:
+        done = python("-c", code, cwd=tmp_path, env=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert str(target) in python("import tbx_callbacks; print(tbx_callbacks.__file__)")
-    assert "8" in python("from tbx_callbacks import load_config; print(len(load_config('minimal').items))")
+    assert str(target) in run("import tbx_callbacks; print(tbx_callbacks.__file__)")
+    assert "8" in run("from tbx_callbacks import load_config; print(len(load_config('minimal').items))")
     cli = "import sys; sys.argv = ['tbx-callbacks', {}]; from tbx_callbacks.cli import main; main()"
-    assert "full" in python(cli.format("'sets'"))
-    assert "--vocab" in python(cli.format("'recipe', 'bert-sentiment', '--help'"))
+    assert "full" in run(cli.format("'sets'"))
+    assert "--vocab" in run(cli.format("'recipe', 'bert-sentiment', '--help'"))

@@ -15,7 +15,7 @@ README = ROOT / "README.md"
 
 
 @pytest.mark.parametrize("folder", ["runs/exp1", "runs/tutorial"])
-def test_the_loop_runs_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+def test_readme_loop_runs_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
     from tbx_callbacks import TbxLoop
 
     monkeypatch.chdir(tmp_path)

@@ -143,12 +143,12 @@ def with_loop(folder: Path, model: nn.Module, watched: bool) -> Any:
     return folder / "loop", seen
 
 
-def check(way: Callable[..., Any], kind: Callable[[], nn.Module], folder: Path) -> Run:
+def check(variant: Callable[..., Any], kind: Callable[[], nn.Module], folder: Path) -> Run:
     """Trains with and without the callback: same weights, and every number against a naive one."""
     plain = kind()
-    way(folder / "plain", plain, False)
+    variant(folder / "plain", plain, False)
     watched = kind()
-    log_dir, seen = way(folder / "watched", watched, True)
+    log_dir, seen = variant(folder / "watched", watched, True)
     after = weights(watched)
     assert all(torch.equal(after[name], tensor) for name, tensor in weights(plain).items())
     read = Run(log_dir)

@@ -21,19 +21,19 @@ def compiled() -> nn.Module:
     )  # what comes after dynamo makes no difference to hooks and names
 
 
-@pytest.mark.parametrize("way", [with_hf, pytest.param(with_lightning, marks=LIGHTNING), with_loop])
-def test_compiled_by_the_user(tmp_path: Path, way: Callable[..., Any]) -> None:
-    check(way, compiled, tmp_path)
+@pytest.mark.parametrize("variant", [with_hf, pytest.param(with_lightning, marks=LIGHTNING), with_loop])
+def test_compiled_model_of_user_exact_metrics(tmp_path: Path, variant: Callable[..., Any]) -> None:
+    check(variant, compiled, tmp_path)
 
 
-def test_compiled_by_the_hf_trainer(tmp_path: Path) -> None:
-    def way(folder: Path, model: nn.Module, watched: bool) -> Any:
+def test_compiled_model_of_huggingface_trainer_exact_metrics(tmp_path: Path) -> None:
+    def variant(folder: Path, model: nn.Module, watched: bool) -> Any:
         torch._dynamo.reset()
         return with_hf_attached(folder, model, watched, torch_compile=True, torch_compile_backend="eager")
 
-    check(way, lambda: bert(num_hidden_layers=1), tmp_path)
+    check(variant, lambda: bert(num_hidden_layers=1), tmp_path)
 
 
 @LIGHTNING
-def test_a_compiled_lightning_module(tmp_path: Path) -> None:
+def test_compiled_lightning_module_exact_metrics(tmp_path: Path) -> None:
     check(lambda *args: with_lightning(*args, whole=True), Bag, tmp_path)

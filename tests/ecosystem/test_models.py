@@ -35,13 +35,15 @@ def checkpointed() -> nn.Module:
 
 
 KINDS = {"checkpointed": checkpointed, "tied": tied, "not of transformers": Bag}
-WAYS = [with_hf, with_hf_attached, pytest.param(with_lightning, marks=LIGHTNING), with_loop]
+VARIANTS = [with_hf, with_hf_attached, pytest.param(with_lightning, marks=LIGHTNING), with_loop]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_numbers_are_right_and_weights_unharmed(tmp_path: Path, kind: str, way: Callable[..., Any]) -> None:
-    read = check(way, KINDS[kind], tmp_path)
+def test_other_models_exact_metrics_and_unchanged_weights(
+    tmp_path: Path, kind: str, variant: Callable[..., Any]
+) -> None:
+    read = check(variant, KINDS[kind], tmp_path)
     if kind == "tied":
         names = read.family("weight_norm")
         assert any(name.endswith("word_embeddings.weight") for name in names)

@@ -63,7 +63,7 @@ def read_step(read: Run, family: str, step: int) -> dict[str, float]:
 
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("attached", [False, True])
-def test_every_number_against_a_naive_one(tmp_path: Path, attached: bool, dora: bool) -> None:
+def test_peft_metrics_match_naive_computation(tmp_path: Path, attached: bool, dora: bool) -> None:
     callback, recorder = TbxTrainerCallback(SET), Recorder()
     model = adapted(use_dora=dora)
     run = trainer(tmp_path, model=model, cls=RecordingTrainer, callbacks=[callback, recorder], max_grad_norm=0.05)
@@ -89,7 +89,7 @@ def test_every_number_against_a_naive_one(tmp_path: Path, attached: bool, dora: 
     assert read.histograms["grads/classifier"][8].num == sum(p.numel() for p in bert().classifier.parameters())
 
 
-def test_the_run_is_unharmed(tmp_path: Path) -> None:
+def test_peft_training_with_callback_unchanged(tmp_path: Path) -> None:
     results = []
     for watched in (True, False):
         callback = TbxTrainerCallback({"extends": "full", "every": 1})
@@ -104,7 +104,7 @@ def test_the_run_is_unharmed(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # as in tests/adapters/test_lightning.py
-def test_inside_a_lightning_module(tmp_path: Path) -> None:
+def test_peft_in_lightning_module_matches_naive_computation(tmp_path: Path) -> None:
     import lightning.pytorch as pl
 
     class Module(pl.LightningModule):

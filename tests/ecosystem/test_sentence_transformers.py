@@ -81,7 +81,7 @@ def fine_tuning(folder: Path, *callbacks: Any, **options: Any) -> RecordingTrain
 
 
 @pytest.mark.parametrize("attached", [False, True])
-def test_every_number_against_a_naive_one(tmp_path: Path, attached: bool) -> None:
+def test_sentence_transformers_metrics_match_naive_computation(tmp_path: Path, attached: bool) -> None:
     callback = TbxTrainerCallback(SET)
     run = fine_tuning(tmp_path, callback, gradient_accumulation_steps=2)
     if attached:
@@ -109,7 +109,7 @@ def test_every_number_against_a_naive_one(tmp_path: Path, attached: bool) -> Non
         assert not {"perf/samples_per_s", "perf/tokens_per_s", "nonfinite/losses"} & set(read.scalars)
 
 
-def test_the_run_is_unharmed(tmp_path: Path) -> None:
+def test_sentence_transformers_training_with_callback_unchanged(tmp_path: Path) -> None:
     results = []
     for watched in (True, False):
         callback = TbxTrainerCallback({"extends": "full", "every": 1})

@@ -78,7 +78,7 @@ def sft(folder: Path, *callbacks: Any, lora: bool = False, **options: Any) -> Re
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("attached", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_every_number_against_a_naive_one(tmp_path: Path, lora: bool, attached: bool, checkpointing: bool) -> None:
+def test_trl_metrics_match_naive_computation(tmp_path: Path, lora: bool, attached: bool, checkpointing: bool) -> None:
     callback = TbxTrainerCallback(SET)
     options = {"gradient_checkpointing": checkpointing, "gradient_accumulation_steps": 2}
     run = sft(tmp_path, callback, lora=lora, eval_strategy="steps", eval_steps=2, **options)
@@ -111,7 +111,7 @@ def test_every_number_against_a_naive_one(tmp_path: Path, lora: bool, attached: 
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_the_run_is_unharmed(tmp_path: Path, lora: bool) -> None:
+def test_trl_training_with_callback_unchanged(tmp_path: Path, lora: bool) -> None:
     results = []
     for watched in (True, False):
         callback = TbxTrainerCallback({"extends": "full", "every": 1})

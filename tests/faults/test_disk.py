@@ -8,7 +8,6 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.faults.training import EVERY_STEP, weights_digest
 from tests.helpers.models import trainer
+from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
 
 pytestmark = pytest.mark.faults
@@ -75,7 +75,7 @@ def fill(disk: Path) -> None:
             pass
 
 
-def test_a_full_disk_that_gets_room_again_loses_nothing(
+def test_full_disk_with_room_again_loses_nothing(
     tmp_path: Path, small_disk: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     logs = small_disk / "logs"
@@ -87,7 +87,7 @@ def test_a_full_disk_that_gets_room_again_loses_nothing(
     assert "are lost" not in caplog.text
 
 
-def test_a_disk_that_stays_full_says_what_was_lost(
+def test_full_disk_to_the_end_reports_losses(
     tmp_path: Path, small_disk: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     digest, _ = train(tmp_path, small_disk / "logs", at10=lambda: fill(small_disk))
@@ -99,7 +99,9 @@ def test_a_disk_that_stays_full_says_what_was_lost(
     assert "values could not be written to" in caplog.text
 
 
-def test_a_file_that_turns_read_only(tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_read_only_file_for_a_while_loses_nothing(
+    tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
+) -> None:
     logs = tmp_path / "logs"
 
     def attribute(flag: str) -> None:
@@ -115,7 +117,7 @@ def test_a_file_that_turns_read_only(tmp_path: Path, undisturbed: str, caplog: p
     assert "are lost" not in caplog.text
 
 
-def test_a_deleted_folder_is_made_anew(tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_deleted_folder_recreated(tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture) -> None:
     logs = tmp_path / "logs"
     digest, _ = train(tmp_path, logs, at10=lambda: shutil.rmtree(logs))
     assert digest == undisturbed
@@ -125,7 +127,9 @@ def test_a_deleted_folder_is_made_anew(tmp_path: Path, undisturbed: str, caplog:
     assert "was deleted; later values go to" in caplog.text
 
 
-def test_a_folder_replaced_by_a_file(tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_folder_replaced_by_file_continues_after_removal(
+    tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
+) -> None:
     logs = tmp_path / "logs"
 
     def replace() -> None:
@@ -139,7 +143,7 @@ def test_a_folder_replaced_by_a_file(tmp_path: Path, undisturbed: str, caplog: p
     assert caplog.text.count("training continues") == 1
 
 
-def test_the_largest_file_that_the_system_allows(
+def test_file_size_limit_continues_in_new_file(
     tmp_path: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     logs = tmp_path / "logs"
@@ -206,7 +210,7 @@ def read_bytes(data: bytes, folder: Path) -> Run:
     return Run(folder)
 
 
-def test_a_store_that_hangs_does_not_hold_up_the_training(tmp_path: Path, undisturbed: str, slow: Any) -> None:
+def test_hanging_store_does_not_block_training(tmp_path: Path, undisturbed: str, slow: Any) -> None:
     trained = threading.Event()
     # Takes nothing before the last step: training can only get there if it does not wait for the store.
     store = slow(lambda: trained.wait(120) or pytest.fail("training waited for the store"))
@@ -215,7 +219,7 @@ def test_a_store_that_hangs_does_not_hold_up_the_training(tmp_path: Path, undist
     assert read_bytes(store.stored, tmp_path / "read").steps("train/loss") == list(range(1, STEPS + 1))
 
 
-def test_a_failing_upload_is_tried_again(tmp_path: Path, slow: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_upload_retried(tmp_path: Path, slow: Any, caplog: pytest.LogCaptureFixture) -> None:
     store = slow(failures=3)
     writer = TensorBoardWriter("slow://bucket/run", flush_secs=0.05)
     for step in range(1, 21):
@@ -230,7 +234,7 @@ def test_a_failing_upload_is_tried_again(tmp_path: Path, slow: Any, caplog: pyte
     assert "are lost" not in caplog.text
 
 
-def test_what_a_store_never_took_is_counted(slow: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_upload_to_the_end_counts_losses(slow: Any, caplog: pytest.LogCaptureFixture) -> None:
     slow(failures=1000)
     writer = TensorBoardWriter("slow://bucket/run", flush_secs=0.05)
     for step in range(1, 11):
@@ -239,7 +243,7 @@ def test_what_a_store_never_took_is_counted(slow: Any, caplog: pytest.LogCapture
     assert "20 values could not be written to slow://bucket/run and are lost" in caplog.text
 
 
-def test_memory_is_bounded_and_old_histograms_go_first(
+def test_full_backlog_drops_oldest_histograms_first(
     tmp_path: Path, small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = TensorBoardWriter(small_disk / "logs", max_mib=0.05)
@@ -266,26 +270,26 @@ def test_memory_is_bounded_and_old_histograms_go_first(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
-def test_a_folder_without_permission_stops_before_the_first_step(tmp_path: Path) -> None:
+def test_folder_without_permission_raises_before_first_step(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o755)
     code = f"""
 import os
-from tbx_callbacks.writers.tensorboard import TensorBoardSink
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 os.setuid(65534)
 try:
-    TensorBoardSink({str(closed / "run")!r}).writer
+    TensorBoardWriter({str(closed / "run")!r}).writer
 except OSError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert "cannot write a run to" in done.stdout
     assert "Permission denied" in done.stdout
     assert "choose a log_dir that this user may write" in done.stdout
 
 
-def test_a_file_in_the_way_stops_before_the_first_step(tmp_path: Path) -> None:
+def test_file_instead_of_folder_raises_before_first_step(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("in the way")
     run = trainer(tmp_path / "out", callbacks=[TbxTrainerCallback("minimal", log_dir=tmp_path / "logs")])
     with pytest.raises(OSError, match=r"cannot write a run to .*logs'.* there is a file where the folder should be"):
@@ -293,7 +297,7 @@ def test_a_file_in_the_way_stops_before_the_first_step(tmp_path: Path) -> None:
     assert run.state.global_step == 0
 
 
-def test_a_missing_remote_package_stops_before_the_first_step(tmp_path: Path, monkeypatch: Any) -> None:
+def test_missing_boto3_raises_before_first_step(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("tensorboardX.record_writer.S3_ENABLED", False)
     run = trainer(tmp_path / "out", callbacks=[TbxTrainerCallback("minimal", log_dir="s3://bucket/run")])
     with pytest.raises(

@@ -1,22 +1,24 @@
-"""The ways a process ends, and whose signal handlers and exit codes they are."""
+"""Trainings whose process ends in any way: exit codes, signal handlers and the steps that are kept."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes import python
 from tests.helpers.runs import Run
 
 pytestmark = pytest.mark.faults
 
-HEAD = """
-import os, signal, sys
+# Each training runs in a child of this script, forked after the imports; a child ends as a process of its own does.
+FORK = """
+import json, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import torch
 torch.set_num_threads(1)
 from tests.helpers.models import trainer
@@ -31,24 +33,18 @@ class At(TrainerCallback):
         if state.global_step == 7:
             self.act()
 
-callback = TbxTrainerCallback(EVERY_STEP, log_dir=sys.argv[1])
-at = At()
-run = trainer(sys.argv[1] + "/out", callbacks=[callback, at], logging_steps=1, max_steps=12)
+for folder, code in json.loads(sys.argv[1]).items():
+    os.mkdir(folder)
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(folder + ".stderr", os.O_WRONLY | os.O_CREAT), 2)
+        callback = TbxTrainerCallback(EVERY_STEP, log_dir=folder)
+        at = At()
+        run = trainer(folder + "/out", callbacks=[callback, at], logging_steps=1, max_steps=12)
+        exec(code)
+        sys.exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-
-
-def ended(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    script = HEAD + textwrap.dedent(code)
-    return subprocess.run(
-        [sys.executable, "-c", script, str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env={**os.environ, "PYTHONFAULTHANDLER": ""},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-
-
 ENDS = {
     # what happens at the end of step 7, exit code, last step in the file
     "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM, 6),
@@ -58,50 +54,80 @@ ENDS = {
     "os._exit": ("os._exit(6)", 6, 6),
     "os._exit after flush": ("callback.writer.flush(); os._exit(6)", 6, 6),
 }
+HANDLERS_KEPT = """
+handled = []
+def mine(number, frame):
+    handled.append(number)
+before = {s: signal.signal(s, mine) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+At.act = lambda self: [os.kill(os.getpid(), s) for s in before]
+run.train()
+assert all(signal.getsignal(s) is mine for s in before), "a handler was replaced"
+assert sorted(handled) == sorted(before), handled
+sys.exit(4)
+"""
+NO_HANDLERS = """
+known = [s for s in signal.valid_signals()]
+before = {s: signal.getsignal(s) for s in known}
+run.train()
+assert before == {s: signal.getsignal(s) for s in known}
+"""
+CODE = {
+    **{name: f"At.act = lambda self: exec({act!r})\nrun.train()" for name, (act, _, _) in ENDS.items()},
+    "handlers kept": HANDLERS_KEPT,
+    "no handlers": NO_HANDLERS,
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a training's process ended, and what it wrote."""
+
+    code: int
+    stderr: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """By name of the code, a training that ran it."""
+    base = tmp_path_factory.mktemp("ended")
+    folders = {name: base / str(place) for place, name in enumerate(CODE)}
+    given = json.dumps({str(folders[name]): code for name, code in CODE.items()})
+    environment = {**os.environ, "PYTHONFAULTHANDLER": ""}
+    done = python("-W", "ignore::DeprecationWarning", "-c", FORK, given, seconds=200, env=environment)
+    assert done.returncode == 0, done.stderr
+    codes = [int(line) for line in done.stdout.splitlines() if line.lstrip("-").isdigit()]
+    return {
+        name: Ended(code, folder.with_suffix(".stderr").read_text(), folder)
+        for (name, folder), code in zip(folders.items(), codes, strict=True)
+    }
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_nothing_published_is_lost(tmp_path: Path, name: str) -> None:
-    act, code, last = ENDS[name]
-    done = ended(tmp_path, f"At.act = lambda self: exec({act!r})\nrun.train()\n")
-    assert done.returncode == code, done.stderr
-    read = Run(tmp_path)
+def test_process_end_keeps_published_steps(ended: dict[str, Ended], name: str) -> None:
+    _, code, last = ENDS[name]
+    assert ended[name].code == code, ended[name].stderr
+    read = Run(ended[name].folder)
     # Step 7 is measured but not yet published when the process ends there; an orderly end publishes it.
     assert read.steps("weight_norm/total") == list(range(1, last + 1))
     assert read.steps("train/loss") == list(range(1, 7))
 
 
-def test_a_run_that_failed_is_marked_so(tmp_path: Path) -> None:
+def test_failed_run_marked_in_hparams(ended: dict[str, Ended]) -> None:
     from tensorboard.plugins.hparams import metadata
 
-    assert ended(tmp_path, "At.act = lambda self: 1 / 0\nrun.train()\n").returncode == 1
-    content = Run(tmp_path).plugin("hparams")["_hparams_/session_end_info"]
+    failed = ended["an exception"]
+    assert failed.code == 1
+    content = Run(failed.folder).plugin("hparams")["_hparams_/session_end_info"]
     assert metadata.parse_session_end_info_plugin_data(content).status == 2  # STATUS_FAILURE
 
 
-def test_the_users_signal_handlers_stay_theirs(tmp_path: Path) -> None:
-    code = """
-        handled = []
-        def mine(number, frame):
-            handled.append(number)
-        before = {s: signal.signal(s, mine) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-        At.act = lambda self: [os.kill(os.getpid(), s) for s in before]
-        run.train()
-        assert all(signal.getsignal(s) is mine for s in before), "a handler was replaced"
-        assert sorted(handled) == sorted(before), handled
-        sys.exit(4)
-    """
-    done = ended(tmp_path, code)
-    assert done.returncode == 4, done.stderr
-    assert Run(tmp_path).steps("train/loss") == list(range(1, 13))
+def test_signal_handlers_of_user_kept(ended: dict[str, Ended]) -> None:
+    done = ended["handlers kept"]
+    assert done.code == 4, done.stderr
+    assert Run(done.folder).steps("train/loss") == list(range(1, 13))
 
 
-def test_no_signal_handler_is_installed(tmp_path: Path) -> None:
-    code = """
-        known = [s for s in signal.valid_signals()]
-        before = {s: signal.getsignal(s) for s in known}
-        run.train()
-        assert before == {s: signal.getsignal(s) for s in known}
-    """
-    done = ended(tmp_path, code)
-    assert done.returncode == 0, done.stderr
+def test_training_installs_no_signal_handler(ended: dict[str, Ended]) -> None:
+    done = ended["no handlers"]
+    assert done.code == 0, done.stderr

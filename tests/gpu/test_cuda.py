@@ -23,7 +23,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_norms_are_the_cpus(dtype: torch.dtype) -> None:
+def test_cuda_norms_match_cpu(dtype: torch.dtype) -> None:
     here = tensors(dtype)
     there = [tensor.cuda() for tensor in here]
     with no_waiting():
@@ -39,7 +39,7 @@ def test_norms_are_the_cpus(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("bins", [1, 64, 255])
-def test_histograms_are_the_cpus(dtype: torch.dtype, bins: int) -> None:
+def test_cuda_histograms_match_cpu(dtype: torch.dtype, bins: int) -> None:
     groups = [[tensor] for tensor in tensors(dtype)] + [tensors(dtype)]
     there = [[tensor.cuda() for tensor in group] for group in groups]
     with no_waiting():
@@ -84,7 +84,7 @@ def train(folder: Path, device: str, dtype: torch.dtype) -> Run:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_training_is_measured_without_waiting(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_cuda_training_measured_without_host_sync(tmp_path: Path, dtype: torch.dtype) -> None:
     found, expected = train(tmp_path / "cuda", "cuda", dtype), train(tmp_path / "cpu", "cpu", dtype)
     ours = ("perf/", "memory/")
     tags = {tag for tag in expected.scalars if not tag.startswith(ours)}
@@ -102,7 +102,7 @@ def test_a_training_is_measured_without_waiting(tmp_path: Path, dtype: torch.dty
             assert found.histograms[tag][step].num == wanted.num, tag
 
 
-def test_numbers_are_read_when_the_device_is_done() -> None:
+def test_cuda_host_copy_read_after_device_is_done() -> None:
     packed = torch.zeros(1000, device="cuda")
     with no_waiting():
         torch.cuda._sleep(200_000_000)  # the device is busy for a while

@@ -32,7 +32,7 @@ BUSY = 2_000_000_000  # cycles, about a second
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_the_kernels_are_used_and_count_as_the_operators_and_the_cpu_do(dtype: torch.dtype) -> None:
+def test_kernels_on_cuda_match_operators_and_cpu(dtype: torch.dtype) -> None:
     pytest.importorskip("triton")
     here = [flat(tensor) for tensor in tensors(dtype) if tensor.numel()]
     there = [[tensor.cuda()] for tensor in here]
@@ -42,7 +42,7 @@ def test_the_kernels_are_used_and_count_as_the_operators_and_the_cpu_do(dtype: t
     assert torch.equal(torch.stack(ranges).cpu(), torch.stack(wanted))
     assert torch.equal(torch.stack(ranges), torch.stack(histogram_device.bounds(there)))
     with no_waiting():
-        ours, operators = (way.count(there, ranges, [64] * len(there)) for way in (fused, histogram_device))
+        ours, operators = (variant.count(there, ranges, [64] * len(there)) for variant in (fused, histogram_device))
     cpu = histogram.count([[tensor] for tensor in here], wanted, [64] * len(here))
     for found, *others in zip(ours, operators, cpu, strict=True):
         for other in others:
@@ -80,24 +80,24 @@ def train(folder: Path, *, sparse: bool = False, scaled: bool = False, **config:
     return Run(folder)
 
 
-def test_a_rate_on_the_device_is_not_waited_for(tmp_path: Path) -> None:
+def test_learning_rate_on_device_no_host_sync(tmp_path: Path) -> None:
     run = train(tmp_path)
     assert [value for _, value in run.scalars["train/learning_rate"]] == pytest.approx([1e-3] * 6)
 
 
-def test_a_fused_optimizer_under_a_loss_scale_is_not_waited_for(tmp_path: Path) -> None:
+def test_fused_optimizer_with_loss_scale_no_host_sync(tmp_path: Path) -> None:
     assert train(tmp_path, scaled=True).steps("amp/scale") == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_budget_is_not_waited_for(tmp_path: Path) -> None:
+def test_overhead_budget_no_host_sync(tmp_path: Path) -> None:
     assert "overhead_budget" in train(tmp_path, overhead_budget=1e-6).texts
 
 
-def test_sparse_gradients_are_measured(tmp_path: Path) -> None:
+def test_sparse_gradients_on_cuda_measured(tmp_path: Path) -> None:
     assert train(tmp_path, sparse=True, strict=False).steps("grad_norm/0") == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_stop_comes_without_waiting_for_a_device_that_is_behind(tmp_path: Path) -> None:
+def test_stop_with_device_behind_no_host_sync(tmp_path: Path) -> None:
     model = nn.Linear(4, 4).cuda()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     config = {"every": 1, "metrics": ["loss", "nonfinite"], "rules": {"nonfinite": "stop"}}
@@ -127,7 +127,7 @@ def test_a_stop_comes_without_waiting_for_a_device_that_is_behind(tmp_path: Path
         assert loop.should_stop
 
 
-def test_the_devices_time_counts() -> None:
+def test_device_time_counts_as_overhead() -> None:
     stopwatch = Stopwatch()
     timed = DeviceTime(stopwatch, device_marker(torch.device("cuda", 0)))
     with timed.span(1, []):
@@ -164,7 +164,7 @@ def ours_may_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("ours_may_not_wait")
-def test_the_hf_trainer_waits_for_nothing_of_ours(tmp_path: Path) -> None:
+def test_huggingface_trainer_no_host_sync(tmp_path: Path) -> None:
     callback = TbxTrainerCallback(FULL, log_dir=tmp_path / "run")
     run = trainer(tmp_path, callbacks=[callback], max_steps=4, logging_steps=1, use_cpu=False)
     callback.attach(run)
@@ -175,7 +175,7 @@ def test_the_hf_trainer_waits_for_nothing_of_ours(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ours_may_not_wait")
 @pytest.mark.filterwarnings("ignore")  # no workers, no logger
-def test_lightning_waits_for_nothing_of_ours(tmp_path: Path) -> None:
+def test_lightning_trainer_no_host_sync(tmp_path: Path) -> None:
     pl = pytest.importorskip("lightning.pytorch")
 
     class Module(pl.LightningModule):  # type: ignore[misc,name-defined]

@@ -38,8 +38,8 @@ def judged(name: str, folder: Path, *, shift: int = 0) -> Row:
         train(folder, replace(plan, seed=plan.seed + shift), before=before)
         expected = ()
     run = read_run(folder)
-    said = {tag: texts.values[-1] for tag, texts in run.texts.items() if tag.startswith(PREFIX)}
-    alerts = {tag.removeprefix(PREFIX): text[2:].partition(":")[0] for tag, text in said.items()}
+    printed = {tag: texts.values[-1] for tag, texts in run.texts.items() if tag.startswith(PREFIX)}
+    alerts = {tag.removeprefix(PREFIX): text[2:].partition(":")[0] for tag, text in printed.items()}
     return Row(name, expected, diagnose(run), alerts)
 
 
@@ -58,5 +58,5 @@ def confusion_row(row: Row) -> str:
         finding.id: f"{finding.id} ({finding.severity}, step {finding.steps[0]})" for finding in row.diagnosis.findings
     }
     named = ", ".join(by_rule.get(rule, f"**missed: {rule}**") for rule in row.expected) or "–"  # noqa: RUF001
-    also = ", ".join(said for rule, said in by_rule.items() if rule not in row.expected) or "–"  # noqa: RUF001
+    also = ", ".join(printed for rule, printed in by_rule.items() if rule not in row.expected) or "–"  # noqa: RUF001
     return f"| {row.name} | {named} | {also} |"

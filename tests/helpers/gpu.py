@@ -1,4 +1,4 @@
-"""What tests on a CUDA device share."""
+"""Tensors, sets and the sync check that tests on a CUDA device share."""
 
 from __future__ import annotations
 

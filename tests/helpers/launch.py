@@ -1,39 +1,42 @@
-"""Starts scripts on several ranks: under torchrun, or one process a rank."""
+"""Starts scripts on several ranks."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.helpers.limits import limit
+from tests.helpers.processes import python
 
-def launch(script: Path, *arguments: object, ranks: int = 1, limit: float = 200) -> str:
-    """What was printed, by ranks in any order; a launch that is not over after `limit` seconds is killed."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    done = subprocess.run(
-        [sys.executable, *torchrun, str(script), *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=limit,
-    )
-    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-6000:]
-    assert "Traceback" not in done.stderr, done.stderr[-6000:]
-    return done.stdout + done.stderr
+FORK_RANKS = Path(__file__).parent / "fork_ranks.py"
+
+
+def launch(script: Path, *arguments: object, ranks: int = 1, seconds: float = 200) -> str:
+    """What all ranks printed; they must end without an error before `limit(seconds)`."""
+    if ranks == 1:
+        done = python(script, *arguments, seconds=seconds, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        ended = [Ended(done.returncode, done.stdout + done.stderr)]
+    else:
+        ended = run_ranks(script, *arguments, number=ranks, seconds=seconds)
+    for rank in ended:
+        assert rank.code == 0, rank.printed[-6000:]
+        assert "Traceback" not in rank.printed, rank.printed[-6000:]
+    return "".join(rank.printed for rank in ended)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a rank ended; the code of one that had to be stopped is None."""
+    """How a rank ended; the code of one that had to be killed is None."""
 
     code: int | None
-    said: str
+    printed: str
 
 
 def free_port() -> int:
@@ -42,25 +45,27 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def ranks(script: Path, *arguments: object, number: int = 2, limit: float = 60) -> list[Ended]:
-    """Runs a script on all ranks; those that are not over after `limit` seconds are killed, and have no code."""
-    everywhere = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(number)}
-    started = []
-    for rank in range(number):
-        environment = {**os.environ, **everywhere, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-        said = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        command = [sys.executable, "-W", "error::ResourceWarning", str(script), *map(str, arguments)]
-        started.append((subprocess.Popen(command, env=environment, stdout=said, stderr=said), said))
-    end = time.monotonic() + limit
-    ended = []
-    for process, said in started:
-        code: int | None = None
+def run_ranks(script: Path, *arguments: object, number: int = 2, seconds: float = 60) -> list[Ended]:
+    """Runs a script on all ranks; those that take longer than `limit(seconds)` are killed, and have no code."""
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(number)}
+    # Python 3.12 warns where a process with threads forks; gloo and OpenMP start theirs in the children.
+    warnings = ["-W", "error::ResourceWarning", "-W", "ignore::DeprecationWarning:__main__"]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, *warnings, FORK_RANKS, script, number, folder, *arguments]
+        parent = subprocess.Popen(
+            [*map(str, command)],
+            env={**os.environ, **group, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
         try:
-            code = process.wait(max(0.0, end - time.monotonic()))
+            codes, _ = parent.communicate(timeout=limit(seconds))
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        said.seek(0)
-        ended.append(Ended(code, said.read()))
-        said.close()
-    return ended
+            with suppress(ProcessLookupError):
+                os.killpg(parent.pid, signal.SIGKILL)
+            codes, _ = parent.communicate()
+        by_rank = dict(tuple(map(int, line.split())) for line in codes.splitlines())
+        files = [Path(folder) / str(rank) for rank in range(number)]
+        printed = [file.read_text() if file.exists() else "" for file in files]
+        return [Ended(by_rank.get(rank), text) for rank, text in enumerate(printed)]

@@ -1,4 +1,4 @@
-"""How much ranks talk to each other: on due steps at most three times, on others never, of a size without N in it."""
+"""Collectives of a step: at most three when metrics are due, none otherwise, of a size independent of the ranks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.launch import ranks
+from tests.helpers.launch import run_ranks
 
-COUNTED = Path(__file__).parent / "scripts" / "count_collectives.py"
+SCRIPT = Path(__file__).parent / "scripts" / "count_collectives.py"
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +18,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     """By the number of ranks what was counted, by strategy."""
     counted = {}
     for number in (2, 4):
-        ended = ranks(COUNTED, tmp_path_factory.mktemp(str(number)), number=number, limit=120)
-        assert [rank.code for rank in ended] == [0] * number, [rank.said[-3000:] for rank in ended]
-        (line,) = [line for line in ended[0].said.splitlines() if line.startswith("found ")]
+        ended = run_ranks(SCRIPT, tmp_path_factory.mktemp(str(number)), number=number, seconds=120)
+        assert [rank.code for rank in ended] == [0] * number, [rank.printed[-3000:] for rank in ended]
+        (line,) = [line for line in ended[0].printed.splitlines() if line.startswith("found ")]
         counted[number] = json.loads(line.removeprefix("found "))
     return counted
 
@@ -30,11 +30,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
 @pytest.mark.parametrize(
     ("strategy", "number"), [("fsdp", 3), ("ddp", 3), ("copies", 2), ("fsdp-rules", 3), ("copies-rules", 3)]
 )
-def test_collectives_of_a_step(found: dict[int, Any], strategy: str, number: int) -> None:
-    for said in found.values():
-        assert said[strategy]["training"]  # of torch.distributed's collectives only those of the training are there
-        assert not any(said[strategy]["without"].values())
-    two, four = (said[strategy]["ours"] for said in found.values())
+def test_collectives_of_due_steps_at_most_three(found: dict[int, Any], strategy: str, number: int) -> None:
+    for printed in found.values():
+        assert printed[strategy]["training"]  # of torch.distributed's collectives only those of the training are there
+        assert not any(printed[strategy]["without"].values())
+    two, four = (printed[strategy]["ours"] for printed in found.values())
     for step in range(1, 13):
         calls = two[str(step)]
         if step % 3:

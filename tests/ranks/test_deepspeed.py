@@ -1,4 +1,4 @@
-"""What ranks under DeepSpeed ZeRO write is what one process writes, under the HF Trainer and in a loop.
+"""Runs of ranks under DeepSpeed ZeRO equal the run of one process, under the HF Trainer and in a loop.
 
 On a CPU DeepSpeed refuses float16, and Lightning refuses DeepSpeed.
 """
@@ -18,7 +18,7 @@ from tests.helpers.launch import launch
 from tests.helpers.models import bert
 from tests.helpers.runs import Run, files
 
-WAYS = Path(__file__).parent / "scripts" / "train_with_deepspeed.py"
+SCRIPT = Path(__file__).parent / "scripts" / "train_with_deepspeed.py"
 KINDS = {stage: f"DeepSpeedZeroOptimizer{'_Stage3' if stage == 3 else ''}" for stage in (1, 2, 3)}
 PROOFS = {
     **{f"zero{stage}": kind for stage, kind in KINDS.items()},
@@ -38,33 +38,35 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """By the number of ranks, the folder with a run for each way, and what was said; each launched once."""
+    """By the number of ranks, the folder with a run for each strategy, and what was printed; each launched once."""
 
     @cache
     def train(ranks: int) -> tuple[Path, str]:
         folder = tmp_path_factory.mktemp(f"ranks{ranks}")
-        ways = [*PROOFS, "zero2_offload"] if ranks > 1 else ["alone", "loop-alone"]
+        strategies = [*PROOFS, "zero2_offload"] if ranks > 1 else ["alone", "loop-alone"]
         # DeepSpeed compiles when it is first used in an environment: a minute or two.
-        return folder, launch(WAYS, folder, *ways, ranks=ranks, limit=280)
+        return folder, launch(SCRIPT, folder, *strategies, ranks=ranks, seconds=280)
 
     return train
 
 
-@pytest.mark.parametrize("way", PROOFS)
-def test_the_same_tags_steps_and_values(trained: Trained, way: str) -> None:
+@pytest.mark.parametrize("strategy", PROOFS)
+def test_deepspeed_run_equals_single_process_run(trained: Trained, strategy: str) -> None:
     folder, printed = trained(2)
-    found = re.findall(rf"^{way}: DeepSpeedEngine with {PROOFS[way]}, (\d+) elements here", printed, re.MULTILINE)
+    found = re.findall(
+        rf"^{strategy}: DeepSpeedEngine with {PROOFS[strategy]}, (\d+) elements here", printed, re.MULTILINE
+    )
     assert len(found) == 2, printed  # it is truly on
     whole = sum(p.numel() for n, p in bert().named_parameters() if "position_embeddings" not in n)
     assert all(whole / 2 <= int(part) < whole / 2 + 100 for part in found)  # and padding
-    assert len(files(folder / way)) == 1
-    in_loop = way.startswith("loop")
+    assert len(files(folder / strategy)) == 1
+    in_loop = strategy.startswith("loop")
     alone = Run(trained(1)[0] / ("loop-alone" if in_loop else "alone"))
     # ZeRO tells its norm at each step; in a loop nobody else does.
-    compare(Run(folder / way), alone, least=1e-6, more=["clip/share"] if in_loop else [])
+    compare(Run(folder / strategy), alone, least=1e-6, more=["clip/share"] if in_loop else [])
 
 
-def test_an_offloaded_optimizer_is_refused_with_the_remedy(trained: Trained) -> None:
+def test_deepspeed_offloaded_optimizer_left_out_with_warning(trained: Trained) -> None:
     folder, printed = trained(2)
     assert printed.count("DeepSpeed ZeRO with an offloaded optimizer (remedy: remove offload_optimizer from") == 1
     read = Run(folder / "zero2_offload")

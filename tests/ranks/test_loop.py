@@ -1,4 +1,4 @@
-"""What N ranks write in a loop is what one process writes on the same global batches: tags, steps and values."""
+"""Runs of several ranks in a loop equal the run of one process on the same global batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.compare import compare
 from tests.helpers.launch import launch
 from tests.helpers.runs import Run, files
 
-WAYS = Path(__file__).parent / "scripts" / "train_in_loop.py"
+SCRIPT = Path(__file__).parent / "scripts" / "train_in_loop.py"
 ELEMENTS = 50 * 7 + 2 * (7 * 7 + 7) + 7 * 2 + 2
 FSDP1 = "['Parameter'] in FullyShardedDataParallel"
 PROOFS = {
@@ -35,50 +35,50 @@ Trained = Callable[[int], tuple[Path, str]]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """By the number of ranks, the folder with a run for each way, and what was said; each launched once."""
+    """By the number of ranks, the folder with a run for each strategy, and what was printed; each launched once."""
 
     @cache
     def train(ranks: int) -> tuple[Path, str]:
         folder = tmp_path_factory.mktemp(f"ranks{ranks}")
-        ways = [way for way, number in (*PROOFS, *MORE) if number == ranks] or ["alone", "alone_nan"]
-        return folder, launch(WAYS, folder, *ways, ranks=ranks)
+        strategies = [strategy for strategy, number in (*PROOFS, *MORE) if number == ranks] or ["alone", "alone_nan"]
+        return folder, launch(SCRIPT, folder, *strategies, ranks=ranks)
 
     return train
 
 
-def elements(printed: str, way: str) -> list[int]:
-    return [int(found) for found in re.findall(rf"{way}: parameters are .*, (\d+) elements here", printed)]
+def elements(printed: str, strategy: str) -> list[int]:
+    return [int(found) for found in re.findall(rf"{strategy}: parameters are .*, (\d+) elements here", printed)]
 
 
-@pytest.mark.parametrize(("way", "ranks"), PROOFS)
-def test_the_same_tags_steps_and_values(trained: Trained, way: str, ranks: int) -> None:
+@pytest.mark.parametrize(("strategy", "ranks"), PROOFS)
+def test_loop_on_ranks_equals_single_process_run(trained: Trained, strategy: str, ranks: int) -> None:
     folder, printed = trained(ranks)
-    assert printed.count(f"{way}: parameters are {PROOFS[way, ranks]}, ") == ranks, printed  # it is truly on
-    assert len(files(folder / way)) == 1
-    tensor_parallel = way.startswith("tp")
-    compare(Run(folder / way), Run(trained(1)[0] / "alone"), without=["activations/"] if tensor_parallel else [])
+    assert printed.count(f"{strategy}: parameters are {PROOFS[strategy, ranks]}, ") == ranks, printed  # it is truly on
+    assert len(files(folder / strategy)) == 1
+    tensor_parallel = strategy.startswith("tp")
+    compare(Run(folder / strategy), Run(trained(1)[0] / "alone"), without=["activations/"] if tensor_parallel else [])
 
 
-def test_tensor_parallel_activations_are_left_out_with_a_warning(trained: Trained) -> None:
+def test_tensor_parallel_activations_left_out_with_warning(trained: Trained) -> None:
     for ranks, layer in ((2, "head.weight"), (4, "layers.0.weight")):
-        said = f"under tensor parallelism (of {layer}) an output is a part or a copy on each rank"
-        assert trained(ranks)[1].count(said) == 1
+        printed = f"under tensor parallelism (of {layer}) a module returns either a part or a copy on each rank"
+        assert trained(ranks)[1].count(printed) == 1
 
 
-def test_each_state_is_on_one_rank(trained: Trained) -> None:
+def test_zero_redundancy_each_state_on_one_rank(trained: Trained) -> None:
     states = [int(found) for found in re.findall(r"zero_redundancy: states here: (\d+)", trained(2)[1])]
     assert sum(states) == 7  # of 7 parameters
     assert min(states) > 0
 
 
 @pytest.mark.parametrize("how", ["full_shard", "shard_grad_op"])
-def test_fsdp1_parameters_are_in_pieces(trained: Trained, how: str) -> None:
+def test_fsdp1_parameters_are_sharded(trained: Trained, how: str) -> None:
     here = elements(trained(2)[1], f"fsdp1_{how}")
     assert sum(here) == ELEMENTS
     assert max(here) < ELEMENTS
 
 
-def test_flat_parameters_are_refused_with_the_remedy(trained: Trained) -> None:
+def test_fsdp1_flat_parameters_left_out_with_warning(trained: Trained) -> None:
     folder, printed = trained(2)
     assert printed.count("FSDP with flat parameters (remedy: FullyShardedDataParallel(..., use_orig_params=True))") == 1
     read = Run(folder / "fsdp1_flat")
@@ -87,10 +87,10 @@ def test_flat_parameters_are_refused_with_the_remedy(trained: Trained) -> None:
     assert read.steps("train/loss") == [2, 4, 6]
 
 
-def test_a_bad_layer_is_named_that_rank_0_has_nothing_of(trained: Trained) -> None:
+def test_nonfinite_layer_of_another_rank_named(trained: Trained) -> None:
     alone, read = Run(trained(1)[0] / "alone_nan"), Run(trained(2)[0] / "fsdp1_full_shard_nan")
-    (said,) = alone.texts["nonfinite/first_bad"][:1]
-    assert "gradients hold NaN or Inf in 1 of 5 groups; backward reached last first" in said
-    assert read.texts["nonfinite/first_bad"][0] == said
+    (printed,) = alone.texts["nonfinite/first_bad"][:1]
+    assert "gradients hold NaN or Inf in 1 of 5 groups; backward reached last first" in printed
+    assert read.texts["nonfinite/first_bad"][0] == printed
     assert read.at("nonfinite/gradients/last")[2] == alone.at("nonfinite/gradients/last")[2] == 2.0
     assert read.at("nonfinite/found")[2] == 1.0

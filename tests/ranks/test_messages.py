@@ -10,48 +10,48 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.launch import ranks
+from tests.helpers.launch import run_ranks
 
-DECIDED = Path(__file__).parent / "scripts" / "send_messages.py"
+SCRIPT = Path(__file__).parent / "scripts" / "send_messages.py"
 
 
 @pytest.fixture(scope="module")
-def said() -> list[str]:
-    ended = ranks(DECIDED, limit=60)
-    assert [rank.code for rank in ended] == [0, 0], [rank.said[-3000:] for rank in ended]
-    return [rank.said for rank in ended]
+def printed() -> list[str]:
+    ended = run_ranks(SCRIPT, seconds=60)
+    assert [rank.code for rank in ended] == [0, 0], [rank.printed[-3000:] for rank in ended]
+    return [rank.printed for rank in ended]
 
 
-def found(said: str, scenario: str, what: str) -> Any:
-    part = said[said.index(f"<{scenario}>") : said.index(f"</{scenario}>")]
+def found(printed: str, scenario: str, what: str) -> Any:
+    part = printed[printed.index(f"<{scenario}>") : printed.index(f"</{scenario}>")]
     (value,) = re.findall(f"^{what}: (.*)$", part, re.MULTILINE)
     return ast.literal_eval(value)
 
 
-def test_a_metric_that_is_costly_on_rank_0_is_measured_less_often_on_all(said: list[str]) -> None:
-    first, second = (found(rank, "budget", "slow here") for rank in said)
-    assert first == second == found(said[0], "budget", "slow written")
+def test_budget_exceeded_on_rank_0_stretches_all_ranks(printed: list[str]) -> None:
+    first, second = (found(rank, "budget", "slow here") for rank in printed)
+    assert first == second == found(printed[0], "budget", "slow written")
     # Three runs to know its cost; the decision is told with the third or, if that is merged already, the next one.
     assert first[:3] == [5, 10, 15]
     rest = first[4:] if first[3] == 20 else first[3:]
     assert {b - a for a, b in itertools.pairwise(rest)} == {50}
-    assert [found(rank, "budget", "cheap here") for rank in said] == [list(range(5, 201, 5))] * 2
-    assert said[0].count("monitoring took") == 1
-    assert "monitoring took" not in said[1]
-    assert [found(rank, "budget", "texts") for rank in said] == [[15], []]
+    assert [found(rank, "budget", "cheap here") for rank in printed] == [list(range(5, 201, 5))] * 2
+    assert printed[0].count("measuring took") == 1
+    assert "measuring took" not in printed[1]
+    assert [found(rank, "budget", "texts") for rank in printed] == [[15], []]
 
 
-def test_what_is_within_the_budget_on_rank_0_stays(said: list[str]) -> None:
-    for rank in said:
+def test_budget_exceeded_on_another_rank_changes_nothing(printed: list[str]) -> None:
+    for rank in printed:
         assert found(rank, "within", "slow here") == list(range(5, 201, 5))
 
 
-def test_decisions_of_another_thread_are_acted_upon_at_the_same_step(said: list[str]) -> None:
-    first, second = (found(rank, "thread", "acted") for rank in said)
+def test_messages_of_thread_delivered_at_same_step(printed: list[str]) -> None:
+    first, second = (found(rank, "thread", "acted") for rank in printed)
     assert first == second
     assert [numbers for _, numbers in first] == [{"number": n, f"only {n}": -1.5} for n in (1, 2, 3)]
     assert all(step % 3 == 0 for step, _ in first)  # the last step that was over: the next one is ending
 
 
-def test_the_rank_that_needs_most_memory_is_named(said: list[str]) -> None:
-    assert [found(rank, "memory", "largest") for rank in said] == [[(1, 1.0)], []]
+def test_memory_largest_rank_named(printed: list[str]) -> None:
+    assert [found(rank, "memory", "largest") for rank in printed] == [[(1, 1.0)], []]

@@ -7,24 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.launch import Ended, ranks
+from tests.helpers.launch import Ended, run_ranks
 from tests.helpers.runs import Run
 
-STAGES = Path(__file__).parent / "scripts" / "train_stages.py"
+SCRIPT = Path(__file__).parent / "scripts" / "train_stages.py"
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Ended]]:
     folder = tmp_path_factory.mktemp("stages")
-    ended = ranks(STAGES, folder, limit=90)
-    assert [rank.code for rank in ended] == [0, 0], [rank.said[-3000:] for rank in ended]
+    ended = run_ranks(SCRIPT, folder, seconds=90)
+    assert [rank.code for rank in ended] == [0, 0], [rank.printed[-3000:] for rank in ended]
     return folder, ended
 
 
 @pytest.fixture
-def said(trained: tuple[Path, list[Ended]]) -> Callable[[str], list[str]]:
+def printed(trained: tuple[Path, list[Ended]]) -> Callable[[str], list[str]]:
     def of(scenario: str) -> list[str]:
-        return [rank.said.split(f"<{scenario}>\n")[1].split(f"</{scenario}>")[0] for rank in trained[1]]
+        return [rank.printed.split(f"<{scenario}>\n")[1].split(f"</{scenario}>")[0] for rank in trained[1]]
 
     return of
 
@@ -34,12 +34,11 @@ def run(trained: tuple[Path, list[Ended]]) -> Callable[[str], Run]:
     return lambda scenario: Run(trained[0] / scenario)
 
 
-def test_a_regex_may_match_on_another_stage(said: Callable[[str], list[str]], run: Callable[[str], Run]) -> None:
-    first, second = said("somewhere")
-    assert (
-        "do not exist on every rank, and count only where they exist: embed.weight, embed.bias, body.weight and 3 more"
-        in first
-    )
+def test_regex_matching_on_another_stage_accepted(
+    printed: Callable[[str], list[str]], run: Callable[[str], Run]
+) -> None:
+    first, second = printed("somewhere")
+    assert "not on every rank: embed.weight, embed.bias, body.weight and 3 more" in first
     assert len(first.splitlines()) == 1
     assert not second
     read = run("somewhere")
@@ -49,10 +48,10 @@ def test_a_regex_may_match_on_another_stage(said: Callable[[str], list[str]], ru
     assert read.at("nonfinite/found") == {2: 0.0, 4: 0.0}
 
 
-def test_activations_of_different_layers_under_one_name_are_left_out(
-    said: Callable[[str], list[str]], run: Callable[[str], Run]
+def test_activations_of_layers_with_one_name_left_out(
+    printed: Callable[[str], list[str]], run: Callable[[str], Run]
 ) -> None:
-    first, second = said("namesakes")
+    first, second = printed("namesakes")
     assert "plain tensors that differ between ranks (body.weight, body.bias)" in first
     assert "disabled metrics: activations, weight_norm" in first
     assert not second
@@ -60,27 +59,27 @@ def test_activations_of_different_layers_under_one_name_are_left_out(
     assert not run("namesakes").histograms
 
 
-def test_a_regex_that_matches_nowhere_is_refused_on_all_ranks(said: Callable[[str], list[str]]) -> None:
+def test_regex_matching_nowhere_refused_on_all_ranks(printed: Callable[[str], list[str]]) -> None:
     for rank, near in enumerate(("embed", "head")):
-        lines = [line for line in said("nowhere")[rank].splitlines() if line.startswith("refused: ")]
+        lines = [line for line in printed("nowhere")[rank].splitlines() if line.startswith("refused: ")]
         assert lines[0].startswith("refused: grad_norm.include must match at least one parameter's name, got 'haed'")
         assert lines[1].startswith("refused: grad_norm.by.last must match at least one parameter's name, got 'haed'")
         assert lines[2].startswith("refused: activations.modules must match at least one module's name, got 'haed'")
         assert all(near in line for line in lines[::2])
 
 
-def test_scalars_of_rank_0_alone_keep_nobody_apart(said: Callable[[str], list[str]], run: Callable[[str], Run]) -> None:
-    assert said("own") == ["", ""]
+def test_user_scalars_of_rank_0_alone_written(printed: Callable[[str], list[str]], run: Callable[[str], Run]) -> None:
+    assert printed("own") == ["", ""]
     read = run("own")
     assert read.at("own/step") == {3: 2.0, 6: 5.0, 8: 7.5}
     assert read.steps("weight_norm/body") == read.steps("grad_norm/body") == [4, 8]
     assert read.steps("train/loss") == [2, 4, 6, 8]
 
 
-def test_what_changes_before_it_is_counted_is_left_out(
-    said: Callable[[str], list[str]], run: Callable[[str], Run]
+def test_activations_changed_in_place_histogram_left_out(
+    printed: Callable[[str], list[str]], run: Callable[[str], Run]
 ) -> None:
-    for rank in said("in_place"):
+    for rank in printed("in_place"):
         assert rank.count("activations/one is skipped: the module's output was changed in place") == 1
         assert len(rank.splitlines()) == 1
     read = run("in_place")
@@ -89,19 +88,16 @@ def test_what_changes_before_it_is_counted_is_left_out(
     assert read.at("activations/one/zero_share") == {2: 0.0, 4: 0.0}  # from before it was changed
 
 
-def test_partial_sums_are_left_out_with_the_remedy(said: Callable[[str], list[str]], run: Callable[[str], Run]) -> None:
-    first, second = said("unsummed")
-    assert (
-        first.count(
-            "gradient metrics of norm.weight, norm.bias are skipped: the gradients are DTensors of partial sums"
-        )
-        == 1
-    )
-    assert "before the step, set p.grad = p.grad.redistribute(placements=p.placements)" in first
-    assert "under tensor parallelism (of norm.weight) an output is a part or a copy" in first
+def test_gradients_of_partial_sums_left_out_with_warning(
+    printed: Callable[[str], list[str]], run: Callable[[str], Run]
+) -> None:
+    first, second = printed("unsummed")
+    assert first.count("gradients of norm.weight, norm.bias are DTensors of partial sums (sequence parallelism)") == 1
+    assert "remedy: before the step, p.grad = p.grad.redistribute(placements=p.placements)" in first
+    assert "under tensor parallelism (of norm.weight) a module returns either a part or a copy" in first
     assert "partial sums" in second
     left_out, whole = run("unsummed"), run("summed")
-    assert "partial sums" not in "".join(said("summed"))
+    assert "partial sums" not in "".join(printed("summed"))
     assert whole.family("grad_norm") == {"total", "norm", "up", "down"}
     assert left_out.family("grad_norm") == {"up", "down"}
     assert set(left_out.histograms) == {"grads/up", "grads/down"} == {*whole.histograms} - {"grads/norm"}

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.helpers.compare import compare
+from tests.helpers.limits import limit
 from tests.helpers.runs import SHARED, Run, files
 
 SCRIPT = Path(__file__).parent / "scripts" / "train_recipe.py"
@@ -83,32 +84,32 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Run
     prepare(base)
 
     @cache
-    def launched(way: str) -> tuple[Run, str]:
-        batch = 8 if way == "alone" else 4
+    def launched(launcher: str) -> tuple[Run, str]:
+        batch = 8 if launcher == "alone" else 4
         options = ["--data", base / "data", "--model", base / "model", "--config", base / "set.yaml"]
-        options += ["--batch", batch, "--max-steps", 6, "--logging-steps", 2, "--lr", 0.01, "--output-dir", way]
+        options += ["--batch", batch, "--max-steps", 6, "--logging-steps", 2, "--lr", 0.01, "--output-dir", launcher]
         environment = {**os.environ, "HF_DATASETS_CACHE": str(base / "cache"), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [sys.executable, *LAUNCHERS[way], str(SCRIPT), *map(str, options)],
+            [sys.executable, *LAUNCHERS[launcher], str(SCRIPT), *map(str, options)],
             env={**environment, "DS_ACCELERATOR": "cpu", "COLUMNS": "200", "NO_COLOR": "1"},
             cwd=base,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=limit(180),
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-        (folder,) = (base / way / "runs").iterdir()
+        (folder,) = (base / launcher / "runs").iterdir()
         assert len(files(folder)) == 1
         return Run(folder), done.stdout
 
     return launched
 
 
-@pytest.mark.parametrize("way", PROOFS)
-def test_the_same_tags_steps_and_values(train: Callable[[str], tuple[Run, str]], way: str) -> None:
-    if way == "zero2" and importlib.util.find_spec("deepspeed") is None:
+@pytest.mark.parametrize("launcher", PROOFS)
+def test_recipe_on_ranks_equals_single_process_run(train: Callable[[str], tuple[Run, str]], launcher: str) -> None:
+    if launcher == "zero2" and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed: make test-deepspeed")
-    read, printed = train(way)
-    assert printed.count(PROOFS[way]) == 2, printed  # the strategy is truly on
+    read, printed = train(launcher)
+    assert printed.count(PROOFS[launcher]) == 2, printed  # the strategy is truly on
     assert printed.count("results after 6 steps") == 1  # rank 0 alone speaks
     compare(read, train("alone")[0])

@@ -1,4 +1,4 @@
-"""What a rule decides is done on all ranks after the same step, whatever else they do; and nothing hangs."""
+"""Stops and checkpoints of rules on all ranks after the same step."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.launch import Ended, ranks
+from tests.helpers.launch import Ended, run_ranks
 from tests.helpers.runs import Run
 
-STOPPING = Path(__file__).parent / "scripts" / "train_until_stopped.py"
-LOOPS = ("ddp", "slow", "sharded", "uneven", "warns")
+SCRIPT = Path(__file__).parent / "scripts" / "train_until_stopped.py"
+SCENARIOS = ("ddp", "slow", "sharded", "uneven", "warns", "hf", "lightning")
 
 
-def said(ended: list[Ended], scenario: str) -> list[str]:
-    assert [rank.code for rank in ended] == [0, 0], [rank.said[-3000:] for rank in ended]
-    found = [re.search(f"<{scenario}>(.*)</{scenario}>", rank.said, re.DOTALL) for rank in ended]
+def printed(ended: list[Ended], scenario: str) -> list[str]:
+    assert [rank.code for rank in ended] == [0, 0], [rank.printed[-3000:] for rank in ended]
+    found = [re.search(f"<{scenario}>(.*)</{scenario}>", rank.printed, re.DOTALL) for rank in ended]
     return [match[1] for match in found if match]
 
 
-def steps(words: list[str], what: str = "ended") -> list[int]:
-    return [int(step) for rank in words for step in re.findall(rf"{what} at (\d+)", rank)]
+def steps(output: list[str], what: str = "ended") -> list[int]:
+    return [int(step) for rank in output for step in re.findall(rf"{what} at (\d+)", rank)]
 
 
 @pytest.fixture(scope="module")
@@ -30,43 +30,42 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loops(folder: Path) -> list[Ended]:
-    return ranks(STOPPING, folder, *LOOPS, limit=120)
+def ended(folder: Path) -> list[Ended]:
+    return run_ranks(SCRIPT, folder, *SCENARIOS, seconds=200)
 
 
-def test_a_loop_stops_and_saves_one_step_after_the_evidence(loops: list[Ended], folder: Path) -> None:
-    words = said(loops, "ddp")
-    assert steps(words) == [7, 7]  # the loss is NaN at step 5, which is logged at step 6
-    assert steps(words, "saves") == [7, 7]
-    assert ["error nonfinite since step 6" in rank for rank in words] == [True, False]
+def test_stop_and_checkpoint_on_all_ranks_same_step(ended: list[Ended], folder: Path) -> None:
+    output = printed(ended, "ddp")
+    assert steps(output) == [7, 7]  # the loss is NaN at step 5, which is logged at step 6
+    assert steps(output, "saves") == [7, 7]
+    assert ["error nonfinite since step 6" in rank for rank in output] == [True, False]
     (alert,) = Run(folder / "ddp").texts["alerts/nonfinite"]
     assert alert.startswith("**error: nonfinite**, found at step 6")
 
 
-def test_a_rank_that_is_ahead_of_the_verdict_waits_for_it(loops: list[Ended]) -> None:
-    assert steps(said(loops, "slow")) == [7, 7]
+def test_stop_of_slow_rule_on_same_step(ended: list[Ended]) -> None:
+    assert steps(printed(ended, "slow")) == [7, 7]
 
 
-def test_where_ranges_take_the_third_collective_the_verdict_goes_with_the_next_due_step(loops: list[Ended]) -> None:
-    assert steps(said(loops, "sharded")) == [9, 9]
+def test_stop_of_sharded_model_at_next_due_step(ended: list[Ended]) -> None:
+    assert steps(printed(ended, "sharded")) == [9, 9]
 
 
-def test_a_rank_that_has_ended_leaves_nobody_waiting_and_nobody_stops_alone(loops: list[Ended]) -> None:
-    words = said(loops, "uneven")
-    assert steps(words) == [16, 5]
-    assert words[0].count("lost contact with other ranks") == 1
+def test_stop_with_ended_rank_stops_nobody(ended: list[Ended]) -> None:
+    output = printed(ended, "uneven")
+    assert steps(output) == [16, 5]
+    assert output[0].count("ranks are lost") == 1
 
 
-def test_a_warning_stops_nobody(loops: list[Ended]) -> None:
-    words = said(loops, "warns")
-    assert steps(words) == [16, 16]
-    assert words[0].count("error nonfinite since step 6") == 1
+def test_warning_rule_stops_no_rank(ended: list[Ended]) -> None:
+    output = printed(ended, "warns")
+    assert steps(output) == [16, 16]
+    assert output[0].count("error nonfinite since step 6") == 1
 
 
 @pytest.mark.parametrize(
     ("scenario", "saved"), [("hf", "hf/checkpoint-7"), ("lightning", "pl/checkpoints/alert-step=7.ckpt")]
 )
-def test_trainers_stop_and_save_in_their_own_way(tmp_path: Path, scenario: str, saved: str) -> None:
-    words = said(ranks(STOPPING, tmp_path, scenario, limit=120), scenario)
-    assert steps(words) == [7, 7]
-    assert (tmp_path / saved).exists()
+def test_stop_under_trainer_saves_its_checkpoint(ended: list[Ended], folder: Path, scenario: str, saved: str) -> None:
+    assert steps(printed(ended, scenario)) == [7, 7]
+    assert (folder / saved).exists()

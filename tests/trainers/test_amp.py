@@ -69,7 +69,7 @@ def spoil(model: nn.Module) -> None:
 
 
 @FUSED
-def test_loop(tmp_path: Path, fused: bool) -> None:
+def test_amp_in_loop_writes_scale_and_skipped_steps(tmp_path: Path, fused: bool) -> None:
     model, scale = bert(), scaler()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
     with TbxLoop(model, optimizer, SET, log_dir=tmp_path, log_every=2, scaler=scale) as loop:
@@ -89,7 +89,7 @@ def test_loop(tmp_path: Path, fused: bool) -> None:
 
 @FUSED
 @pytest.mark.filterwarnings("ignore")  # Lightning warns of settings that suit tests
-def test_lightning(tmp_path: Path, fused: bool) -> None:
+def test_amp_under_lightning_writes_scale_and_skipped_steps(tmp_path: Path, fused: bool) -> None:
     class Spoiled(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
@@ -141,7 +141,7 @@ class Scaled(Trainer):
 
 @FUSED
 @pytest.mark.parametrize("attached", [True, False])
-def test_hf(tmp_path: Path, fused: bool, attached: bool) -> None:
+def test_amp_under_huggingface_writes_scale_and_skipped_steps(tmp_path: Path, fused: bool, attached: bool) -> None:
     callback = TbxTrainerCallback(SET)
     run = trainer(tmp_path, cls=Scaled, callbacks=[callback], max_steps=10, max_grad_norm=0.0)
     run.fused = fused
@@ -155,7 +155,7 @@ def test_hf(tmp_path: Path, fused: bool, attached: bool) -> None:
     assert read.steps("optimizer_state/effective_lr/total") == read.steps("update_norm/total")
 
 
-def test_hf_when_no_step_is_ever_taken(tmp_path: Path) -> None:
+def test_amp_under_huggingface_all_steps_skipped(tmp_path: Path) -> None:
     callback = TbxTrainerCallback(SET)
     run = trainer(tmp_path, cls=Scaled, callbacks=[callback], max_steps=4, max_grad_norm=0.0)
     run.bad = (1, 2, 3, 4)
@@ -167,7 +167,7 @@ def test_hf_when_no_step_is_ever_taken(tmp_path: Path) -> None:
     assert read.family("update_norm") == set()
 
 
-def test_without_a_loss_scale_nothing_is_written(tmp_path: Path) -> None:
+def test_amp_without_loss_scale_writes_nothing(tmp_path: Path) -> None:
     callback = TbxTrainerCallback(SET)
     trainer(tmp_path, callbacks=[callback]).train()
     assert Run(callback.log_dir).family("amp") == set()

@@ -20,7 +20,7 @@ from tests.helpers.models import bert, trainer
 from tests.helpers.runs import Run, files
 
 
-def test_tags_and_values_are_those_of_the_trainers_own_callback(tmp_path: Path) -> None:
+def test_huggingface_tags_equal_tensorboard_callback(tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     from torch.utils.tensorboard import SummaryWriter
 
@@ -36,7 +36,7 @@ def test_tags_and_values_are_those_of_the_trainers_own_callback(tmp_path: Path) 
     assert {"train/loss", "train/train_loss", "eval/accuracy"} <= set(expected)
 
 
-def test_metric_names_with_odd_characters(tmp_path: Path) -> None:
+def test_huggingface_odd_metric_names_equal_tensorboard_callback(tmp_path: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     theirs, ours = tmp_path / "theirs", TbxTrainerCallback("default")
@@ -52,7 +52,7 @@ def test_metric_names_with_odd_characters(tmp_path: Path) -> None:
         assert read[tag.replace("eval/", "best/")][-1][1] == expected[tag][-1][1]
 
 
-def test_no_tag_has_a_step_twice(tmp_path: Path) -> None:
+def test_huggingface_every_tag_steps_rise(tmp_path: Path) -> None:
     callback = TbxTrainerCallback("full")
     trainer(tmp_path, callbacks=[callback], eval_strategy="steps", eval_steps=2).train()
     for tag, series in Run(callback.log_dir).scalars.items():
@@ -78,7 +78,7 @@ def test_no_tag_has_a_step_twice(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_log_follows_the_trainers_cadence(tmp_path: Path, args: dict[str, Any], logged: list[int]) -> None:
+def test_huggingface_log_cadence_follows_trainer(tmp_path: Path, args: dict[str, Any], logged: list[int]) -> None:
     callback = TbxTrainerCallback({"metrics": ["loss", "grad_norm", {"weight_norm": {"by": "total"}}]})
     trainer(tmp_path, callbacks=[callback], **args).train()
     read = Run(callback.log_dir)
@@ -87,7 +87,7 @@ def test_log_follows_the_trainers_cadence(tmp_path: Path, args: dict[str, Any], 
     assert read.steps("grad_norm/classifier") == logged
 
 
-def test_every_step_when_the_trainer_never_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_huggingface_without_logging_writes_other_cadences(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     callback = TbxTrainerCallback({"metrics": ["loss", "clip", {"weight_norm": {"by": "total", "every": 1}}]})
     trainer(tmp_path, callbacks=[callback], logging_strategy="no").train()
     read = Run(callback.log_dir)
@@ -96,7 +96,7 @@ def test_every_step_when_the_trainer_never_logs(tmp_path: Path, caplog: pytest.L
     assert "clip/factor" not in read.scalars
 
 
-def test_one_event_holds_all_of_a_step(tmp_path: Path) -> None:
+def test_huggingface_step_written_as_one_event(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
     callback = TbxTrainerCallback("full")
@@ -114,7 +114,7 @@ def weights(model: nn.Module) -> list[Tensor]:
 
 @pytest.mark.parametrize("attached", [True, False])
 @pytest.mark.parametrize("max_norm", [0.0, 0.05])
-def test_the_run_is_unharmed(tmp_path: Path, attached: bool, max_norm: float) -> None:
+def test_huggingface_training_with_callback_unchanged(tmp_path: Path, attached: bool, max_norm: float) -> None:
     def train(callbacks: list[Any]) -> tuple[list[Tensor], Tensor]:
         run = trainer(
             tmp_path, callbacks=callbacks, max_grad_norm=max_norm, logging_steps=1, max_steps=12, eval_strategy="epoch"
@@ -163,7 +163,7 @@ BAD = "bert.encoder.layer.1.output.dense.weight"
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("max_norm", [0.0, 1.0])
-def test_the_first_bad_layer_is_named_before_clipping_smears_it(
+def test_huggingface_attached_nonfinite_layer_named(
     tmp_path: Path, value: float, max_norm: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     callback = TbxTrainerCallback("default")
@@ -176,13 +176,13 @@ def test_the_first_bad_layer_is_named_before_clipping_smears_it(
     assert read.at("nonfinite/gradients/total") == {2: 0.0, 4: 3.0}
     assert read.at("nonfinite/gradients/bert.encoder.layer.1") == {4: 3.0}
     assert read.family("nonfinite/gradients") == {"total", "bert.encoder.layer.1"}
-    (said,) = read.texts["nonfinite/first_bad"]
-    assert "step 4" in said
-    assert "1 of 5 groups; backward reached bert.encoder.layer.1 first" in said
-    assert said in caplog.text
+    (printed,) = read.texts["nonfinite/first_bad"]
+    assert "step 4" in printed
+    assert "1 of 5 groups; backward reached bert.encoder.layer.1 first" in printed
+    assert printed in caplog.text
 
 
-def test_without_attach_no_layer_is_blamed_wrongly(tmp_path: Path) -> None:
+def test_huggingface_not_attached_nonfinite_layer_not_named(tmp_path: Path) -> None:
     callback = TbxTrainerCallback("default")
     trainer(tmp_path, callbacks=[callback, Poison(BAD, math.nan, step=4)], max_grad_norm=1.0, max_steps=4).train()
     read = Run(callback.log_dir)
@@ -208,7 +208,7 @@ class NanLoss(nn.Module):
         return outputs
 
 
-def test_a_nan_loss_that_the_trainers_log_hides_is_seen(tmp_path: Path) -> None:
+def test_huggingface_hidden_nan_loss_counted(tmp_path: Path) -> None:
     callback = TbxTrainerCallback("default")
     trainer(
         tmp_path,
@@ -225,7 +225,7 @@ def test_a_nan_loss_that_the_trainers_log_hides_is_seen(tmp_path: Path) -> None:
     assert read.at("nonfinite/found")[2] == 1.0
 
 
-def test_frozen_parameters_have_weights_but_no_gradients(tmp_path: Path) -> None:
+def test_huggingface_frozen_parameters_without_gradient_norms(tmp_path: Path) -> None:
     model = bert()
     model.bert.embeddings.requires_grad_(False)
     model.bert.encoder.layer[0].requires_grad_(False)
@@ -252,7 +252,7 @@ class Tied(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits[:, :2]}
 
 
-def test_tied_weights_count_once(tmp_path: Path) -> None:
+def test_huggingface_tied_weights_count_once(tmp_path: Path) -> None:
     model = Tied()
     callback = TbxTrainerCallback(
         {"every": 1, "metrics": [{"weight_norm": {"by": "parameter"}}, {"weight_norm": {"by": "total"}}]}
@@ -283,7 +283,7 @@ class OwnLoss:
         return WithOwnLoss
 
 
-def test_own_scalars_are_averaged_until_the_next_point(tmp_path: Path) -> None:
+def test_huggingface_user_scalars_averaged_until_next_point(tmp_path: Path) -> None:
     callback, own = TbxTrainerCallback("default"), OwnLoss()
     trainer(tmp_path, cls=own.make(callback), callbacks=[callback], gradient_accumulation_steps=2, max_steps=5).train()
     read = Run(callback.log_dir).at("aux/contrastive_loss")
@@ -292,7 +292,7 @@ def test_own_scalars_are_averaged_until_the_next_point(tmp_path: Path) -> None:
     assert read == {step: pytest.approx(sum(v) / len(v), rel=1e-5) for step, v in expected.items()}
 
 
-def test_own_scalars_are_checked() -> None:
+def test_huggingface_user_scalar_bad_tag_refused() -> None:
     callback = TbxTrainerCallback("minimal")
     with pytest.raises(ValueError, match=r"a tag must be made of .* got 'my loss'; use 'my_loss' instead"):
         callback.log("my loss", 1.0)
@@ -300,7 +300,7 @@ def test_own_scalars_are_checked() -> None:
         callback.log("aux/x", torch.ones(2))
 
 
-def test_the_writer_is_tensorboardx_own_api(tmp_path: Path) -> None:
+def test_huggingface_writer_offers_tensorboardx_methods(tmp_path: Path) -> None:
     callback = TbxTrainerCallback("minimal")
     with pytest.raises(RuntimeError, match="after the callback was given to a Trainer"):
         _ = callback.writer
@@ -314,7 +314,7 @@ def test_the_writer_is_tensorboardx_own_api(tmp_path: Path) -> None:
     assert read.at("mine/score") == {8: 0.5}
 
 
-def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+def test_huggingface_other_ranks_write_nothing(tmp_path: Path) -> None:
     callback = TbxTrainerCallback("full", log_dir=str(tmp_path / "logs"))
     run = trainer(tmp_path, callbacks=[callback])
     run.state.is_world_process_zero = False
@@ -329,7 +329,7 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "logs").exists()
 
 
-def test_a_callback_travels_to_spawned_processes(tmp_path: Path) -> None:
+def test_huggingface_pickled_callback_logs(tmp_path: Path) -> None:
     import pickle
 
     callback = TbxTrainerCallback({"extends": "full", "every": 2})
@@ -340,7 +340,7 @@ def test_a_callback_travels_to_spawned_processes(tmp_path: Path) -> None:
     assert callback.log_dir is None
 
 
-def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huggingface_folders_named_and_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     named = TbxTrainerCallback("minimal", log_dir="runs/exp1")
     trainer(tmp_path / "out", callbacks=[named], max_steps=2).train()
@@ -359,7 +359,7 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(files(tmp_path / "wanted")) == 1
 
 
-def test_hparams_texts_and_layout(tmp_path: Path) -> None:
+def test_huggingface_hparams_texts_and_layout_written(tmp_path: Path) -> None:
     from tensorboard.plugins.custom_scalar import layout_pb2
     from tensorboard.plugins.hparams import metadata
 
@@ -389,7 +389,7 @@ def test_hparams_texts_and_layout(tmp_path: Path) -> None:
     assert charts["grad_norm"] == ["^grad_norm/(?!total$).+"]
 
 
-def test_a_regex_that_matches_nothing_stops_before_training(tmp_path: Path) -> None:
+def test_huggingface_regex_without_match_raises_before_training(tmp_path: Path) -> None:
     callback = TbxTrainerCallback({"metrics": [{"weight_histogram": {"include": r"encoder\.layers\.0"}}]})
     run = trainer(tmp_path, callbacks=[callback])
     with pytest.raises(
@@ -399,14 +399,14 @@ def test_a_regex_that_matches_nothing_stops_before_training(tmp_path: Path) -> N
     assert run.state.global_step == 0
 
 
-def test_two_items_must_not_write_the_same_tag(tmp_path: Path) -> None:
+def test_huggingface_two_metrics_of_one_tag_refused(tmp_path: Path) -> None:
     metrics = [{"weight_norm": {"include": "query"}}, {"weight_norm": {"include": "key"}}]
     run = trainer(tmp_path, callbacks=[TbxTrainerCallback({"metrics": metrics})])
     with pytest.raises(ConfigError, match=r"both write weight_norm/bert\.encoder\.layer\.0 and 1 more"):
         run.train()
 
 
-def test_attach_twice_changes_nothing_and_adds_the_callback(tmp_path: Path) -> None:
+def test_huggingface_attach_twice_changes_nothing(tmp_path: Path) -> None:
     callback = TbxTrainerCallback("default")
     run = trainer(tmp_path, max_grad_norm=0.05)
     assert callback.attach(run) is callback
@@ -417,7 +417,7 @@ def test_attach_twice_changes_nothing_and_adds_the_callback(tmp_path: Path) -> N
     assert Run(callback.log_dir).scalars["clip/share"] == [(step, 1.0) for step in (2, 4, 6, 8)]
 
 
-def test_training_twice_with_one_callback_keeps_runs_apart(tmp_path: Path) -> None:
+def test_huggingface_second_training_own_folder(tmp_path: Path) -> None:
     callback = TbxTrainerCallback("minimal")
     run = trainer(tmp_path, callbacks=[callback], max_steps=4)
     run.train()
@@ -427,7 +427,7 @@ def test_training_twice_with_one_callback_keeps_runs_apart(tmp_path: Path) -> No
     assert Run(first).steps("train/loss") == Run(callback.log_dir).steps("train/loss") == [2, 4]
 
 
-def test_hooks_are_gone_after_training_and_after_an_error(tmp_path: Path) -> None:
+def test_huggingface_hooks_removed_after_training_and_error(tmp_path: Path) -> None:
     class Boom(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 3:
@@ -443,7 +443,7 @@ def test_hooks_are_gone_after_training_and_after_an_error(tmp_path: Path) -> Non
     assert not run.optimizer.optimizer._optimizer_step_post_hooks
 
 
-def test_a_metric_that_fails_is_named_once_and_the_run_goes_on(
+def test_huggingface_failing_metric_named_once_training_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from tbx_callbacks.metrics.performance import Memory
@@ -462,7 +462,7 @@ def test_a_metric_that_fails_is_named_once_and_the_run_goes_on(
         trainer(tmp_path, callbacks=[strict]).train()
 
 
-def test_a_user_may_close_the_writer(tmp_path: Path) -> None:
+def test_huggingface_writer_closed_by_user_continues(tmp_path: Path) -> None:
     class Closes(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 3:
@@ -480,7 +480,7 @@ def test_a_user_may_close_the_writer(tmp_path: Path) -> None:
     assert read.steps("eval/accuracy") == [8]
 
 
-def test_a_callback_added_late_after_an_evaluation(tmp_path: Path) -> None:
+def test_huggingface_callback_added_before_evaluation_logs(tmp_path: Path) -> None:
     run = trainer(tmp_path, save_strategy="steps", save_steps=4)
     callback = TbxTrainerCallback("minimal")
     run.add_callback(callback)
@@ -491,7 +491,7 @@ def test_a_callback_added_late_after_an_evaluation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("attached", [True, False])
 @pytest.mark.parametrize("by", ["trainer", "accelerate"])
-def test_compiled_models_are_not_compiled_again_for_us(
+def test_huggingface_compiled_model_not_recompiled(
     tmp_path: Path, attached: bool, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch._dynamo.utils import counters
@@ -524,7 +524,7 @@ def test_compiled_models_are_not_compiled_again_for_us(
 
 
 @pytest.mark.parametrize("strategy", ["steps", "epoch"])
-def test_evaluation_is_not_training_time(tmp_path: Path, strategy: str) -> None:
+def test_huggingface_evaluation_not_in_throughput(tmp_path: Path, strategy: str) -> None:
     callback = TbxTrainerCallback({"every": 1, "metrics": ["throughput"]})
     run = trainer(tmp_path, callbacks=[callback], eval_strategy=strategy, eval_steps=8, max_steps=12)
     passed = 0.0
@@ -542,7 +542,7 @@ def test_evaluation_is_not_training_time(tmp_path: Path, strategy: str) -> None:
     assert max(value for _, value in Run(callback.log_dir).scalars["perf/step_s"]) < 500.0
 
 
-def test_tensor_learning_rates_are_those_of_the_step(tmp_path: Path) -> None:
+def test_huggingface_tensor_learning_rate_of_step(tmp_path: Path) -> None:
     model = bert()
     optimizer = torch.optim.AdamW(model.parameters(), lr=torch.tensor(1e-2))
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=8)
@@ -555,7 +555,7 @@ def test_tensor_learning_rates_are_those_of_the_step(tmp_path: Path) -> None:
         assert read.at("lr/AdamW/pg1")[step] == pytest.approx(rate, rel=1e-5)
 
 
-def test_a_loss_of_the_users_own_is_seen_when_attached(tmp_path: Path) -> None:
+def test_huggingface_attached_own_loss_counted(tmp_path: Path) -> None:
     from transformers import Trainer
 
     class Own(Trainer):
@@ -578,14 +578,14 @@ def test_a_loss_of_the_users_own_is_seen_when_attached(tmp_path: Path) -> None:
     assert losses[4] >= 1.0
 
 
-def test_without_a_loss_of_the_model_a_warning_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_huggingface_model_without_loss_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     callback = TbxTrainerCallback("default")
     trainer(tmp_path, callbacks=[callback], label_smoothing_factor=0.1).train()
     assert caplog.text.count("NaN losses are not counted: the model returns no loss") == 1
     assert "nonfinite/losses" not in Run(callback.log_dir).scalars
 
 
-def test_own_scalars_after_training_are_not_lost(tmp_path: Path) -> None:
+def test_huggingface_user_scalars_after_training_written(tmp_path: Path) -> None:
     callback = TbxTrainerCallback("minimal")
     run = trainer(tmp_path, callbacks=[callback])
     run.train()
@@ -601,7 +601,7 @@ def test_own_scalars_after_training_are_not_lost(tmp_path: Path) -> None:
             callback.log(tag, 1.0)
 
 
-def test_two_attached_callbacks_each_count_once(tmp_path: Path) -> None:
+def test_huggingface_two_attached_callbacks_count_once(tmp_path: Path) -> None:
     first, second = TbxTrainerCallback("default"), TbxTrainerCallback("minimal", log_dir=tmp_path / "second")
     run = trainer(tmp_path, callbacks=[first, second], max_grad_norm=0.05)
     first.attach(run)
@@ -617,7 +617,7 @@ def test_two_attached_callbacks_each_count_once(tmp_path: Path) -> None:
         )
 
 
-def test_an_error_outside_a_metric_does_not_end_the_training(
+def test_huggingface_error_outside_metric_training_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from tbx_callbacks.metrics.values import Norm

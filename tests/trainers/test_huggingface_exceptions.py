@@ -67,7 +67,7 @@ def left(
 @pytest.mark.parametrize("raises", [KeyboardInterrupt, ValueError])
 @pytest.mark.parametrize("place", ["before", "after"])
 @pytest.mark.parametrize("chosen", SETS)
-def test_the_next_forward_pass_finds_nothing(
+def test_abandoned_training_next_forward_pass_removes_hooks(
     tmp_path: Path, chosen: str, place: str, raises: type[BaseException], attached: bool
 ) -> None:
     callback, run = left(tmp_path, chosen, place, raises, attached=attached)
@@ -94,7 +94,7 @@ def test_the_next_forward_pass_finds_nothing(
 @pytest.mark.parametrize("attached", [True, False])
 @pytest.mark.parametrize("used", [True, False])
 @pytest.mark.parametrize("chosen", SETS)
-def test_a_second_training_is_whole(tmp_path: Path, chosen: str, used: bool, attached: bool) -> None:
+def test_abandoned_training_second_training_complete(tmp_path: Path, chosen: str, used: bool, attached: bool) -> None:
     callback, run = left(tmp_path, chosen, "before", KeyboardInterrupt, attached=attached)
     if used:
         run.model(**collate(rows(2)))
@@ -110,7 +110,7 @@ def test_a_second_training_is_whole(tmp_path: Path, chosen: str, used: bool, att
         assert read.steps("train/accuracy")[-4:] == [1, 2, 3, 4]
 
 
-def test_a_step_that_the_user_saves_is_missed_and_no_other(tmp_path: Path) -> None:
+def test_swallowed_exception_misses_only_its_step(tmp_path: Path) -> None:
     """A wrapper around ours that swallows an exception and goes on."""
     callback = TbxTrainerCallback({"every": 1, "metrics": PLAIN}, log_dir=tmp_path / "run")
     run: Any = trainer(tmp_path, model=bert(), cls=Bad, callbacks=[callback], max_steps=4)
@@ -130,7 +130,7 @@ def test_a_step_that_the_user_saves_is_missed_and_no_other(tmp_path: Path) -> No
     assert read.steps("update_norm/total") == read.steps("activations/bert.pooler/norm") == [1, 3, 4]
 
 
-def test_who_is_inside(tmp_path: Path) -> None:
+def test_still_training_only_inside_train(tmp_path: Path) -> None:
     asked: list[Callable[[], bool]] = []
     elsewhere: list[bool] = []
 

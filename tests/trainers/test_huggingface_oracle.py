@@ -79,7 +79,7 @@ def compare(read: Run, family: str, expected: dict[int, dict[str, float]]) -> No
             assert read.at(f"{family}/{group}")[step] == pytest.approx(value, rel=1e-5), (family, group, step)
 
 
-def test_steps_are_as_scheduled(case) -> None:
+def test_oracle_steps_as_scheduled(case) -> None:
     _, _, _, read, _, _ = case
     logged, thirds = [2, 4, 6, 8, 10, 12], [3, 6, 9, 12]
     assert read.steps("train/loss") == logged
@@ -90,7 +90,7 @@ def test_steps_are_as_scheduled(case) -> None:
     assert list(read.histograms["weights/bert.pooler"]) == [4, 8, 12]
 
 
-def test_grad_norm_before_clipping(case) -> None:
+def test_oracle_grad_norm_before_clipping_exact(case) -> None:
     clipping, attached, _, read, steps, _ = case
     for step in (2, 4, 6, 8, 10, 12):
         compare(read, "grad_norm", {step: {name: norm(g) for name, g in by_layer(steps[step].before_clip).items()}})
@@ -103,7 +103,7 @@ def test_grad_norm_before_clipping(case) -> None:
     compare(read, "grad_norm", expected)
 
 
-def test_total_is_the_trainers_and_layers_add_up(case) -> None:
+def test_oracle_total_norm_equals_trainer_and_layers(case) -> None:
     clipping, _, _, read, _, _ = case
     logged = clipping != "off" or Version(transformers.__version__) >= Version("5.3")  # before, only when it clipped
     assert ("train/grad_norm" in read.scalars) == logged
@@ -117,7 +117,7 @@ def test_total_is_the_trainers_and_layers_add_up(case) -> None:
 LAYERS = ("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1", "bert.pooler", "classifier")
 
 
-def test_grad_norm_clipped(case) -> None:
+def test_oracle_grad_norm_clipped_exact(case) -> None:
     clipping, _, _, read, steps, _ = case
     for step in (2, 12):
         clipped = steps[step].after_clip
@@ -128,7 +128,7 @@ def test_grad_norm_clipped(case) -> None:
             assert norm(steps[step].before_clip) > 2 * norm(clipped)
 
 
-def test_clip(case) -> None:
+def test_oracle_clip_factor_exact(case) -> None:
     clipping, attached, _, read, steps, _ = case
     if clipping == "off":
         assert read.family("clip") == set()
@@ -142,7 +142,7 @@ def test_clip(case) -> None:
         assert "clip/share" not in read.scalars
 
 
-def test_weight_norm(case) -> None:
+def test_oracle_weight_norm_exact(case) -> None:
     _, _, _, read, steps, _ = case
     for step in (3, 12):
         compare(read, "weight_norm", {step: {name: norm(g) for name, g in by_layer(steps[step].weights).items()}})
@@ -156,7 +156,7 @@ def updates(step: Step) -> dict[str, Tensor]:
     return {name: after.double() - step.weights_before[name].double() for name, after in step.weights.items()}
 
 
-def test_updates(case) -> None:
+def test_oracle_updates_exact(case) -> None:
     _, _, _, read, steps, _ = case
     assert read.steps("update_norm/classifier") == read.steps("update_ratio/total") == [2, 4, 6, 8, 10, 12]
     assert read.steps("update_ratio/classifier") == [3, 6, 9, 12]
@@ -175,7 +175,7 @@ def test_updates(case) -> None:
         assert (proto.min, proto.max) == pytest.approx((flat.min().item(), flat.max().item()), rel=1e-5)
 
 
-def test_optimizer_state(case) -> None:
+def test_oracle_optimizer_state_exact(case) -> None:
     _, _, _, read, steps, _ = case
     assert read.steps("optimizer_state/effective_lr/classifier") == [3, 6, 9, 12]
     for step in (3, 12):
@@ -192,7 +192,7 @@ def test_optimizer_state(case) -> None:
             compare(read, "optimizer_state/effective_lr", {step: {layer: rms}})
 
 
-def test_learning_rate_is_the_one_that_was_used(case) -> None:
+def test_oracle_learning_rate_of_step(case) -> None:
     _, _, _, read, steps, _ = case
     for step, value in read.scalars["train/learning_rate"]:
         assert read.at("lr/AdamW/pg1")[step] == value == pytest.approx(steps[step].rates[0], rel=1e-6)
@@ -201,7 +201,7 @@ def test_learning_rate_is_the_one_that_was_used(case) -> None:
 
 
 @pytest.mark.parametrize("family", ["weights", "grads"])
-def test_histograms_are_exact(case, family: str) -> None:
+def test_oracle_histograms_exact(case, family: str) -> None:
     _, _, _, read, steps, _ = case
     compared = 0
     for step in (4, 8, 12):
@@ -224,7 +224,7 @@ def test_histograms_are_exact(case, family: str) -> None:
     assert compared > 5
 
 
-def test_throughput_counts_samples_and_tokens(case) -> None:
+def test_oracle_throughput_counts_samples_and_tokens(case) -> None:
     _, _, accumulation, read, _, run = case
     for step, rate in read.scalars["perf/samples_per_s"]:
         steps_per_s = read.at("perf/steps_per_s")[step]
@@ -236,7 +236,7 @@ def test_throughput_counts_samples_and_tokens(case) -> None:
     assert sum(batch["attention_mask"].sum().item() for batch in loader) == collate(rows())["attention_mask"].sum()
 
 
-def test_nothing_nonfinite(case) -> None:
+def test_oracle_nonfinite_all_zero(case) -> None:
     _, _, _, read, _, _ = case
     for name in ("found", "losses", "gradients/total", "weights/total"):
         assert {value for _, value in read.scalars[f"nonfinite/{name}"]} == {0.0}

@@ -48,7 +48,7 @@ def uninterrupted(folder: Path) -> Run:
     return Run(callback.log_dir)
 
 
-def test_a_resumed_run_goes_on_in_its_folder_as_one_curve(tmp_path: Path) -> None:
+def test_resume_continues_folder_as_one_curve(tmp_path: Path) -> None:
     first = TbxTrainerCallback(SET)
     interrupted(tmp_path / "out", first)
     assert Run(first.log_dir).steps("train/loss")[-1] == 6  # beyond the checkpoint of step 4
@@ -63,7 +63,7 @@ def test_a_resumed_run_goes_on_in_its_folder_as_one_curve(tmp_path: Path) -> Non
     assert read.steps("train/loss") == list(range(1, 11))
 
 
-def test_a_moved_run_is_found(tmp_path: Path) -> None:
+def test_resume_of_moved_run_finds_folder(tmp_path: Path) -> None:
     first = TbxTrainerCallback(SET)
     interrupted(tmp_path / "out", first)
     shutil.move(tmp_path / "out", tmp_path / "moved")
@@ -73,7 +73,7 @@ def test_a_moved_run_is_found(tmp_path: Path) -> None:
     assert Run(second.log_dir).steps("train/loss") == list(range(1, 11))
 
 
-def test_a_wanted_folder_goes_on_too(tmp_path: Path) -> None:
+def test_resume_with_log_dir_continues_folder(tmp_path: Path) -> None:
     for resume in (False, True):
         callback = TbxTrainerCallback(SET, log_dir=tmp_path / "logs")
         if resume:
@@ -84,7 +84,7 @@ def test_a_wanted_folder_goes_on_too(tmp_path: Path) -> None:
     assert Run(tmp_path / "logs").steps("train/loss") == list(range(1, 11))
 
 
-def test_a_restored_callback_is_one_with_the_users(tmp_path: Path) -> None:
+def test_resume_with_restored_callback_logs_once(tmp_path: Path) -> None:
     interrupted(tmp_path / "out", TbxTrainerCallback(SET), restore_callback_states_from_checkpoint=True)
     mine = TbxTrainerCallback(SET)
     run = trainer(
@@ -104,7 +104,7 @@ def test_a_restored_callback_is_one_with_the_users(tmp_path: Path) -> None:
         assert value == pytest.approx(read.at("train/grad_norm")[step], rel=1e-5)
 
 
-def test_two_callbacks_of_one_trainer_find_their_own_folders(tmp_path: Path) -> None:
+def test_resume_of_two_callbacks_own_folders(tmp_path: Path) -> None:
     def both() -> list[TbxTrainerCallback]:
         other = {"every": 2, "metrics": [{"weight_norm": {"by": "total"}}]}
         first = TbxTrainerCallback("minimal", log_dir=tmp_path / "a")
@@ -121,7 +121,7 @@ def test_two_callbacks_of_one_trainer_find_their_own_folders(tmp_path: Path) -> 
     assert Run(tmp_path / "b").steps("weight_norm/total") == [2, 4, 6, 8, 10]
 
 
-def test_a_fresh_start_never_mixes_with_an_old_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_fresh_start_beside_old_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for expected in ("logs", "logs_2", "logs_3"):
         callback = TbxTrainerCallback("minimal", log_dir=tmp_path / "logs")
         trainer(tmp_path / "out", callbacks=[callback], max_steps=2).train()
@@ -130,7 +130,7 @@ def test_a_fresh_start_never_mixes_with_an_old_run(tmp_path: Path, caplog: pytes
     assert f"logs already contains a run; writing this run to {tmp_path / 'logs_2'}" in caplog.text
 
 
-def test_a_second_train_resumes_or_starts_beside(tmp_path: Path) -> None:
+def test_second_train_call_resumes_or_starts_beside(tmp_path: Path) -> None:
     callback = TbxTrainerCallback(SET)
     run = trainer(tmp_path / "out", callbacks=[callback], **SAVING)
     run.train()
@@ -143,7 +143,7 @@ def test_a_second_train_resumes_or_starts_beside(tmp_path: Path) -> None:
     assert callback.log_dir != first
 
 
-def test_a_restart_with_smaller_batches_hides_the_first_try(tmp_path: Path) -> None:
+def test_restart_with_smaller_batches_hides_first_try(tmp_path: Path) -> None:
     class TooLarge(TrainerCallback):
         tries = 0
 
@@ -168,7 +168,7 @@ def test_a_restart_with_smaller_batches_hides_the_first_try(tmp_path: Path) -> N
     assert read.steps("weight_norm/total") == list(range(1, 9))
 
 
-def test_trials_of_a_search_have_folders_of_their_own(tmp_path: Path) -> None:
+def test_hyperparameter_search_trials_own_folders(tmp_path: Path) -> None:
     pytest.importorskip("optuna").logging.set_verbosity(40)
     callback = TbxTrainerCallback(
         {"extends": "minimal", "metrics": ["clip", {"grad_norm": {"by": "total", "every": 1}}]}
@@ -196,7 +196,7 @@ def test_trials_of_a_search_have_folders_of_their_own(tmp_path: Path) -> None:
     assert len(rates) == 3
 
 
-def test_huggingface_resume_earlier_digest_same_folder(tmp_path: Path) -> None:
+def test_resume_of_earlier_digest_same_folder(tmp_path: Path) -> None:
     first = TbxTrainerCallback(SET)
     interrupted(tmp_path / "out", first)
     state = tmp_path / "out" / "checkpoint-4" / "trainer_state.json"

@@ -34,15 +34,15 @@ def lines_of_code(file: Path) -> int:
 
 
 @pytest.mark.parametrize("file", [EXAMPLE, *(ADAPTERS / f"{name}.py" for name in ("hf", "lightning", "loop"))])
-def test_adapters_are_short(file: Path) -> None:
+def test_ignite_and_integrations_are_short(file: Path) -> None:
     assert 20 < lines_of_code(file) < 80
 
 
-def test_the_example_is_short_with_all_that_it_says() -> None:
+def test_ignite_example_file_is_short() -> None:
     assert len(EXAMPLE.read_text().splitlines()) < 80
 
 
-def test_every_number_against_a_naive_one(tmp_path: Path) -> None:
+def test_ignite_metrics_match_naive_computation(tmp_path: Path) -> None:
     model, losses, norms = bert(), [], []
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 

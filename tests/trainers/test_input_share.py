@@ -48,7 +48,7 @@ def shares(folder: str | Path | None) -> dict[int, float]:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("strategy", ["no", "steps", "epoch"])
-def test_under_the_hf_trainer(tmp_path: Path, accumulate: int, strategy: str) -> None:
+def test_input_share_under_huggingface(tmp_path: Path, accumulate: int, strategy: str) -> None:
     callback = TbxTrainerCallback(SET)
     clock = watched(callback)
 
@@ -116,7 +116,7 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-2)
 
 
-def test_under_lightning(tmp_path: Path) -> None:
+def test_input_share_under_lightning(tmp_path: Path) -> None:
     callback = TbxLightningCallback(SET, log_dir=tmp_path / "run")
     clock = watched(callback)
     with warnings.catch_warnings():
@@ -142,7 +142,7 @@ def test_under_lightning(tmp_path: Path) -> None:
     assert set(found.values()) == {FETCH / (FETCH + WORK)}
 
 
-def test_in_a_loop_only_where_it_tracks_its_batches(tmp_path: Path) -> None:
+def test_input_share_in_loop_needs_track(tmp_path: Path) -> None:
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 

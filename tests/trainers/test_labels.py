@@ -59,9 +59,9 @@ def shares(logits: list[Tensor], labels: list[Tensor], passes: int) -> dict[int,
 
 
 def hf(
-    folder: Path, way: str, *, attached: bool = True, accumulate: int = 1
+    folder: Path, variant: str, *, attached: bool = True, accumulate: int = 1
 ) -> tuple[TbxTrainerCallback, list[Tensor], list[Tensor]]:
-    cls, options, config = HF[way]
+    cls, options, config = HF[variant]
     model, logits, labels = bert(**config), [], []
 
     def collated(batch: Any) -> Any:
@@ -70,7 +70,7 @@ def hf(
         return together
 
     def seen(module: nn.Module, args: Any, outputs: Any) -> None:
-        found = outputs[1] if way == "tuples" else outputs.logits
+        found = outputs[1] if variant == "tuples" else outputs.logits
         logits.append(found.detach().clone())
 
     model.register_forward_hook(seen)
@@ -84,29 +84,29 @@ def hf(
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("way", HF)
-def test_hf(tmp_path: Path, way: str, accumulate: int, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("variant", HF)
+def test_huggingface_attached_accuracy_exact(
+    tmp_path: Path, variant: str, accumulate: int, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
-        callback, logits, labels = hf(tmp_path, way, accumulate=accumulate)
+        callback, logits, labels = hf(tmp_path, variant, accumulate=accumulate)
     assert Run(callback.log_dir).at("train/accuracy") == shares(logits, labels, accumulate)
     assert "train/accuracy is not written" not in caplog.text
     assert callback._engine.labels is None
 
 
-def test_hf_that_is_not_attached_says_what_would_show_the_labels(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_huggingface_not_attached_accuracy_warns_with_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         callback, _, _ = hf(tmp_path, "compute_loss that pops", attached=False)
     assert "train/accuracy" not in Run(callback.log_dir).scalars
-    (said,) = [record.getMessage() for record in caplog.records if "is not written" in record.getMessage()]
-    assert said == (
+    (printed,) = [record.getMessage() for record in caplog.records if "is not written" in record.getMessage()]
+    assert printed == (
         "train/accuracy is not written: no labels of the batch were found; remedy: call callback.attach(trainer); it"
         " reads `labels` from the batch where the model does not get them"
     )
 
 
-def test_labels_of_the_batch_are_those_of_one_pass(tmp_path: Path) -> None:
+def test_huggingface_labels_used_for_one_pass(tmp_path: Path) -> None:
     class Twice(Trainer):
         def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
             labels = inputs.pop("labels")
@@ -215,7 +215,7 @@ def fit(folder: Path, module: pl.LightningModule, *, accumulate: int = 1, collat
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("make", [ByForward, ByName, Returned, Both])
 @pytest.mark.filterwarnings("ignore")  # Lightning warns of settings that suit tests
-def test_lightning(tmp_path: Path, make: type[Seen], accumulate: int) -> None:
+def test_lightning_accuracy_exact(tmp_path: Path, make: type[Seen], accumulate: int) -> None:
     module = make()
     read = fit(tmp_path, module, accumulate=accumulate, collate_fn=by_name if make is ByName else None)
     assert read.at("train/accuracy") == shares(module.logits, module.labels, accumulate)
@@ -226,7 +226,7 @@ def test_lightning(tmp_path: Path, make: type[Seen], accumulate: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_lightning_says_what_would_show_the_logits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lightning_unseen_logits_warns_with_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         read = fit(tmp_path, Silent())
     assert "train/accuracy" not in read.scalars
@@ -252,7 +252,7 @@ FORMS: dict[str, Callable[[Tensor, Tensor], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_loop(tmp_path: Path, form: str) -> None:
+def test_loop_accuracy_exact(tmp_path: Path, form: str) -> None:
     model, expected, losses = nn.Linear(8, 3), {}, {}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, {**SET, "every": 1}, log_dir=tmp_path) as loop:
@@ -291,7 +291,7 @@ def transformers_lm() -> nn.Module:
 
 
 @pytest.mark.parametrize("make", [transformers_lm, lambda: Padded(configured=True), lambda: Padded(configured=False)])
-def test_a_language_model_has_no_accuracy(
+def test_language_model_no_accuracy(
     tmp_path: Path, make: Callable[[], nn.Module], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = make()
@@ -312,18 +312,14 @@ def test_a_language_model_has_no_accuracy(
 @pytest.mark.parametrize(
     ("outputs", "labels", "why"),
     [
-        (
-            {"logits": torch.randn(4, 3)},
-            torch.rand(4, 3),
-            "labels [4, 3] of float32 are not class indices for logits [4, 3]",
-        ),
-        ({"logits": torch.randn(4, 3)}, None, "no labels of the batch were found; remedy: pass outputs=... and labels"),
-        ({"scores": torch.randn(4, 3)}, torch.zeros(4).long(), "the model's outputs have no `logits`"),
-        ((torch.randn(4, 6, 8), torch.randn(4, 8)), torch.zeros(4, 6).long(), "the model's outputs have no `logits`"),
-        (None, None, "no outputs of the model were found; remedy: pass outputs=... and labels=... to end_step"),
+        ({"logits": torch.randn(4, 3)}, torch.rand(4, 3), "labels [4, 3] of float32 are not classes of logits [4, 3]"),
+        ({"logits": torch.randn(4, 3)}, None, "labels of the batch were not seen; remedy: pass outputs=... and labels"),
+        ({"scores": torch.randn(4, 3)}, torch.zeros(4).long(), "the model's outputs hold no `logits`"),
+        ((torch.randn(4, 6, 8), torch.randn(4, 8)), torch.zeros(4, 6).long(), "the model's outputs hold no `logits`"),
+        (None, None, "the model's outputs were not seen; remedy: pass outputs=... and labels=... to end_step"),
     ],
 )
-def test_one_warning_says_why(
+def test_accuracy_impossible_warns_once(
     tmp_path: Path, outputs: Any, labels: Any, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = nn.Linear(8, 3)

@@ -20,6 +20,7 @@ from tbx_callbacks import TbxLightningCallback
 from tests.helpers.data import EVERY_KIND as SET
 from tests.helpers.data import FULL, collate, rows
 from tests.helpers.models import bert
+from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
 
 # Lightning warns of settings that suit tests (few workers, no logger), and uses deprecated functions of torch.
@@ -87,7 +88,7 @@ def trainer(folder: Path, *callbacks: Any, **options: Any) -> pl.Trainer:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("clip", [None, 0.05])
-def test_every_number_against_a_naive_one(tmp_path: Path, accumulate: int, clip: float | None) -> None:
+def test_lightning_metrics_match_naive_computation(tmp_path: Path, accumulate: int, clip: float | None) -> None:
     module, callback = Classifier(), TbxLightningCallback(SET)
     options = {"accumulate_grad_batches": accumulate, "gradient_clip_val": clip, "max_epochs": -1}
     trainer(tmp_path, callback, val_check_interval=4, **options).fit(module, loader(), loader(8, seed=5))
@@ -116,7 +117,7 @@ def test_every_number_against_a_naive_one(tmp_path: Path, accumulate: int, clip:
 
 
 @pytest.mark.parametrize("logger", [True, False])
-def test_the_run_is_unharmed(tmp_path: Path, logger: bool) -> None:
+def test_lightning_training_with_callback_unchanged(tmp_path: Path, logger: bool) -> None:
     results = []
     for callbacks in ([TbxLightningCallback(FULL)], []):
         pl.seed_everything(1)
@@ -128,7 +129,7 @@ def test_the_run_is_unharmed(tmp_path: Path, logger: bool) -> None:
     assert torch.equal(watched_rng, plain_rng)
 
 
-def test_checkpoints_stay_where_they_were(tmp_path: Path) -> None:
+def test_lightning_checkpoint_folder_unchanged(tmp_path: Path) -> None:
     found = {}
     for name, callbacks in (("with", [TbxLightningCallback("minimal")]), ("without", [])):
         trainer(tmp_path / name, *callbacks, enable_checkpointing=True).fit(Classifier(), loader())
@@ -136,7 +137,7 @@ def test_checkpoints_stay_where_they_were(tmp_path: Path) -> None:
     assert found["with"] == found["without"] != set()
 
 
-def test_clipping_by_value_has_exact_norms_and_no_factor(tmp_path: Path) -> None:
+def test_lightning_clipping_by_value_no_factor(tmp_path: Path) -> None:
     module, callback = Classifier(), TbxLightningCallback(SET)
     trainer(tmp_path, callback, gradient_clip_val=1e-4, gradient_clip_algorithm="value").fit(module, loader())
     read = Run(callback.log_dir)
@@ -163,7 +164,7 @@ class Adversaries(pl.LightningModule):
         return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.generator, self.critic)]
 
 
-def test_manual_optimization_with_two_optimizers(tmp_path: Path) -> None:
+def test_lightning_manual_optimization_two_optimizers(tmp_path: Path) -> None:
     module = Adversaries()
     callback = TbxLightningCallback({"every": 1, "metrics": ["learning_rate", "grad_norm"]})
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(12, 4)), batch_size=4)
@@ -176,7 +177,7 @@ def test_manual_optimization_with_two_optimizers(tmp_path: Path) -> None:
     assert read.family("grad_norm") == {"SGD/generator", "SGD-1/critic"}
 
 
-def test_resume_goes_on_in_the_folder(tmp_path: Path) -> None:
+def test_lightning_resume_continues_folder(tmp_path: Path) -> None:
     first = TbxLightningCallback(SET)
     run = trainer(tmp_path, first, max_steps=6)
     run.fit(Classifier(), loader())
@@ -189,7 +190,7 @@ def test_resume_goes_on_in_the_folder(tmp_path: Path) -> None:
     assert Run(second.log_dir).steps("train/loss") == [2, 4, 6, 8, 10]
 
 
-def test_an_exception_marks_the_run_as_failed(tmp_path: Path) -> None:
+def test_lightning_exception_marks_run_failed(tmp_path: Path) -> None:
     from tensorboard.plugins.hparams import metadata
 
     class Fails(Classifier):
@@ -208,7 +209,7 @@ def test_an_exception_marks_the_run_as_failed(tmp_path: Path) -> None:
     assert ended.status == 2
 
 
-def test_what_validate_logs_is_written_and_predict_logs_nothing(tmp_path: Path) -> None:
+def test_lightning_validate_logged_predict_not(tmp_path: Path) -> None:
     callback = TbxLightningCallback("minimal", log_dir=tmp_path / "logs")
     run, module = trainer(tmp_path, callback, max_steps=4), Classifier()
     run.fit(module, loader())
@@ -229,7 +230,7 @@ class Predicts(pl.LightningModule):
         return self.net(**batch).logits
 
 
-def test_test_metrics_and_fast_dev_run(tmp_path: Path) -> None:
+def test_lightning_test_metrics_and_fast_dev_run(tmp_path: Path) -> None:
     callback = TbxLightningCallback("minimal", log_dir=tmp_path / "logs")
     trainer(tmp_path, callback).test(Classifier(), loader(8), verbose=False)
     callback.close()
@@ -239,7 +240,7 @@ def test_test_metrics_and_fast_dev_run(tmp_path: Path) -> None:
     assert not (tmp_path / "quick").exists()
 
 
-def test_fit_twice_goes_on_or_starts_anew(tmp_path: Path) -> None:
+def test_lightning_second_fit_continues_or_starts_anew(tmp_path: Path) -> None:
     module, callback = Classifier(), TbxLightningCallback(SET)
     run = trainer(tmp_path, callback, max_steps=4)
     run.fit(module, loader())
@@ -255,7 +256,7 @@ def test_fit_twice_goes_on_or_starts_anew(tmp_path: Path) -> None:
     assert Run(first).steps("train/loss") == [2, 4, 6, 8]
 
 
-def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
+def test_lightning_ctrl_c_keeps_measured_steps(tmp_path: Path) -> None:
     code = """
 import os, signal, sys
 from tests.trainers.test_lightning import SET, Classifier, TbxLightningCallback, loader, trainer
@@ -269,7 +270,7 @@ class Interrupted(Classifier):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 trainer(".", TbxLightningCallback(SET, log_dir="run")).fit(Interrupted(), loader())
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = python("-c", code, cwd=tmp_path)
     ends_the_process = Version(pl.__version__) >= Version("2.4")
     assert done.returncode == int(ends_the_process), done.stderr  # Lightning's own way out
     assert "KeyboardInterrupt" in done.stderr
@@ -278,7 +279,7 @@ trainer(".", TbxLightningCallback(SET, log_dir="run")).fit(Interrupted(), loader
 
 
 @pytest.mark.parametrize(("fused", "clip"), [(False, None), (False, 0.05), (True, None)])
-def test_mixed_precision_with_a_loss_scale(tmp_path: Path, fused: bool, clip: float | None) -> None:
+def test_lightning_loss_scale_gradients_unscaled(tmp_path: Path, fused: bool, clip: float | None) -> None:
     """Gradients are read unscaled, whoever unscales them; clipping a fused optimizer is refused by Lightning."""
 
     class Scaled(Classifier):
@@ -304,7 +305,7 @@ def test_mixed_precision_with_a_loss_scale(tmp_path: Path, fused: bool, clip: fl
         assert 0.001 < value < 50  # not 1024 times that
 
 
-def test_the_command_line_of_lightning(tmp_path: Path) -> None:
+def test_lightning_command_line_configures_callback(tmp_path: Path) -> None:
     """LightningCLI makes the callback from its class path in YAML."""
     config = {
         "seed_everything": 1,
@@ -362,7 +363,7 @@ other.Trainer(callbacks=[callback], max_steps=4, log_every_n_steps=2, **options)
 """
 
 
-def test_the_package_pytorch_lightning(tmp_path: Path) -> None:
+def test_pytorch_lightning_package_supported(tmp_path: Path) -> None:
     pytest.importorskip("pytorch_lightning")
     command = [sys.executable, "-c", _OF_THE_OTHER_PACKAGE, str(tmp_path / "run")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

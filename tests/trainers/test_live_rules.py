@@ -49,7 +49,7 @@ def alert(folder: str | Path | None) -> str:
     return text
 
 
-def test_the_hf_trainer_stops_and_saves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_huggingface_rule_stops_and_saves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     called.clear()
     rule = {"action": ["stop", "checkpoint"], "call": f"{__name__}.note_down"}
     callback = TbxTrainerCallback(config(nonfinite=rule))
@@ -65,14 +65,14 @@ def test_the_hf_trainer_stops_and_saves(tmp_path: Path, caplog: pytest.LogCaptur
     assert read_run(str(callback.log_dir)).texts["alerts/nonfinite"].steps.tolist() == [6]
 
 
-def test_rules_have_a_cadence_of_their_own(tmp_path: Path) -> None:
+def test_rules_own_cadence_respected(tmp_path: Path) -> None:
     callback = TbxTrainerCallback(config(every=1, nonfinite="stop"))
     run = trainer(tmp_path, callbacks=[Spoils(), callback], max_steps=16, logging_steps=8)
     run.train()
     assert run.state.global_step == 7  # nonfinite is measured at each step: found at 6
 
 
-def test_what_is_found_last_is_said_but_nothing_is_left_to_stop(tmp_path: Path) -> None:
+def test_finding_at_last_step_written_without_action(tmp_path: Path) -> None:
     callback = TbxTrainerCallback(config(nonfinite="stop"))
     run = trainer(tmp_path, callbacks=[Spoils(), callback], max_steps=6, logging_steps=50)
     run.train()
@@ -95,7 +95,7 @@ class Module(pl.LightningModule):
 
 @pytest.mark.parametrize("keeps", [True, False])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_lightning_stops_and_saves(tmp_path: Path, keeps: bool, accumulate: int) -> None:
+def test_lightning_rule_stops_and_saves(tmp_path: Path, keeps: bool, accumulate: int) -> None:
     keeper = [pl.callbacks.ModelCheckpoint(tmp_path / "kept", save_top_k=0)] if keeps else []
     callback = TbxLightningCallback(config(nonfinite=["stop", "checkpoint"]), log_dir=tmp_path / "run")
     with warnings.catch_warnings():
@@ -139,18 +139,18 @@ def loop_over(folder: Path, rules: Any, *, steps: int = 16, accumulate: int = 1)
     return told
 
 
-def test_a_loop_is_told(tmp_path: Path) -> None:
+def test_loop_rule_sets_stop_and_checkpoint(tmp_path: Path) -> None:
     told = loop_over(tmp_path / "run", config(nonfinite=["stop", "checkpoint"]))
     assert [step for step, stop, _ in told if stop] == list(range(7, 17))  # it may go on, and is told so to the end
     assert [step for step, _, checkpoint in told if checkpoint] == [7]
 
 
-def test_a_loop_that_accumulates_is_asked_for_one_checkpoint(tmp_path: Path) -> None:
+def test_loop_with_accumulation_one_checkpoint(tmp_path: Path) -> None:
     told = loop_over(tmp_path / "run", config(nonfinite="checkpoint"), accumulate=3)
     assert [(step, checkpoint) for step, _, checkpoint in told if checkpoint] == [(7, True)]
 
 
-def test_nothing_is_waited_for_where_nothing_can_be_decided(tmp_path: Path) -> None:
+def test_rules_without_action_subscribe_to_nothing(tmp_path: Path) -> None:
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, "default", log_dir=tmp_path / "run", log_every=1) as loop:
@@ -166,7 +166,7 @@ def test_nothing_is_waited_for_where_nothing_can_be_decided(tmp_path: Path) -> N
         assert loop._engine.publisher.live_rules is None
 
 
-def test_a_strict_set_raises_the_error_of_a_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strict_set_raises_error_of_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Any, run: Any) -> Any:
         raise KeyError("a fault of the rule")
 
@@ -177,7 +177,7 @@ def test_a_strict_set_raises_the_error_of_a_rule(tmp_path: Path, monkeypatch: py
         loop_over(tmp_path / "strict", {**config(divergence={"min_points": 1, "action": "stop"}), "strict": True})
 
 
-def test_a_training_is_unharmed_by_all_rules(tmp_path: Path) -> None:
+def test_huggingface_training_with_all_rules_unchanged(tmp_path: Path) -> None:
     def train(rules: Any) -> list[Tensor]:
         callback = TbxTrainerCallback({"extends": "full", "every": 1, "rules": rules}, log_dir=tmp_path / str(rules))
         run = trainer(tmp_path, callbacks=[callback] if rules is not None else [], max_steps=24, logging_steps=1)
@@ -201,7 +201,7 @@ def fed_loop(folder: Path, losses: list[float], *, start: int = 0, rules: Any = 
     return {tag.removeprefix("alerts/") for tag in Run(folder).texts if tag.startswith("alerts/")}
 
 
-def test_a_resumed_run_is_judged_with_what_was_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_judged_with_earlier_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     falls = [0.7 * 0.97**step for step in range(100)]
     noisy = [0.02 + 0.012 * (step % 40 > 20) for step in range(80)]  # nothing beside the fall before it
     assert "divergence" in fed_loop(tmp_path / "fresh", noisy)  # alone it looks like one
@@ -213,7 +213,7 @@ def test_a_resumed_run_is_judged_with_what_was_before(tmp_path: Path, monkeypatc
     assert "divergence" not in fed_loop(tmp_path / "large", noisy, start=100)  # better silent than wrong
 
 
-def test_what_was_said_before_a_checkpoint_is_not_said_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_resumed_run_finding_not_repeated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     risen = [0.7 * 0.97**step for step in range(100)] + [0.9] * 60
     assert "divergence" in fed_loop(tmp_path / "run", risen)
     assert caplog.text.count("error divergence") == 1
@@ -223,7 +223,7 @@ def test_what_was_said_before_a_checkpoint_is_not_said_again(tmp_path: Path, cap
     assert caplog.text.count("error divergence") == 2
 
 
-def test_the_hf_trainer_stops_where_nothing_is_measured_on_steps(tmp_path: Path) -> None:
+def test_huggingface_stop_without_step_metrics(tmp_path: Path) -> None:
     callback = TbxTrainerCallback({"metrics": ["loss"], "rules": {"nonfinite": "stop"}}, log_dir=tmp_path / "run")
     run = trainer(tmp_path, callbacks=[Spoils(), callback], max_steps=16, logging_steps=2)
     run.args.logging_nan_inf_filter = False
@@ -231,7 +231,7 @@ def test_the_hf_trainer_stops_where_nothing_is_measured_on_steps(tmp_path: Path)
     assert run.state.global_step == 7
 
 
-def test_an_evaluation_before_the_pass_ends_hides_no_stop(tmp_path: Path) -> None:
+def test_loop_evaluation_before_end_step_keeps_stop(tmp_path: Path) -> None:
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     stops = []
@@ -246,7 +246,7 @@ def test_an_evaluation_before_the_pass_ends_hides_no_stop(tmp_path: Path) -> Non
     assert stops[-1]
 
 
-def test_a_folder_that_cannot_be_read_again_hangs_nobody(tmp_path: Path) -> None:
+def test_resumed_unreadable_folder_rules_still_act(tmp_path: Path) -> None:
     loop_over(tmp_path / "run", config(nonfinite="stop"), steps=4)
     (tmp_path / "run" / "events.out.tfevents.9.gone").symlink_to(tmp_path / "nowhere")
     model = nn.Linear(4, 2)
@@ -260,7 +260,7 @@ def test_a_folder_that_cannot_be_read_again_hangs_nobody(tmp_path: Path) -> None
         assert loop.should_stop
 
 
-def test_a_callback_can_be_copied_after_a_training_with_rules(tmp_path: Path) -> None:
+def test_callback_with_rules_pickles_after_training(tmp_path: Path) -> None:
     callback = TbxTrainerCallback(config(nonfinite="stop"), log_dir=tmp_path / "run")
     trainer(tmp_path, callbacks=[callback], max_steps=4, logging_steps=2).train()
     callback.close()

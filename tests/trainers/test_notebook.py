@@ -8,6 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.helpers.limits import limit
 from tests.helpers.runs import Run
 
 CELL = """
@@ -27,9 +28,9 @@ with TbxLoop(model, optimizer, "minimal", log_dir="logs/<b>", log_every=2) as lo
 
 
 @pytest.mark.filterwarnings("ignore")  # of the client
-def test_a_link_and_a_progress_bar(tmp_path: Path) -> None:
+def test_notebook_loop_shows_link_and_progress_bar(tmp_path: Path) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=limit(120), resources={"metadata": {"path": str(tmp_path)}}).execute()
     (cell,) = notebook.cells
     shown = [output["data"] for output in cell.outputs if "data" in output]
     (link,) = [data["text/html"] for data in shown if "text/html" in data]
@@ -39,9 +40,7 @@ def test_a_link_and_a_progress_bar(tmp_path: Path) -> None:
     assert Run(tmp_path / "logs" / "<b>").steps("train/loss") == [2, 4, 6]
 
 
-def test_the_bar_of_a_terminal_shows_the_loss_and_scripts_print_no_link(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_terminal_loop_bar_shows_loss_without_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
     from tbx_callbacks import TbxLoop

@@ -1,4 +1,4 @@
-"""What the model returns beside its loss, under each trainer, against what the model itself wrote down."""
+"""Further losses and predictions that a model returns, under each trainer."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def loader(number: int = 64) -> Any:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("attached", [True, False])
-def test_hf(tmp_path: Path, attached: bool, accumulate: int) -> None:
+def test_outputs_under_huggingface_losses_and_accuracy(tmp_path: Path, attached: bool, accumulate: int) -> None:
     model, callback = Several(), TbxTrainerCallback({**SET, "metrics": [*SET["metrics"], "throughput"]})
     options: dict[str, Any] = {"gradient_accumulation_steps": accumulate, "eval_strategy": "steps", "eval_steps": 3}
     run = trainer(tmp_path, model=model, callbacks=[callback], **options)
@@ -77,7 +77,7 @@ def test_hf(tmp_path: Path, attached: bool, accumulate: int) -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.filterwarnings("ignore")  # Lightning warns of settings that suit tests
-def test_lightning(tmp_path: Path, accumulate: int) -> None:
+def test_outputs_under_lightning_losses_and_accuracy(tmp_path: Path, accumulate: int) -> None:
     class Module(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
@@ -111,7 +111,7 @@ def test_lightning(tmp_path: Path, accumulate: int) -> None:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_loop(tmp_path: Path, accumulate: int) -> None:
+def test_outputs_in_loop_losses_and_accuracy(tmp_path: Path, accumulate: int) -> None:
     model = Several()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     with TbxLoop(model, optimizer, SET, log_dir=tmp_path) as loop:
@@ -133,7 +133,7 @@ def tokens(cls: Any) -> Any:
     return cls(BertConfig(**sizes, intermediate_size=32, max_position_embeddings=16, num_labels=5))
 
 
-def test_labels_of_tokens(tmp_path: Path) -> None:
+def test_outputs_token_labels_ignore_minus_100(tmp_path: Path) -> None:
     model, expected = tokens(BertForTokenClassification), {}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, {"every": 1, "metrics": ["train_accuracy"]}, log_dir=tmp_path) as loop:
@@ -154,7 +154,7 @@ def test_labels_of_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("columns", "counted"), [(49, 6), (50, 0), (64, 0)])
-def test_logits_over_the_vocabulary_are_no_classes(columns: int, counted: int) -> None:
+def test_outputs_logits_over_vocabulary_no_accuracy(columns: int, counted: int) -> None:
     predictions = Predictions(tokens(BertForMaskedLM))  # of 50 words
     predictions.add({"logits": torch.randn(2, 3, columns)}, torch.zeros(2, 3, dtype=torch.int64))
     assert predictions.totals()[1] == counted
@@ -172,14 +172,14 @@ def test_logits_over_the_vocabulary_are_no_classes(columns: int, counted: int) -
         (None, torch.zeros(4, dtype=torch.int64)),
     ],
 )
-def test_what_is_no_classification_is_passed_over(logits: Any, labels: Any) -> None:
+def test_outputs_without_classification_ignored(logits: Any, labels: Any) -> None:
     predictions = Predictions()
     predictions.add({"logits": logits}, labels)
     assert predictions.totals() == (0, 0)
 
 
 @pytest.mark.parametrize("make", [lambda n: torch.randn(n, 3), lambda n: torch.randn(n, 1 << 16)])
-def test_many_batches(make: Callable[[int], Tensor]) -> None:
+def test_outputs_many_batches_counted(make: Callable[[int], Tensor]) -> None:
     predictions, hits, count = Predictions(), 0, 0
     for number in range(1, 80):
         logits, labels = make(number % 7 + 1), torch.randint(-1, 3, (number % 7 + 1,))
@@ -189,7 +189,7 @@ def test_many_batches(make: Callable[[int], Tensor]) -> None:
     assert predictions.totals() == (hits, count)
 
 
-def test_a_nan_is_forgotten_at_the_next_point() -> None:
+def test_outputs_nan_loss_forgotten_at_next_point() -> None:
     losses = Losses()
     for value in (1.0, float("nan")):
         losses.add({"aux_loss": torch.tensor(value)})
@@ -201,7 +201,7 @@ def test_a_nan_is_forgotten_at_the_next_point() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_trainer_that_logs_the_same_tag_has_it_for_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_outputs_tag_of_trainer_left_to_trainer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Module(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()

@@ -159,7 +159,7 @@ def with_loop(folder: Path, accumulate: int) -> tuple[str | None, nn.Module]:
     return loop.log_dir, model
 
 
-WAYS: dict[str, Callable[[Path, int], tuple[str | None, nn.Module]]] = {
+VARIANTS: dict[str, Callable[[Path, int], tuple[str | None, nn.Module]]] = {
     "hf": with_hf,
     "lightning": with_lightning,
     "loop": with_loop,
@@ -167,10 +167,10 @@ WAYS: dict[str, Callable[[Path, int], tuple[str | None, nn.Module]]] = {
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_same_tags_steps_and_values(tmp_path: Path, accumulate: int) -> None:
+def test_three_trainers_write_same_values(tmp_path: Path, accumulate: int) -> None:
     read, weights = {}, {}
-    for name, way in WAYS.items():
-        folder, model = way(tmp_path / name, accumulate)
+    for name, variant in VARIANTS.items():
+        folder, model = variant(tmp_path / name, accumulate)
         read[name], weights[name] = Run(folder), model.state_dict()
     for name in ("lightning", "loop"):
         for key, tensor in weights["hf"].items():

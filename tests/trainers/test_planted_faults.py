@@ -15,7 +15,7 @@ NOT_PLANTED = {"input_bound"}
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_named_by_the_right_rule_with_layer_and_step(name: str, tmp_path: Path) -> None:
+def test_planted_fault_found_with_layer_and_step(name: str, tmp_path: Path) -> None:
     row = judged(name, tmp_path)
     fault, findings = FAULTS[name], row.diagnosis.findings
     by_rule = {finding.id: finding for finding in findings}
@@ -29,14 +29,14 @@ def test_a_fault_is_named_by_the_right_rule_with_layer_and_step(name: str, tmp_p
     assert seen <= set(row.alerts)  # the same was said while it trained
 
 
-def test_healthy_runs_are_left_alone(tmp_path: Path) -> None:
+def test_healthy_runs_no_findings(tmp_path: Path) -> None:
     rows = [judged(name, tmp_path / str(place)) for place, name in enumerate(HEALTHY)]
-    said = [(row.name, finding.id) for row in rows for finding in row.diagnosis.findings if finding.severity != "note"]
+    found = [(row.name, finding.id) for row in rows for finding in row.diagnosis.findings if finding.severity != "note"]
     assert len(rows) == 10
-    assert all(row.diagnosis.healthy for row in rows), said
-    assert len(said) <= 1, said
+    assert all(row.diagnosis.healthy for row in rows), found
+    assert len(found) <= 1, found
     assert "error" not in {severity for row in rows for severity in row.alerts.values()}  # not for a while either
 
 
-def test_every_rule_has_its_fault() -> None:
+def test_every_rule_has_planted_fault() -> None:
     assert {rule for fault in FAULTS.values() for rule in fault.symptoms} == set(RULES) - NOT_PLANTED

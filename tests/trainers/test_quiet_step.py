@@ -1,4 +1,4 @@
-"""What a step with nothing due costs, counted in calls: a regression shows on any machine, however busy."""
+"""The number of calls on a step without due metrics, which does not depend on the machine."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ BENCHMARK = ROOT / "benchmarks" / "attached.py"
 
 @pytest.mark.filterwarnings("ignore")  # the benchmark trains with no worker and without a logger
 @pytest.mark.parametrize("trainer", ["HF Trainer", "Lightning Trainer", "plain loop"])
-def test_few_calls(trainer: str) -> None:
+def test_engine_step_without_due_metrics_few_calls(trainer: str) -> None:
     assert 10 < module_at(BENCHMARK).calls(trainer) < 34

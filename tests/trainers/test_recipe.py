@@ -5,14 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache as cached
 from pathlib import Path
 
 import pytest
 from sentiment_data import DataError, load_folder, load_hub, made_up
 from sentiment_model import read_vocabulary, train_vocabulary
 
+from tests.helpers.commands import run_process
+from tests.helpers.processes import python
 from tests.helpers.runs import ROOT, SHARED, Run, files
 
 RECIPES = ROOT / "recipes"
@@ -30,14 +35,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def recipe(*arguments: object, cwd: Path, name: str = "bert_sentiment") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_DATASETS_CACHE": str(cwd / "cache"), "COLUMNS": "200", "NO_COLOR": "1"}
-    return subprocess.run(
-        [sys.executable, str(RECIPES / f"{name}.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        cwd=cwd,
-        env=environment,
-    )
+    return python(RECIPES / f"{name}.py", *arguments, seconds=280, cwd=cwd, env=environment)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, str]]:
+    """By the recipe's name, the folder in which it trained with the full set, and what it printed."""
+
+    @cached
+    def train(name: str) -> tuple[Path, str]:
+        folder = tmp_path_factory.mktemp(name)
+        done = recipe(*SMALL, "--output-dir", "out", "--config", "full", cwd=folder, name=name)
+        assert done.returncode == 0, done.stderr
+        return folder, done.stdout
+
+    return train
 
 
 def write(folder: Path, **splits: str) -> Path:
@@ -51,7 +63,7 @@ def write(folder: Path, **splits: str) -> Path:
 TSV = "sentence\tlabel\ngood film\t1\nbad film\t0\n"
 
 
-def test_made_up_sentences_are_disjoint_seeded_and_balanced() -> None:
+def test_made_up_sentences_disjoint_seeded_and_balanced() -> None:
     data = made_up(train=800, dev=200, test=200, seed=3)
     sentences = {split: data[split]["sentence"] for split in data}
     every = [sentence for split in sentences.values() for sentence in split]
@@ -62,7 +74,7 @@ def test_made_up_sentences_are_disjoint_seeded_and_balanced() -> None:
     assert data["train"].features["label"].names == ["negative", "positive"]
 
 
-def test_made_up_sentences_are_not_trivial() -> None:
+def test_made_up_sentences_not_trivial() -> None:
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.naive_bayes import MultinomialNB
 
@@ -74,7 +86,7 @@ def test_made_up_sentences_are_not_trivial() -> None:
 
 
 @needs_real_data
-def test_quotes_lose_no_rows() -> None:
+def test_load_folder_quotes_lose_no_rows() -> None:
     data = load_folder(REAL)
     assert {split: len(data[split]) for split in data} == {"train": 6908, "dev": 872, "test": 1821}
     with (REAL / "train.tsv").open(encoding="utf-8", newline="") as file:
@@ -84,13 +96,13 @@ def test_quotes_lose_no_rows() -> None:
 
 
 @needs_real_data
-def test_the_real_vocabulary_is_read_whole() -> None:
+def test_real_vocabulary_read_whole() -> None:
     tokenizer = read_vocabulary(VOCAB, cased=False)
     assert len(tokenizer) == 30522
     assert tokenizer("Hello, world!")["input_ids"] == [101, 7592, 1010, 2088, 999, 102]
 
 
-def test_formats_give_the_same_rows(tmp_path: Path) -> None:
+def test_load_folder_formats_give_same_rows(tmp_path: Path) -> None:
     rows = [("plain", "pos"), ('with "quotes" and, commas', "neg"), ("null", "pos"), ("NA", "neg"), ("süß 好", "pos")]
     for ending in ("tsv", "csv", "jsonl"):
         folder = tmp_path / ending
@@ -109,7 +121,7 @@ def test_formats_give_the_same_rows(tmp_path: Path) -> None:
         assert data["train"]["label"][:] == [1, 0, 1, 0, 1]
 
 
-def test_a_local_dataset_stands_for_a_hub_name(tmp_path: Path) -> None:
+def test_load_hub_local_dataset_read(tmp_path: Path) -> None:
     write(tmp_path / "set", train_csv="text,stars\nfine,5\npoor,1\n", validation_csv="text,stars\nfine,5\n")
     data = load_hub(str(tmp_path / "set"), text="text", label="stars")
     assert data["train"]["sentence"][:] == ["fine", "poor"]
@@ -139,7 +151,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_data_is_named(tmp_path: Path, name: str) -> None:
+def test_load_folder_bad_data_named(tmp_path: Path, name: str) -> None:
     splits, message = BAD[name]
     folder = tmp_path / "data"
     if splits is not None:
@@ -148,14 +160,14 @@ def test_bad_data_is_named(tmp_path: Path, name: str) -> None:
         load_folder(folder)
 
 
-def test_text_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
+def test_load_folder_not_utf8_named_with_line(tmp_path: Path) -> None:
     folder = write(tmp_path / "data", train=TSV, dev=TSV)
     (folder / "train.tsv").write_bytes(TSV.encode() + "café\t1\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"train\.tsv: must be UTF-8, got other bytes in line 4"):
         load_folder(folder)
 
 
-def test_a_bad_vocabulary_is_named(tmp_path: Path) -> None:
+def test_bad_vocabulary_named(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_text("[PAD]\n[UNK]\nhello\n")
     with pytest.raises(DataError, match=r"--vocab must hold the special tokens .* lacks \[CLS\]"):
@@ -164,14 +176,14 @@ def test_a_bad_vocabulary_is_named(tmp_path: Path) -> None:
         read_vocabulary(tmp_path / "none.txt", cased=False)
 
 
-def test_a_trained_vocabulary_knows_its_sentences() -> None:
+def test_trained_vocabulary_knows_its_sentences() -> None:
     data = made_up(train=300, dev=20, test=20)
     tokenizer = train_vocabulary(data["train"], 500, cased=False)
     encoded = tokenizer(data["dev"]["sentence"][:])["input_ids"]
     assert not any(tokenizer.unk_token_id in ids for ids in encoded)
 
 
-def test_the_same_sentences_give_the_same_vocabulary_in_every_process() -> None:
+def test_trained_vocabulary_same_in_every_process() -> None:
     code = """
 from sentiment_data import made_up
 from sentiment_model import train_vocabulary
@@ -179,10 +191,8 @@ vocabulary = train_vocabulary(made_up(train=2000, dev=20, test=20)["train"], 400
 print(sorted(vocabulary.items()))
 """
     printed = {
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=RECIPES, timeout=100
-        ).stdout
-        for _ in range(3)
+        python("-c", code, check=True, cwd=RECIPES, env={**os.environ, "PYTHONHASHSEED": seed}).stdout
+        for seed in ("1", "2")
     }
     assert len(printed) == 1
     assert "##" in printed.pop()
@@ -199,27 +209,41 @@ print(sorted(vocabulary.items()))
         (["--hidden", "15", "--heads", "2"], "--hidden must be a multiple of --heads"),
     ],
 )
-def test_bad_arguments_end_in_one_line_and_code_2(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = recipe(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    last = done.stderr.strip().splitlines()[-1]
+def test_recipe_bad_arguments_one_line_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["bert_sentiment.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(RECIPES / "bert_sentiment.py"), run_name="__main__")
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
-    assert "Traceback" not in done.stderr
     assert not (tmp_path / "outputs").exists()
 
 
+def test_recipe_process_bad_argument_no_traceback(tmp_path: Path) -> None:
+    done = recipe("--resume", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("name", TWINS)
-def test_the_recipe_trains_says_where_the_logs_are_and_resumes(tmp_path: Path, name: str) -> None:
-    done = recipe(*SMALL, "--output-dir", "out", "--config", "full", cwd=tmp_path, name=name)
-    assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "out" / "runs").iterdir()
-    assert f"log directory: out/runs/{folder.name}\nview: tbx-callbacks view out/runs\n" in done.stdout
-    assert f"report: out/runs/{folder.name}/report.html\n" in done.stdout
+def test_recipe_trains_reports_and_resumes(trained: Callable[[str], tuple[Path, str]], name: str) -> None:
+    base, printed = trained(name)
+    (folder,) = (base / "out" / "runs").iterdir()
+    assert f"logs: out/runs/{folder.name}\nlook at them: tbx-callbacks view out/runs\n" in printed
+    assert f"report: out/runs/{folder.name}/report.html\n" in printed
     assert "<!doctype html>" in (folder / "report.html").read_text(encoding="utf-8")
-    diagnosed = done.stdout[done.stdout.index("results after") : done.stdout.index("report: ")]
+    diagnosed = printed[printed.index("results after") : printed.index("report: ")]
     assert any(word in diagnosed for word in ("healthy: ", "error ", "warning ", "note "))
-    assert "rows: train 6000, dev 600, test 600; labels: negative, positive" in done.stdout
+    assert "rows: train 6000, dev 600, test 600; labels: negative, positive" in printed
     read = Run(folder)
     assert read.steps("train/loss") == [4, 8, 12]
     assert read.steps("eval/accuracy") == read.steps("eval/f1") == [12]
@@ -227,40 +251,32 @@ def test_the_recipe_trains_says_where_the_logs_are_and_resumes(tmp_path: Path, n
     assert read.at("eval/f1/positive")[12] == pytest.approx(read.at("eval/f1")[12])
     assert {"eval/worst", "test/worst"} <= set(read.texts)
     assert read.steps("test/f1/negative") == [12]
-    assert f"{read.at('eval/accuracy')[12]:.4f}" in done.stdout
+    assert f"{read.at('eval/accuracy')[12]:.4f}" in printed
     assert {"lr/AdamW/decay", "lr/AdamW/no_decay"} <= set(read.scalars) or name == "bert_sentiment"
     assert {"grad_norm/total", "grad_norm/bert.encoder.layer.0", "clip/factor", "train/learning_rate"} <= set(
         read.scalars
     )
     longer = ["--logging-steps", "4", "--max-steps", "16", "--output-dir", "out", "--config", "full", "--resume"]
-    again = recipe(*longer, cwd=tmp_path, name=name)  # the model's sizes come from the checkpoint
+    again = recipe(*longer, cwd=base, name=name)  # the model's sizes come from the checkpoint
     assert again.returncode == 0, again.stderr
     assert "results after 16 steps" in again.stdout
-    assert [path.name for path in (tmp_path / "out" / "runs").iterdir()] == [folder.name]
+    assert [path.name for path in (base / "out" / "runs").iterdir()] == [folder.name]
     assert Run(folder).steps("train/loss") == [4, 8, 12, 16]
 
 
-def test_without_the_reports_extra_one_line_says_how_to_get_it(tmp_path: Path) -> None:
+def test_recipe_without_report_extra_prints_install_command(tmp_path: Path) -> None:
     (tmp_path / "plotly.py").write_text("raise ImportError")
     code = f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['r.py', *sys.argv[1:]];"
     code += f" runpy.run_path({str(RECIPES / 'bert_sentiment_loop.py')!r}, run_name='__main__')"
     environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(RECIPES)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *SMALL, "--output-dir", "out"],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        cwd=tmp_path,
-        env={**environment, "COLUMNS": "200", "NO_COLOR": "1"},
-    )
+    environment |= {"COLUMNS": "200", "NO_COLOR": "1"}
+    done = python("-c", code, *SMALL, "--output-dir", "out", seconds=280, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
-    assert (
-        "report not written: a report needs plotly and jinja2, which are not installed; run: pip install" in done.stdout
-    )
+    assert "no report: a report needs plotly and jinja2, which are not installed; run: pip install" in done.stdout
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_an_epoch_that_ends_within_a_window_steps_on_what_is_left(tmp_path: Path, name: str) -> None:
+def test_recipe_partial_accumulation_window_steps(tmp_path: Path, name: str) -> None:
     lines = "sentence\tlabel\n" + "".join(f"word{n} film\t{n % 2}\n" for n in range(10))
     data = write(tmp_path / "data", train=lines, dev=lines)
     options = ["--batch", "2", "--accumulate", "2", "--epochs", "2", "--logging-steps", "1", "--vocab-size", "100"]
@@ -274,16 +290,15 @@ def test_an_epoch_that_ends_within_a_window_steps_on_what_is_left(tmp_path: Path
     assert list(read.at("train/learning_rate").values()) == pytest.approx(rates)
 
 
-def test_a_pretrained_model_from_a_folder(tmp_path: Path) -> None:
-    assert recipe(*SMALL, "--output-dir", "first", cwd=tmp_path).returncode == 0
-    checkpoint = next((tmp_path / "first").glob("checkpoint-*"))
+def test_recipe_pretrained_model_from_folder(trained: Callable[[str], tuple[Path, str]], tmp_path: Path) -> None:
+    checkpoint = next((trained("bert_sentiment")[0] / "out").glob("checkpoint-*"))
     done = recipe("--model", checkpoint, "--max-steps", "2", "--output-dir", "second", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"model: {checkpoint}" in done.stdout
 
 
 @needs_real_data
-def test_real_sentences(tmp_path: Path) -> None:
+def test_recipe_real_sentences_train(tmp_path: Path) -> None:
     done = recipe(
         *SMALL,
         "--data",
@@ -312,8 +327,12 @@ def test_real_sentences(tmp_path: Path) -> None:
 
 @needs_real_data
 @pytest.mark.slow
-def test_real_sentences_reach_the_expected_accuracy(tmp_path: Path) -> None:
+def test_recipe_real_sentences_reach_expected_accuracy(tmp_path: Path) -> None:
     done = recipe("--data", REAL, "--vocab", VOCAB, "--output-dir", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "out" / "runs").iterdir()
     assert max(value for _, value in Run(folder).scalars["eval/accuracy"]) >= 0.78
+
+
+def test_recipe_command_help_lists_options() -> None:
+    assert "--dataset" in run_process("recipe", "bert-sentiment", "--help").stdout

@@ -31,7 +31,7 @@ def predictions() -> tuple[np.ndarray, np.ndarray]:
     return made.normal(size=(200, 3)) + 1.5 * np.eye(3)[labels], labels
 
 
-def test_every_view(tmp_path: Path) -> None:
+def test_log_predictions_writes_every_view(tmp_path: Path) -> None:
     logits, labels = predictions()
     texts = [f"text {n} | <script>alert({n})</script>" for n in range(200)]
     with loop(tmp_path) as run:
@@ -59,7 +59,7 @@ def test_every_view(tmp_path: Path) -> None:
     assert area == pytest.approx(average_precision_score(labels == 2, shares[:, 2]), abs=0.03)
 
 
-def test_nothing_is_wrong_and_no_texts(tmp_path: Path) -> None:
+def test_log_predictions_all_right_or_no_texts(tmp_path: Path) -> None:
     with loop(tmp_path) as run:
         log_predictions(run, np.eye(2)[[0, 1, 1]] * 9, [0, 1, 1], texts=["a", "b", "c"], split="dev")
         log_predictions(run, np.eye(2)[[0, 1]] * 9, [0, 1], split="other")
@@ -81,7 +81,7 @@ def test_nothing_is_wrong_and_no_texts(tmp_path: Path) -> None:
         ({"labels": [0, 1], "texts": ["a"]}, "texts must have one entry per sample, got 1 for 2"),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path: Path, arguments: dict[str, list[object]], message: str) -> None:
+def test_log_predictions_wrong_labels_refused(tmp_path: Path, arguments: dict[str, list[object]], message: str) -> None:
     labels = arguments.pop("labels")
     with loop(tmp_path) as run, pytest.raises(ValueError, match=message):
         log_predictions(run, np.eye(2), labels, **arguments)
@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, arguments: dict[str, list[ob
         (np.zeros((2, 5, 3)), "flatten token-level logits"),
     ],
 )
-def test_logits_that_do_not_fit_are_named(tmp_path: Path, logits: Any, message: str) -> None:
+def test_log_predictions_wrong_logits_refused(tmp_path: Path, logits: Any, message: str) -> None:
     with loop(tmp_path) as run, pytest.raises(ValueError, match=message):
         log_predictions(run, logits, np.zeros(len(logits), dtype=int))
 
@@ -112,7 +112,7 @@ KINDS: dict[str, Callable[[torch.Tensor], Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_of_every_kind(tmp_path: Path, kind: str) -> None:
+def test_log_predictions_logits_of_every_kind(tmp_path: Path, kind: str) -> None:
     logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, -1.0], [1.0, 2.0]])
     with loop(tmp_path) as run:
         log_predictions(run, KINDS[kind](logits), torch.tensor([0, 1, 1, 1]))
@@ -120,7 +120,7 @@ def test_logits_of_every_kind(tmp_path: Path, kind: str) -> None:
     assert (read.at("eval/f1/0")[7], read.at("eval/f1/1")[7]) == pytest.approx((2 / 3, 0.8))
 
 
-def test_samples_without_a_label_are_left_out(tmp_path: Path) -> None:
+def test_log_predictions_unlabelled_samples_left_out(tmp_path: Path) -> None:
     logits, labels = predictions()
     texts = [f"text {n}" for n in range(200)]
     some = labels.copy()
@@ -135,7 +135,7 @@ def test_samples_without_a_label_are_left_out(tmp_path: Path) -> None:
     assert "text 49 " not in read.texts["eval/worst"][0]
 
 
-def test_nan_is_no_prediction(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_predictions_nan_logits_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     logits, labels = predictions()
     bad = np.concatenate([logits, np.full((9, 3), np.nan)])
     with loop(tmp_path) as run, caplog.at_level(logging.WARNING):
@@ -148,7 +148,7 @@ def test_nan_is_no_prediction(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert caplog.text.count("samples whose largest logit is NaN or Inf are left out") == 2
 
 
-def test_each_class_has_a_tag_of_its_own(tmp_path: Path) -> None:
+def test_log_predictions_each_class_own_tag(tmp_path: Path) -> None:
     with loop(tmp_path) as run:
         log_predictions(run, np.eye(4)[[0, 1, 2, 2]], [0, 1, 2, 3], names=["a b", "a_b", "a/b", ""])
     read = Run(tmp_path)
@@ -157,7 +157,7 @@ def test_each_class_has_a_tag_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("classes", [150, 1000])
-def test_many_classes_cost_no_more_than_some(tmp_path: Path, classes: int) -> None:
+def test_log_predictions_many_classes_views_bounded(tmp_path: Path, classes: int) -> None:
     made = np.random.default_rng(0)
     labels = np.minimum(made.geometric(0.05, 3000) - 1, classes - 1)
     logits = made.normal(size=(3000, classes)) + 3 * np.eye(classes)[labels]

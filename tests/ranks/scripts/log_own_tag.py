@@ -1,9 +1,7 @@
-"""A module that logs a metric's own tag, under Lightning on several ranks; started by the tests, one process a rank."""
+"""A module that logs a metric's own tag, under Lightning on several ranks; see train_with_trainers.py."""
 
 from __future__ import annotations
 
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +29,7 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-2)
 
 
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
+def train(folder: Path) -> None:
     trained = pl.Trainer(
         default_root_dir=folder,
         accelerator="cpu",

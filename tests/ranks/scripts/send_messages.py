@@ -1,4 +1,4 @@
-"""What rank 0 decides, on ranks that nothing else keeps in step; started by the tests, one process a rank."""
+"""Messages of rank 0 to ranks that nothing else keeps in step; started by the tests, one process a rank."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.metrics.performance import Memory
 from tbx_callbacks.writers.base import MemoryWriter
 from tests.helpers.fake_clock import Clock, Slow
+from tests.helpers.limits import limit
 
 STEPS = 200
 
@@ -103,7 +104,7 @@ def memory(rank: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=limit(60)))
     for scenario in (budget, within, thread, memory):
         print(f"<{scenario.__name__}>", flush=True)
         scenario(dist.get_rank())

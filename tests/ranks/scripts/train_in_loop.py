@@ -1,4 +1,4 @@
-"""Trains in each of the ways that its arguments name; started by tests under torchrun, or alone on the same batches.
+"""Trains with each strategy that its arguments name, on several ranks or alone on the same batches.
 
 A rank takes its share of each global batch, so that all ranks together train as one process would.
 """
@@ -81,17 +81,17 @@ class BadNet(Net):
         return self.last(super().forward(ids))
 
 
-def wrapped(way: str) -> nn.Module:
-    model = BadNet() if way.endswith("_nan") else Net()
-    way = way.removesuffix("_nan")
-    if way.startswith("fsdp1"):
-        return fsdp1(model, way.removeprefix("fsdp1_"))
-    if way in ("ddp", "zero_redundancy"):
+def wrapped(strategy: str) -> nn.Module:
+    model = BadNet() if strategy.endswith("_nan") else Net()
+    strategy = strategy.removesuffix("_nan")
+    if strategy.startswith("fsdp1"):
+        return fsdp1(model, strategy.removeprefix("fsdp1_"))
+    if strategy in ("ddp", "zero_redundancy"):
         return DistributedDataParallel(model)
-    if way.startswith("tp"):
-        return tensor_parallel(model, way)
-    if way in ("fsdp", "hsdp"):
-        shape = (2, dist.get_world_size() // 2) if way == "hsdp" else (dist.get_world_size(),)
+    if strategy.startswith("tp"):
+        return tensor_parallel(model, strategy)
+    if strategy in ("fsdp", "hsdp"):
+        shape = (2, dist.get_world_size() // 2) if strategy == "hsdp" else (dist.get_world_size(),)
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
         for layer in model.layers:
             fully_shard(layer, mesh=mesh)
@@ -99,13 +99,13 @@ def wrapped(way: str) -> nn.Module:
     return model
 
 
-def tensor_parallel(model: nn.Module, way: str) -> nn.Module:
+def tensor_parallel(model: nn.Module, strategy: str) -> nn.Module:
     """Linear layers split in two; with 4 ranks everything spread by FSDP too. The embedding is on the FSDP mesh alone.
 
     `tp_mixed`: the head alone is split, and its bias and the other layers are whole on each rank.
     """
     mesh = init_device_mesh("cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("data", "tensor"))
-    for layer in model.layers if way != "tp_mixed" else ():
+    for layer in model.layers if strategy != "tp_mixed" else ():
         parallelize_module(layer, mesh["tensor"], ColwiseParallel(output_layouts=Replicate()))
     parallelize_module(model.head, mesh["tensor"], RowwiseParallel(input_layouts=Replicate()))
     if mesh.size(0) > 1:
@@ -136,8 +136,8 @@ def share(batch: dict[str, torch.Tensor], alike: int) -> dict[str, torch.Tensor]
     return {key: value[dist.get_rank() // alike :: dist.get_world_size() // alike] for key, value in batch.items()}
 
 
-def optimizer_of(way: str, model: nn.Module) -> torch.optim.Optimizer:
-    if way == "zero_redundancy":
+def optimizer_of(strategy: str, model: nn.Module) -> torch.optim.Optimizer:
+    if strategy == "zero_redundancy":
         return ZeroRedundancyOptimizer(model.parameters(), torch.optim.AdamW, lr=1e-2, foreach=False)
     return torch.optim.AdamW(model.parameters(), lr=1e-2, foreach=False)
 
@@ -154,10 +154,10 @@ def clip(model: nn.Module) -> None:
         grad.mul_(min(factor, 1.0))  # NaN stays NaN, as in torch
 
 
-def train(way: str, folder: Path) -> None:
-    model = wrapped(way)
-    optimizer = optimizer_of(way, model)
-    alike = 2 if way.startswith("tp") else 1
+def train(strategy: str, folder: Path) -> None:
+    model = wrapped(strategy)
+    optimizer = optimizer_of(strategy, model)
+    alike = 2 if strategy.startswith("tp") else 1
     with TbxLoop(model, {"AdamW": optimizer}, SET, log_dir=folder, log_every=2, max_grad_norm=CLIP) as loop:
         for step in range(STEPS):
             batch = share(collate(rows(BATCH, seed=step)), alike)
@@ -171,9 +171,9 @@ def train(way: str, folder: Path) -> None:
             loop.end_step(loss=loss, samples=len(batch["labels"]) // alike, tokens=tokens)
     kinds = {type(parameter).__name__ for parameter in model.parameters()}
     here = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{way}: parameters are {sorted(kinds)} in {type(model).__name__}, {here} elements here", flush=True)
+    print(f"{strategy}: parameters are {sorted(kinds)} in {type(model).__name__}, {here} elements here", flush=True)
     if isinstance(optimizer, ZeroRedundancyOptimizer):
-        print(f"{way}: states here: {len(optimizer.optim.state)}", flush=True)
+        print(f"{strategy}: states here: {len(optimizer.optim.state)}", flush=True)
 
 
 if __name__ == "__main__":

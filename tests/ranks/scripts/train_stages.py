@@ -21,6 +21,7 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.parallel import DistributedDataParallel
 
 from tbx_callbacks import ConfigError, TbxLoop
+from tests.helpers.limits import limit
 
 FOLDER = Path()
 
@@ -155,7 +156,7 @@ def summed(rank: int) -> None:
 if __name__ == "__main__":
     base = Path(sys.argv[1])
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=limit(60)))
     for scenario in (somewhere, namesakes, nowhere, own, in_place, unsummed, summed):
         FOLDER = base / scenario.__name__
         print(f"<{scenario.__name__}>", flush=True)

@@ -26,6 +26,7 @@ from tbx_callbacks._model.parameters import Select
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.registry import METRICS
 from tbx_callbacks.metrics.values import Sum, Value
+from tests.helpers.limits import limit
 
 SET: dict[str, Any] = {
     "every": 2,
@@ -268,7 +269,7 @@ def twice(rank: int) -> None:
 if __name__ == "__main__":
     base, scenarios = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=limit(60)))
     for scenario in scenarios:  # those after which a process lives on share their processes
         Probe.fails, FOLDER = (-1, 0), base / scenario
         tbx_callbacks._engine.engine._DRAIN_SECONDS, tbx_callbacks._distributed.group._JOIN_SECONDS = 30.0, 60.0

@@ -1,4 +1,4 @@
-"""Trains BERT with DeepSpeed ZeRO in each of the ways that its arguments name, or alone; started by the tests."""
+"""Trains BERT with each DeepSpeed strategy that the arguments name, or alone."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tests.helpers.models import bert, trainer
 RANKS, CLIP = 2, 0.5
 
 
-def deepspeed(way: str) -> dict[str, Any]:
+def deepspeed(strategy: str) -> dict[str, Any]:
     """Zero-N, perhaps with an offloaded optimizer."""
-    zero: dict[str, Any] = {"stage": int(way[4])}
-    if way.endswith("offload"):
+    zero: dict[str, Any] = {"stage": int(strategy[4])}
+    if strategy.endswith("offload"):
         zero["offload_optimizer"] = {"device": "cpu"}
     return {
         "zero_optimization": zero,
@@ -42,10 +42,10 @@ def model_of() -> Any:
     return model
 
 
-def with_hf(way: str, folder: Path) -> Any:
+def with_hf(strategy: str, folder: Path) -> Any:
     AcceleratorState._reset_state(reset_partial_state=True)  # of the training before
     callback = TbxTrainerCallback(SET, log_dir=folder)
-    spread = way != "alone"
+    spread = strategy != "alone"
     run = trainer(
         Path(tempfile.mkdtemp()),
         model=model_of(),
@@ -54,22 +54,22 @@ def with_hf(way: str, folder: Path) -> Any:
         gradient_accumulation_steps=1,
         average_tokens_across_devices=False,  # BERT's loss is a mean already
         max_grad_norm=CLIP,
-        deepspeed=deepspeed(way) if spread else None,
+        deepspeed=deepspeed(strategy) if spread else None,
     )
     callback.attach(run)
     run.train()
     return run.deepspeed if spread else None
 
 
-def in_loop(way: str, folder: Path) -> Any:
+def in_loop(strategy: str, folder: Path) -> Any:
     """`loop-zeroN`: an engine of `deepspeed.initialize`."""
     model = model_of()
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2)
     engine, rank, ranks = None, 0, 1
-    if way != "loop-alone":
+    if strategy != "loop-alone":
         from deepspeed import initialize
 
-        config = deepspeed(way.removeprefix("loop-"))
+        config = deepspeed(strategy.removeprefix("loop-"))
         config |= {"gradient_clipping": CLIP, "train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 1}
         engine, optimizer, _, _ = initialize(model=model, optimizer=optimizer, config=config)
         rank, ranks = dist.get_rank(), dist.get_world_size()
@@ -90,14 +90,14 @@ def in_loop(way: str, folder: Path) -> Any:
     return engine
 
 
-def train(way: str, folder: Path) -> None:
-    engine = (in_loop if way.startswith("loop") else with_hf)(way, folder)
+def train(strategy: str, folder: Path) -> None:
+    engine = (in_loop if strategy.startswith("loop") else with_hf)(strategy, folder)
     if engine is not None:
         zero = engine.optimizer
         stage = engine.zero_optimization_stage()
         parts = zero.fp32_partitioned_groups_flat if stage == 3 else zero.single_partition_of_fp32_groups
         here = sum(part.numel() for part in parts)
-        print(f"{way}: {type(engine).__name__} with {type(zero).__name__}, {here} elements here", flush=True)
+        print(f"{strategy}: {type(engine).__name__} with {type(zero).__name__}, {here} elements here", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The HF Trainer and the Lightning Trainer in the ways that the arguments name, on this rank's share of the batches."""
+"""Trains with each trainer and strategy that the arguments name, on this rank's share of the batches."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from transformers import Trainer, TrainingArguments
 from tbx_callbacks import TbxLightningCallback, TbxTrainerCallback
 from tests.helpers.data import collate, rows
 from tests.helpers.models import bert
+from tests.ranks.scripts import log_own_tag
 from tests.ranks.scripts.train_in_loop import SET as SHARDED
 
 STEPS, BATCH, CLIP = 4, 8, 0.05
@@ -68,7 +69,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def with_hf(way: str, folder: Path) -> None:
+def with_hf(strategy: str, folder: Path) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)  # of the training before
     ranks = int(dist.get_world_size()) if dist.is_initialized() else 1
     args = TrainingArguments(
@@ -83,15 +84,15 @@ def with_hf(way: str, folder: Path) -> None:
         disable_tqdm=True,
         use_cpu=True,
         dataloader_pin_memory=False,
-        **OPTIONS[way],
+        **OPTIONS[strategy],
     )
-    if "fsdp" in way:
+    if "fsdp" in strategy:
         # Accelerate turns FSDP on for accelerators only. Told that the ranks are such, it shards on the CPU as well.
         _ = args.device
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     callback = TbxTrainerCallback(SET, log_dir=folder)
     trainer = InOrder(model=Net(), args=args, train_dataset=data(), data_collator=collate, callbacks=[callback])
-    if "fsdp" in way:
+    if "fsdp" in strategy:
         for state in (
             PartialState,
             AcceleratorState,
@@ -100,10 +101,10 @@ def with_hf(way: str, folder: Path) -> None:
     callback.attach(trainer)
     trainer.train()
     kinds = {"flat" if hasattr(p, "_is_flat_param") else type(p).__name__ for p in trainer.model_wrapped.parameters()}
-    print(f"{way}: parameters are {sorted(kinds)} in {type(trainer.model_wrapped).__name__}", flush=True)
+    print(f"{strategy}: parameters are {sorted(kinds)} in {type(trainer.model_wrapped).__name__}", flush=True)
 
 
-def with_lightning(way: str, folder: Path, ranks: int) -> None:
+def with_lightning(strategy: str, folder: Path, ranks: int) -> None:
     import lightning.pytorch as pl
     from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -113,7 +114,7 @@ def with_lightning(way: str, folder: Path, ranks: int) -> None:
             self.net = Net()
 
         def configure_model(self) -> None:
-            if way == "lightning-fsdp2":
+            if strategy == "lightning-fsdp2":
                 fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
 
         def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
@@ -123,14 +124,14 @@ def with_lightning(way: str, folder: Path, ranks: int) -> None:
             return torch.optim.AdamW(self.parameters(), lr=1e-2)
 
     callback = TbxLightningCallback(SET, log_dir=folder)
-    strategy: Any = "ddp" if ranks > 1 else "auto"
-    if way == "lightning-fsdp2":
-        strategy = ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1)
+    chosen: Any = "ddp" if ranks > 1 else "auto"
+    if strategy == "lightning-fsdp2":
+        chosen = ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1)
     trainer = pl.Trainer(
         default_root_dir=folder.parent,
         accelerator="cpu",
         devices=ranks,
-        strategy=strategy,
+        strategy=chosen,
         max_steps=STEPS,
         log_every_n_steps=2,
         gradient_clip_val=CLIP,
@@ -148,7 +149,7 @@ def with_lightning(way: str, folder: Path, ranks: int) -> None:
     module = Module()
     trainer.fit(module, loader)
     kinds = {type(parameter).__name__ for parameter in module.parameters()}
-    print(f"{way}: parameters are {sorted(kinds)} in {type(trainer.strategy).__name__}", flush=True)
+    print(f"{strategy}: parameters are {sorted(kinds)} in {type(trainer.strategy).__name__}", flush=True)
 
 
 if __name__ == "__main__":
@@ -160,7 +161,9 @@ if __name__ == "__main__":
         dist.init_process_group("gloo")
     for each in chosen:
         print(f"<{each}>", file=sys.stderr, flush=True)
-        if each.startswith("lightning"):
+        if each == "lightning-own-tag":
+            log_own_tag.train(target / each)
+        elif each.startswith("lightning"):
             with_lightning(each, target / each, 2 if several else 1)
         else:
             with_hf(each, target / each)

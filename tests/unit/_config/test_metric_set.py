@@ -25,7 +25,7 @@ def names(config: Any) -> list[str]:
     return [item.name for item in config.items]
 
 
-def test_the_bundled_sets_are_tiers() -> None:
+def test_bundled_sets_include_each_other() -> None:
     assert list(bundled_sets()) == ["default", "full", "minimal"]
     minimal, default, full = (load_config(name) for name in ("minimal", "default", "full"))
     assert set(names(minimal)) < set(names(default)) <= set(names(full)) == set(METRICS)
@@ -33,7 +33,7 @@ def test_the_bundled_sets_are_tiers() -> None:
     assert not any(item.select for item in minimal.items)
 
 
-def test_the_example_of_the_readme(tmp_path: Path) -> None:
+def test_load_config_example_extends_and_replaces(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(
         r"""
@@ -59,7 +59,7 @@ metrics:
     assert load_config(str(path)) == config
 
 
-def test_replace_and_remove() -> None:
+def test_load_config_extended_metric_replaced_or_removed() -> None:
     config = load_config({"extends": "default", "metrics": [{"weight_histogram": {"every": 7}}, {"memory": False}]})
     assert [item.every for item in config.items if item.name == "weight_histogram"] == [7]
     assert "memory" not in names(config)
@@ -67,7 +67,7 @@ def test_replace_and_remove() -> None:
     assert "grad_norm" not in names(load_config(off))
 
 
-def test_extends_a_path_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_config_extends_path_beside_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sets").mkdir()
     (tmp_path / "sets" / "base.yaml").write_text("every: 5\nstrict: true\nmetrics: [loss]\n")
     (tmp_path / "sets" / "more.yaml").write_text("extends: base.yaml\nmetrics: [memory]\n")
@@ -172,12 +172,12 @@ BAD: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("source", "message"), BAD, ids=[message[:40] for _, message in BAD])
-def test_errors_say_where_rule_value_and_remedy(source: Any, message: str) -> None:
+def test_load_config_mistake_names_place_and_remedy(source: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(source)
 
 
-def test_rules_of_a_set_are_those_that_it_names() -> None:
+def test_load_config_rules_named_only() -> None:
     given = {"divergence": {"ratio": 2.0, "action": ["stop", "checkpoint"], "call": "os.getcwd"}, "plateau": None}
     live = load_config({"metrics": ["loss"], "rules": {**given, "every": 7}}).live
     assert live.every == 7
@@ -189,7 +189,7 @@ def test_rules_of_a_set_are_those_that_it_names() -> None:
     assert not load_config({"metrics": ["loss"]}).live.active_rules()
 
 
-def test_rules_are_inherited_replaced_and_switched_off() -> None:
+def test_load_config_rules_inherited_replaced_and_off() -> None:
     assert set(load_config("full").live.active_rules()) == {"nonfinite", "divergence"}
     assert not load_config("full").live.may_act
     own = load_config({"extends": "full", "rules": {"nonfinite": "stop", "divergence": False, "others": "warn"}}).live
@@ -213,7 +213,9 @@ FILES: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("text", "message"), FILES, ids=[message[:40] for _, message in FILES])
-def test_errors_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
+def test_load_config_bad_file_names_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("bad.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
@@ -221,7 +223,7 @@ def test_errors_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: 
     assert not Path("pwned").exists()
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_load_config_unreadable_file_named(tmp_path: Path) -> None:
     path = tmp_path / "latin.yaml"
     path.write_bytes("metrics: [loss] # caf\xe9".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"latin\.yaml: a metric set must be a readable UTF-8 file"):
@@ -230,21 +232,21 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_config(str(tmp_path) + "/")
 
 
-def test_a_cycle_of_two(tmp_path: Path) -> None:
+def test_load_config_cycle_of_two_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
     with pytest.raises(ConfigError, match=r"a\.yaml -> b\.yaml -> a\.yaml"):
         load_config(tmp_path / "a.yaml")
 
 
-def test_a_file_named_like_a_set_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_config_bundled_name_before_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("default").write_text("metrics: [loss]\n")
     assert len(load_config("default").items) > 1
     assert names(load_config("./default")) == ["loss"]
 
 
-def test_the_schema_accepts_the_bundled_sets_and_refuses_what_load_config_refuses() -> None:
+def test_schema_accepts_bundled_sets_refuses_mistakes() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)

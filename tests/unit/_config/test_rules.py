@@ -14,7 +14,7 @@ from tbx_callbacks.rules.clipping import ClippingSaturated
 from tbx_callbacks.rules.generalisation import Overfitting
 
 
-def test_thresholds_replace_defaults_and_off_leaves_a_rule_out() -> None:
+def test_load_rules_thresholds_replaced_and_off() -> None:
     rules = load_rules(
         {"rules": {"clipping_saturated": {"factor": 1, "min_points": 3}, "plateau": False, "lora_not_training": None}}
     )
@@ -24,7 +24,7 @@ def test_thresholds_replace_defaults_and_off_leaves_a_rule_out() -> None:
 
 
 @pytest.mark.parametrize("given", [{}, {"rules": None}, {"extends": "default", "metrics": ["loss"]}])
-def test_nothing_said_is_all_defaults(given: dict[str, Any]) -> None:
+def test_load_rules_nothing_given_defaults(given: dict[str, Any]) -> None:
     assert load_rules(given) == default_rules()
 
 
@@ -52,13 +52,13 @@ def test_nothing_said_is_all_defaults(given: dict[str, Any]) -> None:
         ({"rule": {}}, "rule must be a known key; did you mean 'rules'?"),
     ],
 )
-def test_a_mistake_names_its_place_the_rule_and_the_nearest(given: dict[str, Any], message: str) -> None:
+def test_load_rules_mistake_names_place_and_nearest(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         load_rules(given)
     assert message in str(raised.value)
 
 
-def test_what_is_done_live_is_nothing_to_the_doctor() -> None:
+def test_load_rules_live_options_ignored() -> None:
     given = {"every": 5, "others": "warn", "divergence": "stop", "overfitting": {"ratio": 2.0, "call": "not.there"}}
     rules = load_rules({"rules": given})
     assert rules == {**default_rules(), "overfitting": Overfitting(ratio=2.0)}
@@ -66,7 +66,7 @@ def test_what_is_done_live_is_nothing_to_the_doctor() -> None:
         load_rules({"rules": {"divergence": "halt"}})
 
 
-def test_a_file_of_rules(tmp_path: Path) -> None:
+def test_load_rules_file_read_or_refused(tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text("rules:\n  clipping_saturated: {factor: 0.5}\n  plateau: off\n")
     rules = load_rules(file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,82 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tbx_callbacks import TbxLoop, TbxTrainerCallback
+from tbx_callbacks import TbxLoop
 from tbx_callbacks._config.errors import ConfigError
-from tests.helpers.data import FULL, collate, rows
-from tests.helpers.models import bert, trainer
+from tests.helpers.activations import OutputRecorder, check_activations
+from tests.helpers.data import collate, rows
+from tests.helpers.nets import bert_like
 from tests.helpers.runs import Run
 
-LAYERS = ("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1", "bert.pooler", "classifier")
 SET: dict[str, Any] = {"every": 2, "metrics": ["activations"]}
-
-
-class LiveRule:
-    """Keeps the output of every call of some modules in training mode, by the step that the test says."""
-
-    def __init__(self, model: nn.Module, names: tuple[str, ...] = LAYERS) -> None:
-        self.calls: dict[tuple[int, str], list[Tensor]] = {}
-        self.step: Callable[[], int] = lambda: 0
-        for name in names:
-            model.get_submodule(name).register_forward_hook(self._hook(name))
-
-    def _hook(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, outputs: Any) -> None:
-            if module.training:
-                first = outputs if isinstance(outputs, Tensor) else outputs[0]
-                self.calls.setdefault((self.step(), name), []).append(first.detach().double().clone())
-
-        return hook
-
-
-def check(read: Run, watched: LiveRule, steps: list[int], names: tuple[str, ...] = LAYERS) -> None:
-    assert {tag.removeprefix("activations/").rpartition("/")[0] for tag in read.scalars if tag[0] == "a"} == {*names}
-    for name in names:
-        assert read.steps(f"activations/{name}/norm") == list(read.histograms[f"activations/{name}"]) == steps
-        for step in steps:
-            x = watched.calls[step, name][0]
-            assert read.at(f"activations/{name}/norm")[step] == pytest.approx(x.square().mean().sqrt().item(), rel=1e-5)
-            mean = pytest.approx(x.mean().item(), rel=1e-5, abs=1e-7)
-            assert read.at(f"activations/{name}/mean")[step] == mean
-            zeros = (x == 0).double().mean().item()
-            assert read.at(f"activations/{name}/zero_share")[step] == pytest.approx(zeros, rel=1e-5)
-            proto = read.histograms[f"activations/{name}"][step]
-            assert proto.num == x.numel()
-            assert (proto.min, proto.max) == pytest.approx((x.min().item(), x.max().item()), rel=1e-5)
-            assert proto.sum_squares == pytest.approx(x.square().sum().item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("attached", [True, False])
-@pytest.mark.parametrize("checkpointing", [None, True, False], ids=["plain", "reentrant", "not reentrant"])
-def test_hf(tmp_path: Path, attached: bool, checkpointing: bool | None) -> None:
-    # transformers repeats what is inside a layer, and other code whole layers: hooks inside see a second pass.
-    names = (*LAYERS[:3], "bert.encoder.layer.0.attention", "bert.encoder.layer.1.attention.self.query")
-    model = bert()
-    callback = TbxTrainerCallback({"every": 2, "metrics": [{"activations": {"modules": f"^({'|'.join(names)})$"}}]})
-    watched = LiveRule(model, names)
-    options: dict[str, Any] = {"gradient_accumulation_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
-    if checkpointing is not None:
-        options |= {
-            "activation_checkpointing": True,
-            "activation_checkpointing_kwargs": {"use_reentrant": checkpointing},
-        }
-    run = trainer(tmp_path, model=model, callbacks=[callback], max_steps=4, **options)
-    watched.step = lambda: run.state.global_step + 1
-    if attached:
-        callback.attach(run)
-    run.train()
-    check(Run(callback.log_dir), watched, [2, 4], names)
-    calls = [len(watched.calls[2, name]) for name in names[3:]]
-    assert calls == ([2, 2] if checkpointing is None else [4, 4])  # the test's own hook sees the repeated passes
-
-
-def test_the_models_layers_are_the_default(tmp_path: Path) -> None:
-    model, callback = bert(), TbxTrainerCallback(SET)
-    watched = LiveRule(model)
-    run = trainer(tmp_path, model=model, callbacks=[callback], max_steps=4)
-    watched.step = lambda: run.state.global_step + 1
-    run.train()
-    check(Run(callback.log_dir), watched, [2, 4])
 
 
 def net() -> nn.Sequential:
@@ -94,9 +25,9 @@ def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5)), nn.Linear(8, 2))
 
 
-def test_loop_with_modules_of_ones_choice(tmp_path: Path) -> None:
+def test_activations_of_chosen_modules_match_hooks(tmp_path: Path) -> None:
     model, names = net(), ("1", "2.1")
-    watched = LiveRule(model, names)
+    watched = OutputRecorder(model, names)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     chosen = {"every": 2, "metrics": [{"activations": {"modules": r"^1$|\.1$", "bins": 10}}]}
     hooks = []
@@ -115,12 +46,12 @@ def test_loop_with_modules_of_ones_choice(tmp_path: Path) -> None:
             model.train()
     assert set(hooks) == {2}  # the test's own: ours are gone as soon as the first pass is over
     read = Run(tmp_path)
-    check(read, watched, [2, 4], names)
+    check_activations(read, watched, [2, 4], names)
     assert read.at("activations/1/zero_share")[2] > 0.2
     assert len(read.histograms["activations/1"][2].bucket) == 11
 
 
-def test_hooks_are_there_only_in_due_steps_and_gone_after_an_exception(tmp_path: Path) -> None:
+def test_activations_hooks_only_on_due_steps(tmp_path: Path) -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
@@ -151,8 +82,8 @@ def test_hooks_are_there_only_in_due_steps_and_gone_after_an_exception(tmp_path:
     assert count() == 0
 
 
-def test_a_wrong_regex_stops_before_training(tmp_path: Path) -> None:
-    model = bert()
+def test_activations_wrong_regex_raises_before_training(tmp_path: Path) -> None:
+    model = bert_like()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for regex, message in (
         (
@@ -175,7 +106,9 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize("how", ["wrapped", "in place", "behind our back"])
-def test_compiled_models_are_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str) -> None:
+def test_activations_compiled_model_left_out_with_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
@@ -195,38 +128,17 @@ def test_compiled_models_are_left_alone(tmp_path: Path, caplog: pytest.LogCaptur
         2 if how == "behind our back" else 1
     )  # with hooks and without, not each time
     assert not counters["graph_break"]
-    said = (
-        "no forward hook ran in this step"
-        if how == "behind our back"
-        else "metric activations is disabled: in a compiled model"
+    printed = (
+        "no module was seen at work" if how == "behind our back" else "activations of a compiled model cannot be seen"
     )
     (record,) = [record for record in caplog.records if record.name.startswith("tbx_callbacks")]
-    assert said in record.getMessage()
+    assert printed in record.getMessage()
     assert not Run(tmp_path).histograms
 
 
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_the_run_is_unharmed_under_gradient_checkpointing(tmp_path: Path, reentrant: bool) -> None:
-    results = []
-    for callbacks in ([TbxTrainerCallback(FULL)], []):
-        run = trainer(
-            tmp_path,
-            callbacks=callbacks,
-            max_steps=6,
-            logging_steps=1,
-            activation_checkpointing=True,
-            activation_checkpointing_kwargs={"use_reentrant": reentrant},
-        )
-        run.train()
-        results.append((run.model.state_dict(), torch.get_rng_state()))
-    (watched, watched_rng), (plain, plain_rng) = results
-    assert all(torch.equal(watched[name], plain[name]) for name in plain)
-    assert torch.equal(watched_rng, plain_rng)
-
-
-def test_half_precision(tmp_path: Path) -> None:
-    model = bert().bfloat16()
-    watched = LiveRule(model)
+def test_activations_half_precision_match_hooks(tmp_path: Path) -> None:
+    model = bert_like().bfloat16()
+    watched = OutputRecorder(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batch = collate(rows(4))
     with TbxLoop(model, optimizer, {**SET, "every": 1}, log_dir=tmp_path) as loop:
@@ -235,10 +147,10 @@ def test_half_precision(tmp_path: Path) -> None:
             model(**batch).loss.backward()
             optimizer.step()
             loop.end_step()
-    check(Run(tmp_path), watched, [1, 2])
+    check_activations(Run(tmp_path), watched, [1, 2])
 
 
-def test_one_ranks_share_is_not_written_as_the_whole(
+def test_activations_without_other_ranks_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")

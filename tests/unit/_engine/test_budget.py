@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tbx_callbacks._config.metric_spec import Cadence, MetricSpec
-from tbx_callbacks._config.schedule import Schedule, at, either, every, never, stretch
+from tbx_callbacks._config.schedule import Schedule, at, either, every, never
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.training_info import TrainingInfo
@@ -47,7 +47,7 @@ def steps_of(writer: MemoryWriter, tag: str) -> list[int]:
     return [step for step, _ in writer.series(tag)]
 
 
-def test_a_costly_metric_is_measured_less_often_and_a_cheap_one_as_before(caplog: pytest.LogCaptureFixture) -> None:
+def test_budget_costly_metric_stretched_cheap_one_kept(caplog: pytest.LogCaptureFixture) -> None:
     writer, share = train(0.01, slow=(5, 0.5), cheap=(5, 1e-5))
     assert share <= 0.01
     assert steps_of(writer, "cheap/ranks") == list(range(5, 401, 5))
@@ -65,7 +65,7 @@ def test_a_costly_metric_is_measured_less_often_and_a_cheap_one_as_before(caplog
 
 
 @pytest.mark.parametrize("log", [every(500), never, either(at(1), every(500)), at(1, 400)], ids=str)
-def test_a_rare_metric_holds_up_no_decision_about_a_costly_one(log: Schedule) -> None:
+def test_budget_rare_metric_does_not_delay_decision(log: Schedule) -> None:
     writer, share = train(0.01, log=log, slow=(2, 0.5), rare=("log", 1e-5))
     assert 0.005 < share <= 0.01
     (step,) = steps_of(writer, "overhead_budget")
@@ -75,7 +75,7 @@ def test_a_rare_metric_holds_up_no_decision_about_a_costly_one(log: Schedule) ->
     assert {b - a for a, b in itertools.pairwise(slow[step // 2 + 1 :])} == {50}
 
 
-def test_metrics_of_near_cadences_are_decided_upon_together() -> None:
+def test_budget_near_cadences_decided_together() -> None:
     writer, _ = train(0.01, slow=(5, 0.5), rarer=(15, 0.5))
     ((step, text),) = writer.series("overhead_budget")
     assert step == 45
@@ -84,7 +84,7 @@ def test_metrics_of_near_cadences_are_decided_upon_together() -> None:
     assert "rarer" in text.markdown
 
 
-def test_a_costly_metric_that_is_known_late_joins_a_later_decision() -> None:
+def test_budget_rare_costly_metric_decided_later() -> None:
     writer, share = train(0.01, steps=20_000, slow=(2, 0.5), rare=(200, 10.0))
     assert 0.005 < share <= 0.0125
     (first, early), (second, late) = writer.series("overhead_budget")
@@ -96,7 +96,7 @@ def test_a_costly_metric_that_is_known_late_joins_a_later_decision() -> None:
     assert steps_of(writer, "rare/ranks")[:3] == [200, 400, 600]
 
 
-def test_the_log_says_what_changes_and_the_text_all_that_is_no_longer_as_in_the_set(
+def test_budget_log_names_changes_text_names_all(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     writer, _ = train(0.01, steps=5000, slow=(2, 0.5), small=(2, 0.002), rare=(200, 10.0))
@@ -113,7 +113,7 @@ def test_the_log_says_what_changes_and_the_text_all_that_is_no_longer_as_in_the_
     ]
 
 
-def test_the_first_steps_of_a_stretched_metric_do_not_stretch_it_again() -> None:
+def test_budget_stretched_metric_not_stretched_again() -> None:
     # Decided at 39, it runs at 52, 104 and 156: three in 117 steps would be as many as one in 39.
     writer, share = train(0.01, slow=(13, 0.5))
     assert share <= 0.01
@@ -121,39 +121,27 @@ def test_the_first_steps_of_a_stretched_metric_do_not_stretch_it_again() -> None
     assert len(writer.series("overhead_budget")) == 1
 
 
-def test_many_cheap_metrics_are_together_no_less_costly() -> None:
+def test_budget_many_cheap_metrics_stretched() -> None:
     names = [f"cheap_{n}" for n in range(30)]
     writer, share = train(0.01, **{name: (5, 0.0024) for name in names})  # each of them 4.8 % of the budget
     assert share <= 0.01
     assert all(len(steps_of(writer, f"{name}/ranks")) < 60 for name in names)
 
 
-def test_within_the_budget_nothing_changes(caplog: pytest.LogCaptureFixture) -> None:
+def test_budget_not_exceeded_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     writer, share = train(0.5, slow=(5, 0.5))
     assert share == pytest.approx(0.5 / 5.5)
     assert steps_of(writer, "slow/ranks") == list(range(5, 401, 5))
     assert "monitoring took" not in caplog.text
 
 
-def test_without_a_budget_nothing_changes() -> None:
+def test_budget_none_changes_nothing() -> None:
     writer, _ = train(None, slow=(1, 3.0))
     assert steps_of(writer, "slow/ranks") == list(range(1, 401))
 
 
-def test_two_costly_metrics_share_the_room() -> None:
+def test_budget_two_costly_metrics_share_it() -> None:
     writer, share = train(0.05, steps=1000, a=(10, 1.0), b=(5, 0.25))
     assert 0.02 < share <= 0.05
     assert len(steps_of(writer, "a/ranks")) < 60
     assert len(steps_of(writer, "b/ranks")) < 120
-
-
-def test_stretching_keeps_single_steps() -> None:
-    schedule = stretch(either(at(1), every(4), never), 3)
-    assert [step for step in range(1, 30) if schedule(step)] == [1, 12, 24]
-
-
-def test_schedules_are_said_in_words() -> None:
-    assert str(either(never, every(10))) == "every 10 steps"
-    assert str(either(at(1), every(1))) == "at step 1 and every step"
-    assert str(either(never, every(7), at(3, 2))) == "every 7 steps and at steps 2, 3"
-    assert str(either(never)) == str(never) == "never"

@@ -1,8 +1,7 @@
-"""Who pays for what, with a clock that moves only where a test says."""
+"""The cost of each metric, with a clock that moves only when a test says so."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -10,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from tbx_callbacks import TbxTrainerCallback
 from tbx_callbacks._config.metric_spec import MetricSpec, parse_metric_spec
 from tbx_callbacks._config.schedule import every
 from tbx_callbacks._distributed.packing import StepValues
-from tbx_callbacks._engine.cost import Cost
+from tbx_callbacks._engine.cost import Cost, DeviceTime, device_marker
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.snapshots import WeightSnapshot
@@ -22,8 +20,6 @@ from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.metrics.values import Value
 from tbx_callbacks.writers.base import MemoryWriter
 from tests.helpers.fake_clock import Clock, Slow
-from tests.helpers.models import bert, trainer
-from tests.helpers.runs import Run
 
 
 class Watching(Slow):
@@ -71,17 +67,17 @@ def periods(engine: Engine) -> dict[str, str]:
     return {entry.spec.name: str(entry.schedule) for entry in engine._runner.metric_runs}
 
 
-def test_what_is_seen_in_the_forward_pass_is_time_of_its_metric() -> None:
+def test_cost_of_forward_hooks_charged_to_metric() -> None:
     clock = Clock()
     items = [MetricSpec("watching", Watching("watching", 0.25, clock)), MetricSpec("idle", Slow("idle", 0.0, clock))]
     engine = train(clock, items, None, steps=20)
     watching, idle = engine._runner.metric_runs
     assert engine.stopwatch.monitoring == pytest.approx(10 * 2 * 0.25)  # two modules
-    assert (watching.cost.runs, watching.cost.a_run, idle.cost.total) == (10, pytest.approx(0.5), 0.0)
+    assert (watching.cost.runs, watching.cost.total, idle.cost.total) == (10, pytest.approx(10 * 0.5), 0.0)
     assert periods(train(clock, items, 0.01, steps=20)) == {"watching": "every 50 steps", "idle": "every 2 steps"}
 
 
-def test_copies_are_paid_by_those_that_compare_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cost_of_snapshots_split_over_needing_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(WeightSnapshot, "take", costly(clock, WeightSnapshot.take))
     monkeypatch.setattr(WeightSnapshot, "updates", costly(clock, WeightSnapshot.updates))
@@ -94,7 +90,7 @@ def test_copies_are_paid_by_those_that_compare_with_them(monkeypatch: pytest.Mon
     assert found == {"one": "every 100 steps", "two": "every 100 steps", "idle": "every 2 steps"}
 
 
-def test_histograms_pay_for_their_counting_and_all_that_read_tensors_are_stretched_alike(
+def test_cost_of_counting_charged_to_histograms(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
@@ -106,28 +102,104 @@ def test_histograms_pay_for_their_counting_and_all_that_read_tensors_are_stretch
     assert periods(engine) == {**stretched, "learning_rate": "every 2 steps"}
 
 
-def test_what_a_device_took_belongs_to_its_run_however_late_it_is_known() -> None:
+def test_cost_delayed_seconds_belong_to_their_step() -> None:
     cost = Cost()
     for step in (4, 4, 8, 12):
         cost.add(1.0, step)
     cost.add_delayed(5.0, 4)
     cost.add_delayed(0.5, 8)
-    assert (cost.runs, cost.total, cost.a_run, cost.per_step) == (3, 9.5, 1.25, 2.5 / 8)
+    assert (cost.runs, cost.total, cost.per_step) == (3, 9.5, 2.5 / 8)
 
 
-def test_a_trainings_text_says_the_chosen_periods(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
-    # A thousandth is too little for a model this small, whatever the machine: histograms have to become rarer.
-    config = {"extends": "full", "every": 4, "overhead_budget": 1e-3, "metrics": [{"weight_histogram": {"every": 2}}]}
-    callback = TbxTrainerCallback(config)
-    with caplog.at_level(logging.WARNING, "tbx_callbacks._engine.budget"):
-        run = trainer(tmp_path, model=bert(), callbacks=[callback], max_steps=60, logging_steps=4)
-        callback.attach(run)
-        run.train()
-    texts = Run(callback.log_dir).texts["overhead_budget"]
-    assert len(texts) == sum("monitoring took" in record.getMessage() for record in caplog.records) > 0
-    assert "the budget is 0.10%; longer intervals:" in texts[0]
-    assert "- weight_histogram (by: layer): every 2 steps -> every " in texts[0]
-    assert not any(word in text for text in [*texts, caplog.text] for word in ("<", "never", " at 0x"))
-    for text in texts:
-        lines = text.splitlines()[2:]
-        assert len(lines) == len(set(lines)) > 0
+class Device:
+    """Passes an event when it is told to, at its own time."""
+
+    def __init__(self) -> None:
+        self.marks: list[Event] = []
+
+    def mark(self) -> Event:
+        self.marks.append(Event())
+        return self.marks[-1]
+
+    def passes(self, *times: float) -> None:
+        for mark, at in zip(self.marks, times, strict=False):
+            mark.at = at
+
+
+class Event:
+    at = float("nan")
+
+    def query(self) -> bool:
+        return self.at == self.at
+
+    def elapsed_time(self, other: Event) -> float:
+        assert self.query()
+        assert other.query(), "an event was read that the device has not passed"
+        return 1000 * (other.at - self.at)
+
+
+def test_device_time_beyond_thread_added_when_known() -> None:
+    device, now = Device(), [0.0]
+    stopwatch = Stopwatch(lambda: now[0])
+    timed = DeviceTime(stopwatch, device.mark)
+
+    def span(thread: float) -> None:
+        with timed.span(1, []):
+            now[0] += thread
+
+    span(0.5)
+    span(0.1)
+    assert stopwatch.monitoring == 0.0  # the device has done nothing yet
+    device.passes(10.0, 12.0)
+    span(0.1)
+    assert stopwatch.monitoring == pytest.approx(1.5)
+    device.passes(10.0, 12.0, 12.0, 12.05)  # the second took the thread longer than the device
+    span(0.1)
+    assert stopwatch.monitoring == pytest.approx(1.5)
+    with pytest.raises(ZeroDivisionError), timed.span(1, []):
+        _ = 1 / 0
+    assert len(device.marks) == 10
+
+
+def test_device_time_split_like_thread_time() -> None:
+    device, now = Device(), [0.0]
+    timed = DeviceTime(Stopwatch(lambda: now[0]), device.mark)
+    one, two, other = Cost(), Cost(), Cost()
+    for step in (10, 20):
+        with timed.span(step, [one, two, other]):
+            one.add(3.0, step)
+            two.add(1.0, step)
+            now[0] += 4.0
+    with timed.span(20, [other]):  # nobody has said what it took
+        pass
+    device.passes(0.0, 12.0, 20.0, 28.0, 28.0, 29.0)
+    with timed.span(30, []):
+        pass
+    assert [cost.total for cost in (one, two, other)] == pytest.approx([6 + 9, 2 + 3, 1])
+    assert one.per_step == pytest.approx(0.6)  # the first run's 6 are left out
+
+
+def test_device_time_events_on_stream_of_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[str] = []
+
+    class Recorder:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: str) -> None:
+            recorded.append(stream)
+
+    monkeypatch.setattr(torch.cuda, "Event", Recorder)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    mark = device_marker(torch.device("cuda:1"))
+    assert mark is not None
+    mark()
+    assert recorded == ["stream of cuda:1"]
+
+
+def test_device_time_on_cpu_adds_nothing() -> None:
+    assert device_marker(torch.device("cpu")) is None
+    stopwatch = Stopwatch()
+    with DeviceTime(stopwatch, None).span(1, []):
+        pass
+    assert stopwatch.monitoring == 0.0

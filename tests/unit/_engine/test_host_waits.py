@@ -33,7 +33,7 @@ def behind(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return done
 
 
-def test_a_learning_rate_on_the_device_is_read_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_rate_on_device_read_on_other_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = behind(monkeypatch)
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.5))  # stands for one on the device
@@ -55,7 +55,7 @@ def test_a_learning_rate_on_the_device_is_read_behind(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(("looks", "times"), [(False, 1), (True, 2)])
-def test_sparse_gradients_are_added_up_once_each_time_they_are_looked_at(
+def test_sparse_gradients_coalesced_once_per_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: bool, times: int
 ) -> None:
     model = nn.Embedding(20, 4, sparse=True)
@@ -84,7 +84,7 @@ def test_sparse_gradients_are_added_up_once_each_time_they_are_looked_at(
     assert len(made) == times
 
 
-def test_gradients_are_let_go_of_in_a_loop_that_never_says_where_a_pass_ends(tmp_path: Path) -> None:
+def test_loop_without_end_step_frees_gradients(tmp_path: Path) -> None:
     model = nn.Linear(8, 8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     names = ["nonfinite", "throughput", "optimizer_state", "grad_histogram", "update_norm", "train_accuracy"]
@@ -115,9 +115,7 @@ def until(reached: Callable[[], object]) -> bool:
 
 
 @pytest.mark.parametrize("rule", [{"nonfinite": "stop"}, {"nonfinite": ["stop", "checkpoint"]}])
-def test_a_stop_is_acted_upon_when_the_numbers_have_come(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: dict[str, Any]
-) -> None:
+def test_stop_acted_upon_after_host_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: dict[str, Any]) -> None:
     done = behind(monkeypatch)
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -143,7 +141,7 @@ def test_a_stop_is_acted_upon_when_the_numbers_have_come(
     assert Run(tmp_path).texts["alerts/nonfinite"][0].startswith("**error: nonfinite**, found at step 2")
 
 
-def test_a_budget_is_kept_without_waiting_for_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_budget_applied_without_host_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = behind(monkeypatch)
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -159,7 +157,7 @@ def test_a_budget_is_kept_without_waiting_for_the_numbers(tmp_path: Path, monkey
     assert list(Run(tmp_path).texts) == ["overhead_budget"]
 
 
-def test_an_error_of_publishing_leaves_no_decision_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publishing_error_leaves_no_pending_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     config = {"every": 1, "metrics": [{"grad_norm": {"by": "total"}}], "rules": {"nonfinite": "stop"}}

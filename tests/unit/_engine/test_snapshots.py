@@ -48,7 +48,7 @@ def copies(model: nn.Module, metrics: list[Any], *, closure: bool = False) -> di
     return taken._copies["SGD"]
 
 
-def test_only_what_is_selected_and_trained_is_copied() -> None:
+def test_weight_snapshot_only_selected_and_trained_copied() -> None:
     model = net()
     assert set(copies(model, [{"update_norm": {"include": "^0"}}], closure=True)) == {0, 1}
     assert copies(model, UPDATES) == {}  # no gradient: the step passes them over
@@ -58,7 +58,7 @@ def test_only_what_is_selected_and_trained_is_copied() -> None:
     assert set(copies(model, UPDATES, closure=True)) == {2, 3}
 
 
-def test_half_precision_is_compared_exactly() -> None:
+def test_weight_snapshot_half_precision_exact_updates() -> None:
     model = net().bfloat16()
     source = ModelAccess(model, {"SGD": torch.optim.SGD(model.parameters(), lr=0.1)})
     model(batch(1)[0].bfloat16()).sum().backward()
@@ -75,7 +75,7 @@ def test_half_precision_is_compared_exactly() -> None:
 
 
 @pytest.mark.parametrize(("metrics", "held"), [(UPDATES, [0, 0, 0, 0, 1, 0] * 2), (["grad_norm"], [0] * 12)])
-def test_nothing_is_copied_on_other_steps(tmp_path: Path, metrics: list[Any], held: list[int]) -> None:
+def test_weight_snapshot_taken_only_on_due_steps(tmp_path: Path, metrics: list[Any], held: list[int]) -> None:
     model, seen = net(), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, {"every": 3, "metrics": metrics}, log_dir=tmp_path) as loop:
@@ -91,7 +91,7 @@ def test_nothing_is_copied_on_other_steps(tmp_path: Path, metrics: list[Any], he
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_closures_and_loops_that_never_say_that_a_step_has_ended(tmp_path: Path, ends: bool) -> None:
+def test_weight_snapshot_with_closure_exact_updates(tmp_path: Path, ends: bool) -> None:
     model = net()
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
     seen: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
@@ -131,7 +131,7 @@ def compare(read: Run, seen: dict[int, tuple[dict[str, Tensor], dict[str, Tensor
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_steps_that_a_loss_scale_skips_have_no_updates(tmp_path: Path, fused: bool) -> None:
+def test_weight_snapshot_skipped_step_no_updates(tmp_path: Path, fused: bool) -> None:
     model = net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)

@@ -9,44 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from transformers.optimization import Adafactor
 
-from tbx_callbacks import TbxLoop
-from tests.helpers.runs import Run
-
-SET = {"every": 2, "metrics": [{"optimizer_state": {"by": "parameter"}}, {"optimizer_state": {"by": "total"}}]}
-
-
-def net() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.ModuleDict({"a": nn.Linear(6, 5), "b": nn.Conv1d(3, 4, 2), "frozen": nn.Linear(2, 2)})
-
-
-def run(folder: Path, make: Callable[[Any], Any], steps: int = 4) -> tuple[Run, nn.Module, Any, dict[int, Any]]:
-    model = net()
-    model["frozen"].requires_grad_(False)
-    optimizer, seen = make(model), {}
-    with TbxLoop(model, optimizer, SET, log_dir=folder) as loop:
-        for step in range(1, steps + 1):
-            optimizer.zero_grad()
-            x = torch.randn(3, 6, generator=torch.Generator().manual_seed(step))
-            (model["a"](x).tanh().square().mean() + model["b"](x.view(3, 3, 2)).tanh().mean()).backward()
-            before = {name: p.detach().double().clone() for name, p in model.named_parameters()}
-            optimizer.step()
-            seen[step] = {name: before[name] - p.detach().double() for name, p in model.named_parameters()}
-            loop.end_step()
-    return Run(folder), model, optimizer, seen
-
-
-def trained(model: nn.Module) -> dict[str, Tensor]:
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def rms(tensors: list[Tensor]) -> float:
-    flat = torch.cat([tensor.reshape(-1).double() for tensor in tensors])
-    return float(flat.square().mean().sqrt())
-
+from tests.helpers.optimizers import rms, run, trained
 
 ADAMS: dict[str, Callable[[Any], Any]] = {
     "adam": lambda m: torch.optim.Adam(m.parameters(), lr=1e-2, weight_decay=0.1),
@@ -61,7 +25,7 @@ ADAMS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", ADAMS)
-def test_adam(tmp_path: Path, name: str) -> None:
+def test_adam_state_matches_naive_formula(tmp_path: Path, name: str) -> None:
     read, model, optimizer, seen = run(tmp_path, ADAMS[name])
     every = trained(model)
     for moment in ("exp_avg", "exp_avg_sq"):
@@ -83,7 +47,7 @@ def test_adam(tmp_path: Path, name: str) -> None:
         assert read.at(f"optimizer_state/effective_lr/{key}")[4] == pytest.approx(rms([naive]), rel=1e-5)
 
 
-def test_sgd_with_momentum(tmp_path: Path) -> None:
+def test_sgd_momentum_state_matches_naive_formula(tmp_path: Path) -> None:
     read, model, optimizer, seen = run(
         tmp_path, lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     )
@@ -96,7 +60,7 @@ def test_sgd_with_momentum(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"maximize": True}])
-def test_nesterov(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_sgd_nesterov_effective_lr_matches_step(tmp_path: Path, options: dict[str, Any]) -> None:
     read, model, _, seen = run(
         tmp_path, lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True, **options)
     )
@@ -106,33 +70,7 @@ def test_nesterov(tmp_path: Path, options: dict[str, Any]) -> None:
             assert read.at(f"optimizer_state/effective_lr/{key}")[step] == pytest.approx(moved, rel=1e-3)
 
 
-ADAFACTORS: dict[str, Callable[[Any], Any]] = {
-    "torch": lambda m: torch.optim.Adafactor(m.parameters(), lr=1e-2),
-    "torch, fast": lambda m: torch.optim.Adafactor(m.parameters(), lr=0.9, d=1.5),
-    "torch, small weights": lambda m: torch.optim.Adafactor(m.parameters(), lr=0.1, eps=(None, 2.0)),
-    "torch, maximize": lambda m: torch.optim.Adafactor(m.parameters(), lr=0.3, maximize=True),
-    "transformers": lambda m: Adafactor(m.parameters()),
-    "transformers, warming up": lambda m: Adafactor(m.parameters(), warmup_init=True, clip_threshold=0.2),
-    "transformers, given rate": lambda m: Adafactor(
-        m.parameters(), lr=1e-2, scale_parameter=False, relative_step=False
-    ),
-    "transformers, first moment": lambda m: Adafactor(
-        m.parameters(), lr=1e-2, scale_parameter=False, relative_step=False, beta1=0.9
-    ),
-}
-
-
-@pytest.mark.parametrize("name", ADAFACTORS)
-def test_the_step_of_adafactor(tmp_path: Path, name: str) -> None:
-    read, model, _, seen = run(tmp_path, ADAFACTORS[name])
-    exact = 0.15 if "warming up" in name else 2e-3  # steps of 1e-7 are near the weights' own precision
-    for key in trained(model):
-        for step in (2, 4):
-            moved = rms([seen[step][key]])
-            assert read.at(f"optimizer_state/effective_lr/{key}")[step] == pytest.approx(moved, rel=exact), key
-
-
-def test_decay_is_no_part_of_adafactors_step(tmp_path: Path) -> None:
+def test_adafactor_weight_decay_not_in_effective_lr(tmp_path: Path) -> None:
     rate, decay = 0.05, 0.5
     read, model, _, seen = run(tmp_path, lambda m: torch.optim.Adafactor(m.parameters(), lr=rate, weight_decay=decay))
     for key, p in trained(model).items():
@@ -141,30 +79,7 @@ def test_decay_is_no_part_of_adafactors_step(tmp_path: Path) -> None:
         assert read.at(f"optimizer_state/effective_lr/{key}")[4] == pytest.approx(moved, rel=2e-3), key
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_adafactors_moments(tmp_path: Path, ours: bool) -> None:
-    def make(model: Any) -> Any:
-        if ours:
-            return torch.optim.Adafactor(model.parameters(), lr=1e-2)
-        return Adafactor(model.parameters(), lr=1e-2, scale_parameter=False, relative_step=False, beta1=0.9)
-
-    read, model, optimizer, _ = run(tmp_path, make)
-    for key, p in trained(model).items():
-        state = optimizer.state[p]
-        if p.ndim == 1:
-            second = state["variance" if ours else "exp_avg_sq"].double()
-        elif ours:
-            row, column = state["row_var"].double(), state["col_var"].double()
-            second = row @ column / row.mean(dim=-2, keepdim=True).clamp(min=torch.finfo(torch.float32).eps)
-        else:
-            row, column = state["exp_avg_sq_row"].double(), state["exp_avg_sq_col"].double()
-            second = (row / row.mean(dim=-1, keepdim=True)).unsqueeze(-1) * column.unsqueeze(-2)
-        assert second.shape == p.shape
-        assert read.at(f"optimizer_state/exp_avg_sq/{key}")[4] == pytest.approx(second.norm().item(), rel=1e-5)
-    assert read.family("optimizer_state/exp_avg") == (set() if ours else {*trained(model), "total"})
-
-
-def test_an_optimizer_whose_step_is_not_known(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_optimizer_no_effective_lr_with_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         read, *_ = run(tmp_path, lambda m: torch.optim.RAdam(m.parameters()))
     assert read.family("optimizer_state/exp_avg")
@@ -179,7 +94,7 @@ def test_an_optimizer_whose_step_is_not_known(tmp_path: Path, caplog: pytest.Log
         (lambda m: torch.optim.SGD(m.parameters()), "SGD keeps nothing"),
     ],
 )
-def test_what_an_optimizer_lacks_is_said_once(
+def test_optimizer_without_moments_warns_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Any, keeps: str
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -187,3 +102,35 @@ def test_what_an_optimizer_lacks_is_said_once(
     assert read.family("optimizer_state") == set()
     lacks = "no exp_avg, exp_avg_sq or momentum_buffer, so optimizer_state/ is not written"
     assert caplog.text.count(f"{lacks}: {keeps}") == 1
+
+
+ADAFACTORS: dict[str, Callable[[Any], Any]] = {
+    "torch": lambda m: torch.optim.Adafactor(m.parameters(), lr=1e-2),
+    "torch, fast": lambda m: torch.optim.Adafactor(m.parameters(), lr=0.9, d=1.5),
+    "torch, small weights": lambda m: torch.optim.Adafactor(m.parameters(), lr=0.1, eps=(None, 2.0)),
+    "torch, maximize": lambda m: torch.optim.Adafactor(m.parameters(), lr=0.3, maximize=True),
+}
+
+
+@pytest.mark.parametrize("name", ADAFACTORS)
+def test_adafactor_effective_lr_matches_step(tmp_path: Path, name: str) -> None:
+    read, model, _, seen = run(tmp_path, ADAFACTORS[name])
+    exact = 0.15 if "warming up" in name else 2e-3  # steps of 1e-7 are near the weights' own precision
+    for key in trained(model):
+        for step in (2, 4):
+            moved = rms([seen[step][key]])
+            assert read.at(f"optimizer_state/effective_lr/{key}")[step] == pytest.approx(moved, rel=exact), key
+
+
+def test_adafactor_moments_match_naive(tmp_path: Path) -> None:
+    read, model, optimizer, _ = run(tmp_path, lambda m: torch.optim.Adafactor(m.parameters(), lr=1e-2))
+    for key, p in trained(model).items():
+        state = optimizer.state[p]
+        if p.ndim == 1:
+            second = state["variance"].double()
+        else:
+            row, column = state["row_var"].double(), state["col_var"].double()
+            second = row @ column / row.mean(dim=-2, keepdim=True).clamp(min=torch.finfo(torch.float32).eps)
+        assert second.shape == p.shape
+        assert read.at(f"optimizer_state/exp_avg_sq/{key}")[4] == pytest.approx(second.norm().item(), rel=1e-5)
+    assert read.family("optimizer_state/exp_avg") == set()

@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from tbx_callbacks._model.names import clean_parameter_names, near, unique
 from tbx_callbacks._model.parameters import NoMatchError, Select, Selection, layer_of, layers_of, match, parameters_of
-from tbx_callbacks.tags import check_tag
-from tests.helpers.models import bert
+from tests.helpers.nets import bert_like
 
 LAYERS = [
     ("bert.encoder.layer.11.attention.self.query.weight", "bert.encoder.layer.11"),
@@ -37,19 +35,19 @@ def resolve(*args: Any, **kwargs: Any) -> Selection:
 
 
 @pytest.mark.parametrize(("name", "layer"), LAYERS)
-def test_layers(name: str, layer: str) -> None:
+def test_layer_of_parameter_name(name: str, layer: str) -> None:
     assert layer_of(name) == layer
 
 
-def test_groups_cover_every_parameter_once() -> None:
-    parameters = parameters_of(bert())
+def test_match_groups_cover_every_parameter_once() -> None:
+    parameters = parameters_of(bert_like())
     for by in ("total", "layer", "module", "parameter"):
         members = [place for group in resolve(Select(by=by), parameters).groups for place in group.members]
         assert sorted(members) == list(range(len(parameters))), by
 
 
-def test_include_exclude_and_patterns() -> None:
-    parameters = parameters_of(bert())
+def test_match_include_exclude_and_patterns() -> None:
+    parameters = parameters_of(bert_like())
     chosen = resolve(Select(by="parameter", include=r"layer\.0\.", exclude="bias|LayerNorm"), parameters)
     names = [group.name for group in chosen.groups]
     assert names
@@ -58,8 +56,8 @@ def test_include_exclude_and_patterns() -> None:
     assert [(group.name, len(group.members)) for group in groups] == [("query", 4), ("all", len(parameters))]
 
 
-def test_no_match_lists_near_names() -> None:
-    parameters = parameters_of(bert())
+def test_match_without_match_lists_near_names() -> None:
+    parameters = parameters_of(bert_like())
     with pytest.raises(
         NoMatchError, match=r"include must match .* got 'encoder\\\\.layers'; near names: bert\.encoder\.layer"
     ):
@@ -70,56 +68,32 @@ def test_no_match_lists_near_names() -> None:
         resolve(Select(include="pooler", exclude="bert"), parameters)
 
 
-def test_sums_leave_out_groups_without_a_present_parameter() -> None:
+def test_selection_sums_leave_out_absent_groups() -> None:
     parameters = parameters_of(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
     selection = resolve(Select(by="layer"), parameters)
     sums = selection.sums(torch.tensor([1.0, 2.0, 4.0, 8.0]), [True, False, False, False])
     assert {name: value.item() for name, value in sums.items()} == {"0": 3.0}
 
 
-def test_wrappers_leave_no_trace_in_names() -> None:
-    assert clean_parameter_names(["module._orig_mod.bert.a", "module._orig_mod.b"]) == ["bert.a", "b"]
-    assert clean_parameter_names(["module.a", "other.b"]) == ["module.a", "other.b"]
-    assert clean_parameter_names(["base_model.model.bert.a.lora_A.default.weight"]) == ["bert.a.lora_A.default.weight"]
-    assert clean_parameter_names(["net.base_model.model.bert.a", "net.head.b"]) == ["net.bert.a", "net.head.b"]
-    assert clean_parameter_names(["x._checkpoint_wrapped_module.w", "x._fsdp_wrapped_module.v"]) == ["x.w", "x.v"]
-
-
-def test_illegal_names_stay_apart() -> None:
-    assert clean_parameter_names(["a b.w", "a_b.w", "a:b.w"]) == ["a_b.w", "a_b_2.w", "a_b_3.w"]
-    assert unique(["x", "x", "x_2"]) == ["x", "x_2", "x_2_2"]
-
-
-@pytest.mark.parametrize("tag", ["a b", "", "/a", "a:b", "ü"])
-def test_tags_that_would_be_rewritten_are_refused(tag: str) -> None:
-    with pytest.raises(ValueError, match="a tag must be made of letters"):
-        check_tag(tag)
-
-
-def test_near_names() -> None:
-    names = ["bert.encoder.layer.0.weight", "classifier.weight", "bert.pooler.dense.weight"]
-    assert near("clasifier", names, 1) == ["classifier.weight"]
-
-
-def test_a_layer_named_total_stays_apart_from_the_total() -> None:
+def test_match_layer_named_total_renamed() -> None:
     parameters = parameters_of(nn.ModuleDict({"total": nn.Linear(2, 2), "other": nn.Linear(2, 2)}))
     assert [group.name for group in resolve(Select(by="layer"), parameters).groups] == ["total_2", "other"]
     assert [group.name for group in resolve(Select(by="total"), parameters).groups] == ["total"]
 
 
-def test_one_optimizers_parameters() -> None:
+def test_match_among_optimizer_parameters_prefixed() -> None:
     parameters = parameters_of(nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)}))
     (group,) = resolve(Select(by="layer"), parameters, among=[2, 3], prefix="SGD/").groups
     assert (group.name, group.members) == ("SGD/b", (2, 3))
 
 
-def test_a_model_inside_another_module_has_the_same_layers() -> None:
-    inside = [g.name for g in resolve(Select(by="layer"), parameters_of(nn.ModuleDict({"net": bert()}))).groups]
-    alone = [g.name for g in resolve(Select(by="layer"), parameters_of(bert())).groups]
+def test_match_nested_model_same_layers() -> None:
+    inside = [g.name for g in resolve(Select(by="layer"), parameters_of(nn.ModuleDict({"net": bert_like()}))).groups]
+    alone = [g.name for g in resolve(Select(by="layer"), parameters_of(bert_like())).groups]
     assert inside == [f"net.{name}" for name in alone]
 
 
-def test_what_peft_adds_belongs_to_the_layer_of_its_module() -> None:
+def test_layers_of_peft_names_layer_of_module() -> None:
     expected = {
         "bert.embeddings.word_embeddings.base_layer.weight": "bert.embeddings",
         "bert.embeddings.word_embeddings.lora_embedding_A.default": "bert.embeddings",
@@ -139,7 +113,7 @@ def test_what_peft_adds_belongs_to_the_layer_of_its_module() -> None:
     assert layers_of(inside) == [f"net.{layer}" for layer in expected.values()]
 
 
-def test_models_in_a_pipeline_keep_their_layers() -> None:
+def test_layers_of_pipeline_keep_model_layers() -> None:
     expected = {
         "0.model.embeddings.word_embeddings.weight": "0.model.embeddings.word_embeddings",
         "0.model.encoder.layer.0.output.dense.weight": "0.model.encoder.layer.0",

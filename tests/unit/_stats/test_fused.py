@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,7 +54,7 @@ def groups() -> dict[str, list[Tensor]]:
     }
 
 
-def test_moments_are_the_cpus() -> None:
+def test_fused_moments_match_cpu() -> None:
     rows = list(groups().values())
     found = fused.moments(rows)
     bounds = histogram.value_ranges(rows)
@@ -73,7 +69,7 @@ def test_moments_are_the_cpus() -> None:
 
 
 @pytest.mark.parametrize("bins", [1, 31, 64, 255])
-def test_histograms_are_the_cpus(bins: int) -> None:
+def test_fused_histograms_match_cpu(bins: int) -> None:
     rows, names = list(groups().values()), list(groups())
     numbers = [max(1, bins - place) for place in range(len(rows))]
     ranges = histogram.value_ranges(rows)
@@ -92,16 +88,16 @@ def test_histograms_are_the_cpus(bins: int) -> None:
         assert moved <= (0.02 * sum(expected.counts) if name == "types beside each other" else 4), name
 
 
-def test_ranges_wider_than_the_tensors() -> None:
+def test_fused_count_over_wider_range_matches_cpu() -> None:
     """Other ranks may hold the smallest and the largest element."""
     tensor = torch.arange(-500, 501) / 500
     ranges = [torch.tensor([-4.0, 4.0], dtype=torch.float64)]
-    (found,), (expected,) = (way([[tensor]], ranges, [8]) for way in (fused.count, histogram.count))
+    (found,), (expected,) = (variant([[tensor]], ranges, [8]) for variant in (fused.count, histogram.count))
     assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
     assert found[4:].tolist() == [0, 0, 0, 500, 500, 1, 0, 0]
 
 
-def test_one_pass_gives_a_step_norms_bad_elements_and_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fused_moments_of_step_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
 
     def of_each(tensors: list[Tensor]) -> fused.Moments:
@@ -132,7 +128,7 @@ def test_one_pass_gives_a_step_norms_bad_elements_and_bounds(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_kernels_are_tried_before_they_are_trusted(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+def test_fused_wrong_kernel_not_trusted(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     device, count = torch.device("cpu"), fused.count
     assert fused._matches_torch(device, dtype)
 
@@ -144,11 +140,10 @@ def test_kernels_are_tried_before_they_are_trusted(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("right", "said"),
-    [(True, ""), (False, "wrong counts for torch.float32 on cuda:0"), (None, "Triton kernels disabled on cuda:0")],
+    ("right", "printed"), [(True, ""), (False, "count torch.float32 wrong on cuda:0"), (None, "do not run there")]
 )
-def test_where_kernels_fail_torchs_operators_measure(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, right: bool | None, said: str
+def test_fused_failing_kernel_logged_once_not_trusted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, right: bool | None, printed: str
 ) -> None:
     tried: list[object] = []
 
@@ -167,49 +162,5 @@ def test_where_kernels_fail_torchs_operators_measure(
     fused._is_reliable.cache_clear()
     assert trusted == [bool(right)] * 2
     assert len(tried) == 1
-    assert said in caplog.text
-    assert bool(caplog.text) == bool(said)
-
-
-COMPILE = """
-import inspect
-import triton, triton.language as tl
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from tbx_callbacks._stats import fused
-from tbx_callbacks._stats import triton_kernels as kernels
-
-POINTERS = {"table": "*i64", "order": "*i64", "stats": "*fp64", "ranges": "*fp64", "bins": "*i64", "counts": "*i64"}
-POINTERS |= {"first": "*i64", "out": "*fp64", "chunks": "i32"}
-
-def compiled(kernel, card, **constants):
-    names = kernel.arg_names
-    signature = {name: POINTERS.get(name, "constexpr") for name in names}
-    source = ASTSource(kernel, signature, {(names.index(name),): value for name, value in constants.items()})
-    built = triton.compile(source, target=GPUTarget("cuda", card, 32), options={"num_warps": fused._WARPS})
-    return built.asm["ptx"]
-
-for card in (80, 90):
-    for dtype in (tl.float32, tl.bfloat16, tl.float16):
-        for aligned in (True, False):
-            kind = {"DTYPE": dtype, "ALIGNED": aligned, "BLOCK": fused._BLOCK}
-            for text in (compiled(kernels.moments, card, **kind), compiled(kernels.count, card, BINS=64, **kind)):
-                wide = sum("ld.global" in line and ".v4" in line for line in text.splitlines())
-                assert bool(wide) == aligned, (card, dtype, aligned, wide)
-    compiled(kernels.count, card, DTYPE=tl.float32, ALIGNED=True, BLOCK=fused._BLOCK, BINS=256)
-    compiled(kernels.merge_moments, card, BLOCK=256)
-    compiled(kernels.merge_counts, card, BLOCK=256, BINS=64)
-print("compiled")
-"""
-
-
-def test_they_compile_for_cards_and_read_sixteen_bytes_at_a_time(tmp_path: Path) -> None:
-    """No card is needed to compile; that the loads are wide shows that a pass can reach the card's bandwidth."""
-    settings = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
-    script = tmp_path / "compile_kernels.py"
-    script.write_text(COMPILE)
-    ended = subprocess.run(
-        [sys.executable, str(script)], env=settings, capture_output=True, text=True, timeout=250, check=False
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert ended.stdout.splitlines()[-1] == "compiled"
+    assert printed in caplog.text
+    assert bool(caplog.text) == bool(printed)

@@ -36,8 +36,8 @@ def moved(one: HistogramCounts, other: HistogramCounts) -> int:
     return int(np.abs(np.array(one.counts) - np.array(other.counts)).sum())
 
 
-WAYS = {"cpu": on_cpu, "device": on_device}
-every_way = pytest.mark.parametrize("way", WAYS)
+VARIANTS = {"cpu": on_cpu, "device": on_device}
+every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 CASES = {
@@ -61,11 +61,11 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("bins", [1, 64, 255])
-@every_way
-def test_counts_are_numpys(way: str, name: str, bins: int) -> None:
+@every_variant
+def test_histogram_counts_match_numpy(variant: str, name: str, bins: int) -> None:
     tensor = CASES[name]
     values = tensor.double().numpy().reshape(-1)
-    ours = WAYS[way]([tensor], bins)
+    ours = VARIANTS[variant]([tensor], bins)
     edges = np.array(ours.edges)
     expected, _ = np.histogram(values, bins=edges)
     assert sum(ours.counts) == values.size == expected.sum()
@@ -78,14 +78,14 @@ def test_counts_are_numpys(way: str, name: str, bins: int) -> None:
     assert np.abs(np.array(ours.counts) - expected).sum() <= 2 * at_edge
 
 
-@every_way
-def test_a_group_is_counted_as_one_tensor(way: str) -> None:
+@every_variant
+def test_histogram_of_group_counts_as_one_tensor(variant: str) -> None:
     parts = [torch.randn(1000), 3 * torch.randn(50, 2), torch.empty(0), torch.randn(()), torch.randn(100_001)]
     together = torch.cat([part.reshape(-1) for part in parts])
-    assert moved(WAYS[way](parts), on_cpu([together])) <= 4
+    assert moved(VARIANTS[variant](parts), on_cpu([together])) <= 4
 
 
-def test_many_groups_are_counted_at_once() -> None:
+def test_histogram_of_many_groups_same_counts() -> None:
     groups = [[torch.randn(n % 7 * 900 + 1), torch.randn(40_000 * (n % 3))] for n in range(40)]
     bins = [1 + 13 * (n % 20) for n in range(40)]
     counted = histogram.count(groups, histogram.value_ranges(groups), bins)
@@ -94,7 +94,7 @@ def test_many_groups_are_counted_at_once() -> None:
         assert sum(packed.tolist()[4:]) == sum(tensor.numel() for tensor in group)
 
 
-def test_types_may_be_mixed() -> None:
+def test_histogram_of_mixed_types_same_counts() -> None:
     parts = [torch.randn(100), torch.randn(50).double(), torch.randn(60_000).bfloat16(), torch.arange(5)]
     together = torch.cat([part.double() for part in parts])
     found = on_cpu(parts)
@@ -104,17 +104,17 @@ def test_types_may_be_mixed() -> None:
     assert moved(found, on_cpu([together])) <= 2 * at_edge + 4
 
 
-@every_way
-def test_nonfinite_elements_are_left_out(way: str) -> None:
+@every_variant
+def test_histogram_leaves_out_nonfinite(variant: str) -> None:
     good = torch.randn(1000)
     bad = torch.cat([good, torch.tensor([math.nan, math.inf, -math.inf])])[torch.randperm(1003)]
-    ours, expected = WAYS[way]([bad]), on_cpu([good])
+    ours, expected = VARIANTS[variant]([bad]), on_cpu([good])
     assert moved(ours, expected) <= 4
     assert ours.total == pytest.approx(expected.total, rel=1e-4, abs=1e-3)
 
 
 @pytest.mark.parametrize("tensors", [[], [torch.empty(0)], [torch.tensor([math.nan, math.inf])]])
-def test_nothing_to_count(tensors: list[Tensor]) -> None:
+def test_histogram_of_nothing_is_none(tensors: list[Tensor]) -> None:
     (packed,) = histogram.count([tensors], histogram.value_ranges([tensors]), [64])
     assert histogram.finish(packed.tolist()) is None
     if tensors:
@@ -123,9 +123,9 @@ def test_nothing_to_count(tensors: list[Tensor]) -> None:
         assert histogram.finish(counted.tolist()) is None
 
 
-@every_way
-def test_the_tensor_is_not_changed(way: str) -> None:
+@every_variant
+def test_histogram_does_not_change_tensor(variant: str) -> None:
     tensor = torch.randn(1000, requires_grad=True)
     before = tensor.detach().clone()
-    WAYS[way]([tensor])
+    VARIANTS[variant]([tensor])
     assert torch.equal(tensor.detach(), before)

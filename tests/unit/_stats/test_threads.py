@@ -25,7 +25,7 @@ def _threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("elements", [LARGE, (1 << 20) + (1 << 17), 23_440_896])
-def test_pieces_of_a_tensor_have_the_same_length(elements: int) -> None:
+def test_pieces_of_tensor_have_similar_length(elements: int) -> None:
     """Short ones at the end would cost as many calls as long ones."""
     torch.set_num_threads(2)
     lengths = [piece.numel() for _, _, piece in Pieces([[torch.empty(elements)]])]
@@ -33,7 +33,7 @@ def test_pieces_of_a_tensor_have_the_same_length(elements: int) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_every_element_is_in_one_piece(threads: int) -> None:
+def test_pieces_cover_every_element_once(threads: int) -> None:
     torch.set_num_threads(threads)
     groups = [
         [torch.arange(5), torch.arange(0), torch.arange(LARGE), torch.arange(3.0)],
@@ -51,7 +51,7 @@ def test_every_element_is_in_one_piece(threads: int) -> None:
     assert sizes == [sum(tensor.numel() for tensor in group) for group in groups]
 
 
-def test_few_elements_stay_on_this_thread_in_pieces_that_torch_does_not_split() -> None:
+def test_on_threads_few_elements_stay_on_caller() -> None:
     torch.set_num_threads(2)
     pieces = Pieces([[torch.zeros(300_000)]])
     assert pieces.largest == math.ceil(300_000 / math.ceil(300_000 / UNSPLIT)) <= UNSPLIT
@@ -60,7 +60,7 @@ def test_few_elements_stay_on_this_thread_in_pieces_that_torch_does_not_split() 
     ]
 
 
-def test_torch_keeps_its_threads() -> None:
+def test_on_threads_keeps_torch_threads() -> None:
     torch.set_num_threads(3)
     seen = on_threads(lambda mine: [torch.get_num_threads() for _ in mine], Pieces([[torch.zeros(4 * LARGE)]]))
     assert {number for part in seen for number in part} == {1}
@@ -72,7 +72,7 @@ def test_torch_keeps_its_threads() -> None:
     assert later == [3]
 
 
-def test_an_error_in_a_thread_is_raised_here() -> None:
+def test_on_threads_error_raised_in_caller() -> None:
     def fail(pieces: Pieces) -> list[Tensor]:
         raise OverflowError("from the thread")
 
@@ -82,7 +82,7 @@ def test_an_error_in_a_thread_is_raised_here() -> None:
     assert torch.get_num_threads() == 2
 
 
-def test_numbers_do_not_depend_on_which_thread_takes_what() -> None:
+def test_on_threads_statistics_deterministic() -> None:
     tensors = [torch.randn(LARGE), torch.randn(7 * 1000), torch.randn(3 * LARGE).bfloat16()]
     torch.set_num_threads(3)
 
@@ -95,6 +95,6 @@ def test_numbers_do_not_depend_on_which_thread_takes_what() -> None:
         assert all(torch.equal(one, two) for one, two in zip(first, other, strict=True))
 
 
-def test_equal_elements_have_an_exact_norm() -> None:
+def test_square_norms_of_equal_elements_exact() -> None:
     """A BLAS dot, which adds up in few lanes, is 3e-5 off here."""
     assert square_norms([torch.full((1 << 18,), 0.3)]).item() == pytest.approx((1 << 18) * 0.3**2, rel=1e-6)

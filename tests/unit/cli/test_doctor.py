@@ -6,17 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
-import pytest
-import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
 from tbx_callbacks.rules import RULES
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
-from tests.helpers.models import trainer
-from tests.unit.cli.test_cli import run
+from tests.helpers.commands import run, run_process
 
 HEALTHY = np.geomspace(0.7, 0.1, 60)
 
@@ -30,8 +25,8 @@ def logged(folder: Path, **scalars: Any) -> Path:
     return folder
 
 
-def test_a_healthy_run(tmp_path: Path) -> None:
-    done = run("doctor", str(logged(tmp_path / "run", **{"train/loss": HEALTHY})))
+def test_doctor_healthy_run_code_0(tmp_path: Path) -> None:
+    done = run_process("doctor", str(logged(tmp_path / "run", **{"train/loss": HEALTHY})))
     assert done.returncode == 0, done.stdout + done.stderr
     assert ": 1 scalar tags, 600 steps" in done.stdout
     assert "healthy: no findings" in done.stdout
@@ -39,7 +34,7 @@ def test_a_healthy_run(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
-def test_each_run_of_a_folder_has_its_findings_worst_first(tmp_path: Path) -> None:
+def test_doctor_folder_of_runs_findings_worst_first(tmp_path: Path) -> None:
     logged(tmp_path / "good", **{"train/loss": HEALTHY})
     logged(
         tmp_path / "bad" / "seed_1",
@@ -54,13 +49,13 @@ def test_each_run_of_a_folder_has_its_findings_worst_first(tmp_path: Path) -> No
     assert "arXiv:2006.04884" in done.stdout
 
 
-def test_json(tmp_path: Path) -> None:
+def test_doctor_json_holds_findings(tmp_path: Path) -> None:
     logged(tmp_path, **{"train/loss": [*HEALTHY[:40], float("nan")]})
     done = run("doctor", str(tmp_path), "--json")
     assert done.returncode == 1
-    said = json.loads(done.stdout)
-    assert said["healthy"] is False
-    (one,) = said["runs"]
+    printed = json.loads(done.stdout)
+    assert printed["healthy"] is False
+    (one,) = printed["runs"]
     assert (one["run"], one["last_step"], one["unread"]) == (".", 410, {})
     (finding,) = one["findings"]
     assert (finding["id"], finding["severity"], finding["steps"]) == ("nonfinite", "error", [410])
@@ -68,7 +63,7 @@ def test_json(tmp_path: Path) -> None:
     assert {rule["id"] for rule in one["unjudged"]} < set(RULES)
 
 
-def test_rules_from_a_file(tmp_path: Path) -> None:
+def test_doctor_rules_file_changes_thresholds(tmp_path: Path) -> None:
     folder = logged(tmp_path / "run", **{"train/loss": [*HEALTHY, *np.full(20, 0.9)]})
     rules = tmp_path / "rules.yaml"
     rules.write_text("rules:\n  divergence: {ratio: 100}\n")
@@ -79,48 +74,7 @@ def test_rules_from_a_file(tmp_path: Path) -> None:
     assert "rules.yaml: rules must name known rules, got 'divergense'; did you mean 'divergence'?" in done.stderr
 
 
-def test_what_the_trainers_own_callback_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "hf"))
-    settings = {
-        "max_steps": 40,
-        "logging_steps": 1,
-        "warmup_steps": 4,
-        "learning_rate": 1e9,
-        "report_to": "tensorboard",
-    }
-    trainer(tmp_path / "out", max_grad_norm=0.0, **settings).train()
-    done = run("doctor", str(tmp_path / "hf"))
-    assert done.returncode == 1, done.stdout
-    assert "learning_rate_too_high" in done.stdout or "nonfinite" in done.stdout
-
-
-@pytest.mark.filterwarnings("ignore")  # Lightning's, of settings that suit tests
-def test_what_lightnings_own_logger_wrote(tmp_path: Path) -> None:
-    class Module(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.linear = torch.nn.Linear(4, 2)
-
-        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
-            loss = self.linear(batch).square().mean() * (float("nan") if batch_idx == 20 else 1.0)
-            self.log("train_loss", loss)
-            return loss
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=0.01)
-
-    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    logger = TensorBoardLogger(tmp_path, name="pl", version="one")
-    run_ = pl.Trainer(max_steps=40, log_every_n_steps=1, logger=logger, enable_checkpointing=False, **quiet)
-    run_.fit(Module(), torch.utils.data.DataLoader(torch.randn(80, 4), batch_size=2))
-    done = run("doctor", str(tmp_path / "pl"), "--json")
-    assert done.returncode == 1, done.stdout
-    (one,) = json.loads(done.stdout)["runs"]
-    (found,) = [finding for finding in one["findings"] if finding["id"] == "nonfinite"]
-    assert found["steps"][0] == 20  # Lightning's own steps begin with 0
-
-
-def test_a_folder_of_hyper_parameters_below_a_run_is_no_run(tmp_path: Path) -> None:
+def test_doctor_hparams_folder_is_no_run(tmp_path: Path) -> None:
     with SummaryWriter(str(tmp_path / "run")) as writer:
         for step, loss in enumerate(HEALTHY, 1):
             writer.add_scalar("train/loss", loss, step)
@@ -129,7 +83,7 @@ def test_a_folder_of_hyper_parameters_below_a_run_is_no_run(tmp_path: Path) -> N
     assert [one["run"] for one in json.loads(done.stdout)["runs"]] == ["run"]
 
 
-def test_what_cannot_be_read_has_exit_code_2(tmp_path: Path) -> None:
+def test_doctor_unreadable_folder_code_2(tmp_path: Path) -> None:
     missing = run("doctor", str(tmp_path / "nothing"))
     assert missing.returncode == 2
     assert "LOGDIR must be a folder with event files" in missing.stderr
@@ -142,7 +96,7 @@ def test_what_cannot_be_read_has_exit_code_2(tmp_path: Path) -> None:
     assert "a run must hold scalars" in done.stderr
 
 
-def test_a_cut_file_is_said(tmp_path: Path) -> None:
+def test_doctor_cut_file_named(tmp_path: Path) -> None:
     folder = logged(tmp_path / "run", **{"train/loss": HEALTHY})
     (file,) = folder.iterdir()
     file.write_bytes(file.read_bytes()[:-3])
@@ -151,7 +105,7 @@ def test_a_cut_file_is_said(tmp_path: Path) -> None:
     assert f"bytes at the end of {file.name} are truncated or damaged" in done.stdout
 
 
-def test_names_from_a_run_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+def test_doctor_control_characters_escaped(tmp_path: Path) -> None:
     with SummaryWriter(str(tmp_path / "run")) as writer:
         for step, loss in enumerate(np.full(60, 0.7), 1):
             writer.add_scalar("train/loss", loss, step)

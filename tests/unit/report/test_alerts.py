@@ -1,4 +1,4 @@
-"""What rules said while a run trained, as markers at their step."""
+"""Alerts of live rules, as markers at their step."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def alerts(figure: Any) -> Any:
     return markers
 
 
-def test_an_alert_is_marked_at_its_step_in_each_line_chart(tmp_path: Path) -> None:
-    run = with_alerts(tmp_path / "run", loss_spike=(44, markdown(FINDING, 44)))
+def test_alert_markers_at_step_in_line_charts(tmp_path: Path) -> None:
+    run = with_alerts(tmp_path / "run", loss_spike=(44, Text(markdown(FINDING, 44))))
     made = figures(run)
     for name, tag in SHOWN.items():
         markers = alerts(made[name])
@@ -53,33 +53,34 @@ def test_an_alert_is_marked_at_its_step_in_each_line_chart(tmp_path: Path) -> No
     ]
 
 
-def test_runs_without_alerts_have_no_markers(tmp_path: Path) -> None:
+def test_alert_markers_without_alerts_none(tmp_path: Path) -> None:
     figure = plot_losses(trained(tmp_path / "run"))
     assert not [trace for trace in figure.data if (trace.meta or {}).get("role") == "alerts"]
 
 
-def test_alerts_of_several_runs_stand_on_their_own_lines(tmp_path: Path) -> None:
-    with_alerts(tmp_path / "a", loss_spike=(44, markdown(FINDING, 44)))
-    with_alerts(tmp_path / "b", loss_spike=(60, markdown(FINDING, 60)), divergence=(80, markdown(FINDING, 80)))
+def test_alert_markers_of_several_runs_own_lines(tmp_path: Path) -> None:
+    with_alerts(tmp_path / "a", loss_spike=(44, Text(markdown(FINDING, 44))))
+    texts = {"loss_spike": (60, Text(markdown(FINDING, 60))), "divergence": (80, Text(markdown(FINDING, 80)))}
+    with_alerts(tmp_path / "b", **texts)
     found = [trace for trace in plot_losses(tmp_path).data if (trace.meta or {}).get("role") == "alerts"]
     assert [(trace.meta["run"], trace.x) for trace in found] == [(0, (44,)), (1, (60, 80))]
 
 
-def test_what_others_wrote_as_an_alert_is_text(tmp_path: Path) -> None:
+def test_alert_markers_hostile_text_escaped(tmp_path: Path) -> None:
     run = with_alerts(tmp_path / "run", mine=(50, Text(HOSTILE + "\n\n" + "word " * 400)))
-    (said,) = alerts(plot_losses(run)).hovertext
-    assert "<script" not in said
-    assert "&lt;script&gt;" in said
-    assert said.endswith("...")
+    (printed,) = alerts(plot_losses(run)).hovertext
+    assert "<script" not in printed
+    assert "&lt;script&gt;" in printed
+    assert printed.endswith("...")
     page = write_report([run], tmp_path / "report.html", png=tmp_path / "png").read_text()
     assert HOSTILE not in page
     assert (tmp_path / "png" / "loss.png").is_file()
 
 
-def test_an_alert_where_the_loss_is_nan_stands_on_what_is_left(tmp_path: Path) -> None:
+def test_alert_markers_with_nan_loss_on_finite_point(tmp_path: Path) -> None:
     writer = TensorBoardWriter(tmp_path)
     for step in range(1, 5):
         writer.write(step, {"train/loss": np.nan if step > 2 else 0.5})
-    writer.write(3, {"alerts/nonfinite": markdown(FINDING, 3)})
+    writer.write(3, {"alerts/nonfinite": Text(markdown(FINDING, 3))})
     writer.close()
     assert alerts(plot_losses(tmp_path)).y == (0.5,)

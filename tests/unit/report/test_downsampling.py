@@ -15,7 +15,7 @@ def series(steps: list[int], values: list[float]) -> Series:
 
 @pytest.mark.parametrize("place", [0, 1, 5_000, 77_777, 99_998, 99_999])
 @pytest.mark.parametrize("spike", [50.0, -50.0, np.nan, np.inf])
-def test_every_spike_stays_at_its_place(place: int, spike: float) -> None:
+def test_thin_keeps_every_spike(place: int, spike: float) -> None:
     values = np.random.default_rng(0).normal(size=100_000)
     values[place] = spike
     kept = thin(values, 1000)
@@ -25,7 +25,7 @@ def test_every_spike_stays_at_its_place(place: int, spike: float) -> None:
     assert {0, 99_999} <= set(kept.tolist())
 
 
-def test_the_envelope_stays() -> None:
+def test_thin_keeps_envelope() -> None:
     values = np.sin(np.arange(30_000) / 100) + np.random.default_rng(1).normal(0, 0.1, 30_000)
     kept = thin(values, 900)
     for part in np.array_split(np.arange(30_000), 100):
@@ -33,14 +33,14 @@ def test_the_envelope_stays() -> None:
         assert near.min() <= values[part].min() <= values[part].max() <= near.max()
 
 
-def test_short_series_stay_whole_and_too_few_points_are_refused() -> None:
+def test_thin_short_series_whole_few_points_refused() -> None:
     assert thin(np.arange(7.0), 7).tolist() == list(range(7))
     assert thin(np.full(100, np.nan), 20).size <= 20
     with pytest.raises(ValueError, match="most must be at least 5, got 4"):
         thin(np.arange(9.0), 4)
 
 
-def test_smoothing_is_the_weighted_mean_of_what_was() -> None:
+def test_smoothed_is_weighted_mean_of_past() -> None:
     values = np.array([1.0, 3.0, np.nan, 2.0])
     weights = 0.5 ** np.arange(2, -1, -1)
     expected = (weights * [1, 3, 2]).sum() / weights.sum()
@@ -48,7 +48,7 @@ def test_smoothing_is_the_weighted_mean_of_what_was() -> None:
     assert np.isnan(smooth(values, 1.0)[2])
 
 
-def test_a_heat_map_keeps_the_largest_of_a_stretch_and_what_is_not_finite() -> None:
+def test_heat_keeps_largest_and_nonfinite() -> None:
     long = np.ones(1000)
     long[503], long[700] = 9.0, np.inf
     steps, values = heat_grid([series(list(range(1, 1001)), long.tolist()), series([10, 20], [2.0, 3.0])], most=100)
@@ -59,7 +59,7 @@ def test_a_heat_map_keeps_the_largest_of_a_stretch_and_what_is_not_finite() -> N
     assert np.isneginf(values[1]).sum() == 98  # no value
 
 
-def test_histograms_over_common_bins_keep_their_mass_and_their_place() -> None:
+def test_spread_histograms_keep_mass_and_place() -> None:
     edges = np.linspace(-1, 1, 41)
     counts = np.exp(-(((edges[:-1] + edges[1:]) * 2) ** 2))
     small = np.stack([edges[:-1], edges[1:], counts], 1)
@@ -75,7 +75,7 @@ def test_histograms_over_common_bins_keep_their_mass_and_their_place() -> None:
     assert quantiles(small, (0.5,)) == pytest.approx([0.0], abs=1e-9)
 
 
-def test_a_histogram_of_equal_values() -> None:
+def test_spread_histogram_of_equal_values() -> None:
     one = np.array([[2.0, 2.0, 5.0]])
     _, _, shares = histogram_grid(Histograms(np.array([1]), (one,), np.zeros(1)), columns=10)
     assert shares.sum() == 1

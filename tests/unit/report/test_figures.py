@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tbx_callbacks.report import figures, plot_losses
-from tbx_callbacks.report.heatmaps import families
-from tbx_callbacks.report.labels import plain, short
-from tbx_callbacks.report.loaded_runs import clock
 from tbx_callbacks.runs.reader import UnreadableError, read_run
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
-from tests.helpers.report_runs import HOSTILE, LAYERS, trained
+from tests.helpers.processes import python
+from tests.helpers.report_runs import trained
 
 
-def test_the_figures_of_a_run(tmp_path: Path) -> None:
+def test_figures_of_run_complete(tmp_path: Path) -> None:
     made = figures(trained(tmp_path / "run"))
     expected = {"loss", "scores", "learning_rate", "gradient_norm", "clip", "grad_norm", "update_ratio", "weight_norm"}
     expected |= {"histogram_weights", "histogram_grads", "throughput", "step_time", "memory", "monitor_share"}
@@ -34,14 +30,14 @@ def test_the_figures_of_a_run(tmp_path: Path) -> None:
     assert len(made["learning_rate"].data) == 1  # both groups have the same
 
 
-def test_layers_are_rows_in_the_models_order(tmp_path: Path) -> None:
+def test_figures_layers_in_order_of_model(tmp_path: Path) -> None:
     grad_norm = figures(trained(tmp_path / "run"))["grad_norm"].data[0]
     assert list(grad_norm.y) == ["embeddings", "layer.0", "layer.1", "layer.2", "layer.3", "pooler", "classifier"]
     assert grad_norm.customdata[6, -1] == pytest.approx(100 * np.exp(-1), rel=1e-5)
     assert grad_norm.z[6, -1] == pytest.approx(2 - np.log10(np.e), rel=1e-5)
 
 
-def test_nan_and_zero_have_colours_of_their_own(tmp_path: Path) -> None:
+def test_figures_nan_and_zero_own_colours(tmp_path: Path) -> None:
     writer = TensorBoardWriter(tmp_path)
     for step in (1, 2, 3):
         writer.write(step, {f"grad_norm/a.{n}": 10.0**n * step for n in range(4)} | {"train/loss": 1.0})
@@ -53,14 +49,7 @@ def test_nan_and_zero_have_colours_of_their_own(tmp_path: Path) -> None:
     assert np.argwhere(zero.z == 1).tolist() == [[2, 3]]
 
 
-def test_layers_without_what_is_inside_them(tmp_path: Path) -> None:
-    inside = {f"grad_norm/{layer}.dense.weight": 1.0 for layer in LAYERS}
-    run = read_run(trained(tmp_path / "run", extra=inside | {"activations/bert.a.0/zero_share": 0.5}))
-    assert list(families(run)["grad_norm"]) == LAYERS
-    assert "activations/zero_share" not in families(run)  # one row has no depth
-
-
-def test_findings_are_marked_where_they_begin(tmp_path: Path) -> None:
+def test_figures_findings_marked_at_first_step(tmp_path: Path) -> None:
     figure = plot_losses(trained(tmp_path / "run", steps=200, spike=120))
     (marks,) = (trace for trace in figure.data if (trace.meta or {}).get("role") == "findings")
     place = list(marks.x).index(120)
@@ -68,7 +57,7 @@ def test_findings_are_marked_where_they_begin(tmp_path: Path) -> None:
     assert "loss_spike" in marks.hovertext[place]
 
 
-def test_several_runs_overlay(tmp_path: Path) -> None:
+def test_figures_of_several_runs_overlay(tmp_path: Path) -> None:
     trained(tmp_path / "one"), trained(tmp_path / "two", lr=1e-2)
     made = figures(tmp_path)
     assert [trace.name for trace in made["throughput"].data] == ["one", "two"]
@@ -79,7 +68,7 @@ def test_several_runs_overlay(tmp_path: Path) -> None:
     assert [trace.name for trace in same["throughput"].data] == ["one (1)", "one (2)"]
 
 
-def test_any_tensorboard_folder(tmp_path: Path) -> None:
+def test_figures_of_foreign_folder_or_none(tmp_path: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(tmp_path)) as writer:
@@ -94,22 +83,7 @@ def test_any_tensorboard_folder(tmp_path: Path) -> None:
         figures()
 
 
-def test_samples_and_seconds_of_steps(tmp_path: Path) -> None:
-    run = read_run(trained(tmp_path / "run"))
-    known = clock(run)
-    assert known.samples is not None
-    assert known.samples.tolist() == (8 * known.steps).tolist()
-    assert (np.diff(known.seconds) >= 0).all()
-
-
-def test_names_are_text_for_plotly() -> None:
-    assert "<" not in plain(HOSTILE)
-    assert plain("a&b\x1b") == "a&amp;b?"
-    assert len(plain("x" * 500)) < 90
-    assert short(["a.layer.1", "b.layer.1", "c"]) == {"a.layer.1": "a.layer.1", "b.layer.1": "b.layer.1", "c": "c"}
-
-
-def test_without_the_extra_one_line_says_how_to_get_it(tmp_path: Path) -> None:
+def test_figures_without_plotly_prints_install_command(tmp_path: Path) -> None:
     code = f"""
 import sys
 sys.modules["plotly"] = None
@@ -119,7 +93,7 @@ try:
 except ImportError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = python("-c", code, check=True)
     assert done.stdout == (
         "a report needs plotly and jinja2, which are not installed; run: pip install 'tbx-callbacks[report]'\n"
     )

@@ -12,13 +12,12 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from tbx_callbacks.report import write_report
-from tbx_callbacks.report.watch import follow
-from tbx_callbacks.runs.reader import UnreadableError
+from tests.helpers.commands import COMMAND, run, run_process
+from tests.helpers.limits import limit
 from tests.helpers.report_runs import HOSTILE, trained
-from tests.unit.cli.test_cli import COMMAND, run
 
 
-def test_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
+def test_page_is_self_contained(tmp_path: Path) -> None:
     trained(tmp_path / "run", steps=200, spike=120)
     done = run("report", str(tmp_path / "run"), "-o", "out/report.html", "--png", "pictures", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -38,7 +37,7 @@ def test_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "pictures").iterdir())
 
 
-def test_runs_are_compared(tmp_path: Path) -> None:
+def test_page_compares_runs(tmp_path: Path) -> None:
     trained(tmp_path / "one"), trained(tmp_path / "two", lr=1e-2, steps=60)
     page = write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
     differ = page[page.index("Hyper-parameters that differ") : page.index("<nav")]
@@ -49,7 +48,7 @@ def test_runs_are_compared(tmp_path: Path) -> None:
     assert re.search(r'eval/loss, best</th><td class="best">', results)
 
 
-def test_text_from_runs_ends_no_element(tmp_path: Path) -> None:
+def test_page_hostile_text_escaped(tmp_path: Path) -> None:
     folder = tmp_path / "<b>run"
     with SummaryWriter(str(folder)) as writer:
         for step in range(3):
@@ -65,7 +64,7 @@ def test_text_from_runs_ends_no_element(tmp_path: Path) -> None:
     assert any("&lt;script&gt;" in trace["name"] for f in json.loads(data)["figures"].values() for trace in f["data"])
 
 
-def test_images_curves_and_texts(tmp_path: Path) -> None:
+def test_page_shows_images_curves_and_texts(tmp_path: Path) -> None:
     with SummaryWriter(str(tmp_path)) as writer:
         writer.add_scalar("train/loss", 1.0, 1)
         writer.add_image("confusion_matrix", np.zeros((3, 4, 4), np.float32), 1)
@@ -77,8 +76,8 @@ def test_images_curves_and_texts(tmp_path: Path) -> None:
     assert "<pre>a dull film</pre>" in page
 
 
-def test_what_is_wrong_is_said_in_one_line_with_code_2(tmp_path: Path) -> None:
-    done = run("report", str(tmp_path / "none"), cwd=tmp_path)
+def test_report_command_mistake_one_line_code_2(tmp_path: Path) -> None:
+    done = run_process("report", str(tmp_path / "none"), cwd=tmp_path)
     assert done.returncode == 2
     assert "LOGDIR must be a folder with event files" in done.stderr
     assert "Traceback" not in done.stderr
@@ -88,28 +87,7 @@ def test_what_is_wrong_is_said_in_one_line_with_code_2(tmp_path: Path) -> None:
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
 
 
-def test_following_writes_when_files_have_grown(tmp_path: Path) -> None:
-    written: list[int] = []
-
-    def write() -> Path:
-        if not any(tmp_path.rglob("*tfevents*")):
-            raise UnreadableError("nothing yet")
-        written.append(1)
-        return tmp_path
-
-    def wait() -> bool:
-        looks.append(len(written))
-        if len(looks) == 2:
-            trained(tmp_path / "run", steps=4)
-        return len(looks) == 4
-
-    looks: list[int] = []
-    came = list(follow([str(tmp_path)], write, wait))
-    assert looks == [0, 0, 1, 1]  # waited, waited, written, nothing new
-    assert [type(one) for one in came] == [UnreadableError, type(tmp_path)]
-
-
-def test_watch_refreshes_the_page_until_it_is_ended(tmp_path: Path) -> None:
+def test_report_command_watch_refreshes_until_interrupted(tmp_path: Path) -> None:
     trained(tmp_path / "run", steps=8)
     page = tmp_path / "report.html"
     watching = subprocess.Popen(
@@ -127,12 +105,12 @@ def test_watch_refreshes_the_page_until_it_is_ended(tmp_path: Path) -> None:
         assert "report.html" in watching.stdout.readline()
     finally:
         watching.send_signal(signal.SIGINT)
-        out, _ = watching.communicate(timeout=60)
+        out, _ = watching.communicate(timeout=limit(60))
     assert out.endswith("report: report.html\n")
     assert '"refresh":null' in page.read_text(encoding="utf-8")
 
 
-def test_reading_large_runs_reports_progress(tmp_path: Path) -> None:
+def test_write_report_of_large_run_reports_progress(tmp_path: Path) -> None:
     trained(tmp_path / "run", steps=600)
     reports: list[tuple[str, int, int]] = []
     write_report(

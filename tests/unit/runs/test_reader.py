@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,13 +17,11 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from tensorboardX.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
-from tbx_callbacks import TbxTrainerCallback
+from tbx_callbacks import runs
 from tbx_callbacks.runs.reader import UnreadableError, find_runs, read_run
-from tbx_callbacks.runs.series import Series, scalar_points, series_of
+from tbx_callbacks.runs.series import Series
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
-from tests.helpers.data import EVERY_KIND
-from tests.helpers.models import trainer
-from tests.helpers.runs import Run, files
+from tests.helpers.runs import files
 
 
 def points(series: Series) -> list[tuple[int, float]]:
@@ -45,41 +42,8 @@ def write(path: Path, *events: Event) -> None:
     writer.close()
 
 
-def test_a_run_of_ours_is_what_tensorboards_accumulator_reads(tmp_path: Path) -> None:
-    callback = TbxTrainerCallback(EVERY_KIND, log_dir=str(tmp_path / "run"))
-    trainer(tmp_path / "out", callbacks=[callback], eval_strategy="steps", eval_steps=4).train()
-    callback.close()
-    ours, theirs = read_run(tmp_path / "run"), Run(tmp_path / "run")
-    assert set(ours.scalars) == set(theirs.scalars)
-    for tag, series in ours.scalars.items():
-        assert dict(points(series)) == theirs.at(tag), tag
-        assert (np.diff(series.steps) > 0).all()
-        assert (series.wall_times > 1.6e9).all()
-    assert {tag: text.values[-1] for tag, text in ours.texts.items()} == {
-        tag: values[-1] for tag, values in theirs.texts.items()
-    }
-    assert set(ours.histograms) == set(theirs.histograms)
-    for tag, histograms in ours.histograms.items():
-        for step, buckets in zip(histograms.steps, histograms.buckets, strict=True):
-            proto = theirs.histograms[tag][step]
-            assert buckets[:, 2].sum() == proto.num
-            assert (buckets[0, 0], buckets[-1, 1]) == (proto.min, proto.max)
-            assert (buckets[1:, 0] == buckets[:-1, 1]).all()
-    assert ours.last_step == 8
-    assert not ours.unread
-
-
-def test_a_run_of_the_trainers_own_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "hf"))
-    trainer(tmp_path / "out", report_to="tensorboard").train()
-    run = read_run(tmp_path / "hf")
-    assert run.scalars["train/loss"].steps.tolist() == [2, 4, 6, 8]
-    assert "learning_rate" in run.texts["args"].values[0]
-    assert find_runs(tmp_path / "hf")["."] == str(tmp_path / "hf")
-
-
 @pytest.mark.parametrize("new_style", [False, True])
-def test_a_run_of_torchs_writer(tmp_path: Path, new_style: bool) -> None:
+def test_reader_torch_summary_writer_read(tmp_path: Path, new_style: bool) -> None:
     with SummaryWriter(str(tmp_path)) as writer:
         for step in range(3):
             writer.add_scalar("loss", 1 / (step + 1), step, new_style=new_style)
@@ -92,7 +56,7 @@ def test_a_run_of_torchs_writer(tmp_path: Path, new_style: bool) -> None:
     assert run.texts["note"].values == ("step 0", "step 1", "step 2")
 
 
-def test_tensors_as_tf2_writes_them_name_their_plugin_once(tmp_path: Path) -> None:
+def test_reader_tf2_tensors_plugin_named_once(tmp_path: Path) -> None:
     def event(step: int, tag: str, data: object, metadata: object = None) -> Event:
         value = Summary.Value(tag=tag, metadata=metadata, tensor=make_tensor_proto(data))
         return Event(step=step, wall_time=step, summary=Summary(value=[value]))
@@ -111,7 +75,7 @@ def test_tensors_as_tf2_writes_them_name_their_plugin_once(tmp_path: Path) -> No
     assert set(run.scalars) == {"epoch_loss"}
 
 
-def test_steps_that_a_restart_trains_again_are_hidden(tmp_path: Path) -> None:
+def test_reader_purged_steps_hidden(tmp_path: Path) -> None:
     with tensorboardX.SummaryWriter(str(tmp_path), filename_suffix=".a") as writer:
         for step in range(1, 9):
             writer.add_scalar("loss", step, step)
@@ -125,13 +89,13 @@ def test_steps_that_a_restart_trains_again_are_hidden(tmp_path: Path) -> None:
     assert "only_before" not in run.scalars
 
 
-def test_without_a_purge_each_tag_goes_on_from_where_it_falls_back(tmp_path: Path) -> None:
+def test_reader_repeated_step_restarts_tag(tmp_path: Path) -> None:
     scalars(tmp_path, {1: 1.0, 2: 2.0, 3: 3.0})
     scalars(tmp_path, {2: 20.0})
     assert points(read_run(tmp_path).scalars["train/loss"]) == [(1, 1.0), (2, 20.0)]
 
 
-def test_a_record_that_is_cut_off_ends_its_file_only(tmp_path: Path) -> None:
+def test_reader_cut_record_ends_its_file(tmp_path: Path) -> None:
     scalars(tmp_path, {1: 1.0, 2: 2.0})
     (path,) = files(tmp_path)
     path.write_bytes(path.read_bytes()[:-5])
@@ -143,29 +107,29 @@ def test_a_record_that_is_cut_off_ends_its_file_only(tmp_path: Path) -> None:
     assert run.unread[cut] > 5
 
 
-def test_progress_counts_every_byte(tmp_path: Path) -> None:
+def test_reader_progress_counts_every_byte(tmp_path: Path) -> None:
     writer = RecordWriter(str(tmp_path / "events.out.tfevents.1.x"))
     value = Summary.Value(tag="loss", simple_value=1.0)
     for step in range(12_000):
         writer.write(Event(step=step, wall_time=1.0, summary=Summary(value=[value])).SerializeToString())
     writer.close()
-    said: list[tuple[int, int]] = []
-    run = read_run(tmp_path, progress=lambda done, total: said.append((done, total)))
+    printed: list[tuple[int, int]] = []
+    run = read_run(tmp_path, progress=lambda done, total: printed.append((done, total)))
     size = (tmp_path / "events.out.tfevents.1.x").stat().st_size
     assert len(run.scalars["loss"]) == 12_000
-    assert said[-1] == (size, size)
-    assert len(said) == 1 + size // (1 << 18)
-    assert {total for _, total in said} == {size}
+    assert printed[-1] == (size, size)
+    assert len(printed) == 1 + size // (1 << 18)
+    assert {total for _, total in printed} == {size}
 
 
-def test_runs_below_a_folder(tmp_path: Path) -> None:
+def test_find_runs_below_folder(tmp_path: Path) -> None:
     for name in ("b", "a/fold_1"):
         scalars(tmp_path / name, {1: 1.0})
     (tmp_path / "empty").mkdir()
     assert find_runs(tmp_path) == {"a/fold_1": str(tmp_path / "a/fold_1"), "b": str(tmp_path / "b")}
 
 
-def test_what_cannot_be_read_is_an_error_that_says_why(tmp_path: Path) -> None:
+def test_reader_unreadable_folder_error_says_why(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError, match=r"must hold event files .* none in .* give the folder"):
         find_runs(tmp_path)
     with pytest.raises(UnreadableError, match=r"must be a folder with event files, got .*: it does not exist"):
@@ -186,22 +150,11 @@ def test_what_cannot_be_read_is_an_error_that_says_why(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-def test_without_tensorboard(tmp_path: Path) -> None:
+def test_reader_without_tensorboard_error_says_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scalars(tmp_path, {1: 1.0})
-    hidden = (
-        "import sys; sys.modules['tensorboard'] = None\n"
-        "from tbx_callbacks.runs.reader import read_run\n"
-        f"try: read_run({str(tmp_path)!r})\n"
-        "except ImportError as error: print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, timeout=60, check=True)
-    assert "run: pip install tbx-callbacks[view]" in done.stdout
-
-
-def test_a_series_of_growing_points_does_not_change() -> None:
-    growing = scalar_points()
-    growing.add(1, 0.5, 10.0)
-    before = series_of(growing)
-    growing.add(2, 0.25, 11.0)
-    assert points(before) == [(1, 0.5)]
-    assert points(series_of(growing)) == [(1, 0.5), (2, 0.25)]
+    monkeypatch.delitem(sys.modules, "tbx_callbacks.runs.tensorboard_loader", raising=False)
+    monkeypatch.delattr(runs, "tensorboard_loader", raising=False)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboard"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"run: pip install tbx-callbacks\[view\]"):
+        read_run(tmp_path)

@@ -9,25 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import TrainerCallback
 
-from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
+from tbx_callbacks import TbxLoop
 from tbx_callbacks.runs.reader import find_runs
 from tbx_callbacks.writers.axes import AxesWriter
-from tests.helpers.data import collate, rows
-from tests.helpers.launch import ranks
-from tests.helpers.models import bert, trainer
-from tests.helpers.runs import ROOT, Run, files
-
-SET: dict[str, Any] = {
-    "axis": ["step", "samples", "tokens", "epochs"],
-    "metrics": ["loss", {"weight_norm": {"by": "total"}}, "weight_histogram"],
-}
-RANKS = ROOT / "tests" / "ranks" / "scripts" / "train_axes.py"
-
-
-def along(folder: Any, axis: str) -> Run:
-    return Run(Path(folder) / f"by_{axis}")
+from tests.helpers.axes import AXES_SET as SET
+from tests.helpers.axes import along
+from tests.helpers.runs import Run, files
 
 
 def loop_over(folder: Path, sizes: dict[int, int], *, start: int = 0, **options: Any) -> None:
@@ -46,7 +34,7 @@ def loop_over(folder: Path, sizes: dict[int, int], *, start: int = 0, **options:
                 loop.evaluate(accuracy=0.5)
 
 
-def test_a_loop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_axes_of_loop_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loop_over(tmp_path / "run", {1: 6, 2: 6, 3: 5, 4: 7, 5: 6, 6: 2})
     whole = Run(tmp_path / "run")
     assert whole.steps("train/loss") == [2, 4, 6]
@@ -65,7 +53,7 @@ def test_a_loop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text.count("axis epochs is not written: it needs the trainer's epoch") == 1
 
 
-def test_a_loop_goes_on_where_it_resumes(tmp_path: Path) -> None:
+def test_axes_of_resumed_loop_continue(tmp_path: Path) -> None:
     loop_over(tmp_path / "run", {1: 6, 2: 6, 3: 6, 4: 6, 5: 6, 6: 6})
     loop_over(tmp_path / "run", {5: 4, 6: 4, 7: 4, 8: 4}, start=4)
     loop_over(tmp_path / "run", {8: 1, 9: 1, 10: 1}, start=7)  # between two points
@@ -74,7 +62,7 @@ def test_a_loop_goes_on_where_it_resumes(tmp_path: Path) -> None:
     assert along(tmp_path / "run", "tokens").steps("weight_norm/total") == [36, 72, 96, 111, 117]
 
 
-def test_what_is_not_known_is_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_axes_unknown_samples_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loop_over(tmp_path / "run", {1: 0, 2: 0})  # the loop does not say how many samples
     assert not files(tmp_path / "run" / "by_samples")
     assert "axis samples is not written: it needs the samples of each batch" in caplog.text
@@ -84,94 +72,14 @@ def test_what_is_not_known_is_not_written(tmp_path: Path, caplog: pytest.LogCapt
     assert Run(tmp_path / "run").steps("train/loss") == [2, 4]
 
 
-class StopAt(TrainerCallback):
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 7:
-            raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("attach", [False, True])
-def test_the_hugging_face_trainer_with_a_resume(tmp_path: Path, attach: bool) -> None:
-    saving = {"save_strategy": "steps", "save_steps": 4, "max_steps": 10, "eval_strategy": "steps", "eval_steps": 5}
-    for resume in (False, True):
-        callback = TbxTrainerCallback(SET, log_dir=tmp_path / "run")
-        others = [] if resume else [StopAt()]
-        run = trainer(tmp_path / "out", callbacks=[callback, *others], gradient_accumulation_steps=2, **saving)
-        if attach:
-            callback.attach(run)
-        if resume:
-            run.train(resume_from_checkpoint=True)
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                run.train()
-        callback.close()
-    assert Run(tmp_path / "run").steps("train/loss") == [2, 4, 6, 8, 10]
-    samples = along(tmp_path / "run", "samples")
-    assert samples.steps("train/loss") == [16, 32, 48, 64, 80]  # two batches of four a step
-    assert samples.steps("eval/accuracy") == [40, 80]
-    assert along(tmp_path / "run", "epochs").steps("train/loss") == [500, 1000, 1500, 2000, 2500]  # 32 rows
-    tokens = along(tmp_path / "run", "tokens").steps("train/loss")
-    of_an_epoch = sum(sum(row["attention_mask"]) for row in rows())
-    assert tokens[1::2] == [of_an_epoch, 2 * of_an_epoch]
-
-
-@pytest.mark.filterwarnings("ignore")  # Lightning warns of settings that suit tests
-def test_the_lightning_trainer_with_a_resume(tmp_path: Path) -> None:
-    import lightning.pytorch as pl
-
-    class Classifier(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = bert()
-
-        def training_step(self, batch: Any, index: int) -> Any:
-            return self.net(**batch).loss
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=0.01)
-
-    batches = torch.utils.data.DataLoader(rows(), batch_size=4, collate_fn=collate)
-    options: dict[str, Any] = {
-        "default_root_dir": tmp_path,
-        "max_epochs": -1,
-        "log_every_n_steps": 2,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    callback = TbxLightningCallback(SET)
-    run = pl.Trainer(callbacks=[callback], max_steps=6, **options)
-    run.fit(Classifier(), batches)
-    run.save_checkpoint(tmp_path / "at6.ckpt")
-    callback.close()
-    again = TbxLightningCallback(SET)
-    pl.Trainer(callbacks=[again], max_steps=10, **options).fit(Classifier(), batches, ckpt_path=tmp_path / "at6.ckpt")
-    assert along(again.log_dir, "samples").steps("train/loss") == [8, 16, 24, 32, 40]
-    epochs = [round(1000 * epoch) for _, epoch in Run(again.log_dir).scalars["train/epoch"]]
-    assert along(again.log_dir, "epochs").steps("train/loss") == epochs
-    real = [sum(row["attention_mask"]) for row in rows()]  # in order
-    tokens = along(again.log_dir, "tokens").steps("train/loss")
-    assert tokens[:3] == [sum(real[:8]), sum(real[:16]), sum(real[:24])]
-    assert tokens == sorted(tokens)
-
-
-def test_samples_are_those_of_all_ranks(tmp_path: Path) -> None:
-    ended = ranks(RANKS, tmp_path)
-    assert [rank.code for rank in ended] == [0, 0], [rank.said[-3000:] for rank in ended]
-    assert Run(tmp_path).steps("train/loss") == [2, 4]
-    assert along(tmp_path, "samples").steps("train/loss") == [2 * (3 + 4), 4 * (3 + 4)]
-
-
-def test_it_is_one_run_for_doctor_and_report(tmp_path: Path) -> None:
+def test_axes_folders_are_no_runs(tmp_path: Path) -> None:
     loop_over(tmp_path / "a" / "run", {1: 6, 2: 6})
     assert list(find_runs(tmp_path)) == ["a/run"]
     assert list(find_runs(tmp_path / "a" / "run")) == ["."]
     assert list(find_runs(tmp_path / "a" / "run" / "by_samples")) == ["."]  # asked for
 
 
-def test_a_point_is_never_before_an_earlier_one(tmp_path: Path) -> None:
+def test_axes_points_never_go_back(tmp_path: Path) -> None:
     writer = AxesWriter(tmp_path, ["samples"])
     writer.write(10, {"axis:samples": 1000.0, "x": 1.0})
     writer.write(19, {"x": 2.0})  # leads to 1900
@@ -182,9 +90,7 @@ def test_a_point_is_never_before_an_earlier_one(tmp_path: Path) -> None:
     assert Run(tmp_path).steps("x") == [10, 19, 20, 30]
 
 
-def test_a_folder_that_cannot_be_written_is_not_the_trainings_problem(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_axes_unwritable_folder_training_continues(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "by_samples").write_text("a file")
     with caplog.at_level(logging.WARNING):
@@ -194,7 +100,7 @@ def test_a_folder_that_cannot_be_written_is_not_the_trainings_problem(
     assert along(tmp_path / "run", "tokens").steps("train/loss") == [36, 72]
 
 
-def test_what_was_counted_falls_short_of_an_estimate_and_is_written_all_the_same(tmp_path: Path) -> None:
+def test_axes_count_below_estimate_written(tmp_path: Path) -> None:
     writer = AxesWriter(tmp_path / "run", ["samples"])
     writer.write(10, {"train/loss": 1.0, "axis:samples": 80.0})
     writer.write(15, {"eval/loss": 0.9})  # estimated at 120

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,49 +9,22 @@ from typing import Any
 
 import pytest
 
-from tbx_callbacks import TbxTrainerCallback
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
-from tests.helpers.models import trainer
+from tests.helpers.processes import python
 from tests.helpers.runs import Run
+from tests.helpers.s3 import s3_bucket
 
-boto3 = pytest.importorskip("boto3")
-moto_server = pytest.importorskip("moto.server")
 # botocore parses its own files with a deprecated function of the standard library.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("S3_ENDPOINT", f"http://{host}:{port}")
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
-    client.create_bucket(Bucket="runs")
-    yield client
-    server.stop()
+    with s3_bucket(monkeypatch) as client:
+        yield client
 
 
-def download(client: Any, prefix: str, folder: Path) -> Run:
-    folder.mkdir()
-    for item in client.list_objects_v2(Bucket="runs", Prefix=prefix)["Contents"]:
-        client.download_file("runs", item["Key"], str(folder / Path(item["Key"]).name))
-    return Run(folder)
-
-
-def test_a_run_on_s3(bucket: Any, tmp_path: Path) -> None:
-    callback = TbxTrainerCallback("default", log_dir="s3://runs/exp1")
-    trainer(tmp_path / "out", callbacks=[callback]).train()
-    callback.close()
-    read = download(bucket, "exp1/", tmp_path / "read")
-    assert read.steps("train/loss") == read.steps("grad_norm/total") == [2, 4, 6, 8]
-
-
-def test_a_run_on_s3_is_read_from_there(bucket: Any) -> None:
+def test_s3_run_read_from_bucket(bucket: Any) -> None:
     writer = TensorBoardWriter("s3://runs/all/exp1")
     for step in (1, 2):
         writer.write(step, {"train/loss": 1 / step})
@@ -64,11 +35,11 @@ def test_a_run_on_s3_is_read_from_there(bucket: Any) -> None:
         "for name, folder in find_runs('s3://runs/all').items():\n"
         "    print(name, folder, read_run(folder).scalars['train/loss'].values.tolist())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = python("-c", code)
     assert done.stdout.split("\n")[0] == "exp1 s3://runs/all/exp1 [1.0, 0.5]", done.stderr
 
 
-def test_a_failing_upload_is_like_a_full_disk(bucket: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_s3_failing_upload_retried(bucket: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     writer = TensorBoardWriter("s3://later/exp2", flush_secs=0.05)
     for step in range(1, 6):
         writer.write(step, {"a": float(step)})

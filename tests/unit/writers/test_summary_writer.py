@@ -12,7 +12,8 @@ import tensorboardX
 import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from tbx_callbacks.writers.summary_writer import SummaryWriter
+from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.runs import Run, files
 
 # tensorboardX and what it draws with use deprecated functions of their dependencies.
@@ -93,13 +94,13 @@ def contents(folder: Path) -> dict[str, list[Any]]:
     return read
 
 
-def test_every_method_has_its_call() -> None:
+def test_summary_writer_every_method_called() -> None:
     public = {name for name in dir(tensorboardX.SummaryWriter) if name.startswith("add_")}
     assert set(CALLS) | NOT_TRIED == public
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_what_is_written_is_what_tensorboardx_writes(tmp_path: Path, name: str) -> None:
+def test_summary_writer_writes_same_as_tensorboardx(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
     with SummaryWriter(str(tmp_path / "ours")) as ours:
         CALLS[name](ours)
@@ -128,12 +129,11 @@ def test_what_is_written_is_what_tensorboardx_writes(tmp_path: Path, name: str) 
     ],
     ids=["bf16", "empty", "nan", "int", "bool", "0-d fp16"],
 )
-def test_no_kind_of_weight_crashes_a_metric(tmp_path: Path, tensor: torch.Tensor) -> None:
+def test_full_set_odd_weight_kind_measured(tmp_path: Path, tensor: torch.Tensor) -> None:
     from tbx_callbacks._config.metric_set import load_config
     from tbx_callbacks._config.schedule import every
     from tbx_callbacks._engine.engine import Engine
     from tbx_callbacks._engine.training_info import TrainingInfo
-    from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
     model = torch.nn.Linear(2, 2)
     model.odd = torch.nn.Parameter(tensor, requires_grad=False)
@@ -155,3 +155,26 @@ def test_no_kind_of_weight_crashes_a_metric(tmp_path: Path, tensor: torch.Tensor
     assert read.steps("weight_norm/weight") == list(range(1, 101))
     readable = tensor.is_floating_point() and tensor.numel() and torch.isfinite(tensor).all()
     assert ("weights/odd" in read.histograms) == bool(readable)
+
+
+def test_summary_writer_methods_write_events(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("scalar", 1.5, 3)
+        writer.add_histogram("histogram", torch.arange(10.0), 3)
+        writer.add_text("text", "words", 3)
+        writer.add_image("image", torch.rand(3, 4, 4), 3)
+    read = Run(tmp_path)
+    assert read.at("scalar") == {3: 1.5}
+    assert read.histograms["histogram"][3].num == 10
+    assert read.texts["text"] == ["words"]
+
+
+def test_null_summary_writer_has_every_method() -> None:
+    writer = NullSummaryWriter()
+    for name in dir(SummaryWriter):
+        if not name.startswith("_") and callable(getattr(SummaryWriter, name)) and name != "use_metadata":
+            assert getattr(writer, name)(1, 2, three=3) is None
+    with pytest.raises(AttributeError):
+        writer.add_nothing()
+    with writer as same, same.use_metadata(global_step=3) as also:
+        also.add_scalar("a", 1.0)

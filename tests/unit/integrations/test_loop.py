@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +14,8 @@ from torch import Tensor, nn
 
 from tbx_callbacks import TbxLoop
 from tests.helpers.data import EVERY_KIND as SET
-from tests.helpers.data import FULL, collate, rows
-from tests.helpers.models import bert
+from tests.helpers.data import FULL
+from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
 
 
@@ -76,7 +74,7 @@ def train(
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("clip", [None, 0.05])
-def test_every_number_against_a_naive_one(tmp_path: Path, accumulate: int, clip: float | None) -> None:
+def test_loop_metrics_match_naive_computation(tmp_path: Path, accumulate: int, clip: float | None) -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, SET, log_dir=tmp_path / "run", log_every=2, max_grad_norm=clip) as loop:
@@ -107,7 +105,7 @@ def test_every_number_against_a_naive_one(tmp_path: Path, accumulate: int, clip:
     assert len(files(tmp_path / "run")) == 1
 
 
-def test_the_run_is_unharmed(tmp_path: Path) -> None:
+def test_loop_training_with_callback_unchanged(tmp_path: Path) -> None:
     results = []
     for watched in (True, False):
         model = net()
@@ -123,7 +121,7 @@ def test_the_run_is_unharmed(tmp_path: Path) -> None:
     assert torch.equal(watched_rng, plain_rng)
 
 
-def test_a_loop_that_never_calls_end_step(tmp_path: Path) -> None:
+def test_loop_without_end_step_counts_optimizer_steps(tmp_path: Path) -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, {"every": 1, "metrics": [{"weight_norm": {"by": "total"}}]}, log_dir=tmp_path):
@@ -131,7 +129,7 @@ def test_a_loop_that_never_calls_end_step(tmp_path: Path) -> None:
     assert Run(tmp_path).steps("weight_norm/total") == [1, 2, 3, 4, 5]
 
 
-def test_several_optimizers_read_only_their_own_parameters(tmp_path: Path) -> None:
+def test_loop_several_optimizers_own_parameters(tmp_path: Path) -> None:
     model = nn.ModuleDict({"generator": nn.Linear(4, 4), "critic": nn.Linear(4, 1)})
     optimizers = {name: torch.optim.SGD(model[name].parameters(), lr=0.1) for name in ("generator", "critic")}
     expected: dict[str, list[float]] = {name: [] for name in optimizers}
@@ -153,7 +151,7 @@ def test_several_optimizers_read_only_their_own_parameters(tmp_path: Path) -> No
         assert series == [(step, pytest.approx(value, rel=1e-5)) for step, value in enumerate(values, 1)]
 
 
-def test_closures(tmp_path: Path) -> None:
+def test_loop_closure_counts_one_step(tmp_path: Path) -> None:
     model = net()
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
     x, y = data()
@@ -175,30 +173,7 @@ def test_closures(tmp_path: Path) -> None:
     assert read.scalars["weight_norm/total"][-1] == (3, pytest.approx(weights, rel=1e-5))
 
 
-def test_accelerate(tmp_path: Path) -> None:
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-    model = bert()
-    loader = torch.utils.data.DataLoader(rows(32), batch_size=4, collate_fn=collate)
-    model, optimizer, loader = accelerator.prepare(model, torch.optim.AdamW(model.parameters(), lr=1e-3), loader)
-    with TbxLoop(model, optimizer, SET, log_dir=tmp_path, log_every=2, max_grad_norm=0.1) as loop:
-        for batch in loader:
-            with accelerator.accumulate(model):
-                loss = model(**batch).loss
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    loop.before_clip()
-                    expected = accelerator.clip_grad_norm_(model.parameters(), 0.1).item()
-                optimizer.step()
-                optimizer.zero_grad()
-            loop.end_step(loss=loss, samples=4, tokens=batch["attention_mask"].sum())
-    read = Run(tmp_path)
-    assert read.steps("train/loss") == read.steps("grad_norm/bert.encoder.layer.0") == [2, 4]
-    assert read.at("grad_norm/total")[4] == pytest.approx(expected, rel=1e-5)
-
-
-def test_an_exception_marks_the_run_as_failed_and_loses_nothing(tmp_path: Path) -> None:
+def test_loop_exception_marks_run_failed(tmp_path: Path) -> None:
     from tensorboard.plugins.hparams import metadata
 
     model = net()
@@ -219,7 +194,7 @@ def test_an_exception_marks_the_run_as_failed_and_loses_nothing(tmp_path: Path) 
     assert not optimizer._optimizer_step_pre_hooks
 
 
-def test_resume(tmp_path: Path) -> None:
+def test_loop_start_step_continues_folder(tmp_path: Path) -> None:
     for start in (0, 3):
         model = net()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -229,7 +204,7 @@ def test_resume(tmp_path: Path) -> None:
     assert Run(tmp_path).steps("train/loss") == list(range(1, 9))
 
 
-def test_a_nan_loss_is_counted(tmp_path: Path) -> None:
+def test_loop_nan_loss_counted(tmp_path: Path) -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, SET, log_dir=tmp_path, log_every=2) as loop:
@@ -250,38 +225,36 @@ def test_a_nan_loss_is_counted(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_errors(call: Callable[[], Any], message: str) -> None:
+def test_loop_wrong_argument_raises(call: Callable[[], Any], message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         call()
 
 
-def test_other_ranks_do_nothing(tmp_path: Path) -> None:
+def test_loop_other_ranks_write_nothing(tmp_path: Path) -> None:
     code = """
-import torch
+import os, torch
 from tbx_callbacks import TbxLoop
-model = torch.nn.Linear(2, 2)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-with TbxLoop(model, optimizer, "full", log_dir="logs") as loop:
-    for _ in range(3):
-        model(torch.ones(1, 2)).sum().backward()
-        loop.before_clip()
-        optimizer.step()
-        loop.end_step(loss=1.0)
-        loop.log("aux/x", 1.0)
-        loop.writer.add_text("a", "b")
-    loop.evaluate(accuracy=1.0)
+for rank in ("1", "0"):
+    os.environ["RANK"] = rank
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, "full", log_dir="logs") as loop:
+        for _ in range(3):
+            model(torch.ones(1, 2)).sum().backward()
+            loop.before_clip()
+            optimizer.step()
+            loop.end_step(loss=1.0)
+            loop.log("aux/x", 1.0)
+            loop.writer.add_text("a", "b")
+        loop.evaluate(accuracy=1.0)
+    assert os.path.exists("logs") == (rank == "0")
 """
-    import os
-
-    for rank in ("1", "0"):
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "RANK": rank}, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert (tmp_path / "logs").exists() == (rank == "0")
+    done = python("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "logs").exists()
 
 
-def test_one_ranks_share_is_not_written_as_the_whole(
+def test_loop_without_other_ranks_leaves_out_shares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -295,7 +268,7 @@ def test_one_ranks_share_is_not_written_as_the_whole(
     assert caplog.text.count("would cover its share of the data only") == 1
 
 
-def test_a_default_device_of_the_users_changes_nothing(tmp_path: Path) -> None:
+def test_loop_default_device_changes_nothing(tmp_path: Path) -> None:
     """On "meta", whatever is made there instead of on the CPU has no elements."""
     runs = {}
     for name in ("cpu", "meta"):

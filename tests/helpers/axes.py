@@ -1,0 +1,18 @@
+"""Metrics over several axes, and the runs that hold them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.helpers.runs import Run
+
+AXES_SET: dict[str, Any] = {
+    "axis": ["step", "samples", "tokens", "epochs"],
+    "metrics": ["loss", {"weight_norm": {"by": "total"}}, "weight_histogram"],
+}
+
+
+def along(folder: Any, axis: str) -> Run:
+    """The series that a run has against another axis than its steps."""
+    return Run(Path(folder) / f"by_{axis}")

@@ -1,0 +1,40 @@
+"""Runs a script on several ranks that are forked from one process, so that its imports are paid once.
+
+Run as: python fork_ranks.py SCRIPT RANKS FOLDER ARGUMENTS...; FOLDER gets what each rank printed, standard output gets
+a line with the rank and the exit code as each of them ends.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import runpy
+import sys
+from pathlib import Path
+
+
+def fork(number: int, folder: Path) -> int | None:
+    """Forks the ranks; the rank of a child, None in the parent, which has waited for all."""
+    children = {}
+    for rank in range(number):
+        child = os.fork()
+        if child == 0:
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            printed = os.open(folder / str(rank), os.O_WRONLY | os.O_CREAT)
+            os.dup2(printed, 1)
+            os.dup2(printed, 2)
+            os.close(printed)
+            return rank
+        children[child] = rank
+    while children:
+        child, status = os.wait()
+        print(children.pop(child), os.waitstatus_to_exitcode(status), flush=True)
+    return None
+
+
+script, ranks, logs, *arguments = sys.argv[1:]
+sys.argv = [script, *arguments]
+runpy.run_path(script, run_name="imported")
+importlib.import_module("torch._dynamo")  # optimizers import it, which takes seconds
+if fork(int(ranks), Path(logs)) is not None:
+    kept = runpy.run_path(script, run_name="__main__")  # alive until the interpreter ends, as in a process of its own

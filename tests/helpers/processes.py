@@ -1,0 +1,25 @@
+"""Python in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.helpers.limits import limit
+
+HEAVY = ("torch", "transformers", "lightning", "pytorch_lightning", "tensorboard", "datasets", "plotly", "jinja2")
+"""Modules that take long to import."""
+
+
+def python(*arguments: object, seconds: float = 120, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs the interpreter; its output is captured, and it may fail."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=limit(seconds), **options)
+
+
+def modules_loaded_by(code: str, cwd: Path | None = None) -> set[str]:
+    """Those of HEAVY that are loaded after the code."""
+    script = f"{code}\nimport sys\nprint('\\n'.join(name for name in {HEAVY!r} if name in sys.modules))"
+    return set(python("-c", script, cwd=cwd, check=True).stdout.split())

@@ -1,0 +1,9 @@
+"""The lazy attributes of the package load their trainer when they are looked up."""
+
+from __future__ import annotations
+
+from tests.helpers.processes import modules_loaded_by
+
+
+def test_trainer_callback_lookup_loads_torch_and_transformers() -> None:
+    assert {"torch", "transformers"} <= modules_loaded_by("from tbx_callbacks import TbxTrainerCallback")

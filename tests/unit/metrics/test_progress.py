@@ -1,0 +1,17 @@
+"""Samples and tokens along the axes of a run."""
+
+from __future__ import annotations
+
+import torch
+
+from tbx_callbacks.metrics.context import Interval
+from tbx_callbacks.metrics.progress import AxisProgress
+from tests.helpers.contexts import context, finished
+
+
+def test_axis_progress_only_chosen_axes_counted() -> None:
+    interval = Interval(samples=8, tokens=torch.tensor(100))
+    both = finished(AxisProgress(("samples", "tokens"))(context(interval=interval)))
+    assert both == {"axis:samples": 8.0, "axis:tokens": 100.0}
+    assert finished(AxisProgress(("tokens",))(context(interval=interval))) == {"axis:tokens": 100.0}
+    assert AxisProgress(("samples", "tokens"))(context()) == {}

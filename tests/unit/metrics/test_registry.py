@@ -1,0 +1,21 @@
+"""The registry of metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tbx_callbacks.metrics.registry import METRICS
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_registry_metric_describes_itself(name: str) -> None:
+    cls = METRICS[name]
+    assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert cls.events <= {"start", "step", "log", "end"}
+    assert all(field.default is not dataclasses.MISSING for field in dataclasses.fields(cls))  # type: ignore[arg-type]
+    assert cls() == cls()
+    assert cls.tags
+    assert cls.cost
+    assert ("{group}" in "".join(cls.tags)) == (cls.select is not None)

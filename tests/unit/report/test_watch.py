@@ -1,0 +1,30 @@
+"""Reports that are written again while runs grow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tbx_callbacks.report.watch import follow
+from tbx_callbacks.runs.reader import UnreadableError
+from tests.helpers.report_runs import trained
+
+
+def test_follow_writes_after_files_have_grown(tmp_path: Path) -> None:
+    written: list[int] = []
+
+    def write() -> Path:
+        if not any(tmp_path.rglob("*tfevents*")):
+            raise UnreadableError("nothing yet")
+        written.append(1)
+        return tmp_path
+
+    def wait() -> bool:
+        looks.append(len(written))
+        if len(looks) == 2:
+            trained(tmp_path / "run", steps=4)
+        return len(looks) == 4
+
+    looks: list[int] = []
+    came = list(follow([str(tmp_path)], write, wait))
+    assert looks == [0, 0, 1, 1]  # waited, waited, written, nothing new
+    assert [type(one) for one in came] == [UnreadableError, type(tmp_path)]
