@@ -27,7 +27,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from tbx_callbacks import TbxLoop
 from tbx_callbacks._distributed.packing import PackedValues, StepValues
 from tbx_callbacks._model.tensors import Tensors
-from tbx_callbacks._stats import fused
+from tbx_callbacks._stats import fused_moments as fused
 from tbx_callbacks.metrics.values import Histogram, Sum
 
 LAUNCH_S = 4e-6  # seconds per kernel launch, when the device waits for it

@@ -16,11 +16,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from tbx_callbacks._distributed.background_worker import Worker
+from tbx_callbacks._distributed.collectives import END, Merger
 from tbx_callbacks._distributed.group import GlooGroup, GroupAbandonedError, rendezvous, step_timeout
-from tbx_callbacks._distributed.merge import END, Merger
-from tbx_callbacks._distributed.messages import Message, Messages, incoming, without_messages
 from tbx_callbacks._distributed.packing import Partial, Partials
-from tbx_callbacks._distributed.worker import Worker
+from tbx_callbacks._distributed.rank0_messages import Message, Messages, incoming, without_messages
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks._stats.host_copy import HostCopy
 

@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from tbx_callbacks._config.schedule import can_stretch, stretch
-from tbx_callbacks._distributed.messages import Messages, Numbers
+from tbx_callbacks._distributed.rank0_messages import Messages, Numbers
 from tbx_callbacks._engine.cost import Cost
 from tbx_callbacks._engine.counters import Stopwatch
-from tbx_callbacks._engine.plan import MetricRun, describe
-from tbx_callbacks._engine.runner import MetricRunner
+from tbx_callbacks._engine.metric_plan import MetricRun, describe
+from tbx_callbacks._engine.metric_runner import MetricRunner
 
 logger = logging.getLogger(__name__)
 

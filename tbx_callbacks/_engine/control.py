@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from tbx_callbacks import tags
-from tbx_callbacks._config.live_rules import LiveRuleConfig
+from tbx_callbacks._config.live_rule_options import LiveRuleConfig
 from tbx_callbacks._config.metric_spec import Cadence
 from tbx_callbacks._config.schedule import Schedule, never
-from tbx_callbacks._distributed.messages import Numbers
-from tbx_callbacks._engine.actions import Action
+from tbx_callbacks._distributed.rank0_messages import Numbers
 from tbx_callbacks._engine.budget import Budget
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.live_rules import RULES_TOPIC, create_live_rules
-from tbx_callbacks._engine.plan import schedule_of
+from tbx_callbacks._engine.metric_plan import schedule_of
+from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._engine.publisher import Publisher
-from tbx_callbacks._engine.runner import MetricRunner
+from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.writers.base import NullWriter
 

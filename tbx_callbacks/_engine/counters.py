@@ -11,7 +11,7 @@ from torch import Tensor
 from tbx_callbacks._model.amp import LossScale
 from tbx_callbacks._model.outputs import Losses, Predictions
 from tbx_callbacks._stats.accumulators import KEPT, LazySum, add_up, stack_scalars
-from tbx_callbacks._stats.clipping import is_clipped
+from tbx_callbacks._stats.clip_factor import is_clipped
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.context import Interval
 

@@ -11,25 +11,25 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from tbx_callbacks._config.live_rules import NO_LIVE_RULES, LiveRuleConfig
+from tbx_callbacks._config.live_rule_options import NO_LIVE_RULES, LiveRuleConfig
 from tbx_callbacks._config.metric_spec import Cadence, MetricSpec
 from tbx_callbacks._config.schedule import never
 from tbx_callbacks._distributed.rank import in_group, is_rank_zero, world_size
 from tbx_callbacks._distributed.reducer import Reducer, join
-from tbx_callbacks._engine.actions import Action
-from tbx_callbacks._engine.best import BestValues
+from tbx_callbacks._engine.best_values import BestValues
 from tbx_callbacks._engine.control import Control
 from tbx_callbacks._engine.counters import Counters, Stopwatch
-from tbx_callbacks._engine.guard import Guard
-from tbx_callbacks._engine.plan import families, follow_other_metrics, plan, schedule_of
+from tbx_callbacks._engine.error_guard import Guard
+from tbx_callbacks._engine.metric_plan import families, follow_other_metrics, plan, schedule_of
+from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._engine.publisher import Publisher
-from tbx_callbacks._engine.recorder import StepRecorder
-from tbx_callbacks._engine.runner import MetricRunner
-from tbx_callbacks._engine.support import supported_metrics
+from tbx_callbacks._engine.rule_actions import Action
+from tbx_callbacks._engine.step_recorder import StepRecorder
+from tbx_callbacks._engine.supported_metrics import supported_metrics
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import UserScalars
-from tbx_callbacks._model.access import ModelAccess
 from tbx_callbacks._model.amp import loss_scale
+from tbx_callbacks._model.model_access import ModelAccess
 from tbx_callbacks._model.outputs import Predictions
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.context import Context, RunInfo

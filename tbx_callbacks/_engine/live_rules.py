@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from functools import partial
 
-from tbx_callbacks._config.live_rules import LiveRule, LiveRuleConfig, function_of
-from tbx_callbacks._config.rules import Response
+from tbx_callbacks._config.live_rule_options import LiveRule, LiveRuleConfig, function_of
+from tbx_callbacks._config.rule_options import Response
 from tbx_callbacks._config.schedule import Schedule
-from tbx_callbacks._distributed.messages import Messages
-from tbx_callbacks._distributed.worker import Worker
-from tbx_callbacks._engine.actions import Action
+from tbx_callbacks._distributed.background_worker import Worker
+from tbx_callbacks._distributed.rank0_messages import Messages
 from tbx_callbacks._engine.live_history import RunHistory, read_history
+from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks.metrics.host_values import FinalValue, Text
 from tbx_callbacks.rules import SEVERITIES, Finding, diagnose
 from tbx_callbacks.rules.formatting import PREFIX, line, markdown, severity_of

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from tbx_callbacks._distributed.messages import Message, Messages
+from tbx_callbacks._distributed.background_worker import Worker
 from tbx_callbacks._distributed.packing import PackedValues, Partials, StepValues
+from tbx_callbacks._distributed.rank0_messages import Message, Messages
 from tbx_callbacks._distributed.reducer import Reducer
-from tbx_callbacks._distributed.worker import Worker
 from tbx_callbacks._engine.live_rules import LiveRules
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.metrics.values import StepInfo

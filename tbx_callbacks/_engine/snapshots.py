@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tbx_callbacks._engine.plan import MetricRun
-from tbx_callbacks._engine.runner import needs_of
-from tbx_callbacks._model.access import ModelAccess
+from tbx_callbacks._engine.metric_plan import MetricRun
+from tbx_callbacks._engine.metric_runner import needs_of
+from tbx_callbacks._model.model_access import ModelAccess
 from tbx_callbacks._model.tensors import Tensors
-from tbx_callbacks._stats.clipping import clip_factor
+from tbx_callbacks._stats.clip_factor import clip_factor
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.values import ClipFactor, Max, Value

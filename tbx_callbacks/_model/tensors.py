@@ -9,9 +9,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from tbx_callbacks._stats import fused
+from tbx_callbacks._stats import fused_moments as fused
 from tbx_callbacks._stats.flat import elements, moved
-from tbx_callbacks._stats.fused import Moments
+from tbx_callbacks._stats.fused_moments import Moments
 from tbx_callbacks._stats.norms import count_nonfinite, square_norms
 
 

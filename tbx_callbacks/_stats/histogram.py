@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tbx_callbacks._stats import fused, histogram_cpu, histogram_device, histogram_small
+from tbx_callbacks._stats import fused_moments as fused
+from tbx_callbacks._stats import histogram_cpu, histogram_device, histogram_small
 from tbx_callbacks._stats.flat import flat
 
 MOST_BINS = 255

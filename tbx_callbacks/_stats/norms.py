@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tbx_callbacks._stats import fused
+from tbx_callbacks._stats import fused_moments as fused
 from tbx_callbacks._stats.flat import flat, moved
 from tbx_callbacks._stats.threads import Pieces, on_threads
 

@@ -14,13 +14,13 @@ from torch import Tensor
 from tbx_callbacks._config.metric_set import Config, load_config
 from tbx_callbacks._distributed.rank import in_group
 from tbx_callbacks._engine.engine import Engine
-from tbx_callbacks._engine.plan import axis_specs
+from tbx_callbacks._engine.metric_plan import axis_specs
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.values import StepInfo
 from tbx_callbacks.runs.folders import RunLocation
-from tbx_callbacks.writers.axes import AxesWriter
+from tbx_callbacks.writers.axis_writer import AxesWriter
 from tbx_callbacks.writers.base import NullWriter
 from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter

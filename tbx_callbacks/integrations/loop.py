@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from tbx_callbacks import tags
 from tbx_callbacks._config.schedule import every
 from tbx_callbacks._distributed.rank import is_rank_zero
-from tbx_callbacks._engine.actions import Action
+from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.sharding.deepspeed import find_deepspeed
 from tbx_callbacks._model.sharding.dtensor import sharding

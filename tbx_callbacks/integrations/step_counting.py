@@ -11,7 +11,7 @@ from torch import Tensor
 from tbx_callbacks import tags
 from tbx_callbacks._config.schedule import Schedule, never
 from tbx_callbacks._distributed.rank import world_size
-from tbx_callbacks._engine.actions import Action
+from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._stats.accumulators import LazySum, add_up
 from tbx_callbacks._stats.types import Number

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tbx_callbacks._stats.clipping import clip_factor
+from tbx_callbacks._stats.clip_factor import clip_factor
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.host_values import Text
 

@@ -40,8 +40,8 @@ def plot_losses(*logdirs: Logdir) -> go.Figure:
         ImportError: plotly or TensorBoard is not installed.
     """
     _check()
-    from tbx_callbacks.report.line_charts import LOSS
-    from tbx_callbacks.report.line_figures import loss_chart
+    from tbx_callbacks.report.charts import LOSS
+    from tbx_callbacks.report.line_drawing import loss_chart
     from tbx_callbacks.report.loaded_runs import read
     from tbx_callbacks.runs.reader import UnreadableError
 
@@ -85,7 +85,7 @@ def write_report(
     partial_page.write_text(render(loaded_runs, refresh=refresh), encoding="utf-8")
     partial_page.replace(page)
     if png is not None:
-        from tbx_callbacks.report.pictures import export
+        from tbx_callbacks.report.png_export import export
 
         export(loaded_runs, Path(png))
     return page

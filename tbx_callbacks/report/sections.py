@@ -9,11 +9,11 @@ from functools import partial
 import plotly.graph_objects as go
 
 from tbx_callbacks import tags
+from tbx_callbacks.report.charts import LINES, LineChart
 from tbx_callbacks.report.distributions import histogram_families, histogram_map
 from tbx_callbacks.report.heatmaps import families, heat_map
 from tbx_callbacks.report.labels import plain
-from tbx_callbacks.report.line_charts import LINES, LineChart
-from tbx_callbacks.report.line_figures import line_chart, loss_chart
+from tbx_callbacks.report.line_drawing import line_chart, loss_chart
 from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.report.predictions import curves
 from tbx_callbacks.runs.series import Run

@@ -16,7 +16,7 @@ import numpy as np
 from tbx_callbacks import tags
 from tbx_callbacks.report.loaded_runs import LoadedRun, clock
 from tbx_callbacks.rules import Finding
-from tbx_callbacks.rules.needs import TRAIN_LOSS
+from tbx_callbacks.rules.required_series import TRAIN_LOSS
 from tbx_callbacks.runs.series import Run
 from tbx_callbacks.tags import EVALUATION, larger_is_better
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.needs import AMP_SCALE, AMP_SKIPPED, Need
+from tbx_callbacks.rules.required_series import AMP_SCALE, AMP_SKIPPED, Need
 from tbx_callbacks.rules.series_stats import finite
 from tbx_callbacks.runs.series import Run, Series
 

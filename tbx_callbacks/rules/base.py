@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
-from tbx_callbacks.rules.needs import Need
+from tbx_callbacks.rules.required_series import Need
 from tbx_callbacks.runs.series import Run
 
 Severity = Literal["error", "warning", "note"]

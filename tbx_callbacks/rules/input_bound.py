@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.needs import INPUT_SHARE, Need
+from tbx_callbacks.rules.required_series import INPUT_SHARE, Need
 from tbx_callbacks.rules.series_stats import finite, median
 from tbx_callbacks.runs.series import Run
 

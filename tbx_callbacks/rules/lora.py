@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.needs import LORA, Need
+from tbx_callbacks.rules.required_series import LORA, Need
 from tbx_callbacks.runs.series import Run
 
 

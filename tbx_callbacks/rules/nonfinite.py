@@ -11,7 +11,7 @@ import numpy as np
 
 from tbx_callbacks import tags
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.needs import EVAL_LOSS, GRAD_NORM, NONFINITE, TRAIN_LOSS, Need
+from tbx_callbacks.rules.required_series import EVAL_LOSS, GRAD_NORM, NONFINITE, TRAIN_LOSS, Need
 from tbx_callbacks.runs.series import Run, Series, Steps
 
 _COUNTS = (

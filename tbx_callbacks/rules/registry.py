@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from tbx_callbacks.rules.activations import DeadActivations
 from tbx_callbacks.rules.amp import AmpScaleCollapse, AmpSkippedSteps
 from tbx_callbacks.rules.base import Rule
 from tbx_callbacks.rules.clipping import ClippingSaturated
-from tbx_callbacks.rules.depth import ExplodingGradients, VanishingGradients
-from tbx_callbacks.rules.generalisation import AccuracyGap, EvalDisagrees, Overfitting
+from tbx_callbacks.rules.dead_activations import DeadActivations
+from tbx_callbacks.rules.divergence import Divergence, LossSpike
+from tbx_callbacks.rules.frozen_layers import AllFrozen, FrozenLayers, HeadOnly, ZeroGradient
+from tbx_callbacks.rules.gradient_flow import ExplodingGradients, VanishingGradients
 from tbx_callbacks.rules.input_bound import InputBound
 from tbx_callbacks.rules.learning_rate import DecayedEarly, NoWarmup
+from tbx_callbacks.rules.learning_rate_too_high import LearningRateTooHigh
 from tbx_callbacks.rules.lora import LoraNotTraining
-from tbx_callbacks.rules.loss_shape import Divergence, LossSpike
 from tbx_callbacks.rules.nonfinite import NonFinite
-from tbx_callbacks.rules.progress import Plateau, Underfitting
-from tbx_callbacks.rules.standstill import AllFrozen, FrozenLayers, HeadOnly, ZeroGradient
-from tbx_callbacks.rules.too_high import LearningRateTooHigh
+from tbx_callbacks.rules.overfitting import AccuracyGap, EvalDisagrees, Overfitting
+from tbx_callbacks.rules.underfitting import Plateau, Underfitting
 from tbx_callbacks.rules.update_ratio import UpdateTooLarge, UpdateTooSmall
 
 RULES: dict[str, type[Rule]] = {

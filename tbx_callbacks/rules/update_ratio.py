@@ -10,7 +10,7 @@ import numpy as np
 
 from tbx_callbacks import tags
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.needs import UPDATE_RATIOS, Need
+from tbx_callbacks.rules.required_series import UPDATE_RATIOS, Need
 from tbx_callbacks.rules.series_stats import depth, finite, median, outermost
 from tbx_callbacks.runs.series import Run
 

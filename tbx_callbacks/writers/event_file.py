@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import logging
@@ -12,7 +11,7 @@ import struct
 import threading
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import crc32c
 
@@ -110,33 +109,6 @@ class LocalFile:
             os.ftruncate(self._descriptor, self._size)
             raise
         self._size += len(records)
-
-
-class RemoteFile:
-    """A file in a remote store, opened by tensorboardX; each sync uploads the whole file.
-
-    Args:
-        path: address of the file.
-        opened: a file-like object with `write` and `flush`.
-        header: first record.
-    """
-
-    volatile = True
-
-    def __init__(self, path: str, opened: Any, header: bytes) -> None:
-        self.path = path
-        self._file = opened
-        self._file.write(header)
-
-    def write(self, records: bytes) -> None:
-        self._file.write(records)
-
-    def sync(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        with contextlib.suppress(AttributeError):
-            self._file.closed = True  # the last sync was the last upload; this stops the destructor from uploading
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -13,8 +13,9 @@ from tensorboardX import summary as protos
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.writer import FileWriter
 
-from tbx_callbacks.writers.event_file import EventFile, LocalFile, RemoteFile, file_name, frame
+from tbx_callbacks.writers.event_file import EventFile, LocalFile, file_name, frame
 from tbx_callbacks.writers.event_writer import EventWriter
+from tbx_callbacks.writers.remote_file import RemoteFile
 
 
 class SummaryWriter(tensorboardX.SummaryWriter):  # type: ignore[misc]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tbx_callbacks import load_config
-from tbx_callbacks._config.rules import load_rules
+from tbx_callbacks._config.rule_options import load_rules
 from tbx_callbacks.rules import RULES
 from tests.helpers.confusion import rule_row
 from tests.helpers.planted_faults import FAULTS, HEALTHY

@@ -17,7 +17,7 @@ import inspect
 import triton, triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from tbx_callbacks._stats import fused
+from tbx_callbacks._stats import fused_moments as fused
 from tbx_callbacks._stats import triton_kernels as kernels
 
 POINTERS = {"table": "*i64", "order": "*i64", "stats": "*fp64", "ranges": "*fp64", "bins": "*i64", "counts": "*i64"}

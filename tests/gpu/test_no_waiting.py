@@ -16,8 +16,9 @@ from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
 from tbx_callbacks._engine.cost import DeviceTime, device_marker
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.engine import Engine
-from tbx_callbacks._engine.recorder import StepRecorder
-from tbx_callbacks._stats import fused, histogram, histogram_device
+from tbx_callbacks._engine.step_recorder import StepRecorder
+from tbx_callbacks._stats import fused_moments as fused
+from tbx_callbacks._stats import histogram, histogram_device
 from tbx_callbacks._stats.flat import flat
 from tests.helpers.data import collate, rows
 from tests.helpers.gpu import FULL, TYPES, no_waiting, tensors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tbx_callbacks._config.rules import thresholds
+from tbx_callbacks._config.rule_options import thresholds
 from tbx_callbacks.rules import RULES, Diagnosis, diagnose
 from tbx_callbacks.rules.formatting import PREFIX
 from tbx_callbacks.runs.reader import read_run

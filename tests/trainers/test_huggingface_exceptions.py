@@ -13,7 +13,7 @@ from torch import nn
 from transformers import Trainer
 
 from tbx_callbacks import TbxTrainerCallback
-from tbx_callbacks.integrations.huggingface.still_training import StillTraining
+from tbx_callbacks.integrations.huggingface.abandoned_training import StillTraining
 from tests.helpers.data import collate, rows
 from tests.helpers.models import bert, trainer
 from tests.helpers.runs import Run

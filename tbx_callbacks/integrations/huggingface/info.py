@@ -14,13 +14,13 @@ from transformers import Trainer
 
 from tbx_callbacks import tags
 from tbx_callbacks._config.schedule import Schedule, at, either, every, never
-from tbx_callbacks._engine.actions import Action
+from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.sharding.deepspeed import find_deepspeed
 from tbx_callbacks._model.sharding.dtensor import sharding
-from tbx_callbacks._stats.clipping import clip_factor
+from tbx_callbacks._stats.clip_factor import clip_factor
 from tbx_callbacks.integrations.base import named_optimizers, scaler_of
-from tbx_callbacks.integrations.huggingface.still_training import StillTraining
+from tbx_callbacks.integrations.huggingface.abandoned_training import StillTraining
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tbx_callbacks._engine.actions import Action
+from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks._model.forward_hooks import on_forward
 from tbx_callbacks.integrations.base import named_optimizers
 from tbx_callbacks.integrations.batches import batch_as_mapping, loss_in, samples_in, tokens_in

@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
 from tbx_callbacks.rules import RULES, Finding
-from tbx_callbacks.rules.needs import NONFINITE, Need
 from tbx_callbacks.rules.nonfinite import NonFinite
+from tbx_callbacks.rules.required_series import NONFINITE, Need
 from tbx_callbacks.runs.series import Run
 from tests.helpers.data import collate, rows
 from tests.helpers.models import bert

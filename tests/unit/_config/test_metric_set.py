@@ -11,14 +11,14 @@ import yaml
 
 from tbx_callbacks import ConfigError, load_config
 from tbx_callbacks._config.bundled import bundled_sets
-from tbx_callbacks._config.live_rules import LiveRule
-from tbx_callbacks._config.rules import Response
-from tbx_callbacks._config.schema import json_schema
+from tbx_callbacks._config.json_schema import json_schema
+from tbx_callbacks._config.live_rule_options import LiveRule
+from tbx_callbacks._config.rule_options import Response
 from tbx_callbacks.metrics.registry import METRICS
 from tbx_callbacks.rules import RULES
-from tbx_callbacks.rules.generalisation import Overfitting
-from tbx_callbacks.rules.loss_shape import Divergence
-from tbx_callbacks.rules.progress import Plateau
+from tbx_callbacks.rules.divergence import Divergence
+from tbx_callbacks.rules.overfitting import Overfitting
+from tbx_callbacks.rules.underfitting import Plateau
 
 
 def names(config: Any) -> list[str]:

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from tbx_callbacks._config.schedule import at, either, every, never, stretches
+from tbx_callbacks._config.schedule import at, can_stretch, either, every, never, stretch
 
 
 def test_stretched_schedule_keeps_single_steps() -> None:
@@ -36,10 +36,10 @@ def test_schedules_equal_when_same_steps() -> None:
 
 
 def test_stretches_only_with_period() -> None:
-    assert stretches(every(2))
-    assert stretches(either(at(1), every(2)))
-    assert not stretches(at(1))
-    assert not stretches(never)
+    assert can_stretch(every(2))
+    assert can_stretch(either(at(1), every(2)))
+    assert not can_stretch(at(1))
+    assert not can_stretch(never)
 
 
 def test_schedule_pickled_equal() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tbx_callbacks._distributed.packing import Partial, StepValues, filled
+from tbx_callbacks._distributed.packing import Partial, StepValues, fill_part
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.metrics.values import Histogram, Max, Mean, Norm, Sum
@@ -82,5 +82,5 @@ def test_count_histograms_uses_agreed_ranges() -> None:
 def test_partial_empty_like_keeps_shape_only() -> None:
     partial = Partial(Norm(torch.tensor(4.0)), {"0": 4.0}, {"a": 1.0}, "one")
     assert partial.empty_like() == Partial(Norm(0.0), {"0": 0.0}, {"a": 0.0}, "one")
-    numbers = filled("tag", partial, partial.empty_like(), {("tag", "0"): 16.0}, {("tag", "a"): 5.0})
+    numbers = fill_part("tag", partial, partial.empty_like(), {("tag", "0"): 16.0}, {("tag", "a"): 5.0})
     assert (numbers.result({}), numbers.maxes) == (4.0, {"a": 5.0})

@@ -11,15 +11,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from tbx_callbacks._config.live_rules import LiveRule
+from tbx_callbacks._config.live_rule_options import LiveRule
 from tbx_callbacks._config.metric_set import load_config
-from tbx_callbacks._config.rules import Response
+from tbx_callbacks._config.rule_options import Response
 from tbx_callbacks._config.schedule import every
-from tbx_callbacks._engine.actions import Action
 from tbx_callbacks._engine.live_rules import LiveRules, RuleRunner
+from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.rules import RULES, Finding
-from tbx_callbacks.rules.needs import TRAIN_LOSS, Need
+from tbx_callbacks.rules.required_series import TRAIN_LOSS, Need
 from tbx_callbacks.runs.series import Run
 from tbx_callbacks.writers.base import MemoryWriter
 
@@ -136,7 +136,7 @@ def test_live_rules_failing_rule_off_others_continue(strict: bool, caplog: pytes
     fed.watcher.fail = errors.append if strict else None
     fed.see("train/loss", FALLS_THEN_RISES)
     assert [tag for _, tag, _ in fed.written] == ["alerts/divergence"]
-    printed = caplog.text.count("rule broken failed at step 10 and is switched off: KeyError('a fault of the rule')")
+    printed = caplog.text.count("rule broken failed at step 10 and is disabled: KeyError('a fault of the rule')")
     assert printed == (0 if strict else 1)
     assert list(map(str, errors)) == ["rule broken failed at step 10: KeyError('a fault of the rule')"] * strict
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from tbx_callbacks import TbxLoop
 from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks._config.schedule import never
-from tbx_callbacks._engine.plan import plan
+from tbx_callbacks._engine.metric_plan import plan
 from tbx_callbacks._engine.snapshots import WeightSnapshot
-from tbx_callbacks._model.access import ModelAccess
+from tbx_callbacks._model.model_access import ModelAccess
 from tests.helpers.runs import Run
 
 UPDATES = [

@@ -8,22 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from tbx_callbacks._model.parameters import NoMatchError, Select, Selection, layer_of, layers_of, match, parameters_of
+from tbx_callbacks._model.parameters import NoMatchError, Select, Selection, match, parameters_of
 from tests.helpers.nets import bert_like
-
-LAYERS = [
-    ("bert.encoder.layer.11.attention.self.query.weight", "bert.encoder.layer.11"),
-    ("bert.embeddings.word_embeddings.weight", "bert.embeddings"),
-    ("bert.pooler.dense.bias", "bert.pooler"),
-    ("classifier.weight", "classifier"),
-    ("encoder.block.0.layer.1.DenseReluDense.wi.weight", "encoder.block.0"),
-    ("model.layers.31.mlp.experts.5.w1.weight", "model.layers.31"),
-    ("model.norm.weight", "model.norm"),
-    ("0.weight", "0"),
-    ("weight", "weight"),
-    ("layer1.0.conv1.weight", "layer1.0"),
-    ("cls.predictions.transform.dense.weight", "cls.predictions"),
-]
 
 
 def resolve(*args: Any, **kwargs: Any) -> Selection:
@@ -32,11 +18,6 @@ def resolve(*args: Any, **kwargs: Any) -> Selection:
     for error in filter(None, errors.values()):
         raise error
     return selection
-
-
-@pytest.mark.parametrize(("name", "layer"), LAYERS)
-def test_layer_of_parameter_name(name: str, layer: str) -> None:
-    assert layer_of(name) == layer
 
 
 def test_match_groups_cover_every_parameter_once() -> None:
@@ -91,38 +72,3 @@ def test_match_nested_model_same_layers() -> None:
     inside = [g.name for g in resolve(Select(by="layer"), parameters_of(nn.ModuleDict({"net": bert_like()}))).groups]
     alone = [g.name for g in resolve(Select(by="layer"), parameters_of(bert_like())).groups]
     assert inside == [f"net.{name}" for name in alone]
-
-
-def test_layers_of_peft_names_layer_of_module() -> None:
-    expected = {
-        "bert.embeddings.word_embeddings.base_layer.weight": "bert.embeddings",
-        "bert.embeddings.word_embeddings.lora_embedding_A.default": "bert.embeddings",
-        "bert.encoder.layer.0.attention.self.query.base_layer.weight": "bert.encoder.layer.0",
-        "bert.encoder.layer.0.attention.self.query.lora_A.default.weight": "bert.encoder.layer.0",
-        "bert.pooler.original_module.dense.weight": "bert.pooler.original_module",
-        "bert.pooler.modules_to_save.default.dense.weight": "bert.pooler",
-        "classifier.base_layer.weight": "classifier",
-        "classifier.lora_A.default.weight": "classifier",
-        "classifier.lora_magnitude_vector.default.weight": "classifier",
-        "score.original_module.weight": "score.original_module",
-        "score.modules_to_save.default.weight": "score",
-        "stem.base_layer.weight": "stem.base_layer",  # a model's own name, where no adapter is
-    }
-    assert dict(zip(expected, layers_of(list(expected)), strict=True)) == expected
-    inside = [f"net.{name}" for name in expected]
-    assert layers_of(inside) == [f"net.{layer}" for layer in expected.values()]
-
-
-def test_layers_of_pipeline_keep_model_layers() -> None:
-    expected = {
-        "0.model.embeddings.word_embeddings.weight": "0.model.embeddings.word_embeddings",
-        "0.model.encoder.layer.0.output.dense.weight": "0.model.encoder.layer.0",
-        "0.model.encoder.layer.1.output.dense.weight": "0.model.encoder.layer.1",
-        "2.linear.weight": "2",
-        "2.linear.bias": "2",
-    }
-    assert layers_of(list(expected)) == list(expected.values())
-    assert layers_of(list(expected)[:3]) == list(expected.values())[:3]
-    blocks = ["0.attn.weight", "0.mlp.0.weight", "1.attn.weight", "1.mlp.0.weight"]
-    assert layers_of(blocks) == ["0", "0", "1", "1"]
-    assert layers_of(["layers.0.attn.weight", "layers.0.mlp.weight"]) == ["layers.0", "layers.0"]

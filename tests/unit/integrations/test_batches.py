@@ -8,14 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tbx_callbacks.integrations.batches import (
-    batch_as_mapping,
-    labels_in,
-    loss_in,
-    samples_in,
-    scalar_loss,
-    tokens_in,
-)
+from tbx_callbacks.integrations.batches import batch_as_mapping, labels_in, loss_in, samples_in, scalar_loss, tokens_in
 
 LABELS = torch.tensor([0, 1])
 X = torch.ones(2, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tbx_callbacks.report.downsampling import heat_grid, histogram_grid, quantiles, smooth, thin
+from tbx_callbacks.report.downsampling import heat_grid, histogram_grid, quantiles, thin
 from tbx_callbacks.runs.series import Histograms, Series
 
 
@@ -38,14 +38,6 @@ def test_thin_short_series_whole_few_points_refused() -> None:
     assert thin(np.full(100, np.nan), 20).size <= 20
     with pytest.raises(ValueError, match="most must be at least 5, got 4"):
         thin(np.arange(9.0), 4)
-
-
-def test_smoothed_is_weighted_mean_of_past() -> None:
-    values = np.array([1.0, 3.0, np.nan, 2.0])
-    weights = 0.5 ** np.arange(2, -1, -1)
-    expected = (weights * [1, 3, 2]).sum() / weights.sum()
-    assert smooth(values, 1.0)[[0, 3]] == pytest.approx([1.0, expected])
-    assert np.isnan(smooth(values, 1.0)[2])
 
 
 def test_heat_keeps_largest_and_nonfinite() -> None:

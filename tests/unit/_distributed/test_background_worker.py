@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from tbx_callbacks._distributed.worker import Worker
+from tbx_callbacks._distributed.background_worker import Worker
 
 
 def test_worker_thread_has_device_of_starter(monkeypatch: pytest.MonkeyPatch) -> None:

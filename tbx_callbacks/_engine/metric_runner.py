@@ -10,7 +10,7 @@ from tbx_callbacks import tags
 from tbx_callbacks._config.schedule import Every, Schedule
 from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._engine.counters import Counters
-from tbx_callbacks._engine.plan import MetricRun
+from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.publisher import Publisher
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.values import Mean

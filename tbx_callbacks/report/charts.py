@@ -7,7 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tbx_callbacks import tags
-from tbx_callbacks.rules.needs import EVAL_ACCURACY, EVAL_LOSS, GRAD_NORM, LEARNING_RATE, TRAIN_ACCURACY, TRAIN_LOSS
+from tbx_callbacks.rules.required_series import (
+    EVAL_ACCURACY,
+    EVAL_LOSS,
+    GRAD_NORM,
+    LEARNING_RATE,
+    TRAIN_ACCURACY,
+    TRAIN_LOSS,
+)
 from tbx_callbacks.runs.series import Run, Series
 from tbx_callbacks.tags import EVALUATION
 

@@ -12,7 +12,7 @@ from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.cost import Cost
 from tbx_callbacks._engine.counters import Totals
 from tbx_callbacks._model.parameters import NoMatchError, Parameter, Selection, match
-from tbx_callbacks.metrics.progress import AxisProgress
+from tbx_callbacks.metrics.axis_progress import AxisProgress
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ from torch import nn
 
 from tbx_callbacks import TbxLoop
 from tbx_callbacks.runs.reader import find_runs
-from tbx_callbacks.writers.axes import AxesWriter
+from tbx_callbacks.writers.axis_writer import AxesWriter
 from tests.helpers.axes import AXES_SET as SET
 from tests.helpers.axes import along
 from tests.helpers.runs import Run, files

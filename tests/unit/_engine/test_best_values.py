@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tbx_callbacks._engine.best import BestValues
+from tbx_callbacks._engine.best_values import BestValues
 
 
 def test_best_values_smallest_loss_largest_score() -> None:

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from tbx_callbacks._config.metric_spec import MetricSpec
-from tbx_callbacks._distributed.merge import hash_of
+from tbx_callbacks._distributed.collectives import hash_of
 from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._distributed.rank import is_rank_zero, world_size
 from tbx_callbacks._distributed.reducer import Reducer
-from tbx_callbacks._engine.plan import MetricRun
+from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.training_info import TrainingInfo
-from tbx_callbacks._model.access import ModelAccess
+from tbx_callbacks._model.model_access import ModelAccess
 from tbx_callbacks._model.parameters import Parameter
 
 logger = logging.getLogger(__name__)

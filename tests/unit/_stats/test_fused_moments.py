@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks._model.tensors import Tensors
-from tbx_callbacks._stats import fused, histogram
+from tbx_callbacks._stats import fused_moments as fused
+from tbx_callbacks._stats import histogram
 from tbx_callbacks._stats.flat import flat
 from tbx_callbacks._stats.norms import count_nonfinite, square_norms
 
@@ -140,7 +141,8 @@ def test_fused_wrong_kernel_not_trusted(monkeypatch: pytest.MonkeyPatch, dtype: 
 
 
 @pytest.mark.parametrize(
-    ("right", "printed"), [(True, ""), (False, "count torch.float32 wrong on cuda:0"), (None, "do not run there")]
+    ("right", "printed"),
+    [(True, ""), (False, "wrong counts for torch.float32 on cuda:0"), (None, "Triton kernels disabled on cuda:0")],
 )
 def test_fused_failing_kernel_logged_once_not_trusted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, right: bool | None, printed: str

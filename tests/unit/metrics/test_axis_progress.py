@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from tbx_callbacks.metrics.axis_progress import AxisProgress
 from tbx_callbacks.metrics.context import Interval
-from tbx_callbacks.metrics.progress import AxisProgress
 from tests.helpers.contexts import context, finished
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tbx_callbacks._distributed.messages import Messages, incoming
+from tbx_callbacks._distributed.rank0_messages import Messages, incoming
 
 
 def test_messages_sent_together_united() -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from tbx_callbacks import tags
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.needs import LAYER_GRAD_NORMS, LORA, UPDATE_RATIOS, WEIGHT_NORMS, Need
+from tbx_callbacks.rules.required_series import LAYER_GRAD_NORMS, LORA, UPDATE_RATIOS, WEIGHT_NORMS, Need
 from tbx_callbacks.rules.series_stats import depth, outermost
 from tbx_callbacks.runs.series import Run, Series
 

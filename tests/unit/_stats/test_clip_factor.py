@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tbx_callbacks._stats.clipping import clip_factor, is_clipped
+from tbx_callbacks._stats.clip_factor import clip_factor, is_clipped
 
 
 @pytest.mark.parametrize("scale", [1e-3, 0.3, 1.0, 50.0])

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tbx_callbacks._config.errors import ConfigError
-from tbx_callbacks._config.rules import load_rules
+from tbx_callbacks._config.rule_options import load_rules
 from tbx_callbacks.rules import RULES, default_rules
 from tbx_callbacks.rules.clipping import ClippingSaturated
-from tbx_callbacks.rules.generalisation import Overfitting
+from tbx_callbacks.rules.overfitting import Overfitting
 
 
 def test_load_rules_thresholds_replaced_and_off() -> None:

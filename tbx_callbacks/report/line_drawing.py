@@ -9,13 +9,14 @@ import numpy as np
 import plotly.graph_objects as go
 
 from tbx_callbacks.report.alerts import alert_markers
+from tbx_callbacks.report.charts import LineChart
 from tbx_callbacks.report.colours import DASHES, RUNS, SEVERITY
-from tbx_callbacks.report.downsampling import smooth, thin
+from tbx_callbacks.report.downsampling import thin
 from tbx_callbacks.report.labels import plain
-from tbx_callbacks.report.line_charts import LineChart
 from tbx_callbacks.report.loaded_runs import LoadedRun
+from tbx_callbacks.report.smoothing import smooth
 from tbx_callbacks.rules import Finding
-from tbx_callbacks.rules.needs import EVAL_LOSS, TRAIN_LOSS
+from tbx_callbacks.rules.required_series import EVAL_LOSS, TRAIN_LOSS
 from tbx_callbacks.runs.series import Series
 
 _MAX_MARKED_POINTS = 40  # longer series are drawn without markers

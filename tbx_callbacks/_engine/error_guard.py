@@ -10,7 +10,7 @@ import torch
 
 from tbx_callbacks._engine.cost import CostSlice, DeviceTime, split_cost
 from tbx_callbacks._engine.counters import Stopwatch
-from tbx_callbacks._engine.plan import MetricRun
+from tbx_callbacks._engine.metric_plan import MetricRun
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.needs import TRAIN_LOSS, Need
+from tbx_callbacks.rules.required_series import TRAIN_LOSS, Need
 from tbx_callbacks.rules.series_stats import ends, finite, median, noise, smooth, width_for
 from tbx_callbacks.runs.series import Floats, Run
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from tbx_callbacks import tags
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.needs import LEARNING_RATE, TRAIN_LOSS, WEIGHT_NORMS, Need
+from tbx_callbacks.rules.required_series import LEARNING_RATE, TRAIN_LOSS, WEIGHT_NORMS, Need
 from tbx_callbacks.rules.series_stats import ends, finite, median, outermost, smooth
 from tbx_callbacks.runs.series import Run
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from tbx_callbacks import tags
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.needs import ZERO_SHARES, Need
+from tbx_callbacks.rules.required_series import ZERO_SHARES, Need
 from tbx_callbacks.rules.series_stats import finite, median
 from tbx_callbacks.runs.series import Run
 

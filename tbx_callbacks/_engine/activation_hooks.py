@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._distributed.reducer import Reducer
-from tbx_callbacks._engine.guard import ChargedGuard
-from tbx_callbacks._engine.plan import MetricRun
-from tbx_callbacks._engine.runner import MetricRunner
+from tbx_callbacks._engine.error_guard import ChargedGuard
+from tbx_callbacks._engine.metric_plan import MetricRun
+from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._model.forward_hooks import is_compiled
+from tbx_callbacks._model.layers import layers_of
 from tbx_callbacks._model.names import clean_parameter_names, near
-from tbx_callbacks._model.parameters import layers_of
 from tbx_callbacks._model.sharding.dtensor import tensor_parallel_layer
 from tbx_callbacks.metrics.context import Context, RunInfo
 from tbx_callbacks.metrics.values import Histogram

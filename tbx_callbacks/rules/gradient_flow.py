@@ -10,7 +10,7 @@ import numpy as np
 
 from tbx_callbacks import tags
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.needs import LAYER_GRAD_NORMS, Need
+from tbx_callbacks.rules.required_series import LAYER_GRAD_NORMS, Need
 from tbx_callbacks.rules.series_stats import median, outermost, stack
 from tbx_callbacks.runs.series import Run
 

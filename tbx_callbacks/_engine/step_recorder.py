@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks._distributed.packing import Agree, StepValues
-from tbx_callbacks._engine.activations import Activations
+from tbx_callbacks._engine.activation_hooks import Activations
 from tbx_callbacks._engine.cost import DeviceTime, device_marker, split_cost
 from tbx_callbacks._engine.counters import Counters
-from tbx_callbacks._engine.guard import ChargedGuard, Guard
-from tbx_callbacks._engine.plan import MetricRun
+from tbx_callbacks._engine.error_guard import ChargedGuard, Guard
+from tbx_callbacks._engine.metric_plan import MetricRun
+from tbx_callbacks._engine.metric_runner import EndOfStepRuns, MetricRunner, needs_of, with_interval
 from tbx_callbacks._engine.publisher import Publisher
-from tbx_callbacks._engine.runner import EndOfStepRuns, MetricRunner, needs_of, with_interval
 from tbx_callbacks._engine.snapshots import GradientSnapshot, WeightSnapshot
-from tbx_callbacks._engine.support import PartialGradients
+from tbx_callbacks._engine.supported_metrics import PartialGradients
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import UserScalars
-from tbx_callbacks._model.access import ModelAccess
 from tbx_callbacks._model.amp import found_inf
+from tbx_callbacks._model.model_access import ModelAccess
 from tbx_callbacks._model.sharding.dtensor import local
 from tbx_callbacks.metrics.context import Context, RunInfo
 

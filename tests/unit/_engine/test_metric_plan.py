@@ -10,7 +10,7 @@ from torch import nn
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks._config.schedule import every
-from tbx_callbacks._engine.plan import MetricRun, axis_specs, describe, families, follow_other_metrics, plan
+from tbx_callbacks._engine.metric_plan import MetricRun, axis_specs, describe, families, follow_other_metrics, plan
 from tbx_callbacks._model.parameters import parameters_of
 
 PARAMETERS = parameters_of(nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)}))

@@ -1,0 +1,189 @@
+"""tbx-callbacks: list and check metric sets, open TensorBoard, diagnose runs, write reports, run recipes."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+
+from tbx_callbacks._config.bundled import bundled_folder
+from tbx_callbacks._config.errors import ConfigError, suggest
+from tbx_callbacks._config.rule_options import load_rules
+from tbx_callbacks.cli.doctor import as_json, print_diagnosis
+from tbx_callbacks.rules.diagnose import diagnose_folder
+from tbx_callbacks.runs.reader import UnreadableError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+console = Console(highlight=False)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+# Commands that read metric sets import torch, which takes seconds; the others do without.
+@app.command()
+def sets() -> None:
+    """List the bundled metric sets."""
+    from tbx_callbacks.cli.metric_sets import sets_table
+
+    console.print(sets_table())
+
+
+@app.command()
+def metrics() -> None:
+    """List every metric with its tags, units, options and cost."""
+    from tbx_callbacks.cli.metric_sets import metrics_table
+
+    console.print(metrics_table())
+
+
+@app.command()
+def check(file: Annotated[str, typer.Argument(help="A YAML file, or the name of a bundled set.")]) -> None:
+    """Check a metric set: print its metrics and rules, or the error."""
+    from tbx_callbacks.cli.metric_sets import check_table
+
+    sys.path.insert(0, "")  # functions named in `call:` may be in the current folder, as beside a script
+    try:
+        table, summary = check_table(file)
+    except ConfigError as error:
+        _fail(str(error))
+    console.print(table)
+    console.print(summary)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a metric set, for completion and checks in editors."""
+    from tbx_callbacks._config.json_schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def view(
+    logdir: Annotated[Path, typer.Argument(help="Folder with event files, or with such folders below it.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on localhost; 0 selects a free one.")] = 6006,
+) -> None:
+    """Start TensorBoard on localhost and print its URL."""
+    try:
+        from tensorboard import program
+    except ImportError:
+        _fail("view needs TensorBoard, which is not installed; run: pip install tbx-callbacks[view]")
+    if not logdir.is_dir():
+        _fail(f"LOGDIR must be a folder, got {str(logdir)!r}")
+    if not any(logdir.rglob("*tfevents*")):
+        console.print(f"[yellow]{escape(str(logdir))} contains no event files yet[/yellow]")
+    board = program.TensorBoard()
+    board.configure(logdir=str(logdir), host="localhost", port=port)
+    try:
+        url = board.launch()
+    except program.TensorBoardPortInUseError:
+        _fail(f"port {port} is in use; choose another with --port, or --port 0 for a free one")
+    except program.TensorBoardServerException as error:
+        _fail(f"TensorBoard did not start: {error}")
+    console.print(f"TensorBoard on {escape(str(logdir))}: {url}  (Ctrl-C to stop)", soft_wrap=True)
+    _stop_event().wait()
+    console.print("stopped")
+
+
+@app.command()
+def doctor(
+    logdir: Annotated[str, typer.Argument(help="Folder of a run, or of several runs, from any TensorBoard writer.")],
+    rules: Annotated[Path | None, typer.Option(help="YAML file with `rules:`, which maps rules to thresholds.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Diagnose runs and print findings, worst first. Exit code: 0 healthy, 1 errors found, 2 unreadable."""
+    try:
+        rules_by_name = load_rules(rules) if rules else None
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+            runs = list(diagnose_folder(logdir, rules=rules_by_name, progress=lambda name: _bar(bars, name)))
+    except (ConfigError, UnreadableError, ImportError) as error:
+        _fail(str(error))
+    if json_:
+        print(as_json(runs))
+    else:
+        for diagnosed in runs:
+            print_diagnosis(diagnosed, console)
+    raise typer.Exit(0 if all(diagnosed.diagnosis.healthy for diagnosed in runs) else 1)
+
+
+@app.command()
+def report(
+    logdir: Annotated[
+        list[str], typer.Argument(help="Folders of runs, or of several runs; multiple runs are overlaid.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Path of the report.")] = Path("report.html"),
+    png: Annotated[Path | None, typer.Option(help="Folder for PNG files of the main figures.")] = None,
+    rules: Annotated[Path | None, typer.Option(help="YAML file with `rules:`, which maps rules to thresholds.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Update the report while runs grow, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two updates with --watch.")] = 30.0,
+) -> None:
+    """Write a self-contained HTML report: figures and findings of the runs."""
+    from tbx_callbacks.report import write_report
+    from tbx_callbacks.report.watch import follow
+
+    def write(refresh: float | None = None) -> Path:
+        rules_by_name = load_rules(rules) if rules else None
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+            return write_report(
+                logdir, output, png=png, rules=rules_by_name, progress=lambda name: _bar(bars, name), refresh=refresh
+            )
+
+    try:
+        if watch:
+            stopped = _stop_event()
+            for result in follow(logdir, lambda: write(every), lambda: stopped.wait(every)):
+                console.print(f"{time.strftime('%H:%M:%S')} {escape(str(result))}", soft_wrap=True)
+        console.print(f"report: {escape(str(write()))}", soft_wrap=True)
+    except (ConfigError, UnreadableError, ImportError, OSError) as error:
+        _fail(str(error))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def recipe(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the recipe, such as bert-sentiment.")] = "",
+) -> None:
+    """Run a bundled recipe; all further arguments go to the recipe (try: recipe bert-sentiment --help)."""
+    folder = bundled_folder("recipes")
+    recipes = sorted(path.stem.replace("_", "-") for path in folder.glob("bert_*.py"))
+    if name in ("", "--help"):
+        console.print(f"recipes: {', '.join(recipes)}; options: tbx-callbacks recipe {recipes[0]} --help")
+        return
+    if name not in recipes:
+        _fail(f"the recipe must be a known one, got {name!r}; {suggest(name, recipes, what='recipes')}")
+    script = folder / f"{name.replace('-', '_')}.py"
+    sys.path.insert(0, str(folder))
+    sys.argv = [f"tbx-callbacks recipe {name}", *context.args]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def _stop_event() -> threading.Event:
+    """An event that Ctrl-C and SIGTERM set."""
+    stopped = threading.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, lambda *_: stopped.set())
+    return stopped
+
+
+def _bar(bars: Progress, name: str) -> Callable[[int, int], None]:
+    task = bars.add_task(escape(f"reading {name}"), total=None)
+    return lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(2)
