@@ -77,7 +77,7 @@ class Tensors:
         """Drops the references to the tensors; computed statistics stay."""
         self._tensors = [None] * len(self._tensors)
         self.__dict__.pop("_elements", None)
-        self.__dict__.pop("_chosen", None)
+        self.__dict__.pop("_present_tensors", None)
 
     def squares_where(self, present: Sequence[bool]) -> Tensor:
         """Returns `squares` where `present` is True, and 0 elsewhere."""
