@@ -18,7 +18,7 @@ NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 def test_notebook_run_trains_and_shows_figures(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert not any(cell.outputs for cell in notebook.cells if cell.cell_type == "code")  # none is committed
-    NotebookClient(notebook, timeout=limit(120), resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=int(limit(120)), resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     kind = "application/vnd.plotly.v1+json"
     figures = [output.data[kind] for output in shown if kind in output.get("data", {})]

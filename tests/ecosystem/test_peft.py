@@ -103,7 +103,7 @@ def test_peft_training_with_callback_unchanged(tmp_path: Path) -> None:
     assert torch.equal(watched_rng, plain_rng)
 
 
-@pytest.mark.filterwarnings("ignore")  # as in tests/adapters/test_lightning.py
+@pytest.mark.filterwarnings("ignore")  # as in tests/trainers/test_lightning.py
 def test_peft_in_lightning_module_matches_naive_computation(tmp_path: Path) -> None:
     import lightning.pytorch as pl
 

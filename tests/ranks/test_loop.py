@@ -61,7 +61,7 @@ def test_loop_on_ranks_equals_single_process_run(trained: Trained, strategy: str
 
 def test_tensor_parallel_activations_left_out_with_warning(trained: Trained) -> None:
     for ranks, layer in ((2, "head.weight"), (4, "layers.0.weight")):
-        printed = f"under tensor parallelism (of {layer}) a module returns either a part or a copy on each rank"
+        printed = f"under tensor parallelism (of {layer}) an output is a part or a copy on each rank"
         assert trained(ranks)[1].count(printed) == 1
 
 

@@ -36,8 +36,8 @@ def test_budget_exceeded_on_rank_0_stretches_all_ranks(printed: list[str]) -> No
     rest = first[4:] if first[3] == 20 else first[3:]
     assert {b - a for a, b in itertools.pairwise(rest)} == {50}
     assert [found(rank, "budget", "cheap here") for rank in printed] == [list(range(5, 201, 5))] * 2
-    assert printed[0].count("measuring took") == 1
-    assert "measuring took" not in printed[1]
+    assert printed[0].count("monitoring took") == 1
+    assert "monitoring took" not in printed[1]
     assert [found(rank, "budget", "texts") for rank in printed] == [[15], []]
 
 

@@ -54,7 +54,7 @@ def test_stop_of_sharded_model_at_next_due_step(ended: list[Ended]) -> None:
 def test_stop_with_ended_rank_stops_nobody(ended: list[Ended]) -> None:
     output = printed(ended, "uneven")
     assert steps(output) == [16, 5]
-    assert output[0].count("ranks are lost") == 1
+    assert output[0].count("lost contact with other ranks") == 1
 
 
 def test_warning_rule_stops_no_rank(ended: list[Ended]) -> None:

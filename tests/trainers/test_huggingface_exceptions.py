@@ -84,7 +84,7 @@ def test_abandoned_training_next_forward_pass_removes_hooks(
     assert forward_hooks(run.model) == 0
     if had_hooks or attached:
         assert optimizer_hooks(run) == 0
-        assert recorder._activations._batch is None
+        assert recorder._activations._step_values is None
     run.optimizer.step()  # no forward hook was left to notice it: the optimizer's own does
     assert optimizer_hooks(run) == 0
     callback.close()

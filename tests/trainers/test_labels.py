@@ -312,11 +312,15 @@ def test_language_model_no_accuracy(
 @pytest.mark.parametrize(
     ("outputs", "labels", "why"),
     [
-        ({"logits": torch.randn(4, 3)}, torch.rand(4, 3), "labels [4, 3] of float32 are not classes of logits [4, 3]"),
-        ({"logits": torch.randn(4, 3)}, None, "labels of the batch were not seen; remedy: pass outputs=... and labels"),
-        ({"scores": torch.randn(4, 3)}, torch.zeros(4).long(), "the model's outputs hold no `logits`"),
-        ((torch.randn(4, 6, 8), torch.randn(4, 8)), torch.zeros(4, 6).long(), "the model's outputs hold no `logits`"),
-        (None, None, "the model's outputs were not seen; remedy: pass outputs=... and labels=... to end_step"),
+        (
+            {"logits": torch.randn(4, 3)},
+            torch.rand(4, 3),
+            "labels [4, 3] of float32 are not class indices for logits [4, 3]",
+        ),
+        ({"logits": torch.randn(4, 3)}, None, "no labels of the batch were found; remedy: pass outputs=... and labels"),
+        ({"scores": torch.randn(4, 3)}, torch.zeros(4).long(), "the model's outputs have no `logits`"),
+        ((torch.randn(4, 6, 8), torch.randn(4, 8)), torch.zeros(4, 6).long(), "the model's outputs have no `logits`"),
+        (None, None, "no outputs of the model were found; remedy: pass outputs=... and labels=... to end_step"),
     ],
 )
 def test_accuracy_impossible_warns_once(

@@ -30,7 +30,7 @@ with TbxLoop(model, optimizer, "minimal", log_dir="logs/<b>", log_every=2) as lo
 @pytest.mark.filterwarnings("ignore")  # of the client
 def test_notebook_loop_shows_link_and_progress_bar(tmp_path: Path) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    NotebookClient(notebook, timeout=limit(120), resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=int(limit(120)), resources={"metadata": {"path": str(tmp_path)}}).execute()
     (cell,) = notebook.cells
     shown = [output["data"] for output in cell.outputs if "data" in output]
     (link,) = [data["text/html"] for data in shown if "text/html" in data]

@@ -238,7 +238,7 @@ def test_recipe_process_bad_argument_no_traceback(tmp_path: Path) -> None:
 def test_recipe_trains_reports_and_resumes(trained: Callable[[str], tuple[Path, str]], name: str) -> None:
     base, printed = trained(name)
     (folder,) = (base / "out" / "runs").iterdir()
-    assert f"logs: out/runs/{folder.name}\nlook at them: tbx-callbacks view out/runs\n" in printed
+    assert f"log directory: out/runs/{folder.name}\nview: tbx-callbacks view out/runs\n" in printed
     assert f"report: out/runs/{folder.name}/report.html\n" in printed
     assert "<!doctype html>" in (folder / "report.html").read_text(encoding="utf-8")
     diagnosed = printed[printed.index("results after") : printed.index("report: ")]
@@ -272,7 +272,9 @@ def test_recipe_without_report_extra_prints_install_command(tmp_path: Path) -> N
     environment |= {"COLUMNS": "200", "NO_COLOR": "1"}
     done = python("-c", code, *SMALL, "--output-dir", "out", seconds=280, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
-    assert "no report: a report needs plotly and jinja2, which are not installed; run: pip install" in done.stdout
+    assert (
+        "report not written: a report needs plotly and jinja2, which are not installed; run: pip install" in done.stdout
+    )
 
 
 @pytest.mark.parametrize("name", TWINS)
