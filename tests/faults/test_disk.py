@@ -278,7 +278,7 @@ import os
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 os.setuid(65534)
 try:
-    TensorBoardWriter({str(closed / "run")!r}).writer
+    TensorBoardWriter({str(closed / "run")!r}).summary_writer
 except OSError as error:
     print(error)
 """

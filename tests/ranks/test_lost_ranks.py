@@ -127,7 +127,7 @@ def test_evaluation_on_rank_0_alone_same_points(trainings: Trainings) -> None:
 def test_rank_without_callback_leaves_out_shared_metrics(trainings: Trainings) -> None:
     printed = trainings.printed("never")
     assert f"{APART} (rank 1" in printed[0]
-    assert "these would be one rank's share and are left out: nonfinite, throughput" in printed[0]
+    assert "these metrics would cover its share of the data only; disabled: nonfinite, throughput" in printed[0]
     run = trainings.run("never")
     assert run.steps("grad_norm/total") == [2, 4, 6]  # replicas: right on each
     assert not {"train/loss", "perf/samples_per_s", "nonfinite/found"} & set(run.scalars)
