@@ -1,7 +1,7 @@
 """Defines the tags that this package writes, and checks the characters of a tag.
 
 Metrics write these tags; rules and the report read them. A tag is `family/quantity` or `family/group`. A group is a
-layer, a module or a parameter, spelled as in the model. docs/metrics.md explains each tag.
+layer, a module or a parameter, spelled as in the model. The README's table explains each one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ EVAL = "eval"
 BEST = "best"
 TRAIN_LOSS = "train/loss"
 TRAIN_LOSS_MAX = "train/loss_max"
+TRAIN_SUMMARY_LOSS = "train/train_loss"
+"""Mean loss of the whole training, which the HF Trainer logs at the end."""
 TRAIN_ACCURACY = "train/accuracy"
 TRAIN_LEARNING_RATE = "train/learning_rate"
 TRAIN_GRAD_NORM = "train/grad_norm"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tbx_callbacks._config.keys import METRIC_SET_KEYS
 from tbx_callbacks._config.metric_spec import options_model
-from tbx_callbacks._config.rule_options import ACTIONS, METRIC_SET_KEYS
+from tbx_callbacks._config.rule_options import ACTIONS
 from tbx_callbacks._config.rule_options import options_model as thresholds_model
 from tbx_callbacks.metrics.registry import METRICS
 from tbx_callbacks.rules import RULES

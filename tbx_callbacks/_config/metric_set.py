@@ -12,9 +12,10 @@ from typing import Any
 
 from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.errors import ConfigError, suggest
+from tbx_callbacks._config.keys import METRIC_SET_KEYS
 from tbx_callbacks._config.live_rule_options import NO_LIVE_RULES, LiveRuleConfig, parse_live_rules
 from tbx_callbacks._config.metric_spec import Cadence, MetricSpec, MetricSpecError, check_cadence, parse_metric_spec
-from tbx_callbacks._config.rule_options import METRIC_SET_KEYS, RuleError
+from tbx_callbacks._config.rule_options import RuleError
 from tbx_callbacks._config.yaml_files import read_yaml
 from tbx_callbacks.runs.folders import AXES
 

@@ -13,12 +13,12 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from tbx_callbacks._config.errors import ConfigError, suggest
+from tbx_callbacks._config.keys import METRIC_SET_KEYS
 from tbx_callbacks._config.yaml_files import read_yaml
 from tbx_callbacks.rules.base import Rule
 from tbx_callbacks.rules.registry import RULES
 
 ACTIONS = ("warn", "stop", "checkpoint")
-METRIC_SET_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "rules", "metrics")
 RESPONSE_KEYS = ("action", "call")  # keys of a rule's response, beside its thresholds
 NON_RULE_KEYS = ("every", "others")  # keys of `rules:` that are not rules
 

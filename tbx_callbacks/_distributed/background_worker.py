@@ -24,7 +24,7 @@ class Worker:
 
     Args:
         name: name of the thread.
-        failed: receives the error of a job, on the thread.
+        on_error: receives the error of a job, on the thread.
         most: maximum number of pending jobs before `submit` blocks; 0 for no limit.
     """
 

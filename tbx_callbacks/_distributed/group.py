@@ -21,7 +21,7 @@ _COLLECTIVE_TIMEOUT = timedelta(
 _MAX_SLEEP = 0.02
 
 
-_JOIN_SECONDS, _GRACE_SECONDS = 60.0, 5.0  # seconds
+_JOIN_SECONDS, _GRACE_SECONDS = 60.0, 5.0
 _last_rendezvous = [0]  # number of the last rendezvous that this process knows; a global, like the default store
 
 

@@ -10,7 +10,7 @@ from tbx_callbacks._distributed.packing import Partial, Partials
 
 Numbers = Mapping[str, float]
 Message = tuple[str, Numbers]
-_PREFIX = "decided:"  # no tag holds a colon
+_PREFIX = "message:"  # no tag holds a colon
 _PRESENT = ""  # marks that a message exists, since it may have no numbers
 
 

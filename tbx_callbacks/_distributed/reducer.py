@@ -27,8 +27,8 @@ from tbx_callbacks._stats.host_copy import HostCopy
 logger = logging.getLogger(__name__)
 
 _MAX_PENDING = 1000  # jobs that may wait for other ranks
-_SHUTDOWN_SECONDS = 2.0  # seconds
-_MESSAGES = "decided"
+_SHUTDOWN_SECONDS = 2.0
+_MESSAGES = "messages"
 Result = TypeVar("Result")
 
 
@@ -121,7 +121,7 @@ class Reducer:
             step: the step.
             key: the due metrics of this step; every rank submits the same keys in the same order.
             parts: returns the partial values of this rank; may wait for a device.
-            then: receives the merged values on rank 0; empty when ranks are lost. May return a function that waits
+            on_merged: receives the merged values on rank 0; empty when ranks are lost. May return a function that waits
                 until rank 0 has sent its messages about them.
         """
         if self._closing:

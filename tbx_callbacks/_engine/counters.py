@@ -162,10 +162,7 @@ class Counters:
         return loss
 
     def record_clipping(self, norm: Tensor, max_norm: float) -> None:
-        """Counts one step whose gradient had this norm before clipping.
-
-        See `torch.nn.utils.clip_grad_norm_` for the 1e-6.
-        """
+        """Counts one step whose gradient had this norm before clipping."""
         if max_norm != self._max_norm:
             self._clipped.total()  # with the previous limit
             self._max_norm = max_norm

@@ -53,7 +53,7 @@ class Guard:
 
 
 class ChargedGuard:
-    """Catches errors, and charges the time to the monitor and to the metrics that need the work.
+    """Catches errors, and charges the time to monitoring and to the metrics that need the work.
 
     Args:
         guard: catches errors and counts the time of the thread.

@@ -51,10 +51,7 @@ class GradientSnapshot:
         return None if self.factor is None else Max(self.factor)
 
     def record_clipping(self, norm: Tensor, max_norm: float) -> None:
-        """Records the norm of the gradients and the limit `max_norm`.
-
-        See `torch.nn.utils.clip_grad_norm_` for the 1e-6.
-        """
+        """Records the norm of the gradients and the limit `max_norm`."""
         self.factor = clip_factor(norm, max_norm)
 
 

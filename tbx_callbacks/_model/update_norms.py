@@ -104,7 +104,7 @@ def _adafactor(state: ParameterState, group: ParameterState, weight: Tensor, gra
     rate = rate / (updates.sqrt() / group["d"]).clamp(min=1.0)
     # The step is rate * max(eps2, rms(old)) * update, but Adafactor does not keep the old weight.
     # old = (new + step) / shrink, so with r = rms(old):
-    # (shrink * r)**2 = weights + 2 * rate * r * both + (rate * r)**2 * updates.
+    # (shrink * r)**2 = weights + 2 * rate * r * cross + (rate * r)**2 * updates.
     shrink = 1 - group["lr"] * group["weight_decay"]
     square = shrink**2 - rate**2 * updates
     old = (rate * cross + (rate**2 * cross**2 + square * weights).sqrt()) / square

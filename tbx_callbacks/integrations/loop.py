@@ -93,7 +93,7 @@ class TbxLoop(StepCountingIntegration):
             spreads_nonfinite=bool(max_grad_norm),
             sharding=sharding(model.parameters()) if deepspeed is None else deepspeed.unsupported_reason,
             hparams=hparams or {},
-            texts={"args": json.dumps(dict(hparams), indent=2)} if hparams else {},
+            texts={tags.ARGS: json.dumps(dict(hparams), indent=2)} if hparams else {},
             scaler=scaler if scaler is not None else scaler_of(optimizer),
             deepspeed=deepspeed,
             predictions_remedy="pass outputs=... and labels=... to end_step",

@@ -32,6 +32,7 @@ class Metric(Protocol):
         - `batches`: loss, samples and tokens of each micro-batch;
         - `losses`: further losses that the model returns;
         - `predictions`: the model's logits, compared with the labels;
+        - `nonfinite`: counts of non-finite elements, taken together with the norms;
         - `loss_scale`: the loss scale of the trainer's GradScaler.
     - `select`: the default choice of parameters, or None for a metric that reads no parameters. Users set its fields
       as options, next to the metric's own.

@@ -90,7 +90,7 @@ class Context:
     clipping: str = "none"
     """`none`, `norm` or `other`."""
     spreads_nonfinite: bool = False
-    """Whether the trainer clips by global norm, which turns one NaN into NaN everywhere."""
+    """Whether the trainer scales all gradients by a factor of their norm, which turns one NaN into NaN everywhere."""
     clip_factor: Value | None = None
     """Factor by which clipping multiplied the gradients; None when the trainer has not reported its norm."""
     activations: Mapping[str, Tensor] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from tbx_callbacks.tags import (
     NONFINITE_GRADIENTS,
     NONFINITE_LOSSES,
     NONFINITE_WEIGHTS,
+    TOTAL,
 )
 
 logger = logging.getLogger(__name__)
@@ -42,9 +43,9 @@ class NonFinite:
     tags: ClassVar[Mapping[str, str]] = {
         NONFINITE_FOUND: "0 or 1",
         NONFINITE_LOSSES: "micro-batches",
-        f"{NONFINITE_GRADIENTS}/total": "elements",
+        f"{NONFINITE_GRADIENTS}/{TOTAL}": "elements",
         f"{NONFINITE_GRADIENTS}/{{group}}": "elements",
-        f"{NONFINITE_WEIGHTS}/total": "elements",
+        f"{NONFINITE_WEIGHTS}/{TOTAL}": "elements",
         f"{NONFINITE_WEIGHTS}/{{group}}": "elements",
         NONFINITE_FIRST_BAD: "text",
     }
@@ -68,10 +69,10 @@ class NonFinite:
         counts = (*gradient_counts.values(), *weight_counts.values(), *losses)
         values: dict[str, Value] = {
             NONFINITE_FOUND: _AnyNonFinite(counts),
-            f"{NONFINITE_GRADIENTS}/total": _Count(
+            f"{NONFINITE_GRADIENTS}/{TOTAL}": _Count(
                 tuple(gradients.values()), write_zero=True, spread_by_clipping=spread_by_clipping
             ),
-            f"{NONFINITE_WEIGHTS}/total": _Count(tuple(weights.values()), write_zero=True),
+            f"{NONFINITE_WEIGHTS}/{TOTAL}": _Count(tuple(weights.values()), write_zero=True),
             NONFINITE_FIRST_BAD: _FirstBad(
                 context.step, gradient_counts, weight_counts, losses, spread_by_clipping=spread_by_clipping
             ),
@@ -156,7 +157,7 @@ class _FirstBad(Value):
         if bad_gradients and self.spread_by_clipping:
             problems.append(
                 "gradients hold NaN or Inf, but clipping spread them to every layer;"
-                " call callback.attach(trainer) to learn the first bad layer"
+                " call callback.attach(trainer), or loop.before_clip(), to learn the first bad layer"
             )
         elif bad_gradients:
             problems.append(

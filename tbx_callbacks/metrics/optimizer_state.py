@@ -31,10 +31,10 @@ class OptimizerState:
     """
 
     tags: ClassVar[Mapping[str, str]] = {
-        "optimizer_state/exp_avg/{group}": "",
-        "optimizer_state/exp_avg_sq/{group}": "",
-        "optimizer_state/momentum_buffer/{group}": "",
-        "optimizer_state/effective_lr/{group}": "",
+        f"{OPTIMIZER_STATE}/exp_avg/{{group}}": "",
+        f"{OPTIMIZER_STATE}/exp_avg_sq/{{group}}": "",
+        f"{OPTIMIZER_STATE}/momentum_buffer/{{group}}": "",
+        f"{OPTIMIZER_STATE}/effective_lr/{{group}}": "",
     }
     events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = NOTHING

@@ -22,7 +22,12 @@ from tbx_callbacks.tags import (
     HPARAMS_END,
     HPARAMS_METRICS,
     HPARAMS_START,
+    LEARNING_RATE,
     MODEL_CONFIG,
+    NONFINITE,
+    TOTAL,
+    TRAIN_LOSS,
+    TRAIN_SUMMARY_LOSS,
 )
 
 # Suffixes of numbers that trainers log with an evaluation, but that do not measure quality.
@@ -55,7 +60,7 @@ class Hparams:
         values: dict[str, Value | HostValue] = {
             f"{BEST}/{tag.removeprefix(f'{EVAL}/')}": Max(run.best[tag]) for tag in eval_tags if tag in run.best
         }
-        shown = [*eval_tags, *values] if eval_tags else [tag for tag in context.logs if tag == "train/train_loss"]
+        shown = [*eval_tags, *values] if eval_tags else [tag for tag in context.logs if tag == TRAIN_SUMMARY_LOSS]
         if shown:
             values[HPARAMS_METRICS] = HParamsMetrics(run.hparams, shown)
         return values
@@ -75,10 +80,10 @@ class Layout:
     cost: ClassVar[str] = "none"
 
     def __call__(self, context: Context) -> Values:
-        charts: dict[str, dict[str, list[str]]] = {"loss": {"train and eval": ["^train/loss$", "^eval/.*loss$"]}}
+        charts: dict[str, dict[str, list[str]]] = {"loss": {"train and eval": [f"^{TRAIN_LOSS}$", f"^{EVAL}/.*loss$"]}}
         for family in context.run.families:
-            if family.startswith("nonfinite/"):
+            if family.startswith(f"{NONFINITE}/"):
                 continue  # these tags exist only when something is wrong
-            charts.setdefault("by layer", {})[family] = [f"^{re.escape(family)}/(?!total$).+"]
-        charts["learning rate"] = {"by parameter group": ["^lr/.+"]}
+            charts.setdefault("by layer", {})[family] = [f"^{re.escape(family)}/(?!{TOTAL}$).+"]
+        charts["learning rate"] = {"by parameter group": [f"^{LEARNING_RATE}/.+"]}
         return {CUSTOM_SCALARS: Charts(charts)}

@@ -86,8 +86,8 @@ def _gradient(run: Run) -> dict[str, str]:
     unclipped = GRAD_NORM.first(run)
     chosen = {unclipped[0]: "before clipping"} if unclipped else {}
     return chosen | (
-        {f"{tags.GRAD_NORM_CLIPPED}/total": "after clipping"}
-        if f"{tags.GRAD_NORM_CLIPPED}/total" in run.scalars
+        {f"{tags.GRAD_NORM_CLIPPED}/{tags.TOTAL}": "after clipping"}
+        if f"{tags.GRAD_NORM_CLIPPED}/{tags.TOTAL}" in run.scalars
         else {}
     )
 
@@ -139,8 +139,8 @@ LINES = {
         "NaN and Inf",
         matching(
             losses=tags.NONFINITE_LOSSES,
-            in_gradients=f"{tags.NONFINITE_GRADIENTS}/total",
-            in_weights=f"{tags.NONFINITE_WEIGHTS}/total",
+            in_gradients=f"{tags.NONFINITE_GRADIENTS}/{tags.TOTAL}",
+            in_weights=f"{tags.NONFINITE_WEIGHTS}/{tags.TOTAL}",
             found=tags.NONFINITE_FOUND,
         ),
         unit="elements",
@@ -148,6 +148,6 @@ LINES = {
     "amp": LineChart("Loss scale", matching(scale=tags.AMP_SCALE)),
     "skipped": LineChart("Skipped steps", matching(skipped=tags.AMP_SKIPPED_STEPS), unit="steps"),
     "optimizer_state": LineChart(
-        "Optimizer state", matching(x=rf"{tags.OPTIMIZER_STATE}/(.+)/total"), about="Over all parameters."
+        "Optimizer state", matching(x=rf"{tags.OPTIMIZER_STATE}/(.+)/{tags.TOTAL}"), about="Over all parameters."
     ),
 }

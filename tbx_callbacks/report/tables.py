@@ -75,17 +75,19 @@ def results(loaded_runs: Sequence[LoadedRun]) -> list[Row]:
 
 def hyper_parameters(run: Run) -> Mapping[str, Any]:
     """The hyper-parameters of the HParams tab, or else those in the logged arguments."""
-    return run.hparams or {name: value for name, value in _json_of(run, "args").items() if not isinstance(value, dict)}
+    return run.hparams or {
+        name: value for name, value in _json_of(run, tags.ARGS).items() if not isinstance(value, dict)
+    }
 
 
 def model(run: Run) -> Mapping[str, Any]:
     """The model's configuration."""
-    return _json_of(run, "model_config")
+    return _json_of(run, tags.MODEL_CONFIG)
 
 
 def environment(loaded_run: LoadedRun) -> Mapping[str, str]:
     """Facts about a run's time, place and software, as far as they were logged."""
-    entry, fields = clock(loaded_run.run), _json_of(loaded_run.run, "environment")
+    entry, fields = clock(loaded_run.run), _json_of(loaded_run.run, tags.ENVIRONMENT)
     facts = {
         "folder": loaded_run.folder,
         "started": time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(entry.started)),

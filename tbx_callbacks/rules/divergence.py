@@ -76,7 +76,7 @@ class Divergence(Rule):
 
     id: ClassVar[str] = "divergence"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
-    source: ClassVar[str] = "Mosbach, Andriushchenko and Klakow 2021, Stability of Fine-tuning BERT, arXiv:2006.04884"
+    source: ClassVar[str] = "Mosbach, Andriushchenko and Klakow 2021, arXiv:2006.04884"
     compares_with_start: ClassVar[bool] = True
 
     min_points: int = 20

@@ -16,8 +16,8 @@ from tbx_callbacks.runs.series import Run, Series, Steps
 
 _COUNTS = (
     tags.NONFINITE_LOSSES,
-    f"{tags.NONFINITE_GRADIENTS}/total",
-    f"{tags.NONFINITE_WEIGHTS}/total",
+    f"{tags.NONFINITE_GRADIENTS}/{tags.TOTAL}",
+    f"{tags.NONFINITE_WEIGHTS}/{tags.TOTAL}",
     tags.NONFINITE_FOUND,
 )
 _NAMED = re.compile(r"backward reached (\S+) first|weights hold .* groups, first (\S+)")
@@ -85,7 +85,11 @@ class NonFinite(Rule):
         layer = _first_bad_layer(run, step)
         tag = f"{tags.NONFINITE_GRADIENTS}/{layer}"
         where = f", first in {layer}" if layer else ""
-        remedy = "" if layer else " Attach the callback and run nonfinite at every step (every: 1) to learn the layer."
+        to_learn = (
+            " To learn the layer, run nonfinite at every step (every: 1), and call callback.attach(trainer) or"
+            " loop.before_clip()."
+        )
+        remedy = "" if layer else to_learn
         return Finding(
             id=self.id,
             severity="error",
@@ -101,9 +105,9 @@ class NonFinite(Rule):
 
 def _only_gradients(run: Run, bad: dict[str, int]) -> bool:
     """Whether only gradients were bad while the weights were checked and stayed finite."""
-    weights = run.scalars.get(f"{tags.NONFINITE_WEIGHTS}/total")
+    weights = run.scalars.get(f"{tags.NONFINITE_WEIGHTS}/{tags.TOTAL}")
     return (
-        set(bad) <= {f"{tags.NONFINITE_GRADIENTS}/total", tags.NONFINITE_FOUND}
+        set(bad) <= {f"{tags.NONFINITE_GRADIENTS}/{tags.TOTAL}", tags.NONFINITE_FOUND}
         and weights is not None
         and len(weights) > 0
     )
@@ -121,7 +125,7 @@ def _first_bad_layer(run: Run, step: int) -> str | None:
     counts = {
         tag.removeprefix(f"{tags.NONFINITE_GRADIENTS}/"): run.scalars[tag]
         for tag in run.scalars
-        if tag.startswith(f"{tags.NONFINITE_GRADIENTS}/") and not tag.endswith("/total")
+        if tag.startswith(f"{tags.NONFINITE_GRADIENTS}/") and not tag.endswith(f"/{tags.TOTAL}")
     }
     # Backward reaches the last layers first, so search in reverse.
     return next((group for group, series in reversed(counts.items()) if series.steps[0] <= step), None)

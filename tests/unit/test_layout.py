@@ -19,6 +19,7 @@ WITHOUT_UNIT_TEST = {
     "_config/bundled",
     "_config/errors",
     "_config/json_schema",
+    "_config/keys",
     "_config/live_rule_options",
     "_config/metric_spec",
     "_config/yaml_files",

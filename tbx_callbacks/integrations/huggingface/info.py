@@ -145,9 +145,9 @@ def hparams(args: Any, model: nn.Module) -> dict[str, bool | float | str]:
 def texts(args: Any, model: nn.Module) -> dict[str, str]:
     """The arguments and the model's configuration, as JSON."""
     config = getattr(model, "config", None)
-    documents = {"args": args.to_json_string()}
+    documents = {tags.ARGS: args.to_json_string()}
     if config is not None and hasattr(config, "to_json_string"):
-        documents["model_config"] = config.to_json_string()
+        documents[tags.MODEL_CONFIG] = config.to_json_string()
     return documents
 
 
