@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import plotly.graph_objects as go
 
 from tbx_callbacks import tags
@@ -96,7 +97,8 @@ def _lines(loaded_runs: Sequence[LoadedRun], *names: str) -> dict[str, go.Figure
 
 
 def _all_zero(figure: go.Figure) -> bool:
-    return all((trace.y == 0).all() for trace in figure.data)
+    """Whether every value of a chart's lines is zero; markers of findings and alerts do not count."""
+    return all((np.asarray(trace.y) == 0).all() for trace in figure.data if (trace.meta or {}).get("role") is None)
 
 
 def _present(figures: dict[str, go.Figure | None]) -> dict[str, go.Figure]:

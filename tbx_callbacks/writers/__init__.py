@@ -1,7 +1,8 @@
-"""Exports `Writer`, the interface of writers, and its simplest implementations; trainings use `TensorBoardWriter`."""
+"""Writers store the values of each step; `TensorBoardWriter` is the one that trainings use."""
 
 from __future__ import annotations
 
 from tbx_callbacks.writers.base import MemoryWriter, NullWriter, Writer
+from tbx_callbacks.writers.tensorboard import LogDirError, TensorBoardWriter
 
-__all__ = ["MemoryWriter", "NullWriter", "Writer"]
+__all__ = ["LogDirError", "MemoryWriter", "NullWriter", "TensorBoardWriter", "Writer"]

@@ -64,7 +64,6 @@ WITHOUT_UNIT_TEST = {
     "report/line_drawing",
     "report/png_export",
     "report/predictions",
-    "report/sections",
     "report/tables",
     "rules/amp",
     "rules/base",
