@@ -1,4 +1,4 @@
-"""Settings that all tests share."""
+"""Sets the options that all tests share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real browser opens the report: charts are drawn, pickers and switches work, text from runs is text."""
+"""Tests the report in a real browser: charts, pickers, switches and escaped text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real browser opens TensorBoard on a recipe's run and sees the run's series."""
+"""Tests in a real browser that TensorBoard shows the series of a recipe run."""
 
 from __future__ import annotations
 

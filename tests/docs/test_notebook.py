@@ -1,4 +1,4 @@
-"""The notebook of the docs in a real kernel."""
+"""Runs the notebook of the docs in a real kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training under each trainer, with the same numbers taken by a naive second implementation."""
+"""Trains one model under each trainer and compares each metric with a naive second implementation."""
 
 from __future__ import annotations
 

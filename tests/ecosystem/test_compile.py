@@ -1,4 +1,4 @@
-"""Compiled models under every trainer: the same names and numbers, whoever compiled them."""
+"""Tests compiled models under every trainer: names and values equal those of the plain model."""
 
 from __future__ import annotations
 

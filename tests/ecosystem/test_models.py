@@ -1,4 +1,4 @@
-"""Models of other kinds under every trainer: checkpointed, with tied embeddings, not of transformers."""
+"""Tests other models under every trainer: checkpointed, with tied embeddings, or not from transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that PEFT adapts: only what is trained has gradients, and it belongs to the layer that it adapts."""
+"""Tests PEFT models: only trained parameters have gradients, and each belongs to the layer that it adapts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SentenceTransformerTrainer: a pipeline of modules, several inputs a row, a loss that is a module of its own."""
+"""Tests SentenceTransformerTrainer: several modules, several inputs a row, and a loss module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SFTTrainer of trl: its extra numbers, its inputs, and PEFT under it."""
+"""Tests SFTTrainer of trl: its extra metrics, its inputs, and a PEFT model."""
 
 from __future__ import annotations
 

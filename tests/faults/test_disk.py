@@ -1,4 +1,4 @@
-"""Disks that are full, gone, read-only, limited or slow, under a real training run."""
+"""Tests a real training run on disks that are full, deleted, read-only, limited or slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainings whose process ends in any way: exit codes, signal handlers and the steps that are kept."""
+"""Tests exit codes, signal handlers and kept steps for every end of a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real training run, killed at random moments."""
+"""Tests that a training run killed at a random moment keeps its published steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training runs that tests start in processes of their own, to break them. Run as: python training.py FOLDER"""
+"""Trains in a process of its own, for tests that break it. Run as: python training.py FOLDER"""
 
 from __future__ import annotations
 

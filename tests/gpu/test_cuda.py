@@ -1,4 +1,4 @@
-"""On CUDA: the numbers are the CPU's, and the training thread never waits for the device."""
+"""Tests on CUDA that values equal those of the CPU and that the training thread never waits."""
 
 from __future__ import annotations
 

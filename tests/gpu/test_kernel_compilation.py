@@ -1,4 +1,4 @@
-"""The Triton kernels compiled for cards, on a machine that needs none."""
+"""Tests the compilation of the Triton kernels for GPUs, on a machine without one."""
 
 from __future__ import annotations
 

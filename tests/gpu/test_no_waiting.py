@@ -1,4 +1,4 @@
-"""On CUDA: ways to train whose numbers are on the device, none of which the training thread waits for."""
+"""Tests on CUDA that the training thread never waits, for each kind of training with values on the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records what modules return, and compares it with a run's activations."""
+"""Records the outputs of modules, and compares them with the activations of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics over several axes, and the runs that hold them."""
+"""Defines a metric set over several axes, and reads the runs of the other axes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares what several ranks wrote with what one process wrote."""
+"""Compares the run of several ranks with the run of one process."""
 
 from __future__ import annotations
 

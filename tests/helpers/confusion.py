@@ -1,4 +1,4 @@
-"""Trains everything that is planted and tells what was found of it."""
+"""Trains each planted fault and healthy run, and reports the findings."""
 
 from __future__ import annotations
 

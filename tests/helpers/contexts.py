@@ -1,4 +1,4 @@
-"""A hand-made Context of one step, and what a metric's values come to when they are finished."""
+"""Builds the Context of one step by hand, and finishes the values of a metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data that tests share; made without transformers, whose import takes longer than most trainings here."""
+"""Builds data and metric sets that tests share, without transformers, whose import is slow."""
 
 from __future__ import annotations
 

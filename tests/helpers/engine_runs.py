@@ -1,4 +1,4 @@
-"""A small training that drives the engine by itself."""
+"""Trains a small model that drives the engine directly."""
 
 from __future__ import annotations
 

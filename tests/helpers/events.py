@@ -1,4 +1,4 @@
-"""Events of an event file."""
+"""Builds events of an event file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A training on an accelerator that does not exist: its tensors have shapes and no elements, so nothing can be read.
+"""Simulates a training on an accelerator that does not exist: its tensors have shapes but no elements.
 
-Whatever reads a number on the host raises, and so does a copy to or from the device that waits: in the training thread
-neither may happen. Prints what would have been fetched.
+A read of a number on the host raises, and so does a copy between host and device that waits. The training thread
+may do neither. The script prints the number of copies to the host.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A metric that costs what it is told to, on a clock that only it and the training move."""
+"""Simulates a metric of known cost, on a clock that only the metric and the training move."""
 
 from __future__ import annotations
 

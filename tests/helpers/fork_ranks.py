@@ -1,7 +1,7 @@
 """Runs a script on several ranks that are forked from one process, so that its imports are paid once.
 
-Run as: python fork_ranks.py SCRIPT RANKS FOLDER ARGUMENTS...; FOLDER gets what each rank printed, standard output gets
-a line with the rank and the exit code as each of them ends.
+Run as: python fork_ranks.py SCRIPT RANKS FOLDER ARGUMENTS...; FOLDER gets the output of each rank. The script prints
+a line with the rank and the exit code as each rank ends.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tensors, sets and the sync check that tests on a CUDA device share."""
+"""Builds tensors, sets and the host sync check that the CUDA tests share."""
 
 from __future__ import annotations
 

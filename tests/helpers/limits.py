@@ -1,4 +1,4 @@
-"""Time limits of processes that tests start; they only end a hang, and so grow with the load of the machine."""
+"""Computes time limits of the processes that tests start; a limit only ends a hang, and grows with the load."""
 
 from __future__ import annotations
 

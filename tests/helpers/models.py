@@ -1,4 +1,4 @@
-"""Small real models and trainers that tests share."""
+"""Builds small real models and trainers that tests share."""
 
 from __future__ import annotations
 

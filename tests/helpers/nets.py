@@ -1,4 +1,4 @@
-"""Small plain modules that tests share; they need no trainer's package."""
+"""Builds small plain modules that tests share, without any trainer's package."""
 
 from __future__ import annotations
 

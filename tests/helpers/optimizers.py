@@ -1,4 +1,4 @@
-"""Trains a small model with any optimizer, and keeps the change of every step."""
+"""Trains a small model with any optimizer, and records the change of each step."""
 
 from __future__ import annotations
 

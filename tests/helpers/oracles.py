@@ -1,4 +1,4 @@
-"""A second, naive implementation of what the callback measures, taken by a mixin of the tests' own."""
+"""Records gradients and weights with mixins, for a naive second implementation of the metrics."""
 
 from __future__ import annotations
 

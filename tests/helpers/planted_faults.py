@@ -1,4 +1,4 @@
-"""Trainings with one fault each, and healthy ones; what the doctor has to say of them."""
+"""Trains with one fault each, or healthily, and lists the findings that the doctor must report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python in a process of its own."""
+"""Runs Python code in a new process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs for the report's tests, written through the real writer."""
+"""Writes the runs of the report's tests through the real writer."""
 
 from __future__ import annotations
 

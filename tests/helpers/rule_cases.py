@@ -1,4 +1,4 @@
-"""Series for tests of rules, and for each rule a run that it finds fault with."""
+"""Builds series for tests of rules, and one run with a finding for each rule."""
 
 from __future__ import annotations
 

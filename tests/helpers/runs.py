@@ -1,4 +1,4 @@
-"""Reads runs back with TensorBoard's own reader."""
+"""Reads runs with TensorBoard's own reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real HTTP server that speaks S3."""
+"""Starts a real HTTP server that implements S3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small real BERTs on made-up review sentences, trained in a second or two: healthy, or with one fault."""
+"""Trains small real BERTs on made-up reviews in a second or two, healthy or with one fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collectives of a step: at most three when metrics are due, none otherwise, of a size independent of the ranks."""
+"""Tests the collectives of a step: at most three when metrics are due, none otherwise."""
 
 from __future__ import annotations
 

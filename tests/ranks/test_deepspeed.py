@@ -1,6 +1,6 @@
-"""Runs of ranks under DeepSpeed ZeRO equal the run of one process, under the HF Trainer and in a loop.
+"""Tests that ranks under DeepSpeed ZeRO write the run of one process, with the HF Trainer and in a loop.
 
-On a CPU DeepSpeed refuses float16, and Lightning refuses DeepSpeed.
+DeepSpeed refuses float16 on a CPU, and Lightning refuses DeepSpeed there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs of several ranks in a loop equal the run of one process on the same global batches."""
+"""Tests that a loop on several ranks writes the run of one process on the same global batches."""
 
 from __future__ import annotations
 

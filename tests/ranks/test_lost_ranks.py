@@ -1,4 +1,4 @@
-"""Ranks that differ or are lost: the training ends as it would have, and no wrong value is written."""
+"""Tests ranks that differ or are lost: the training ends as without the callback, and no wrong value is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rank 0's decisions reach all ranks at the same step, whichever of them is ahead."""
+"""Tests that messages of rank 0 reach all ranks at the same step, whichever rank is ahead."""
 
 from __future__ import annotations
 

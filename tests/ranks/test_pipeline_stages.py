@@ -1,4 +1,4 @@
-"""Ranks that hold different layers, or split them: what is somewhere is written, and what cannot be right is not."""
+"""Tests pipeline stages: each layer's values are written; wrong ones are left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rank 0 alone writes: over nodes, and by what each launcher warning_rank before there is a process group."""
+"""Tests that only rank 0 writes when a training runs on several nodes."""
 
 from __future__ import annotations
 

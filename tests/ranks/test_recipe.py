@@ -1,4 +1,4 @@
-"""The recipe on 2 ranks, as its users launch it, writes what one process writes on the same global batches."""
+"""Tests that the recipe on 2 ranks writes the run of one process on the same global batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stops and checkpoints of rules on all ranks after the same step."""
+"""Tests that rules stop and save all ranks after the same step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of two ranks under the HF and the Lightning Trainer equal the run of one process."""
+"""Tests that two ranks under the HF Trainer or Lightning write the run of one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activations under the Hugging Face Trainer, also with gradient checkpointing."""
+"""Tests activations under the HF Trainer, also with gradient checkpointing."""
 
 from __future__ import annotations
 

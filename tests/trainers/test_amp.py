@@ -1,4 +1,4 @@
-"""Loss scales under each trainer, on the CPU, with gradients that overflow where the test says so."""
+"""Tests the loss scale under each trainer on the CPU, with gradients that overflow at chosen passes."""
 
 from __future__ import annotations
 

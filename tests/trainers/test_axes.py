@@ -1,4 +1,4 @@
-"""Axes of samples, tokens and epochs under the trainers, over a resume."""
+"""Tests the axes of samples, tokens and epochs under the trainers, across a resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The overhead budget of a training under the Hugging Face Trainer."""
+"""Tests the overhead budget under the HF Trainer."""
 
 from __future__ import annotations
 

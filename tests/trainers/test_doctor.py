@@ -1,4 +1,4 @@
-"""The doctor reads runs that the trainers' own loggers wrote."""
+"""Tests the doctor on runs that the trainers' own loggers wrote."""
 
 from __future__ import annotations
 

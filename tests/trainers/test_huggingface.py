@@ -1,4 +1,4 @@
-"""The callback under the real Trainer: tags, cadence, folders, errors, harmlessness."""
+"""Tests the callback under the real HF Trainer: tags, cadences, folders, errors and unchanged training."""
 
 from __future__ import annotations
 

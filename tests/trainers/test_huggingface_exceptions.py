@@ -1,4 +1,4 @@
-"""A Hugging Face training that an exception ends, of which the Trainer tells nobody: nothing of ours stays."""
+"""Tests that an HF training ended by an exception leaves no hook of the callback behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every metric under the real Trainer, read back from disk and compared with a naive second implementation."""
+"""Tests every metric under the real HF Trainer against a naive second implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run is one folder: resume, kills, restarts, trials, and runs beside one another."""
+"""Tests that one run is one folder: resumes, kills, restarts, trials and parallel runs."""
 
 from __future__ import annotations
 

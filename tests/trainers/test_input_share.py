@@ -1,4 +1,4 @@
-"""The share of time that waits for data, against a clock that only this test moves: nothing else may count."""
+"""Tests that the input share counts only the time that waits for data, on a clock that only the test moves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accuracy in trainings that do not hand their labels to the model, against what the test itself counts."""
+"""Tests accuracy in trainings that do not pass labels to the model, against the test's own counts."""
 
 from __future__ import annotations
 

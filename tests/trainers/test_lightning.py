@@ -1,4 +1,4 @@
-"""The callback under the real Lightning Trainer, read back from disk."""
+"""Tests the callback under the real Lightning Trainer, with runs read from disk."""
 
 from __future__ import annotations
 

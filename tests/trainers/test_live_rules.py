@@ -1,4 +1,4 @@
-"""Rules in real trainings: each trainer stops and saves in its own way, and is left alone otherwise."""
+"""Tests rules in real trainings: each trainer stops and saves in its own way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop in a real notebook kernel."""
+"""Tests the loop in a real notebook kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of transformers' Adafactor against naive formulas."""
+"""Tests the state of transformers' Adafactor against naive formulas."""
 
 from __future__ import annotations
 

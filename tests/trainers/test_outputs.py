@@ -1,4 +1,4 @@
-"""Further losses and predictions that a model returns, under each trainer."""
+"""Tests additional losses and predictions that a model returns, under each trainer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One model, data order, optimizer, clipping and accumulation under each trainer: the same tags, steps and values."""
+"""Tests that the same training under each trainer writes the same tags, steps and values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real trainings with one fault each: the right rule, layer and step; and healthy ones, which are left alone."""
+"""Tests that the doctor finds each planted fault with its layer and step, and nothing in healthy runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sentiment recipe: its data, its tokenizer, its errors, and real training."""
+"""Tests the sentiment recipe: its data, tokenizer, errors and real trainings."""
 
 from __future__ import annotations
 

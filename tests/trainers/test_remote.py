@@ -1,4 +1,4 @@
-"""A training that logs to S3."""
+"""Tests a training that logs to S3."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The unit tests mirror the package and import no trainer."""
+"""Tests that the unit tests mirror the package and import no trainer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counts the collectives of a training on its way; started by the tests, one process a rank."""
+"""Counts the collectives of each step of a training; the tests start one process a rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages of rank 0 to ranks that nothing else keeps in step; started by the tests, one process a rank."""
+"""Sends messages of rank 0 to ranks that run out of step; the tests start one process a rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains with each strategy that its arguments name, on several ranks or alone on the same batches.
+"""Trains with each strategy that the arguments name, on several ranks or with one process on the same batches.
 
 A rank takes its share of each global batch, so that all ranks together train as one process would.
 """

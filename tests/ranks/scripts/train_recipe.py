@@ -1,4 +1,4 @@
-"""Runs the recipe, and says with which parameters it trained; started by the tests as a launcher starts the recipe."""
+"""Runs the recipe as a launcher does, and prints the class of its parameters."""
 
 from __future__ import annotations
 

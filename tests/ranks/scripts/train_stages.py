@@ -1,4 +1,4 @@
-"""Ranks that hold different layers, or split one between them; started by the tests, one process a rank."""
+"""Trains ranks that hold different layers or shards of one; the tests start one process a rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainings in which ranks do not do the same; started by the tests, one process a rank."""
+"""Trains ranks that differ from one another; the tests start one process a rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainings in which a rule stops or saves; started by the tests, one process a rank."""
+"""Trains until a rule stops the ranks or saves; the tests start one process a rank."""
 
 from __future__ import annotations
 

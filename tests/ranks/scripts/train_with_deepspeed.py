@@ -1,4 +1,4 @@
-"""Trains BERT with each DeepSpeed strategy that the arguments name, or alone."""
+"""Trains BERT with each DeepSpeed strategy that the arguments name, or with one process."""
 
 from __future__ import annotations
 

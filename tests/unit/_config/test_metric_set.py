@@ -1,4 +1,4 @@
-"""Metric sets: what is accepted, and what each error says."""
+"""Tests valid metric sets and error messages."""
 
 from __future__ import annotations
 

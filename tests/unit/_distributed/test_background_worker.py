@@ -1,4 +1,4 @@
-"""The worker thread and its CUDA device."""
+"""Tests the CUDA device of the worker thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of a step, packed into flat vectors and unpacked."""
+"""Tests that step values are packed into flat vectors and unpacked."""
 
 from __future__ import annotations
 

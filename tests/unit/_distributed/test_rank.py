@@ -1,4 +1,4 @@
-"""The rank of this process, from what a launcher says before there is a process group."""
+"""Tests the rank of this process before there is a process group, from the variables of each launcher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages of rank 0 to all ranks."""
+"""Tests messages of rank 0 to all ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reducer, with another rank that a stub stands for."""
+"""Tests the reducer with a stub for another rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine on a fake accelerator, whose tensors have no elements to read."""
+"""Tests the engine on a fake accelerator whose tensors have no elements to read."""
 
 from __future__ import annotations
 

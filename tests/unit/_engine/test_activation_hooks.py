@@ -1,4 +1,4 @@
-"""Activations against hooks of the tests' own, and that ours are there for one forward pass only."""
+"""Tests activations against the test's own hooks, and that the metric's hooks exist for one forward pass only."""
 
 from __future__ import annotations
 

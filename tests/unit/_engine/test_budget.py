@@ -1,4 +1,4 @@
-"""The overhead budget, with a clock that only a slow metric and the training move."""
+"""Tests the overhead budget on a clock that only a slow metric and the training move."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cost of each metric, with a clock that moves only when a test says so."""
+"""Tests the cost of each metric on a clock that only the test moves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counters of micro-batches: losses, samples, tokens and predictions."""
+"""Tests counters of micro-batches: losses, samples, tokens and predictions."""
 
 from __future__ import annotations
 

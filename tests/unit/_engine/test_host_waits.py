@@ -1,4 +1,4 @@
-"""The training thread waits for no device: numbers come when they come, and what they decide is done then."""
+"""Tests that the training thread never waits for a device."""
 
 from __future__ import annotations
 

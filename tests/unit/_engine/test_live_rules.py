@@ -1,4 +1,4 @@
-"""The watcher on series: what is said, once, of what a run has written so far."""
+"""Tests live rules on series: each finding is written once, with its actions."""
 
 from __future__ import annotations
 

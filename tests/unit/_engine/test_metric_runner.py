@@ -1,4 +1,4 @@
-"""The metrics of a training, each at its own cadence and interval."""
+"""Tests that each metric of a training runs at its own cadence and interval."""
 
 from __future__ import annotations
 

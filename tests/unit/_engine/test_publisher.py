@@ -1,4 +1,4 @@
-"""The queue that publishes steps in order."""
+"""Tests that the queue publishes steps in order."""
 
 from __future__ import annotations
 

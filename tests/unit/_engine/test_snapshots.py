@@ -1,4 +1,4 @@
-"""Copies of weights: taken when a due metric needs them, of what it selects, and gone when the step is over."""
+"""Tests snapshots of weights: copied only for due metrics and their selection, freed after the step."""
 
 from __future__ import annotations
 

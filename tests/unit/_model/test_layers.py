@@ -1,4 +1,4 @@
-"""Layers of parameters, from their names."""
+"""Tests the layers of parameters, found from names."""
 
 from __future__ import annotations
 

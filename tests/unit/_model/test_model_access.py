@@ -1,4 +1,4 @@
-"""Tensors of every kind: right, or left out with one warning that says so."""
+"""Tests tensors of every kind: exact statistics, or left out with one warning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizer's state against naive formulas, for each optimizer that is known, and words for those that are not."""
+"""Tests each known optimizer's state against naive formulas, and the warning about unknown ones."""
 
 from __future__ import annotations
 

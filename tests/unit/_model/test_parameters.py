@@ -1,4 +1,4 @@
-"""Names and groups of parameters."""
+"""Tests names and groups of parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of a model's tensors, some of which are absent."""
+"""Tests statistics of a model's tensors when some are absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernels for CUDA, run by Triton's interpreter on the CPU, against the CPU path; and compiled for cards."""
+"""Tests the CUDA kernels, run by Triton's interpreter on the CPU, against the CPU path."""
 
 from __future__ import annotations
 

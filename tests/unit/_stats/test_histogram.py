@@ -1,4 +1,4 @@
-"""Histogram counts against numpy.histogram."""
+"""Tests histogram counts against numpy.histogram."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of tensors with more elements than an int32 can count."""
+"""Tests statistics of tensors with more elements than an int32 can count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums of squares and counts against float64."""
+"""Tests sums of squares and counts against float64."""
 
 from __future__ import annotations
 

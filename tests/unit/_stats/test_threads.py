@@ -1,4 +1,4 @@
-"""Work that is shared out to threads is the same work, and leaves torch's threads as they were."""
+"""Tests that threads compute the same statistics and keep torch's number of threads."""
 
 from __future__ import annotations
 

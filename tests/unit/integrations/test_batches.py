@@ -1,4 +1,4 @@
-"""Micro-batches: samples, tokens, labels and losses in their usual forms."""
+"""Tests micro-batches: samples, tokens, labels and losses in their usual forms."""
 
 from __future__ import annotations
 

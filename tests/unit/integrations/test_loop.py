@@ -1,4 +1,4 @@
-"""Plain loops: the same tags, steps and values as the trainers, and nothing that a loop has to learn."""
+"""Tests that plain loops write the same tags, steps and values as the trainers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clip factor and the share of clipped steps."""
+"""Tests the clip factor and the share of clipped steps."""
 
 from __future__ import annotations
 

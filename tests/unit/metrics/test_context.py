@@ -1,4 +1,4 @@
-"""The context of a step: histograms of a selection, and skipped steps."""
+"""Tests the context of a step: histograms of a selection, and skipped steps."""
 
 from __future__ import annotations
 

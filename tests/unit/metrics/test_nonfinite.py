@@ -1,4 +1,4 @@
-"""Counts of NaN and Inf, and the group that holds them first."""
+"""Tests counts of NaN and Inf, and the first layer that holds one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry of metrics."""
+"""Tests the registry of metrics."""
 
 from __future__ import annotations
 

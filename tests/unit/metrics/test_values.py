@@ -1,4 +1,4 @@
-"""Mergeable values: the result from parts of one rank or several."""
+"""Tests the results of mergeable values, from one rank or several."""
 
 from __future__ import annotations
 

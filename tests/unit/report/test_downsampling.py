@@ -1,4 +1,4 @@
-"""Fewer points that still show what stands out."""
+"""Tests that downsampled series keep spikes, envelopes and non-finite values."""
 
 from __future__ import annotations
 

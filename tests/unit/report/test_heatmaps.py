@@ -1,4 +1,4 @@
-"""Heat maps of layers over steps."""
+"""Tests heat maps of layers over steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports that are written again while runs grow."""
+"""Tests reports that are rewritten while runs grow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The diagnosis of a whole run."""
+"""Tests the diagnosis of a whole run."""
 
 from __future__ import annotations
 

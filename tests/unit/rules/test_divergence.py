@@ -1,4 +1,4 @@
-"""Rules about the shape of the training loss."""
+"""Tests rules about the shape of the training loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules about parameters that do not change."""
+"""Tests rules about parameters that do not change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules about the learning rate's schedule."""
+"""Tests rules about the learning rate's schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rule nonfinite."""
+"""Tests the rule `nonfinite`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules that compare training with evaluation."""
+"""Tests rules that compare training with evaluation."""
 
 from __future__ import annotations
 

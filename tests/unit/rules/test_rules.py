@@ -1,4 +1,4 @@
-"""Rules as what they are: pure functions from series to findings."""
+"""Tests rules as pure functions from series to findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules about training that makes no progress."""
+"""Tests rules about training without progress."""
 
 from __future__ import annotations
 

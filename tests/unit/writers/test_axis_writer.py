@@ -1,4 +1,4 @@
-"""A run written against samples, tokens and epochs too: real runs, read back from the disk."""
+"""Tests runs written against samples, tokens and epochs, read from disk."""
 
 from __future__ import annotations
 

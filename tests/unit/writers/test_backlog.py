@@ -1,4 +1,4 @@
-"""The backlog of events in bounded memory."""
+"""Tests the backlog of events in bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The event writer: what is on the disk, and when."""
+"""Tests the contents of the disk after each action of the event writer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs on S3, against a real HTTP server that speaks S3."""
+"""Tests runs on S3 against a real HTTP server that implements S3."""
 
 from __future__ import annotations
 

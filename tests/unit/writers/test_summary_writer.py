@@ -1,4 +1,4 @@
-"""Every `add_*` method of tensorboardX's public API, through our event writer, read back with TensorBoard's reader."""
+"""Tests every `add_*` method of tensorboardX's SummaryWriter through the event writer."""
 
 from __future__ import annotations
 
