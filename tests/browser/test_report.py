@@ -53,7 +53,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Opened:
-    """A page in a tab, with all that went wrong in it."""
+    """A page in a tab, with its console errors."""
 
     def __init__(self, browser: Any, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
         self.wrong: list[str] = []
@@ -69,7 +69,7 @@ class Opened:
             self.wrong.append(url)
 
     def figure(self, name: str) -> Any:
-        """A figure that is drawn as the controls say."""
+        """Waits until the figure matches the controls."""
         figure = self.tab.locator(f"#figure-{name}")
         figure.scroll_into_view_if_needed()
         self.tab.wait_for_function(
@@ -79,7 +79,7 @@ class Opened:
         return figure
 
     def plotted(self, name: str) -> Any:
-        """What plotly was given."""
+        """The data of a plotly figure."""
         script = "(one) => { const plot = one.querySelector('.plot'); return JSON.parse(JSON.stringify({"
         script += " traces: plot.data.map((t) => ({x: [...t.x], name: t.name, pick: t.meta.pick, y: [...t.y]})),"
         script += " x: plot.layout.xaxis.title.text, y: plot.layout.yaxis.type, shapes: plot.layout.shapes })) }"
@@ -146,7 +146,7 @@ def test_report_switches_change_axes_scale_and_smoothing(browser: Any, one: Path
     assert page.plotted("gradient_norm")["y"] == "log"
     page.press("smooth", "much")
     smooth = page.plotted("loss")["traces"]
-    assert smooth[0]["y"] == before["traces"][0]["y"]  # still there, faint
+    assert smooth[0]["y"] == before["traces"][0]["y"]  # still drawn, faintly
     spread = [np.ptp(np.diff(trace["y"][10:55])) for trace in smooth[:2]]
     assert spread[1] < 0.3 * spread[0]
     page.press("smooth", "off")

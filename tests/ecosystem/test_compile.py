@@ -18,7 +18,7 @@ def compiled() -> nn.Module:
     torch._dynamo.reset()
     return torch.compile(
         bert(num_hidden_layers=1), backend="eager"
-    )  # what comes after dynamo makes no difference to hooks and names
+    )  # the compiler behind dynamo changes neither hooks nor names
 
 
 @pytest.mark.parametrize("variant", [with_hf, pytest.param(with_lightning, marks=LIGHTNING), with_loop])

@@ -31,7 +31,7 @@ STEPS = 40
 
 
 class Act(TrainerCallback):
-    """Does something at the end of given steps."""
+    """Calls functions at the end of given steps."""
 
     def __init__(self, **acts: Any) -> None:
         self.acts = {int(name.removeprefix("at")): act for name, act in acts.items()}
@@ -93,7 +93,7 @@ def test_full_disk_to_the_end_reports_losses(
     digest, _ = train(tmp_path, small_disk / "logs", at10=lambda: fill(small_disk))
     assert digest == undisturbed
     kept = Run(small_disk / "logs").steps("train/loss")
-    assert kept == list(range(1, len(kept) + 1))  # readable to its end, no torn record
+    assert kept == list(range(1, len(kept) + 1))  # readable to the end, no torn record
     assert 9 <= len(kept) < STEPS
     assert caplog.text.count("training continues") == 1
     assert "values could not be written to" in caplog.text
@@ -162,7 +162,7 @@ def test_file_size_limit_continues_in_new_file(
 
 
 class Slow:
-    """A store, registered with tensorboardX, that waits before it takes anything, or fails."""
+    """A store, registered with tensorboardX, that waits before each upload or fails."""
 
     def __init__(self, wait: Any, failures: int = 0) -> None:
         self.wait, self.failures = wait, failures
@@ -212,7 +212,7 @@ def read_bytes(data: bytes, folder: Path) -> Run:
 
 def test_hanging_store_does_not_block_training(tmp_path: Path, undisturbed: str, slow: Any) -> None:
     trained = threading.Event()
-    # Takes nothing before the last step: training can only get there if it does not wait for the store.
+    # The store accepts nothing before the last step: only a training that does not wait for it gets there.
     store = slow(lambda: trained.wait(120) or pytest.fail("training waited for the store"))
     digest, _ = train(tmp_path, "slow://bucket/run", **{f"at{STEPS}": trained.set})
     assert digest == undisturbed
@@ -261,7 +261,7 @@ def test_full_backlog_drops_oldest_histograms_first(
         time.sleep(0.05)
     writer.close()
     read = Run(small_disk / "logs")
-    assert read.steps("a") == list(range(201))  # every scalar is there
+    assert read.steps("a") == list(range(201))  # no scalar is lost
     kept = sorted(read.histograms["h"])
     assert kept[-1] == 200
     newest = [step for step in kept if step > 100]

@@ -55,7 +55,7 @@ def test_kernels_on_cuda_match_operators_and_cpu(dtype: torch.dtype) -> None:
 
 
 def train(folder: Path, *, sparse: bool = False, scaled: bool = False, **config: Any) -> Run:
-    """Six steps, with a rate on the device where the optimizer can take it; only a sparse one may wait."""
+    """Trains six steps, with the learning rate on the device if the optimizer allows it. Only a sparse optimizer may wait."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(20, 8, sparse=sparse), nn.Linear(8, 3)).cuda()
     groups = list(model[0].parameters() if sparse else model.parameters())
@@ -141,7 +141,7 @@ def test_device_time_counts_as_overhead() -> None:
 
 @pytest.fixture
 def ours_may_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainers wait for the device themselves; what they call of ours does not."""
+    """Fails if a call of the callback waits for the device; the trainers themselves may wait."""
     calls = [
         (Engine, name)
         for name in (

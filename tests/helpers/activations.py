@@ -13,7 +13,7 @@ from tests.helpers.runs import Run
 
 
 class OutputRecorder:
-    """Keeps the output of every call of some modules in training mode, by the step that the test says."""
+    """Keeps the outputs of some modules in training mode, by step; the test sets the step."""
 
     def __init__(self, model: nn.Module, names: tuple[str, ...] = LAYERS) -> None:
         self.calls: dict[tuple[int, str], list[Tensor]] = {}

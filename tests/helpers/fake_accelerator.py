@@ -24,7 +24,7 @@ DEVICE = "accel"
 
 
 class NoWaiting(TorchDispatchMode):
-    """Copies between the host and the device must not wait."""
+    """Raises if a copy between the host and the device waits."""
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -55,48 +55,48 @@ class Net(nn.Module):
         return self.head(found.bfloat16())
 
 
-class Whole(TorchDispatchMode):
-    """A copy to the host that nobody waits for is not there yet when it is read."""
+class CompleteCopies(TorchDispatchMode):
+    """Raises if a copy to the host does not wait: its data would be read too early."""
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = operator(*args, **(kwargs or {}))
         copies = operator is torch.ops.aten._to_copy.default and (kwargs or {}).get("non_blocking", False)
         if copies and found.device.type == "cpu" != args[0].device.type:
-            raise RuntimeError("a copy to the host that nobody waits for")
+            raise RuntimeError("a copy to the host that does not wait")
         return found
 
 
 def change_on_the_host() -> str:
-    """Weights that are on the host, of an optimizer whose flag is on the device."""
+    """The device of updates of weights on the host, by an optimizer whose flag is on the device."""
     weight, copies = torch.empty(3), WeightSnapshot()
     source: Any = SimpleNamespace(
         parameters=[1], deepspeed=None, weight=lambda place: weight, has_gradient=lambda place: True
     )
     copies._copies["AdamW"] = {0: torch.empty(3)}
-    with Whole():
+    with CompleteCopies():
         updates = copies.updates(source, "AdamW", torch.empty((), device=DEVICE))
     assert updates is not None
     assert updates[0] is not None
     return updates[0].device.type
 
 
-class NoOthers:
-    """A line to no other ranks."""
+class SingleRank:
+    """A process group of this rank alone."""
 
     rank, size = 0, 1
 
     def all_reduce_max(self, numbers: torch.Tensor) -> None:
-        """Nobody has a larger one."""
+        """The only rank has the largest numbers."""
 
     def broadcast(self, numbers: torch.Tensor, root: int) -> None:
-        """Nobody listens."""
+        """There is no other rank to send to."""
 
     def close(self) -> bool:
         return True
 
 
 class Fetched:
-    """Stands for copies to the host: there is nothing to copy."""
+    """Replaces HostCopy: fake tensors have nothing to copy."""
 
     made = 0
 
@@ -109,9 +109,9 @@ class Fetched:
 
 
 def agreed() -> str:
-    """How often ranges of several types are fetched, and where they are when ranks have agreed on them."""
+    """The number of host copies of ranges of several types, and the device of the merged ranges."""
     together.HostCopy = Fetched  # type: ignore[assignment,misc]
-    ranks = together.Reducer(NoOthers(), 10.0)  # type: ignore[arg-type]
+    ranks = together.Reducer(SingleRank(), 10.0)  # type: ignore[arg-type]
     types = {"a": torch.float64, "b": torch.float32, "c": torch.float64}
     with NoWaiting():
         found = ranks.merge_ranges(
@@ -156,22 +156,26 @@ def main() -> None:
             loop._engine.record_clipping(norm, 1.0)
             with NoWaiting():
                 loop.log("mine/loss", loss)
-                optimizer.step()  # measures in its hook
+                optimizer.step()  # metrics run in the optimizer's hook
                 engine = loop._engine
                 assert engine._recorder is not None
                 on_host = torch.zeros(()), torch.zeros(4, dtype=torch.int64)
-                for one, of in ((loss.detach(), labels), on_host, (loss.detach(), labels)):  # mixed up: none may wait
+                for one, of in (
+                    (loss.detach(), labels),
+                    on_host,
+                    (loss.detach(), labels),
+                ):  # on host and device in turn: none may wait
                     engine.record_batch(loss=one, samples=4, tokens=of)
                     engine.record_outputs({"logits": logits, "aux_loss": one}, of)
                 engine.record_outputs({"logits": torch.zeros(4, 3), "aux_loss": on_host[0]}, labels)
                 engine._recorder.finish_step()
             optimizer.zero_grad()
-            held, engine.publisher.buffered = engine.publisher.buffered, None  # here the copy to the host would begin
+            held, engine.publisher.buffered = engine.publisher.buffered, None  # the copy to the host would begin here
             assert held is not None
             loop._stepped = False
             loop._begin_step(loop._step + 1)
         assert held[1]._local is not None
-        print("measured", *held[1]._values, *held[1]._histogram_counts, *held[1]._local._values)
+        print("tags", *held[1]._values, *held[1]._histogram_counts, *held[1]._local._values)
         loop._running = False
 
 

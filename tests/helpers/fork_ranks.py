@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def fork(number: int, folder: Path) -> int | None:
-    """Forks the ranks; the rank of a child, None in the parent, which has waited for all."""
+    """Forks the ranks; returns the rank in a child, and None in the parent after all children ended."""
     children = {}
     for rank in range(number):
         child = os.fork()
@@ -35,6 +35,8 @@ def fork(number: int, folder: Path) -> int | None:
 script, ranks, logs, *arguments = sys.argv[1:]
 sys.argv = [script, *arguments]
 runpy.run_path(script, run_name="imported")
-importlib.import_module("torch._dynamo")  # optimizers import it, which takes seconds
+importlib.import_module("torch._dynamo")  # optimizers import it, and the import takes seconds
 if fork(int(ranks), Path(logs)) is not None:
-    kept = runpy.run_path(script, run_name="__main__")  # alive until the interpreter ends, as in a process of its own
+    kept = runpy.run_path(
+        script, run_name="__main__"
+    )  # the variables live until the interpreter ends, as in a separate process

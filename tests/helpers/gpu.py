@@ -16,7 +16,7 @@ FULL = {"every": 1, "strict": True, "metrics": sorted({item.name for item in loa
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Whatever waits for the device raises."""
+    """Raises on every call that waits for the device."""
     known = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -19,7 +19,7 @@ FORK_RANKS = Path(__file__).parent / "fork_ranks.py"
 
 
 def launch(script: Path, *arguments: object, ranks: int = 1, seconds: float = 200) -> str:
-    """What all ranks printed; they must end without an error before `limit(seconds)`."""
+    """Runs a script on all ranks and returns their output; they must succeed before `limit(seconds)`."""
     if ranks == 1:
         done = python(script, *arguments, seconds=seconds, env={**os.environ, "OMP_NUM_THREADS": "1"})
         ended = [Ended(done.returncode, done.stdout + done.stderr)]
@@ -33,7 +33,7 @@ def launch(script: Path, *arguments: object, ranks: int = 1, seconds: float = 20
 
 @dataclass(frozen=True)
 class Ended:
-    """How a rank ended; the code of one that had to be killed is None."""
+    """The exit code and output of a rank; the code is None if the rank was killed."""
 
     code: int | None
     printed: str
@@ -46,9 +46,9 @@ def free_port() -> int:
 
 
 def run_ranks(script: Path, *arguments: object, number: int = 2, seconds: float = 60) -> list[Ended]:
-    """Runs a script on all ranks; those that take longer than `limit(seconds)` are killed, and have no code."""
+    """Runs a script on all ranks; kills those that take longer than `limit(seconds)`."""
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(number)}
-    # Python 3.12 warns where a process with threads forks; gloo and OpenMP start theirs in the children.
+    # Python 3.12 warns if a process with threads forks; gloo and OpenMP start theirs in the children only.
     warnings = ["-W", "error::ResourceWarning", "-W", "ignore::DeprecationWarning:__main__"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, *warnings, FORK_RANKS, script, number, folder, *arguments]

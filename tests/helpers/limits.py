@@ -9,6 +9,6 @@ LONGEST = 1500.0
 
 
 def limit(seconds: float) -> float:
-    """The limit of work that takes less than `seconds` on an idle machine: twice that, more on a busy one."""
+    """The limit of work that takes less than `seconds` on an idle machine: twice that, or more on a busy one."""
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     return min(LONGEST, 2 * seconds * max(1.0, load))

@@ -49,7 +49,7 @@ HEALTHY = {
 }
 
 
-# rule -> what makes it speak, and a tag and the first step of the evidence
+# rule -> series with a finding, and a tag and the first step of its evidence
 CASES: dict[str, tuple[Mapping[str, Any], str, int]] = {
     "nonfinite": ({"train/loss": with_last(np.nan)}, "train/loss", 610),
     "divergence": ({"train/loss": np.append(FALLING, flat(0.9, 20))}, "train/loss", 600),

@@ -23,7 +23,7 @@ SET = {"every": 1, "metrics": ["input_share", "throughput"]}
 
 
 class Clock:
-    """Stands still unless something moves it."""
+    """A clock that moves only when the test moves it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -48,7 +48,9 @@ def shares(folder: str | Path | None) -> dict[int, float]:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("strategy", ["no", "steps", "epoch"])
-def test_input_share_under_huggingface(tmp_path: Path, accumulate: int, strategy: str) -> None:
+def test_input_share_under_huggingface_excludes_evaluation_and_saving(
+    tmp_path: Path, accumulate: int, strategy: str
+) -> None:
     callback = TbxTrainerCallback(SET)
     clock = watched(callback)
 
@@ -84,7 +86,7 @@ def test_input_share_under_huggingface(tmp_path: Path, accumulate: int, strategy
     run.data_collator = clock.fetched
     run.train()
     found, last = shares(callback.log_dir), 8 // accumulate
-    assert 1 not in found  # nobody saw when the first batch was asked for
+    assert 1 not in found  # the callback does not see the request for the first batch
     quiet = FETCH / (FETCH + WORK)
     assert found[2] == quiet
     assert found[3] == quiet
@@ -92,9 +94,9 @@ def test_input_share_under_huggingface(tmp_path: Path, accumulate: int, strategy
     assert {step: found[step] for step in logged if step <= last} == {
         step: round(share, 6) for step, share in logged.items() if step <= last
     }
-    assert max(found.values()) <= 2 * quiet  # an epoch's first batch is fetched with its second, by Accelerate
+    assert max(found.values()) <= 2 * quiet  # Accelerate fetches an epoch's first two batches together
     if strategy == "steps":
-        assert 4 not in found  # evaluation and saving came between
+        assert 4 not in found  # evaluation and saving came before it
 
 
 class Module(pl.LightningModule):
@@ -116,7 +118,7 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-2)
 
 
-def test_input_share_under_lightning(tmp_path: Path) -> None:
+def test_input_share_under_lightning_excludes_validation_and_saving(tmp_path: Path) -> None:
     callback = TbxLightningCallback(SET, log_dir=tmp_path / "run")
     clock = watched(callback)
     with warnings.catch_warnings():
@@ -137,12 +139,12 @@ def test_input_share_under_lightning(tmp_path: Path) -> None:
         run.fit(Module(clock), data, DataLoader(rows(4), batch_size=4, collate_fn=collate))
     found = shares(tmp_path / "run")
     after = {1 + step for step in range(1, 16) if step % 3 == 0 or step % 4 == 0}  # a validation, a checkpoint
-    assert set(found) == set(range(1, 17)) - after | {9}  # the first of an epoch: waiting begins with it
-    assert found.pop(9) == round(FETCH / (FETCH + WORK + SAVE), 6)  # Lightning does not say how long it saves
+    assert set(found) == set(range(1, 17)) - after | {9}  # the first step of an epoch: waiting begins with it
+    assert found.pop(9) == round(FETCH / (FETCH + WORK + SAVE), 6)  # Lightning does not report the time of saving
     assert set(found.values()) == {FETCH / (FETCH + WORK)}
 
 
-def test_input_share_in_loop_needs_track(tmp_path: Path) -> None:
+def test_input_share_in_loop_without_track_not_written(tmp_path: Path) -> None:
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
@@ -150,7 +152,7 @@ def test_input_share_in_loop_needs_track(tmp_path: Path) -> None:
         for _ in range(number):
             clock.now += FETCH
             yield torch.randn(3, 2)
-        clock.now += LOG  # after the last one: nobody waits for a batch
+        clock.now += LOG  # after the last batch: this is not waiting for data
 
     def train(loop: TbxLoop, clock: Clock, given: Any) -> None:
         for batch in given:
