@@ -30,7 +30,7 @@ pytestmark = pytest.mark.faults
 STEPS = 40
 
 
-class Act(TrainerCallback):
+class CallAtSteps(TrainerCallback):
     """Calls functions at the end of given steps."""
 
     def __init__(self, **acts: Any) -> None:
@@ -42,7 +42,7 @@ class Act(TrainerCallback):
 
 def train(tmp_path: Path, logs: str | Path, **acts: Any) -> tuple[str, TbxTrainerCallback]:
     callback = TbxTrainerCallback(EVERY_STEP, log_dir=logs)
-    run = trainer(tmp_path / "out", callbacks=[callback, Act(**acts)], logging_steps=1, max_steps=STEPS)
+    run = trainer(tmp_path / "out", callbacks=[callback, CallAtSteps(**acts)], logging_steps=1, max_steps=STEPS)
     run.train()
     callback.close()
     return weights_digest(run.model), callback
@@ -161,7 +161,7 @@ def test_file_size_limit_continues_in_new_file(
     assert "are lost" not in caplog.text
 
 
-class Slow:
+class SlowStore:
     """A store, registered with tensorboardX, that waits before each upload or fails."""
 
     def __init__(self, wait: Any, failures: int = 0) -> None:
@@ -171,11 +171,11 @@ class Slow:
     def directory_check(self, path: str) -> None:
         pass
 
-    def open(self, path: str) -> Slow.File:
-        return Slow.File(self)
+    def open(self, path: str) -> SlowStore.File:
+        return SlowStore.File(self)
 
     class File(io.BytesIO):
-        def __init__(self, store: Slow) -> None:
+        def __init__(self, store: SlowStore) -> None:
             super().__init__()
             self.store = store
             self.writes = 0
@@ -195,8 +195,8 @@ class Slow:
 
 @pytest.fixture
 def slow() -> Iterator[Any]:
-    def make(wait: Any = lambda: None, failures: int = 0) -> Slow:
-        store = Slow(wait, failures)
+    def make(wait: Any = lambda: None, failures: int = 0) -> SlowStore:
+        store = SlowStore(wait, failures)
         register_writer_factory("slow", store)
         return store
 

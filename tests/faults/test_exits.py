@@ -79,7 +79,7 @@ CODE = {
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedTraining:
     """The exit code, the error output and the folder of a training."""
 
     code: int
@@ -88,7 +88,7 @@ class Ended:
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EndedTraining]:
     """The ended trainings, by name of their code."""
     base = tmp_path_factory.mktemp("ended")
     folders = {name: base / str(place) for place, name in enumerate(CODE)}
@@ -98,13 +98,13 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     assert done.returncode == 0, done.stderr
     codes = [int(line) for line in done.stdout.splitlines() if line.lstrip("-").isdigit()]
     return {
-        name: Ended(code, folder.with_suffix(".stderr").read_text(), folder)
+        name: EndedTraining(code, folder.with_suffix(".stderr").read_text(), folder)
         for (name, folder), code in zip(folders.items(), codes, strict=True)
     }
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_process_end_keeps_published_steps(ended: dict[str, Ended], name: str) -> None:
+def test_process_end_keeps_published_steps(ended: dict[str, EndedTraining], name: str) -> None:
     _, code, last = ENDS[name]
     assert ended[name].code == code, ended[name].stderr
     read = Run(ended[name].folder)
@@ -113,7 +113,7 @@ def test_process_end_keeps_published_steps(ended: dict[str, Ended], name: str) -
     assert read.steps("train/loss") == list(range(1, 7))
 
 
-def test_failed_run_marked_in_hparams(ended: dict[str, Ended]) -> None:
+def test_failed_run_marked_in_hparams(ended: dict[str, EndedTraining]) -> None:
     from tensorboard.plugins.hparams import metadata
 
     failed = ended["an exception"]
@@ -122,12 +122,12 @@ def test_failed_run_marked_in_hparams(ended: dict[str, Ended]) -> None:
     assert metadata.parse_session_end_info_plugin_data(content).status == 2  # STATUS_FAILURE
 
 
-def test_signal_handlers_of_user_kept(ended: dict[str, Ended]) -> None:
+def test_signal_handlers_of_user_kept(ended: dict[str, EndedTraining]) -> None:
     done = ended["handlers kept"]
     assert done.code == 4, done.stderr
     assert Run(done.folder).steps("train/loss") == list(range(1, 13))
 
 
-def test_training_installs_no_signal_handler(ended: dict[str, Ended]) -> None:
+def test_training_installs_no_signal_handler(ended: dict[str, EndedTraining]) -> None:
     done = ended["no handlers"]
     assert done.code == 0, done.stderr

@@ -84,7 +84,7 @@ def train(folder: Path, device: str, dtype: torch.dtype) -> Run:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_cuda_training_measured_without_host_sync(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_cuda_training_metrics_without_host_sync(tmp_path: Path, dtype: torch.dtype) -> None:
     found, expected = train(tmp_path / "cuda", "cuda", dtype), train(tmp_path / "cpu", "cpu", dtype)
     ours = ("perf/", "memory/")
     tags = {tag for tag in expected.scalars if not tag.startswith(ours)}

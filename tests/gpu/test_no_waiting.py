@@ -55,7 +55,7 @@ def test_kernels_on_cuda_match_operators_and_cpu(dtype: torch.dtype) -> None:
 
 
 def train(folder: Path, *, sparse: bool = False, scaled: bool = False, **config: Any) -> Run:
-    """Trains six steps, with the learning rate on the device if the optimizer allows it. Only a sparse optimizer may wait."""
+    """Trains six steps, if possible with the learning rate on the device. Only a sparse optimizer may wait."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(20, 8, sparse=sparse), nn.Linear(8, 3)).cuda()
     groups = list(model[0].parameters() if sparse else model.parameters())
@@ -94,7 +94,7 @@ def test_overhead_budget_no_host_sync(tmp_path: Path) -> None:
     assert "overhead_budget" in train(tmp_path, overhead_budget=1e-6).texts
 
 
-def test_sparse_gradients_on_cuda_measured(tmp_path: Path) -> None:
+def test_sparse_gradients_on_cuda_written(tmp_path: Path) -> None:
     assert train(tmp_path, sparse=True, strict=False).steps("grad_norm/0") == [1, 2, 3, 4, 5, 6]
 
 

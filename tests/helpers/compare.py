@@ -31,7 +31,7 @@ def compare(
         without: prefixes of the tags that several ranks leave out.
         more: additional tags that only several ranks write, beside the largest loss.
         rel: relative tolerance.
-        least: absolute tolerance. The gradient of a key's bias is 0 except for rounding, since softmax ignores that bias.
+        least: absolute tolerance. A key's bias has only rounding errors as gradient, since softmax ignores it.
     """
     left_out = tuple(without)
     expected = {tag: series for tag, series in alone.scalars.items() if not tag.startswith(left_out)}

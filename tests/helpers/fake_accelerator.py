@@ -28,16 +28,16 @@ class NoWaiting(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        found = operator(*args, **kwargs)
+        result = operator(*args, **kwargs)
         if operator is torch.ops.aten._to_copy.default:
-            across, waits = found.device != args[0].device, not kwargs.get("non_blocking", False)
+            across, waits = result.device != args[0].device, not kwargs.get("non_blocking", False)
         elif operator is torch.ops.aten.copy_.default:
             across, waits = args[0].device != args[1].device, not (len(args) > 2 and args[2])
         else:
-            return found
+            return result
         if across and waits:
             raise RuntimeError(f"a copy that waits: {operator} {[tuple(t.shape) for t in args if hasattr(t, 'shape')]}")
-        return found
+        return result
 
 
 class Net(nn.Module):
@@ -49,21 +49,21 @@ class Net(nn.Module):
         self.head = nn.Linear(8, 3, device=DEVICE, dtype=torch.bfloat16)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        found = self.embed(ids)
+        result = self.embed(ids)
         for layer in self.body:
-            found = layer(found).relu() + self.frozen
-        return self.head(found.bfloat16())
+            result = layer(result).relu() + self.frozen
+        return self.head(result.bfloat16())
 
 
 class CompleteCopies(TorchDispatchMode):
     """Raises if a copy to the host does not wait: its data would be read too early."""
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = operator(*args, **(kwargs or {}))
+        result = operator(*args, **(kwargs or {}))
         copies = operator is torch.ops.aten._to_copy.default and (kwargs or {}).get("non_blocking", False)
-        if copies and found.device.type == "cpu" != args[0].device.type:
+        if copies and result.device.type == "cpu" != args[0].device.type:
             raise RuntimeError("a copy to the host that does not wait")
-        return found
+        return result
 
 
 def change_on_the_host() -> str:
@@ -108,18 +108,18 @@ class Fetched:
         return [], [[0.0, 1.0] for _ in self._vectors]
 
 
-def agreed() -> str:
+def merge_ranges() -> str:
     """The number of host copies of ranges of several types, and the device of the merged ranges."""
     together.HostCopy = Fetched  # type: ignore[assignment,misc]
     ranks = together.Reducer(SingleRank(), 10.0)  # type: ignore[arg-type]
     types = {"a": torch.float64, "b": torch.float32, "c": torch.float64}
     with NoWaiting():
-        found = ranks.merge_ranges(
+        result = ranks.merge_ranges(
             1, ["due"], {tag: torch.empty(2, dtype=kind, device=DEVICE) for tag, kind in types.items()}
         )
     ranks.shutdown(10.0)
-    assert all(found[tag].dtype == kind and found[tag].shape == (2,) for tag, kind in types.items())
-    return f"{Fetched.made} {' '.join({each.device.type for each in found.values()})}"
+    assert all(result[tag].dtype == kind and result[tag].shape == (2,) for tag, kind in types.items())
+    return f"{Fetched.made} {' '.join({each.device.type for each in result.values()})}"
 
 
 def raised(read: Any) -> str:
@@ -141,7 +141,7 @@ def main() -> None:
         one = torch.empty(1, device=DEVICE)
         reads = (one.item, one.tolist, one.nonzero, lambda: bool(one), one.cpu, lambda: torch.zeros(1).to(DEVICE))
         print("raises", *map(raised, reads))
-        print("agreed", agreed())
+        print("merged", merge_ranges())
         print("changed", change_on_the_host())
         ids, labels = torch.empty(4, dtype=torch.int64, device=DEVICE), torch.empty(4, dtype=torch.int64, device=DEVICE)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, foreach=False)
@@ -170,12 +170,13 @@ def main() -> None:
                 engine.record_outputs({"logits": torch.zeros(4, 3), "aux_loss": on_host[0]}, labels)
                 engine._recorder.finish_step()
             optimizer.zero_grad()
-            held, engine.publisher.buffered = engine.publisher.buffered, None  # the copy to the host would begin here
-            assert held is not None
+            step_values = engine.publisher.buffered
+            assert step_values is not None
+            engine.publisher.buffered = None  # the copy to the host would begin here
             loop._stepped = False
             loop._begin_step(loop._step + 1)
-        assert held[1]._local is not None
-        print("tags", *held[1]._values, *held[1]._histogram_counts, *held[1]._local._values)
+        assert step_values[1]._local is not None
+        print("tags", *step_values[1]._values, *step_values[1]._histogram_counts, *step_values[1]._local._values)
         loop._running = False
 
 

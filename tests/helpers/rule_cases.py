@@ -30,7 +30,7 @@ def run_of(scalars: Mapping[str, Any], texts: Mapping[str, tuple[int, str]] | No
     return Run({tag: one if isinstance(one, Series) else series(one) for tag, one in scalars.items()}, texts=printed)
 
 
-def found(scalars: Mapping[str, Any], texts: Mapping[str, tuple[int, str]] | None = None) -> dict[str, Finding]:
+def findings_of(scalars: Mapping[str, Any], texts: Mapping[str, tuple[int, str]] | None = None) -> dict[str, Finding]:
     return {finding.id: finding for finding in diagnose(run_of(scalars, texts)).findings}
 
 

@@ -14,27 +14,27 @@ SCRIPT = Path(__file__).parent / "scripts" / "count_collectives.py"
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     """The counted collectives by number of ranks and strategy."""
     counted = {}
     for number in (2, 4):
         ended = run_ranks(SCRIPT, tmp_path_factory.mktemp(str(number)), number=number, seconds=120)
         assert [rank.code for rank in ended] == [0] * number, [rank.printed[-3000:] for rank in ended]
-        (line,) = [line for line in ended[0].printed.splitlines() if line.startswith("found ")]
-        counted[number] = json.loads(line.removeprefix("found "))
+        (line,) = [line for line in ended[0].printed.splitlines() if line.startswith("counts ")]
+        counted[number] = json.loads(line.removeprefix("counts "))
     return counted
 
 
-# Ranks merge ranges of shards and of activations, but not of replicas. A message of the rules takes one collective more,
+# Ranks merge ranges of shards and of activations, not of replicas. A message of the rules takes one more collective
 # or, where that would be the fourth, goes with the next step.
 @pytest.mark.parametrize(
     ("strategy", "number"), [("fsdp", 3), ("ddp", 3), ("copies", 2), ("fsdp-rules", 3), ("copies-rules", 3)]
 )
-def test_collectives_of_due_steps_at_most_three(found: dict[int, Any], strategy: str, number: int) -> None:
-    for printed in found.values():
+def test_collectives_of_due_steps_at_most_three(counts: dict[int, Any], strategy: str, number: int) -> None:
+    for printed in counts.values():
         assert printed[strategy]["training"]  # torch.distributed counts only the training's own collectives
         assert not any(printed[strategy]["without"].values())
-    two, four = (printed[strategy]["ours"] for printed in found.values())
+    two, four = (printed[strategy]["ours"] for printed in counts.values())
     for step in range(1, 13):
         calls = two[str(step)]
         if step % 3:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.launch import Ended, run_ranks
+from tests.helpers.launch import EndedRank, run_ranks
 from tests.helpers.limits import limit
 from tests.helpers.runs import Run
 
@@ -24,7 +24,7 @@ APART = "cross-rank metrics disabled: some ranks did not join in time"
 class Trainings:
     """The output of the ranks and the run of rank 0, for each training."""
 
-    def __init__(self, folder: Path, ended: list[Ended]) -> None:
+    def __init__(self, folder: Path, ended: list[EndedRank]) -> None:
         self.folder, self.ended = folder, ended
 
     def printed(self, scenario: str) -> list[str]:

@@ -145,5 +145,5 @@ def test_still_training_only_inside_train(tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: elsewhere.append(asked[0]()))
     thread.start()
     thread.join()
-    assert elsewhere == [True]  # the stack does not show it
+    assert elsewhere == [True]  # another thread cannot know
     assert StillTraining()()  # nor when no Trainer trains

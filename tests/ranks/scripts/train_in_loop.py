@@ -116,7 +116,7 @@ def tensor_parallel(model: nn.Module, strategy: str) -> nn.Module:
 
 
 def fsdp1(model: nn.Module, how: str) -> nn.Module:
-    """Wraps in FullyShardedDataParallel with the sharding strategy `name`; `flat` exposes flat parameters only."""
+    """Wraps in FullyShardedDataParallel with the sharding strategy `how`; `flat` exposes flat parameters only."""
     strategy = ShardingStrategy.FULL_SHARD if how == "flat" else ShardingStrategy[how.upper()]
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")) if how == "hybrid_shard" else None
     return FullyShardedDataParallel(

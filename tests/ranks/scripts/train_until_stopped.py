@@ -30,7 +30,7 @@ HISTOGRAMS = {"weight_histogram": {"by": "layer", "every": 2}}
 
 
 @dataclass(frozen=True)
-class Slow:
+class SlowNonFinite:
     """Runs `nonfinite` after a second, when the training is steps ahead."""
 
     id: ClassVar[str] = "slow"
@@ -42,7 +42,7 @@ class Slow:
         yield from NonFinite()(run)
 
 
-RULES["slow"] = Slow
+RULES["slow"] = SlowNonFinite
 
 
 def rules(**named: Any) -> dict[str, Any]:
