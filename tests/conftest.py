@@ -1,4 +1,4 @@
-"""Settings that all tests share."""
+"""Sets the options that all tests share."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# One thread a test process: tests run side by side, and small models are faster so.
+# One thread a test process: tests run in parallel, and small models are faster with one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a hub
-# Scripts that tests start import the checkout, its recipes and the tests' helpers.
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a model hub
+# Scripts that tests start import the checkout, its recipes and the helpers of the tests.
 os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "recipes")))
 torch.set_num_threads(1)
 if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""A real browser opens the report: charts are drawn, pickers and switches work, text from runs is text."""
+"""Tests the report in a real browser: charts, pickers, switches and escaped text."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report([folder / "runs"], folder / "report.html")
 
 
-class Opened:
-    """A page in a tab, with all that went wrong in it."""
+class OpenPage:
+    """A page in a tab, with its console errors."""
 
     def __init__(self, browser: Any, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
         self.wrong: list[str] = []
@@ -69,7 +69,7 @@ class Opened:
             self.wrong.append(url)
 
     def figure(self, name: str) -> Any:
-        """A figure that is drawn as the controls say."""
+        """Waits until the figure matches the controls."""
         figure = self.tab.locator(f"#figure-{name}")
         figure.scroll_into_view_if_needed()
         self.tab.wait_for_function(
@@ -79,7 +79,7 @@ class Opened:
         return figure
 
     def plotted(self, name: str) -> Any:
-        """What plotly was given."""
+        """The data of a plotly figure."""
         script = "(one) => { const plot = one.querySelector('.plot'); return JSON.parse(JSON.stringify({"
         script += " traces: plot.data.map((t) => ({x: [...t.x], name: t.name, pick: t.meta.pick, y: [...t.y]})),"
         script += " x: plot.layout.xaxis.title.text, y: plot.layout.yaxis.type, shapes: plot.layout.shapes })) }"
@@ -93,7 +93,7 @@ class Opened:
 def test_report_page_every_chart_drawn_within_width(
     browser: Any, request: Any, path: str, width: int, scheme: str
 ) -> None:
-    page = Opened(browser, request.getfixturevalue(path), width=width, scheme=scheme)
+    page = OpenPage(browser, request.getfixturevalue(path), width=width, scheme=scheme)
     page.tab.locator("details").evaluate_all("(all) => all.forEach((one) => { one.open = true; })")
     names = page.tab.locator("figure[data-figure]").evaluate_all("(all) => all.map((one) => one.dataset.figure)")
     assert len(names) > 12
@@ -106,7 +106,7 @@ def test_report_page_every_chart_drawn_within_width(
 
 
 def test_report_finding_button_marks_step_in_charts(browser: Any, one: Path) -> None:
-    page = Opened(browser, one)
+    page = OpenPage(browser, one)
     finding = page.tab.locator(".findings li", has_text="loss_spike")
     assert finding.bounding_box()["y"] < 900
     assert page.plotted("loss").get("shapes") is None
@@ -118,7 +118,7 @@ def test_report_finding_button_marks_step_in_charts(browser: Any, one: Path) -> 
 
 
 def test_report_alert_marker_hover_shows_text(browser: Any, one: Path) -> None:
-    page = Opened(browser, one)
+    page = OpenPage(browser, one)
     (marker,) = [trace for trace in page.plotted("gradient_norm")["traces"] if trace["name"] == "alerts"]
     assert marker["x"] == [130]
     plot = page.figure("loss").locator(".plot")
@@ -132,7 +132,7 @@ def test_report_alert_marker_hover_shows_text(browser: Any, one: Path) -> None:
 
 
 def test_report_switches_change_axes_scale_and_smoothing(browser: Any, one: Path) -> None:
-    page = Opened(browser, one)
+    page = OpenPage(browser, one)
     before = page.plotted("loss")
     assert (before["x"], before["y"], before["traces"][0]["x"][-1]) == ("step", "linear", 200)
     page.press("x", "samples")
@@ -146,7 +146,7 @@ def test_report_switches_change_axes_scale_and_smoothing(browser: Any, one: Path
     assert page.plotted("gradient_norm")["y"] == "log"
     page.press("smooth", "much")
     smooth = page.plotted("loss")["traces"]
-    assert smooth[0]["y"] == before["traces"][0]["y"]  # still there, faint
+    assert smooth[0]["y"] == before["traces"][0]["y"]  # still drawn, faintly
     spread = [np.ptp(np.diff(trace["y"][10:55])) for trace in smooth[:2]]
     assert spread[1] < 0.3 * spread[0]
     page.press("smooth", "off")
@@ -156,7 +156,7 @@ def test_report_switches_change_axes_scale_and_smoothing(browser: Any, one: Path
 
 
 def test_report_layer_picker_changes_histograms(browser: Any, one: Path) -> None:
-    page = Opened(browser, one)
+    page = OpenPage(browser, one)
     assert page.plotted("histogram_grads")["traces"][0]["pick"]["layer"] == LAYERS[0]
     page.tab.locator("#histograms select[name=layer]").select_option("classifier")
     for name in ("histogram_grads", "histogram_weights"):
@@ -166,7 +166,7 @@ def test_report_layer_picker_changes_histograms(browser: Any, one: Path) -> None
 
 
 def test_report_runs_hidden_and_picked(browser: Any, several: Path) -> None:
-    page = Opened(browser, several)
+    page = OpenPage(browser, several)
     assert [trace["name"] for trace in page.plotted("throughput")["traces"]] == ["fast", "slow", "samples"]
     page.tab.locator("[data-toggle]", has_text="fast").click()
     assert [trace["name"] for trace in page.plotted("throughput")["traces"]] == ["slow", "samples"]
@@ -177,7 +177,7 @@ def test_report_runs_hidden_and_picked(browser: Any, several: Path) -> None:
 
 
 def test_report_colours_follow_colour_scheme(browser: Any, one: Path) -> None:
-    page = Opened(browser, one, scheme="dark")
+    page = OpenPage(browser, one, scheme="dark")
     colour = "(one) => one.querySelector('.plot').data[0].line.color"
     dark = page.figure("loss").evaluate(colour)
     page.tab.emulate_media(color_scheme="light")
@@ -201,7 +201,7 @@ def test_report_hostile_text_stays_inert(browser: Any, tmp_path: Path) -> None:
                 writer.add_scalar(f"grad_norm/{layer}", 1.0, step)
                 writer.add_histogram(f"weights/{layer}", np.arange(5.0), step)
     trained(tmp_path / "runs" / "</script><script>window.hacked=1</script>")
-    page = Opened(browser, write_report([tmp_path / "runs"], tmp_path / "report.html"))
+    page = OpenPage(browser, write_report([tmp_path / "runs"], tmp_path / "report.html"))
     page.tab.locator("details").evaluate_all("(all) => all.forEach((one) => { one.open = true; })")
     for name in page.tab.locator("figure[data-figure]").evaluate_all("(all) => all.map((one) => one.dataset.figure)"):
         page.figure(name).locator(".plot").hover()
@@ -214,7 +214,7 @@ def test_report_hostile_text_stays_inert(browser: Any, tmp_path: Path) -> None:
 
 def test_report_watched_page_reloads_and_keeps_switches(browser: Any, tmp_path: Path) -> None:
     run = trained(tmp_path / "run", steps=60)
-    page = Opened(browser, write_report([run], tmp_path / "report.html", refresh=3))
+    page = OpenPage(browser, write_report([run], tmp_path / "report.html", refresh=3))
     page.press("y", "log")
     write_report([trained(tmp_path / "run", steps=180)], tmp_path / "report.html")
     page.tab.wait_for_function("() => document.querySelector('.numbers').textContent.includes('180')")

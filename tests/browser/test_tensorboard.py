@@ -1,4 +1,4 @@
-"""A real browser opens TensorBoard on a recipe's run and sees the run's series."""
+"""Tests in a real browser that TensorBoard shows the series of a recipe run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a TensorBoard on a short run of the recipe."""
+    """The URL of a TensorBoard that shows a short run of the recipe."""
     folder = tmp_path_factory.mktemp("recipe")
     recipe = [sys.executable, str(ROOT / "recipes" / "bert_sentiment.py"), "--max-steps", "60", "--output-dir", "out"]
     environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "cache"), "PYTHONUNBUFFERED": "1"}
@@ -60,7 +60,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         context.close()
 
 
-SEEN = {
+SHOWN = {
     "scalars": ["train/loss", "eval/accuracy", "grad_norm/total", "lr/AdamW/pg1", "perf/step_s"],
     "histograms": ["grads/bert.embeddings", "weights/bert.encoder.layer.0"],
     "distributions": ["grads/bert.embeddings", "weights/bert.encoder.layer.0"],
@@ -73,13 +73,13 @@ SEEN = {
 FILTERED = ("scalars", "histograms", "distributions")
 
 
-@pytest.mark.parametrize("tab", SEEN)
-def test_tensorboard_tab_shows_run(board: str, page: Any, tab: str) -> None:
+@pytest.mark.parametrize("tab", SHOWN)
+def test_tensorboard_tab_of_recipe_run_shows_tags(board: str, page: Any, tab: str) -> None:
     errors: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.goto("about:blank")
     page.goto(f"{board}#{tab}")
-    for name in SEEN[tab]:
+    for name in SHOWN[tab]:
         if tab in FILTERED:  # panes load as they scroll into view: the filter brings the tag to the top
             page.locator("tf-tag-filterer input").first.fill(f"^{re.escape(name)}$")
         page.get_by_text(name, exact=True).first.wait_for(state="attached", timeout=1000 * limit(30))

@@ -1,4 +1,4 @@
-"""docs/diagnosis.md says what the rules are, and which trainings were judged."""
+"""Tests that docs/diagnosis.md matches the rules and the judged trainings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notebook of the docs in a real kernel."""
+"""Runs the notebook of the docs in a real kernel."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from tests.helpers.runs import ROOT
 NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 
 
-@pytest.mark.filterwarnings("ignore")  # of the client
+@pytest.mark.filterwarnings("ignore")  # in the notebook client
 def test_notebook_run_trains_and_shows_figures(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert not any(cell.outputs for cell in notebook.cells if cell.cell_type == "code")  # none is committed
+    assert not any(
+        cell.outputs for cell in notebook.cells if cell.cell_type == "code"
+    )  # the committed notebook has no outputs
     NotebookClient(notebook, timeout=int(limit(120)), resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     kind = "application/vnd.plotly.v1+json"

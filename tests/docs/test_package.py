@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that it works away from the checkout."""
+"""Tests the wheel: its files, and its use outside of the checkout."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def texts(node: ast.AST) -> str:
-    """The constant text of an expression: placeholders and inserted values do not count."""
+    """The constant text of an expression, without placeholders and inserted values."""
     parts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
     return re.sub(r"%[-+0-9.]*[a-z%]", "", " ".join(parts))
 
@@ -50,7 +50,7 @@ def test_module_docstring_starts_with_no_question_word(path: Path) -> None:
 
 def test_log_messages_have_at_most_25_words() -> None:
     messages = [(path.name, text) for path in PACKAGE for text in log_messages(tree(path))]
-    assert len(messages) > 30  # the search finds them
+    assert len(messages) > 30  # the search works
     assert [found for found in messages if len(found[1].split()) > MOST_WORDS["log message"]] == []
 
 

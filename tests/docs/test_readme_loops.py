@@ -1,4 +1,4 @@
-"""The loops that the README shows, run as they stand there."""
+"""Runs the loops of the README as they are printed there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training under each trainer, with the same numbers taken by a naive second implementation."""
+"""Trains one model under each trainer and compares each metric with a naive second implementation."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ SET = {
         {"weight_norm": {"by": "parameter"}},
     ],
 }
-Seen = dict[int, tuple[Named, Named]]  # by step: gradients before clipping, weights after it
+Seen = dict[int, tuple[Named, Named]]  # by step: gradients before clipping, weights after the step
 
 
 class Bag(nn.Module):
-    """No model of transformers: it has no configuration, and returns a tuple."""
+    """A model that is not from transformers: it has no configuration and returns a tuple."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Bag(nn.Module):
         return nn.functional.cross_entropy(logits, labels), logits
 
 
-# One length, so that every frame is compiled once.
+# All rows have one length, so that torch compiles each frame once.
 DATA = [dict(row, attention_mask=[1] * 8) for row in rows()]
 
 
@@ -111,7 +111,7 @@ class Module(pl.LightningModule):
 
 
 def with_lightning(folder: Path, model: nn.Module, watched: bool, whole: bool = False) -> Any:
-    """With `whole` the LightningModule itself is compiled."""
+    """`whole` compiles the LightningModule itself."""
     module, callback = Module(model), TbxLightningCallback(SET)
     options: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     options |= {"max_steps": 8, "accelerator": "cpu", "enable_checkpointing": False, "gradient_clip_val": 1.0}
@@ -144,7 +144,7 @@ def with_loop(folder: Path, model: nn.Module, watched: bool) -> Any:
 
 
 def check(variant: Callable[..., Any], kind: Callable[[], nn.Module], folder: Path) -> Run:
-    """Trains with and without the callback: same weights, and every number against a naive one."""
+    """Trains with and without the callback; compares the weights, and each value with a naive one."""
     plain = kind()
     variant(folder / "plain", plain, False)
     watched = kind()
@@ -157,7 +157,7 @@ def check(variant: Callable[..., Any], kind: Callable[[], nn.Module], folder: Pa
             assert read.family(family) == {"total", *named}
             values = {"total": norm(named), **{name: norm({name: tensor}) for name, tensor in named.items()}}
             for name, value in values.items():
-                # below float32's resolution against the total, as of key biases, a derived norm is noise
+                # a derived norm below float32's resolution of the total is noise, as for key biases
                 expected = pytest.approx(value, rel=1e-5, abs=1e-9)
                 assert read.at(f"{family}/{name}")[step] == expected, (family, name, step)
         rates = [read.at(f"perf/{unit}_per_s")[step] for unit in ("steps", "samples", "tokens")]

@@ -1,4 +1,4 @@
-"""Compiled models under every trainer: the same names and numbers, whoever compiled them."""
+"""Tests compiled models under every trainer: names and values equal those of the plain model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def compiled() -> nn.Module:
     torch._dynamo.reset()
     return torch.compile(
         bert(num_hidden_layers=1), backend="eager"
-    )  # what comes after dynamo makes no difference to hooks and names
+    )  # the compiler behind dynamo changes neither hooks nor names
 
 
 @pytest.mark.parametrize("variant", [with_hf, pytest.param(with_lightning, marks=LIGHTNING), with_loop])

@@ -1,4 +1,4 @@
-"""Models of other kinds under every trainer: checkpointed, with tied embeddings, not of transformers."""
+"""Tests other models under every trainer: checkpointed, with tied embeddings, or not from transformers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:Futur
 
 
 class Words(BertForMaskedLM):
-    """Learns to repeat its words; its head is the embedding."""
+    """Learns to repeat its input words; its head shares the weights of the embedding."""
 
     def forward(self, input_ids: Tensor, labels: Tensor, attention_mask: Tensor) -> Any:
         return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=input_ids)

@@ -1,4 +1,4 @@
-"""Models that PEFT adapts: only what is trained has gradients, and it belongs to the layer that it adapts."""
+"""Tests PEFT models: only trained parameters have gradients, and each belongs to the layer that it adapts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.helpers.oracles import Named, Recorder, RecordingTrainer, gradients, 
 from tests.helpers.runs import Run
 
 peft = pytest.importorskip("peft")
-# peft reads what transformers deprecates.
+# peft reads deprecated attributes of transformers.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 SET = {
@@ -41,7 +41,7 @@ def adapted(**changes: Any) -> nn.Module:
 
 
 def by_layer(tensors: Named) -> dict[str, Named]:
-    """The layers of the adapted BERT, spelled out in PEFT's own names."""
+    """The layers of the adapted BERT, listed by PEFT's parameter names."""
     groups: dict[str, Named] = {}
     for name, tensor in tensors.items():
         (layer,) = [

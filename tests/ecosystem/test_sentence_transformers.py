@@ -1,4 +1,4 @@
-"""SentenceTransformerTrainer: a pipeline of modules, several inputs a row, a loss that is a module of its own."""
+"""Tests SentenceTransformerTrainer: several modules, several inputs a row, and a loss module."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LAYERS = EMBEDDINGS | {"0.model.encoder.layer.0", "0.model.encoder.layer.1", "0.
 
 
 class RecordingTrainer(Recording, st.SentenceTransformerTrainer):
-    """Counts the tokens that it trains on, too."""
+    """Also counts the tokens of the training batches."""
 
     tokens = 0
 
@@ -105,7 +105,7 @@ def test_sentence_transformers_metrics_match_naive_computation(tmp_path: Path, a
         assert [samples / steps for steps, samples, _ in rates] == pytest.approx([8, 8])
         assert sum(2 * tokens / steps for steps, _, tokens in rates) == pytest.approx(run.tokens)
         assert read.at("nonfinite/losses") == {2: 0.0, 4: 0.0}
-    else:  # a forward pass is not a micro-batch here: the model is called for each column
+    else:  # a forward pass is no micro-batch here: the trainer calls the model for each column
         assert not {"perf/samples_per_s", "perf/tokens_per_s", "nonfinite/losses"} & set(read.scalars)
 
 

@@ -1,4 +1,4 @@
-"""SFTTrainer of trl: its extra numbers, its inputs, and PEFT under it."""
+"""Tests SFTTrainer of trl: its extra metrics, its inputs, and a PEFT model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.runs import Run
 
 trl = pytest.importorskip("trl")
 peft = pytest.importorskip("peft")
-# trl sets what transformers deprecates.
+# trl sets deprecated arguments of transformers.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
 SET = {
@@ -36,7 +36,7 @@ EXTRA = ("entropy", "mean_token_accuracy", "num_tokens")
 
 
 class RecordingSFT(Recording, trl.SFTTrainer):
-    """Keeps what the trainer logs, too."""
+    """Also records the trainer's logs."""
 
     def log(self, logs: dict[str, float], *args: Any) -> None:
         super().log(logs, *args)
@@ -45,7 +45,7 @@ class RecordingSFT(Recording, trl.SFTTrainer):
 
 
 def llama(words: Any) -> LlamaForCausalLM:
-    """A language model with 2 layers of 16, whose embeddings are tied to its head."""
+    """A language model with 2 layers of width 16 and tied embeddings."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     ids = {"pad_token_id": words.pad_token_id, "bos_token_id": words.cls_token_id, "eos_token_id": words.eos_token_id}

@@ -1,4 +1,4 @@
-"""Disks that are full, gone, read-only, limited or slow, under a real training run."""
+"""Tests a real training run on disks that are full, deleted, read-only, limited or slow."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ pytestmark = pytest.mark.faults
 STEPS = 40
 
 
-class Act(TrainerCallback):
-    """Does something at the end of given steps."""
+class CallAtSteps(TrainerCallback):
+    """Calls functions at the end of given steps."""
 
     def __init__(self, **acts: Any) -> None:
         self.acts = {int(name.removeprefix("at")): act for name, act in acts.items()}
@@ -42,7 +42,7 @@ class Act(TrainerCallback):
 
 def train(tmp_path: Path, logs: str | Path, **acts: Any) -> tuple[str, TbxTrainerCallback]:
     callback = TbxTrainerCallback(EVERY_STEP, log_dir=logs)
-    run = trainer(tmp_path / "out", callbacks=[callback, Act(**acts)], logging_steps=1, max_steps=STEPS)
+    run = trainer(tmp_path / "out", callbacks=[callback, CallAtSteps(**acts)], logging_steps=1, max_steps=STEPS)
     run.train()
     callback.close()
     return weights_digest(run.model), callback
@@ -93,7 +93,7 @@ def test_full_disk_to_the_end_reports_losses(
     digest, _ = train(tmp_path, small_disk / "logs", at10=lambda: fill(small_disk))
     assert digest == undisturbed
     kept = Run(small_disk / "logs").steps("train/loss")
-    assert kept == list(range(1, len(kept) + 1))  # readable to its end, no torn record
+    assert kept == list(range(1, len(kept) + 1))  # readable to the end, no torn record
     assert 9 <= len(kept) < STEPS
     assert caplog.text.count("training continues") == 1
     assert "values could not be written to" in caplog.text
@@ -161,8 +161,8 @@ def test_file_size_limit_continues_in_new_file(
     assert "are lost" not in caplog.text
 
 
-class Slow:
-    """A store, registered with tensorboardX, that waits before it takes anything, or fails."""
+class SlowStore:
+    """A store, registered with tensorboardX, that waits before each upload or fails."""
 
     def __init__(self, wait: Any, failures: int = 0) -> None:
         self.wait, self.failures = wait, failures
@@ -171,11 +171,11 @@ class Slow:
     def directory_check(self, path: str) -> None:
         pass
 
-    def open(self, path: str) -> Slow.File:
-        return Slow.File(self)
+    def open(self, path: str) -> SlowStore.File:
+        return SlowStore.File(self)
 
     class File(io.BytesIO):
-        def __init__(self, store: Slow) -> None:
+        def __init__(self, store: SlowStore) -> None:
             super().__init__()
             self.store = store
             self.writes = 0
@@ -195,8 +195,8 @@ class Slow:
 
 @pytest.fixture
 def slow() -> Iterator[Any]:
-    def make(wait: Any = lambda: None, failures: int = 0) -> Slow:
-        store = Slow(wait, failures)
+    def make(wait: Any = lambda: None, failures: int = 0) -> SlowStore:
+        store = SlowStore(wait, failures)
         register_writer_factory("slow", store)
         return store
 
@@ -212,7 +212,7 @@ def read_bytes(data: bytes, folder: Path) -> Run:
 
 def test_hanging_store_does_not_block_training(tmp_path: Path, undisturbed: str, slow: Any) -> None:
     trained = threading.Event()
-    # Takes nothing before the last step: training can only get there if it does not wait for the store.
+    # The store accepts nothing before the last step: only a training that does not wait for it gets there.
     store = slow(lambda: trained.wait(120) or pytest.fail("training waited for the store"))
     digest, _ = train(tmp_path, "slow://bucket/run", **{f"at{STEPS}": trained.set})
     assert digest == undisturbed
@@ -261,7 +261,7 @@ def test_full_backlog_drops_oldest_histograms_first(
         time.sleep(0.05)
     writer.close()
     read = Run(small_disk / "logs")
-    assert read.steps("a") == list(range(201))  # every scalar is there
+    assert read.steps("a") == list(range(201))  # no scalar is lost
     kept = sorted(read.histograms["h"])
     assert kept[-1] == 200
     newest = [step for step in kept if step > 100]

@@ -1,4 +1,4 @@
-"""Trainings whose process ends in any way: exit codes, signal handlers and the steps that are kept."""
+"""Tests exit codes, signal handlers and kept steps for every end of a process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helpers.runs import Run
 
 pytestmark = pytest.mark.faults
 
-# Each training runs in a child of this script, forked after the imports; a child ends as a process of its own does.
+# Each training runs in a child of this script, forked after the imports; a child ends like a separate process.
 FORK = """
 import json, os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,7 +46,7 @@ for folder, code in json.loads(sys.argv[1]).items():
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 ENDS = {
-    # what happens at the end of step 7, exit code, last step in the file
+    # code to run at the end of step 7, exit code, last step in the file
     "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM, 6),
     "Ctrl-C": ("os.kill(os.getpid(), signal.SIGINT)", -signal.SIGINT, 7),
     "an exception": ("1 / 0", 1, 7),
@@ -79,8 +79,8 @@ CODE = {
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a training's process ended, and what it wrote."""
+class EndedTraining:
+    """The exit code, the error output and the folder of a training."""
 
     code: int
     stderr: str
@@ -88,8 +88,8 @@ class Ended:
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
-    """By name of the code, a training that ran it."""
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EndedTraining]:
+    """The ended trainings, by name of their code."""
     base = tmp_path_factory.mktemp("ended")
     folders = {name: base / str(place) for place, name in enumerate(CODE)}
     given = json.dumps({str(folders[name]): code for name, code in CODE.items()})
@@ -98,22 +98,22 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     assert done.returncode == 0, done.stderr
     codes = [int(line) for line in done.stdout.splitlines() if line.lstrip("-").isdigit()]
     return {
-        name: Ended(code, folder.with_suffix(".stderr").read_text(), folder)
+        name: EndedTraining(code, folder.with_suffix(".stderr").read_text(), folder)
         for (name, folder), code in zip(folders.items(), codes, strict=True)
     }
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_process_end_keeps_published_steps(ended: dict[str, Ended], name: str) -> None:
+def test_process_end_keeps_published_steps(ended: dict[str, EndedTraining], name: str) -> None:
     _, code, last = ENDS[name]
     assert ended[name].code == code, ended[name].stderr
     read = Run(ended[name].folder)
-    # Step 7 is measured but not yet published when the process ends there; an orderly end publishes it.
+    # The values of step 7 are not published yet when the process ends there; an orderly end publishes them.
     assert read.steps("weight_norm/total") == list(range(1, last + 1))
     assert read.steps("train/loss") == list(range(1, 7))
 
 
-def test_failed_run_marked_in_hparams(ended: dict[str, Ended]) -> None:
+def test_failed_run_marked_in_hparams(ended: dict[str, EndedTraining]) -> None:
     from tensorboard.plugins.hparams import metadata
 
     failed = ended["an exception"]
@@ -122,12 +122,12 @@ def test_failed_run_marked_in_hparams(ended: dict[str, Ended]) -> None:
     assert metadata.parse_session_end_info_plugin_data(content).status == 2  # STATUS_FAILURE
 
 
-def test_signal_handlers_of_user_kept(ended: dict[str, Ended]) -> None:
+def test_signal_handlers_of_user_kept(ended: dict[str, EndedTraining]) -> None:
     done = ended["handlers kept"]
     assert done.code == 4, done.stderr
     assert Run(done.folder).steps("train/loss") == list(range(1, 13))
 
 
-def test_training_installs_no_signal_handler(ended: dict[str, Ended]) -> None:
+def test_training_installs_no_signal_handler(ended: dict[str, EndedTraining]) -> None:
     done = ended["no handlers"]
     assert done.code == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A real training run, killed at random moments."""
+"""Tests that a training run killed at a random moment keeps its published steps."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork to start 50 runs in good time"),
 ]
 
-AT_ONCE = 10  # runs: each is killed seconds after its first step, however fast it trains
+AT_ONCE = 10  # number of runs; each is killed seconds after its first step, however fast it trains
 
 
 def start(folder: Path) -> tuple[int, int]:
-    """A run in a forked child (which shares the imports); the read end of a pipe tells the steps it published."""
+    """Starts a run in a forked child, which shares the imports; returns a pipe with its published steps."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -61,14 +61,14 @@ def rest(reading: int) -> bytes:
 
 
 def steps(printed: bytes) -> dict[int, float]:
-    """When each step was published."""
+    """The time at which each step was published."""
     return {int(step): float(at) for step, at in re.findall(rb"published (\d+) at ([\d.]+)\n", printed)}
 
 
 def kill(child: int, reading: int, seed: int) -> tuple[bytes, float]:
-    """Kills the run at a random moment; what it said until then, and when that was."""
+    """Kills the run at a random moment; returns its output and that moment."""
     printed = b""
-    while not steps(printed):  # until the first step
+    while not steps(printed):  # wait for the first step
         printed += published(reading, 0.05)
     printed += published(reading, 2.0 + random.Random(seed).uniform(0.0, 1.0))
     killed = time.monotonic()
@@ -80,14 +80,14 @@ def kill(child: int, reading: int, seed: int) -> tuple[bytes, float]:
 @pytest.mark.parametrize("first", range(0, 50, AT_ONCE))
 def test_killed_run_keeps_published_steps(tmp_path: Path, first: int) -> None:
     folders = {seed: tmp_path / str(seed) for seed in range(first, first + AT_ONCE)}
-    children = [(*start(folder), seed) for seed, folder in folders.items()]  # before there are threads
+    children = [(*start(folder), seed) for seed, folder in folders.items()]  # forked before this process has threads
     with ThreadPoolExecutor(AT_ONCE) as pool:
         ended = list(pool.map(lambda child: kill(*child), children))
     for folder, (printed, killed) in zip(folders.values(), ended, strict=True):
         read = Run(folder / "logs")
         kept, told = read.steps("train/loss"), steps(printed)
-        assert kept == list(range(1, len(kept) + 1))  # none twice, none missing, none out of order
-        # Commonly every step that was said is there; 2 s are for a disk that is busy with others.
+        assert kept == list(range(1, len(kept) + 1))  # every step once and in order
+        # Usually every published step is on disk; 2 s allow for a disk that is busy with other tests.
         assert {step for step, at in told.items() if at <= killed - 2.0} <= set(kept)
         assert any(at <= killed - 2.0 for at in told.values())
         assert read.steps("weight_norm/total") == kept

@@ -1,4 +1,4 @@
-"""Training runs that tests start in processes of their own, to break them. Run as: python training.py FOLDER"""
+"""Trains in a process of its own, for tests that break it. Run as: python training.py FOLDER"""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from transformers import TrainerCallback
 from tbx_callbacks import TbxTrainerCallback
 from tests.helpers.models import trainer
 
-# Weights' norm and the loss at every step: what a reader can check against what was said on standard output.
+# The norm of the weights and the loss at every step, to compare the file with the standard output.
 EVERY_STEP = {"every": 1, "metrics": ["loss", {"weight_norm": {"by": "total"}}, "weight_histogram", "hparams"]}
 
 
-class Say(TrainerCallback):
-    """Says each step on standard output after the callback under test published it."""
+class PrintSteps(TrainerCallback):
+    """Prints each step after the callback under test published it."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if "loss" in (logs or {}):
@@ -28,7 +28,7 @@ class Say(TrainerCallback):
 def run(folder: str, **args: Any) -> None:
     callback = TbxTrainerCallback(EVERY_STEP, log_dir=f"{folder}/logs", flush_secs=0.5)
     defaults = {"logging_steps": 1, "max_steps": 100_000}
-    made = trainer(folder, callbacks=[callback, Say()], **{**defaults, **args})
+    made = trainer(folder, callbacks=[callback, PrintSteps()], **{**defaults, **args})
     made.train(resume_from_checkpoint=args.pop("resume", None))
 
 
@@ -43,5 +43,5 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - only what Say writes
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - only the output of PrintSteps
     run(sys.argv[1], disable_tqdm=True)

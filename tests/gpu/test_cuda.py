@@ -1,4 +1,4 @@
-"""On CUDA: the numbers are the CPU's, and the training thread never waits for the device."""
+"""Tests on CUDA that values equal those of the CPU and that the training thread never waits."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def test_cuda_histograms_match_cpu(dtype: torch.dtype, bins: int) -> None:
         assert (found.low, found.high, sum(found.counts)) == (wanted.low, wanted.high, sum(wanted.counts))
         assert found.total == pytest.approx(wanted.total, rel=1e-4, abs=1e-2)
         assert found.total_squares == pytest.approx(wanted.total_squares, rel=1e-5)
-        # bf16 has few values: all elements at an edge may be counted on its other side.
+        # bf16 has few values: all elements at an edge may be counted in the bin beside it.
         moved = sum(abs(a - b) for a, b in zip(found.counts, wanted.counts, strict=True))
         assert moved <= (4 if dtype == torch.float32 else 0.05 * sum(wanted.counts))
 
 
 def train(folder: Path, device: str, dtype: torch.dtype) -> Run:
-    """Four steps on the same data; what measures does so where nothing may wait."""
+    """Trains four steps on the same data; the metrics run under a check that forbids waits."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 3)).to(device, dtype)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -70,7 +70,7 @@ def train(folder: Path, device: str, dtype: torch.dtype) -> Run:
             x = torch.randn(8, 16, generator=made).to(device, dtype)
             labels = torch.randint(0, 3, (8,), generator=made).to(device)
             with no_waiting() if device == "cuda" else nullcontext():
-                logits = model(x)  # activations are measured in it
+                logits = model(x)  # activation hooks run in the forward pass
                 loss = nn.functional.cross_entropy(logits.float(), labels)
             loss.backward()
             with no_waiting() if device == "cuda" else nullcontext():
@@ -84,7 +84,7 @@ def train(folder: Path, device: str, dtype: torch.dtype) -> Run:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_cuda_training_measured_without_host_sync(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_cuda_training_metrics_without_host_sync(tmp_path: Path, dtype: torch.dtype) -> None:
     found, expected = train(tmp_path / "cuda", "cuda", dtype), train(tmp_path / "cpu", "cpu", dtype)
     ours = ("perf/", "memory/")
     tags = {tag for tag in expected.scalars if not tag.startswith(ours)}
@@ -105,10 +105,10 @@ def test_cuda_training_measured_without_host_sync(tmp_path: Path, dtype: torch.d
 def test_cuda_host_copy_read_after_device_is_done() -> None:
     packed = torch.zeros(1000, device="cuda")
     with no_waiting():
-        torch.cuda._sleep(200_000_000)  # the device is busy for a while
+        torch.cuda._sleep(200_000_000)  # keeps the device busy for a while
         packed.add_(3)
         fetch = HostCopy([packed[0]], [packed])
-        packed.add_(1)  # after the copy
+        packed.add_(1)  # changed after the copy
     assert fetch.is_pending
     numbers, (vector,) = fetch.read()
     assert numbers == [3.0]

@@ -1,4 +1,4 @@
-"""The Triton kernels compiled for cards, on a machine that needs none."""
+"""Tests the compilation of the Triton kernels for GPUs, on a machine without one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ print("compiled")
 
 @pytest.mark.slow
 def test_kernels_compiled_for_cards_load_sixteen_bytes(tmp_path: Path) -> None:
-    """No card is needed to compile; that the loads are wide shows that a pass can reach the card's bandwidth."""
+    """Compiling needs no GPU; with wide loads a pass can reach the GPU's bandwidth."""
     settings = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     script = tmp_path / "compile_kernels.py"
     script.write_text(COMPILE)

@@ -1,4 +1,4 @@
-"""On CUDA: ways to train whose numbers are on the device, none of which the training thread waits for."""
+"""Tests on CUDA that the training thread never waits, for each kind of training with values on the device."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_kernels_on_cuda_match_operators_and_cpu(dtype: torch.dtype) -> None:
 
 
 def train(folder: Path, *, sparse: bool = False, scaled: bool = False, **config: Any) -> Run:
-    """Six steps, with a rate on the device where the optimizer can take it; only a sparse one may wait."""
+    """Trains six steps, if possible with the learning rate on the device. Only a sparse optimizer may wait."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(20, 8, sparse=sparse), nn.Linear(8, 3)).cuda()
     groups = list(model[0].parameters() if sparse else model.parameters())
@@ -94,7 +94,7 @@ def test_overhead_budget_no_host_sync(tmp_path: Path) -> None:
     assert "overhead_budget" in train(tmp_path, overhead_budget=1e-6).texts
 
 
-def test_sparse_gradients_on_cuda_measured(tmp_path: Path) -> None:
+def test_sparse_gradients_on_cuda_written(tmp_path: Path) -> None:
     assert train(tmp_path, sparse=True, strict=False).steps("grad_norm/0") == [1, 2, 3, 4, 5, 6]
 
 
@@ -141,7 +141,7 @@ def test_device_time_counts_as_overhead() -> None:
 
 @pytest.fixture
 def ours_may_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainers wait for the device themselves; what they call of ours does not."""
+    """Fails if a call of the callback waits for the device; the trainers themselves may wait."""
     calls = [
         (Engine, name)
         for name in (

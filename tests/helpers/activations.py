@@ -1,4 +1,4 @@
-"""Records what modules return, and compares it with a run's activations."""
+"""Records the outputs of modules, and compares them with the activations of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.runs import Run
 
 
 class OutputRecorder:
-    """Keeps the output of every call of some modules in training mode, by the step that the test says."""
+    """Keeps the outputs of some modules in training mode, by step; the test sets the step."""
 
     def __init__(self, model: nn.Module, names: tuple[str, ...] = LAYERS) -> None:
         self.calls: dict[tuple[int, str], list[Tensor]] = {}
@@ -30,12 +30,12 @@ class OutputRecorder:
         return hook
 
 
-def check_activations(read: Run, watched: OutputRecorder, steps: list[int], names: tuple[str, ...] = LAYERS) -> None:
+def check_activations(read: Run, recorder: OutputRecorder, steps: list[int], names: tuple[str, ...] = LAYERS) -> None:
     assert {tag.removeprefix("activations/").rpartition("/")[0] for tag in read.scalars if tag[0] == "a"} == {*names}
     for name in names:
         assert read.steps(f"activations/{name}/norm") == list(read.histograms[f"activations/{name}"]) == steps
         for step in steps:
-            x = watched.calls[step, name][0]
+            x = recorder.calls[step, name][0]
             assert read.at(f"activations/{name}/norm")[step] == pytest.approx(x.square().mean().sqrt().item(), rel=1e-5)
             mean = pytest.approx(x.mean().item(), rel=1e-5, abs=1e-7)
             assert read.at(f"activations/{name}/mean")[step] == mean

@@ -1,4 +1,4 @@
-"""Metrics over several axes, and the runs that hold them."""
+"""Defines a metric set over several axes, and reads the runs of the other axes."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ AXES_SET: dict[str, Any] = {
 
 
 def along(folder: Any, axis: str) -> Run:
-    """The series that a run has against another axis than its steps."""
+    """The series of a run against another axis than its steps."""
     return Run(Path(folder) / f"by_{axis}")

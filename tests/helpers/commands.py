@@ -13,7 +13,7 @@ COMMAND = [sys.executable, "-c", "from tbx_callbacks.cli import main; main()"]
 
 
 def run_process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """A command as a user starts it."""
+    """Runs a command in a new process, as a user does."""
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     return subprocess.run(
         [*COMMAND, *arguments], capture_output=True, text=True, timeout=limit(120), cwd=cwd, env=environment
@@ -21,7 +21,7 @@ def run_process(*arguments: str, cwd: Path | None = None) -> subprocess.Complete
 
 
 def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """A command in this process, which saves the start of an interpreter; exceptions are raised."""
+    """Runs a command in this process, to save the start of an interpreter; it raises the command's exceptions."""
     from typer.testing import CliRunner
 
     from tbx_callbacks import cli

@@ -1,4 +1,4 @@
-"""Compares what several ranks wrote with what one process wrote."""
+"""Compares the run of several ranks with the run of one process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.helpers.runs import Run
 
 TIMES = ("runtime", "samples", "steps")
 CLOCKS = ("perf/", "memory/", *(f"train/train_{name}" for name in TIMES), *(f"eval/{name}" for name in TIMES))
-PADDING = ("train/total_flos",)  # each rank pads to the longest of its own rows
+PADDING = ("train/total_flos",)  # each rank pads to its own longest row
 
 
 def compare(
@@ -23,15 +23,15 @@ def compare(
     rel: float = 1e-5,
     least: float = 1e-7,
 ) -> None:
-    """The same tags, steps and values.
+    """Asserts that two runs have the same tags, steps and values.
 
     Args:
-        read: of several ranks.
-        alone: of one process.
-        without: what tags begin with that are left out with several ranks.
-        more: further tags, beside the largest loss, that only several ranks have.
+        read: the run of several ranks.
+        alone: the run of one process.
+        without: prefixes of the tags that several ranks leave out.
+        more: additional tags that only several ranks write, beside the largest loss.
         rel: relative tolerance.
-        least: absolute one: the gradient of a key's bias is 0 but for rounding, since softmax does not see it.
+        least: absolute tolerance. A key's bias has only rounding errors as gradient, since softmax ignores it.
     """
     left_out = tuple(without)
     expected = {tag: series for tag, series in alone.scalars.items() if not tag.startswith(left_out)}
@@ -55,7 +55,7 @@ def compare(
 
 
 def same_histogram(read: Any, alone: Any, tag: str) -> None:
-    """The same number of elements and edges; an element within rounding of an edge may be on either side of it."""
+    """Asserts equal edges and numbers of elements; rounding may move an element across an edge."""
     width = alone.bucket_limit[-1] - alone.bucket_limit[0]
     assert read.num == alone.num, tag
     assert list(read.bucket_limit) == pytest.approx(list(alone.bucket_limit), rel=1e-4, abs=1e-5 * width + 1e-7), tag

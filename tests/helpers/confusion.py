@@ -1,4 +1,4 @@
-"""Trains everything that is planted and tells what was found of it."""
+"""Trains each planted fault and healthy run, and reports the findings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helpers.trainings import train
 
 @dataclass(frozen=True)
 class Row:
-    """A training, the rules that should speak, the diagnosis, and what was said while it trained: rule -> severity."""
+    """A training: its expected rules, its diagnosis, and the severity of each rule's alert."""
 
     name: str
     expected: tuple[str, ...]
@@ -28,7 +28,7 @@ class Row:
 
 
 def judged(name: str, folder: Path, *, shift: int = 0) -> Row:
-    """Trains one of FAULTS or HEALTHY in a new folder and judges what it logged; `shift` is added to its seed."""
+    """Trains one of FAULTS or HEALTHY in a new folder and diagnoses its run; `shift` is added to its seed."""
     if name in FAULTS:
         fault = FAULTS[name]
         train(folder, replace(fault.plan, seed=fault.plan.seed + shift), before=fault.before)

@@ -1,4 +1,4 @@
-"""A hand-made Context of one step, and what a metric's values come to when they are finished."""
+"""Builds the Context of one step by hand, and finishes the values of a metric."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tensors(seed: int) -> list[Tensor]:
 
 
 def context(by: str = "layer", **changes: Any) -> Context:
-    """A step of the model: weights, gradients that were clipped to a tenth, and updates."""
+    """A step of the model: weights, updates, and gradients clipped to a tenth."""
     parameters = parameters_of(model())
     gradients = tensors(1)
     given: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Data that tests share; made without transformers, whose import takes longer than most trainings here."""
+"""Builds data and metric sets that tests share, without transformers, whose import is slow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from tbx_callbacks import Config, load_config
 
-# What every trainer can know, however its tensors are spread.
+# Metrics that every trainer supports, however it shards its tensors.
 COMMON: list[Any] = [
     "loss",
     "learning_rate",
@@ -23,7 +23,7 @@ COMMON: list[Any] = [
     {"weight_norm": {"by": "parameter"}},
     {"update_norm": {"by": "layer"}},
 ]
-# What several ranks must write as one process does, every two steps.
+# Metrics that several ranks must write as one process does, every two steps.
 SHARDED: dict[str, Any] = {
     "every": 2,
     "metrics": [
@@ -38,7 +38,7 @@ SHARDED: dict[str, Any] = {
     ],
 }
 
-# Every kind of metric that every trainer can know, every two steps.
+# Every kind of metric that every trainer supports, every two steps.
 EVERY_KIND = {
     "every": 2,
     "metrics": [
@@ -49,7 +49,7 @@ EVERY_KIND = {
         {"update_ratio": {"by": "total"}},
     ],
 }
-# Everything there is, at every step: what the runs that must not be harmed are watched with.
+# All metrics at every step, for tests that the callback does not change a training.
 _FULL = load_config("full")
 FULL = Config(tuple(replace(item, every=1) for item in _FULL.items), every=1)
 

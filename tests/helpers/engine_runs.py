@@ -1,4 +1,4 @@
-"""A small training that drives the engine by itself."""
+"""Trains a small model that drives the engine directly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Clock:
 def train_engine(
     metrics: list[Any], steps: int = 6, each: Callable[[int, Engine], None] = lambda step, engine: None, **setup: Any
 ) -> tuple[MemoryWriter, Clock]:
-    """Half a second a step; `each(step, engine)` is called before the forward pass. `setup` goes to TrainingInfo."""
+    """Trains, half a second a step; calls `each(step, engine)` before each forward pass. `setup`: see TrainingInfo."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -1,4 +1,4 @@
-"""Events of an event file."""
+"""Builds events of an event file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 
 def scalar_event(step: int, values: int = 20) -> Event:
-    """An event with so many scalars."""
+    """An event with a given number of scalars."""
     return Event(
         step=step, summary=Summary(value=[Summary.Value(tag=f"t{n}", simple_value=1.0) for n in range(values)])
     )

@@ -1,7 +1,7 @@
-"""A training on an accelerator that does not exist: its tensors have shapes and no elements, so nothing can be read.
+"""Simulates a training on an accelerator that does not exist: its tensors have shapes but no elements.
 
-Whatever reads a number on the host raises, and so does a copy to or from the device that waits: in the training thread
-neither may happen. Prints what would have been fetched.
+A read of a number on the host raises, and so does a copy between host and device that waits. The training thread
+may do neither. The script prints the number of copies to the host.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ DEVICE = "accel"
 
 
 class NoWaiting(TorchDispatchMode):
-    """Copies between the host and the device must not wait."""
+    """Raises if a copy between the host and the device waits."""
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        found = operator(*args, **kwargs)
+        result = operator(*args, **kwargs)
         if operator is torch.ops.aten._to_copy.default:
-            across, waits = found.device != args[0].device, not kwargs.get("non_blocking", False)
+            across, waits = result.device != args[0].device, not kwargs.get("non_blocking", False)
         elif operator is torch.ops.aten.copy_.default:
             across, waits = args[0].device != args[1].device, not (len(args) > 2 and args[2])
         else:
-            return found
+            return result
         if across and waits:
             raise RuntimeError(f"a copy that waits: {operator} {[tuple(t.shape) for t in args if hasattr(t, 'shape')]}")
-        return found
+        return result
 
 
 class Net(nn.Module):
@@ -49,54 +49,54 @@ class Net(nn.Module):
         self.head = nn.Linear(8, 3, device=DEVICE, dtype=torch.bfloat16)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        found = self.embed(ids)
+        result = self.embed(ids)
         for layer in self.body:
-            found = layer(found).relu() + self.frozen
-        return self.head(found.bfloat16())
+            result = layer(result).relu() + self.frozen
+        return self.head(result.bfloat16())
 
 
-class Whole(TorchDispatchMode):
-    """A copy to the host that nobody waits for is not there yet when it is read."""
+class CompleteCopies(TorchDispatchMode):
+    """Raises if a copy to the host does not wait: its data would be read too early."""
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = operator(*args, **(kwargs or {}))
+        result = operator(*args, **(kwargs or {}))
         copies = operator is torch.ops.aten._to_copy.default and (kwargs or {}).get("non_blocking", False)
-        if copies and found.device.type == "cpu" != args[0].device.type:
-            raise RuntimeError("a copy to the host that nobody waits for")
-        return found
+        if copies and result.device.type == "cpu" != args[0].device.type:
+            raise RuntimeError("a copy to the host that does not wait")
+        return result
 
 
 def change_on_the_host() -> str:
-    """Weights that are on the host, of an optimizer whose flag is on the device."""
+    """The device of updates of weights on the host, by an optimizer whose flag is on the device."""
     weight, copies = torch.empty(3), WeightSnapshot()
     source: Any = SimpleNamespace(
         parameters=[1], deepspeed=None, weight=lambda place: weight, has_gradient=lambda place: True
     )
     copies._copies["AdamW"] = {0: torch.empty(3)}
-    with Whole():
+    with CompleteCopies():
         updates = copies.updates(source, "AdamW", torch.empty((), device=DEVICE))
     assert updates is not None
     assert updates[0] is not None
     return updates[0].device.type
 
 
-class NoOthers:
-    """A line to no other ranks."""
+class SingleRank:
+    """A process group of this rank alone."""
 
     rank, size = 0, 1
 
     def all_reduce_max(self, numbers: torch.Tensor) -> None:
-        """Nobody has a larger one."""
+        """The only rank has the largest numbers."""
 
     def broadcast(self, numbers: torch.Tensor, root: int) -> None:
-        """Nobody listens."""
+        """There is no other rank to send to."""
 
     def close(self) -> bool:
         return True
 
 
 class Fetched:
-    """Stands for copies to the host: there is nothing to copy."""
+    """Replaces HostCopy: fake tensors have nothing to copy."""
 
     made = 0
 
@@ -108,18 +108,18 @@ class Fetched:
         return [], [[0.0, 1.0] for _ in self._vectors]
 
 
-def agreed() -> str:
-    """How often ranges of several types are fetched, and where they are when ranks have agreed on them."""
+def merge_ranges() -> str:
+    """The number of host copies of ranges of several types, and the device of the merged ranges."""
     together.HostCopy = Fetched  # type: ignore[assignment,misc]
-    ranks = together.Reducer(NoOthers(), 10.0)  # type: ignore[arg-type]
+    ranks = together.Reducer(SingleRank(), 10.0)  # type: ignore[arg-type]
     types = {"a": torch.float64, "b": torch.float32, "c": torch.float64}
     with NoWaiting():
-        found = ranks.merge_ranges(
+        result = ranks.merge_ranges(
             1, ["due"], {tag: torch.empty(2, dtype=kind, device=DEVICE) for tag, kind in types.items()}
         )
     ranks.shutdown(10.0)
-    assert all(found[tag].dtype == kind and found[tag].shape == (2,) for tag, kind in types.items())
-    return f"{Fetched.made} {' '.join({each.device.type for each in found.values()})}"
+    assert all(result[tag].dtype == kind and result[tag].shape == (2,) for tag, kind in types.items())
+    return f"{Fetched.made} {' '.join({each.device.type for each in result.values()})}"
 
 
 def raised(read: Any) -> str:
@@ -141,7 +141,7 @@ def main() -> None:
         one = torch.empty(1, device=DEVICE)
         reads = (one.item, one.tolist, one.nonzero, lambda: bool(one), one.cpu, lambda: torch.zeros(1).to(DEVICE))
         print("raises", *map(raised, reads))
-        print("agreed", agreed())
+        print("merged", merge_ranges())
         print("changed", change_on_the_host())
         ids, labels = torch.empty(4, dtype=torch.int64, device=DEVICE), torch.empty(4, dtype=torch.int64, device=DEVICE)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, foreach=False)
@@ -156,22 +156,27 @@ def main() -> None:
             loop._engine.record_clipping(norm, 1.0)
             with NoWaiting():
                 loop.log("mine/loss", loss)
-                optimizer.step()  # measures in its hook
+                optimizer.step()  # metrics run in the optimizer's hook
                 engine = loop._engine
                 assert engine._recorder is not None
                 on_host = torch.zeros(()), torch.zeros(4, dtype=torch.int64)
-                for one, of in ((loss.detach(), labels), on_host, (loss.detach(), labels)):  # mixed up: none may wait
+                for one, of in (
+                    (loss.detach(), labels),
+                    on_host,
+                    (loss.detach(), labels),
+                ):  # on host and device in turn: none may wait
                     engine.record_batch(loss=one, samples=4, tokens=of)
                     engine.record_outputs({"logits": logits, "aux_loss": one}, of)
                 engine.record_outputs({"logits": torch.zeros(4, 3), "aux_loss": on_host[0]}, labels)
                 engine._recorder.finish_step()
             optimizer.zero_grad()
-            held, engine.publisher.buffered = engine.publisher.buffered, None  # here the copy to the host would begin
-            assert held is not None
+            step_values = engine.publisher.buffered
+            assert step_values is not None
+            engine.publisher.buffered = None  # the copy to the host would begin here
             loop._stepped = False
             loop._begin_step(loop._step + 1)
-        assert held[1]._local is not None
-        print("measured", *held[1]._values, *held[1]._histogram_counts, *held[1]._local._values)
+        assert step_values[1]._local is not None
+        print("tags", *step_values[1]._values, *step_values[1]._histogram_counts, *step_values[1]._local._values)
         loop._running = False
 
 

@@ -1,4 +1,4 @@
-"""A metric that costs what it is told to, on a clock that only it and the training move."""
+"""Simulates a metric of known cost, on a clock that only the metric and the training move."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Slow:
-    """1 from each rank; takes some seconds of the clock, and notes at which steps it was measured here."""
+class SlowMetric:
+    """Takes some seconds of the clock; gives 1 from each rank, and records the steps at which it ran here."""
 
     name: str
     seconds: float
     clock: Clock = field(compare=False)
-    seen: list[int] = field(default_factory=list, compare=False)
+    steps: list[int] = field(default_factory=list, compare=False)
 
     events: ClassVar[frozenset[str]] = frozenset({"step"})
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -35,5 +35,5 @@ class Slow:
 
     def __call__(self, context: Any) -> dict[str, Value]:
         self.clock.now += self.seconds
-        self.seen.append(context.step)
+        self.steps.append(context.step)
         return {f"{self.name}/ranks": Sum(1.0)}

@@ -1,7 +1,7 @@
 """Runs a script on several ranks that are forked from one process, so that its imports are paid once.
 
-Run as: python fork_ranks.py SCRIPT RANKS FOLDER ARGUMENTS...; FOLDER gets what each rank printed, standard output gets
-a line with the rank and the exit code as each of them ends.
+Run as: python fork_ranks.py SCRIPT RANKS FOLDER ARGUMENTS...; FOLDER gets the output of each rank. The script prints
+a line with the rank and the exit code as each rank ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def fork(number: int, folder: Path) -> int | None:
-    """Forks the ranks; the rank of a child, None in the parent, which has waited for all."""
+    """Forks the ranks; returns the rank in a child, and None in the parent after all children ended."""
     children = {}
     for rank in range(number):
         child = os.fork()
@@ -35,6 +35,8 @@ def fork(number: int, folder: Path) -> int | None:
 script, ranks, logs, *arguments = sys.argv[1:]
 sys.argv = [script, *arguments]
 runpy.run_path(script, run_name="imported")
-importlib.import_module("torch._dynamo")  # optimizers import it, which takes seconds
+importlib.import_module("torch._dynamo")  # optimizers import it, and the import takes seconds
 if fork(int(ranks), Path(logs)) is not None:
-    kept = runpy.run_path(script, run_name="__main__")  # alive until the interpreter ends, as in a process of its own
+    kept = runpy.run_path(
+        script, run_name="__main__"
+    )  # the variables live until the interpreter ends, as in a separate process

@@ -1,4 +1,4 @@
-"""Tensors, sets and the sync check that tests on a CUDA device share."""
+"""Builds tensors, sets and the host sync check that the CUDA tests share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FULL = {"every": 1, "strict": True, "metrics": sorted({item.name for item in loa
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Whatever waits for the device raises."""
+    """Raises on every call that waits for the device."""
     known = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -19,10 +19,10 @@ FORK_RANKS = Path(__file__).parent / "fork_ranks.py"
 
 
 def launch(script: Path, *arguments: object, ranks: int = 1, seconds: float = 200) -> str:
-    """What all ranks printed; they must end without an error before `limit(seconds)`."""
+    """Runs a script on all ranks and returns their output; they must succeed before `limit(seconds)`."""
     if ranks == 1:
         done = python(script, *arguments, seconds=seconds, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        ended = [Ended(done.returncode, done.stdout + done.stderr)]
+        ended = [EndedRank(done.returncode, done.stdout + done.stderr)]
     else:
         ended = run_ranks(script, *arguments, number=ranks, seconds=seconds)
     for rank in ended:
@@ -32,23 +32,23 @@ def launch(script: Path, *arguments: object, ranks: int = 1, seconds: float = 20
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a rank ended; the code of one that had to be killed is None."""
+class EndedRank:
+    """The exit code and output of a rank; the code is None if the rank was killed."""
 
     code: int | None
     printed: str
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        return int(port.getsockname()[1])
 
 
-def run_ranks(script: Path, *arguments: object, number: int = 2, seconds: float = 60) -> list[Ended]:
-    """Runs a script on all ranks; those that take longer than `limit(seconds)` are killed, and have no code."""
+def run_ranks(script: Path, *arguments: object, number: int = 2, seconds: float = 60) -> list[EndedRank]:
+    """Runs a script on all ranks; kills those that take longer than `limit(seconds)`."""
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(number)}
-    # Python 3.12 warns where a process with threads forks; gloo and OpenMP start theirs in the children.
+    # Python 3.12 warns if a process with threads forks; gloo and OpenMP start theirs in the children only.
     warnings = ["-W", "error::ResourceWarning", "-W", "ignore::DeprecationWarning:__main__"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, *warnings, FORK_RANKS, script, number, folder, *arguments]
@@ -68,4 +68,4 @@ def run_ranks(script: Path, *arguments: object, number: int = 2, seconds: float 
         by_rank = dict(tuple(map(int, line.split())) for line in codes.splitlines())
         files = [Path(folder) / str(rank) for rank in range(number)]
         printed = [file.read_text() if file.exists() else "" for file in files]
-        return [Ended(by_rank.get(rank), text) for rank, text in enumerate(printed)]
+        return [EndedRank(by_rank.get(rank), text) for rank, text in enumerate(printed)]

@@ -1,4 +1,4 @@
-"""Time limits of processes that tests start; they only end a hang, and so grow with the load of the machine."""
+"""Computes time limits of the processes that tests start; a limit only ends a hang, and grows with the load."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ LONGEST = 1500.0
 
 
 def limit(seconds: float) -> float:
-    """The limit of work that takes less than `seconds` on an idle machine: twice that, more on a busy one."""
+    """The limit of work that takes less than `seconds` on an idle machine: twice that, or more on a busy one."""
     load = os.getloadavg()[0] / (os.cpu_count() or 1)
     return min(LONGEST, 2 * seconds * max(1.0, load))

@@ -1,4 +1,4 @@
-"""Small real models and trainers that tests share."""
+"""Builds small real models and trainers that tests share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.data import collate, rows
 
 
 def bert(seed: int = 0, **changes: Any) -> BertForSequenceClassification:
-    """A real BERT classifier with 2 layers of 16."""
+    """A real BERT classifier with 2 layers of width 16."""
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {
         "vocab_size": 50,
@@ -28,7 +28,7 @@ def bert(seed: int = 0, **changes: Any) -> BertForSequenceClassification:
 
 
 def tokenizer() -> Any:
-    """A WordPiece tokenizer of the words of `sentences`, with an end of text, trained here."""
+    """A WordPiece tokenizer trained on `sentences`, with an end-of-text token."""
     from datasets import Dataset
     from sentiment_model import train_vocabulary
 

@@ -1,4 +1,4 @@
-"""Small plain modules that tests share; they need no trainer's package."""
+"""Builds small plain modules that tests share, without any trainer's package."""
 
 from __future__ import annotations
 
@@ -73,6 +73,6 @@ class _BertLike(nn.Module):
 
 
 def bert_like(layers: int = 2, hidden: int = 16) -> nn.Module:
-    """A transformer whose parameters are named as those of transformers' BERT classifier."""
+    """A transformer with the parameter names of transformers' BERT classifier."""
     torch.manual_seed(0)
     return _BertLike(layers, hidden)

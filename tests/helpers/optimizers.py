@@ -1,4 +1,4 @@
-"""Trains a small model with any optimizer, and keeps the change of every step."""
+"""Trains a small model with any optimizer, and records the change of each step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def net() -> nn.Module:
 def run(folder: Path, make: Callable[[Any], Any], steps: int = 4) -> tuple[Run, nn.Module, Any, dict[int, Any]]:
     model = net()
     model["frozen"].requires_grad_(False)
-    optimizer, seen = make(model), {}
+    optimizer, changes = make(model), {}
     with TbxLoop(model, optimizer, SET, log_dir=folder) as loop:
         for step in range(1, steps + 1):
             optimizer.zero_grad()
@@ -31,9 +31,9 @@ def run(folder: Path, make: Callable[[Any], Any], steps: int = 4) -> tuple[Run, 
             (model["a"](x).tanh().square().mean() + model["b"](x.view(3, 3, 2)).tanh().mean()).backward()
             before = {name: p.detach().double().clone() for name, p in model.named_parameters()}
             optimizer.step()
-            seen[step] = {name: before[name] - p.detach().double() for name, p in model.named_parameters()}
+            changes[step] = {name: before[name] - p.detach().double() for name, p in model.named_parameters()}
             loop.end_step()
-    return Run(folder), model, optimizer, seen
+    return Run(folder), model, optimizer, changes
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A second, naive implementation of what the callback measures, taken by a mixin of the tests' own."""
+"""Records gradients and weights with mixins, for a naive second implementation of the metrics."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class Recorder(TrainerCallback):
 
 
 class Recording:
-    """Mixed into a Trainer: copies gradients before they are clipped, too."""
+    """A mixin for a Trainer that also copies gradients before clipping."""
 
     recorder: Recorder
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         loss = super().training_step(*args, **kwargs)
-        self.recorder.step(self.state).before_clip = gradients(self.model)  # the last micro-batch's stand
+        self.recorder.step(self.state).before_clip = gradients(self.model)  # the last micro-batch's gradients remain
         return loss
 
 
@@ -69,7 +69,7 @@ def gradients(model: Any) -> Named:
 
 
 def norm(tensors: Named) -> float:
-    """One flat vector, in float64."""
+    """The norm of all elements in float64."""
     return float(torch.cat([tensor.double().reshape(-1) for tensor in tensors.values()]).norm())
 
 
@@ -82,7 +82,7 @@ def by_parameter(tensors: Named) -> dict[str, Named]:
 
 
 def by_layer(tensors: Named) -> dict[str, Named]:
-    """The layers of the test BERT, spelled out."""
+    """The layers of the test BERT, listed by hand."""
     prefixes = ("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1", "bert.pooler", "classifier")
     groups = {
         prefix: {name: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}

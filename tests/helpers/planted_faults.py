@@ -1,4 +1,4 @@
-"""Trainings with one fault each, and healthy ones; what the doctor has to say of them."""
+"""Trains with one fault each, or healthily, and lists the findings that the doctor must report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEEP = Plan(layers=4, hidden=16, lr=4e-3, steps=60)
 class Fault:
     """A fault and its symptoms: rule -> a tag of the evidence, and the steps between which it begins.
 
-    `also` are rules that may speak too, since what they say is true.
+    `also` are rules that may report findings too, since those are true.
     """
 
     plan: Plan
@@ -40,7 +40,7 @@ def freeze(*prefixes: str) -> Break:
 
 
 def nan_gradient(layer: int, at: int) -> Break:
-    """The gradient that comes to a layer from above is NaN in one step."""
+    """Makes the gradient of a layer's output NaN in one step."""
 
     def before(model: Any) -> EachStep:
         now = [0]
@@ -60,7 +60,7 @@ def nan_gradient(layer: int, at: int) -> Break:
 
 
 def nan_loss(at: int) -> Break:
-    """What a layer gives is Inf in one step, and so the loss is NaN."""
+    """Makes a layer's output Inf in one step, so that the loss is NaN."""
 
     def before(model: Any) -> EachStep:
         now = [0]
@@ -75,7 +75,7 @@ def nan_loss(at: int) -> Break:
 
 
 def scaled_gradients(factor: float) -> Break:
-    """Each layer multiplies the gradient on its way down."""
+    """Multiplies the gradient in each layer of the backward pass."""
 
     def before(model: Any) -> None:
         def scale(module: nn.Module, args: Any, output: Any) -> None:
@@ -90,13 +90,13 @@ def scaled_gradients(factor: float) -> Break:
 
 
 def saturated_pooler(model: Any) -> None:
-    """tanh(100) is 1, and so is everything near it: nothing flows back."""
+    """Saturates the pooler: tanh is 1 near 100, and its gradient is 0."""
     with torch.no_grad():
         model.bert.pooler.dense.bias.fill_(100.0)
 
 
 def dead_relu(layer: int) -> Break:
-    """The ReLUs of a layer never fire; their share of zeros is logged as the metric `activations` will do it."""
+    """Silences the ReLUs of a layer, and logs their share of zeros as the metric `activations` does."""
 
     def before(model: Any) -> EachStep:
         shares: dict[int, Tensor] = {}
@@ -117,7 +117,7 @@ def dead_relu(layer: int) -> Break:
 
 
 class Lora(nn.Module):
-    """A linear layer with a low-rank adapter, named as peft names it."""
+    """A linear layer with low-rank LoRA weights, named as in peft."""
 
     def __init__(self, base: nn.Linear, rank: int = 2) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Runs for the report's tests, written through the real writer."""
+"""Writes the runs of the report's tests through the real writer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked=1
 def trained(
     folder: Path, *, steps: int = 120, lr: float = 1e-3, spike: int | None = None, extra: dict[str, Any] | None = None
 ) -> Path:
-    """A run with what the set `full` writes, at every second step; its loss jumps where `spike` says."""
+    """Writes a run with the tags of the set `full` at every second step; its loss jumps at `spike`."""
     writer, dice = TensorBoardWriter(folder), np.random.default_rng(0)
     writer.write(
         1, {"_hparams_/session_start_info": HParams({"lr": lr, "batch": 8.0, "warm_up": True, "model": "bert"})}

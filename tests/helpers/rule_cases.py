@@ -1,4 +1,4 @@
-"""Series for tests of rules, and for each rule a run that it finds fault with."""
+"""Builds series for tests of rules, and one run with a finding for each rule."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_of(scalars: Mapping[str, Any], texts: Mapping[str, tuple[int, str]] | No
     return Run({tag: one if isinstance(one, Series) else series(one) for tag, one in scalars.items()}, texts=printed)
 
 
-def found(scalars: Mapping[str, Any], texts: Mapping[str, tuple[int, str]] | None = None) -> dict[str, Finding]:
+def findings_of(scalars: Mapping[str, Any], texts: Mapping[str, tuple[int, str]] | None = None) -> dict[str, Finding]:
     return {finding.id: finding for finding in diagnose(run_of(scalars, texts)).findings}
 
 
@@ -49,7 +49,7 @@ HEALTHY = {
 }
 
 
-# rule -> what makes it speak, and a tag and the first step of the evidence
+# rule -> series with a finding, and a tag and the first step of its evidence
 CASES: dict[str, tuple[Mapping[str, Any], str, int]] = {
     "nonfinite": ({"train/loss": with_last(np.nan)}, "train/loss", 610),
     "divergence": ({"train/loss": np.append(FALLING, flat(0.9, 20))}, "train/loss", 600),

@@ -1,4 +1,4 @@
-"""Reads runs back with TensorBoard's own reader."""
+"""Reads runs with TensorBoard's own reader."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Run:
 
 
 def module_at(file: Path) -> Any:
-    """A Python file that lies outside of all packages, imported."""
+    """Imports a Python file outside of all packages."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,4 @@
-"""A real HTTP server that speaks S3."""
+"""Starts a real HTTP server that implements S3."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.runs import Run
 
 @contextmanager
 def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of a server with the bucket `runs`; the test is skipped without boto3 and moto."""
+    """A client of a server with the bucket `runs`; skips the test without boto3 and moto."""
     boto3 = pytest.importorskip("boto3")
     moto_server = pytest.importorskip("moto.server")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -1,4 +1,4 @@
-"""Small real BERTs on made-up review sentences, trained in a second or two: healthy, or with one fault."""
+"""Trains small real BERTs on made-up reviews in a second or two, healthy or with one fault."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LOG = {
 
 @dataclass(frozen=True)
 class Plan:
-    """A training: sizes, data and settings."""
+    """The sizes, data and settings of a training."""
 
     layers: int = 2
     hidden: int = 32
@@ -43,7 +43,7 @@ class Plan:
     dropout: float = 0.1
     lr: float = 2e-3
     warmup: int = 12
-    decay_until: float = 1.0  # share of the steps at which the rate reaches zero
+    decay_until: float = 1.0  # share of the steps after which the learning rate is zero
     steps: int = 120
     batch: int = 16
     examples: int = 1200
@@ -54,8 +54,8 @@ class Plan:
     seed: int = 0
     log_every: int = 3
     eval_every: int = 15
-    jump: tuple[int, float] = (0, 1.0)  # from this step on the rate is so many times what the schedule says
-    bad_batches: tuple[int, ...] = ()  # steps whose labels are swapped
+    jump: tuple[int, float] = (0, 1.0)  # from this step on the learning rate is multiplied by this factor
+    bad_batches: tuple[int, ...] = ()  # steps with swapped labels
     amp_scale: float = 0.0  # the first loss scale in fp16; 0 trains in fp32
     loss_factor: float = 1.0
     metrics: Any = None
@@ -73,7 +73,7 @@ Break = Callable[[Any], Callable[[TbxLoop, int], None] | None]
 
 
 def data(plan: Plan) -> tuple[Data, Data]:
-    """Training and dev rows; words are numbered as they come."""
+    """Training and dev rows; words are numbered in order of appearance."""
     rng = random.Random(plan.seed)
     rows = plain_sentences(rng, plan.examples + 200)
     vocabulary: dict[str, int] = {}
@@ -89,7 +89,7 @@ def data(plan: Plan) -> tuple[Data, Data]:
 
 
 def plain_sentences(rng: random.Random, number: int) -> list[tuple[str, str]]:
-    """Sentences whose label is that of their only word of praise or blame, which a small BERT learns in 100 steps."""
+    """Sentences with one word of praise or blame, which is the label; a small BERT learns it in 100 steps."""
     turning = {"not", "never", "hardly", "anything", "fails", "far", "although", "though", "while", "but"}
     rows = [row for row in sentences(rng, 7 * number) if not turning & set(row[0].split())]
     assert len(rows) >= number
@@ -114,7 +114,7 @@ def model_of(plan: Plan) -> Any:
 def train(folder: Path, plan: Plan, *, before: Break | None = None) -> Path:
     """Trains and logs to `folder`.
 
-    `before` may break the model; what it returns is called as `each_step(loop, step)` at the beginning of each step.
+    `before` may break the model; it may return `each_step(loop, step)`, called at the beginning of each step.
     """
     model = model_of(plan)
     each_step = before(model) if before is not None else None
@@ -153,7 +153,7 @@ def train(folder: Path, plan: Plan, *, before: Break | None = None) -> Path:
             if due:
                 for tag, ratio in ratios().items():
                     loop.log(tag, ratio)
-            if scaler.is_enabled() and due:  # as the metric amp will write them
+            if scaler.is_enabled() and due:  # as the metric `amp` writes them
                 loop.writer.add_scalar("amp/scale", scale, step)
                 loop.writer.add_scalar("amp/skipped_steps", skipped, step)
                 skipped = 0
@@ -194,7 +194,7 @@ def evaluation(model: nn.Module, dev: Data) -> dict[str, float]:
 
 
 class UpdateRatios:
-    """`update_ratio/<layer>`: norm of what a step changed by the norm of the weights."""
+    """Logs `update_ratio/<layer>`: the norm of a step's update divided by the norm of the weights."""
 
     def __init__(self, model: nn.Module) -> None:
         self._parameters = parameters_of(model)

@@ -1,4 +1,4 @@
-"""Axes of a run on two ranks."""
+"""Tests the axes of a run on two ranks."""
 
 from __future__ import annotations
 

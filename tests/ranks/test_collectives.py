@@ -1,4 +1,4 @@
-"""Collectives of a step: at most three when metrics are due, none otherwise, of a size independent of the ranks."""
+"""Tests the collectives of a step: at most three when metrics are due, none otherwise."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ SCRIPT = Path(__file__).parent / "scripts" / "count_collectives.py"
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
-    """By the number of ranks what was counted, by strategy."""
+def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    """The counted collectives by number of ranks and strategy."""
     counted = {}
     for number in (2, 4):
         ended = run_ranks(SCRIPT, tmp_path_factory.mktemp(str(number)), number=number, seconds=120)
         assert [rank.code for rank in ended] == [0] * number, [rank.printed[-3000:] for rank in ended]
-        (line,) = [line for line in ended[0].printed.splitlines() if line.startswith("found ")]
-        counted[number] = json.loads(line.removeprefix("found "))
+        (line,) = [line for line in ended[0].printed.splitlines() if line.startswith("counts ")]
+        counted[number] = json.loads(line.removeprefix("counts "))
     return counted
 
 
-# Ranges of shards and of activations are agreed upon; those of copies need nobody. What rules decide takes one more,
-# or, where that would be the fourth, travels with the next step.
+# Ranks merge ranges of shards and of activations, not of replicas. A message of the rules takes one more collective
+# or, where that would be the fourth, goes with the next step.
 @pytest.mark.parametrize(
     ("strategy", "number"), [("fsdp", 3), ("ddp", 3), ("copies", 2), ("fsdp-rules", 3), ("copies-rules", 3)]
 )
-def test_collectives_of_due_steps_at_most_three(found: dict[int, Any], strategy: str, number: int) -> None:
-    for printed in found.values():
-        assert printed[strategy]["training"]  # of torch.distributed's collectives only those of the training are there
+def test_collectives_of_due_steps_at_most_three(counts: dict[int, Any], strategy: str, number: int) -> None:
+    for printed in counts.values():
+        assert printed[strategy]["training"]  # torch.distributed counts only the training's own collectives
         assert not any(printed[strategy]["without"].values())
-    two, four = (printed[strategy]["ours"] for printed in found.values())
+    two, four = (printed[strategy]["ours"] for printed in counts.values())
     for step in range(1, 13):
         calls = two[str(step)]
         if step % 3:
             assert not calls, step
-        elif step > 3:  # at the first due step ranks learn from each other what there is
+        elif step > 3:  # at the first due step ranks exchange their tags
             assert [name for name, _ in calls] == ["allreduce"] * number
             assert calls == four[str(step)]  # the same number of elements on two ranks and on four

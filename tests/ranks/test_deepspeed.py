@@ -1,6 +1,6 @@
-"""Runs of ranks under DeepSpeed ZeRO equal the run of one process, under the HF Trainer and in a loop.
+"""Tests that ranks under DeepSpeed ZeRO write the run of one process, with the HF Trainer and in a loop.
 
-On a CPU DeepSpeed refuses float16, and Lightning refuses DeepSpeed.
+DeepSpeed refuses float16 on a CPU, and Lightning refuses DeepSpeed there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """By the number of ranks, the folder with a run for each strategy, and what was printed; each launched once."""
+    """The folder of the runs and the output, by number of ranks; each is launched once."""
 
     @cache
     def train(ranks: int) -> tuple[Path, str]:
@@ -56,13 +56,13 @@ def test_deepspeed_run_equals_single_process_run(trained: Trained, strategy: str
     found = re.findall(
         rf"^{strategy}: DeepSpeedEngine with {PROOFS[strategy]}, (\d+) elements here", printed, re.MULTILINE
     )
-    assert len(found) == 2, printed  # it is truly on
+    assert len(found) == 2, printed  # the strategy is on
     whole = sum(p.numel() for n, p in bert().named_parameters() if "position_embeddings" not in n)
-    assert all(whole / 2 <= int(part) < whole / 2 + 100 for part in found)  # and padding
+    assert all(whole / 2 <= int(part) < whole / 2 + 100 for part in found)  # includes padding
     assert len(files(folder / strategy)) == 1
     in_loop = strategy.startswith("loop")
     alone = Run(trained(1)[0] / ("loop-alone" if in_loop else "alone"))
-    # ZeRO tells its norm at each step; in a loop nobody else does.
+    # ZeRO knows its norm at each step; a loop alone does not.
     compare(Run(folder / strategy), alone, least=1e-6, more=["clip/share"] if in_loop else [])
 
 

@@ -1,4 +1,4 @@
-"""Runs of several ranks in a loop equal the run of one process on the same global batches."""
+"""Tests that a loop on several ranks writes the run of one process on the same global batches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Trained = Callable[[int], tuple[Path, str]]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """By the number of ranks, the folder with a run for each strategy, and what was printed; each launched once."""
+    """The folder of the runs and the output, by number of ranks; each is launched once."""
 
     @cache
     def train(ranks: int) -> tuple[Path, str]:
@@ -53,7 +53,9 @@ def elements(printed: str, strategy: str) -> list[int]:
 @pytest.mark.parametrize(("strategy", "ranks"), PROOFS)
 def test_loop_on_ranks_equals_single_process_run(trained: Trained, strategy: str, ranks: int) -> None:
     folder, printed = trained(ranks)
-    assert printed.count(f"{strategy}: parameters are {PROOFS[strategy, ranks]}, ") == ranks, printed  # it is truly on
+    assert printed.count(f"{strategy}: parameters are {PROOFS[strategy, ranks]}, ") == ranks, (
+        printed
+    )  # the strategy is on
     assert len(files(folder / strategy)) == 1
     tensor_parallel = strategy.startswith("tp")
     compare(Run(folder / strategy), Run(trained(1)[0] / "alone"), without=["activations/"] if tensor_parallel else [])

@@ -1,4 +1,4 @@
-"""Ranks that differ or are lost: the training ends as it would have, and no wrong value is written."""
+"""Tests ranks that differ or are lost: the training ends as without the callback, and no wrong value is written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.launch import Ended, run_ranks
+from tests.helpers.launch import EndedRank, run_ranks
 from tests.helpers.limits import limit
 from tests.helpers.runs import Run
 
@@ -22,9 +22,9 @@ APART = "cross-rank metrics disabled: some ranks did not join in time"
 
 
 class Trainings:
-    """What the ranks printed, and what rank 0 wrote, in each of the trainings."""
+    """The output of the ranks and the run of rank 0, for each training."""
 
-    def __init__(self, folder: Path, ended: list[Ended]) -> None:
+    def __init__(self, folder: Path, ended: list[EndedRank]) -> None:
         self.folder, self.ended = folder, ended
 
     def printed(self, scenario: str) -> list[str]:
@@ -82,7 +82,7 @@ def test_pipeline_stages_counted_and_named_in_warning(trainings: Trainings) -> N
     run = trainings.run("stages")
     assert {"weight_norm/embed", "weight_norm/body", "weight_norm/head"} <= set(run.scalars)
     assert set(run.histograms) == {"weights/embed", "weights/body", "weights/head"}
-    assert run.steps("train/loss") == [2, 4, 6]  # only the last stage has one
+    assert run.steps("train/loss") == [2, 4, 6]  # only the last stage has a loss
     assert run.scalars["probe/ranks"] == [(2, 2.0), (4, 2.0), (6, 2.0)]
 
 
@@ -112,7 +112,7 @@ def test_unequal_number_of_steps_ends_merging(trainings: Trainings, scenario: st
     run = trainings.run(scenario)
     assert run.steps("grad_norm/total") == [2, 4]
     assert run.scalars["probe/ranks"] == [(2, 2.0), (4, 2.0)]
-    # What rank 0 knows by itself goes on.
+    # Rank 0 still writes its own metrics.
     assert run.steps("train/learning_rate") == ([2, 4] if scenario == "uneven_writer" else [2, 4, 6, 8, 10])
 
 
@@ -137,7 +137,7 @@ def test_rank_without_callback_leaves_out_shared_metrics(trainings: Trainings) -
 
 
 def test_rank_with_late_callback_joins(trainings: Trainings) -> None:
-    assert silent(trainings.printed("late"))  # also after the trainings before, in which one rank had no loop
+    assert silent(trainings.printed("late"))  # also after the earlier trainings in which one rank had no loop
     assert trainings.run("late").scalars["probe/ranks"] == [(2, 2.0), (4, 2.0), (6, 2.0)]
     printed = trainings.printed("behind_a_barrier")
     assert all(APART in rank for rank in printed)

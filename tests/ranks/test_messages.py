@@ -1,4 +1,4 @@
-"""Rank 0's decisions reach all ranks at the same step, whichever of them is ahead."""
+"""Tests that messages of rank 0 reach all ranks at the same step, whichever rank is ahead."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ def printed() -> list[str]:
     return [rank.printed for rank in ended]
 
 
-def found(printed: str, scenario: str, what: str) -> Any:
+def value_of(printed: str, scenario: str, name: str) -> Any:
     part = printed[printed.index(f"<{scenario}>") : printed.index(f"</{scenario}>")]
-    (value,) = re.findall(f"^{what}: (.*)$", part, re.MULTILINE)
+    (value,) = re.findall(f"^{name}: (.*)$", part, re.MULTILINE)
     return ast.literal_eval(value)
 
 
 def test_budget_exceeded_on_rank_0_stretches_all_ranks(printed: list[str]) -> None:
-    first, second = (found(rank, "budget", "slow here") for rank in printed)
-    assert first == second == found(printed[0], "budget", "slow written")
-    # Three runs to know its cost; the decision is told with the third or, if that is merged already, the next one.
+    first, second = (value_of(rank, "budget", "slow here") for rank in printed)
+    assert first == second == value_of(printed[0], "budget", "slow written")
+    # The cost is known after three runs; the message goes with the third or, if that is merged already, the next one.
     assert first[:3] == [5, 10, 15]
     rest = first[4:] if first[3] == 20 else first[3:]
     assert {b - a for a, b in itertools.pairwise(rest)} == {50}
-    assert [found(rank, "budget", "cheap here") for rank in printed] == [list(range(5, 201, 5))] * 2
+    assert [value_of(rank, "budget", "cheap here") for rank in printed] == [list(range(5, 201, 5))] * 2
     assert printed[0].count("monitoring took") == 1
     assert "monitoring took" not in printed[1]
-    assert [found(rank, "budget", "texts") for rank in printed] == [[15], []]
+    assert [value_of(rank, "budget", "texts") for rank in printed] == [[15], []]
 
 
 def test_budget_exceeded_on_another_rank_changes_nothing(printed: list[str]) -> None:
     for rank in printed:
-        assert found(rank, "within", "slow here") == list(range(5, 201, 5))
+        assert value_of(rank, "within", "slow here") == list(range(5, 201, 5))
 
 
 def test_messages_of_thread_delivered_at_same_step(printed: list[str]) -> None:
-    first, second = (found(rank, "thread", "acted") for rank in printed)
+    first, second = (value_of(rank, "thread", "acted") for rank in printed)
     assert first == second
     assert [numbers for _, numbers in first] == [{"number": n, f"only {n}": -1.5} for n in (1, 2, 3)]
-    assert all(step % 3 == 0 for step, _ in first)  # the last step that was over: the next one is ending
+    assert all(step % 3 == 0 for step, _ in first)  # the last finished step: the next one is ending
 
 
 def test_memory_largest_rank_named(printed: list[str]) -> None:
-    assert [found(rank, "memory", "largest") for rank in printed] == [[(1, 1.0)], []]
+    assert [value_of(rank, "memory", "largest") for rank in printed] == [[(1, 1.0)], []]

@@ -1,4 +1,4 @@
-"""Ranks that hold different layers, or split them: what is somewhere is written, and what cannot be right is not."""
+"""Tests pipeline stages: each layer's values are written; wrong ones are left out."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.launch import Ended, run_ranks
+from tests.helpers.launch import EndedRank, run_ranks
 from tests.helpers.runs import Run
 
 SCRIPT = Path(__file__).parent / "scripts" / "train_stages.py"
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Ended]]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[EndedRank]]:
     folder = tmp_path_factory.mktemp("stages")
     ended = run_ranks(SCRIPT, folder, seconds=90)
     assert [rank.code for rank in ended] == [0, 0], [rank.printed[-3000:] for rank in ended]
@@ -22,7 +22,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Ended]
 
 
 @pytest.fixture
-def printed(trained: tuple[Path, list[Ended]]) -> Callable[[str], list[str]]:
+def printed(trained: tuple[Path, list[EndedRank]]) -> Callable[[str], list[str]]:
     def of(scenario: str) -> list[str]:
         return [rank.printed.split(f"<{scenario}>\n")[1].split(f"</{scenario}>")[0] for rank in trained[1]]
 
@@ -30,7 +30,7 @@ def printed(trained: tuple[Path, list[Ended]]) -> Callable[[str], list[str]]:
 
 
 @pytest.fixture
-def run(trained: tuple[Path, list[Ended]]) -> Callable[[str], Run]:
+def run(trained: tuple[Path, list[EndedRank]]) -> Callable[[str], Run]:
     return lambda scenario: Run(trained[0] / scenario)
 
 

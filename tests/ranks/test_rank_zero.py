@@ -1,4 +1,4 @@
-"""Rank 0 alone writes: over nodes, and by what each launcher warning_rank before there is a process group."""
+"""Tests that only rank 0 writes when a training runs on several nodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.limits import limit
 SCRIPT = Path(__file__).parent / "scripts" / "train_on_nodes.py"
 
 
-def test_two_nodes_only_rank_0_writes(tmp_path: Path) -> None:
+def test_rank_zero_on_two_nodes_alone_writes(tmp_path: Path) -> None:
     rendezvous = ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{free_port()}", "--rdzv-id=here"]
     agents = []
     for node in ("one", "two"):
@@ -37,4 +37,4 @@ def test_two_nodes_only_rank_0_writes(tmp_path: Path) -> None:
     written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) == 1, written
     assert written[0].parts[1:3] == ("runs", "here")
-    assert len(list(tmp_path.rglob("runs"))) == 1  # the other node has no folder either
+    assert len(list(tmp_path.rglob("runs"))) == 1  # the other node has no folder

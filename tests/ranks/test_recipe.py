@@ -1,4 +1,4 @@
-"""The recipe on 2 ranks, as its users launch it, writes what one process writes on the same global batches."""
+"""Tests that the recipe on 2 ranks writes the run of one process on the same global batches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LAUNCHERS = {
     "alone": [],
     "torchrun": ["-m", *TORCHRUN],
     "accelerate": ["-m", *LAUNCH, "--multi_gpu"],
-    # With sharded checkpoints the Trainer looks for the best one before all ranks can be sure that its folder is there.
+    # With sharded checkpoints the Trainer looks for the best one before its folder is visible to all ranks.
     "fsdp": ["-m", *LAUNCH, "--use_fsdp", "--fsdp_version=2", "--fsdp_state_dict_type=FULL_STATE_DICT"],
     "zero2": ["-m", *LAUNCH, "--use_deepspeed", "--zero_stage=2"],
 }
@@ -52,13 +52,13 @@ MEASURED = (
     "optimizer_state",
     "weight_histogram",
 )
-# Attention does not depend on a key's bias: its gradient is rounding alone, which Adam makes steps of full length of.
-# Activations are those of padding too, and each rank pads to the longest of its own sentences.
+# Attention ignores a key's bias: its gradient is rounding error, and Adam turns that into full steps.
+# Activations include padding, and each rank pads to its own longest sentence.
 SET = {"every": 2, "strict": True, "metrics": [*PLAIN, *({name: {"exclude": "key.bias"}} for name in MEASURED)]}
 
 
 def prepare(folder: Path) -> None:
-    """Some sentences, real ones where they are, and a BERT without dropout, which no two ranks draw alike."""
+    """Writes sentences, real ones if present, and a BERT without dropout, since ranks draw it differently."""
     from datasets import DatasetDict
     from sentiment_data import load_folder, made_up
     from sentiment_model import Sizes, build
@@ -79,7 +79,7 @@ def prepare(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Run, str]]:
-    """By the launcher, the run and what was printed; each trained once."""
+    """The run and the output of each launcher; each trains once."""
     base = tmp_path_factory.mktemp("recipe")
     prepare(base)
 
@@ -110,6 +110,6 @@ def test_recipe_on_ranks_equals_single_process_run(train: Callable[[str], tuple[
     if launcher == "zero2" and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed: make test-deepspeed")
     read, printed = train(launcher)
-    assert printed.count(PROOFS[launcher]) == 2, printed  # the strategy is truly on
-    assert printed.count("results after 6 steps") == 1  # rank 0 alone speaks
+    assert printed.count(PROOFS[launcher]) == 2, printed  # the strategy is on
+    assert printed.count("results after 6 steps") == 1  # only rank 0 logs
     compare(read, train("alone")[0])

@@ -1,4 +1,4 @@
-"""Runs of two ranks under the HF and the Lightning Trainer equal the run of one process."""
+"""Tests that two ranks under the HF Trainer or Lightning write the run of one process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Trained = Callable[[int], tuple[Path, str]]
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """By the number of ranks, the folder with a run for each strategy, and what was printed; each launched once."""
+    """The folder of the runs and the output, by number of ranks; each is launched once."""
 
     @cache
     def train(ranks: int) -> tuple[Path, str]:
@@ -43,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.mark.parametrize("strategy", PROOFS)
 def test_trainer_on_ranks_equals_single_process_run(trained: Trained, strategy: str) -> None:
     folder, printed = trained(2)
-    assert printed.count(PROOFS[strategy]) == 2, printed  # the strategy is truly on
+    assert printed.count(PROOFS[strategy]) == 2, printed  # the strategy is on
     assert len(files(folder / strategy)) == 1
     alone = Run(trained(1)[0] / strategy.partition("-")[0])
     assert alone.steps("train/accuracy") == alone.steps("train/aux_loss") == [2, 4]

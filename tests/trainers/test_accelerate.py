@@ -1,4 +1,4 @@
-"""A plain loop under accelerate."""
+"""Tests a plain loop under accelerate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activations under the Hugging Face Trainer, also with gradient checkpointing."""
+"""Tests activations under the HF Trainer, also with gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SET: dict[str, Any] = {"every": 2, "metrics": ["activations"]}
 def test_huggingface_activations_with_checkpointing_match_hooks(
     tmp_path: Path, attached: bool, checkpointing: bool | None
 ) -> None:
-    # transformers repeats what is inside a layer, and other code whole layers: hooks inside see a second pass.
+    # transformers recomputes the inside of a layer, other code whole layers: inner hooks see a second pass.
     names = (*LAYERS[:3], "bert.encoder.layer.0.attention", "bert.encoder.layer.1.attention.self.query")
     model = bert()
     callback = TbxTrainerCallback({"every": 2, "metrics": [{"activations": {"modules": f"^({'|'.join(names)})$"}}]})

@@ -1,4 +1,4 @@
-"""Loss scales under each trainer, on the CPU, with gradients that overflow where the test says so."""
+"""Tests the loss scale under each trainer on the CPU, with gradients that overflow at chosen passes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SET: dict[str, Any] = {
     "every": 2,
     "metrics": ["amp", *({name: {"by": "total", "every": 1}} for name in ("update_norm", "optimizer_state"))],
 }
-BAD = (1, 4, 5)  # passes whose gradients hold an Inf
+BAD = (1, 4, 5)  # passes with an Inf in the gradients
 FUSED = pytest.mark.parametrize("fused", [False, True])
 
 
@@ -30,7 +30,7 @@ def scaler() -> torch.amp.GradScaler:
 
 
 def scales(passes: int) -> dict[int, float]:
-    """The rule of GradScaler in words: half after each bad pass, double after three good ones in a row."""
+    """The loss scale as GradScaler computes it: half after each bad pass, double after three good ones in a row."""
     found, scale, good = {}, 1024.0, 0
     for number in range(1, passes + 1):
         good = 0 if number in BAD else good + 1
@@ -41,7 +41,7 @@ def scales(passes: int) -> dict[int, float]:
 
 
 def expected(fused: bool, passes: int, *, all_count: bool = False) -> dict[int, tuple[float, int]]:
-    """Scale after the step and skipped steps since the last point, every two steps."""
+    """The scale after the step, and the skipped steps since the last point, every two steps."""
     step = skipped = 0
     points: dict[int, tuple[float, int]] = {}
     for number in range(1, passes + 1):
@@ -88,7 +88,7 @@ def test_amp_in_loop_writes_scale_and_skipped_steps(tmp_path: Path, fused: bool)
 
 
 @FUSED
-@pytest.mark.filterwarnings("ignore")  # Lightning warns of settings that suit tests
+@pytest.mark.filterwarnings("ignore")  # Lightning warns about settings that suit tests
 def test_amp_under_lightning_writes_scale_and_skipped_steps(tmp_path: Path, fused: bool) -> None:
     class Spoiled(pl.LightningModule):
         def __init__(self) -> None:
@@ -123,7 +123,7 @@ def test_amp_under_lightning_writes_scale_and_skipped_steps(tmp_path: Path, fuse
 
 
 class Scaled(Trainer):
-    """Accelerate refuses float16 on a CPU, so its scaler is put there by hand; nothing else is changed."""
+    """Sets the GradScaler by hand, since Accelerate refuses float16 on a CPU."""
 
     fused = False
     bad: tuple[int, ...] = BAD

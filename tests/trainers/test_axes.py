@@ -1,4 +1,4 @@
-"""Axes of samples, tokens and epochs under the trainers, over a resume."""
+"""Tests the axes of samples, tokens and epochs under the trainers, across a resume."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_huggingface_axes_over_resume_continue(tmp_path: Path, attach: bool) -> 
     assert tokens[1::2] == [of_an_epoch, 2 * of_an_epoch]
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning warns of settings that suit tests
+@pytest.mark.filterwarnings("ignore")  # Lightning warns about settings that suit tests
 def test_lightning_axes_over_resume_continue(tmp_path: Path) -> None:
     import lightning.pytorch as pl
 

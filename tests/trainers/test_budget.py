@@ -1,4 +1,4 @@
-"""The overhead budget of a training under the Hugging Face Trainer."""
+"""Tests the overhead budget under the HF Trainer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.runs import Run
 
 
 def test_huggingface_budget_exceeded_writes_chosen_cadences(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
-    # A thousandth is too little for a model this small, whatever the machine: histograms have to become rarer.
+    # A thousandth is too little for a model this small on any machine: histograms must become rarer.
     config = {"extends": "full", "every": 4, "overhead_budget": 1e-3, "metrics": [{"weight_histogram": {"every": 2}}]}
     callback = TbxTrainerCallback(config)
     with caplog.at_level(logging.WARNING, "tbx_callbacks._engine.budget"):

@@ -1,4 +1,4 @@
-"""The doctor reads runs that the trainers' own loggers wrote."""
+"""Tests the doctor on runs that the trainers' own loggers wrote."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_doctor_run_of_huggingface_callback_finds_fault(tmp_path: Path, monkeypa
     assert "learning_rate_too_high" in done.stdout or "nonfinite" in done.stdout
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's, of settings that suit tests
+@pytest.mark.filterwarnings("ignore")  # Lightning's warnings about settings that suit tests
 def test_doctor_run_of_lightning_logger_finds_fault(tmp_path: Path) -> None:
     class Module(pl.LightningModule):
         def __init__(self) -> None:

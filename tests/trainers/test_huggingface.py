@@ -1,4 +1,4 @@
-"""The callback under the real Trainer: tags, cadence, folders, errors, harmlessness."""
+"""Tests the callback under the real HF Trainer: tags, cadences, folders, errors and unchanged training."""
 
 from __future__ import annotations
 
@@ -130,7 +130,9 @@ def test_huggingface_training_with_callback_unchanged(tmp_path: Path, attached: 
     assert torch.equal(rng, plain_rng)
     different, _ = train([Nudge()]) if not attached else (None, None)
     if different is not None:
-        assert not all(torch.equal(a, b) for a, b in zip(different, without, strict=True))  # the comparison can fail
+        assert not all(
+            torch.equal(a, b) for a, b in zip(different, without, strict=True)
+        )  # proves that the comparison can fail
 
 
 class Nudge(TrainerCallback):
@@ -140,7 +142,7 @@ class Nudge(TrainerCallback):
 
 
 class Poison(TrainerCallback):
-    """Puts a NaN or an Inf into the gradient of one layer at one step, by a hook as a real fault would come."""
+    """Puts a NaN or an Inf into the gradient of one layer at one step, with a hook in the backward pass."""
 
     def __init__(self, name: str, value: float, step: int) -> None:
         self.name, self.value, self.step, self.now = name, value, step, 0
@@ -194,7 +196,7 @@ def test_huggingface_not_attached_nonfinite_layer_not_named(tmp_path: Path) -> N
 
 
 class NanLoss(nn.Module):
-    """A model whose loss is NaN in one micro-batch, while its gradients stay finite."""
+    """A model with a NaN loss in one micro-batch and finite gradients."""
 
     def __init__(self, when: int) -> None:
         super().__init__()
@@ -287,7 +289,7 @@ def test_huggingface_user_scalars_averaged_until_next_point(tmp_path: Path) -> N
     callback, own = TbxTrainerCallback("default"), OwnLoss()
     trainer(tmp_path, cls=own.make(callback), callbacks=[callback], gradient_accumulation_steps=2, max_steps=5).train()
     read = Run(callback.log_dir).at("aux/contrastive_loss")
-    # logging every 2 steps of 2 micro-batches; what is left at the end is written there
+    # logs every 2 steps of 2 micro-batches; the rest is written at the end
     expected = {2: own.seen[:4], 4: own.seen[4:8], 5: own.seen[8:]}
     assert read == {step: pytest.approx(sum(v) / len(v), rel=1e-5) for step, v in expected.items()}
 
@@ -349,7 +351,7 @@ def test_huggingface_folders_named_and_default(tmp_path: Path, monkeypatch: pyte
     run = trainer(tmp_path / "out", callbacks=[default], max_steps=2)
     run.evaluate()  # before training
     run.train()
-    run.evaluate()  # and after it: the same run, the same file
+    run.evaluate()  # after training: the same run, the same file
     assert Path(default.log_dir or "").parent == tmp_path / "out" / "runs"
     assert len(files(default.log_dir)) == 1
     assert Run(default.log_dir).steps("eval/accuracy") == [0, 2]
@@ -509,7 +511,7 @@ def test_huggingface_compiled_model_not_recompiled(
             torch_compile=by == "trainer",
             torch_compile_backend="aot_eager" if by == "trainer" else None,
             max_steps=12,
-            # one shape, so that every frame is compiled once
+            # one shape, so that torch compiles each frame once
             remove_unused_columns=False,
         )
         run.train_dataset = [dict(row, attention_mask=[1] * 8) for row in run.train_dataset]

@@ -1,4 +1,4 @@
-"""A Hugging Face training that an exception ends, of which the Trainer tells nobody: nothing of ours stays."""
+"""Tests that an HF training ended by an exception leaves no hook of the callback behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETS = {
 
 
 class Bad(Trainer):
-    """Raises in its second step, before the model's forward pass or after it; once."""
+    """Raises once, in its second step, before or after the model's forward pass."""
 
     place, raises = "before", KeyboardInterrupt
 
@@ -75,17 +75,17 @@ def test_abandoned_training_next_forward_pass_removes_hooks(
     assert recorder is not None
     had_hooks = forward_hooks(run.model)
     if attached:
-        assert had_hooks == (chosen == "outputs")  # which goes with the next pass
+        assert had_hooks == (chosen == "outputs")  # the next pass removes it
         assert optimizer_hooks(run) == 0
     elif place == "before":
-        assert had_hooks > 5  # the test can fail
+        assert had_hooks > 5  # proves that the test can fail
     run.model.train()
     run.model(**collate(rows(2)))
     assert forward_hooks(run.model) == 0
     if had_hooks or attached:
         assert optimizer_hooks(run) == 0
         assert recorder._activations._step_values is None
-    run.optimizer.step()  # no forward hook was left to notice it: the optimizer's own does
+    run.optimizer.step()  # no forward hook is left to notice it: the optimizer's hook does
     assert optimizer_hooks(run) == 0
     callback.close()
     assert Run(callback.log_dir).steps("update_norm/total") == [1]
@@ -111,7 +111,7 @@ def test_abandoned_training_second_training_complete(tmp_path: Path, chosen: str
 
 
 def test_swallowed_exception_misses_only_its_step(tmp_path: Path) -> None:
-    """A wrapper around ours that swallows an exception and goes on."""
+    """A wrapper around the callback swallows an exception and continues."""
     callback = TbxTrainerCallback({"every": 1, "metrics": PLAIN}, log_dir=tmp_path / "run")
     run: Any = trainer(tmp_path, model=bert(), cls=Bad, callbacks=[callback], max_steps=4)
     run.raises = ValueError
@@ -145,5 +145,5 @@ def test_still_training_only_inside_train(tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: elsewhere.append(asked[0]()))
     thread.start()
     thread.join()
-    assert elsewhere == [True]  # it cannot be told there
-    assert StillTraining()()  # nor where nobody trains in the Trainer's own way
+    assert elsewhere == [True]  # another thread cannot know
+    assert StillTraining()()  # nor when no Trainer trains

@@ -1,4 +1,4 @@
-"""Every metric under the real Trainer, read back from disk and compared with a naive second implementation."""
+"""Tests every metric under the real HF Trainer against a naive second implementation."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_oracle_grad_norm_before_clipping_exact(case) -> None:
     for step in (2, 4, 6, 8, 10, 12):
         compare(read, "grad_norm", {step: {name: norm(g) for name, g in by_layer(steps[step].before_clip).items()}})
         compare(read, "grad_norm", {step: {"total": norm(steps[step].before_clip)}})
-    # Derived only where the trainer logged its norm; exact at every step of the schedule when it can be seen.
+    # Derived only when the trainer logged its norm; exact at every due step when clipping is visible.
     module = "bert.encoder.layer.0.attention.self.query"
     measured = [3, 6, 9, 12] if attached or clipping == "off" else [6, 12]
     assert read.steps(f"grad_norm/{module}") == measured
@@ -218,7 +218,7 @@ def test_oracle_histograms_exact(case, family: str) -> None:
             counts, _ = np.histogram(values.astype(np.float64), bins=edges)
             assert list(proto.bucket_limit) == pytest.approx(edges.tolist(), rel=1e-12, abs=1e-12)
             assert sum(proto.bucket) == values.size
-            if np.abs(values[:, None] - edges[None, 1:-1]).min() > 1e-7:  # none that rounding could put on either side
+            if np.abs(values[:, None] - edges[None, 1:-1]).min() > 1e-7:  # no element near an edge
                 assert list(proto.bucket) == [0, *counts]
                 compared += 1
     assert compared > 5
@@ -228,10 +228,12 @@ def test_oracle_throughput_counts_samples_and_tokens(case) -> None:
     _, _, accumulation, read, _, run = case
     for step, rate in read.scalars["perf/samples_per_s"]:
         steps_per_s = read.at("perf/steps_per_s")[step]
-        assert rate / steps_per_s == pytest.approx(4 * accumulation, rel=0.35)  # the epoch's last step may be smaller
+        assert rate / steps_per_s == pytest.approx(
+            4 * accumulation, rel=0.35
+        )  # the last step of an epoch may be smaller
         tokens = read.at("perf/tokens_per_s")[step]
         assert 3 <= tokens / rate <= 8
-    # Over the whole run the counts are exact: the mask's sum over all batches that were trained on.
+    # Over the whole run the counts are exact: the mask's sum over all training batches.
     loader = run.get_train_dataloader()
     assert sum(batch["attention_mask"].sum().item() for batch in loader) == collate(rows())["attention_mask"].sum()
 

@@ -1,4 +1,4 @@
-"""One run is one folder: resume, kills, restarts, trials, and runs beside one another."""
+"""Tests that one run is one folder: resumes, kills, restarts, trials and parallel runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SAVING: dict[str, Any] = {
 
 
 class StopAt(TrainerCallback):
-    """Fails in the middle of the run, as a killed process would leave it."""
+    """Fails in the middle of the run, like a killed process."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -93,7 +93,7 @@ def test_resume_with_restored_callback_logs_once(tmp_path: Path) -> None:
     mine.attach(run)
     run.train(resume_from_checkpoint=True)
     (in_use,) = [c for c in run.callback_handler.callbacks if isinstance(c, TbxTrainerCallback)]
-    assert in_use is not mine  # the Trainer made a new one
+    assert in_use is not mine  # the Trainer made a new folder
     assert mine.log_dir == in_use.log_dir
     mine.writer.add_scalar("mine/after", 1.0, 10)
     mine.writer.flush()
@@ -189,7 +189,7 @@ def test_hyperparameter_search_trials_own_folders(tmp_path: Path) -> None:
     for folder in folders:
         read = Run(tmp_path / "runs" / folder)
         assert read.steps("eval/accuracy") == read.steps("clip/share") == [2, 4]
-        assert read.steps("grad_norm/total") == [1, 2, 3, 4]  # each trial's own accelerator is attached
+        assert read.steps("grad_norm/total") == [1, 2, 3, 4]  # the accelerator of each trial is attached
         for step in (2, 4):
             assert read.at("grad_norm/total")[step] == pytest.approx(read.at("train/grad_norm")[step], rel=1e-5)
         rates.add(read.at("lr/AdamW/pg1")[2])
@@ -202,7 +202,7 @@ def test_resume_of_earlier_digest_same_folder(tmp_path: Path) -> None:
     state = tmp_path / "out" / "checkpoint-4" / "trainer_state.json"
     digest = first.config.digest
     assert digest in state.read_text()
-    state.write_text(state.read_text().replace(digest, "eef3f623487fdddb"))  # as an earlier version wrote it for SET
+    state.write_text(state.read_text().replace(digest, "eef3f623487fdddb"))  # the digest of SET from an earlier version
     second = TbxTrainerCallback(SET)
     trainer(tmp_path / "out", callbacks=[second], **SAVING).train(resume_from_checkpoint=True)
     assert second.log_dir == first.log_dir

@@ -1,4 +1,4 @@
-"""The integration example in docs/ under the real pytorch-ignite."""
+"""Tests the integration example of docs/ under the real pytorch-ignite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lazy attributes of the package load their trainer when they are looked up."""
+"""Tests that lazy attributes of the package load their trainer on lookup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The share of time that waits for data, against a clock that only this test moves: nothing else may count."""
+"""Tests that the input share counts only the time that waits for data, on a clock that only the test moves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SET = {"every": 1, "metrics": ["input_share", "throughput"]}
 
 
 class Clock:
-    """Stands still unless something moves it."""
+    """A clock that moves only when the test moves it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -36,7 +36,7 @@ class Clock:
         return collate(batch)
 
 
-def watched(callback: Any) -> Clock:
+def set_clock(callback: Any) -> Clock:
     clock = Clock()
     callback._engine.stopwatch.clock = clock
     return clock
@@ -48,11 +48,13 @@ def shares(folder: str | Path | None) -> dict[int, float]:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("strategy", ["no", "steps", "epoch"])
-def test_input_share_under_huggingface(tmp_path: Path, accumulate: int, strategy: str) -> None:
+def test_input_share_under_huggingface_excludes_evaluation_and_saving(
+    tmp_path: Path, accumulate: int, strategy: str
+) -> None:
     callback = TbxTrainerCallback(SET)
-    clock = watched(callback)
+    clock = set_clock(callback)
 
-    class Slow(Trainer):
+    class TimedTrainer(Trainer):
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
             clock.now += WORK
             return super().training_step(*args, **kwargs)
@@ -71,7 +73,7 @@ def test_input_share_under_huggingface(tmp_path: Path, accumulate: int, strategy
 
     run = trainer(
         tmp_path,
-        cls=Slow,
+        cls=TimedTrainer,
         callbacks=[callback],
         gradient_accumulation_steps=accumulate,
         max_steps=16 // accumulate,
@@ -83,18 +85,18 @@ def test_input_share_under_huggingface(tmp_path: Path, accumulate: int, strategy
     )
     run.data_collator = clock.fetched
     run.train()
-    found, last = shares(callback.log_dir), 8 // accumulate
-    assert 1 not in found  # nobody saw when the first batch was asked for
+    share_by_step, last = shares(callback.log_dir), 8 // accumulate
+    assert 1 not in share_by_step  # the callback does not see the request for the first batch
     quiet = FETCH / (FETCH + WORK)
-    assert found[2] == quiet
-    assert found[3] == quiet
-    logged = {step: accumulate * FETCH / (accumulate * (FETCH + WORK) + LOG) for step in found if step % 4 == 1}
-    assert {step: found[step] for step in logged if step <= last} == {
+    assert share_by_step[2] == quiet
+    assert share_by_step[3] == quiet
+    logged = {step: accumulate * FETCH / (accumulate * (FETCH + WORK) + LOG) for step in share_by_step if step % 4 == 1}
+    assert {step: share_by_step[step] for step in logged if step <= last} == {
         step: round(share, 6) for step, share in logged.items() if step <= last
     }
-    assert max(found.values()) <= 2 * quiet  # an epoch's first batch is fetched with its second, by Accelerate
+    assert max(share_by_step.values()) <= 2 * quiet  # Accelerate fetches an epoch's first two batches together
     if strategy == "steps":
-        assert 4 not in found  # evaluation and saving came between
+        assert 4 not in share_by_step  # evaluation and saving came before it
 
 
 class Module(pl.LightningModule):
@@ -116,9 +118,9 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-2)
 
 
-def test_input_share_under_lightning(tmp_path: Path) -> None:
+def test_input_share_under_lightning_excludes_validation_and_saving(tmp_path: Path) -> None:
     callback = TbxLightningCallback(SET, log_dir=tmp_path / "run")
-    clock = watched(callback)
+    clock = set_clock(callback)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run = pl.Trainer(
@@ -135,14 +137,16 @@ def test_input_share_under_lightning(tmp_path: Path) -> None:
         )
         data = DataLoader(rows(32), batch_size=4, collate_fn=clock.fetched)
         run.fit(Module(clock), data, DataLoader(rows(4), batch_size=4, collate_fn=collate))
-    found = shares(tmp_path / "run")
+    share_by_step = shares(tmp_path / "run")
     after = {1 + step for step in range(1, 16) if step % 3 == 0 or step % 4 == 0}  # a validation, a checkpoint
-    assert set(found) == set(range(1, 17)) - after | {9}  # the first of an epoch: waiting begins with it
-    assert found.pop(9) == round(FETCH / (FETCH + WORK + SAVE), 6)  # Lightning does not say how long it saves
-    assert set(found.values()) == {FETCH / (FETCH + WORK)}
+    assert set(share_by_step) == set(range(1, 17)) - after | {9}  # the first step of an epoch: waiting begins with it
+    assert share_by_step.pop(9) == round(
+        FETCH / (FETCH + WORK + SAVE), 6
+    )  # Lightning does not report the time of saving
+    assert set(share_by_step.values()) == {FETCH / (FETCH + WORK)}
 
 
-def test_input_share_in_loop_needs_track(tmp_path: Path) -> None:
+def test_input_share_in_loop_without_track_not_written(tmp_path: Path) -> None:
     model = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
@@ -150,7 +154,7 @@ def test_input_share_in_loop_needs_track(tmp_path: Path) -> None:
         for _ in range(number):
             clock.now += FETCH
             yield torch.randn(3, 2)
-        clock.now += LOG  # after the last one: nobody waits for a batch
+        clock.now += LOG  # after the last batch: this is not waiting for data
 
     def train(loop: TbxLoop, clock: Clock, given: Any) -> None:
         for batch in given:
@@ -160,7 +164,7 @@ def test_input_share_in_loop_needs_track(tmp_path: Path) -> None:
             loop.end_step()
 
     with TbxLoop(model, optimizer, SET, log_dir=tmp_path / "tracked", log_every=1) as loop:
-        clock = watched(loop)
+        clock = set_clock(loop)
         loop._engine.stopwatch._resumed_at = 0.0
         train(loop, clock, loop.track(batches(clock, 4)))
         model.eval()
@@ -168,10 +172,10 @@ def test_input_share_in_loop_needs_track(tmp_path: Path) -> None:
             clock.now += WORK
         model.train()
         train(loop, clock, loop.track(batches(clock, 2)))
-    found = shares(tmp_path / "tracked")
+    share_by_step = shares(tmp_path / "tracked")
     quiet = FETCH / (FETCH + WORK)
     evaluation = 5 * (FETCH + WORK) + 2 * LOG
-    assert found == {**dict.fromkeys((1, 2, 3, 4, 6), quiet), 5: round(FETCH / (FETCH + WORK + evaluation), 6)}
+    assert share_by_step == {**dict.fromkeys((1, 2, 3, 4, 6), quiet), 5: round(FETCH / (FETCH + WORK + evaluation), 6)}
     with TbxLoop(model, optimizer, SET, log_dir=tmp_path / "plain", log_every=1) as loop:
-        train(loop, watched(loop), batches(Clock(), 4))
+        train(loop, set_clock(loop), batches(Clock(), 4))
     assert "perf/input_share" not in Run(tmp_path / "plain").scalars

@@ -1,4 +1,4 @@
-"""Accuracy in trainings that do not hand their labels to the model, against what the test itself counts."""
+"""Tests accuracy in trainings that do not pass labels to the model, against the test's own counts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ HF: dict[str, tuple[type[Trainer], dict[str, Any], dict[str, Any]]] = {
 
 
 def shares(logits: list[Tensor], labels: list[Tensor], passes: int) -> dict[int, Any]:
-    """By due step, the share of right predictions of its batches and those of the step before."""
+    """The accuracy by due step, over its batches and those of the step before."""
     right = [(guess.argmax(-1) == truth).double().mean() for guess, truth in zip(logits, labels, strict=False)]
     return {
         step: pytest.approx(torch.stack(right[(step - 2) * passes : step * passes]).mean().item(), rel=1e-5)
@@ -70,8 +70,8 @@ def hf(
         return together
 
     def seen(module: nn.Module, args: Any, outputs: Any) -> None:
-        found = outputs[1] if variant == "tuples" else outputs.logits
-        logits.append(found.detach().clone())
+        given = outputs[1] if variant == "tuples" else outputs.logits
+        logits.append(given.detach().clone())
 
     model.register_forward_hook(seen)
     callback = TbxTrainerCallback(SET)
@@ -127,8 +127,8 @@ def test_huggingface_labels_used_for_one_pass(tmp_path: Path) -> None:
 # -- Lightning -----------------------------------------------------------------------------------------------------
 
 
-class Seen(pl.LightningModule):
-    """Writes down its logits and labels."""
+class RecordedOutputs(pl.LightningModule):
+    """Records its logits and labels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class Seen(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-class ByForward(Seen):
+class ByForward(RecordedOutputs):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch
         return self.loss(self(x), y)
@@ -161,16 +161,16 @@ class ByName(ByForward):
         return super().training_step((batch["x"], batch.pop("target")), batch_idx)
 
 
-class Returned(Seen):
+class Returned(RecordedOutputs):
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         x, y = batch
-        logits = self.forward(x)  # no hook sees it
+        logits = self.forward(x)  # no hook sees this call
         loss = self.loss(logits, y)
         return {"loss": loss, "aux_loss": 2 * loss.detach(), "logits": logits.detach()}
 
 
-class Both(Seen):
-    """Its forward pass gives features; what training_step returns is what it means."""
+class FeaturesOnly(RecordedOutputs):
+    """A module whose forward pass returns features, and whose training_step returns loss and logits."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.enc(x).relu()
@@ -183,7 +183,7 @@ class Both(Seen):
         return {"loss": loss, "aux_loss": 2 * loss.detach(), "logits": logits.detach()}
 
 
-class Silent(Seen):
+class Silent(RecordedOutputs):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch
         return self.loss(self.forward(x), y)
@@ -213,13 +213,13 @@ def fit(folder: Path, module: pl.LightningModule, *, accumulate: int = 1, collat
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("make", [ByForward, ByName, Returned, Both])
-@pytest.mark.filterwarnings("ignore")  # Lightning warns of settings that suit tests
-def test_lightning_accuracy_exact(tmp_path: Path, make: type[Seen], accumulate: int) -> None:
+@pytest.mark.parametrize("make", [ByForward, ByName, Returned, FeaturesOnly])
+@pytest.mark.filterwarnings("ignore")  # Lightning warns about settings that suit tests
+def test_lightning_accuracy_exact(tmp_path: Path, make: type[RecordedOutputs], accumulate: int) -> None:
     module = make()
     read = fit(tmp_path, module, accumulate=accumulate, collate_fn=by_name if make is ByName else None)
     assert read.at("train/accuracy") == shares(module.logits, module.labels, accumulate)
-    if make in (Returned, Both):
+    if make in (Returned, FeaturesOnly):
         losses = [nn.functional.cross_entropy(*pair) for pair in zip(module.logits, module.labels, strict=True)]
         since = torch.stack(losses[6 * accumulate : 8 * accumulate])
         assert read.at("train/aux_loss")[8] == pytest.approx(2 * since.mean().item(), rel=1e-5)
@@ -273,7 +273,7 @@ def test_loop_accuracy_exact(tmp_path: Path, form: str) -> None:
 
 
 class Padded(nn.Module):
-    """A language model of 50 words whose head has 64 rows, with or without a configuration that says so."""
+    """A language model of 50 words with a head of 64 rows; only its configuration knows the number of words."""
 
     def __init__(self, *, configured: bool) -> None:
         super().__init__()
@@ -299,8 +299,8 @@ def test_language_model_no_accuracy(
     with caplog.at_level(logging.WARNING), TbxLoop(model, optimizer, {**SET, "every": 1}, log_dir=tmp_path) as loop:
         for _ in range(2):
             ids = torch.randint(0, 50, (2, 6))
-            found = model(ids)
-            logits = found if isinstance(found, Tensor) else found.logits
+            outputs = model(ids)
+            logits = outputs if isinstance(outputs, Tensor) else outputs.logits
             loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
             loss.backward()
             optimizer.step()

@@ -1,4 +1,4 @@
-"""The callback under the real Lightning Trainer, read back from disk."""
+"""Tests the callback under the real Lightning Trainer, with runs read from disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.helpers.models import bert
 from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
 
-# Lightning warns of settings that suit tests (few workers, no logger), and uses deprecated functions of torch.
+# Lightning warns about settings that suit tests (few workers, no logger), and uses deprecated functions of torch.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -32,7 +32,7 @@ def norm(tensors: list[Tensor]) -> float:
 
 
 class Classifier(pl.LightningModule):
-    """Records a naive second implementation of what the callback measures."""
+    """Records gradients and weights, for a naive second implementation of the metrics."""
 
     def __init__(self, lr: float = 1e-2) -> None:
         super().__init__()
@@ -245,18 +245,18 @@ def test_lightning_second_fit_continues_or_starts_anew(tmp_path: Path) -> None:
     run = trainer(tmp_path, callback, max_steps=4)
     run.fit(module, loader())
     first = callback.log_dir
-    run.fit_loop.epoch_loop.max_steps = 8  # how Lightning's users train on
+    run.fit_loop.epoch_loop.max_steps = 8  # the usual way to continue in Lightning
     run.fit_loop.max_epochs = 2
     run.fit(module, loader())
     assert callback.log_dir == first
     assert Run(first).steps("train/loss") == [2, 4, 6, 8]
-    trainer(tmp_path, callback, max_steps=4).fit(Classifier(), loader())  # another Trainer: another run
+    trainer(tmp_path, callback, max_steps=4).fit(Classifier(), loader())  # another Trainer starts another run
     assert callback.log_dir != first
     assert Run(callback.log_dir).steps("train/loss") == [2, 4]
     assert Run(first).steps("train/loss") == [2, 4, 6, 8]
 
 
-def test_lightning_ctrl_c_keeps_measured_steps(tmp_path: Path) -> None:
+def test_lightning_ctrl_c_keeps_finished_steps(tmp_path: Path) -> None:
     code = """
 import os, signal, sys
 from tests.trainers.test_lightning import SET, Classifier, TbxLightningCallback, loader, trainer
@@ -272,7 +272,7 @@ trainer(".", TbxLightningCallback(SET, log_dir="run")).fit(Interrupted(), loader
 """
     done = python("-c", code, cwd=tmp_path)
     ends_the_process = Version(pl.__version__) >= Version("2.4")
-    assert done.returncode == int(ends_the_process), done.stderr  # Lightning's own way out
+    assert done.returncode == int(ends_the_process), done.stderr  # Lightning exits by itself
     assert "KeyboardInterrupt" in done.stderr
     assert Run(tmp_path / "run").steps("train/loss") == [2, 4]
     assert len(files(tmp_path / "run")) == 1
@@ -280,7 +280,7 @@ trainer(".", TbxLightningCallback(SET, log_dir="run")).fit(Interrupted(), loader
 
 @pytest.mark.parametrize(("fused", "clip"), [(False, None), (False, 0.05), (True, None)])
 def test_lightning_loss_scale_gradients_unscaled(tmp_path: Path, fused: bool, clip: float | None) -> None:
-    """Gradients are read unscaled, whoever unscales them; clipping a fused optimizer is refused by Lightning."""
+    """Gradients are unscaled, by Lightning or by the callback. Lightning refuses to clip with a fused optimizer."""
 
     class Scaled(Classifier):
         def configure_optimizers(self) -> Any:
@@ -302,11 +302,11 @@ def test_lightning_loss_scale_gradients_unscaled(tmp_path: Path, fused: bool, cl
     assert read.steps("grad_norm/total") == [2, 4, 6, 8]
     for step, value in read.scalars["grad_norm/total"]:
         assert value == pytest.approx(module.seen[step]["before"], rel=1e-3)
-        assert 0.001 < value < 50  # not 1024 times that
+        assert 0.001 < value < 50  # not multiplied by the scale 1024
 
 
 def test_lightning_command_line_configures_callback(tmp_path: Path) -> None:
-    """LightningCLI makes the callback from its class path in YAML."""
+    """LightningCLI builds the callback from its class path in YAML."""
     config = {
         "seed_everything": 1,
         "trainer": {
@@ -363,7 +363,7 @@ other.Trainer(callbacks=[callback], max_steps=4, log_every_n_steps=2, **options)
 """
 
 
-def test_pytorch_lightning_package_supported(tmp_path: Path) -> None:
+def test_pytorch_lightning_package_training_writes_run(tmp_path: Path) -> None:
     pytest.importorskip("pytorch_lightning")
     command = [sys.executable, "-c", _OF_THE_OTHER_PACKAGE, str(tmp_path / "run")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

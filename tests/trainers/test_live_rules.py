@@ -1,4 +1,4 @@
-"""Rules in real trainings: each trainer stops and saves in its own way, and is left alone otherwise."""
+"""Tests rules in real trainings: each trainer stops and saves in its own way."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def config(**rules: Any) -> dict[str, Any]:
     return {"every": "log", "metrics": metrics, "rules": rules}
 
 
-class Spoils(TrainerCallback):
-    """Makes a weight NaN after one step."""
+class NaNWeight(TrainerCallback):
+    """Sets a weight to NaN after one step."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **kwargs: Any) -> None:
         if state.global_step == BAD:
@@ -53,10 +53,10 @@ def test_huggingface_rule_stops_and_saves(tmp_path: Path, caplog: pytest.LogCapt
     called.clear()
     rule = {"action": ["stop", "checkpoint"], "call": f"{__name__}.note_down"}
     callback = TbxTrainerCallback(config(nonfinite=rule))
-    run = trainer(tmp_path, callbacks=[Spoils(), callback], max_steps=16, logging_steps=2)
+    run = trainer(tmp_path, callbacks=[NaNWeight(), callback], max_steps=16, logging_steps=2)
     with caplog.at_level(logging.WARNING):
         run.train()
-    assert run.state.global_step == 7  # bad after step 5; logged at 6; done when the next one is finished
+    assert run.state.global_step == 7  # NaN after step 5, logged at 6; the action follows at the end of the next step
     assert (tmp_path / "checkpoint-7" / "trainer_state.json").is_file()
     assert [(finding.id, finding.steps[0]) for finding in called] == [("nonfinite", 6)]
     assert caplog.text.count("error nonfinite since step 6") == 1
@@ -67,14 +67,14 @@ def test_huggingface_rule_stops_and_saves(tmp_path: Path, caplog: pytest.LogCapt
 
 def test_rules_own_cadence_respected(tmp_path: Path) -> None:
     callback = TbxTrainerCallback(config(every=1, nonfinite="stop"))
-    run = trainer(tmp_path, callbacks=[Spoils(), callback], max_steps=16, logging_steps=8)
+    run = trainer(tmp_path, callbacks=[NaNWeight(), callback], max_steps=16, logging_steps=8)
     run.train()
-    assert run.state.global_step == 7  # nonfinite is measured at each step: found at 6
+    assert run.state.global_step == 7  # nonfinite runs at each step, and finds it at 6
 
 
 def test_finding_at_last_step_written_without_action(tmp_path: Path) -> None:
     callback = TbxTrainerCallback(config(nonfinite="stop"))
-    run = trainer(tmp_path, callbacks=[Spoils(), callback], max_steps=6, logging_steps=50)
+    run = trainer(tmp_path, callbacks=[NaNWeight(), callback], max_steps=6, logging_steps=50)
     run.train()
     assert run.state.global_step == 6
     assert "stop requested" not in alert(callback.log_dir)
@@ -122,7 +122,7 @@ def test_lightning_rule_stops_and_saves(tmp_path: Path, keeps: bool, accumulate:
 
 
 def loop_over(folder: Path, rules: Any, *, steps: int = 16, accumulate: int = 1) -> list[tuple[int, bool, bool]]:
-    """What the loop was told after each pass."""
+    """Trains a loop; returns its stop and checkpoint flags after each pass."""
     torch.manual_seed(0)
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -141,7 +141,9 @@ def loop_over(folder: Path, rules: Any, *, steps: int = 16, accumulate: int = 1)
 
 def test_loop_rule_sets_stop_and_checkpoint(tmp_path: Path) -> None:
     told = loop_over(tmp_path / "run", config(nonfinite=["stop", "checkpoint"]))
-    assert [step for step, stop, _ in told if stop] == list(range(7, 17))  # it may go on, and is told so to the end
+    assert [step for step, stop, _ in told if stop] == list(
+        range(7, 17)
+    )  # the user's loop may continue; the flag stays set
     assert [step for step, _, checkpoint in told if checkpoint] == [7]
 
 
@@ -189,7 +191,7 @@ def test_huggingface_training_with_all_rules_unchanged(tmp_path: Path) -> None:
 
 
 def fed_loop(folder: Path, losses: list[float], *, start: int = 0, rules: Any = None) -> set[str]:
-    """A loop whose losses are given, at every step; the alerts of its folder."""
+    """Logs the given losses in a loop, one a step; returns the alerts of its folder."""
     optimizer = torch.optim.SGD([weight := nn.Parameter(torch.ones(2))], lr=0.0)
     model = nn.Module()
     model.weight = weight
@@ -203,14 +205,14 @@ def fed_loop(folder: Path, losses: list[float], *, start: int = 0, rules: Any = 
 
 def test_resumed_run_judged_with_earlier_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     falls = [0.7 * 0.97**step for step in range(100)]
-    noisy = [0.02 + 0.012 * (step % 40 > 20) for step in range(80)]  # nothing beside the fall before it
-    assert "divergence" in fed_loop(tmp_path / "fresh", noisy)  # alone it looks like one
+    noisy = [0.02 + 0.012 * (step % 40 > 20) for step in range(80)]  # no spike beside the earlier fall
+    assert "divergence" in fed_loop(tmp_path / "fresh", noisy)  # alone it looks like a spike
     assert "divergence" not in fed_loop(tmp_path / "run", falls)
     assert "divergence" not in fed_loop(tmp_path / "run", noisy, start=100)
     assert "divergence" in fed_loop(tmp_path / "run", [0.9] * 60, start=180)
     monkeypatch.setattr("tbx_callbacks._engine.live_history._MAX_BYTES", 1)
     fed_loop(tmp_path / "large", falls)
-    assert "divergence" not in fed_loop(tmp_path / "large", noisy, start=100)  # better silent than wrong
+    assert "divergence" not in fed_loop(tmp_path / "large", noisy, start=100)  # no finding rather than a wrong one
 
 
 def test_resumed_run_finding_not_repeated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -219,13 +221,15 @@ def test_resumed_run_finding_not_repeated(tmp_path: Path, caplog: pytest.LogCapt
     assert caplog.text.count("error divergence") == 1
     fed_loop(tmp_path / "run", [0.9] * 10, start=160)
     assert caplog.text.count("error divergence") == 1
-    fed_loop(tmp_path / "run", [0.9] * 60, start=100)  # what was said after it is trained again, and said again
+    fed_loop(
+        tmp_path / "run", [0.9] * 60, start=100
+    )  # steps after it are trained again, and their finding is written again
     assert caplog.text.count("error divergence") == 2
 
 
 def test_huggingface_stop_without_step_metrics(tmp_path: Path) -> None:
     callback = TbxTrainerCallback({"metrics": ["loss"], "rules": {"nonfinite": "stop"}}, log_dir=tmp_path / "run")
-    run = trainer(tmp_path, callbacks=[Spoils(), callback], max_steps=16, logging_steps=2)
+    run = trainer(tmp_path, callbacks=[NaNWeight(), callback], max_steps=16, logging_steps=2)
     run.args.logging_nan_inf_filter = False
     run.train()
     assert run.state.global_step == 7

@@ -1,4 +1,4 @@
-"""The loop in a real notebook kernel."""
+"""Tests the loop in a real notebook kernel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ with TbxLoop(model, optimizer, "minimal", log_dir="logs/<b>", log_every=2) as lo
 """
 
 
-@pytest.mark.filterwarnings("ignore")  # of the client
+@pytest.mark.filterwarnings("ignore")  # in the notebook client
 def test_notebook_loop_shows_link_and_progress_bar(tmp_path: Path) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
     NotebookClient(notebook, timeout=int(limit(120)), resources={"metadata": {"path": str(tmp_path)}}).execute()
@@ -36,7 +36,7 @@ def test_notebook_loop_shows_link_and_progress_bar(tmp_path: Path) -> None:
     (link,) = [data["text/html"] for data in shown if "text/html" in data]
     assert '<a href="logs/&lt;b&gt;" target="_blank">' in link
     assert "%tensorboard --logdir logs</code>" in link
-    assert any("application/vnd.jupyter.widget-view+json" in data for data in shown)  # a bar made for notebooks
+    assert any("application/vnd.jupyter.widget-view+json" in data for data in shown)  # tqdm's bar for notebooks
     assert Run(tmp_path / "logs" / "<b>").steps("train/loss") == [2, 4, 6]
 
 

@@ -1,4 +1,4 @@
-"""The state of transformers' Adafactor against naive formulas."""
+"""Tests the state of transformers' Adafactor against naive formulas."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ADAFACTORS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("name", ADAFACTORS)
 def test_transformers_adafactor_effective_lr_matches_step(tmp_path: Path, name: str) -> None:
     read, model, _, seen = run(tmp_path, ADAFACTORS[name])
-    exact = 0.15 if "warming up" in name else 2e-3  # steps of 1e-7 are near the weights' own precision
+    exact = 0.15 if "warming up" in name else 2e-3  # steps of 1e-7 are near the precision of the weights
     for key in trained(model):
         for step in (2, 4):
             moved = rms([seen[step][key]])

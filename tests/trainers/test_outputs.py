@@ -1,4 +1,4 @@
-"""Further losses and predictions that a model returns, under each trainer."""
+"""Tests additional losses and predictions that a model returns, under each trainer."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.helpers.runs import Run
 SET: dict[str, Any] = {"every": 2, "metrics": ["outputs", "train_accuracy"]}
 
 
-class Several(nn.Module):
-    """A BERT that returns further losses and writes down what it returned in training mode."""
+class ManyLosses(nn.Module):
+    """A BERT that returns additional losses, and records its outputs in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def loader(number: int = 64) -> Any:
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("attached", [True, False])
 def test_outputs_under_huggingface_losses_and_accuracy(tmp_path: Path, attached: bool, accumulate: int) -> None:
-    model, callback = Several(), TbxTrainerCallback({**SET, "metrics": [*SET["metrics"], "throughput"]})
+    model, callback = ManyLosses(), TbxTrainerCallback({**SET, "metrics": [*SET["metrics"], "throughput"]})
     options: dict[str, Any] = {"gradient_accumulation_steps": accumulate, "eval_strategy": "steps", "eval_steps": 3}
     run = trainer(tmp_path, model=model, callbacks=[callback], **options)
     if attached:
@@ -76,12 +76,12 @@ def test_outputs_under_huggingface_losses_and_accuracy(tmp_path: Path, attached:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.filterwarnings("ignore")  # Lightning warns of settings that suit tests
+@pytest.mark.filterwarnings("ignore")  # Lightning warns about settings that suit tests
 def test_outputs_under_lightning_losses_and_accuracy(tmp_path: Path, accumulate: int) -> None:
     class Module(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.model = Several()
+            self.model = ManyLosses()
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             return self.model(**batch)["loss"]
@@ -112,7 +112,7 @@ def test_outputs_under_lightning_losses_and_accuracy(tmp_path: Path, accumulate:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_outputs_in_loop_losses_and_accuracy(tmp_path: Path, accumulate: int) -> None:
-    model = Several()
+    model = ManyLosses()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     with TbxLoop(model, optimizer, SET, log_dir=tmp_path) as loop:
         for number, batch in enumerate(loader(), 1):
@@ -155,7 +155,7 @@ def test_outputs_token_labels_ignore_minus_100(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("columns", "counted"), [(49, 6), (50, 0), (64, 0)])
 def test_outputs_logits_over_vocabulary_no_accuracy(columns: int, counted: int) -> None:
-    predictions = Predictions(tokens(BertForMaskedLM))  # of 50 words
+    predictions = Predictions(tokens(BertForMaskedLM))  # logits over 50 words
     predictions.add({"logits": torch.randn(2, 3, columns)}, torch.zeros(2, 3, dtype=torch.int64))
     assert predictions.totals()[1] == counted
 
@@ -205,7 +205,7 @@ def test_outputs_tag_of_trainer_left_to_trainer(tmp_path: Path, caplog: pytest.L
     class Module(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.model = Several()
+            self.model = ManyLosses()
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             self.log("train/accuracy", 0.125)

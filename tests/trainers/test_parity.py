@@ -1,4 +1,4 @@
-"""One model, data order, optimizer, clipping and accumulation under each trainer: the same tags, steps and values."""
+"""Tests that the same training under each trainer writes the same tags, steps and values."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from tests.helpers.data import EVERY_KIND, collate, rows
 from tests.helpers.models import accuracy, bert
 from tests.helpers.runs import Run
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning warns of settings that suit tests
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning warns about settings that suit tests
 
 MORE = ["train_accuracy", {"grad_histogram": {"every": 4}}, {"activations": {"every": 4}}]
 SET = {**EVERY_KIND, "metrics": [*EVERY_KIND["metrics"], *MORE]}
 STEPS, CLIP = 8, 0.05
-# What not every trainer knows (its summary, a counter of its own, the norm of every step), or what a clock says.
+# Tags that not every trainer writes (its summary, its own counter, the norm of every step), or that depend on a clock.
 OWN = ("train/grad_norm", "train/epoch", "train/t", "epoch", "eval/", "best/", "perf/", "clip/share")
 
 
 class Net(nn.Module):
-    """No keyword arguments beyond these: or the HF Trainer takes the model for one that averages its loss itself."""
+    """A model without **kwargs; with them the HF Trainer assumes that the model averages its loss itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ def test_three_trainers_write_same_values(tmp_path: Path, accumulate: int) -> No
         read[name], weights[name] = Run(folder), model.state_dict()
     for name in ("lightning", "loop"):
         for key, tensor in weights["hf"].items():
-            # The trainers themselves differ by rounding only, so any other difference below would be ours.
+            # The trainers differ by rounding only, so any other difference below comes from the callback.
             torch.testing.assert_close(weights[name][key], tensor, rtol=1e-5, atol=1e-6)
         compare(read[name], read["hf"])
     fractions = [step * accumulate / 16 for step in (2, 4, 6, 8)]
@@ -196,7 +196,7 @@ def compare(ours: Run, reference: Run) -> None:
         "grad_norm/net.bert.encoder.layer.1",
     } < shared(ours)
     for tag in {*shared(reference), "eval/accuracy", "best/accuracy"}:
-        # The gradient of a key's bias is 0 but for rounding, since softmax does not see it.
+        # A key's bias has only rounding errors as gradient, since softmax ignores it.
         zero = ROUNDED_TO if tag == "train/loss" else 1e-7
         expected = [(step, pytest.approx(value, rel=1e-5, abs=zero)) for step, value in reference.scalars[tag]]
         assert ours.scalars[tag] == expected, tag
@@ -208,8 +208,8 @@ def compare(ours: Run, reference: Run) -> None:
         for step, proto in histograms.items():
             other = ours.histograms[tag][step]
             moved = sum(abs(a - b) for a, b in zip(other.bucket, proto.bucket, strict=True))
-            assert moved <= 2, (tag, step)  # one element so near to an edge that rounding decides
-            near = 1e-5 * (proto.max - proto.min)  # an edge beside 0 is as exact as the range is
+            assert moved <= 2, (tag, step)  # rounding may move one element across an edge
+            near = 1e-5 * (proto.max - proto.min)  # an edge near 0 is as exact as the range
             assert list(other.bucket_limit) == pytest.approx(list(proto.bucket_limit), rel=1e-5, abs=near)
 
 

@@ -1,4 +1,4 @@
-"""Real trainings with one fault each: the right rule, layer and step; and healthy ones, which are left alone."""
+"""Tests that the doctor finds each planted fault with its layer and step, and nothing in healthy runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tbx_callbacks.rules import RULES
 from tests.helpers.confusion import judged
 from tests.helpers.planted_faults import FAULTS, HEALTHY
 
-# Those that need what no small training has; test_rules.py judges them on series.
+# Rules that no small training can trigger; test_rules.py tests them on series.
 NOT_PLANTED = {"input_bound"}
 
 
@@ -25,8 +25,8 @@ def test_planted_fault_found_with_layer_and_step(name: str, tmp_path: Path) -> N
         assert earliest <= by_rule[rule].steps[0] <= latest
     accused = {finding.id for finding in findings if finding.severity != "note"}
     assert accused <= {*fault.symptoms, *fault.also}
-    seen = {finding.id for finding in findings if not finding.tags[0].startswith("amp/")}  # written by hand
-    assert seen <= set(row.alerts)  # the same was said while it trained
+    seen = {finding.id for finding in findings if not finding.tags[0].startswith("amp/")}  # text written by hand
+    assert seen <= set(row.alerts)  # the live rules reported the same while it trained
 
 
 def test_healthy_runs_no_findings(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_healthy_runs_no_findings(tmp_path: Path) -> None:
     assert len(rows) == 10
     assert all(row.diagnosis.healthy for row in rows), found
     assert len(found) <= 1, found
-    assert "error" not in {severity for row in rows for severity in row.alerts.values()}  # not for a while either
+    assert "error" not in {severity for row in rows for severity in row.alerts.values()}  # no temporary finding either
 
 
 def test_every_rule_has_planted_fault() -> None:

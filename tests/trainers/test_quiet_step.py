@@ -1,4 +1,4 @@
-"""The number of calls on a step without due metrics, which does not depend on the machine."""
+"""Tests the number of calls in a step without due metrics; it is the same on every machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reader on runs of the callback and of the trainer's own callback."""
+"""Tests the reader on runs of this callback and of the trainer's own callback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sentiment recipe: its data, its tokenizer, its errors, and real training."""
+"""Tests the sentiment recipe: its data, tokenizer, errors and real trainings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def recipe(*arguments: object, cwd: Path, name: str = "bert_sentiment") -> subpr
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, str]]:
-    """By the recipe's name, the folder in which it trained with the full set, and what it printed."""
+    """The folder and the output of each recipe, trained with the full set."""
 
     @cached
     def train(name: str) -> tuple[Path, str]:
@@ -82,7 +82,7 @@ def test_made_up_sentences_not_trivial() -> None:
     words = CountVectorizer(ngram_range=(1, 2)).fit(data["train"]["sentence"])
     bayes = MultinomialNB().fit(words.transform(data["train"]["sentence"]), data["train"]["label"])
     score = bayes.score(words.transform(data["dev"]["sentence"]), data["dev"]["label"])
-    assert 0.55 < score < 0.8  # words and pairs of words help, but negation and contrast are beyond them
+    assert 0.55 < score < 0.8  # words and pairs of words help, but do not capture negation and contrast
 
 
 @needs_real_data
@@ -322,9 +322,7 @@ def test_recipe_real_sentences_train(tmp_path: Path) -> None:
     read = Run(folder)
     assert read.at("grad_norm/total").keys() == {4, 8, 12}
     for step, value in read.scalars["grad_norm/total"]:
-        assert value == pytest.approx(
-            read.at("train/grad_norm")[step], rel=1e-3
-        )  # torch's own float32 norm is less exact
+        assert value == pytest.approx(read.at("train/grad_norm")[step], rel=1e-3)  # torch's float32 norm is less exact
 
 
 @needs_real_data

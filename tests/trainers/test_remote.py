@@ -1,4 +1,4 @@
-"""A training that logs to S3."""
+"""Tests a training that logs to S3."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tbx_callbacks import TbxTrainerCallback
 from tests.helpers.models import trainer
 from tests.helpers.s3 import download, s3_bucket
 
-# botocore parses its own files with a deprecated function of the standard library.
+# botocore parses its files with a deprecated function of the standard library.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 

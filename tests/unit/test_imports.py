@@ -1,4 +1,4 @@
-"""Importing the package loads no trainer."""
+"""Tests that an import of the package loads no trainer."""
 
 from __future__ import annotations
 

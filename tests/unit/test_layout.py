@@ -1,4 +1,4 @@
-"""The unit tests mirror the package and import no trainer."""
+"""Tests that the unit tests mirror the package and import no trainer."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ WITHOUT_UNIT_TEST = {
 
 
 def imported_names(file: Path) -> Iterator[str]:
-    """Full names of the modules and attributes that a file imports, inside functions too."""
+    """The full names of the modules and attributes that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -90,7 +90,7 @@ def imported_names(file: Path) -> Iterator[str]:
 
 
 def trainer_imports(file: Path, seen: set[Path] | None = None) -> list[str]:
-    """Imports of trainers by a file, or by what it imports of the tests."""
+    """The imports of trainers in a file and in the test helpers that it imports."""
     seen = set() if seen is None else seen
     if file in seen:
         return []
@@ -108,7 +108,7 @@ def trainer_imports(file: Path, seen: set[Path] | None = None) -> list[str]:
 
 
 def package_modules() -> dict[str, Path]:
-    """Each module of the package that defines something, by the path of its unit test below tests/unit."""
+    """The modules of the package with definitions, by path of their unit test below tests/unit."""
     modules = {}
     for file in PACKAGE.rglob("*.py"):
         path = file.relative_to(PACKAGE)

@@ -1,4 +1,4 @@
-"""Views of predictions, read back from the event file and compared with scikit-learn."""
+"""Tests views of predictions against scikit-learn, read from the event file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tags and the characters that they may hold."""
+"""Tests tags and their legal characters."""
 
 from __future__ import annotations
 

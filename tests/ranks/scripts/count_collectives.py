@@ -1,4 +1,4 @@
-"""Counts the collectives of a training on its way; started by the tests, one process a rank."""
+"""Counts the collectives of each step of a training; the tests start one process a rank."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def counting(name: str, function: Callable[..., Any], calls: Callable[[Any], Non
 
 
 def count() -> None:
-    """Every operation of a gloo group that Python calls (ours), and every collective of torch.distributed."""
+    """Counts the operations of the callback's gloo group and all collectives of torch.distributed."""
     for name in ("allreduce", "allgather", "broadcast", "gather", "reduce", "alltoall", "barrier", "send", "recv"):
         function = getattr(dist.ProcessGroupGloo, name)
         numel = lambda args, name=name: OURS.append((name, args[1][0].numel()))  # noqa: E731
@@ -63,7 +63,7 @@ def net(strategy: str) -> nn.Module:
 
 
 def train(strategy: str, folder: Path | None) -> dict[int, list[tuple[str, int]]]:
-    """The collectives of ours by step; without a folder trains without us."""
+    """The callback's collectives by step; without a folder it trains without the callback."""
     model = net(strategy.partition("-")[0])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     loop = TbxLoop(model, optimizer, SETS[strategy], log_dir=folder, log_every=EVERY) if folder else None
@@ -85,7 +85,7 @@ def train(strategy: str, folder: Path | None) -> dict[int, list[tuple[str, int]]
         ranks = loop._engine.publisher.reducer
         loop.close()
         assert ranks is not None
-        ranks.shutdown(30)  # its goodbye is not the next training's
+        ranks.shutdown(30)  # the last collective of its end must not count for the next training
     return found
 
 

@@ -1,4 +1,4 @@
-"""A module that logs a metric's own tag, under Lightning on several ranks; see train_with_trainers.py."""
+"""Trains a module that logs the tag of a metric, under Lightning on several ranks; see train_with_trainers.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages of rank 0 to ranks that nothing else keeps in step; started by the tests, one process a rank."""
+"""Sends messages of rank 0 to ranks that run out of step; the tests start one process a rank."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.metrics.performance import Memory
 from tbx_callbacks.writers.base import MemoryWriter
-from tests.helpers.fake_clock import Clock, Slow
+from tests.helpers.fake_clock import Clock, SlowMetric
 from tests.helpers.limits import limit
 
 STEPS = 200
 
 
 def train(rank: int, budget: float | None, *metrics: tuple[str, int, float], acts: Any = None) -> None:
-    """One second of the clock a step. `acts` is told the monitor, and is called after each step."""
+    """Trains with one second of the clock a step. `acts` gets the engine; its result is called after each step."""
     clock, writer = Clock(), MemoryWriter()
-    slow = [Slow(name, seconds, clock) for name, _, seconds in metrics]
+    slow = [SlowMetric(name, seconds, clock) for name, _, seconds in metrics]
     items = [MetricSpec(each.name, each, every=period) for each, (_, period, _) in zip(slow, metrics, strict=True)]
     engine = Engine(items, every="log", strict=True, writer=writer, stopwatch=Stopwatch(clock), budget=budget)
     model = nn.Linear(2, 2)
@@ -36,7 +36,7 @@ def train(rank: int, budget: float | None, *metrics: tuple[str, int, float], act
     engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(10)))
     after = acts(engine) if acts else None
     for step in range(1, STEPS + 1):
-        time.sleep(0.002 * (step % 7 == 3 * rank))  # ranks are apart by some steps, now one ahead and now the other
+        time.sleep(0.002 * (step % 7 == 3 * rank))  # one rank is some steps ahead, then the other
         engine.begin_step(step)
         clock.now += 1.0
         optimizer.step()
@@ -46,42 +46,42 @@ def train(rank: int, budget: float | None, *metrics: tuple[str, int, float], act
             after(step)
     engine.end(STEPS, succeeded=True)
     for each in slow:
-        print(f"{each.name} here: {each.seen}")
+        print(f"{each.name} here: {each.steps}")
         if rank == 0:
             print(f"{each.name} written: {[step for step, ranks in writer.series(f'{each.name}/ranks') if ranks == 2]}")
     print(f"texts: {[step for step, _ in writer.series('overhead_budget')]}")
 
 
 def budget(rank: int) -> None:
-    """Only rank 0 finds the metric costly: the others learn it from rank 0."""
+    """Makes a metric costly on rank 0 only: the other ranks learn it from rank 0."""
     train(rank, 0.01, ("slow", 5, 0.5 if rank == 0 else 0.0), ("cheap", 5, 1e-5))
 
 
 def within(rank: int) -> None:
-    """Only another rank finds it costly, which does not decide."""
+    """Makes a metric costly on rank 1 only, which does not decide."""
     train(rank, 0.5, ("slow", 5, 0.5 if rank == 0 else 50.0))
 
 
 def thread(rank: int) -> None:
-    """Rank 0 decides three times in a thread, at moments of its own; and says when it was the last one."""
+    """Sends three messages from a thread of rank 0 at random moments; the last one ends the subscription."""
     acted: list[tuple[int, Mapping[str, float]]] = []
 
     def acts(engine: Engine) -> Any:
-        decisions, at = engine.publisher.messages, [0]
+        messages, at = engine.publisher.messages, [0]
 
         def act(numbers: Mapping[str, float]) -> None:
             acted.append((at[0], dict(numbers)))
             if numbers.get("number") == 3:
-                decisions.unsubscribe("turn")
+                messages.unsubscribe("turn")
 
         def decide() -> None:
             for number in (1, 2, 3):
                 time.sleep(0.02)
                 while len(acted) < number - 1:
                     time.sleep(0.001)
-                decisions.send("turn", {"number": number, f"only {number}": -1.5})
+                messages.send("turn", {"number": number, f"only {number}": -1.5})
 
-        decisions.subscribe("turn", act)
+        messages.subscribe("turn", act)
         threading.Thread(target=decide, daemon=True).start()
         return lambda step: at.__setitem__(0, step)
 
@@ -90,8 +90,8 @@ def thread(rank: int) -> None:
 
 
 def memory(rank: int) -> None:
-    """Rank 1 holds more memory than rank 0."""
-    held = torch.ones(100_000_000 if rank == 1 else 1)
+    """Uses more memory on rank 1 than on rank 0."""
+    ballast = torch.ones(100_000_000 if rank == 1 else 1)
     writer, model = MemoryWriter(), nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     engine = Engine([MetricSpec("memory", Memory(), every=1)], every=1, strict=True, writer=writer)
@@ -99,7 +99,7 @@ def memory(rank: int) -> None:
     engine.begin_step(1)
     optimizer.step()
     engine.end(1, succeeded=True)
-    print(f"largest: {writer.series('memory/largest_rank') if rank == 0 and held.sum() else []}")
+    print(f"largest: {writer.series('memory/largest_rank') if rank == 0 and ballast.sum() else []}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two ranks with batches of different sizes, written against samples too: `axes.py FOLDER`."""
+"""Trains two ranks with batches of different sizes, with a samples axis. Run as: train_axes.py FOLDER"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains with each strategy that its arguments name, on several ranks or alone on the same batches.
+"""Trains with each strategy that the arguments name, on several ranks or with one process on the same batches.
 
 A rank takes its share of each global batch, so that all ranks together train as one process would.
 """
@@ -29,7 +29,7 @@ STEPS, BATCH, CLIP = 6, 8, 0.05
 
 
 class Net(nn.Module):
-    """Layers of sizes that do not divide evenly."""
+    """A model whose layer sizes do not divide evenly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Net(nn.Module):
 
 
 class NaNForBias(torch.autograd.Function):
-    """Adds a bias, whose gradient is multiplied; other gradients stay right."""
+    """Adds a bias and multiplies its gradient only."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor, factor: float) -> torch.Tensor:
@@ -59,7 +59,7 @@ class NaNForBias(torch.autograd.Function):
 
 
 class Bias(nn.Module):
-    """Gets NaN for a gradient at the second step."""
+    """A bias with a NaN gradient at the second step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Bias(nn.Module):
 
 
 class BadNet(Net):
-    """Its last layer alone gets NaN for a gradient."""
+    """A model whose last layer alone has a NaN gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,9 +100,9 @@ def wrapped(strategy: str) -> nn.Module:
 
 
 def tensor_parallel(model: nn.Module, strategy: str) -> nn.Module:
-    """Linear layers split in two; with 4 ranks everything spread by FSDP too. The embedding is on the FSDP mesh alone.
+    """Splits linear layers in two; with 4 ranks FSDP shards everything too. The embedding is on the FSDP mesh alone.
 
-    `tp_mixed`: the head alone is split, and its bias and the other layers are whole on each rank.
+    `tp_mixed` splits the head alone; its bias and the other layers are whole on each rank.
     """
     mesh = init_device_mesh("cpu", (dist.get_world_size() // 2, 2), mesh_dim_names=("data", "tensor"))
     for layer in model.layers if strategy != "tp_mixed" else ():
@@ -116,7 +116,7 @@ def tensor_parallel(model: nn.Module, strategy: str) -> nn.Module:
 
 
 def fsdp1(model: nn.Module, how: str) -> nn.Module:
-    """FullyShardedDataParallel, named as its sharding strategy; `flat`: with the flat parameters alone."""
+    """Wraps in FullyShardedDataParallel with the sharding strategy `how`; `flat` exposes flat parameters only."""
     strategy = ShardingStrategy.FULL_SHARD if how == "flat" else ShardingStrategy[how.upper()]
     mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")) if how == "hybrid_shard" else None
     return FullyShardedDataParallel(
@@ -130,7 +130,7 @@ def fsdp1(model: nn.Module, how: str) -> nn.Module:
 
 
 def share(batch: dict[str, torch.Tensor], alike: int) -> dict[str, torch.Tensor]:
-    """This rank's samples of a global batch; `alike` ranks that follow each other take the same ones."""
+    """This rank's samples of a global batch; `alike` consecutive ranks take the same samples."""
     if not dist.is_initialized():
         return batch
     return {key: value[dist.get_rank() // alike :: dist.get_world_size() // alike] for key, value in batch.items()}
@@ -143,7 +143,7 @@ def optimizer_of(strategy: str, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def clip(model: nn.Module) -> None:
-    """As nn.utils.clip_grad_norm_, which cannot mix meshes."""
+    """Clips as nn.utils.clip_grad_norm_ does, which cannot mix meshes."""
     if isinstance(model, FullyShardedDataParallel):
         model.clip_grad_norm_(CLIP)
         return

@@ -1,4 +1,4 @@
-"""Runs the recipe, and says with which parameters it trained; started by the tests as a launcher starts the recipe."""
+"""Runs the recipe as a launcher does, and prints the class of its parameters."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ RECIPE = ROOT / "recipes" / "bert_sentiment.py"
 class Trainer(transformers.Trainer):
     def __init__(self, *args: Any, **options: Any) -> None:
         if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-            # Accelerate turns FSDP on for accelerators only; told that the ranks are such, on the CPU as well.
+            # Accelerate turns FSDP on for accelerators only; this patch turns it on for the CPU.
             PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
         super().__init__(*args, **options)
-        for state in (PartialState, AcceleratorState):  # which count devices: FSDP takes cpu:0 for another one than cpu
+        for state in (
+            PartialState,
+            AcceleratorState,
+        ):  # no device index: FSDP treats cpu:0 and cpu as different devices
             state._shared_state["device"] = torch.device("cpu")
 
     def train(self, *args: Any, **options: Any) -> Any:

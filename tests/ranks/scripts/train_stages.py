@@ -1,4 +1,4 @@
-"""Ranks that hold different layers, or split one between them; started by the tests, one process a rank."""
+"""Trains ranks that hold different layers or shards of one; the tests start one process a rank."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def stage(rank: int) -> nn.Module:
 
 
 def train(model: nn.Module, config: dict[str, Any], steps: int = 4, *, width: int = 5, each: Any = None) -> None:
-    """`each(step, loop)` is called when gradients are there."""
+    """Trains; calls `each(step, loop)` after the backward pass."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, config, log_dir=FOLDER, log_every=2) as loop:
         for step in range(1, steps + 1):
@@ -53,7 +53,7 @@ def train(model: nn.Module, config: dict[str, Any], steps: int = 4, *, width: in
 
 
 def somewhere(rank: int) -> None:
-    """Each regex matches on one stage only; one stage has nothing of two of them."""
+    """Selects by regexes that match on one stage only; two regexes match nothing on one stage."""
     metrics = [
         {"grad_norm": {"by": "total", "include": "head"}},
         {"weight_norm": {"by": {"first": "embed", "last": "head"}}},
@@ -65,7 +65,7 @@ def somewhere(rank: int) -> None:
 
 
 def namesakes(rank: int) -> None:
-    """Stages whose layers go by the same names."""
+    """Trains stages whose layers have the same names."""
     torch.manual_seed(rank)
     train(net(("body", nn.Linear(5, 5))), {"every": 2, "metrics": ["activations", "weight_norm", "loss"]})
 
@@ -83,7 +83,7 @@ def nowhere(rank: int) -> None:
 
 
 def own(rank: int) -> None:
-    """Rank 0 alone has scalars of its own, and they are due when nothing else is."""
+    """Logs user scalars on rank 0 alone, at steps at which no other metric is due."""
     metrics = [{"weight_norm": {"every": 4}}, {"grad_norm": {"every": 4}}, "loss"]
     train(
         DistributedDataParallel(net(("body", nn.Linear(5, 5)))),
@@ -143,7 +143,7 @@ def unsummed(rank: int) -> None:
 
 
 def summed(rank: int) -> None:
-    """With the remedy that the warning names."""
+    """Applies the remedy of the warning."""
     model = sequence_parallel()
 
     def add_up(step: int, loop: TbxLoop) -> None:

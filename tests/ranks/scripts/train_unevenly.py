@@ -1,4 +1,4 @@
-"""Trainings in which ranks do not do the same; started by the tests, one process a rank."""
+"""Trains ranks that differ from one another; the tests start one process a rank."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SET: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Probe:
-    """1 from each rank; it fails on the rank and from the step that it is told."""
+    """Gives 1 from each rank; it fails on a given rank from a given step."""
 
     tags: ClassVar[Mapping[str, str]] = {"probe/ranks": ""}
     events: ClassVar[frozenset[str]] = frozenset({"step"})
@@ -84,7 +84,7 @@ def loop_of(model: nn.Module, **options: Any) -> tuple[TbxLoop, torch.optim.Opti
 
 
 def train(model: nn.Module, steps: int = 6, *, backward: bool = True, at: Any = None, loss: bool = True) -> TbxLoop:
-    """`at(step, loop)` is called when the optimizer has stepped and the loop does not know yet."""
+    """Trains; calls `at(step, loop)` between the optimizer's step and `end_step`."""
     loop, optimizer = loop_of(model)
     with loop:
         for step, batch in enumerate(batches(steps), 1):
@@ -145,7 +145,7 @@ def frozen_later(rank: int) -> None:
 def killed(rank: int) -> None:
     def kill(step: int, loop: TbxLoop) -> None:
         if rank == 1 and step == 5:
-            time.sleep(0.5)  # what was measured at step 4 has gone its way
+            time.sleep(0.5)  # the values of step 4 are merged
             os.kill(os.getpid(), signal.SIGKILL)
 
     train(ddp(), 20, at=kill)
@@ -239,7 +239,7 @@ def open_at_exit(rank: int) -> None:
 
 
 def stuck(rank: int) -> None:
-    """Rank 1 does not come to the last step while rank 0 is there."""
+    """Keeps rank 1 from the last step until rank 0 has ended."""
     tbx_callbacks._engine.engine._DRAIN_SECONDS = 1.0
 
     def wait(step: int, loop: TbxLoop) -> None:
@@ -250,7 +250,7 @@ def stuck(rank: int) -> None:
 
 
 def breaks(rank: int) -> None:
-    """What is ours fails while it measures, on one rank."""
+    """Makes the recorder fail on one rank."""
 
     def spoil(step: int, loop: TbxLoop) -> None:
         if rank == 1 and step == 3:
@@ -270,7 +270,7 @@ if __name__ == "__main__":
     base, scenarios = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=limit(60)))
-    for scenario in scenarios:  # those after which a process lives on share their processes
+    for scenario in scenarios:  # scenarios that do not end their process share one process
         Probe.fails, FOLDER = (-1, 0), base / scenario
         tbx_callbacks._engine.engine._DRAIN_SECONDS, tbx_callbacks._distributed.group._JOIN_SECONDS = 30.0, 60.0
         dist.barrier()

@@ -1,4 +1,4 @@
-"""Trainings in which a rule stops or saves; started by the tests, one process a rank."""
+"""Trains until a rule stops the ranks or saves; the tests start one process a rank."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ HISTOGRAMS = {"weight_histogram": {"by": "layer", "every": 2}}
 
 
 @dataclass(frozen=True)
-class Slow:
-    """What `nonfinite` finds, after a second: the training is over the next step long before."""
+class SlowNonFinite:
+    """Runs `nonfinite` after a second, when the training is steps ahead."""
 
     id: ClassVar[str] = "slow"
     needs: ClassVar[tuple[Need, ...]] = (NONFINITE,)
@@ -42,7 +42,7 @@ class Slow:
         yield from NonFinite()(run)
 
 
-RULES["slow"] = Slow
+RULES["slow"] = SlowNonFinite
 
 
 def rules(**named: Any) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def rules(**named: Any) -> dict[str, Any]:
 
 
 def loop(model: nn.Module, folder: Path, config: Any, *, steps: int = STEPS) -> None:
-    """A plain loop on ranks with different batches; the loss of rank 1 is NaN once."""
+    """Trains a plain loop on ranks with different batches; the loss of rank 1 is NaN once."""
     rank = dist.get_rank()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, config, log_dir=folder, log_every=2) as watched:
@@ -81,13 +81,13 @@ def slow(folder: Path) -> None:
 
 
 def sharded(folder: Path) -> None:
-    """Histograms of shards take the third collective of every due step."""
+    """Shards a model; its histograms take the third collective of every due step."""
     config = rules(nonfinite="stop")
     loop(fully_shard(net()), folder, {**config, "metrics": [*config["metrics"], HISTOGRAMS]})
 
 
 def uneven(folder: Path) -> None:
-    """Without a collective of the training: rank 1 has ended when the verdict is asked for."""
+    """Trains without collectives of its own: rank 1 has ended when rank 0 asks for the action."""
     loop(net(), folder, rules(nonfinite="stop"), steps=STEPS if dist.get_rank() == 0 else BAD)
 
 
@@ -96,7 +96,7 @@ def warns(folder: Path) -> None:
 
 
 class Spoiled(nn.Module):
-    """A BERT whose loss is NaN at one step of rank 1."""
+    """A BERT with a NaN loss at one step of rank 1."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Trains BERT with each DeepSpeed strategy that the arguments name, or alone."""
+"""Trains BERT with each DeepSpeed strategy that the arguments name, or with one process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RANKS, CLIP = 2, 0.5
 
 
 def deepspeed(strategy: str) -> dict[str, Any]:
-    """Zero-N, perhaps with an offloaded optimizer."""
+    """The configuration of ZeRO stage N, with or without an offloaded optimizer."""
     zero: dict[str, Any] = {"stage": int(strategy[4])}
     if strategy.endswith("offload"):
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -43,7 +43,7 @@ def model_of() -> Any:
 
 
 def with_hf(strategy: str, folder: Path) -> Any:
-    AcceleratorState._reset_state(reset_partial_state=True)  # of the training before
+    AcceleratorState._reset_state(reset_partial_state=True)  # clears the previous training
     callback = TbxTrainerCallback(SET, log_dir=folder)
     spread = strategy != "alone"
     run = trainer(
@@ -52,7 +52,7 @@ def with_hf(strategy: str, folder: Path) -> Any:
         max_steps=6,
         per_device_train_batch_size=2 if spread else 4,
         gradient_accumulation_steps=1,
-        average_tokens_across_devices=False,  # BERT's loss is a mean already
+        average_tokens_across_devices=False,  # BERT's loss is already a mean
         max_grad_norm=CLIP,
         deepspeed=deepspeed(strategy) if spread else None,
     )
@@ -62,7 +62,7 @@ def with_hf(strategy: str, folder: Path) -> Any:
 
 
 def in_loop(strategy: str, folder: Path) -> Any:
-    """`loop-zeroN`: an engine of `deepspeed.initialize`."""
+    """Trains `loop-zeroN` with an engine of `deepspeed.initialize`."""
     model = model_of()
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2)
     engine, rank, ranks = None, 0, 1

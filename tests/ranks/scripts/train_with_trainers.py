@@ -32,7 +32,7 @@ class InOrder(Trainer):
 
 
 class Net(nn.Module):
-    """No keyword arguments beyond these: or the HF Trainer multiplies the loss by the number of ranks."""
+    """A model without **kwargs; with them the HF Trainer would multiply the loss by the number of ranks."""
 
     _no_split_modules = ("BertLayer",)
 
@@ -46,7 +46,7 @@ class Net(nn.Module):
 
 
 def data() -> Dataset[Any]:
-    """Rows of one length: a mean of means over ranks is then the mean."""
+    """Rows of one length, so that the mean of the ranks' means is the mean."""
     made: Any = rows(STEPS * BATCH)
     return made
 
@@ -57,7 +57,7 @@ def fsdp(**options: Any) -> dict[str, Any]:
 
 
 def fsdp1(**options: Any) -> dict[str, Any]:
-    return fsdp(version=1, sync_module_states=False, **options)  # which is for accelerators
+    return fsdp(version=1, sync_module_states=False, **options)  # only accelerators support it
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -70,7 +70,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def with_hf(strategy: str, folder: Path) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)  # of the training before
+    AcceleratorState._reset_state(reset_partial_state=True)  # clears the previous training
     ranks = int(dist.get_world_size()) if dist.is_initialized() else 1
     args = TrainingArguments(
         str(folder.parent / "hf"),
@@ -87,7 +87,7 @@ def with_hf(strategy: str, folder: Path) -> None:
         **OPTIONS[strategy],
     )
     if "fsdp" in strategy:
-        # Accelerate turns FSDP on for accelerators only. Told that the ranks are such, it shards on the CPU as well.
+        # Accelerate turns FSDP on for accelerators only; this patch turns it on for the CPU.
         _ = args.device
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     callback = TbxTrainerCallback(SET, log_dir=folder)
@@ -96,7 +96,7 @@ def with_hf(strategy: str, folder: Path) -> None:
         for state in (
             PartialState,
             AcceleratorState,
-        ):  # which count devices: FSDP1 takes cpu:0 for another one than cpu
+        ):  # no device index: FSDP1 treats cpu:0 and cpu as different devices
             state._shared_state["device"] = torch.device("cpu")
     callback.attach(trainer)
     trainer.train()

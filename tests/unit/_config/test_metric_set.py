@@ -1,4 +1,4 @@
-"""Metric sets: what is accepted, and what each error says."""
+"""Tests valid metric sets and error messages."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_load_config_mistake_names_place_and_remedy(source: Any, message: str) -
         load_config(source)
 
 
-def test_load_config_rules_named_only() -> None:
+def test_load_config_rules_given_only_those_active() -> None:
     given = {"divergence": {"ratio": 2.0, "action": ["stop", "checkpoint"], "call": "os.getcwd"}, "plateau": None}
     live = load_config({"metrics": ["loss"], "rules": {**given, "every": 7}}).live
     assert live.every == 7
@@ -254,6 +254,6 @@ def test_schema_accepts_bundled_sets_refuses_mistakes() -> None:
     for path in bundled_sets().values():
         validator.validate(yaml.safe_load(path.read_text()))
     refused = [source for source, _ in BAD if isinstance(source, dict) and not validator.is_valid(source)]
-    # What needs more than a schema: regexes that do not compile, repeated items, off without extends, empty mappings.
+    # Mistakes that a schema cannot find: invalid regexes, repeated items, off without extends, empty mappings.
     assert len(refused) >= 26
     assert json.loads(json.dumps(schema)) == schema

@@ -1,4 +1,4 @@
-"""Thresholds from YAML, and what is said of mistakes."""
+"""Tests thresholds from YAML and the error messages about mistakes."""
 
 from __future__ import annotations
 

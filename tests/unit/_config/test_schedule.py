@@ -1,4 +1,4 @@
-"""Schedules: steps at which a metric is due."""
+"""Tests schedules: the steps at which a metric is due."""
 
 from __future__ import annotations
 

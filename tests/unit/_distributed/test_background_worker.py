@@ -1,4 +1,4 @@
-"""The worker thread and its CUDA device."""
+"""Tests the CUDA device of the worker thread."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tbx_callbacks._distributed.background_worker import Worker
 
 
 def test_worker_thread_has_device_of_starter(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[tuple[str, int]] = []
+    calls: list[tuple[str, int]] = []
 
     def set_device(device: int) -> None:
-        found.append((threading.current_thread().name, device))
+        calls.append((threading.current_thread().name, device))
 
     monkeypatch.setattr(torch.cuda, "set_device", set_device)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 5)
@@ -24,4 +24,4 @@ def test_worker_thread_has_device_of_starter(monkeypatch: pytest.MonkeyPatch) ->
         jobs.submit(lambda: None)
         assert jobs.drain(10)
         jobs.close()
-    assert found == [("with", 5)]
+    assert calls == [("with", 5)]

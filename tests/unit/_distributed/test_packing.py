@@ -1,4 +1,4 @@
-"""Values of a step, packed into flat vectors and unpacked."""
+"""Tests that step values are packed into flat vectors and unpacked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def step_values() -> StepValues:
 
 def test_step_values_packed_and_finished_exact() -> None:
     values = step_values()
-    assert set(values.tags) - {"failed:one", "failed:two"} == {"norm", "mean", "max", "histogram", "text"}
+    assert set(values.tags) == {"failed:one", "failed:two", "norm", "mean", "max", "histogram", "text"}
     assert values.finish_local({}) == {
         "norm": 3.0,
         "mean": 1.5,
@@ -48,12 +48,12 @@ def test_partials_summed_over_ranks_finish_as_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "left"), [("one", {"max", "histogram", "text"}), ("max", {"norm", "mean", "histogram", "text"})]
+    ("owner", "expected"), [("one", {"max", "histogram", "text"}), ("max", {"norm", "mean", "histogram", "text"})]
 )
-def test_failure_flagged_on_any_rank_left_out(owner: str, left: set[str]) -> None:
+def test_failure_flagged_on_any_rank_left_out(owner: str, expected: set[str]) -> None:
     values = step_values()
     values.flag_failure(owner, failed=True)
-    assert set(values.finish_local({})) == left
+    assert set(values.finish_local({})) == expected
 
 
 def test_local_values_not_in_partials() -> None:

@@ -1,4 +1,4 @@
-"""The reducer, with another rank that a stub stands for."""
+"""Tests the reducer with a stub for another rank."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def test_reducer_merge_ranges_one_copy_keeps_types(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(HostCopy, "_copy", lambda self, packed: (copies.append(packed.shape), copy(self, packed))[1])
 
     class Other:
-        """Another rank whose smallest element is -5 everywhere, and whose largest is 0."""
+        """A stub of another rank whose smallest element is -5 and largest is 0 in every range."""
 
         rank, size = 0, 1
 
         def all_reduce_max(self, numbers: torch.Tensor) -> None:
-            if len(numbers) > 5:  # the numbers behind the head; see Merger
+            if len(numbers) > 5:  # the numbers after the header; see Merger
                 numbers[5:7] = torch.maximum(numbers[5:7], torch.tensor([5.0, 0.0]))
 
         def broadcast(self, numbers: torch.Tensor, root: int) -> None:
@@ -31,10 +31,10 @@ def test_reducer_merge_ranges_one_copy_keeps_types(monkeypatch: pytest.MonkeyPat
 
     ranks = Reducer(Other(), 10.0)  # type: ignore[arg-type]
     ranges = {f"tag {n}": torch.tensor([-float(n), n + 0.5], dtype=torch.float64) for n in range(3)}
-    found = ranks.merge_ranges(1, ["due"], ranges)
+    merged = ranks.merge_ranges(1, ["due"], ranges)
     ranks.shutdown(10.0)
     assert copies == [torch.Size([6])]
-    assert {tag: bounds.tolist() for tag, bounds in found.items()} == {
+    assert {tag: bounds.tolist() for tag, bounds in merged.items()} == {
         "tag 0": [-5.0, 0.5],
         "tag 1": [-1.0, 1.5],
         "tag 2": [-2.0, 2.5],

@@ -1,4 +1,4 @@
-"""The engine on a fake accelerator, whose tensors have no elements to read."""
+"""Tests the engine on a fake accelerator whose tensors have no elements to read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.runs import ROOT
 
 @pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
-    reason="this torch cannot make up a device",
+    reason="this torch cannot register a fake device",
 )
 def test_engine_on_fake_accelerator_no_host_sync(tmp_path: Path) -> None:
     script = ROOT / "tests" / "helpers" / "fake_accelerator.py"
@@ -21,13 +21,13 @@ def test_engine_on_fake_accelerator_no_host_sync(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr[-3000:]
     printed = dict(line.split(" ", 1) for line in ended.stdout.splitlines() if " " in line)
     data_dependent = "DataDependentOutputException"
-    assert printed["raises"].split()[:2] == [data_dependent, data_dependent]  # the check can fail
+    assert printed["raises"].split()[:2] == [data_dependent, data_dependent]  # proves that the check can fail
     assert "nothing" not in printed["raises"].split()
-    assert printed["agreed"] == "1 accel"
+    assert printed["merged"] == "1 accel"
     assert printed["changed"] == "cpu"
-    measured = printed["measured"].split()
+    tags = printed["tags"].split()
     for tag in ("grad_norm/body.1", "weights/embed", "grads/head", "updates/body.0", "optimizer_state/exp_avg/head"):
-        assert tag in measured
+        assert tag in tags
     for tag in (
         "activations/body.0/norm",
         "nonfinite/first_bad",
@@ -36,4 +36,4 @@ def test_engine_on_fake_accelerator_no_host_sync(tmp_path: Path) -> None:
         "clip/factor",
         "mine/loss",
     ):
-        assert tag in measured
+        assert tag in tags

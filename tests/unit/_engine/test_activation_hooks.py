@@ -1,4 +1,4 @@
-"""Activations against hooks of the tests' own, and that ours are there for one forward pass only."""
+"""Tests activations against the test's own hooks, and that the metric's hooks exist for one forward pass only."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def net() -> nn.Sequential:
 
 def test_activations_of_chosen_modules_match_hooks(tmp_path: Path) -> None:
     model, names = net(), ("1", "2.1")
-    watched = OutputRecorder(model, names)
+    outputs = OutputRecorder(model, names)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     chosen = {"every": 2, "metrics": [{"activations": {"modules": r"^1$|\.1$", "bins": 10}}]}
     hooks = []
     with TbxLoop(model, optimizer, chosen, log_dir=tmp_path) as loop:
-        watched.step = lambda: loop.step + 1
+        outputs.step = lambda: loop.step + 1
         for _ in range(4):
             for _ in range(3):
                 loss = model(torch.randn(5, 4)).square().mean()
@@ -44,9 +44,9 @@ def test_activations_of_chosen_modules_match_hooks(tmp_path: Path) -> None:
             model.eval()
             model(torch.randn(5, 4))
             model.train()
-    assert set(hooks) == {2}  # the test's own: ours are gone as soon as the first pass is over
+    assert set(hooks) == {2}  # only the test's hooks remain after the first pass
     read = Run(tmp_path)
-    check_activations(read, watched, [2, 4], names)
+    check_activations(read, outputs, [2, 4], names)
     assert read.at("activations/1/zero_share")[2] > 0.2
     assert len(read.histograms["activations/1"][2].bucket) == 11
 
@@ -76,7 +76,7 @@ def test_activations_hooks_only_on_due_steps(tmp_path: Path) -> None:
     assert count() == 0
     model[1] = nn.ReLU()
     loop.close()
-    assert Run(tmp_path).steps("activations/0/norm") == [2]  # step 4 was never finished
+    assert Run(tmp_path).steps("activations/0/norm") == [2]  # step 4 never ended
     with TbxLoop(model, optimizer, SET, log_dir=tmp_path / "b", start_step=1):
         assert count() == 4
     assert count() == 0
@@ -105,7 +105,7 @@ class Net(nn.Module):
         return self.net(x)
 
 
-@pytest.mark.parametrize("how", ["wrapped", "in place", "behind our back"])
+@pytest.mark.parametrize("how", ["wrapped", "in place", "unknown to the loop"])
 def test_activations_compiled_model_left_out_with_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
@@ -125,12 +125,12 @@ def test_activations_compiled_model_left_out_with_warning(
             optimizer.step()
             loop.end_step()
     assert counters["frames"]["total"] == (
-        2 if how == "behind our back" else 1
-    )  # with hooks and without, not each time
+        2 if how == "unknown to the loop" else 1
+    )  # compiled with and without hooks, not at each step
     assert not counters["graph_break"]
     printed = (
         "no forward hook ran in this step"
-        if how == "behind our back"
+        if how == "unknown to the loop"
         else "metric activations is disabled: in a compiled model"
     )
     (record,) = [record for record in caplog.records if record.name.startswith("tbx_callbacks")]
@@ -140,16 +140,16 @@ def test_activations_compiled_model_left_out_with_warning(
 
 def test_activations_half_precision_match_hooks(tmp_path: Path) -> None:
     model = bert_like().bfloat16()
-    watched = OutputRecorder(model)
+    outputs = OutputRecorder(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batch = collate(rows(4))
     with TbxLoop(model, optimizer, {**SET, "every": 1}, log_dir=tmp_path) as loop:
-        watched.step = lambda: loop.step + 1
+        outputs.step = lambda: loop.step + 1
         for _ in range(2):
             model(**batch).loss.backward()
             optimizer.step()
             loop.end_step()
-    check_activations(Run(tmp_path), watched, [1, 2])
+    check_activations(Run(tmp_path), outputs, [1, 2])
 
 
 def test_activations_without_other_ranks_left_out(

@@ -1,4 +1,4 @@
-"""The best value so far of each evaluation metric."""
+"""Tests the best value so far of each evaluation metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The overhead budget, with a clock that only a slow metric and the training move."""
+"""Tests the overhead budget on a clock that only a slow metric and the training move."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.writers.base import MemoryWriter
-from tests.helpers.fake_clock import Clock, Slow
+from tests.helpers.fake_clock import Clock, SlowMetric
 
 EVERY_10 = every(10)
 
@@ -23,9 +23,9 @@ EVERY_10 = every(10)
 def train(
     budget: float | None, steps: int = 400, log: Schedule = EVERY_10, **costs: tuple[Cadence, float]
 ) -> tuple[MemoryWriter, float]:
-    """One second a step; returns what was written, and the share that monitoring took in the second half."""
+    """Trains with one second a step; returns the writer, and the share of overhead in the second half."""
     clock, writer = Clock(), MemoryWriter()
-    items = [MetricSpec(name, Slow(name, seconds, clock), every=n) for name, (n, seconds) in costs.items()]
+    items = [MetricSpec(name, SlowMetric(name, seconds, clock), every=n) for name, (n, seconds) in costs.items()]
     engine = Engine(items, every="log", strict=True, writer=writer, stopwatch=Stopwatch(clock), budget=budget)
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -65,17 +65,17 @@ def test_budget_costly_metric_stretched_cheap_one_kept(caplog: pytest.LogCapture
 
 
 @pytest.mark.parametrize("log", [every(500), never, either(at(1), every(500)), at(1, 400)], ids=str)
-def test_budget_rare_metric_does_not_delay_decision(log: Schedule) -> None:
+def test_budget_rare_metric_does_not_delay_stretching(log: Schedule) -> None:
     writer, share = train(0.01, log=log, slow=(2, 0.5), rare=("log", 1e-5))
     assert 0.005 < share <= 0.01
     (step,) = steps_of(writer, "overhead_budget")
-    assert step in (6, 18)  # what is never measured again is not waited for, what is rare for a while
+    assert step in (6, 18)  # a metric that never runs again is not waited for, a rare one for a while
     slow = steps_of(writer, "slow/ranks")
     assert slow[: step // 2] == list(range(2, step + 1, 2))
     assert {b - a for a, b in itertools.pairwise(slow[step // 2 + 1 :])} == {50}
 
 
-def test_budget_near_cadences_decided_together() -> None:
+def test_budget_near_cadences_stretched_together() -> None:
     writer, _ = train(0.01, slow=(5, 0.5), rarer=(15, 0.5))
     ((step, text),) = writer.series("overhead_budget")
     assert step == 45
@@ -84,7 +84,7 @@ def test_budget_near_cadences_decided_together() -> None:
     assert "rarer" in text.markdown
 
 
-def test_budget_rare_costly_metric_decided_later() -> None:
+def test_budget_rare_costly_metric_stretched_later() -> None:
     writer, share = train(0.01, steps=20_000, slow=(2, 0.5), rare=(200, 10.0))
     assert 0.005 < share <= 0.0125
     (first, early), (second, late) = writer.series("overhead_budget")
@@ -114,7 +114,7 @@ def test_budget_log_names_changes_text_names_all(
 
 
 def test_budget_stretched_metric_not_stretched_again() -> None:
-    # Decided at 39, it runs at 52, 104 and 156: three in 117 steps would be as many as one in 39.
+    # Stretched at 39, it runs at 52, 104 and 156: as often as one in 39 steps, three in 117.
     writer, share = train(0.01, slow=(13, 0.5))
     assert share <= 0.01
     assert {b - a for a, b in itertools.pairwise(steps_of(writer, "slow/ranks")[3:])} == {52}
@@ -140,7 +140,7 @@ def test_budget_none_changes_nothing() -> None:
     assert steps_of(writer, "slow/ranks") == list(range(1, 401))
 
 
-def test_budget_two_costly_metrics_share_it() -> None:
+def test_budget_two_costly_metrics_share_budget() -> None:
     writer, share = train(0.05, steps=1000, a=(10, 1.0), b=(5, 0.25))
     assert 0.02 < share <= 0.05
     assert len(steps_of(writer, "a/ranks")) < 60

@@ -1,4 +1,4 @@
-"""The cost of each metric, with a clock that moves only when a test says so."""
+"""Tests the cost of each metric on a clock that only the test moves."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tbx_callbacks._engine.snapshots import WeightSnapshot
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.metrics.values import Value
 from tbx_callbacks.writers.base import MemoryWriter
-from tests.helpers.fake_clock import Clock, Slow
+from tests.helpers.fake_clock import Clock, SlowMetric
 
 
-class Watching(Slow):
-    """Costs as much for each module that is seen, and nothing in the optimizer's step."""
+class Watching(SlowMetric):
+    """A metric with a fixed cost for each module, and no cost in the optimizer's step."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"activations"})
 
@@ -31,14 +31,14 @@ class Watching(Slow):
         return super().__call__(context) if context.activations else {}
 
 
-class Comparing(Slow):
-    """Needs weights from before the step."""
+class Comparing(SlowMetric):
+    """A metric that needs weights from before the step."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"weights_before"})
 
 
 def train(clock: Clock, items: list[MetricSpec], budget: float | None, steps: int) -> Engine:
-    """One second a step; stops before the training ends."""
+    """Trains with one second a step; stops before the training ends."""
     engine = Engine(items, every=2, strict=True, writer=MemoryWriter(), stopwatch=Stopwatch(clock), budget=budget)
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -54,7 +54,7 @@ def train(clock: Clock, items: list[MetricSpec], budget: float | None, steps: in
 
 
 def costly(clock: Clock, done: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, but half a second longer."""
+    """Takes half a second longer than the wrapped function."""
 
     def longer(*args: Any, **kwargs: Any) -> Any:
         clock.now += 0.5
@@ -69,7 +69,10 @@ def periods(engine: Engine) -> dict[str, str]:
 
 def test_cost_of_forward_hooks_charged_to_metric() -> None:
     clock = Clock()
-    items = [MetricSpec("watching", Watching("watching", 0.25, clock)), MetricSpec("idle", Slow("idle", 0.0, clock))]
+    items = [
+        MetricSpec("watching", Watching("watching", 0.25, clock)),
+        MetricSpec("idle", SlowMetric("idle", 0.0, clock)),
+    ]
     engine = train(clock, items, None, steps=20)
     watching, idle = engine._runner.metric_runs
     assert engine.stopwatch.monitoring == pytest.approx(10 * 2 * 0.25)  # two modules
@@ -82,7 +85,7 @@ def test_cost_of_snapshots_split_over_needing_metrics(monkeypatch: pytest.Monkey
     monkeypatch.setattr(WeightSnapshot, "take", costly(clock, WeightSnapshot.take))
     monkeypatch.setattr(WeightSnapshot, "updates", costly(clock, WeightSnapshot.updates))
     items = [MetricSpec(name, Comparing(name, 0.0, clock)) for name in ("one", "two")]
-    items += [MetricSpec("idle", Slow("idle", 0.0, clock))]
+    items += [MetricSpec("idle", SlowMetric("idle", 0.0, clock))]
     engine = train(clock, items, None, steps=20)
     assert engine.stopwatch.monitoring == pytest.approx(10 * 1.0)
     assert [entry.cost.total for entry in engine._runner.metric_runs] == pytest.approx([5.0, 5.0, 0.0])
@@ -112,7 +115,7 @@ def test_cost_delayed_seconds_belong_to_their_step() -> None:
 
 
 class Device:
-    """Passes an event when it is told to, at its own time."""
+    """A simulated device that completes an event when the test says so, at its own time."""
 
     def __init__(self) -> None:
         self.marks: list[Event] = []
@@ -149,7 +152,7 @@ def test_device_time_beyond_thread_added_when_known() -> None:
 
     span(0.5)
     span(0.1)
-    assert stopwatch.monitoring == 0.0  # the device has done nothing yet
+    assert stopwatch.monitoring == 0.0  # the device has completed no work yet
     device.passes(10.0, 12.0)
     span(0.1)
     assert stopwatch.monitoring == pytest.approx(1.5)
@@ -170,13 +173,13 @@ def test_device_time_split_like_thread_time() -> None:
             one.add(3.0, step)
             two.add(1.0, step)
             now[0] += 4.0
-    with timed.span(20, [other]):  # nobody has said what it took
+    with timed.span(20, [other]):  # no event has reported its time
         pass
     device.passes(0.0, 12.0, 20.0, 28.0, 28.0, 29.0)
     with timed.span(30, []):
         pass
     assert [cost.total for cost in (one, two, other)] == pytest.approx([6 + 9, 2 + 3, 1])
-    assert one.per_step == pytest.approx(0.6)  # the first run's 6 are left out
+    assert one.per_step == pytest.approx(0.6)  # the first run's 6 seconds are left out
 
 
 def test_device_time_events_on_stream_of_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Counters of micro-batches: losses, samples, tokens and predictions."""
+"""Tests counters of micro-batches: losses, samples, tokens and predictions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SET = {
     "every": "log",
     "metrics": ["loss", "nonfinite", "throughput", "outputs", "train_accuracy", {"weight_norm": {"by": "total"}}],
 }
-PASSES = 40  # more than are added up together
+PASSES = 40  # more than one sum takes at once
 
 
 class Overwritten(torch.Tensor):
-    """A loss that can no longer be read, as an output of a CUDA graph that has run again."""
+    """A loss that can no longer be read, like an output of a CUDA graph after its next run."""
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -31,7 +31,7 @@ class Overwritten(torch.Tensor):
 
 
 def train(folder: Path, loss_of: Any, *, strict: bool = False, **outputs: Tensor) -> Run:
-    """A loop that logs once, after all passes."""
+    """Trains a loop that logs once, after all passes."""
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, {**SET, "strict": strict}, log_dir=folder, log_every=PASSES) as loop:
@@ -66,6 +66,6 @@ def test_counters_unreadable_loss_training_continues(tmp_path: Path, caplog: pyt
     assert [step for step, _ in run.scalars["perf/step_s"]] == [PASSES]
     assert [step for step, _ in run.scalars["nonfinite/gradients/total"]] == [PASSES]
     for tag in ("nonfinite/losses", "train/loss", "perf/samples_per_s", "perf/tokens_per_s"):
-        assert tag not in run.scalars, tag  # they would be those of some micro-batches
+        assert tag not in run.scalars, tag  # they would count some micro-batches only
     with pytest.raises(RuntimeError, match="overwritten"):
         train(tmp_path / "strict", next_one, strict=True)

@@ -1,4 +1,4 @@
-"""The engine by itself, driven by a plain loop into a MemorySink."""
+"""Tests the engine alone, driven by a plain loop into a MemoryWriter."""
 
 from __future__ import annotations
 

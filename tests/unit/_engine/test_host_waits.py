@@ -1,4 +1,4 @@
-"""The training thread waits for no device: numbers come when they come, and what they decide is done then."""
+"""Tests that the training thread never waits for a device."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from tbx_callbacks._stats.host_copy import HostCopy
 from tests.helpers.runs import Run
 
 
-def behind(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """A device that is done with no number until the event is set; who is asked for one in this thread fails."""
+def slow_device(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """A device that computes nothing until the event is set; a read on the training thread fails."""
     done, main, read = threading.Event(), threading.current_thread(), HostCopy.read
 
-    def late(self: HostCopy) -> Any:
+    def read_when_done(self: HostCopy) -> Any:
         if self._sizes:
             assert threading.current_thread() is not main, "the training thread waits for the device"
             assert done.wait(5)
         return read(self)
 
-    monkeypatch.setattr(HostCopy, "read", late)
+    monkeypatch.setattr(HostCopy, "read", read_when_done)
     monkeypatch.setattr(HostCopy, "is_pending", property(lambda self: bool(self._sizes)))
     return done
 
 
 def test_learning_rate_on_device_read_on_other_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = behind(monkeypatch)
+    done = slow_device(monkeypatch)
     model = nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.5))  # stands for one on the device
+    optimizer = torch.optim.SGD(model.parameters(), lr=torch.tensor(0.5))  # stands for a learning rate on the device
     config = {"every": "log", "strict": True, "metrics": ["loss", {"grad_norm": {"by": "total"}}]}
     with TbxLoop(model, optimizer, config, log_dir=tmp_path, log_every=2) as loop:
         for _ in range(4):
@@ -54,15 +54,15 @@ def test_learning_rate_on_device_read_on_other_thread(tmp_path: Path, monkeypatc
     assert run.scalars["eval/accuracy"] == [(4, 0.5)]
 
 
-@pytest.mark.parametrize(("looks", "times"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize(("before_clip", "times"), [(False, 1), (True, 2)])
 def test_sparse_gradients_coalesced_once_per_moment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: bool, times: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before_clip: bool, times: int
 ) -> None:
     model = nn.Embedding(20, 4, sparse=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     made, coalesce = [], torch.Tensor.coalesce
     monkeypatch.setattr(torch.Tensor, "coalesce", lambda tensor: (made.append(1), coalesce(tensor))[1])
-    limit = 1e9 if looks else None
+    limit = 1e9 if before_clip else None
     metrics = [
         {"grad_norm": {"by": "total"}},
         {"grad_norm_clipped": {"by": "layer"}},
@@ -74,7 +74,7 @@ def test_sparse_gradients_coalesced_once_per_moment(
     with TbxLoop(model, optimizer, config, log_dir=tmp_path, log_every=1, max_grad_norm=limit) as loop:
         ids = torch.tensor([3, 3, 5])
         model(ids).sum().backward()
-        if looks:
+        if before_clip:
             loop.before_clip()
         optimizer.step()
         loop.end_step()
@@ -106,8 +106,8 @@ def test_loop_without_end_step_frees_gradients(tmp_path: Path) -> None:
     assert run.steps("nonfinite/gradients/total") == run.steps("perf/step_s") == [1, 2, 3, 4]
 
 
-def until(reached: Callable[[], object]) -> bool:
-    """Whether it comes to be, in time."""
+def wait_until(reached: Callable[[], object]) -> bool:
+    """Waits until a condition holds; returns False after 30 seconds."""
     end = time.monotonic() + 30
     while not reached() and time.monotonic() < end:
         time.sleep(0.001)
@@ -116,7 +116,7 @@ def until(reached: Callable[[], object]) -> bool:
 
 @pytest.mark.parametrize("rule", [{"nonfinite": "stop"}, {"nonfinite": ["stop", "checkpoint"]}])
 def test_stop_acted_upon_after_host_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: dict[str, Any]) -> None:
-    done = behind(monkeypatch)
+    done = slow_device(monkeypatch)
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     config = {"every": 1, "metrics": ["loss", "nonfinite"], "rules": rule}
@@ -131,7 +131,7 @@ def test_stop_acted_upon_after_host_copy(tmp_path: Path, monkeypatch: pytest.Mon
             step(float("nan") if number == 2 else 1.0)
             assert not loop.should_stop
         done.set()
-        assert until(lambda: loop._engine.publisher.messages.pending)
+        assert wait_until(lambda: loop._engine.publisher.messages.pending)
         step()
         assert loop.should_stop
         assert loop.should_checkpoint is ("checkpoint" in rule["nonfinite"])
@@ -142,7 +142,7 @@ def test_stop_acted_upon_after_host_copy(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_budget_applied_without_host_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = behind(monkeypatch)
+    done = slow_device(monkeypatch)
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     config = {"every": 1, "metrics": [{"grad_norm": {"by": "total"}}], "overhead_budget": 0.0001}

@@ -1,4 +1,4 @@
-"""The bounded history of a run that rules read."""
+"""Tests the bounded history of a run that rules read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The watcher on series: what is said, once, of what a run has written so far."""
+"""Tests live rules on series: each finding is written once, with its actions."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ def fail(finding: Finding) -> None:
     raise ValueError("a fault of the user's")
 
 
-class Fed:
-    """A watcher and what it wrote."""
+class FedRules:
+    """A rule runner on series that the test feeds, and its written findings."""
 
     def __init__(self, rules: Any) -> None:
         self.written: list[tuple[int, str, str]] = []
         live = load_config({"metrics": ["loss"], "rules": rules}).live
-        self.watcher = RuleRunner(live.active_rules(), write=self._write)
+        self.runner = RuleRunner(live.active_rules(), write=self._write)
 
     def _write(self, step: int, values: Mapping[str, Text]) -> None:
         self.written += [(step, tag, text.markdown) for tag, text in values.items()]
 
-    def see(self, tag: str, values: Any, every: int = 10) -> list[Action]:
-        """Feeds a series, judged at each of its points."""
-        verdicts = []
+    def feed(self, tag: str, values: Any, every: int = 10) -> list[Action]:
+        """Feeds a series; returns the action of the rules at each point."""
+        actions = []
         for step, value in zip(range(every, every * len(values) + 1, every), values, strict=True):
-            self.watcher.record(step, {tag: float(value), "weights/a": Text("no number")})
-            verdicts.append(self.watcher.judge(step).result(60))
-        return verdicts
+            self.runner.record(step, {tag: float(value), "weights/a": Text("no number")})
+            actions.append(self.runner.judge(step).result(60))
+        return actions
 
 
 def test_live_rules_finding_written_once_with_evidence(caplog: pytest.LogCaptureFixture) -> None:
-    watched = Fed({"divergence": None})
+    rules = FedRules({"divergence": None})
     with caplog.at_level(logging.WARNING):
-        verdicts = watched.see("train/loss", FALLS_THEN_RISES)
-    assert set(verdicts) == {Action.NONE}
-    ((step, tag, text),) = watched.written
+        actions = rules.feed("train/loss", FALLS_THEN_RISES)
+    assert set(actions) == {Action.NONE}
+    ((step, tag, text),) = rules.written
     assert tag == "alerts/divergence"
     assert 610 <= step <= 660
     assert "The training loss was best around step 600" in text
@@ -71,28 +71,28 @@ def test_live_rules_finding_written_once_with_evidence(caplog: pytest.LogCapture
 
 
 def test_live_rules_action_taken_once() -> None:
-    verdicts = Fed({"divergence": ["stop", "checkpoint"]}).see("train/loss", FALLS_THEN_RISES)
-    assert [verdict for verdict in verdicts if verdict] == [Action.STOP | Action.CHECKPOINT]
+    actions = FedRules({"divergence": ["stop", "checkpoint"]}).feed("train/loss", FALLS_THEN_RISES)
+    assert [action for action in actions if action] == [Action.STOP | Action.CHECKPOINT]
 
 
 def test_live_rules_other_threshold_no_finding() -> None:
-    assert not Fed({"divergence": {"ratio": 20.0}}).see("train/loss", FALLS_THEN_RISES)[-1]
-    assert not Fed({"divergence": {"ratio": 20.0}}).written
+    assert not FedRules({"divergence": {"ratio": 20.0}}).feed("train/loss", FALLS_THEN_RISES)[-1]
+    assert not FedRules({"divergence": {"ratio": 20.0}}).written
 
 
 def test_live_rules_note_not_acted_on_repeated_worse() -> None:
-    watched = Fed({"nonfinite": "stop"})
-    assert watched.see("train/grad_norm", [1.0, np.inf, 1.0]) == [Action.NONE, Action.STOP, Action.NONE]
-    fp16 = Fed({"nonfinite": "stop"})
-    fp16.watcher.record(10, {"nonfinite/gradients/total": 3.0, "nonfinite/weights/total": 0.0})
-    assert fp16.watcher.judge(10).result(60) is Action.NONE
-    fp16.watcher.record(20, {"train/loss": np.nan})
-    assert fp16.watcher.judge(20).result(60) is Action.STOP
+    rules = FedRules({"nonfinite": "stop"})
+    assert rules.feed("train/grad_norm", [1.0, np.inf, 1.0]) == [Action.NONE, Action.STOP, Action.NONE]
+    fp16 = FedRules({"nonfinite": "stop"})
+    fp16.runner.record(10, {"nonfinite/gradients/total": 3.0, "nonfinite/weights/total": 0.0})
+    assert fp16.runner.judge(10).result(60) is Action.NONE
+    fp16.runner.record(20, {"train/loss": np.nan})
+    assert fp16.runner.judge(20).result(60) is Action.STOP
     assert [(step, text[:7]) for step, _, text in fp16.written] == [(10, "**note:"), (20, "**error")]
 
 
 def test_live_rules_note_only_rule_acts() -> None:
-    assert Fed({"no_warmup": "stop"}).see("train/learning_rate", np.linspace(5e-5, 0, 60)).count(Action.STOP) == 1
+    assert FedRules({"no_warmup": "stop"}).feed("train/learning_rate", np.linspace(5e-5, 0, 60)).count(Action.STOP) == 1
     assert {name for name, rule in RULES.items() if rule.only_notes} == {"no_warmup", "plateau", "head_only"}
 
 
@@ -105,12 +105,12 @@ def test_live_rules_function_called_once_may_fail(caplog: pytest.LogCaptureFixtu
         for name, one in config.live.active_rules().items()
     }
     assert list(rules) == ["divergence", "loss_spike"]
-    watcher = RuleRunner(rules, write=MemoryWriter().write)
+    runner = RuleRunner(rules, write=MemoryWriter().write)
     spiked = np.insert(FALLS_THEN_RISES, 40, 2.0)
     for step, loss in enumerate(spiked, 1):
-        watcher.record(step, {"train/loss": float(loss)})
-        watcher.judge(step)
-    watcher.close(len(spiked), 60)
+        runner.record(step, {"train/loss": float(loss)})
+        runner.judge(step)
+    runner.close(len(spiked), 60)
     assert [finding.id for finding in called] == ["loss_spike"]
     assert called[0].steps[0] == 41
     assert caplog.text.count('.fail failed on the finding divergence: ValueError("a fault of the user\'s")') == 1
@@ -118,7 +118,7 @@ def test_live_rules_function_called_once_may_fail(caplog: pytest.LogCaptureFixtu
 
 @dataclass(frozen=True)
 class Broken:
-    """A rule that fails."""
+    """A rule that raises an error."""
 
     id: ClassVar[str] = "broken"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
@@ -131,19 +131,19 @@ class Broken:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_live_rules_failing_rule_off_others_continue(strict: bool, caplog: pytest.LogCaptureFixture) -> None:
-    fed, errors = Fed({"divergence": None}), []
-    fed.watcher._rules["broken"] = LiveRule(Broken(), Response())
-    fed.watcher.fail = errors.append if strict else None
-    fed.see("train/loss", FALLS_THEN_RISES)
-    assert [tag for _, tag, _ in fed.written] == ["alerts/divergence"]
+    rules, errors = FedRules({"divergence": None}), []
+    rules.runner._rules["broken"] = LiveRule(Broken(), Response())
+    rules.runner.fail = errors.append if strict else None
+    rules.feed("train/loss", FALLS_THEN_RISES)
+    assert [tag for _, tag, _ in rules.written] == ["alerts/divergence"]
     printed = caplog.text.count("rule broken failed at step 10 and is disabled: KeyError('a fault of the rule')")
     assert printed == (0 if strict else 1)
     assert list(map(str, errors)) == ["rule broken failed at step 10: KeyError('a fault of the rule')"] * strict
 
 
 def test_live_rules_due_at_first_published_step() -> None:
-    watcher = Fed({"divergence": None}).watcher
-    watch = LiveRules(every(7), watcher, None)
-    assert [step for step in range(2, 40, 2) if watch.due(step)] == [8, 14, 22, 28, 36]
-    watch = LiveRules(every(5), watcher, None)
-    assert [step for step in (5, 10, 10, 11, 20) if watch.due(step)] == [5, 10, 10, 20]
+    runner = FedRules({"divergence": None}).runner
+    live = LiveRules(every(7), runner, None)
+    assert [step for step in range(2, 40, 2) if live.due(step)] == [8, 14, 22, 28, 36]
+    live = LiveRules(every(5), runner, None)
+    assert [step for step in (5, 10, 10, 11, 20) if live.due(step)] == [5, 10, 10, 20]

@@ -1,4 +1,4 @@
-"""The plan of a training: metric runs with schedules, selections and tags."""
+"""Tests the plan of a training: metric runs with schedules, selections and tags."""
 
 from __future__ import annotations
 

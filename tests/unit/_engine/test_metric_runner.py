@@ -1,4 +1,4 @@
-"""The metrics of a training, each at its own cadence and interval."""
+"""Tests that each metric of a training runs at its own cadence and interval."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_runner_each_metric_own_cadence_and_interval() -> None:
 
 def test_runner_throughput_leaves_out_pauses() -> None:
     def pause(step: int, engine: Engine) -> None:
-        if step == 4:  # an evaluation of 100 s that does not count
+        if step == 4:  # an evaluation of 100 s does not count
             engine.stopwatch.pause()
             engine.stopwatch.clock.now += 100  # type: ignore[attr-defined]
             engine.stopwatch.resume()
@@ -86,5 +86,5 @@ def test_runner_second_training_own_throughput() -> None:
             now[0] += 3.0
             optimizer.step()
             engine.flush_step()
-        now[0] += 1000.0  # an exception ended it, and nobody told
+        now[0] += 1000.0  # an exception ended the training without a call
     assert [value for _, value in writer.series("perf/step_s")] == pytest.approx([3.0] * 4)

@@ -1,4 +1,4 @@
-"""Copies of weights: taken when a due metric needs them, of what it selects, and gone when the step is over."""
+"""Tests snapshots of weights: copied only for due metrics and their selection, freed after the step."""
 
 from __future__ import annotations
 
@@ -43,15 +43,17 @@ def copies(model: nn.Module, metrics: list[Any], *, closure: bool = False) -> di
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     source = ModelAccess(model, {"SGD": optimizer})
     items = load_config({"every": 1, "metrics": metrics}).items
-    taken = WeightSnapshot()
-    taken.take(source, plan(items, 1, source.parameters, never, source.parameters_by_optimizer), "SGD", closure=closure)
-    return taken._copies["SGD"]
+    snapshot = WeightSnapshot()
+    snapshot.take(
+        source, plan(items, 1, source.parameters, never, source.parameters_by_optimizer), "SGD", closure=closure
+    )
+    return snapshot._copies["SGD"]
 
 
 def test_weight_snapshot_only_selected_and_trained_copied() -> None:
     model = net()
     assert set(copies(model, [{"update_norm": {"include": "^0"}}], closure=True)) == {0, 1}
-    assert copies(model, UPDATES) == {}  # no gradient: the step passes them over
+    assert copies(model, UPDATES) == {}  # the optimizer skips parameters without a gradient
     model(batch(1)[0]).sum().backward()
     assert set(copies(model, UPDATES)) == {0, 1, 2, 3}
     model[0].requires_grad_(False)
@@ -63,38 +65,44 @@ def test_weight_snapshot_half_precision_exact_updates() -> None:
     source = ModelAccess(model, {"SGD": torch.optim.SGD(model.parameters(), lr=0.1)})
     model(batch(1)[0].bfloat16()).sum().backward()
     items = load_config({"every": 1, "metrics": UPDATES}).items
-    taken = WeightSnapshot()
-    taken.take(source, plan(items, 1, source.parameters, never, source.parameters_by_optimizer), "SGD", closure=False)
+    snapshot = WeightSnapshot()
+    snapshot.take(
+        source, plan(items, 1, source.parameters, never, source.parameters_by_optimizer), "SGD", closure=False
+    )
     before = weights(model)
     source.optimizers["SGD"].step()
-    updates = taken.updates(source, "SGD", None)
+    updates = snapshot.updates(source, "SGD", None)
     assert updates is not None
     expected = [(after - before[name]).square().sum().item() for name, after in weights(model).items()]
     assert updates.squares.tolist() == pytest.approx(expected, rel=1e-5)
     assert min(expected) > 0
 
 
-@pytest.mark.parametrize(("metrics", "held"), [(UPDATES, [0, 0, 0, 0, 1, 0] * 2), (["grad_norm"], [0] * 12)])
-def test_weight_snapshot_taken_only_on_due_steps(tmp_path: Path, metrics: list[Any], held: list[int]) -> None:
-    model, seen = net(), []
+@pytest.mark.parametrize(("metrics", "expected"), [(UPDATES, [0, 0, 0, 0, 1, 0] * 2), (["grad_norm"], [0] * 12)])
+def test_weight_snapshot_taken_only_on_due_steps(tmp_path: Path, metrics: list[Any], expected: list[int]) -> None:
+    model, recorded = net(), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, {"every": 3, "metrics": metrics}, log_dir=tmp_path) as loop:
-        assert bool(optimizer._optimizer_step_pre_hooks) == any(held)
-        optimizer.register_step_pre_hook(lambda *_: seen.append(len(loop._engine._recorder._weight_snapshot._copies)))
-        optimizer.register_step_post_hook(lambda *_: seen.append(len(loop._engine._recorder._weight_snapshot._copies)))
+        assert bool(optimizer._optimizer_step_pre_hooks) == any(expected)
+        optimizer.register_step_pre_hook(
+            lambda *_: recorded.append(len(loop._engine._recorder._weight_snapshot._copies))
+        )
+        optimizer.register_step_post_hook(
+            lambda *_: recorded.append(len(loop._engine._recorder._weight_snapshot._copies))
+        )
         for step in range(1, 7):
             model(batch(step)[0]).sum().backward()
             optimizer.step()
             loop.end_step()
-    assert seen == held
-    assert len(optimizer._optimizer_step_pre_hooks) == 1  # ours is gone
+    assert recorded == expected
+    assert len(optimizer._optimizer_step_pre_hooks) == 1  # the callback's hook is gone
 
 
 @pytest.mark.parametrize("ends", [True, False])
 def test_weight_snapshot_with_closure_exact_updates(tmp_path: Path, ends: bool) -> None:
     model = net()
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
-    seen: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
+    recorded: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
     with TbxLoop(model, optimizer, {"every": 2, "metrics": UPDATES}, log_dir=tmp_path) as loop:
         for step in range(1, 7):
             x, y = batch(step)
@@ -107,17 +115,17 @@ def test_weight_snapshot_with_closure_exact_updates(tmp_path: Path, ends: bool) 
 
             before = weights(model)
             optimizer.step(closure)
-            seen[step] = before, weights(model)
+            recorded[step] = before, weights(model)
             if ends:
                 loop.end_step()
     read = Run(tmp_path)
     assert read.steps("update_norm/total") == [2, 4, 6]
-    compare(read, seen)
+    compare(read, recorded)
 
 
-def compare(read: Run, seen: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]]) -> None:
+def compare(read: Run, recorded: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]]) -> None:
     for step, value in read.scalars["update_norm/total"]:
-        before, after = seen[step]
+        before, after = recorded[step]
         changes = {name: after[name] - before[name] for name in after}
         assert value == pytest.approx(torch.cat([c.reshape(-1) for c in changes.values()]).norm().item(), rel=1e-5)
         for name, change in changes.items():
@@ -135,7 +143,7 @@ def test_weight_snapshot_skipped_step_no_updates(tmp_path: Path, fused: bool) ->
     model = net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
-    seen, calls = {}, 0
+    recorded, calls = {}, 0
     with TbxLoop(model, optimizer, {"every": 1, "metrics": UPDATES}, log_dir=tmp_path) as loop:
         for call in range(1, 7):
             x, y = batch(call)
@@ -149,10 +157,10 @@ def test_weight_snapshot_skipped_step_no_updates(tmp_path: Path, fused: bool) ->
             loop.end_step()
             if call == 3:
                 assert all(torch.equal(before[name], after) for name, after in weights(model).items())
-            calls += call != 3 or fused  # other optimizers are not called for it, so it is no step of theirs
+            calls += call != 3 or fused  # the scaler does not call other optimizers, so they count no step
             if call != 3:
-                seen[calls] = before, weights(model)
+                recorded[calls] = before, weights(model)
     read = Run(tmp_path)
-    assert read.steps("update_norm/total") == list(seen) == ([1, 2, 4, 5, 6] if fused else [1, 2, 3, 4, 5])
-    assert read.steps("update_ratio/0.weight") == list(read.histograms["updates/0.weight"]) == list(seen)
-    compare(read, seen)
+    assert read.steps("update_norm/total") == list(recorded) == ([1, 2, 4, 5, 6] if fused else [1, 2, 3, 4, 5])
+    assert read.steps("update_ratio/0.weight") == list(read.histograms["updates/0.weight"]) == list(recorded)
+    compare(read, recorded)

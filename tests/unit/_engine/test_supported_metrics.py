@@ -1,4 +1,4 @@
-"""Metrics that a training does not support."""
+"""Tests metrics that a training does not support."""
 
 from __future__ import annotations
 

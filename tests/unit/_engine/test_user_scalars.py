@@ -1,4 +1,4 @@
-"""Scalars that users log: averaged until the next point."""
+"""Tests scalars that users log: averaged until the next point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers of parameters, from their names."""
+"""Tests the layers of parameters, found from names."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_layers_of_peft_names_layer_of_module() -> None:
         "classifier.lora_magnitude_vector.default.weight": "classifier",
         "score.original_module.weight": "score.original_module",
         "score.modules_to_save.default.weight": "score",
-        "stem.base_layer.weight": "stem.base_layer",  # a model's own name, where no adapter is
+        "stem.base_layer.weight": "stem.base_layer",  # the model's own name: there are no LoRA weights
     }
     assert dict(zip(expected, layers_of(list(expected)), strict=True)) == expected
     inside = [f"net.{name}" for name in expected]

@@ -1,4 +1,4 @@
-"""Tensors of every kind: right, or left out with one warning that says so."""
+"""Tests tensors of every kind: exact statistics, or left out with one warning."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ METRICS = [
 ]
 
 
-def written(model: nn.Module) -> dict[str, Any]:
-    """What one step without an update writes, with the gradients that the parameters have."""
+def step_values(model: nn.Module) -> dict[str, Any]:
+    """The values of one step without an update, from the gradients of the parameters."""
     writer = MemoryWriter()
     engine = Engine(load_config({"every": 1, "metrics": METRICS}).items, every=1, strict=True, writer=writer)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(1)))
     engine.begin_step(1)
     engine.before_clip()
-    for hook in optimizer._optimizer_step_post_hooks.values():  # some kinds cannot be stepped
+    for hook in optimizer._optimizer_step_post_hooks.values():  # no optimizer can step some kinds
         hook(optimizer, (), {})
     engine.flush_step()
     engine.end(1, succeeded=True)
@@ -62,36 +62,36 @@ def test_access_tensor_kind_exact_statistics(name: str) -> None:
     tensor = KINDS[name]
     model = module(w=tensor)
     model.w.grad = tensor.detach().clone() * 2
-    found = written(model)
+    values = step_values(model)
     numbers = torch.view_as_real(tensor).reshape(-1) if tensor.is_complex() else tensor.reshape(-1)
     norm = float(numbers.double().norm())
-    assert found["weight_norm/w"] == pytest.approx(norm, rel=1e-5)
-    assert found["grad_norm/w"] == pytest.approx(2 * norm, rel=2e-3 if tensor.dtype.itemsize == 2 else 1e-5)
-    histogram_of_weights = found["weights/w"]
+    assert values["weight_norm/w"] == pytest.approx(norm, rel=1e-5)
+    assert values["grad_norm/w"] == pytest.approx(2 * norm, rel=2e-3 if tensor.dtype.itemsize == 2 else 1e-5)
+    histogram_of_weights = values["weights/w"]
     assert sum(histogram_of_weights.counts) == numbers.numel()
     assert histogram_of_weights.total == pytest.approx(float(numbers.double().sum()), rel=1e-4, abs=1e-4)
-    assert found["nonfinite/weights/total"] == 0
+    assert values["nonfinite/weights/total"] == 0
 
 
 def test_access_sparse_gradient_exact_statistics() -> None:
     model = nn.Embedding(30, 4, sparse=True)
     model(torch.tensor([1, 2, 2, 7])).pow(2).sum().backward()
     assert model.weight.grad.is_sparse
-    found = written(model)
+    values = step_values(model)
     dense = model.weight.grad.to_dense()
-    assert found["grad_norm/weight"] == pytest.approx(float(dense.norm()), rel=1e-5)
-    # the rows that the batch touched; absent ones are not counted as zeros
-    assert sum(found["grads/weight"].counts) == 3 * 4
+    assert values["grad_norm/weight"] == pytest.approx(float(dense.norm()), rel=1e-5)
+    # only the rows of the batch; absent rows do not count as zeros
+    assert sum(values["grads/weight"].counts) == 3 * 4
 
 
 def test_access_empty_tensor_no_histogram() -> None:
     model = module(w=torch.empty(0, 4), v=torch.ones(2))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    found = written(model)
-    assert found["weight_norm/w"] == 0
-    assert "weights/w" not in found
-    assert found["weights/v"].counts
+    values = step_values(model)
+    assert values["weight_norm/w"] == 0
+    assert "weights/w" not in values
+    assert values["weights/v"].counts
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_access_unreadable_tensor_left_out_named_once(
 ) -> None:
     model = module(q=tensor, w=torch.ones(4))
     model.w.grad = torch.ones(4)
-    found = written(model)
-    assert found["weight_norm/w"] == 2
-    assert not [tag for tag in found if tag.endswith("/q")]
+    values = step_values(model)
+    assert values["weight_norm/w"] == 2
+    assert not [tag for tag in values if tag.endswith("/q")]
     assert caplog.text.count(reason) == 1
 
 
@@ -116,7 +116,7 @@ def test_access_unreadable_tensor_left_out_named_once(
 def test_access_quantized_weight_left_out_named_once(caplog: pytest.LogCaptureFixture) -> None:
     model = module(q=torch.quantize_per_tensor(torch.randn(3, 4), 0.1, 0, torch.qint8), w=torch.ones(4))
     model.w.grad = torch.ones(4)
-    found = written(model)
-    assert found["weight_norm/w"] == 2
-    assert not [tag for tag in found if tag.endswith("/q")]
+    values = step_values(model)
+    assert values["weight_norm/w"] == 2
+    assert not [tag for tag in values if tag.endswith("/q")]
     assert caplog.text.count("q (torch.qint8: its elements are packed or quantized)") == 1

@@ -1,4 +1,4 @@
-"""Names of parameters without wrappers, and near names."""
+"""Tests names of parameters without wrappers, and near names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizer's state against naive formulas, for each optimizer that is known, and words for those that are not."""
+"""Tests each known optimizer's state against naive formulas, and the warning about unknown ones."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ ADAMS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("name", ADAMS)
 def test_adam_state_matches_naive_formula(tmp_path: Path, name: str) -> None:
-    read, model, optimizer, seen = run(tmp_path, ADAMS[name])
+    read, model, optimizer, changes = run(tmp_path, ADAMS[name])
     every = trained(model)
     for moment in ("exp_avg", "exp_avg_sq"):
-        kept = {key: optimizer.state[p][moment].double() for key, p in every.items()}
+        state = {key: optimizer.state[p][moment].double() for key, p in every.items()}
         assert read.family(f"optimizer_state/{moment}") == {*every, "total"}
-        for key, tensor in kept.items():
+        for key, tensor in state.items():
             assert read.at(f"optimizer_state/{moment}/{key}")[4] == pytest.approx(tensor.norm().item(), rel=1e-5)
-    # Without decoupled decay the step is what the weights have moved by: a second way to the same number.
+    # Without decoupled decay the step equals the change of the weights: a second check of the value.
     assert read.steps("optimizer_state/effective_lr/total") == [2, 4]
     for step in (2, 4):
-        moved = {key: seen[step][key] for key in every}
+        moved = {key: changes[step][key] for key in every}
         assert read.at("optimizer_state/effective_lr/total")[step] == pytest.approx(rms([*moved.values()]), rel=1e-4)
     for key, p in every.items():
         state, group = optimizer.state[p], next(g for g in optimizer.param_groups if any(p is q for q in g["params"]))
@@ -48,34 +48,36 @@ def test_adam_state_matches_naive_formula(tmp_path: Path, name: str) -> None:
 
 
 def test_sgd_momentum_state_matches_naive_formula(tmp_path: Path) -> None:
-    read, model, optimizer, seen = run(
+    read, model, optimizer, changes = run(
         tmp_path, lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     )
     for key, p in trained(model).items():
         buffer = optimizer.state[p]["momentum_buffer"].double()
         assert read.at(f"optimizer_state/momentum_buffer/{key}")[4] == pytest.approx(buffer.norm().item(), rel=1e-5)
         assert read.at(f"optimizer_state/effective_lr/{key}")[4] == pytest.approx(rms([0.1 * buffer]), rel=1e-5)
-        assert read.at(f"optimizer_state/effective_lr/{key}")[4] == pytest.approx(rms([seen[4][key]]), rel=1e-3)
+        assert read.at(f"optimizer_state/effective_lr/{key}")[4] == pytest.approx(rms([changes[4][key]]), rel=1e-3)
     assert not [tag for tag in read.scalars if "exp_avg" in tag]
 
 
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"maximize": True}])
 def test_sgd_nesterov_effective_lr_matches_step(tmp_path: Path, options: dict[str, Any]) -> None:
-    read, model, _, seen = run(
+    read, model, _, changes = run(
         tmp_path, lambda m: torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, nesterov=True, **options)
     )
     for key in trained(model):
         for step in (2, 4):
-            moved = rms([seen[step][key]])
+            moved = rms([changes[step][key]])
             assert read.at(f"optimizer_state/effective_lr/{key}")[step] == pytest.approx(moved, rel=1e-3)
 
 
 def test_adafactor_weight_decay_not_in_effective_lr(tmp_path: Path) -> None:
     rate, decay = 0.05, 0.5
-    read, model, _, seen = run(tmp_path, lambda m: torch.optim.Adafactor(m.parameters(), lr=rate, weight_decay=decay))
+    read, model, _, changes = run(
+        tmp_path, lambda m: torch.optim.Adafactor(m.parameters(), lr=rate, weight_decay=decay)
+    )
     for key, p in trained(model).items():
-        old = p.detach().double() + seen[4][key]
-        moved = rms([seen[4][key] - rate * decay * old])
+        old = p.detach().double() + changes[4][key]
+        moved = rms([changes[4][key] - rate * decay * old])
         assert read.at(f"optimizer_state/effective_lr/{key}")[4] == pytest.approx(moved, rel=2e-3), key
 
 
@@ -114,11 +116,11 @@ ADAFACTORS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("name", ADAFACTORS)
 def test_adafactor_effective_lr_matches_step(tmp_path: Path, name: str) -> None:
-    read, model, _, seen = run(tmp_path, ADAFACTORS[name])
-    exact = 0.15 if "warming up" in name else 2e-3  # steps of 1e-7 are near the weights' own precision
+    read, model, _, changes = run(tmp_path, ADAFACTORS[name])
+    exact = 0.15 if "warming up" in name else 2e-3  # steps of 1e-7 are near the precision of the weights
     for key in trained(model):
         for step in (2, 4):
-            moved = rms([seen[step][key]])
+            moved = rms([changes[step][key]])
             assert read.at(f"optimizer_state/effective_lr/{key}")[step] == pytest.approx(moved, rel=exact), key
 
 

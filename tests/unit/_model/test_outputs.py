@@ -1,4 +1,4 @@
-"""Losses and predictions that a model returns."""
+"""Tests losses and predictions that a model returns."""
 
 from __future__ import annotations
 

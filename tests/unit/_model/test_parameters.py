@@ -1,4 +1,4 @@
-"""Names and groups of parameters."""
+"""Tests names and groups of parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers.nets import bert_like
 
 
 def resolve(*args: Any, **kwargs: Any) -> Selection:
-    """The groups; raises what `match` says of the first regex that matches nothing."""
+    """Returns the groups; raises the error of `match` for the first regex that matches nothing."""
     selection, errors = match(*args, **kwargs)
     for error in filter(None, errors.values()):
         raise error

@@ -1,4 +1,4 @@
-"""Statistics of a model's tensors, some of which are absent."""
+"""Tests statistics of a model's tensors when some are absent."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_tensors_statistics_only_releases_tensors() -> None:
 
 def test_tensors_grouped_without_absent_ones() -> None:
     one, two = torch.ones(2), torch.zeros(3)
-    found = Tensors([one, None, two]).grouped({"a": [0, 1], "b": [1], "c": [2, 0]})
-    assert {name: [id(t) for t in members] for name, (members, _) in found.items()} == {
+    grouped = Tensors([one, None, two]).grouped({"a": [0, 1], "b": [1], "c": [2, 0]})
+    assert {name: [id(t) for t in members] for name, (members, _) in grouped.items()} == {
         "a": [id(one)],
         "c": [id(two), id(one)],
     }

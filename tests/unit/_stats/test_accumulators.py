@@ -1,4 +1,4 @@
-"""Sums that are added up later."""
+"""Tests sums that are added up later."""
 
 from __future__ import annotations
 

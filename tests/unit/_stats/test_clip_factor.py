@@ -1,4 +1,4 @@
-"""The clip factor against torch.nn.utils.clip_grad_norm_."""
+"""Tests the clip factor against torch.nn.utils.clip_grad_norm_."""
 
 from __future__ import annotations
 

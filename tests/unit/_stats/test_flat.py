@@ -1,4 +1,4 @@
-"""Any tensor as a flat one of real numbers."""
+"""Tests flat views of any tensor as real numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernels for CUDA, run by Triton's interpreter on the CPU, against the CPU path; and compiled for cards."""
+"""Tests the CUDA kernels, run by Triton's interpreter on the CPU, against the CPU path."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tests/gpu run
 
 
 @pytest.fixture(autouse=True)
-def _a_card_does_not_warn() -> Iterator[None]:
-    """The interpreter computes with numpy, which warns of infinities."""
+def _no_numpy_warnings() -> Iterator[None]:
+    """Silences numpy, which warns about infinities in the interpreter."""
     with np.errstate(all="ignore"):
         yield
 
@@ -57,16 +57,16 @@ def groups() -> dict[str, list[Tensor]]:
 
 def test_fused_moments_match_cpu() -> None:
     rows = list(groups().values())
-    found = fused.moments(rows)
+    actual = fused.moments(rows)
     bounds = histogram.value_ranges(rows)
-    assert torch.equal(torch.stack([found.lows, found.highs], 1), torch.stack(bounds))
+    assert torch.equal(torch.stack([actual.lows, actual.highs], 1), torch.stack(bounds))
     for place, (name, tensors) in enumerate(groups().items()):
         every = torch.cat([tensor.double() for tensor in tensors])
         finite = every[torch.isfinite(every)]
-        assert found.nonfinite[place] == len(every) - len(finite), name
-        assert found.totals[place].item() == pytest.approx(finite.sum().item(), rel=1e-6, abs=1e-3), name
-        if name != "huge":  # squares of those are no float32 numbers
-            assert found.squares[place].item() == pytest.approx(finite.square().sum().item(), rel=1e-6), name
+        assert actual.nonfinite[place] == len(every) - len(finite), name
+        assert actual.totals[place].item() == pytest.approx(finite.sum().item(), rel=1e-6, abs=1e-3), name
+        if name != "huge":  # their squares overflow float32
+            assert actual.squares[place].item() == pytest.approx(finite.square().sum().item(), rel=1e-6), name
 
 
 @pytest.mark.parametrize("bins", [1, 31, 64, 255])
@@ -76,16 +76,18 @@ def test_fused_histograms_match_cpu(bins: int) -> None:
     ranges = histogram.value_ranges(rows)
     counted = fused.count(rows, ranges, numbers)
     for name, ours, theirs in zip(names, counted, histogram.count(rows, ranges, numbers), strict=True):
-        found, expected = histogram.finish(ours.tolist()), histogram.finish(theirs.tolist())
+        actual, expected = histogram.finish(ours.tolist()), histogram.finish(theirs.tolist())
         assert len(ours) == len(theirs)
-        assert (found is None) == (expected is None) == (name in ("none is finite", "empty")), name
-        if found is None or expected is None:
+        assert (actual is None) == (expected is None) == (name in ("none is finite", "empty")), name
+        if actual is None or expected is None:
             continue
-        assert (found.low, found.high, sum(found.counts)) == (expected.low, expected.high, sum(expected.counts)), name
-        assert found.total == pytest.approx(expected.total, rel=1e-6, abs=1e-3), name
-        assert found.total_squares == pytest.approx(expected.total_squares, rel=1e-6), name
-        moved = sum(abs(a - b) for a, b in zip(found.counts, expected.counts, strict=True)) / 2
-        # bf16 and fp16 have few values: all elements at an edge may be counted on its other side
+        assert (actual.low, actual.high, sum(actual.counts)) == (expected.low, expected.high, sum(expected.counts)), (
+            name
+        )
+        assert actual.total == pytest.approx(expected.total, rel=1e-6, abs=1e-3), name
+        assert actual.total_squares == pytest.approx(expected.total_squares, rel=1e-6), name
+        moved = sum(abs(a - b) for a, b in zip(actual.counts, expected.counts, strict=True)) / 2
+        # bf16 and fp16 have few values: all elements at an edge may be counted in the bin beside it
         assert moved <= (0.02 * sum(expected.counts) if name == "types beside each other" else 4), name
 
 
@@ -93,9 +95,9 @@ def test_fused_count_over_wider_range_matches_cpu() -> None:
     """Other ranks may hold the smallest and the largest element."""
     tensor = torch.arange(-500, 501) / 500
     ranges = [torch.tensor([-4.0, 4.0], dtype=torch.float64)]
-    (found,), (expected,) = (variant([[tensor]], ranges, [8]) for variant in (fused.count, histogram.count))
-    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
-    assert found[4:].tolist() == [0, 0, 0, 500, 500, 1, 0, 0]
+    (actual,), (expected,) = (variant([[tensor]], ranges, [8]) for variant in (fused.count, histogram.count))
+    assert actual.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+    assert actual[4:].tolist() == [0, 0, 0, 500, 500, 1, 0, 0]
 
 
 def test_fused_moments_of_step_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +111,7 @@ def test_fused_moments_of_step_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> N
     there = [torch.randn(2000), None, bad(torch.randn(30, 100).reshape(-1)), torch.randn(7), None]
     tensors, chosen = Tensors(there), [tensor for tensor in there if tensor is not None]
     groups = {"a": [0, 1, 2], "none": [4], "b": [3], "c": [1, 3, 0]}
-    found = tensors.grouped(groups)
+    actual = tensors.grouped(groups)
     squares, nonfinite = tensors.squares, tensors.nonfinite
     assert passes == [3]
     monkeypatch.setattr(fused, "tensor_moments", lambda tensors: None)
@@ -118,8 +120,8 @@ def test_fused_moments_of_step_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> N
     assert squares[[1, 4]].tolist() == [0, 0]
     assert nonfinite[[0, 2, 3]].tolist() == count_nonfinite(chosen, square_norms(chosen)).tolist() == [0, 3, 0]
     expected = Tensors(there).grouped(groups)
-    assert list(found) == list(expected) == ["a", "b", "c"]
-    for name, (members, bounds) in found.items():
+    assert list(actual) == list(expected) == ["a", "b", "c"]
+    for name, (members, bounds) in actual.items():
         same, unknown = expected[name]
         assert unknown is None
         assert bounds is not None

@@ -1,4 +1,4 @@
-"""Histogram counts against numpy.histogram."""
+"""Tests histogram counts against numpy.histogram."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tbx_callbacks._stats.histogram import HistogramCounts
 
 def on_cpu(tensors: list[Tensor], bins: int = 64) -> HistogramCounts:
     (packed,) = histogram.count([tensors], histogram.value_ranges([tensors]), [bins])
-    found = histogram.finish(packed.tolist())
-    assert found is not None
-    return found
+    result = histogram.finish(packed.tolist())
+    assert result is not None
+    return result
 
 
 def on_device(tensors: list[Tensor], bins: int = 64) -> HistogramCounts:
-    """The way of accelerators: it runs on any device, and so it is compared here too."""
+    """Counts as accelerators do; that code runs on any device."""
     flats = [flat(tensor) for tensor in tensors]
     (counted,) = histogram_device.count([flats], histogram_device.bounds([flats]), [bins])
-    found = histogram.finish(counted.tolist())
-    assert found is not None
-    return found
+    result = histogram.finish(counted.tolist())
+    assert result is not None
+    return result
 
 
 def moved(one: HistogramCounts, other: HistogramCounts) -> int:
-    """Twice the number of elements that rounding put on the other side of an edge."""
+    """Twice the number of elements that rounding moved across an edge."""
     assert sum(one.counts) == sum(other.counts)
     return int(np.abs(np.array(one.counts) - np.array(other.counts)).sum())
 
@@ -72,7 +72,7 @@ def test_histogram_counts_match_numpy(variant: str, name: str, bins: int) -> Non
     assert (ours.low, ours.high) == (values.min(), values.max())
     assert ours.total == pytest.approx(values.sum(), rel=1e-5, abs=1e-6 * np.abs(values).sum())
     assert ours.total_squares == pytest.approx(np.square(values).sum(), rel=1e-5)
-    # An element within one rounding error of an edge may be counted on either side of it.
+    # Rounding may move an element across an edge.
     spacing = np.spacing(np.abs(values).max().astype(np.float32 if tensor.dtype != torch.float64 else np.float64))
     at_edge = sum((np.abs(values[:, None] - edges[None, 1:-1]) <= 2 * spacing).any(1)) if values.size < 30_000 else 20
     assert np.abs(np.array(ours.counts) - expected).sum() <= 2 * at_edge
@@ -97,11 +97,11 @@ def test_histogram_of_many_groups_same_counts() -> None:
 def test_histogram_of_mixed_types_same_counts() -> None:
     parts = [torch.randn(100), torch.randn(50).double(), torch.randn(60_000).bfloat16(), torch.arange(5)]
     together = torch.cat([part.double() for part in parts])
-    found = on_cpu(parts)
-    assert sum(found.counts) == together.numel()
-    # bf16 has few values: where one lies at an edge, many elements move together.
-    at_edge = sum(int(((together - edge).abs() < 1e-6).sum()) for edge in found.edges)
-    assert moved(found, on_cpu([together])) <= 2 * at_edge + 4
+    result = on_cpu(parts)
+    assert sum(result.counts) == together.numel()
+    # bf16 has few values: if one lies at an edge, many elements move together.
+    at_edge = sum(int(((together - edge).abs() < 1e-6).sum()) for edge in result.edges)
+    assert moved(result, on_cpu([together])) <= 2 * at_edge + 4
 
 
 @every_variant

@@ -1,4 +1,4 @@
-"""Copies of values from a device to the host."""
+"""Tests copies of values from a device to the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums of squares and counts against float64."""
+"""Tests sums of squares and counts against float64."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_square_norms_of_large_tensor_exact() -> None:
     tensor = torch.randn(4_000_000)
     exact = math.sqrt(naive(tensor))
     assert math.sqrt(square_norms([tensor])[0]) == pytest.approx(exact, rel=1e-6)
-    # The reason for our own: should torch become exact here, the plain operator will do.
+    # This inexact result is the reason for square_norms; it can go once torch is exact here.
     assert abs(torch.linalg.vector_norm(tensor).item() / exact - 1) > 1e-6
 
 

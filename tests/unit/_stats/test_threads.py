@@ -1,4 +1,4 @@
-"""Work that is shared out to threads is the same work, and leaves torch's threads as they were."""
+"""Tests that threads compute the same statistics and keep torch's number of threads."""
 
 from __future__ import annotations
 
@@ -96,5 +96,5 @@ def test_on_threads_statistics_deterministic() -> None:
 
 
 def test_square_norms_of_equal_elements_exact() -> None:
-    """A BLAS dot, which adds up in few lanes, is 3e-5 off here."""
+    """A BLAS dot product adds up in few lanes, and is 3e-5 off here."""
     assert square_norms([torch.full((1 << 18,), 0.3)]).item() == pytest.approx((1 << 18) * 0.3**2, rel=1e-6)

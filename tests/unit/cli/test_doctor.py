@@ -1,4 +1,4 @@
-"""`tbx-callbacks doctor`, run as a user runs it."""
+"""Tests `tbx-callbacks doctor` as a user runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Micro-batches: samples, tokens, labels and losses in their usual forms."""
+"""Tests micro-batches: samples, tokens, labels and losses in their usual forms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ X = torch.ones(2, 3)
 
 
 @pytest.mark.parametrize(
-    ("batch", "found"),
+    ("batch", "expected"),
     [
         ({"labels": LABELS, "y": X}, LABELS),
         ({"target": LABELS}, LABELS),
@@ -26,17 +26,17 @@ X = torch.ones(2, 3)
     ],
     ids=["labels", "target", "pair", "regression", "none", "single"],
 )
-def test_labels_in_batch(batch: Any, found: Any) -> None:
-    assert labels_in(batch) is found
+def test_labels_in_usual_batches_found(batch: Any, expected: Any) -> None:
+    assert labels_in(batch) is expected
 
 
-def test_samples_in_first_dimension() -> None:
+def test_samples_in_batch_counts_first_dimension() -> None:
     assert samples_in({"x": torch.ones(5, 2), "input_ids": X}) == 2
     assert samples_in({"scalar": torch.tensor(1.0), "x": torch.ones(5, 2)}) == 5
     assert samples_in({}) == 0
 
 
-def test_tokens_in_mask_or_masks() -> None:
+def test_tokens_in_attention_masks_summed() -> None:
     mask = torch.tensor([[1, 1], [1, 0]])
     assert tokens_in({"attention_mask": mask}) is mask
     assert tokens_in({"attention_mask": torch.ones(2, 2, 2)}) is None
@@ -49,7 +49,7 @@ def test_tokens_in_mask_or_masks() -> None:
 @pytest.mark.parametrize(
     "outputs", [{"loss": torch.tensor(2.0)}, (torch.tensor(2.0), X), SimpleNamespace(loss=torch.tensor(2.0))]
 )
-def test_loss_in_outputs(outputs: Any) -> None:
+def test_loss_in_usual_outputs_found(outputs: Any) -> None:
     loss = loss_in(outputs)
     assert loss is not None
     assert loss.item() == 2.0

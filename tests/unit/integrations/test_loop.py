@@ -1,4 +1,4 @@
-"""Plain loops: the same tags, steps and values as the trainers, and nothing that a loop has to learn."""
+"""Tests that plain loops write the same tags, steps and values as the trainers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def train(
     clip: float | None = None,
     accumulate: int = 1,
 ) -> dict[int, Any]:
-    """The tutorial loop; returns what a naive second implementation saw at each step."""
+    """Trains the tutorial loop; returns the values of a naive second implementation by step."""
     seen, weights = {}, copied(model)
     for step in range(1, steps + 1):
         losses = []
@@ -136,7 +136,7 @@ def test_loop_several_optimizers_own_parameters(tmp_path: Path) -> None:
     with TbxLoop(model, optimizers, {"every": 1, "metrics": ["learning_rate", "grad_norm"]}, log_dir=tmp_path) as loop:
         for _ in range(3):
             for name, optimizer in optimizers.items():
-                # Leaves gradients in the other's parameters, too, as adversarial training does.
+                # Also leaves gradients in the other optimizer's parameters, as adversarial training does.
                 model["critic"](model["generator"](torch.randn(5, 4))).square().mean().backward()
                 expected[name].append(norm([p.grad for p in model[name].parameters()]))
                 optimizer.step()
@@ -269,7 +269,7 @@ def test_loop_without_other_ranks_leaves_out_shares(
 
 
 def test_loop_default_device_changes_nothing(tmp_path: Path) -> None:
-    """On "meta", whatever is made there instead of on the CPU has no elements."""
+    """On "meta" a tensor made on the default device instead of the CPU has no elements."""
     runs = {}
     for name in ("cpu", "meta"):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Statistics of what modules return."""
+"""Tests statistics of module outputs."""
 
 from __future__ import annotations
 

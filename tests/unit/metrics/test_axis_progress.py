@@ -1,4 +1,4 @@
-"""Samples and tokens along the axes of a run."""
+"""Tests samples and tokens along the axes of a run."""
 
 from __future__ import annotations
 

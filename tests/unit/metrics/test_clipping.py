@@ -1,4 +1,4 @@
-"""The clip factor and the share of clipped steps."""
+"""Tests the clip factor and the share of clipped steps."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def test_clip_factor_of_trainer_written_when_logged() -> None:
     assert finished(values) == {}
 
 
-def test_clip_share_only_with_every_step_seen() -> None:
-    seen = Interval(steps=4, clip_steps=4, clipped_steps=torch.tensor(1))
-    assert finished(Clip()(context(interval=seen))) == {"clip/share": 0.25}
+def test_clip_share_written_only_if_every_step_known() -> None:
+    interval = Interval(steps=4, clip_steps=4, clipped_steps=torch.tensor(1))
+    assert finished(Clip()(context(interval=interval))) == {"clip/share": 0.25}
     assert finished(Clip()(context(interval=Interval(steps=4, clip_steps=3, clipped_steps=1)))) == {}
 
 

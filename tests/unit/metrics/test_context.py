@@ -1,4 +1,4 @@
-"""The context of a step: histograms of a selection, and skipped steps."""
+"""Tests the context of a step: histograms of a selection, and skipped steps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.helpers.contexts import context, tensors
 
 def test_context_histograms_groups_without_tensor_left_out() -> None:
     first, second, *_ = tensors(1)
-    found = context().histograms(Tensors([first, second, None, None]), 16)
-    assert list(found) == ["0"]
-    assert (found["0"].bins, [id(tensor) for tensor in found["0"].tensors]) == (16, [id(first), id(second)])
+    histograms = context().histograms(Tensors([first, second, None, None]), 16)
+    assert list(histograms) == ["0"]
+    assert (histograms["0"].bins, [id(tensor) for tensor in histograms["0"].tensors]) == (16, [id(first), id(second)])
 
 
 def test_context_unless_skipped_wraps_only_with_flag() -> None:

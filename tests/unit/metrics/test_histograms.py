@@ -1,4 +1,4 @@
-"""Histograms of weights, gradients and updates against numpy."""
+"""Tests histograms of weights, gradients and updates against numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Norms of gradients, weights and updates against float64."""
+"""Tests norms of gradients, weights and updates against float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Speed, waiting for data, and memory."""
+"""Tests throughput, input share and memory."""
 
 from __future__ import annotations
 

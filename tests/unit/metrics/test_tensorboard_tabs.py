@@ -1,4 +1,4 @@
-"""The HParams, Text and Custom Scalars tabs."""
+"""Tests the HParams, Text and Custom Scalars tabs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trainer's own numbers: losses, accuracy, learning rates, loss scale."""
+"""Tests metrics of the trainer: losses, accuracy, learning rates and loss scale."""
 
 from __future__ import annotations
 

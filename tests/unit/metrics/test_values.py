@@ -1,4 +1,4 @@
-"""Mergeable values: the result from parts of one rank or several."""
+"""Tests the results of mergeable values, from one rank or several."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tbx_callbacks.metrics.values import (
 
 
 def merged(*ranks: Value, **step_info: float) -> object:
-    """The result on rank 0, from the parts of all ranks."""
+    """The merged result on rank 0, from the partial values of all ranks."""
     sums = [sum(map(float, parts)) for parts in zip(*(value.sums() for value in ranks), strict=True)]
     maxes = [max(map(float, parts)) for parts in zip(*(value.maxes() for value in ranks), strict=True)]
     return ranks[0].result(sums, maxes, step_info)

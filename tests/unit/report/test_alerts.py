@@ -1,4 +1,4 @@
-"""Alerts of live rules, as markers at their step."""
+"""Tests the report's markers of live rules' alerts at their step."""
 
 from __future__ import annotations
 

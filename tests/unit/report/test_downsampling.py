@@ -1,4 +1,4 @@
-"""Fewer points that still show what stands out."""
+"""Tests that downsampled series keep spikes, envelopes and non-finite values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def series(steps: list[int], values: list[float]) -> Series:
 
 @pytest.mark.parametrize("place", [0, 1, 5_000, 77_777, 99_998, 99_999])
 @pytest.mark.parametrize("spike", [50.0, -50.0, np.nan, np.inf])
-def test_thin_keeps_every_spike(place: int, spike: float) -> None:
+def test_thin_long_series_keeps_spike(place: int, spike: float) -> None:
     values = np.random.default_rng(0).normal(size=100_000)
     values[place] = spike
     kept = thin(values, 1000)
@@ -25,11 +25,11 @@ def test_thin_keeps_every_spike(place: int, spike: float) -> None:
     assert {0, 99_999} <= set(kept.tolist())
 
 
-def test_thin_keeps_envelope() -> None:
+def test_thin_noisy_series_keeps_envelope() -> None:
     values = np.sin(np.arange(30_000) / 100) + np.random.default_rng(1).normal(0, 0.1, 30_000)
     kept = thin(values, 900)
     for part in np.array_split(np.arange(30_000), 100):
-        near = values[kept[(kept > part[0] - 102) & (kept < part[-1] + 102)]]  # as far as a stretch is long
+        near = values[kept[(kept > part[0] - 102) & (kept < part[-1] + 102)]]  # one stretch to each side
         assert near.min() <= values[part].min() <= values[part].max() <= near.max()
 
 
@@ -67,7 +67,7 @@ def test_spread_histograms_keep_mass_and_place() -> None:
     assert quantiles(small, (0.5,)) == pytest.approx([0.0], abs=1e-9)
 
 
-def test_spread_histogram_of_equal_values() -> None:
+def test_spread_histogram_of_equal_values_keeps_mass() -> None:
     one = np.array([[2.0, 2.0, 5.0]])
     _, _, shares = histogram_grid(Histograms(np.array([1]), (one,), np.zeros(1)), columns=10)
     assert shares.sum() == 1

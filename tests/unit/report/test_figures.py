@@ -1,4 +1,4 @@
-"""The figures for notebooks, and what they show of a run."""
+"""Tests the figures of a run for notebooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heat maps of layers over steps."""
+"""Tests heat maps of layers over steps."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ def test_families_leave_out_nested_layers(tmp_path: Path) -> None:
     inside = {f"grad_norm/{layer}.dense.weight": 1.0 for layer in LAYERS}
     run = read_run(trained(tmp_path / "run", extra=inside | {"activations/bert.a.0/zero_share": 0.5}))
     assert list(families(run)["grad_norm"]) == LAYERS
-    assert "activations/zero_share" not in families(run)  # one row has no depth
+    assert "activations/zero_share" not in families(run)  # a layer without depth is left out

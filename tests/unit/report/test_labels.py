@@ -1,4 +1,4 @@
-"""Names of runs as plain text for plotly."""
+"""Tests names of runs as plain text for plotly."""
 
 from __future__ import annotations
 

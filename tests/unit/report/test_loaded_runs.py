@@ -1,4 +1,4 @@
-"""Samples and seconds at each step of a loaded run."""
+"""Tests samples and seconds at each step of a loaded run."""
 
 from __future__ import annotations
 

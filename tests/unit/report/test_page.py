@@ -1,4 +1,4 @@
-"""`tbx-callbacks report`, run as a user runs it, and what the page holds."""
+"""Tests `tbx-callbacks report` as a user runs it, and the contents of its page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Smoothed lines of the report."""
+"""Tests smoothed lines of the report."""
 
 from __future__ import annotations
 

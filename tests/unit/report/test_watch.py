@@ -1,4 +1,4 @@
-"""Reports that are written again while runs grow."""
+"""Tests reports that are rewritten while runs grow."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def test_follow_writes_after_files_have_grown(tmp_path: Path) -> None:
         return tmp_path
 
     def wait() -> bool:
-        looks.append(len(written))
-        if len(looks) == 2:
+        written_at_wait.append(len(written))
+        if len(written_at_wait) == 2:
             trained(tmp_path / "run", steps=4)
-        return len(looks) == 4
+        return len(written_at_wait) == 4
 
-    looks: list[int] = []
-    came = list(follow([str(tmp_path)], write, wait))
-    assert looks == [0, 0, 1, 1]  # waited, waited, written, nothing new
-    assert [type(one) for one in came] == [UnreadableError, type(tmp_path)]
+    written_at_wait: list[int] = []
+    reports = list(follow([str(tmp_path)], write, wait))
+    assert written_at_wait == [0, 0, 1, 1]  # waits, waits, writes, waits again
+    assert [type(one) for one in reports] == [UnreadableError, type(tmp_path)]

@@ -1,4 +1,4 @@
-"""The diagnosis of a whole run."""
+"""Tests the diagnosis of a whole run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from tbx_callbacks.rules import RULES, SEVERITIES, diagnose
-from tests.helpers.rule_cases import CASES, FALLING, HEALTHY, flat, found, run_of, series
+from tests.helpers.rule_cases import CASES, FALLING, HEALTHY, findings_of, flat, run_of, series
 
 
 def test_diagnose_healthy_run_no_finding() -> None:
-    assert found(HEALTHY) == {}
+    assert findings_of(HEALTHY) == {}
 
 
 @pytest.mark.parametrize("length", [1, 3, 8, 15])
@@ -23,7 +23,7 @@ def test_diagnose_short_noisy_runs_no_finding(length: int) -> None:
             "train/learning_rate": np.linspace(1e-6, 5e-5, length),
             "eval/loss": series(0.7 + 0.02 * rng.standard_normal(2)),
         }
-        assert found(scalars) == {}
+        assert findings_of(scalars) == {}
 
 
 def test_diagnose_unjudged_rule_names_missing_metric() -> None:

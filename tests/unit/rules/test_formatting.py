@@ -1,4 +1,4 @@
-"""Findings as a line of the log and as Markdown."""
+"""Tests findings as a log line and as Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry of rules."""
+"""Tests the registry of rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules as what they are: pure functions from series to findings."""
+"""Tests rules as pure functions from series to findings."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pytest
 
 from tbx_callbacks.rules import RULES, SEVERITIES, default_rules, diagnose
 from tbx_callbacks.runs.series import Run, Series, scalar_points, series_of
-from tests.helpers.rule_cases import CASES, FALLING, N, flat, found, run_of
+from tests.helpers.rule_cases import CASES, FALLING, N, findings_of, flat, run_of
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_rule_finding_has_evidence(rule: str) -> None:
     scalars, tag, step = CASES[rule]
-    finding = found(scalars)[rule]
+    finding = findings_of(scalars)[rule]
     assert tag in finding.tags
     assert finding.steps[0] == step
     assert finding.severity in SEVERITIES
@@ -29,7 +29,7 @@ def test_rule_without_tags_or_points_silent(rule: str) -> None:
     assert list(default_rules()[rule](Run())) == []
     whole = run_of(scalars)
     short = {tag: Series(one.steps[:2], one.values[:2], one.wall_times[:2]) for tag, one in whole.scalars.items()}
-    if rule != "nonfinite":  # one NaN is enough
+    if rule != "nonfinite":  # a single NaN suffices
         assert list(default_rules()[rule](Run(short))) == []
 
 

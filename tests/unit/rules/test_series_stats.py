@@ -1,4 +1,4 @@
-"""Statistics of series that rules share."""
+"""Tests statistics of series that rules share."""
 
 from __future__ import annotations
 

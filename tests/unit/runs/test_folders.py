@@ -1,4 +1,4 @@
-"""Folders of runs: one run is one folder."""
+"""Tests the folders of runs: one run is one folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Event files of every kind of writer, read back."""
+"""Tests the reader on event files of every kind of writer."""
 
 from __future__ import annotations
 

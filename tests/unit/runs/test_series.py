@@ -1,4 +1,4 @@
-"""Series of points that grow."""
+"""Tests series of points that grow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run written against samples, tokens and epochs too: real runs, read back from the disk."""
+"""Tests runs written against samples, tokens and epochs, read from disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.runs import Run, files
 
 
 def loop_over(folder: Path, sizes: dict[int, int], *, start: int = 0, **options: Any) -> None:
-    """Batches of these sizes, by step; an evaluation after steps 3 and 4."""
+    """Trains on batches of given sizes by step, and evaluates after steps 3 and 4."""
     torch.manual_seed(0)
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -34,7 +34,7 @@ def loop_over(folder: Path, sizes: dict[int, int], *, start: int = 0, **options:
                 loop.evaluate(accuracy=0.5)
 
 
-def test_axes_of_loop_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_axes_of_loop_written_at_counted_samples(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loop_over(tmp_path / "run", {1: 6, 2: 6, 3: 5, 4: 7, 5: 6, 6: 2})
     whole = Run(tmp_path / "run")
     assert whole.steps("train/loss") == [2, 4, 6]
@@ -45,11 +45,11 @@ def test_axes_of_loop_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
             (place * factor, whole.at("train/loss")[step]) for step, place in ((2, 12), (4, 24), (6, 32))
         ]
         assert read.steps("weight_norm/total") == [12 * factor, 24 * factor, 32 * factor]
-        # Nothing was counted at step 3: it goes where the steps before lead to.
+        # Step 3 has no count: its position follows from the steps before.
         assert read.steps("eval/accuracy") == [18 * factor, 24 * factor]
         assert not read.histograms
         assert read.at("axis/step") == {12 * factor: 2, 18 * factor: 3, 24 * factor: 4, 32 * factor: 6}
-    assert not files(tmp_path / "run" / "by_epochs")  # a loop has none
+    assert not files(tmp_path / "run" / "by_epochs")  # a loop has no epochs
     assert caplog.text.count("axis epochs is not written: it needs the trainer's epoch") == 1
 
 
@@ -63,7 +63,7 @@ def test_axes_of_resumed_loop_continue(tmp_path: Path) -> None:
 
 
 def test_axes_unknown_samples_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    loop_over(tmp_path / "run", {1: 0, 2: 0})  # the loop does not say how many samples
+    loop_over(tmp_path / "run", {1: 0, 2: 0})  # the loop passes no number of samples
     assert not files(tmp_path / "run" / "by_samples")
     assert "axis samples is not written: it needs the samples of each batch" in caplog.text
     loop_over(tmp_path / "run", {3: 5, 4: 5}, start=2)
@@ -76,7 +76,7 @@ def test_axes_folders_are_no_runs(tmp_path: Path) -> None:
     loop_over(tmp_path / "a" / "run", {1: 6, 2: 6})
     assert list(find_runs(tmp_path)) == ["a/run"]
     assert list(find_runs(tmp_path / "a" / "run")) == ["."]
-    assert list(find_runs(tmp_path / "a" / "run" / "by_samples")) == ["."]  # asked for
+    assert list(find_runs(tmp_path / "a" / "run" / "by_samples")) == ["."]  # the caller asks for this folder
 
 
 def test_axes_points_never_go_back(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The writers that keep values in memory or nowhere."""
+"""Tests the writers that keep values in memory or drop them."""
 
 from __future__ import annotations
 

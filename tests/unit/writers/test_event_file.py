@@ -1,4 +1,4 @@
-"""Names of event files."""
+"""Tests names of event files."""
 
 from __future__ import annotations
 

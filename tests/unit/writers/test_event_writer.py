@@ -1,4 +1,4 @@
-"""The event writer: what is on the disk, and when."""
+"""Tests the contents of the disk after each action of the event writer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helpers.events import scalar_event
 from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
 
-# Each child is forked before it has a writer, so that all of them share one import of torch.
+# Each child is forked before it has a writer, so that all children share one import of torch.
 ENDINGS = """
 import os, sys
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
@@ -49,7 +49,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A folder for each way to end and one of a forked child, and the process that wrote them."""
+    """The process that wrote, and its folders: one for each kind of end and one of a forked child."""
     folder = tmp_path_factory.mktemp("ended")
     arguments = [part for name, (ending, _) in WAYS_TO_END.items() for part in (name, ending)]
     done = python("-W", "ignore::DeprecationWarning", "-c", ENDINGS, *arguments, cwd=folder)
@@ -107,8 +107,8 @@ def test_summary_writer_purge_step_hides_steps(tmp_path: Path) -> None:
     assert Run(tmp_path).steps("a") == list(range(8))
 
 
-class Stuck:
-    """A file that takes nothing, or nothing for a while."""
+class StuckFile:
+    """A file that blocks or fails on writes, until the test repairs it."""
 
     path, volatile = "stuck", False
 
@@ -129,7 +129,7 @@ class Stuck:
 
 
 def test_event_writer_backlog_drains_when_disk_works(caplog: pytest.LogCaptureFixture) -> None:
-    stuck = Stuck()
+    stuck = StuckFile()
     writer = EventWriter("folder", lambda: stuck, max_mib=32.0)
     for step in range(40_000):
         writer.add_event(scalar_event(step))
@@ -160,11 +160,11 @@ def test_event_writer_hanging_store_close_returns(
     monkeypatch.setattr("tbx_callbacks.writers.event_writer._CLOSE_SECS", 0.2)
     released = threading.Event()
 
-    class Hangs(Stuck):
+    class HangingFile(StuckFile):
         def write(self, records: bytes) -> None:
             released.wait(60)
 
-    writer = EventWriter("folder", Hangs)
+    writer = EventWriter("folder", HangingFile)
     writer.add_event(scalar_event(1))
     writer.close()  # returns
     assert not released.is_set()

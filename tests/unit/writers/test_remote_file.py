@@ -1,4 +1,4 @@
-"""Runs on S3, against a real HTTP server that speaks S3."""
+"""Tests runs on S3 against a real HTTP server that implements S3."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.processes import python
 from tests.helpers.runs import Run
 from tests.helpers.s3 import s3_bucket
 
-# botocore parses its own files with a deprecated function of the standard library.
+# botocore parses its files with a deprecated function of the standard library.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
@@ -29,7 +29,7 @@ def test_s3_run_read_from_bucket(bucket: Any) -> None:
     for step in (1, 2):
         writer.write(step, {"train/loss": 1 / step})
     writer.close()
-    # TensorBoard takes S3_ENDPOINT when it is imported: a process of its own.
+    # TensorBoard reads S3_ENDPOINT on import, so it runs in a new process.
     code = (
         "from tbx_callbacks.runs.reader import find_runs, read_run\n"
         "for name, folder in find_runs('s3://runs/all').items():\n"

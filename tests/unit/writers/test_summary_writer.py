@@ -1,4 +1,4 @@
-"""Every `add_*` method of tensorboardX's public API, through our event writer, read back with TensorBoard's reader."""
+"""Tests every `add_*` method of tensorboardX's SummaryWriter through the event writer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWrite
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.runs import Run, files
 
-# tensorboardX and what it draws with use deprecated functions of their dependencies.
+# tensorboardX and its drawing libraries use deprecated functions of their dependencies.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 Writer = Any
@@ -50,7 +50,7 @@ LAYOUT = {"losses": {"both": ["Multiline", ["a", "b"]]}}
 CURVE = {"true_positive_counts": [3, 2], "false_positive_counts": [2, 1], "true_negative_counts": [0, 1]}
 CURVE |= {"false_negative_counts": [0, 1], "precision": [0.6, 0.66], "recall": [1.0, 0.66]}
 COUNTS: dict[str, Any] = {"min": 0.0, "max": 3.0, "num": 6, "sum": 8.0, "sum_squares": 12.0}
-# They need model files of onnx and openvino; what they write goes the way of add_graph.
+# They need model files of onnx and openvino; they write through add_graph.
 NOT_TRIED = {"add_onnx_graph", "add_openvino_graph"}
 CALLS: dict[str, Callable[[Writer], Any]] = {
     "add_scalar": lambda w: w.add_scalar("scalar", 0.5, 1),
@@ -81,7 +81,7 @@ CALLS: dict[str, Callable[[Writer], Any]] = {
 
 
 def contents(folder: Path) -> dict[str, list[Any]]:
-    """Everything in the folder's event files, and in those below it, without times."""
+    """The contents of all event files in and below the folder, without times."""
     read: dict[str, list[Any]] = {}
     for path in sorted(folder.rglob("*tfevents*")):
         events = []
@@ -129,7 +129,7 @@ def test_summary_writer_writes_same_as_tensorboardx(tmp_path: Path, name: str) -
     ],
     ids=["bf16", "empty", "nan", "int", "bool", "0-d fp16"],
 )
-def test_full_set_odd_weight_kind_measured(tmp_path: Path, tensor: torch.Tensor) -> None:
+def test_full_set_odd_weight_kind_training_continues(tmp_path: Path, tensor: torch.Tensor) -> None:
     from tbx_callbacks._config.metric_set import load_config
     from tbx_callbacks._config.schedule import every
     from tbx_callbacks._engine.engine import Engine

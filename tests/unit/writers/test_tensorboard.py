@@ -1,4 +1,4 @@
-"""The TensorBoard writer: events, histograms and tags."""
+"""Tests the TensorBoard writer: events, histograms and tags."""
 
 from __future__ import annotations
 
