@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 
-from tbx_callbacks.runs import Progress, UnreadableError, find_runs, read_run
+from tbx_callbacks.runs import Progress, Run, UnreadableError, find_runs, read_run
 
-__all__ = ["Progress", "UnreadableError", "find_runs", "read_run"]
+__all__ = ["Progress", "Run", "UnreadableError", "find_runs", "read_run"]
 
 warnings.warn(
     "tbx_callbacks.events is deprecated; import from tbx_callbacks.runs instead", DeprecationWarning, stacklevel=2

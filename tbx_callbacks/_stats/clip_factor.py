@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 from torch import Tensor
@@ -16,7 +17,7 @@ def clip_factor(norm: T, max_norm: float) -> T:
     factor = max_norm / (norm + _EPSILON)
     if isinstance(factor, Tensor):
         return factor.clamp(max=1.0)
-    return 1.0 if factor > 1.0 else factor
+    return 1.0 if factor > 1.0 or max_norm == math.inf else factor  # inf / inf would be NaN
 
 
 def is_clipped(norms: Tensor, max_norm: float) -> Tensor:

@@ -63,4 +63,4 @@ def _parameters(item: MetricSpec) -> str:
 
 
 def _default(option: str, value: object) -> str:
-    return ("the set's cadence" if option == "every" else "none") if value is None else str(value)
+    return ("the set's" if option == "every" else "none") if value is None else str(value)

@@ -22,6 +22,10 @@ def test_clip_factor_matches_torch(scale: float) -> None:
     assert bool(is_clipped(norm, 1.0)) == (expected < 0.999)
 
 
+def test_clip_factor_without_limit_is_one() -> None:
+    assert clip_factor(math.inf, math.inf) == clip_factor(3.0, math.inf) == 1.0
+
+
 def test_clip_factor_of_nan_norm_is_nan() -> None:
     assert math.isnan(clip_factor(math.nan, 1.0))
     assert clip_factor(torch.tensor(math.nan), 1.0).isnan()
