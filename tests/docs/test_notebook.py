@@ -15,11 +15,10 @@ NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 
 
 @pytest.mark.filterwarnings("ignore")  # in the notebook client
-def test_notebook_run_trains_and_shows_figures(tmp_path: Path) -> None:
+def test_notebook_run_in_kernel_shows_figures(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert not any(
-        cell.outputs for cell in notebook.cells if cell.cell_type == "code"
-    )  # the committed notebook has no outputs
+    # the committed notebook has no outputs
+    assert not any(cell.outputs for cell in notebook.cells if cell.cell_type == "code")
     NotebookClient(notebook, timeout=int(limit(120)), resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     kind = "application/vnd.plotly.v1+json"

@@ -16,9 +16,8 @@ from tests.helpers.models import bert
 
 def compiled() -> nn.Module:
     torch._dynamo.reset()
-    return torch.compile(
-        bert(num_hidden_layers=1), backend="eager"
-    )  # the compiler behind dynamo changes neither hooks nor names
+    # the compiler behind dynamo changes neither hooks nor names
+    return torch.compile(bert(num_hidden_layers=1), backend="eager")
 
 
 @pytest.mark.parametrize("variant", [with_hf, pytest.param(with_lightning, marks=LIGHTNING), with_loop])

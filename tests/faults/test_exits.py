@@ -91,7 +91,7 @@ class EndedTraining:
 def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EndedTraining]:
     """The ended trainings, by name of their code."""
     base = tmp_path_factory.mktemp("ended")
-    folders = {name: base / str(place) for place, name in enumerate(CODE)}
+    folders = {name: base / str(index) for index, name in enumerate(CODE)}
     given = json.dumps({str(folders[name]): code for name, code in CODE.items()})
     environment = {**os.environ, "PYTHONFAULTHANDLER": ""}
     done = python("-W", "ignore::DeprecationWarning", "-c", FORK, given, seconds=200, env=environment)

@@ -140,7 +140,7 @@ def test_device_time_counts_as_overhead() -> None:
 
 
 @pytest.fixture
-def ours_may_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def callback_may_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if a call of the callback waits for the device; the trainers themselves may wait."""
     calls = [
         (Engine, name)
@@ -164,7 +164,7 @@ def ours_may_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(owner, name, functools.wraps(method)(guarded))
 
 
-@pytest.mark.usefixtures("ours_may_not_wait")
+@pytest.mark.usefixtures("callback_may_not_wait")
 def test_huggingface_trainer_no_host_sync(tmp_path: Path) -> None:
     callback = TbxTrainerCallback(FULL, log_dir=tmp_path / "run")
     run = trainer(tmp_path, callbacks=[callback], max_steps=4, logging_steps=1, use_cpu=False)
@@ -174,7 +174,7 @@ def test_huggingface_trainer_no_host_sync(tmp_path: Path) -> None:
     assert Run(callback.log_dir).steps("perf/step_s")[-1] == 4
 
 
-@pytest.mark.usefixtures("ours_may_not_wait")
+@pytest.mark.usefixtures("callback_may_not_wait")
 @pytest.mark.filterwarnings("ignore")  # no workers, no logger
 def test_lightning_trainer_no_host_sync(tmp_path: Path) -> None:
     pl = pytest.importorskip("lightning.pytorch")

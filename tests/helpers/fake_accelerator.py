@@ -70,7 +70,7 @@ def change_on_the_host() -> str:
     """The device of updates of weights on the host, by an optimizer whose flag is on the device."""
     weight, copies = torch.empty(3), WeightSnapshot()
     source: Any = SimpleNamespace(
-        parameters=[1], deepspeed=None, weight=lambda place: weight, has_gradient=lambda place: True
+        parameters=[1], deepspeed=None, weight=lambda index: weight, has_gradient=lambda index: True
     )
     copies._copies["AdamW"] = {0: torch.empty(3)}
     with CompleteCopies():
@@ -160,11 +160,8 @@ def main() -> None:
                 engine = loop._engine
                 assert engine._recorder is not None
                 on_host = torch.zeros(()), torch.zeros(4, dtype=torch.int64)
-                for one, of in (
-                    (loss.detach(), labels),
-                    on_host,
-                    (loss.detach(), labels),
-                ):  # on host and device in turn: none may wait
+                # on host and device in turn: none may wait
+                for one, of in ((loss.detach(), labels), on_host, (loss.detach(), labels)):
                     engine.record_batch(loss=one, samples=4, tokens=of)
                     engine.record_outputs({"logits": logits, "aux_loss": one}, of)
                 engine.record_outputs({"logits": torch.zeros(4, 3), "aux_loss": on_host[0]}, labels)

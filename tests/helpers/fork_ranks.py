@@ -37,6 +37,5 @@ sys.argv = [script, *arguments]
 runpy.run_path(script, run_name="imported")
 importlib.import_module("torch._dynamo")  # optimizers import it, and the import takes seconds
 if fork(int(ranks), Path(logs)) is not None:
-    kept = runpy.run_path(
-        script, run_name="__main__"
-    )  # the variables live until the interpreter ends, as in a separate process
+    # the variables live until the interpreter ends, as in a separate process
+    kept = runpy.run_path(script, run_name="__main__")

@@ -41,9 +41,9 @@ def trained(
             "memory/rss_gib": 1.5,
             "aux/temperature": done,
         }
-        for place, layer in enumerate(LAYERS):
-            values[f"grad_norm/{layer}"] = 10.0 ** (place - 4) * math.exp(-done)
-            values[f"weight_norm/{layer}"] = 10.0 + place + done
+        for index, layer in enumerate(LAYERS):
+            values[f"grad_norm/{layer}"] = 10.0 ** (index - 4) * math.exp(-done)
+            values[f"weight_norm/{layer}"] = 10.0 + index + done
             values[f"update_ratio/{layer}"] = 1e-3 * math.exp(-done)
         if step % 20 == 0:
             values |= {"eval/loss": loss + 0.05, "eval/accuracy": 0.6 + 0.3 * done}

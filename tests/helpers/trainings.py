@@ -78,9 +78,9 @@ def data(plan: Plan) -> tuple[Data, Data]:
     rows = plain_sentences(rng, plan.examples + 200)
     vocabulary: dict[str, int] = {}
     ids = torch.zeros(len(rows), LENGTH, dtype=torch.long)
-    for place, (text, _) in enumerate(rows):
+    for index, (text, _) in enumerate(rows):
         numbers = [1, *(vocabulary.setdefault(word, len(vocabulary) + 2) for word in text.split())][:LENGTH]
-        ids[place, : len(numbers)] = torch.tensor(numbers)
+        ids[index, : len(numbers)] = torch.tensor(numbers)
     labels = torch.tensor([int(label == "positive") for _, label in rows])
     dev = Data(ids[:200], (ids[:200] > 0).long(), 1 - labels[:200] if plan.swapped_dev else labels[:200])
     noisy = torch.tensor([rng.random() < plan.label_noise for _ in rows])
@@ -207,8 +207,8 @@ class UpdateRatios:
     def __call__(self) -> dict[str, Tensor]:
         ratios = {}
         for group in self._groups:
-            now = [self._parameters[place].tensor.detach() for place in group.members]
-            old = [self._old[place] for place in group.members]
+            now = [self._parameters[index].tensor.detach() for index in group.members]
+            old = [self._old[index] for index in group.members]
             change = sum((a - b).square().sum() for a, b in zip(now, old, strict=True))
             ratios[f"update_ratio/{group.name}"] = (change / sum(a.square().sum() for a in now)).sqrt()
         return ratios

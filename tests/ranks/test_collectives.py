@@ -20,8 +20,8 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     for number in (2, 4):
         ended = run_ranks(SCRIPT, tmp_path_factory.mktemp(str(number)), number=number, seconds=120)
         assert [rank.code for rank in ended] == [0] * number, [rank.printed[-3000:] for rank in ended]
-        (line,) = [line for line in ended[0].printed.splitlines() if line.startswith("counts ")]
-        counted[number] = json.loads(line.removeprefix("counts "))
+        (line,) = [line for line in ended[0].printed.splitlines() if line.startswith("found ")]
+        counted[number] = json.loads(line.removeprefix("found "))
     return counted
 
 

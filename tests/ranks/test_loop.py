@@ -53,9 +53,8 @@ def elements(printed: str, strategy: str) -> list[int]:
 @pytest.mark.parametrize(("strategy", "ranks"), PROOFS)
 def test_loop_on_ranks_equals_single_process_run(trained: Trained, strategy: str, ranks: int) -> None:
     folder, printed = trained(ranks)
-    assert printed.count(f"{strategy}: parameters are {PROOFS[strategy, ranks]}, ") == ranks, (
-        printed
-    )  # the strategy is on
+    # the strategy is on
+    assert printed.count(f"{strategy}: parameters are {PROOFS[strategy, ranks]}, ") == ranks, printed
     assert len(files(folder / strategy)) == 1
     tensor_parallel = strategy.startswith("tp")
     compare(Run(folder / strategy), Run(trained(1)[0] / "alone"), without=["activations/"] if tensor_parallel else [])

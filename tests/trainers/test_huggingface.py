@@ -130,9 +130,8 @@ def test_huggingface_training_with_callback_unchanged(tmp_path: Path, attached: 
     assert torch.equal(rng, plain_rng)
     different, _ = train([Nudge()]) if not attached else (None, None)
     if different is not None:
-        assert not all(
-            torch.equal(a, b) for a, b in zip(different, without, strict=True)
-        )  # proves that the comparison can fail
+        # proves that the comparison can fail
+        assert not all(torch.equal(a, b) for a, b in zip(different, without, strict=True))
 
 
 class Nudge(TrainerCallback):

@@ -29,10 +29,10 @@ SETS = {
 class Bad(Trainer):
     """Raises once, in its second step, before or after the model's forward pass."""
 
-    place, raises = "before", KeyboardInterrupt
+    moment, raises = "before", KeyboardInterrupt
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        bad = self.state.global_step == 1 and self.place
+        bad = self.state.global_step == 1 and self.moment
         if bad == "before":
             raise self.raises
         loss = super().compute_loss(model, inputs, *args, **kwargs)
@@ -51,11 +51,11 @@ def optimizer_hooks(run: Trainer) -> int:
 
 
 def left(
-    folder: Path, chosen: str, place: str, raises: type[BaseException], *, attached: bool
+    folder: Path, chosen: str, moment: str, raises: type[BaseException], *, attached: bool
 ) -> tuple[TbxTrainerCallback, Bad]:
     callback = TbxTrainerCallback({"every": 1, "metrics": SETS[chosen]}, log_dir=folder / "run")
     run: Any = trainer(folder, model=bert(), cls=Bad, callbacks=[callback], max_steps=4)
-    run.place, run.raises = place, raises
+    run.moment, run.raises = moment, raises
     if attached:
         callback.attach(run)
     with pytest.raises(raises):
@@ -65,19 +65,19 @@ def left(
 
 @pytest.mark.parametrize("attached", [True, False])
 @pytest.mark.parametrize("raises", [KeyboardInterrupt, ValueError])
-@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("chosen", SETS)
 def test_abandoned_training_next_forward_pass_removes_hooks(
-    tmp_path: Path, chosen: str, place: str, raises: type[BaseException], attached: bool
+    tmp_path: Path, chosen: str, moment: str, raises: type[BaseException], attached: bool
 ) -> None:
-    callback, run = left(tmp_path, chosen, place, raises, attached=attached)
+    callback, run = left(tmp_path, chosen, moment, raises, attached=attached)
     recorder = callback._engine._recorder
     assert recorder is not None
     had_hooks = forward_hooks(run.model)
     if attached:
         assert had_hooks == (chosen == "outputs")  # the next pass removes it
         assert optimizer_hooks(run) == 0
-    elif place == "before":
+    elif moment == "before":
         assert had_hooks > 5  # proves that the test can fail
     run.model.train()
     run.model(**collate(rows(2)))
@@ -98,7 +98,7 @@ def test_abandoned_training_second_training_complete(tmp_path: Path, chosen: str
     callback, run = left(tmp_path, chosen, "before", KeyboardInterrupt, attached=attached)
     if used:
         run.model(**collate(rows(2)))
-    run.place = ""
+    run.moment = ""
     run.train()
     assert (forward_hooks(run.model), optimizer_hooks(run)) == (0, 0)
     callback.close()

@@ -228,9 +228,8 @@ def test_oracle_throughput_counts_samples_and_tokens(case) -> None:
     _, _, accumulation, read, _, run = case
     for step, rate in read.scalars["perf/samples_per_s"]:
         steps_per_s = read.at("perf/steps_per_s")[step]
-        assert rate / steps_per_s == pytest.approx(
-            4 * accumulation, rel=0.35
-        )  # the last step of an epoch may be smaller
+        # the last step of an epoch may be smaller
+        assert rate / steps_per_s == pytest.approx(4 * accumulation, rel=0.35)
         tokens = read.at("perf/tokens_per_s")[step]
         assert 3 <= tokens / rate <= 8
     # Over the whole run the counts are exact: the mask's sum over all training batches.

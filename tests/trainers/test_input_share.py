@@ -140,9 +140,8 @@ def test_input_share_under_lightning_excludes_validation_and_saving(tmp_path: Pa
     share_by_step = shares(tmp_path / "run")
     after = {1 + step for step in range(1, 16) if step % 3 == 0 or step % 4 == 0}  # a validation, a checkpoint
     assert set(share_by_step) == set(range(1, 17)) - after | {9}  # the first step of an epoch: waiting begins with it
-    assert share_by_step.pop(9) == round(
-        FETCH / (FETCH + WORK + SAVE), 6
-    )  # Lightning does not report the time of saving
+    # Lightning does not report the time of saving
+    assert share_by_step.pop(9) == round(FETCH / (FETCH + WORK + SAVE), 6)
     assert set(share_by_step.values()) == {FETCH / (FETCH + WORK)}
 
 

@@ -141,9 +141,8 @@ def loop_over(folder: Path, rules: Any, *, steps: int = 16, accumulate: int = 1)
 
 def test_loop_rule_sets_stop_and_checkpoint(tmp_path: Path) -> None:
     told = loop_over(tmp_path / "run", config(nonfinite=["stop", "checkpoint"]))
-    assert [step for step, stop, _ in told if stop] == list(
-        range(7, 17)
-    )  # the user's loop may continue; the flag stays set
+    # the user's loop may continue; the flag stays set
+    assert [step for step, stop, _ in told if stop] == list(range(7, 17))
     assert [step for step, _, checkpoint in told if checkpoint] == [7]
 
 
@@ -221,9 +220,8 @@ def test_resumed_run_finding_not_repeated(tmp_path: Path, caplog: pytest.LogCapt
     assert caplog.text.count("error divergence") == 1
     fed_loop(tmp_path / "run", [0.9] * 10, start=160)
     assert caplog.text.count("error divergence") == 1
-    fed_loop(
-        tmp_path / "run", [0.9] * 60, start=100
-    )  # steps after it are trained again, and their finding is written again
+    # steps after it are trained again, and their finding is written again
+    fed_loop(tmp_path / "run", [0.9] * 60, start=100)
     assert caplog.text.count("error divergence") == 2
 
 

@@ -30,7 +30,7 @@ def test_planted_fault_found_with_layer_and_step(name: str, tmp_path: Path) -> N
 
 
 def test_healthy_runs_no_findings(tmp_path: Path) -> None:
-    rows = [judged(name, tmp_path / str(place)) for place, name in enumerate(HEALTHY)]
+    rows = [judged(name, tmp_path / str(index)) for index, name in enumerate(HEALTHY)]
     found = [(row.name, finding.id) for row in rows for finding in row.diagnosis.findings if finding.severity != "note"]
     assert len(rows) == 10
     assert all(row.diagnosis.healthy for row in rows), found

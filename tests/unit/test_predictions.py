@@ -44,7 +44,7 @@ def test_log_predictions_writes_every_view(tmp_path: Path) -> None:
     assert len(lines) == 5
     shares = torch.tensor(logits).softmax(-1).numpy()
     wrong = np.flatnonzero(logits.argmax(-1) != labels)
-    first = max(wrong, key=lambda place: shares[place].max())
+    first = max(wrong, key=lambda index: shares[index].max())
     assert f"text {first} " in lines[0]
     assert f"{shares[first].max():.3f}" in lines[0]
     assert "<script" not in worst

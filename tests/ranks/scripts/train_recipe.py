@@ -23,10 +23,8 @@ class Trainer(transformers.Trainer):
             # Accelerate turns FSDP on for accelerators only; this patch turns it on for the CPU.
             PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
         super().__init__(*args, **options)
-        for state in (
-            PartialState,
-            AcceleratorState,
-        ):  # no device index: FSDP treats cpu:0 and cpu as different devices
+        # no device index: FSDP treats cpu:0 and cpu as different devices
+        for state in (PartialState, AcceleratorState):
             state._shared_state["device"] = torch.device("cpu")
 
     def train(self, *args: Any, **options: Any) -> Any:

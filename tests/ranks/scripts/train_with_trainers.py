@@ -93,10 +93,8 @@ def with_hf(strategy: str, folder: Path) -> None:
     callback = TbxTrainerCallback(SET, log_dir=folder)
     trainer = InOrder(model=Net(), args=args, train_dataset=data(), data_collator=collate, callbacks=[callback])
     if "fsdp" in strategy:
-        for state in (
-            PartialState,
-            AcceleratorState,
-        ):  # no device index: FSDP1 treats cpu:0 and cpu as different devices
+        # no device index: FSDP1 treats cpu:0 and cpu as different devices
+        for state in (PartialState, AcceleratorState):
             state._shared_state["device"] = torch.device("cpu")
     callback.attach(trainer)
     trainer.train()

@@ -124,9 +124,8 @@ def test_activations_compiled_model_left_out_with_warning(
             compiled(torch.randn(5, 4)).square().mean().backward()
             optimizer.step()
             loop.end_step()
-    assert counters["frames"]["total"] == (
-        2 if how == "unknown to the loop" else 1
-    )  # compiled with and without hooks, not at each step
+    # compiled with and without hooks, not at each step
+    assert counters["frames"]["total"] == (2 if how == "unknown to the loop" else 1)
     assert not counters["graph_break"]
     printed = (
         "no forward hook ran in this step"

@@ -41,8 +41,8 @@ def test_runner_counts_many_micro_batches() -> None:
     bad = torch.tensor(float("nan"))
 
     def many(step: int, engine: Engine) -> None:
-        for place in range(200):
-            engine.record_batch(loss=bad if place % 50 == 0 else torch.tensor(1.0), samples=1, tokens=torch.tensor(2))
+        for index in range(200):
+            engine.record_batch(loss=bad if index % 50 == 0 else torch.tensor(1.0), samples=1, tokens=torch.tensor(2))
 
     writer, _ = loop(["throughput", "nonfinite"], each=many)
     assert writer.series("nonfinite/losses") == [(2, 8.0), (4, 8.0), (6, 8.0)]

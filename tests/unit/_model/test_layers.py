@@ -22,7 +22,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(("name", "layer"), LAYERS)
-def test_layer_of_parameter_name(name: str, layer: str) -> None:
+def test_layer_of_parameter_name_found(name: str, layer: str) -> None:
     assert layer_of(name) == layer
 
 

@@ -23,7 +23,7 @@ def resolve(*args: Any, **kwargs: Any) -> Selection:
 def test_match_groups_cover_every_parameter_once() -> None:
     parameters = parameters_of(bert_like())
     for by in ("total", "layer", "module", "parameter"):
-        members = [place for group in resolve(Select(by=by), parameters).groups for place in group.members]
+        members = [index for group in resolve(Select(by=by), parameters).groups for index in group.members]
         assert sorted(members) == list(range(len(parameters))), by
 
 

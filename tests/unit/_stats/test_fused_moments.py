@@ -60,19 +60,19 @@ def test_fused_moments_match_cpu() -> None:
     actual = fused.moments(rows)
     bounds = histogram.value_ranges(rows)
     assert torch.equal(torch.stack([actual.lows, actual.highs], 1), torch.stack(bounds))
-    for place, (name, tensors) in enumerate(groups().items()):
+    for index, (name, tensors) in enumerate(groups().items()):
         every = torch.cat([tensor.double() for tensor in tensors])
         finite = every[torch.isfinite(every)]
-        assert actual.nonfinite[place] == len(every) - len(finite), name
-        assert actual.totals[place].item() == pytest.approx(finite.sum().item(), rel=1e-6, abs=1e-3), name
+        assert actual.nonfinite[index] == len(every) - len(finite), name
+        assert actual.totals[index].item() == pytest.approx(finite.sum().item(), rel=1e-6, abs=1e-3), name
         if name != "huge":  # their squares overflow float32
-            assert actual.squares[place].item() == pytest.approx(finite.square().sum().item(), rel=1e-6), name
+            assert actual.squares[index].item() == pytest.approx(finite.square().sum().item(), rel=1e-6), name
 
 
 @pytest.mark.parametrize("bins", [1, 31, 64, 255])
 def test_fused_histograms_match_cpu(bins: int) -> None:
     rows, names = list(groups().values()), list(groups())
-    numbers = [max(1, bins - place) for place in range(len(rows))]
+    numbers = [max(1, bins - index) for index in range(len(rows))]
     ranges = histogram.value_ranges(rows)
     counted = fused.count(rows, ranges, numbers)
     for name, ours, theirs in zip(names, counted, histogram.count(rows, ranges, numbers), strict=True):

@@ -43,9 +43,9 @@ def test_pieces_cover_every_element_once(threads: int) -> None:
     sums, sizes = [0.0] * 3, [0] * 3
     pieces = Pieces(groups)
     for part in on_threads(lambda mine: [(p, piece.sum().item(), piece.numel()) for p, _, piece in mine], pieces):
-        for place, total, size in part:
-            sums[place] += total
-            sizes[place] += size
+        for index, total, size in part:
+            sums[index] += total
+            sizes[index] += size
             assert size <= pieces.largest
     assert sums == [sum(tensor.sum().item() for tensor in group) for group in groups]
     assert sizes == [sum(tensor.numel() for tensor in group) for group in groups]

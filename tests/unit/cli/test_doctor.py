@@ -18,9 +18,9 @@ HEALTHY = np.geomspace(0.7, 0.1, 60)
 
 def logged(folder: Path, **scalars: Any) -> Path:
     writer = TensorBoardWriter(folder)
-    for place in range(max(map(len, scalars.values()))):
-        values = {tag: float(numbers[place]) for tag, numbers in scalars.items() if place < len(numbers)}
-        writer.write(10 * (place + 1), values)
+    for index in range(max(map(len, scalars.values()))):
+        values = {tag: float(numbers[index]) for tag, numbers in scalars.items() if index < len(numbers)}
+        writer.write(10 * (index + 1), values)
     writer.close()
     return folder
 

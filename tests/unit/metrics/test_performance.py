@@ -34,7 +34,7 @@ def test_input_share_of_interval_exact() -> None:
     assert InputShare()(context(interval=Interval(seconds=4.0))) == {}
 
 
-def test_memory_of_process_in_gib() -> None:
+def test_memory_of_process_written_in_gib() -> None:
     values = finished(Memory()(context()))
     assert values["memory/rss_gib"] == pytest.approx(psutil.Process().memory_info().rss / 2**30, rel=0.2)
     assert "memory/largest_rank" not in values

@@ -31,7 +31,7 @@ def test_train_accuracy_share_of_labels() -> None:
     assert finished(TrainAccuracy()(context(interval=Interval()))) == {}
 
 
-def test_learning_rate_of_each_group() -> None:
+def test_learning_rate_of_each_group_written() -> None:
     rates = {"AdamW/pg1": 0.1, "AdamW/pg2": torch.tensor(0.25)}
     values = finished(LearningRate()(context(learning_rates=rates)))
     assert values == pytest.approx({"lr/AdamW/pg1": 0.1, "lr/AdamW/pg2": 0.25})

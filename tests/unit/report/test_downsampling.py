@@ -13,15 +13,15 @@ def series(steps: list[int], values: list[float]) -> Series:
     return Series(np.array(steps), np.array(values, float), np.array(steps, float))
 
 
-@pytest.mark.parametrize("place", [0, 1, 5_000, 77_777, 99_998, 99_999])
+@pytest.mark.parametrize("index", [0, 1, 5_000, 77_777, 99_998, 99_999])
 @pytest.mark.parametrize("spike", [50.0, -50.0, np.nan, np.inf])
-def test_thin_long_series_keeps_spike(place: int, spike: float) -> None:
+def test_thin_long_series_keeps_spike(index: int, spike: float) -> None:
     values = np.random.default_rng(0).normal(size=100_000)
-    values[place] = spike
+    values[index] = spike
     kept = thin(values, 1000)
     assert len(kept) <= 1000
     assert (np.diff(kept) > 0).all()
-    assert place in kept
+    assert index in kept
     assert {0, 99_999} <= set(kept.tolist())
 
 

@@ -52,9 +52,9 @@ def test_figures_nan_and_zero_own_colours(tmp_path: Path) -> None:
 def test_figures_findings_marked_at_first_step(tmp_path: Path) -> None:
     figure = plot_losses(trained(tmp_path / "run", steps=200, spike=120))
     (marks,) = (trace for trace in figure.data if (trace.meta or {}).get("role") == "findings")
-    place = list(marks.x).index(120)
-    assert marks.y[place] == 5.0
-    assert "loss_spike" in marks.hovertext[place]
+    index = list(marks.x).index(120)
+    assert marks.y[index] == 5.0
+    assert "loss_spike" in marks.hovertext[index]
 
 
 def test_figures_of_several_runs_overlay(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_page_is_self_contained(tmp_path: Path) -> None:
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "pictures").iterdir())
 
 
-def test_page_compares_runs(tmp_path: Path) -> None:
+def test_page_of_several_runs_compares_them(tmp_path: Path) -> None:
     trained(tmp_path / "one"), trained(tmp_path / "two", lr=1e-2, steps=60)
     page = write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
     differ = page[page.index("Hyper-parameters that differ") : page.index("<nav")]

@@ -36,8 +36,8 @@ def test_rule_without_tags_or_points_silent(rule: str) -> None:
 def test_rules_growing_run_finding_in_time() -> None:
     loss = scalar_points()
     printed = {}
-    for place, value in enumerate(np.append(FALLING, flat(0.9, 20)), 1):
-        loss.add(10 * place, float(value), 0.0)
+    for index, value in enumerate(np.append(FALLING, flat(0.9, 20)), 1):
+        loss.add(10 * index, float(value), 0.0)
         for finding in diagnose(Run({"train/loss": series_of(loss)})).findings:
-            printed.setdefault(finding.id, place)
+            printed.setdefault(finding.id, index)
     assert N < printed["divergence"] <= N + 10

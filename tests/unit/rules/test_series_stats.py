@@ -39,10 +39,10 @@ def test_ends_and_smooth_are_medians() -> None:
     assert np.isnan(median(values[:0]))
 
 
-def test_width_for_bounded() -> None:
+def test_width_for_any_length_bounded() -> None:
     assert [width_for(number) for number in (0, 70, 10_000)] == [5, 7, 100]
 
 
-def test_depth_of_layer_name() -> None:
+def test_depth_of_layer_name_prefix_and_index() -> None:
     assert depth("bert.encoder.layer.3.output") == ("bert.encoder.layer", 3)
     assert depth("bert.pooler") is None

@@ -42,7 +42,7 @@ def test_axes_of_loop_written_at_counted_samples(tmp_path: Path, caplog: pytest.
     for axis, factor in (("samples", 1), ("tokens", 3)):
         read = along(tmp_path / "run", axis)
         assert read.scalars["train/loss"] == [
-            (place * factor, whole.at("train/loss")[step]) for step, place in ((2, 12), (4, 24), (6, 32))
+            (position * factor, whole.at("train/loss")[step]) for step, position in ((2, 12), (4, 24), (6, 32))
         ]
         assert read.steps("weight_norm/total") == [12 * factor, 24 * factor, 32 * factor]
         # Step 3 has no count: its position follows from the steps before.

@@ -10,9 +10,9 @@ from tests.helpers.runs import Run, files
 
 def test_event_files_of_writers_in_folder_differ(tmp_path: Path) -> None:
     writers = [TensorBoardWriter(tmp_path) for _ in range(5)]
-    for place, writer in enumerate(writers):
-        writer.write(1, {f"writer{place}": 1.0})
+    for index, writer in enumerate(writers):
+        writer.write(1, {f"writer{index}": 1.0})
     for writer in writers:
         writer.close()
     assert len(files(tmp_path)) == 5
-    assert set(Run(tmp_path).scalars) == {f"writer{place}" for place in range(5)}
+    assert set(Run(tmp_path).scalars) == {f"writer{index}" for index in range(5)}
