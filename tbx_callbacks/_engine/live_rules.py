@@ -18,7 +18,7 @@ from tbx_callbacks._engine.live_history import RunHistory, read_history
 from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks.metrics.host_values import FinalValue, Text
 from tbx_callbacks.rules import SEVERITIES, Finding, diagnose
-from tbx_callbacks.rules.formatting import PREFIX, line, markdown, severity_of
+from tbx_callbacks.rules.finding_text import PREFIX, line, markdown, severity_of
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from tbx_callbacks.report.colours import SEVERITY
 from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.loaded_runs import LoadedRun
-from tbx_callbacks.rules.formatting import PREFIX, severity_of
+from tbx_callbacks.rules.finding_text import PREFIX, severity_of
 from tbx_callbacks.runs.series import Series
 
 _MARKUP = re.compile(r"\\(.)|\*\*")

@@ -10,7 +10,7 @@ from tbx_callbacks.rules.divergence import Divergence, LossSpike
 from tbx_callbacks.rules.frozen_layers import AllFrozen, FrozenLayers, HeadOnly, ZeroGradient
 from tbx_callbacks.rules.gradient_flow import ExplodingGradients, VanishingGradients
 from tbx_callbacks.rules.input_bound import InputBound
-from tbx_callbacks.rules.learning_rate import DecayedEarly, NoWarmup
+from tbx_callbacks.rules.learning_rate_schedule import DecayedEarly, NoWarmup
 from tbx_callbacks.rules.learning_rate_too_high import LearningRateTooHigh
 from tbx_callbacks.rules.lora import LoraNotTraining
 from tbx_callbacks.rules.nonfinite import NonFinite

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tbx_callbacks._config.rule_options import thresholds
 from tbx_callbacks.rules import RULES, Diagnosis, diagnose
-from tbx_callbacks.rules.formatting import PREFIX
+from tbx_callbacks.rules.finding_text import PREFIX
 from tbx_callbacks.runs.reader import read_run
 from tests.helpers.planted_faults import FAULTS, HEALTHY
 from tests.helpers.trainings import train

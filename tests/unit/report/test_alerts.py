@@ -12,7 +12,7 @@ from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.report import figures, plot_losses, write_report
 from tbx_callbacks.report.colours import SEVERITY
 from tbx_callbacks.rules import Finding
-from tbx_callbacks.rules.formatting import markdown
+from tbx_callbacks.rules.finding_text import markdown
 from tbx_callbacks.runs.reader import read_run
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.report_runs import HOSTILE, trained

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tbx_callbacks.rules import Finding
-from tbx_callbacks.rules.formatting import line, markdown, severity_of
+from tbx_callbacks.rules.finding_text import line, markdown, severity_of
 
 
 def test_finding_hostile_text_escaped() -> None:
