@@ -42,6 +42,7 @@ PROOFS = {
     "fsdp": "trained ['DTensor'] in FSDPBertForSequenceClassification with NoneType",
     "zero2": "trained ['Parameter'] in DeepSpeedEngine with DeepSpeedZeroOptimizer",
 }
+SLOW = ("accelerate",)  # DDP like torchrun; the launcher alone takes long
 PLAIN = ("loss", "learning_rate", "clip", "throughput", "train_accuracy", "hparams")
 MEASURED = (
     "nonfinite",
@@ -105,7 +106,9 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Run
     return launched
 
 
-@pytest.mark.parametrize("launcher", PROOFS)
+@pytest.mark.parametrize(
+    "launcher", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PROOFS]
+)
 def test_recipe_on_ranks_equals_single_process_run(train: Callable[[str], tuple[Run, str]], launcher: str) -> None:
     if launcher == "zero2" and importlib.util.find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed: make test-deepspeed")
