@@ -42,7 +42,7 @@ PROOFS = {
     "fsdp": "trained ['DTensor'] in FSDPBertForSequenceClassification with NoneType",
     "zero2": "trained ['Parameter'] in DeepSpeedEngine with DeepSpeedZeroOptimizer",
 }
-SLOW = ("accelerate",)  # DDP like torchrun; the launcher alone takes long
+SLOW = ("accelerate", "fsdp")  # each takes longer than 20 s; test_trainers.py covers FSDP2 too
 PLAIN = ("loss", "learning_rate", "clip", "throughput", "train_accuracy", "hparams")
 MEASURED = (
     "nonfinite",
