@@ -33,6 +33,7 @@ from tbx_callbacks._model.model_access import ModelAccess
 from tbx_callbacks._model.outputs import Predictions
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.context import Context, RunInfo
+from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.metrics.values import StepInfo, Value
 from tbx_callbacks.writers.base import Writer
 
@@ -176,6 +177,27 @@ class Engine:
             self._recorder.detach()
             self._recorder = None
 
+    @property
+    def writer(self) -> Writer:
+        """Receives the values of each step."""
+        return self.publisher.writer
+
+    @writer.setter
+    def writer(self, writer: Writer) -> None:
+        self.publisher.writer = writer
+
+    def last_value(self, tag: str) -> FinalValue | None:
+        """The last value written under a tag; None before the first one."""
+        return self.publisher.last_value(tag)
+
+    def drain(self, seconds: float) -> bool:
+        """Writes all pending values; returns whether the other ranks answered within `seconds`."""
+        return self.publisher.drain(seconds)
+
+    def wait_for_device(self) -> None:
+        """Writes the values that wait for a device."""
+        self.publisher.wait_for_device()
+
     def suspend(self) -> None:
         """Removes every hook of a training that an exception may have ended. The next step installs them again."""
         if self._recorder is not None:
@@ -304,10 +326,15 @@ class Engine:
 
     def poll_actions(self, step: int) -> Action:
         """Applies messages of rank 0 after `step`; returns the action the integration takes, the same on all ranks."""
-        if self.publisher.messages.pending:
+        if self.has_messages:
             with self._guard("applying messages of rank 0", step):
                 return self._control.apply_messages(step)
         return Action.NONE
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether rank 0 may have sent messages that `poll_actions` has to apply."""
+        return bool(self.publisher.messages.pending)
 
     @property
     def has_due_metrics(self) -> bool:

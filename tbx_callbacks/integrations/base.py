@@ -149,13 +149,13 @@ class Integration:
     def _open(self, location: RunLocation) -> TensorBoardWriter:
         """Opens the folder, or keeps it open; raises LogDirError now if it cannot be written."""
         if self._writer is not None and self._writer.log_dir != location.folder:
-            self._engine.publisher.wait_for_device()
+            self._engine.wait_for_device()
             self._writer.close()
             self._writer = None
         if self._writer is None:
             writer = AxesWriter(location.folder, self.config.axis[1:], **self._writer_options)
             _ = writer.summary_writer
-            self._writer = self._engine.publisher.writer = writer
+            self._writer = self._engine.writer = writer
         return self._writer
 
     def _begin(self, location: RunLocation | None, step: int, *, info: TrainingInfo) -> None:
@@ -175,7 +175,7 @@ class Integration:
         if self._running and location is not None and location.folder != self.log_dir:
             self._end(self._step, succeeded=False)  # an exception ended it
         self._engine.flush_step()
-        self._engine.publisher.drain(_DRAIN_SECONDS)
+        self._engine.drain(_DRAIN_SECONDS)
 
     def _record_logs(self, step: int, logs: Mapping[str, Number | str], step_info: StepInfo | None = None) -> None:
         """Records values (by tag) that the trainer logged after `step` steps, perhaps before a training."""

@@ -120,7 +120,7 @@ class TbxLoop(StepCountingIntegration):
         with tqdm(batches, desc=description, disable=not self._is_writer) as bar:
             for batch in self._time_waiting(bar):
                 yield batch
-                loss = self._engine.publisher.last_value(tags.TRAIN_LOSS)
+                loss = self._engine.last_value(tags.TRAIN_LOSS)
                 if isinstance(loss, float):
                     bar.set_postfix(step=self._step, loss=f"{loss:.4g}", refresh=False)
 
