@@ -106,7 +106,10 @@ class Engine:
         self.publisher.start(reducer := join())
         self._counts_batches = reducer is not None or world_size() == 1  # else one rank's share
         access = ModelAccess(
-            info.model, info.optimizers, reducer.min_reduce if reducer is not None else None, info.deepspeed
+            info.model,
+            info.optimizers,
+            info.sharding,
+            reducer.min_reduce if reducer is not None else None,
         )
         items = supported_metrics(self._items, info, access, reducer)
         metric_runs = plan(
@@ -264,7 +267,7 @@ class Engine:
 
     def record_clipping(self, norm: Tensor | float, max_norm: float) -> None:
         """Records that the trainer clipped this step's gradients to `max_norm`; `norm` is their norm before."""
-        if self._recorder is not None:
+        if self._recorder is not None and not self._recorder.sharding.clips_gradients:
             self._recorder.record_clipping(norm, max_norm)
 
     def log(self, tag: str, value: Tensor | float) -> None:

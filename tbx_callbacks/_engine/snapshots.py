@@ -75,12 +75,13 @@ class WeightSnapshot:
             for index in group.members
             if access.is_local(index)
         }
+        trained = [index for index in sorted(indices) if access.parameters[index].tensor.requires_grad]
+        if not closure:
+            trained = [index for index, found in zip(trained, access.have_gradients(trained), strict=True) if found]
         self._copies[name] = {
             index: current.to(_copy_dtype(current.dtype), copy=True)
-            for index in sorted(indices)
-            if access.parameters[index].tensor.requires_grad
-            and (closure or access.has_gradient(index))
-            and (current := access.weight(index)) is not None
+            for index, current in zip(trained, access.weights_at(trained), strict=True)
+            if current is not None
         }
 
     def updates(self, access: ModelAccess, name: str, skipped: Tensor | None) -> Tensors | None:
@@ -93,10 +94,13 @@ class WeightSnapshot:
         if not copies:
             return None
         updates: list[Tensor | None] = [None] * len(access.parameters)
-        for index, old in copies.items():
-            current = access.weight(index)
-            if current is None or (access.deepspeed is None and not access.has_gradient(index)):
+        indices = list(copies)
+        if not access.sharding.frees_gradients:
+            indices = [index for index, found in zip(indices, access.have_gradients(indices), strict=True) if found]
+        for index, current in zip(indices, access.weights_at(indices), strict=True):
+            if current is None:
                 continue
+            old = copies[index]
             torch.sub(current, old, out=old)
             if skipped is not None:
                 nan_if_skipped = torch.zeros_like(skipped).masked_fill_(skipped != 0, torch.nan)

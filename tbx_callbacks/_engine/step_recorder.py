@@ -22,7 +22,6 @@ from tbx_callbacks._engine.snapshots import GradientSnapshot, WeightSnapshot
 from tbx_callbacks._engine.supported_metrics import PartialGradients
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import UserScalars
-from tbx_callbacks._model.amp import found_inf
 from tbx_callbacks._model.model_access import ModelAccess
 from tbx_callbacks._model.sharding.dtensor import local
 from tbx_callbacks.metrics.context import Context, RunInfo
@@ -60,6 +59,8 @@ class StepRecorder:
         any_sharded: bool,
     ) -> None:
         self._info, self._access, self._runner, self._run = info, access, runner, run
+        self.sharding = access.sharding
+        """Reads the model's elements and reports the optimizers' steps."""
         self._publisher, self._counters, self._user_scalars = publisher, counters, user_scalars
         self._any_sharded = any_sharded
         self._guard = ChargedGuard(guard, DeviceTime(counters.stopwatch, device_marker(access.device)))
@@ -84,15 +85,9 @@ class StepRecorder:
         self._hooks = self._attach()
 
     def _attach(self) -> list[Any]:
-        deepspeed = self._info.deepspeed
-        if deepspeed is not None:
-            return [deepspeed.patch_step(self._before_deepspeed_step, self._after_deepspeed_step)]
-        hooks: list[Any] = []
-        for name, optimizer in self._info.optimizers.items():
-            if "weights_before" in needs_of(self._runner.metric_runs, name):
-                hooks.append(optimizer.register_step_pre_hook(partial(self._before_step, name)))
-            hooks.append(optimizer.register_step_post_hook(partial(self._after_step, name)))
-        return hooks
+        optimizers = self._info.optimizers
+        before = [name for name in optimizers if "weights_before" in needs_of(self._runner.metric_runs, name)]
+        return self.sharding.hook_steps(optimizers, self, before)
 
     def detach(self) -> None:
         """Removes every hook and drops the remains of a step that raised."""
@@ -141,10 +136,8 @@ class StepRecorder:
             with self._guard(what, self.step, self._due(optimizer, "before_clip")):
                 self._gradient_snapshot.take(self._access, self.due, scale, optimizer, max_norm)
 
-    def record_clipping(self, norm: Tensor | float, max_norm: float, *, by_deepspeed: bool = False) -> None:
+    def record_clipping(self, norm: Tensor | float, max_norm: float) -> None:
         """See `Engine.record_clipping`."""
-        if by_deepspeed != (self._info.deepspeed is not None):
-            return  # ZeRO reports its own clipping
         local_norm = norm if type(norm) is Tensor else local(norm) if isinstance(norm, Tensor) else torch.tensor(norm)
         if local_norm is None:
             return  # a partial sum is a norm only after reduction over ranks
@@ -154,40 +147,31 @@ class StepRecorder:
 
     # -- the optimizer's step --------------------------------------------------------------------------------------
 
-    def _before_step(self, name: str, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def before_step(self, name: str, *, closure: bool) -> None:
+        """Copies the weights that due metrics compare."""
         if (comparing := self._due(name, "weights_before")) and not self._training_abandoned():
-            closure = any(arg is not None for arg in (*args[1:], *kwargs.values()))
             with self._guard("copying weights", self.step, comparing):
                 self._weight_snapshot.take(self._access, self.due, name, closure=closure)
 
-    def _after_step(self, name: str, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    @property
+    def wants_gradients(self) -> bool:
+        """Whether metrics are due in this step."""
+        return bool(self.due)
+
+    def after_step(self, name: str) -> None:
+        """Runs the metrics that are due in the step of this optimizer."""
         if name == self._first_optimizer:
             self._counters.steps += 1
         if (
             self.due or (self._user_scalars.sums and self._user_scalars.due(self.step))
         ) and not self._training_abandoned():
             with self._guard("measuring", self.step, self._due(name)):
-                deepspeed = self._info.deepspeed
-                skipped = found_inf(optimizer) if deepspeed is None else deepspeed.skipped
                 try:
-                    self._run_due(name, skipped)
+                    self._run_due(name, self.sharding.skipped(self._info.optimizers[name]))
                 except Exception as error:
                     if self._publisher.reducer is not None:
                         self._publisher.reducer.withdraw(error)
                     raise
-
-    def _before_deepspeed_step(self) -> bool:
-        """Runs before DeepSpeed's step. torch's hooks do not fit: DeepSpeed calls its optimizer once per group."""
-        assert self._info.deepspeed is not None
-        self.before_clip(self._info.deepspeed.loss_scale, self._first_optimizer, None)
-        self._before_step(self._first_optimizer, self._info.optimizers[self._first_optimizer], (), {})
-        return bool(self.due)
-
-    def _after_deepspeed_step(self) -> None:
-        assert self._info.deepspeed is not None
-        if (norm_and_limit := self._info.deepspeed.gradient_norm_and_limit) is not None:
-            self.record_clipping(*norm_and_limit, by_deepspeed=True)
-        self._after_step(self._first_optimizer, self._info.optimizers[self._first_optimizer], (), {})
 
     def _run_due(self, name: str, skipped: Tensor | None) -> None:
         started = self._clock()

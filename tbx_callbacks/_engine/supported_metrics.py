@@ -66,8 +66,9 @@ def supported_metrics(
     items: Sequence[MetricSpec], info: TrainingInfo, access: ModelAccess, reducer: Reducer | None
 ) -> list[MetricSpec]:
     """The items that are correct with these ranks. `reducer` is None with one rank, or if other ranks do not log."""
-    mismatch = None if info.sharding else describe_mismatch(access.parameters, reducer, access.sharded_ids)
-    items = _drop_sharded(items, info.sharding or mismatch, *(["activations"] if mismatch else []))
+    unsupported = info.unsupported_sharding or access.sharding.unsupported_reason
+    mismatch = None if unsupported else describe_mismatch(access.parameters, reducer, access.sharded_ids)
+    items = _drop_sharded(items, unsupported or mismatch, *(["activations"] if mismatch else []))
     return _drop_cross_rank(items, has_shards=access.is_sharded) if reducer is None and world_size() > 1 else items
 
 

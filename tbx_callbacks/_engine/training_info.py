@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tbx_callbacks._config.schedule import Schedule
-from tbx_callbacks._model.sharding.deepspeed import DeepSpeedSharding
+from tbx_callbacks._model.sharding.base import Sharding
 
 
 def _always() -> bool:
@@ -28,14 +28,15 @@ class TrainingInfo:
         clipping: `none`, `norm` or `other`.
         spreads_nonfinite: whether the trainer multiplies gradients by a factor computed from their norm, so that one
             NaN turns all of them into NaN.
-        sharding: describes a sharding that metrics do not support; None if there is none.
+        sharding: reads the model's elements (`find_sharding`); None means that no optimizer wraps others.
+        unsupported_sharding: describes a sharding that metrics do not support, with a remedy, if only the integration
+            knows it.
         hparams: hyper-parameters for the HParams tab.
         texts: texts to write, by name.
         larger_is_better: by tag, the trainer's own setting for evaluation metrics.
         earlier_logs: values by tag that a checkpoint restored from the earlier part of the run.
         scaler: the GradScaler of mixed precision.
         compiled: whether the trainer compiles the model.
-        deepspeed: DeepSpeed's optimizer, if it is a ZeRO optimizer.
         still_training: whether the training is still running. Hooks call it, and are removed if it is not, for trainers
             that do not report an exception.
         predictions_remedy: how users of this trainer can provide labels and logits.
@@ -46,13 +47,13 @@ class TrainingInfo:
     log_schedule: Schedule
     clipping: str = "none"
     spreads_nonfinite: bool = False
-    sharding: str | None = None
+    sharding: Sharding | None = None
+    unsupported_sharding: str | None = None
     hparams: Mapping[str, bool | float | str] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     larger_is_better: Mapping[str, bool] = field(default_factory=dict)
     earlier_logs: Sequence[Mapping[str, float | str]] = ()
     scaler: Any = None
     compiled: bool = False
-    deepspeed: DeepSpeedSharding | None = None
     still_training: Callable[[], bool] = _always
     predictions_remedy: str = "pass both to Engine.record_outputs"

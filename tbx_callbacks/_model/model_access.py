@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from tbx_callbacks._model.names import unique
 from tbx_callbacks._model.optimizer_state import OptimizerStateView
 from tbx_callbacks._model.parameters import Parameter, parameters_by_optimizer, parameters_of
-from tbx_callbacks._model.sharding.deepspeed import DeepSpeedSharding
-from tbx_callbacks._model.sharding.dtensor import is_partial_sum, is_primary_replica, is_sharded, local, owning_ranks
-from tbx_callbacks._model.sharding.fsdp1 import sharded_over
+from tbx_callbacks._model.sharding import find_sharding
+from tbx_callbacks._model.sharding.base import Sharding
+from tbx_callbacks._model.sharding.dtensor import is_primary_replica, is_sharded, owning_ranks, partial_sums_in
 from tbx_callbacks._model.tensors import Tensors
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.tags import clean
@@ -34,22 +34,21 @@ class ModelAccess:
     Args:
         model: the model.
         optimizers: optimizers by name.
+        sharding: reads this rank's elements; by default `find_sharding(model)`.
         min_reduce: takes the minimum of each number over ranks (`Reducer.min_reduce`); None with a single rank.
-        deepspeed: reads the shards of the parameters, for DeepSpeed ZeRO.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizers: Mapping[str, torch.optim.Optimizer],
+        sharding: Sharding | None = None,
         min_reduce: MinReduce | None = None,
-        deepspeed: DeepSpeedSharding | None = None,
     ) -> None:
         self.parameters = _select_readable(parameters_of(model))
-        self.deepspeed = deepspeed
-        ranks_by_id = (
-            sharded_over(model) if deepspeed is None else deepspeed.sharded_over([p.tensor for p in self.parameters])
-        )
+        self.sharding = sharding or find_sharding(model)
+        self._tensors: list[Tensor] = [parameter.tensor for parameter in self.parameters]
+        ranks_by_id = self.sharding.shard_ranks(self._tensors)
         self.sharded_ids = frozenset(index for index, shard_ranks in ranks_by_id.items() if len(shard_ranks) > 1)
         """Ids of plain parameters of which this rank holds a shard."""
         self.is_sharded = any(is_sharded(p.tensor, ranks_by_id.get(id(p.tensor), ())) for p in self.parameters)
@@ -57,7 +56,10 @@ class ModelAccess:
         self.optimizers = optimizers
         self.parameters_by_optimizer = parameters_by_optimizer(self.parameters, optimizers)
         self._warned: dict[str, set[str]] = {name: set() for name in optimizers}
-        self._indices = {name: frozenset(indices) for name, indices in self.parameters_by_optimizer.items()}
+        self._chosen = {
+            name: [index for index in indices if index in self._local]
+            for name, indices in self.parameters_by_optimizer.items()
+        }
 
     @property
     def device(self) -> torch.device:
@@ -66,44 +68,50 @@ class ModelAccess:
 
     def gradients(self, name: str, scale: Tensor | None = None) -> Tensors:
         """Returns the gradients of one optimizer's parameters; `scale` is the loss scale that they still contain."""
-        chosen = self._indices[name] & self._local
-        return Tensors([self.gradient(i) if i in chosen else None for i in range(len(self.parameters))], scale)
-
-    def gradient(self, index: int) -> Tensor | None:
-        """Returns this rank's elements of a parameter's gradient."""
-        tensor = self.parameters[index].tensor
-        if self.deepspeed is not None:
-            return self.deepspeed.gradient(tensor)
-        return None if tensor.grad is None else local(tensor.grad)
-
-    def has_gradient(self, index: int) -> bool:
-        """Whether a parameter has a gradient, readable or not, so that the optimizer updates it."""
-        tensor = self.parameters[index].tensor
-        return tensor.grad is not None if self.deepspeed is None else self.deepspeed.gradient(tensor) is not None
-
-    def partial_gradients(self, name: str) -> frozenset[int]:
-        """Returns the indices of one optimizer's gradients that are partial sums; `gradients` leaves them out."""
-        return frozenset(i for i in self._indices[name] if is_partial_sum(self.parameters[i].tensor.grad))
+        return Tensors(self._read(self._chosen[name], self.sharding.gradients), scale)
 
     def weights(self, name: str) -> Tensors:
         """Returns the parameters of one optimizer."""
-        chosen = self._indices[name] & self._local
-        return Tensors([self.weight(i) if i in chosen else None for i in range(len(self.parameters))])
+        return Tensors(self._read(self._chosen[name], self.sharding.weights))
 
-    def weight(self, index: int) -> Tensor | None:
-        """Returns this rank's elements of a parameter."""
-        tensor = self.parameters[index].tensor
-        return local(tensor.detach()) if self.deepspeed is None else self.deepspeed.weight(tensor)
+    def weights_at(self, indices: Sequence[int]) -> list[Tensor | None]:
+        """Returns this rank's elements of some parameters."""
+        return self.sharding.weights([self._tensors[index] for index in indices])
+
+    def have_gradients(self, indices: Sequence[int]) -> list[bool]:
+        """Whether each parameter has a gradient, readable or not, so that the optimizer updates it."""
+        return self.sharding.has_gradients([self._tensors[index] for index in indices])
+
+    def partial_gradients(self, name: str) -> frozenset[int]:
+        """Returns the indices of one optimizer's gradients that are partial sums; `gradients` leaves them out."""
+        return frozenset(partial_sums_in({i: self._tensors[i].grad for i in self.parameters_by_optimizer[name]}))
 
     def is_local(self, index: int) -> bool:
         """Whether this rank counts its elements of a parameter: exactly one replica does."""
         return index in self._local
 
     def optimizer_state(self, name: str) -> OptimizerStateView:
-        """Returns a view of one optimizer's state."""
+        """Returns a view of one optimizer's state, which is read on first access."""
         return OptimizerStateView(
-            self.optimizers[name], self.parameters, self._warned[name], self._local, self.deepspeed
+            self.optimizers[name],
+            self._tensors,
+            self._warned[name],
+            self._local,
+            sharding=self.sharding,
+            is_sharded=self.is_sharded,
         )
+
+    def _read(
+        self, indices: Sequence[int], read: Callable[[Sequence[Tensor]], list[Tensor | None]]
+    ) -> list[Tensor | None]:
+        """Returns the elements that `read` finds of some parameters, in a list over all parameters."""
+        elements = read([self._tensors[index] for index in indices])
+        if len(indices) == len(self._tensors):
+            return elements
+        result: list[Tensor | None] = [None] * len(self._tensors)
+        for index, tensor in zip(indices, elements, strict=True):
+            result[index] = tensor
+        return result
 
     def learning_rates(self) -> dict[str, Number]:
         """Returns the learning rates that the step used, by `<Optimizer>/<group>`."""

@@ -8,58 +8,60 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from tbx_callbacks import tags
-from tbx_callbacks._model.parameters import Parameter
-from tbx_callbacks._model.sharding.deepspeed import DeepSpeedSharding
-from tbx_callbacks._model.sharding.dtensor import local
+from tbx_callbacks._model.sharding.base import ParameterState, Sharding
 from tbx_callbacks._model.tensors import Tensors
-from tbx_callbacks._model.update_norms import ParameterState, state_tensor, update_norm_of
+from tbx_callbacks._model.update_norms import state_tensor, update_norm_of
 
 logger = logging.getLogger(__name__)
 
 
 class OptimizerStateView:
-    """The state of one optimizer right after its step, in the order of the model's parameters.
+    """The state of one optimizer right after its step, in the order of the model's parameters; read on first access.
 
     Args:
         optimizer: the optimizer.
-        parameters: all parameters of the model.
+        tensors: all parameters of the model.
         warned: missing state that a warning already named; each is reported once.
         local_indices: indices of the parameters whose elements this rank counts.
-        deepspeed: reads the state, for DeepSpeed ZeRO.
+        sharding: reads the state.
+        is_sharded: whether this rank holds shards of tensors.
     """
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        parameters: Sequence[Parameter],
+        tensors: Sequence[Tensor],
         warned: set[str],
         local_indices: Collection[int],
-        deepspeed: DeepSpeedSharding | None = None,
+        *,
+        sharding: Sharding,
+        is_sharded: bool,
     ) -> None:
         # torch's ZeroRedundancyOptimizer keeps the state of each parameter on one rank.
-        is_zero_redundancy = type(optimizer).__name__ == "ZeroRedundancyOptimizer"
-        optimizer = getattr(optimizer, "optim") if is_zero_redundancy else optimizer  # noqa: B009 - most optimizers lack it
-        self._optimizer, self._warned = optimizer, warned
-        self._stepped = any(parameters[index].tensor.grad is not None for index in local_indices)
-        groups = {id(tensor): group for group in optimizer.param_groups for tensor in group["params"]}
-        tensors = [parameter.tensor for parameter in parameters]
-        self._states: list[ParameterState | None] = [
-            _local_state(optimizer.state.get(tensor))
-            if id(tensor) in groups and (is_zero_redundancy or index in local_indices)
-            else None
-            for index, tensor in enumerate(tensors)
+        self._is_zero_redundancy = type(optimizer).__name__ == "ZeroRedundancyOptimizer"
+        self._optimizer = getattr(optimizer, "optim") if self._is_zero_redundancy else optimizer  # noqa: B009 - most lack it
+        self._tensors, self._warned, self._local_indices = tensors, warned, local_indices
+        self._sharding, self._is_sharded = sharding, is_sharded
+
+    @cached_property
+    def _states_and_groups(self) -> list[tuple[ParameterState | None, ParameterState]]:
+        entries = self._sharding.optimizer_states(self._optimizer, self._tensors)
+        if self._is_zero_redundancy or self._sharding.frees_gradients:
+            return entries  # a rank's optimizer only holds the state that this rank counts
+        return [
+            (state if index in self._local_indices else None, group) for index, (state, group) in enumerate(entries)
         ]
-        self._groups: list[ParameterState] = [groups.get(id(tensor), {}) for tensor in tensors]
-        if deepspeed is not None:
-            sharded_states = [deepspeed.optimizer_state(tensor) for tensor in tensors]
-            self._states, self._groups = [state for state, _ in sharded_states], [group for _, group in sharded_states]
-        self._weights = [local(tensor) if deepspeed is None else deepspeed.weight(tensor) for tensor in tensors]
-        self._gradients = [None if tensor.grad is None else local(tensor.grad) for tensor in tensors]
-        self._is_unsharded = deepspeed is None and not any(isinstance(tensor, DTensor) for tensor in tensors)
-        self.numels = tuple(0 if part is None else part.numel() for part in self._weights)
+
+    @cached_property
+    def _weights(self) -> list[Tensor | None]:
+        return self._sharding.weights(self._tensors)
+
+    @cached_property
+    def numels(self) -> tuple[int, ...]:
+        """Number of this rank's elements of each parameter; 0 for unreadable ones."""
+        return tuple(0 if part is None else part.numel() for part in self._weights)
 
     @cached_property
     def moments(self) -> dict[str, Tensors]:
@@ -76,21 +78,23 @@ class OptimizerStateView:
     @cached_property
     def update_norms(self) -> Tensors | None:
         """Norm of each parameter's step without decoupled weight decay, 0-d; None if it cannot be computed."""
-        step = update_norm_of(self._optimizer, unsharded=self._is_unsharded)
+        pairs = zip(self._weights, self._tensors, strict=True)
+        unsharded = not self._is_sharded and all(weight is None or weight.shape == t.shape for weight, t in pairs)
+        step = update_norm_of(self._optimizer, unsharded=unsharded)
         if step is None:
             self._warn_missing("known formula for the optimizer's step", "optimizer_state/effective_lr")
             return None
-        inputs = zip(self._states, self._groups, self._weights, self._gradients, strict=True)
-        return Tensors([step(k, g, w, grad) if k and w is not None else None for k, g, w, grad in inputs])
+        inputs = zip(self._states_and_groups, self._weights, self._sharding.gradients(self._tensors), strict=True)
+        return Tensors([step(k, g, w, grad) if k and w is not None else None for (k, g), w, grad in inputs])
 
     def _read_all(self, read: Callable[[ParameterState, ParameterState], Tensor | None]) -> Tensors:
-        return Tensors(
-            [read(state, group) if state else None for state, group in zip(self._states, self._groups, strict=True)]
-        )
+        return Tensors([read(state, group) if state else None for state, group in self._states_and_groups])
 
     def _warn_missing(self, missing: str, tags: str) -> None:
-        keys = sorted({key for state in self._states if state for key, value in state.items() if value is not None})
-        if self._stepped and missing not in self._warned:
+        states = [state for state, _ in self._states_and_groups if state]
+        keys = sorted({key for state in states for key, value in state.items() if value is not None})
+        stepped = any(self._tensors[index].grad is not None for index in self._local_indices)
+        if stepped and missing not in self._warned:
             self._warned.add(missing)
             logger.warning(
                 "no %s, so %s is not written: %s keeps %s",
@@ -125,10 +129,3 @@ _MOMENTS: dict[str, Callable[[ParameterState, ParameterState], Tensor | None]] =
     "exp_avg_sq": _second_moment,
     "momentum_buffer": lambda state, group: state_tensor(state, "momentum_buffer"),  # noqa: ARG005
 }
-
-
-def _local_state(state: ParameterState | None) -> ParameterState | None:
-    """Returns this rank's elements of a parameter's state."""
-    if state is None or not any(isinstance(value, DTensor) for value in state.values()):
-        return state
-    return {name: local(value) if isinstance(value, Tensor) else value for name, value in state.items()}

@@ -26,7 +26,7 @@ class Tensors:
     def __init__(self, tensors: Sequence[Tensor | None], scale: Tensor | None = None) -> None:
         self._tensors: Sequence[Tensor | None] = tensors
         self._scale = scale
-        self.present: tuple[bool, ...] = tuple(tensor is not None for tensor in tensors)
+        self.present: tuple[bool, ...] = tuple([tensor is not None for tensor in tensors])
 
     def __bool__(self) -> bool:
         return True
@@ -89,7 +89,7 @@ class Tensors:
     @cached_property
     def _elements(self) -> Sequence[Tensor | None]:
         """The tensors; for sparse ones their values, which are computed once for all statistics."""
-        return [None if tensor is None else elements(tensor) for tensor in self._tensors]
+        return [tensor if tensor is None or not tensor.is_sparse else elements(tensor) for tensor in self._tensors]
 
     @cached_property
     def _present_tensors(self) -> list[Tensor]:

@@ -6,16 +6,15 @@ function waits for a device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from tbx_callbacks._model.sharding.base import ParameterState
 from tbx_callbacks._stats.flat import flat
 from tbx_callbacks._stats.norms import square_norms
 
-ParameterState = Mapping[str, Any]
 Step = Callable[[ParameterState, ParameterState, Tensor, Tensor | None], Tensor | None]
 """(state, param group, new weight, gradient) -> norm of the step."""
 

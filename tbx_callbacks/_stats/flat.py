@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,14 @@ def flat(tensor: Tensor) -> Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     return tensor.reshape(-1)
+
+
+def flat_all(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Returns `flat(tensor)` of each tensor. Usual tensors take no call of their own."""
+    return [
+        tensor.detach().reshape(-1) if tensor.layout is torch.strided and not tensor.is_complex() else flat(tensor)
+        for tensor in tensors
+    ]
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from tbx_callbacks._stats import fused_moments as fused
-from tbx_callbacks._stats.flat import flat, moved
+from tbx_callbacks._stats.flat import flat_all, moved
 from tbx_callbacks._stats.threads import Pieces, on_threads
 
 TINY, HUGE = 1e-30, 1e30
@@ -55,12 +57,11 @@ def count_nonfinite(tensors: Sequence[Tensor], squares: Tensor) -> Tensor:
     known_squares = squares.tolist() if squares.device.type == "cpu" else None
 
     def cpu(chosen: Sequence[Tensor], indices: Sequence[int]) -> Tensor:
-        def count(tensor: Tensor, index: int) -> float:
-            if known_squares is not None and abs(known_squares[index]) < float("inf"):
-                return 0.0
-            return float(tensor.numel() - torch.isfinite(tensor).sum().item())
-
-        return torch.tensor([count(t, i) for t, i in zip(chosen, indices, strict=True)], dtype=torch.float64)
+        counts = torch.zeros(len(chosen), dtype=torch.float64)
+        for position, (tensor, index) in enumerate(zip(chosen, indices, strict=True)):
+            if known_squares is None or not abs(known_squares[index]) < math.inf:
+                counts[position] = tensor.numel() - torch.isfinite(tensor).sum()
+        return counts
 
     def device(chosen: Sequence[Tensor], indices: Sequence[int]) -> Tensor:  # noqa: ARG001
         return torch.stack([t.numel() - torch.isfinite(t).sum() for t in chosen]).to(
@@ -83,7 +84,7 @@ def _per_device(tensors: Sequence[Tensor], cpu: _Kernel, device: _Kernel) -> Ten
     result = torch.zeros(len(tensors), dtype=_accumulation_dtype(target_device), device=target_device)
     for source_device, chosen in indices.items():
         kernel = cpu if source_device.type == "cpu" else device
-        part = moved(kernel([flat(tensors[index]) for index in chosen], chosen), target_device).to(result.dtype)
+        part = moved(kernel(flat_all([tensors[index] for index in chosen]), chosen), target_device).to(result.dtype)
         if len(indices) == 1:
             return part
         result.index_copy_(0, moved(torch.tensor(chosen), target_device), part)
@@ -98,11 +99,11 @@ def _square_norms_cpu(tensors: Sequence[Tensor], indices: Sequence[int]) -> Tens
         result[small] = norms
     small_set = set(small)
     extreme = [index for index, square in zip(small, result[small].tolist(), strict=True) if not TINY < square < HUGE]
-    rest = [*extreme, *(index for index in range(len(tensors)) if index not in small_set)]
+    rest = extreme + [index for index in range(len(tensors)) if index not in small_set]
     result[rest] = 0
     squares = on_threads(_squares, Pieces([[tensors[index]] for index in rest]))
     # Sorted, so that the sum does not depend on which thread computed which piece.
-    for index, _, square in sorted(part for parts in squares for part in parts):
+    for index, _, square in sorted(itertools.chain.from_iterable(squares)):
         result[rest[index]] += square
     return result
 

@@ -15,8 +15,7 @@ from tbx_callbacks._config.schedule import every
 from tbx_callbacks._distributed.rank import is_rank_zero
 from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks._engine.training_info import TrainingInfo
-from tbx_callbacks._model.sharding.deepspeed import find_deepspeed
-from tbx_callbacks._model.sharding.dtensor import sharding
+from tbx_callbacks._model.sharding import find_sharding
 from tbx_callbacks.integrations.base import ConfigSource, named_optimizers, scaler_of
 from tbx_callbacks.integrations.batches import scalar_loss
 from tbx_callbacks.integrations.notebook import show_link
@@ -84,18 +83,16 @@ class TbxLoop(StepCountingIntegration):
         log_schedule = every(log_every)
         if not self._is_active:
             return
-        deepspeed = find_deepspeed(optimizer)
         info = TrainingInfo(
             model=model,
             optimizers=optimizers,
             log_schedule=log_schedule,
             clipping="norm" if max_grad_norm else "none",
             spreads_nonfinite=bool(max_grad_norm),
-            sharding=sharding(model.parameters()) if deepspeed is None else deepspeed.unsupported_reason,
+            sharding=find_sharding(model, optimizer),
             hparams=hparams or {},
             texts={tags.ARGS: json.dumps(dict(hparams), indent=2)} if hparams else {},
             scaler=scaler if scaler is not None else scaler_of(optimizer),
-            deepspeed=deepspeed,
             predictions_remedy="pass outputs=... and labels=... to end_step",
         )
         self._begin(self._choose_location(start_step) if self._is_writer else None, start_step, info=info)

@@ -70,7 +70,10 @@ def change_on_the_host() -> str:
     """The device of updates of weights on the host, by an optimizer whose flag is on the device."""
     weight, copies = torch.empty(3), WeightSnapshot()
     source: Any = SimpleNamespace(
-        parameters=[1], deepspeed=None, weight=lambda index: weight, has_gradient=lambda index: True
+        parameters=[1],
+        sharding=SimpleNamespace(frees_gradients=False),
+        weights_at=lambda indices: [weight for _ in indices],
+        have_gradients=lambda indices: [True for _ in indices],
     )
     copies._copies["AdamW"] = {0: torch.empty(3)}
     with CompleteCopies():

@@ -6,12 +6,14 @@ is the only module that reads private attributes of DeepSpeed; tested on deepspe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+from tbx_callbacks._model.sharding.base import ParameterState, StepEvents
 
 _STAGES = ("DeepSpeedZeroOptimizer", "DeepSpeedZeroOptimizer_Stage3")
 
@@ -23,10 +25,20 @@ class DeepSpeedSharding:
         optimizer: DeepSpeed's optimizer, which wraps one of torch.
     """
 
+    clips_gradients = frees_gradients = True
+
     def __init__(self, optimizer: Any) -> None:
         self._zero = optimizer
         self._stage3 = type(optimizer).__name__.endswith("Stage3")
         self._consumed: dict[int, Tensor] | None = None
+
+    @classmethod
+    def detect(cls, model: nn.Module, optimizer: Any) -> DeepSpeedSharding | None:  # noqa: ARG003
+        while optimizer is not None:
+            if type(optimizer).__name__ in _STAGES:
+                return cls(optimizer)
+            optimizer = getattr(optimizer, "optimizer", None)
+        return None
 
     @property
     def unsupported_reason(self) -> str | None:
@@ -35,9 +47,7 @@ class DeepSpeedSharding:
             return "DeepSpeed ZeRO with an offloaded optimizer (remedy: remove offload_optimizer from its config)"
         return None
 
-    @property
-    def skipped(self) -> Tensor | None:
-        """Nonzero when the step was skipped because gradients overflowed; None without a loss scale."""
+    def skipped(self, optimizer: torch.optim.Optimizer) -> Tensor | None:
         return torch.tensor(float(self._zero.overflow)) if self._zero.dtype == torch.float16 else None
 
     @property
@@ -52,33 +62,55 @@ class DeepSpeedSharding:
         norm, limit = self._zero._global_grad_norm, float(self._zero.clip_grad)
         return (float(norm), limit) if limit > 0 and norm is not None else None
 
-    def patch_step(self, before: Callable[[], bool], after: Callable[[], None]) -> StepPatch:
-        """Calls `before` with averaged, unclipped gradients, and `after` once the weights are updated.
-
-        `before` returns whether to keep the gradients that the optimizer consumed until `after`.
-        """
+    def hook_steps(
+        self,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        events: StepEvents,
+        before: Collection[str],
+    ) -> list[Any]:
+        """Replaces the optimizer's `step`. Hooks of torch do not fit: DeepSpeed calls its optimizer once per group."""
         zero, base, step = self._zero, self._zero.optimizer, self._zero.step
+        name = next(iter(optimizers))
 
         def patched_step(*args: Any, **kwargs: Any) -> Any:
             self._consumed = None
-            hook = base.register_step_pre_hook(self._keep) if before() else None
+            events.before_clip(self.loss_scale, name, None)  # gradients are averaged, and not clipped yet
+            events.before_step(name, closure=False)
+            hook = base.register_step_pre_hook(self._keep) if events.wants_gradients else None
             self._consumed = {}
             try:
                 result = step(*args, **kwargs)
             finally:
                 if hook is not None:
                     hook.remove()
-            after()
+            if (norm_and_limit := self.gradient_norm_and_limit) is not None:
+                events.record_clipping(*norm_and_limit)
+            events.after_step(name)
             self._consumed = None
             return result
 
         zero.step = patched_step
-        return StepPatch(zero)
+        return [StepPatch(zero)]
 
-    def sharded_over(self, tensors: Sequence[Tensor]) -> dict[int, Sequence[int]]:
-        """Returns the ranks that hold the shards of each parameter, by the parameter's id."""
-        groups = {id(t): getattr(t, "ds_process_group" if self._stage3 else "_dp_group", None) for t in tensors}
+    def shard_ranks(self, parameters: Sequence[Tensor]) -> Mapping[int, Sequence[int]]:
+        groups = {id(t): getattr(t, "ds_process_group" if self._stage3 else "_dp_group", None) for t in parameters}
         return {key: dist.get_process_group_ranks(group) for key, group in groups.items() if group is not None}
+
+    def weights(self, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+        return [self.weight(tensor) for tensor in parameters]
+
+    def gradients(self, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+        return [self.gradient(tensor) for tensor in parameters]
+
+    def has_gradients(self, parameters: Sequence[Tensor]) -> list[bool]:
+        return [self.gradient(tensor) is not None for tensor in parameters]
+
+    def optimizer_states(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[Tensor],
+    ) -> list[tuple[ParameterState | None, ParameterState]]:
+        return [self.optimizer_state(tensor) for tensor in parameters]
 
     def weight(self, tensor: Any) -> Tensor:
         """Returns this rank's elements of a parameter, in float32 if it is trained."""
@@ -154,15 +186,6 @@ class StepPatch:
     def remove(self) -> None:
         """Restores the step method of the optimizer's class."""
         self._zero.__dict__.pop("step", None)
-
-
-def find_deepspeed(optimizer: Any) -> DeepSpeedSharding | None:
-    """Returns a reader of the ZeRO optimizer inside a trainer's wrappers; None when there is none."""
-    while optimizer is not None:
-        if type(optimizer).__name__ in _STAGES:
-            return DeepSpeedSharding(optimizer)
-        optimizer = getattr(optimizer, "optimizer", None)
-    return None
 
 
 def _slice(flat: Tensor, start: int, numel: int) -> Tensor:

@@ -10,9 +10,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
+_PLAIN = frozenset({Tensor, nn.Parameter, type(None)})
 
-def sharding(tensors: Iterable[Tensor]) -> str | None:
-    """Returns the name of a sharding that cannot be read, if any of the tensors has one, else None."""
+
+def unreadable(tensors: Iterable[Tensor]) -> str | None:
+    """Returns the sharding of the first tensor whose elements cannot be read, with a remedy; None without one."""
     for tensor in tensors:
         kind = type(tensor)
         if is_partial_sum(tensor):
@@ -66,11 +68,21 @@ def is_partial_sum(tensor: Tensor | None) -> bool:
     return isinstance(tensor, DTensor) and any(isinstance(placement, Partial) for placement in tensor.placements)
 
 
+def partial_sums_in(tensors: Mapping[int, Tensor | None]) -> list[int]:
+    """Returns the keys of the tensors that are partial sums. Plain tensors take no call of their own."""
+    return [key for key, tensor in tensors.items() if type(tensor) not in _PLAIN and is_partial_sum(tensor)]
+
+
 def local(tensor: Tensor) -> Tensor | None:
     """Returns this rank's elements; None for partial sums, which need the elements of other ranks."""
     if is_partial_sum(tensor):
         return None
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def local_all(tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
+    """Returns `local(tensor)` of each tensor; None where there is none. Plain tensors take no call of their own."""
+    return [tensor if type(tensor) in _PLAIN else local(tensor) for tensor in tensors]  # type: ignore[arg-type]
 
 
 def tensor_parallel_layer(model: nn.Module) -> str | None:

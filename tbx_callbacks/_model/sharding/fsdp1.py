@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 
 
-def sharded_over(model: nn.Module) -> dict[int, list[int]]:
+def shard_ranks(model: nn.Module) -> dict[int, list[int]]:
     """Returns the global ranks that together hold one copy of each parameter, by the parameter's id.
 
     With HYBRID_SHARD other ranks hold further copies of the shards. With NO_SHARD every rank holds the full parameter.

@@ -16,8 +16,8 @@ from tbx_callbacks import tags
 from tbx_callbacks._config.schedule import Schedule, at, either, every, never
 from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks._engine.training_info import TrainingInfo
-from tbx_callbacks._model.sharding.deepspeed import find_deepspeed
-from tbx_callbacks._model.sharding.dtensor import sharding
+from tbx_callbacks._model.sharding import find_sharding
+from tbx_callbacks._model.sharding.torch_sharding import TorchSharding
 from tbx_callbacks._stats.clip_factor import clip_factor
 from tbx_callbacks.integrations.base import named_optimizers, scaler_of
 from tbx_callbacks.integrations.huggingface.abandoned_training import StillTraining
@@ -61,6 +61,7 @@ _REMEDY_ATTACHED = "put `labels` in the batch, and return `logits` from the mode
 _REMEDY_NOT_ATTACHED = (
     "call callback.attach(trainer); it reads `labels` from the batch where the model does not get them"
 )
+_DEEPSPEED = "DeepSpeed without ZeRO (remedy: ZeRO stage 1, 2 or 3 without offloading)"
 _MODEL_HPARAMS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
@@ -68,7 +69,7 @@ def training_info(
     args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: Any, *, attached: bool
 ) -> TrainingInfo:
     """Describes the training that begins, for the engine."""
-    deepspeed = find_deepspeed(optimizer)
+    sharding = find_sharding(model, optimizer)
     return TrainingInfo(
         still_training=StillTraining(),
         model=model,
@@ -76,14 +77,16 @@ def training_info(
         log_schedule=log_schedule(args, state, dataloader),
         clipping="norm" if (args.max_grad_norm or 0.0) > 0 else "none",
         spreads_nonfinite=spreads_nonfinite(args),
-        sharding=_sharding(model, args) if deepspeed is None else deepspeed.unsupported_reason,
+        sharding=sharding,
+        unsupported_sharding=_DEEPSPEED
+        if getattr(args, "deepspeed", None) and isinstance(sharding, TorchSharding)
+        else None,
         hparams=hparams(args, model),
         texts=texts(args, model),
         larger_is_better=larger_is_better(args),
         earlier_logs=[log_tags(logs) for logs in state.log_history],
         scaler=scaler_of(optimizer),
         compiled=is_compiled(model, args),
-        deepspeed=deepspeed,
         predictions_remedy=_REMEDY_ATTACHED if attached else _REMEDY_NOT_ATTACHED,
     )
 
@@ -166,14 +169,6 @@ def larger_is_better(args: Any) -> dict[str, bool]:
     if not name or args.greater_is_better is None:
         return {}
     return {f"{tags.EVAL}/{name.removeprefix('eval_')}": bool(args.greater_is_better)}
-
-
-def _sharding(model: nn.Module, args: Any) -> str | None:
-    return sharding(model.parameters()) or (
-        "DeepSpeed without ZeRO (remedy: ZeRO stage 1, 2 or 3 without offloading)"
-        if getattr(args, "deepspeed", None)
-        else None
-    )
 
 
 def is_compiled(model: nn.Module, args: Any) -> bool:

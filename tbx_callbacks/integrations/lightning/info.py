@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tbx_callbacks._config.schedule import every
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.amp import scale_of
-from tbx_callbacks._model.sharding.deepspeed import find_deepspeed
-from tbx_callbacks._model.sharding.dtensor import sharding
+from tbx_callbacks._model.sharding import find_sharding
+from tbx_callbacks._model.sharding.torch_sharding import TorchSharding
 from tbx_callbacks.integrations.lightning.batch_outputs import REMEDY
 
 # Runs on CUDA only, and is untested.
@@ -22,18 +22,19 @@ _DEEPSPEED = "Lightning's DeepSpeedStrategy (remedy: the Hugging Face Trainer, o
 
 def training_info(trainer: Any, pl_module: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> TrainingInfo:
     """Describes the training that begins, for the engine."""
-    clip_kind, deepspeed = clipping(trainer, pl_module), find_deepspeed(next(iter(trainer.optimizers), None))
+    clip_kind = clipping(trainer, pl_module)
+    sharding = find_sharding(pl_module, next(iter(trainer.optimizers), None))
     return TrainingInfo(
         model=wrapped_model(pl_module),
         optimizers=optimizers,
         log_schedule=every(max(1, trainer.log_every_n_steps)),
         clipping=clip_kind,
         spreads_nonfinite=clip_kind == "norm",
-        sharding=sharding(pl_module.parameters()) if deepspeed is None else _DEEPSPEED,
+        sharding=sharding,
+        unsupported_sharding=None if isinstance(sharding, TorchSharding) else _DEEPSPEED,
         hparams=hparams(pl_module),
         texts=texts(pl_module),
         scaler=scaler(trainer),
-        deepspeed=deepspeed,
         predictions_remedy=REMEDY,
     )
 
