@@ -38,7 +38,7 @@ Way = Callable[[Named, str], None]
 def ours(tensors: Named, folder: str) -> None:
     batch, writer = StepValues(), TensorBoardWriter(folder)
     batch.add({f"weights/{name}": Histogram([tensor], bins=BINS) for name, tensor in tensors.items()})
-    writer.write(1, batch.finish_local({}))
+    writer.write(1, batch.finish_local())
     writer.close()
 
 
@@ -48,7 +48,7 @@ def by_layer(tensors: Named, folder: str) -> None:
         groups.setdefault(".".join(name.split(".")[:4]), []).append(tensor)
     batch, writer = StepValues(), TensorBoardWriter(folder)
     batch.add({f"weights/{name}": Histogram(group, bins=BINS) for name, group in groups.items()})
-    writer.write(1, batch.finish_local({}))
+    writer.write(1, batch.finish_local())
     writer.close()
 
 
@@ -109,7 +109,7 @@ def same_counts(tensors: Sequence[Tensor]) -> str:
     for tensor in tensors:
         batch = StepValues()
         batch.add({"x": Histogram([tensor], bins=BINS)})
-        found = batch.finish_local({})["x"]
+        found = batch.finish_local()["x"]
         assert isinstance(found, HistogramCounts)
         expected, _ = np.histogram(tensor.detach().numpy().astype(np.float64), bins=np.array(found.edges))
         assert sum(found.counts) == tensor.numel()

@@ -48,7 +48,7 @@ def histograms(groups: Groups) -> float:
     def work() -> None:
         batch = StepValues()
         batch.add({f"x/{place}": Histogram(group) for place, group in enumerate(groups)})
-        batch.finish_local({})
+        batch.finish_local()
 
     return seconds(work)
 

@@ -86,6 +86,11 @@ CUSTOM_SCALARS = "custom_scalars__config__"
 AXIS = "axis:"
 """Prefix of the values that tell the axes writer how far a step advances along an axis; no tag contains a colon."""
 
+HIDDEN = "hidden:"
+"""Prefix of numbers that other values of the step are derived from; they are not written."""
+TRAINER_CLIP_FACTOR = "hidden:trainer_clip_factor"
+"""Factor by which the trainer clipped the gradients, from the norm that it logs."""
+
 EVALUATION = ("eval/", "val/", "val_", "valid/", "valid_", "validation/")
 """Prefixes of the tags that trainers use for evaluation metrics."""
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from tbx_callbacks._distributed.group import GlooGroup
-from tbx_callbacks._distributed.packing import Partial, Partials, fill_part
+from tbx_callbacks._distributed.packing import without_tensors
+from tbx_callbacks.metrics.values import Partial, Partials
 
 END = 2**40
 """The step number of ranks that have ended."""
 _INITIAL_ROOM = 256  # numbers in the first collective; all ranks grow it in the same way
-Key = tuple[str, str]
 
 
 class RankMismatchError(RuntimeError):
@@ -37,39 +36,39 @@ class Merger:
     def all_reduce(self, what: str, step: int, parts: Partials) -> Partials:
         """Returns all tags with their merged parts; `what` and `step` must be the same on all ranks."""
         layout, maxima = self._maxima(what, step, parts)
-        empty = Partial(None, {})
-        keys = [(tag, name) for tag, part in layout.items() for name in part.sums]
         numbers = [float(tag in parts) for tag in layout]
-        numbers += [parts.get(tag, empty).sums.get(name, 0.0) for tag, name in keys]
+        for tag, template in layout.items():
+            numbers += _padded(parts[tag].sums if tag in parts else (), len(template.sums), 0.0)
         sums = torch.tensor(numbers, dtype=torch.float64)
         if layout:
             self._group.all_reduce_sum(sums)
-        counts, totals = sums[: len(layout)].tolist(), dict(zip(keys, sums[len(layout) :].tolist(), strict=True))
-        return {
-            tag: fill_part(tag, parts.get(tag, part), part, totals, maxima)
-            for (tag, part), ranks in zip(layout.items(), counts, strict=True)
-            if ranks
-        }
+        merged: Partials = {}
+        totals, start = sums.tolist(), len(layout)
+        for ranks, (tag, template) in zip(totals, layout.items(), strict=False):
+            end = start + len(template.sums)
+            if ranks:
+                value = parts[tag].value if tag in parts else template.value
+                merged[tag] = Partial(value, totals[start:end], maxima[tag], template.owner)
+            start = end
+        return merged
 
-    def max_reduce(self, what: str, step: int, parts: Partials) -> dict[str, dict[str, float]]:
-        """Returns the maximum of each number over ranks, by tag and name, in one collective; see `all_reduce`."""
-        by_tag: dict[str, dict[str, float]] = {}
-        for (tag, name), number in self._maxima(what, step, parts)[1].items():
-            by_tag.setdefault(tag, {})[name] = number
-        return by_tag
+    def max_reduce(self, what: str, step: int, parts: Partials) -> dict[str, list[float]]:
+        """Returns the maxima over ranks by tag, in one collective; -inf for absent tags. See `all_reduce`."""
+        return self._maxima(what, step, parts)[1]
 
-    def _maxima(self, what: str, step: int, parts: Partials) -> tuple[Partials, dict[Key, float]]:
-        """Returns all tags and parts, and the maximum of each number over ranks."""
+    def _maxima(self, what: str, step: int, parts: Partials) -> tuple[Partials, dict[str, list[float]]]:
+        """Returns the layout of all tags, and the maxima over ranks by tag."""
         layout, digest = self._layouts.get(what, {}), hash_of([what])
         new = what not in self._layouts or not _covers(layout, parts)
-        keys = [(tag, name) for tag, part in layout.items() for name in part.maxes]
         numbers = torch.full((self._room,), -torch.inf, dtype=torch.float64)
-        head = [float(step), -float(step), digest, -digest, float(new)]
-        empty = Partial(None, {})
-        own = [parts.get(tag, empty).maxes.get(name, -torch.inf) for tag, name in keys]
-        numbers[: len(head) + len(own)] = torch.tensor(head + own, dtype=torch.float64)
+        row = [float(step), -float(step), digest, -digest, float(new)]
+        start = len(row)
+        for tag, template in layout.items():
+            row += _padded(parts[tag].maxes if tag in parts else (), len(template.maxes), -torch.inf)
+        numbers[: len(row)] = torch.tensor(row, dtype=torch.float64)
         self._group.all_reduce_max(numbers)
-        last, first, high, low, changed = numbers[: len(head)].tolist()
+        row = numbers[: len(row)].tolist()
+        last, first, high, low, changed = row[:start]
         if last != -first or high != -low:
             lowest, highest = ("the end" if position == END else f"step {position:g}" for position in (-first, last))
             raise RankMismatchError(
@@ -77,18 +76,21 @@ class Merger:
             )
         if changed:
             layout = self._layouts[what] = self._union(layout, parts)
-            self._room = max(self._room, len(head) + sum(len(part.maxes) for part in layout.values()))
+            self._room = max(self._room, start + sum(len(template.maxes) for template in layout.values()))
             return self._maxima(what, step, parts)
-        return layout, dict(zip(keys, numbers[len(head) : len(head) + len(keys)].tolist(), strict=True))
+        maxima: dict[str, list[float]] = {}
+        for tag, template in layout.items():
+            maxima[tag], start = row[start : start + len(template.maxes)], start + len(template.maxes)
+        return layout, maxima
 
     def _union(self, known_layout: Partials, parts: Partials) -> Partials:
         """Returns the tags and parts of every rank, the same on all ranks.
 
         Ranks broadcast their layouts one by one; a rank whose layout is already covered is skipped.
         """
-        layout = {tag: part.empty_like() for tag, part in known_layout.items()}
+        layout = dict(known_layout)
         data = torch.frombuffer(
-            bytearray(pickle.dumps({tag: part.empty_like() for tag, part in parts.items()})), dtype=torch.uint8
+            bytearray(pickle.dumps({tag: _template(part) for tag, part in parts.items()})), dtype=torch.uint8
         )
         while True:
             request = torch.tensor([-self._size if _covers(layout, parts) else -self._rank, 0], dtype=torch.float64)
@@ -100,11 +102,12 @@ class Merger:
             self._group.broadcast(length, root)
             received = data.clone() if root == self._rank else torch.empty(int(length), dtype=torch.uint8)
             self._group.broadcast(received, root)
-            received_layout: dict[str, Any] = pickle.loads(received.numpy().tobytes())
-            for tag, part in received_layout.items():
-                known_part = layout.setdefault(tag, part)
-                known_part.sums.update({name: 0.0 for name in part.sums if name not in known_part.sums})
-                known_part.maxes.update({name: 0.0 for name in part.maxes if name not in known_part.maxes})
+            received_layout: Partials = pickle.loads(received.numpy().tobytes())
+            for tag, template in received_layout.items():
+                known = layout.get(tag, template)
+                layout[tag] = known._replace(
+                    sums=max(known.sums, template.sums, key=len), maxes=max(known.maxes, template.maxes, key=len)
+                )
 
 
 def hash_of(names: Sequence[str]) -> float:
@@ -114,6 +117,15 @@ def hash_of(names: Sequence[str]) -> float:
 
 def _covers(layout: Partials, parts: Partials) -> bool:
     return all(
-        tag in layout and part.sums.keys() <= layout[tag].sums.keys() and part.maxes.keys() <= layout[tag].maxes.keys()
+        tag in layout and len(part.sums) <= len(layout[tag].sums) and len(part.maxes) <= len(layout[tag].maxes)
         for tag, part in parts.items()
     )
+
+
+def _template(part: Partial) -> Partial:
+    """Returns the partial value without numbers, which describes the layout to other ranks."""
+    return Partial(without_tensors(part.value), [0.0] * len(part.sums), [0.0] * len(part.maxes), part.owner)
+
+
+def _padded(numbers: Sequence[float], size: int, fill: float) -> list[float]:
+    return [*numbers, *[fill] * (size - len(numbers))]

@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from tbx_callbacks._distributed.packing import Partial, Partials
+from tbx_callbacks.metrics.values import Max, Partial, Partials
 
 Numbers = Mapping[str, float]
 Message = tuple[str, Numbers]
@@ -94,21 +94,23 @@ class Messages:
 
     def outgoing(self) -> Partials:
         """Returns the queued messages as partial values, and clears the queue."""
-        merged: dict[str, dict[str, float]] = {}
-        for name, numbers in _popped(self._outbox):
-            merged.setdefault(name, {_PRESENT: 1.0}).update(numbers)
-        return {_PREFIX + name: Partial(None, {}, numbers) for name, numbers in merged.items()}
+        numbers: dict[str, float] = {}
+        for name, message in _popped(self._outbox):
+            numbers |= {f"{_PREFIX}{name}:{key}": number for key, number in {_PRESENT: 1.0, **message}.items()}
+        return {tag: Partial(Max(number), (), (number,)) for tag, number in numbers.items()}
 
 
-def incoming(merged: Mapping[str, Mapping[str, float]]) -> Sequence[Message]:
-    """Returns the messages in the maxima of a merged step, by tag and name."""
-    messages = []
-    for tag, maxes in merged.items():
-        # Names that only an earlier message had are present too, without a number.
-        numbers = {name: number for name, number in maxes.items() if number > -math.inf}
-        if tag.startswith(_PREFIX) and numbers.pop(_PRESENT, None) is not None:
-            messages.append((tag.removeprefix(_PREFIX), numbers))
-    return messages
+def incoming(maxima: Mapping[str, Sequence[float]]) -> Sequence[Message]:
+    """Returns the messages in the maxima of a merged step, by tag."""
+    messages: dict[str, dict[str, float]] = {}
+    for tag, numbers in maxima.items():
+        if tag.startswith(_PREFIX) and numbers[0] > -math.inf:  # an earlier message may have had other names
+            name, _, key = tag.removeprefix(_PREFIX).partition(":")
+            messages.setdefault(name, {})[key] = numbers[0]
+    return [
+        (name, {key: number for key, number in numbers.items() if key != _PRESENT})
+        for name, numbers in messages.items()
+    ]
 
 
 def without_messages(merged: Partials) -> Partials:

@@ -19,10 +19,10 @@ from torch import Tensor
 from tbx_callbacks._distributed.background_worker import Worker
 from tbx_callbacks._distributed.collectives import END, Merger
 from tbx_callbacks._distributed.group import GlooGroup, GroupAbandonedError, rendezvous, step_timeout
-from tbx_callbacks._distributed.packing import Partial, Partials
 from tbx_callbacks._distributed.rank0_messages import Message, Messages, incoming, without_messages
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks._stats.host_copy import HostCopy
+from tbx_callbacks.metrics.values import HistogramParts, Max, Partial, Partials
 
 logger = logging.getLogger(__name__)
 
@@ -58,24 +58,22 @@ class Reducer:
     def min_reduce(self, numbers: Tensor, names: Sequence[str]) -> Tensor:
         """Returns the minimum of each number over ranks; `names` identify the numbers and may differ by rank."""
         parts = {
-            name: Partial(None, {"ranks": 1.0}, {"number": -float(number)})
+            name: Partial(Max(0.0), (1.0,), (-float(number),))
             for name, number in zip(names, numbers.tolist(), strict=True)
         }
         merged: Partials = self._run_and_wait(lambda: self._merger.all_reduce("lowest", 0, parts), {})
-        not_shared = [name for name, part in merged.items() if part.sums["ranks"] < self.size]
+        not_shared = [name for name, part in merged.items() if part.sums[0] < self.size]
         if not_shared and self.rank == 0:
             shown = f"{', '.join(not_shared[:3])}{f' and {len(not_shared) - 3} more' if len(not_shared) > 3 else ''}"
             logger.warning("some parameters do not exist on every rank, and count only where they exist: %s", shown)
-        minima = [-merged[name].maxes["number"] if name in merged else numbers[n] for n, name in enumerate(names)]
+        minima = [-merged[name].maxes[0] if name in merged else numbers[n] for n, name in enumerate(names)]
         return torch.tensor(minima, dtype=numbers.dtype)
 
     def max_reduce(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """Returns the maximum of each number over the ranks that have it; empty when ranks are lost."""
-        parts = {name: Partial(None, {}, {"number": number}) for name, number in numbers.items()}
-        maxima: dict[str, dict[str, float]] = self._run_and_wait(
-            lambda: self._merger.max_reduce("largest", 0, parts), {}
-        )
-        return {tag: numbers["number"] for tag, numbers in maxima.items() if numbers["number"] > -torch.inf}
+        parts = {name: Partial(Max(0.0), (), (number,)) for name, number in numbers.items()}
+        maxima: dict[str, list[float]] = self._run_and_wait(lambda: self._merger.max_reduce("largest", 0, parts), {})
+        return {tag: largest for tag, (largest,) in maxima.items() if largest > -torch.inf}
 
     def union(self, names: Collection[str]) -> set[str]:
         """Returns the names that any rank has."""
@@ -92,18 +90,18 @@ class Reducer:
             key: the due metrics, the same on every rank.
             ranges: range of each histogram of this rank, `[2]`, by tag.
         """
-        host_copy = HostCopy([], list(ranges.values()))
+        host_copy = HostCopy(list(ranges.values()))
         what, self._last_ranges_step = "\n".join(("ranges", *key)), step
 
-        def function() -> dict[str, dict[str, float]]:
-            own = zip(ranges, host_copy.read()[1], strict=True)
-            parts = {tag: Partial(None, {}, {"low": -low, "high": high}) for tag, (low, high) in own}
+        def function() -> dict[str, list[float]]:
+            own = zip(ranges, host_copy.read(), strict=True)
+            parts = {tag: Partial(HistogramParts(), (), (-low, high)) for tag, (low, high) in own}
             return self._merger.max_reduce(what, step, parts)
 
-        maxima: dict[str, dict[str, float]] = self._run_and_wait(function, {})
+        maxima: dict[str, list[float]] = self._run_and_wait(function, {})
         if not maxima:
             return ranges
-        merged = torch.tensor([[-maxima[tag]["low"], maxima[tag]["high"]] for tag in ranges], dtype=torch.float64)
+        merged = torch.tensor([[-maxima[tag][0], maxima[tag][1]] for tag in ranges], dtype=torch.float64)
         kinds = {(bounds.device, bounds.dtype) for bounds in ranges.values()}
         merged_by_kind = {(device, dtype): moved(merged.to(dtype), device) for device, dtype in kinds}
         return {tag: merged_by_kind[bounds.device, bounds.dtype][n] for n, (tag, bounds) in enumerate(ranges.items())}

@@ -14,6 +14,7 @@ from torch import Tensor
 from tbx_callbacks._config.live_rule_options import NO_LIVE_RULES, LiveRuleConfig
 from tbx_callbacks._config.metric_spec import Cadence, MetricSpec
 from tbx_callbacks._config.schedule import never
+from tbx_callbacks._distributed.packing import Facts
 from tbx_callbacks._distributed.rank import in_group, is_rank_zero, world_size
 from tbx_callbacks._distributed.reducer import Reducer, join
 from tbx_callbacks._engine.best_values import BestValues
@@ -34,7 +35,7 @@ from tbx_callbacks._model.outputs import Predictions
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.context import Context, RunInfo
 from tbx_callbacks.metrics.host_values import FinalValue
-from tbx_callbacks.metrics.values import StepInfo, Value
+from tbx_callbacks.metrics.values import Value
 from tbx_callbacks.writers.base import Writer
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ class Engine:
         self._control.start_rules(
             self._every, info.log_schedule, resumed_from, sees_all_ranks=self._counts_batches, strict=self._strict
         )
-        self.publisher.write(0, self._runner.run_event(Context("start", 0, self._run)).finish_local({}))
+        self.publisher.write(0, self._runner.run_event(Context("start", 0, self._run)).finish_local())
         self.stopwatch.resume()
 
     def end(self, step: int, *, succeeded: bool) -> None:
@@ -171,7 +172,7 @@ class Engine:
         self.publisher.close_live_rules(step, timeout)
         self._run = replace(self._run, succeeded=succeeded)
         final_values = self._runner.run_event(Context("end", step, self._run))
-        self.publisher.write(step, {**self._user_scalars.pop_final(), **final_values.finish_local({})})
+        self.publisher.write(step, {**self._user_scalars.pop_final(), **final_values.finish_local()})
         self.publisher.writer.flush()
 
     def detach(self) -> None:
@@ -282,22 +283,22 @@ class Engine:
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
-    def flush_step(self, step_info: StepInfo | None = None) -> None:
-        """Passes the step's values to the writer. `step_info` holds values that the trainer reported for it."""
+    def flush_step(self, facts: Facts | None = None) -> None:
+        """Passes the step's values to the writer. `facts` holds numbers that the trainer reported for it."""
         recorder = self._recorder
         if self.publisher.buffered is None and (recorder is None or not recorder.end_of_step.pending):
             return  # nothing was due, as in most steps
         with self._guard("publishing", self._step):
             if recorder is not None:
                 recorder.finish_step()
-            self.publisher.flush(step_info)
+            self.publisher.flush(facts)
         self._control.apply_budget(self._step)
 
     def record_logs(
         self,
         step: int,
         logs: Mapping[str, Number | str],
-        step_info: StepInfo | None = None,
+        facts: Facts | None = None,
         shared: Mapping[str, Value] | None = None,
     ) -> None:
         """Records values (by tag) that the trainer logged after `step` steps, to write them with that step's values.
@@ -305,7 +306,7 @@ class Engine:
         Args:
             step: finished optimizer steps.
             logs: values of the whole run.
-            step_info: see `flush_step`.
+            facts: see `flush_step`.
             shared: this rank's part of values of this same step, perhaps empty. Either all ranks pass None or none
                 does.
         """
@@ -323,8 +324,8 @@ class Engine:
             if self._recorder is not None:
                 self._recorder.finish_step()
             else:
-                log_values.add(self._user_scalars.pop())  # outside a training there is no next point
-            self.publisher.flush_with_logs(step, log_values, step_info)
+                log_values.add_local(self._user_scalars.pop())  # outside a training there is no next point
+            self.publisher.flush_with_logs(step, log_values, facts)
         self._control.apply_budget(self._step)
 
     def poll_actions(self, step: int) -> Action:

@@ -106,7 +106,11 @@ class MetricRunner:
             step_values.flag_failure(owner, failed=True)
             return
         try:
-            step_values.add(metric_run.spec.metric(context), owner if context.event == "step" else "")
+            values = metric_run.spec.metric(context)
+            if context.event == "step":
+                step_values.add(values, owner)
+            else:
+                step_values.add_local(values)
             metric_run.cost.add(self._clock() - started, context.step)
         except Exception as error:
             if self._strict:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from tbx_callbacks._distributed.background_worker import Worker
-from tbx_callbacks._distributed.packing import PackedValues, Partials, StepValues
+from tbx_callbacks._distributed.packing import Facts, PackedStep, StepValues
 from tbx_callbacks._distributed.rank0_messages import Message, Messages
 from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.live_rules import LiveRules
 from tbx_callbacks.metrics.host_values import FinalValue
-from tbx_callbacks.metrics.values import StepInfo
+from tbx_callbacks.metrics.values import Partials
 from tbx_callbacks.writers.base import Writer
 
 logger = logging.getLogger(__name__)
@@ -95,21 +95,16 @@ class Publisher:
             self.buffered = (*self.buffered[:2], key)
         return self.buffered[1]
 
-    def flush(self, step_info: StepInfo | None = None) -> None:
-        """Passes the buffered step to the writer. `step_info` are the trainer's values, such as `clip_factor`."""
+    def flush(self, facts: Facts | None = None) -> None:
+        """Passes the buffered step to the writer. `facts` are numbers that the trainer reported for it."""
         if self.buffered is not None:
             (step, step_values, key), self.buffered = self.buffered, None
-            self._send(step, step_values, key, step_info or {})
+            self._send(step, step_values, key, facts or {})
 
-    def flush_with_logs(self, step: int, local_values: StepValues, step_info: StepInfo | None = None) -> None:
+    def flush_with_logs(self, step: int, local_values: StepValues, facts: Facts | None = None) -> None:
         """Writes values that no other rank shares, together with the buffered step if it is the same step."""
-        if self.buffered is not None and self.buffered[0] == step:
-            self.buffered[1].merge_local(local_values)
-            self.flush(step_info)
-        else:
-            self.flush()
-            pending = local_values.pack()
-            self._run(lambda: self._write(step, local_values.finish(pending.partials(), {})), waits=pending.is_pending)
+        self.step_values(step).update(local_values)
+        self.flush(facts)
 
     def start(self, reducer: Reducer | None) -> None:
         """Starts a run whose values are reduced by `reducer`; None with one rank."""
@@ -170,13 +165,13 @@ class Publisher:
                 if self.live_rules is not None:
                     self.live_rules.record(step, new)
 
-    def _send(self, step: int, step_values: StepValues, key: Sequence[str] | None, step_info: StepInfo) -> None:
+    def _send(self, step: int, step_values: StepValues, key: Sequence[str] | None, facts: Facts) -> None:
         live_rules = (
             self.live_rules if key is not None and self.live_rules is not None and self.live_rules.due(step) else None
         )
 
         def finish(merged: Partials) -> Callable[[], None] | None:
-            self._write(step, step_values.finish(merged, step_info))
+            self._write(step, step_values.finish(merged, facts))
             return live_rules.judge(step) if live_rules is not None else None
 
         if self.reducer is None or key is None:
@@ -199,7 +194,7 @@ class Publisher:
             self._queue.run(job, waits=waits)
 
     def _finish_and_judge(
-        self, step: int, finish: Callable[[Partials], Callable[[], None] | None], pending: PackedValues
+        self, step: int, finish: Callable[[Partials], Callable[[], None] | None], pending: PackedStep
     ) -> None:
         """Writes a step and evaluates the rules.
 

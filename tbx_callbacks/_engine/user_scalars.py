@@ -48,5 +48,5 @@ class UserScalars:
     def pop_final(self) -> dict[str, FinalValue]:
         """Returns the final values of the means; waits for their device."""
         step_values = StepValues()
-        step_values.add(self.pop())
-        return step_values.finish_local({})
+        step_values.add_local(self.pop())
+        return step_values.finish_local()

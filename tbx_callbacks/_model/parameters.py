@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -56,26 +56,65 @@ class Group:
     members: tuple[int, ...]
 
 
+class PerGroup(Mapping[str, Tensor]):
+    """One number for each group, on its device: a mapping of group names to 0-d tensors.
+
+    Args:
+        names: the groups.
+        numbers: their numbers, `[groups]`.
+    """
+
+    def __init__(self, names: Sequence[str], numbers: Tensor) -> None:
+        self.names, self.numbers = tuple(names), numbers
+
+    def __getitem__(self, name: str) -> Tensor:
+        try:
+            return self.numbers[self.names.index(name)]
+        except ValueError:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 class Selection:
     """The groups of a model's parameters that a `Select` chooses."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.groups = tuple(groups)
 
-    def sums(self, numbers: Tensor, present: Sequence[bool]) -> dict[str, Tensor]:
-        """Adds one number per parameter, `[parameters]`, to one 0-d tensor per group.
+    def sums(self, numbers: Tensor, present: Sequence[bool]) -> PerGroup:
+        """Adds one number per parameter, `[parameters]`, to one number per group.
 
         Groups that have no present parameter (no gradient, for example) are left out.
         """
-        if not self.groups:
-            return {}
-        indices, group_ids = (moved(index, numbers.device) for index in self._index)
+        indices, group_ids = [moved(index, numbers.device) for index in self._index]
         sums = numbers.new_zeros(len(self.groups)).index_add_(0, group_ids, numbers.index_select(0, indices))
-        return {
-            group.name: total
-            for group, total in zip(self.groups, sums.unbind(), strict=True)
-            if any(present[index] for index in group.members)
-        }
+        return self._present(sums, present)
+
+    def maxima(self, numbers: Tensor, present: Sequence[bool]) -> PerGroup:
+        """Returns the largest number of each group's present parameters; see `sums`."""
+        members = [[index for index in group.members if present[index]] for group in self.groups]
+        chosen = [(group.name, indices) for group, indices in zip(self.groups, members, strict=True) if indices]
+        largest = [numbers[indices].max() for _, indices in chosen]
+        return PerGroup([name for name, _ in chosen], torch.stack(largest) if largest else numbers.new_zeros(0))
+
+    def _present(self, numbers: Tensor, present: Sequence[bool]) -> PerGroup:
+        """Leaves out the groups without a present parameter."""
+        if all(present):
+            return PerGroup(self._names, numbers)
+        found = {index for index, is_present in enumerate(present) if is_present}
+        kept = [number for number, group in enumerate(self.groups) if not found.isdisjoint(group.members)]
+        if len(kept) < len(self.groups):
+            numbers = numbers.index_select(0, moved(torch.tensor(kept, dtype=torch.int64), numbers.device))
+        return PerGroup([self._names[number] for number in kept], numbers)
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(group.name for group in self.groups)
 
     @cached_property
     def _index(self) -> tuple[Tensor, Tensor]:

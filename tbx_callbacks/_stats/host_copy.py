@@ -17,20 +17,22 @@ class HostCopy:
     On other devices the copies are synchronous.
 
     Args:
-        scalars: numbers, or tensors of one element.
-        vectors: 1-D tensors.
+        parts: numbers, tensors of one element, and 1-D tensors.
     """
 
-    def __init__(self, scalars: Sequence[Number], vectors: Sequence[Tensor]) -> None:
-        flats = [part.detach().reshape(1) for part in scalars if isinstance(part, Tensor)] + list(vectors)
-        self._scalars = [None if isinstance(part, Tensor) else float(part) for part in scalars]
-        self._sizes = [flat.numel() for flat in flats]
-        indices: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-        for index, flat in enumerate(flats):
-            indices.setdefault((flat.device, flat.dtype), []).append(index)
+    def __init__(self, parts: Sequence[Number]) -> None:
+        self._parts: list[list[float]] = []
+        flats: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
+        for index, part in enumerate(parts):
+            if isinstance(part, Tensor):
+                flats.setdefault((part.device, part.dtype), []).append((index, part.detach().reshape(-1)))
+                self._parts.append([])
+            else:
+                self._parts.append([float(part)])
         self._events: list[tuple[torch.device, torch.cuda.Event]] = []
         self._copies = [
-            (chosen, self._copy(torch.cat([flats[index] for index in chosen]))) for chosen in indices.values()
+            ([(index, flat.numel()) for index, flat in chosen], self._copy(torch.cat([flat for _, flat in chosen])))
+            for chosen in flats.values()
         ]
 
     @property
@@ -38,21 +40,19 @@ class HostCopy:
         """Whether a copy may still be running."""
         return bool(self._events)
 
-    def read(self) -> tuple[list[float], list[list[float]]]:
-        """Waits for the copies and returns the numbers and the vectors."""
+    def read(self) -> list[list[float]]:
+        """Waits for the copies and returns the numbers of each part; one for a number."""
         for device, event in self._events:
             # Otherwise synchronize creates a context on the current device: for a new thread another rank's device 0.
             with torch.cuda.device(device):
                 event.synchronize()
-        parts: list[list[float]] = [[] for _ in self._sizes]
         for chosen, copy in self._copies:
-            values_of_copy, start = copy if isinstance(copy, list) else copy.tolist(), 0
-            for index in chosen:
-                parts[index] = values_of_copy[start : start + self._sizes[index]]
-                start += self._sizes[index]
-        rest = iter(parts)
-        numbers = [float(next(rest)[0]) if number is None else number for number in self._scalars]
-        return numbers, list(rest)
+            numbers, start = copy if isinstance(copy, list) else copy.tolist(), 0
+            for index, size in chosen:
+                self._parts[index] = list(map(float, numbers[start : start + size]))
+                start += size
+        self._copies = []
+        return self._parts
 
     def _copy(self, packed: Tensor) -> Tensor | list[float]:
         if packed.device.type != "cuda":

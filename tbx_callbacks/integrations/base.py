@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks._config.metric_set import Config, load_config
+from tbx_callbacks._distributed.packing import Facts
 from tbx_callbacks._distributed.rank import in_group
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.metric_plan import axis_specs
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
-from tbx_callbacks.metrics.values import StepInfo
 from tbx_callbacks.runs.folders import RunLocation
 from tbx_callbacks.writers.axis_writer import AxesWriter
 from tbx_callbacks.writers.base import NullWriter
@@ -177,11 +177,11 @@ class Integration:
         self._engine.flush_step()
         self._engine.drain(_DRAIN_SECONDS)
 
-    def _record_logs(self, step: int, logs: Mapping[str, Number | str], step_info: StepInfo | None = None) -> None:
+    def _record_logs(self, step: int, logs: Mapping[str, Number | str], facts: Facts | None = None) -> None:
         """Records values (by tag) that the trainer logged after `step` steps, perhaps before a training."""
         if self._is_writer and self._writer is None:
             self._open(self._location_before_training())
-        self._engine.record_logs(step, logs, step_info)
+        self._engine.record_logs(step, logs, facts)
         self._engine.stopwatch.restart_waiting()
 
     def _end(self, step: int, *, succeeded: bool) -> None:

@@ -8,9 +8,9 @@ from typing import ClassVar, Protocol
 from tbx_callbacks._model.parameters import Select
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.host_values import HostValue
-from tbx_callbacks.metrics.values import Histogram, Value
+from tbx_callbacks.metrics.values import Derived, Histogram, Value
 
-Values = Mapping[str, Value | Histogram | HostValue]
+Values = Mapping[str, Value | Histogram | HostValue | Derived]
 
 STEP = frozenset({"step"})
 NOTHING: frozenset[str] = frozenset()
@@ -46,4 +46,7 @@ class Metric(Protocol):
     cost: ClassVar[str]
 
     def __call__(self, context: Context) -> Values:
-        """Returns values by tag. On the event `step` it must not cause a host sync on an accelerator."""
+        """Returns values by tag. On the event `step` it must not cause a host sync on an accelerator.
+
+        The tag of a value with one number per group contains `{group}`.
+        """

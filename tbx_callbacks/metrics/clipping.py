@@ -9,8 +9,9 @@ from typing import ClassVar
 from tbx_callbacks._model.parameters import Select
 from tbx_callbacks.metrics.base import NOTHING, STEP, Values
 from tbx_callbacks.metrics.context import Context
-from tbx_callbacks.metrics.values import Mean, TrainerNumber, Value
-from tbx_callbacks.tags import CLIP_FACTOR, CLIP_SHARE
+from tbx_callbacks.metrics.host_values import FinalValue
+from tbx_callbacks.metrics.values import Derived, Mean, Value
+from tbx_callbacks.tags import CLIP_FACTOR, CLIP_SHARE, TRAINER_CLIP_FACTOR
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,13 @@ class Clip:
         if context.clipping != "norm":
             return {}
         factor = context.clip_factor
-        values: dict[str, Value] = {CLIP_FACTOR: TrainerNumber("clip_factor") if factor is None else factor}
+        values: dict[str, Value | Derived] = {CLIP_FACTOR: factor or Derived(_reported_factor)}
         interval = context.interval
         if interval.clip_steps and interval.clip_steps == interval.steps:
             values[CLIP_SHARE] = Mean(interval.clipped_steps, interval.clip_steps)
         return values
+
+
+def _reported_factor(numbers: Mapping[str, FinalValue]) -> dict[str, FinalValue | None]:
+    """Returns the factor that the trainer reported for this step; left out if it did not."""
+    return {CLIP_FACTOR: numbers.get(TRAINER_CLIP_FACTOR)}

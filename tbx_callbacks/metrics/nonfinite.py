@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
-from tbx_callbacks._model.parameters import Select
+from tbx_callbacks._model.parameters import PerGroup, Select
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.base import Values
 from tbx_callbacks.metrics.context import Context
-from tbx_callbacks.metrics.host_values import Text
-from tbx_callbacks.metrics.values import StepInfo, Value
+from tbx_callbacks.metrics.host_values import FinalValue, Text
+from tbx_callbacks.metrics.values import Derived, Sum, Value
 from tbx_callbacks.tags import (
+    HIDDEN,
     NONFINITE_FIRST_BAD,
     NONFINITE_FOUND,
     NONFINITE_GRADIENTS,
@@ -55,119 +57,65 @@ class NonFinite:
     cost: ClassVar[str] = "shares the norms' pass"
 
     def __call__(self, context: Context) -> Values:
-        source = context.before_clip or context.gradients
+        source, interval, groups = context.before_clip or context.gradients, context.interval, context.selection.groups
+        # Clipping by a NaN norm has spread NaN to every group: no count may be written.
         spread_by_clipping = context.before_clip is None and context.spreads_nonfinite
+        gradient_prefix = _SPREAD if spread_by_clipping else NONFINITE_GRADIENTS
+        trains = [parameter.tensor.requires_grad for parameter in context.parameters]
+        trained = [group.name for group in groups if any([trains[index] for index in group.members])]
         gradients = context.selection.sums(source.nonfinite, source.present)
         weights = context.selection.sums(context.weights.nonfinite, context.weights.present)
-        has_losses = context.interval.losses
-        losses: tuple[Number, ...] = (context.interval.nonfinite_losses,) if has_losses else ()
-        groups = context.selection.groups
-        trained = [g for g in groups if any(context.parameters[i].tensor.requires_grad for i in g.members)]
-        # Another rank may hold the elements of a group, but a value must have the same parts on all ranks.
-        gradient_counts: dict[str, Number] = {**{group.name: 0.0 for group in trained}, **gradients}
-        weight_counts: dict[str, Number] = {**{group.name: 0.0 for group in groups}, **weights}
-        counts = (*gradient_counts.values(), *weight_counts.values(), *losses)
-        values: dict[str, Value] = {
-            NONFINITE_FOUND: _AnyNonFinite(counts),
-            f"{NONFINITE_GRADIENTS}/{TOTAL}": _Count(
-                tuple(gradients.values()), write_zero=True, spread_by_clipping=spread_by_clipping
-            ),
-            f"{NONFINITE_WEIGHTS}/{TOTAL}": _Count(tuple(weights.values()), write_zero=True),
-            NONFINITE_FIRST_BAD: _FirstBad(
-                context.step, gradient_counts, weight_counts, losses, spread_by_clipping=spread_by_clipping
-            ),
+        values: dict[str, Value | Derived] = {
+            f"{gradient_prefix}/{{group}}": Sum(_with_zeros(gradients, trained)),
+            f"{NONFINITE_WEIGHTS}/{{group}}": Sum(_with_zeros(weights, [group.name for group in groups])),
+            NONFINITE_FIRST_BAD: Derived(partial(_summarize, context.step)),
         }
-        if losses:
-            values[NONFINITE_LOSSES] = _Count(losses, write_zero=True)
-        for group, count in gradients.items():
-            values.setdefault(f"{NONFINITE_GRADIENTS}/{group}", _Count((count,), spread_by_clipping=spread_by_clipping))
-        for group, count in weights.items():
-            values.setdefault(f"{NONFINITE_WEIGHTS}/{group}", _Count((count,)))
+        if interval.losses:
+            values[NONFINITE_LOSSES] = Sum(interval.nonfinite_losses)
         return values
 
 
-@dataclass(frozen=True)
-class _AnyNonFinite(Value):
-    counts: tuple[Number, ...]
-
-    def sums(self) -> tuple[Number, ...]:
-        return self.counts
-
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
-        return float(any(sums))
+_SPREAD = f"{HIDDEN}{NONFINITE_GRADIENTS}"
 
 
-@dataclass(frozen=True)
-class _Count(Value):
-    """A count.
-
-    `write_zero` writes it when it is 0. `spread_by_clipping` leaves it out when it is not 0, because clipping spread
-    NaN and Inf to other groups.
-    """
-
-    parts: tuple[Number, ...]
-    write_zero: bool = False
-    spread_by_clipping: bool = False
-
-    def sums(self) -> tuple[Number, ...]:
-        return self.parts
-
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
-        count = sum(sums)
-        if count:
-            return None if self.spread_by_clipping else count
-        return 0.0 if self.write_zero else None
+def _with_zeros(counts: PerGroup, groups: Sequence[str]) -> Mapping[str, Number]:
+    """Adds zeros for groups that have no elements on this rank: another rank may have them."""
+    return counts if counts.names == tuple(groups) else {**dict.fromkeys(groups, 0.0), **counts}
 
 
-@dataclass(frozen=True)
-class _FirstBad(Value):
-    """Text that names the first group with NaN or Inf; None when there is none."""
-
-    step: int
-    gradients: Mapping[str, Number]
-    weights: Mapping[str, Number]
-    losses: tuple[Number, ...]
-    spread_by_clipping: bool
-
-    def sums(self) -> dict[str, Number]:
-        return {
-            **{f"gradients/{group}": count for group, count in self.gradients.items()},
-            **{f"weights/{group}": count for group, count in self.weights.items()},
-            **dict(zip(("losses",), self.losses, strict=False)),
-        }
-
-    def widened(self, names: Sequence[str]) -> Value:
-        gradients, weights = (
-            {name.removeprefix(kind): 0.0 for name in names if name.startswith(kind)}
-            for kind in ("gradients/", "weights/")
+def _summarize(step: int, numbers: Mapping[str, FinalValue]) -> dict[str, FinalValue | None]:
+    """Computes totals and the text that names the first bad group, and leaves out the groups that are finite."""
+    gradients, spread, weights = (_by_group(numbers, p) for p in (NONFINITE_GRADIENTS, _SPREAD, NONFINITE_WEIGHTS))
+    losses = numbers.get(NONFINITE_LOSSES, 0.0)
+    bad = {tag: count for tag, count in {**gradients, **spread, **weights}.items() if count}
+    values: dict[str, FinalValue | None] = {tag: None for tag in (*gradients, *weights) if tag not in bad}
+    values[NONFINITE_FOUND] = float(bool(bad or losses))
+    values[f"{NONFINITE_GRADIENTS}/{TOTAL}"] = None if any(spread.values()) else sum(gradients.values(), start=0.0)
+    values[f"{NONFINITE_WEIGHTS}/{TOTAL}"] = sum(weights.values(), start=0.0)
+    problems = []
+    if losses:
+        problems.append(f"the loss was NaN or Inf in {losses:g} micro-batches since the last point")
+    if any(spread.values()):
+        problems.append(
+            "gradients hold NaN or Inf, but clipping spread them to every layer;"
+            " call callback.attach(trainer), or loop.before_clip(), to learn the first bad layer"
         )
-        return replace(self, gradients=gradients, weights=weights, losses=(0.0,) if "losses" in names else ())
-
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> Text | None:
-        if not any(sums):
-            return None
-        split = len(self.gradients)
-        bad_gradients = [group for group, count in zip(self.gradients, sums[:split], strict=True) if count]
-        bad_weights = [
-            group for group, count in zip(self.weights, sums[split : split + len(self.weights)], strict=True) if count
-        ]
-        problems = []
-        if self.losses and sums[-1]:
-            problems.append(f"the loss was NaN or Inf in {sums[-1]:g} micro-batches since the last point")
-        if bad_gradients and self.spread_by_clipping:
-            problems.append(
-                "gradients hold NaN or Inf, but clipping spread them to every layer;"
-                " call callback.attach(trainer), or loop.before_clip(), to learn the first bad layer"
-            )
-        elif bad_gradients:
-            problems.append(
-                f"gradients hold NaN or Inf in {len(bad_gradients)} of {split} groups;"
-                f" backward reached {bad_gradients[-1]} first"
-            )
-        if bad_weights:
-            problems.append(
-                f"weights hold NaN or Inf in {len(bad_weights)} of {len(self.weights)} groups, first {bad_weights[0]}"
-            )
-        message = f"step {self.step}: {'; '.join(problems)}"
+    elif bad_gradients := [tag.removeprefix(f"{NONFINITE_GRADIENTS}/") for tag in gradients if tag in bad]:
+        problems.append(
+            f"gradients hold NaN or Inf in {len(bad_gradients)} of {len(gradients)} groups;"
+            f" backward reached {bad_gradients[-1]} first"
+        )
+    if bad_weights := [tag.removeprefix(f"{NONFINITE_WEIGHTS}/") for tag in weights if tag in bad]:
+        problems.append(
+            f"weights hold NaN or Inf in {len(bad_weights)} of {len(weights)} groups, first {bad_weights[0]}"
+        )
+    if problems:
+        message = f"step {step}: {'; '.join(problems)}"
         logger.warning(message)
-        return Text(message)
+        values[NONFINITE_FIRST_BAD] = Text(message)
+    return values
+
+
+def _by_group(numbers: Mapping[str, FinalValue], prefix: str) -> dict[str, float]:
+    """Returns the counts of all groups, by tag."""
+    return {tag: n for tag, n in numbers.items() if tag.startswith(f"{prefix}/") and isinstance(n, float)}

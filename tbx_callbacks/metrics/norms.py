@@ -9,8 +9,17 @@ from typing import ClassVar
 from tbx_callbacks._model.parameters import Select
 from tbx_callbacks.metrics.base import NOTHING, STEP, Values
 from tbx_callbacks.metrics.context import Context
-from tbx_callbacks.metrics.values import Norm, Ratio
-from tbx_callbacks.tags import GRAD_NORM, GRAD_NORM_CLIPPED, UPDATE_NORM, UPDATE_RATIO, WEIGHT_NORM
+from tbx_callbacks.metrics.host_values import FinalValue
+from tbx_callbacks.metrics.values import Derived, Norm, Ratio
+from tbx_callbacks.tags import (
+    GRAD_NORM,
+    GRAD_NORM_CLIPPED,
+    HIDDEN,
+    TRAINER_CLIP_FACTOR,
+    UPDATE_NORM,
+    UPDATE_RATIO,
+    WEIGHT_NORM,
+)
 
 
 @dataclass(frozen=True)
@@ -35,9 +44,25 @@ class GradNorm:
         if exact is None and context.clipping != "norm":
             return {}
         source = context.gradients if exact is None else exact
-        squares = context.selection.sums(source.squares, source.present)
-        factor = "clip_factor" if exact is None else None
-        return {f"{GRAD_NORM}/{group}": Norm(square, divide_by=factor) for group, square in squares.items()}
+        norms = Norm(context.selection.sums(source.squares, source.present))
+        if exact is not None:
+            return {f"{GRAD_NORM}/{{group}}": norms}
+        return {f"{_CLIPPED}/{{group}}": norms, _CLIPPED: Derived(_undo_clipping)}
+
+
+_CLIPPED = f"{HIDDEN}{GRAD_NORM}"
+
+
+def _undo_clipping(numbers: Mapping[str, FinalValue]) -> dict[str, FinalValue | None]:
+    """Divides the norms after clipping by the factor that the trainer reported, if it did."""
+    factor = numbers.get(TRAINER_CLIP_FACTOR)
+    if not isinstance(factor, float) or not factor:
+        return {}
+    return {
+        tag.removeprefix(HIDDEN): norm / factor
+        for tag, norm in numbers.items()
+        if tag.startswith(f"{_CLIPPED}/") and isinstance(norm, float)
+    }
 
 
 @dataclass(frozen=True)
@@ -55,7 +80,7 @@ class GradNormClipped:
 
     def __call__(self, context: Context) -> Values:
         squares = context.selection.sums(context.gradients.squares, context.gradients.present)
-        return {f"{GRAD_NORM_CLIPPED}/{group}": Norm(square) for group, square in squares.items()}
+        return {f"{GRAD_NORM_CLIPPED}/{{group}}": Norm(squares)}
 
 
 @dataclass(frozen=True)
@@ -73,7 +98,7 @@ class WeightNorm:
 
     def __call__(self, context: Context) -> Values:
         squares = context.selection.sums(context.weights.squares, context.weights.present)
-        return {f"{WEIGHT_NORM}/{group}": Norm(square) for group, square in squares.items()}
+        return {f"{WEIGHT_NORM}/{{group}}": Norm(squares)}
 
 
 @dataclass(frozen=True)
@@ -95,7 +120,7 @@ class UpdateNorm:
         if updates is None:
             return {}
         squares = context.selection.sums(updates.squares, updates.present)
-        return {f"{UPDATE_NORM}/{group}": context.unless_skipped(Norm(square)) for group, square in squares.items()}
+        return {f"{UPDATE_NORM}/{{group}}": context.unless_skipped(Norm(squares))}
 
 
 @dataclass(frozen=True)
@@ -119,7 +144,4 @@ class UpdateRatio:
             return {}
         squares = context.selection.sums(updates.squares, updates.present)
         weights = context.selection.sums(context.weights.squares_where(updates.present), updates.present)
-        return {
-            f"{UPDATE_RATIO}/{group}": context.unless_skipped(Ratio(square, weights[group]))
-            for group, square in squares.items()
-        }
+        return {f"{UPDATE_RATIO}/{{group}}": context.unless_skipped(Ratio(squares, weights))}

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from tbx_callbacks._model.parameters import Select
 from tbx_callbacks.metrics.base import NOTHING, STEP, Values
 from tbx_callbacks.metrics.context import Context
@@ -45,16 +47,15 @@ class OptimizerState:
         state = context.optimizer_state
         if state is None or not state.moments:
             return {}
-        values: dict[str, Value] = {}
-        for name, moments in state.moments.items():
-            for group, square in context.selection.sums(moments.squares, moments.present).items():
-                values[f"{OPTIMIZER_STATE}/{name}/{group}"] = Norm(square)
+        selection = context.selection
+        values: dict[str, Value] = {
+            f"{OPTIMIZER_STATE}/{name}/{{group}}": Norm(selection.sums(moments.squares, moments.present))
+            for name, moments in state.moments.items()
+        }
         steps = state.update_norms
         if steps is not None:
-            numels = {
-                g.name: sum(state.numels[i] for i in g.members if steps.present[i]) for g in context.selection.groups
-            }
-            for group, square in context.selection.sums(steps.squares, steps.present).items():
-                step = context.unless_skipped(Rms(square, numels[group]))
-                values[f"{OPTIMIZER_STATE}/effective_lr/{group}"] = step
+            stepped = zip(state.numels, steps.present, strict=True)
+            numels = torch.tensor([numel if present else 0 for numel, present in stepped], dtype=torch.float64)
+            squares, counts = (selection.sums(numbers, steps.present) for numbers in (steps.squares, numels))
+            values[f"{OPTIMIZER_STATE}/effective_lr/{{group}}"] = context.unless_skipped(Rms(squares, counts))
         return values

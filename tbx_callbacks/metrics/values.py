@@ -1,43 +1,47 @@
 """Defines the values that metrics return, which can be merged over ranks.
 
-A value lists its parts as numbers or 0-d tensors. `sums()` are sum-reduced across ranks, `maxes()` max-reduced.
-`result()` computes the number to write from the merged parts, or None to leave it out. Parts stay on the device until
-one copy brings the values of the whole step to the host.
+A value lists its parts. `sums()` are sum-reduced across ranks, `maxes()` max-reduced. `result()` computes the number to
+write from the merged parts, or None to leave it out. Parts stay on the device until one copy brings the values of the
+whole step to the host.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
+from tbx_callbacks._model.parameters import PerGroup
+from tbx_callbacks._stats import histogram
 from tbx_callbacks._stats.clip_factor import clip_factor
 from tbx_callbacks._stats.types import Number
-from tbx_callbacks.metrics.host_values import Text
+from tbx_callbacks.metrics.host_values import FinalValue
 
 _RANKS = 2**16
-StepInfo = Mapping[str, float]
+Part = Number | PerGroup | Mapping[str, Number]
+"""One number, or one number for each group: the value is then written under each group's tag."""
 
 
 class Value:
-    """A mergeable number."""
+    """A number that can be merged over ranks.
 
-    def sums(self) -> tuple[Number, ...] | Mapping[str, Number]:
-        """Returns the parts to add over ranks; by name where ranks may have different parts."""
+    A subclass is a frozen dataclass. Its fields are its parts and perhaps options. Each part is a number, a 0-d tensor,
+    or one number per group (`PerGroup`, or a mapping of group names to numbers).
+    """
+
+    def sums(self) -> tuple[Part, ...]:
+        """Returns the parts to add over ranks."""
         return ()
 
-    def maxes(self) -> tuple[Number, ...]:
+    def maxes(self) -> tuple[Part, ...]:
         """Returns the parts of which to take the maximum over ranks."""
         return ()
 
-    def widened(self, names: Sequence[str]) -> Value:
-        """Returns this value with the named parts of all ranks; only for values that name their parts."""
-        return self
-
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | Text | None:
-        """Returns the number or text to write, or None to leave it out."""
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> FinalValue | None:
+        """Returns the value to write, from the merged parts of one tag; None leaves it out."""
         raise TypeError(f"{type(self).__name__} must define result")
 
 
@@ -45,12 +49,12 @@ class Value:
 class Sum(Value):
     """A number that is added over ranks."""
 
-    value: Number
+    value: Part
 
-    def sums(self) -> tuple[Number, ...]:
+    def sums(self) -> tuple[Part, ...]:
         return (self.value,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> float | None:
         return sums[0]
 
 
@@ -58,13 +62,13 @@ class Sum(Value):
 class Mean(Value):
     """`total / count`, both added over ranks; left out when the count is 0."""
 
-    total: Number
-    count: Number
+    total: Part
+    count: Part
 
-    def sums(self) -> tuple[Number, ...]:
+    def sums(self) -> tuple[Part, ...]:
         return (self.total, self.count)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> float | None:
         return sums[0] / sums[1] if sums[1] else None
 
 
@@ -72,12 +76,12 @@ class Mean(Value):
 class Max(Value):
     """Maximum over ranks; also used for numbers that are the same on every rank."""
 
-    value: Number
+    value: Part
 
-    def maxes(self) -> tuple[Number, ...]:
+    def maxes(self) -> tuple[Part, ...]:
         return (self.value,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> float | None:
         return maxes[0]
 
 
@@ -91,10 +95,10 @@ class RankOfMax(Value):
     amount: int
     rank: int
 
-    def maxes(self) -> tuple[Number, ...]:
+    def maxes(self) -> tuple[Part, ...]:
         return (float(self.amount * _RANKS + self.rank),)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> float | None:
         return maxes[0] % _RANKS
 
 
@@ -102,12 +106,12 @@ class RankOfMax(Value):
 class Inverse(Value):
     """1 divided by the maximum over ranks: steps per second from seconds per step."""
 
-    value: Number
+    value: Part
 
-    def maxes(self) -> tuple[Number, ...]:
+    def maxes(self) -> tuple[Part, ...]:
         return (self.value,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> float | None:
         return 1 / maxes[0] if maxes[0] > 0 else None
 
 
@@ -115,52 +119,43 @@ class Inverse(Value):
 class Rate(Value):
     """`count / seconds`, with the count added over ranks and the seconds of the slowest rank."""
 
-    count: Number
-    seconds: float
+    count: Part
+    seconds: Part
 
-    def sums(self) -> tuple[Number, ...]:
+    def sums(self) -> tuple[Part, ...]:
         return (self.count,)
 
-    def maxes(self) -> tuple[Number, ...]:
+    def maxes(self) -> tuple[Part, ...]:
         return (self.seconds,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> float | None:
         return sums[0] / maxes[0] if maxes[0] > 0 else None
 
 
 @dataclass(frozen=True)
 class Norm(Value):
-    """L2 norm from a sum of squares.
+    """L2 norm from a sum of squares."""
 
-    `divide_by` names an entry of `step_info` to divide by. The trainer may provide it after the step: the norm after
-    clipping divided by the clip factor is the norm before clipping. Without that entry the value is left out.
-    """
+    square: Part
 
-    square: Number
-    divide_by: str | None = None
-
-    def sums(self) -> tuple[Number, ...]:
+    def sums(self) -> tuple[Part, ...]:
         return (self.square,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
-        norm = math.sqrt(sums[0]) if sums[0] >= 0 else math.nan
-        if self.divide_by is None:
-            return norm
-        factor = step_info.get(self.divide_by)
-        return norm / factor if factor else None
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> float | None:
+        return math.sqrt(sums[0]) if sums[0] >= 0 else math.nan
 
 
 @dataclass(frozen=True)
 class Rms(Value):
     """Root mean square, from a sum of squares and a count; left out when the count is 0."""
 
-    square: Number
-    count: Number
+    square: Part
+    count: Part
 
-    def sums(self) -> tuple[Number, ...]:
+    def sums(self) -> tuple[Part, ...]:
         return (self.square, self.count)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> float | None:
         return math.sqrt(sums[0] / sums[1]) if sums[1] else None
 
 
@@ -168,13 +163,13 @@ class Rms(Value):
 class Ratio(Value):
     """L2 norm divided by another L2 norm, each from its sum of squares; left out when the divisor is 0."""
 
-    square: Number
-    by_square: Number
+    square: Part
+    by_square: Part
 
-    def sums(self) -> tuple[Number, ...]:
+    def sums(self) -> tuple[Part, ...]:
         return (self.square, self.by_square)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> float | None:
         return math.sqrt(sums[0] / sums[1]) if sums[1] else None
 
 
@@ -182,13 +177,13 @@ class Ratio(Value):
 class ClipFactor(Value):
     """Factor of clipping by norm, from the sum of squares before clipping; see torch.nn.utils.clip_grad_norm_."""
 
-    square: Number
+    square: Part
     max_norm: float
 
-    def sums(self) -> tuple[Number, ...]:
+    def sums(self) -> tuple[Part, ...]:
         return (self.square,)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> float | None:
         return clip_factor(math.sqrt(sums[0]), self.max_norm) if sums[0] >= 0 else math.nan
 
 
@@ -197,26 +192,16 @@ class Unless(Value):
     """A value that is left out when the flag is nonzero on any rank."""
 
     value: Value
-    flag: Number
+    flag: Part
 
-    def sums(self) -> tuple[Number, ...] | Mapping[str, Number]:
+    def sums(self) -> tuple[Part, ...]:
         return self.value.sums()
 
-    def maxes(self) -> tuple[Number, ...]:
+    def maxes(self) -> tuple[Part, ...]:
         return (*self.value.maxes(), self.flag)
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | Text | None:
-        return None if maxes[-1] else self.value.result(sums, maxes[:-1], step_info)
-
-
-@dataclass(frozen=True)
-class TrainerNumber(Value):
-    """A number that the trainer reports for this step, perhaps later; left out if it never does."""
-
-    name: str
-
-    def result(self, sums: Sequence[float], maxes: Sequence[float], step_info: StepInfo) -> float | None:
-        return step_info.get(self.name)
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> FinalValue | None:
+        return None if maxes[-1] else self.value.result(sums, maxes[:-1])
 
 
 @dataclass(frozen=True)
@@ -227,3 +212,43 @@ class Histogram:
     bins: int = 64
     bounds: Tensor | None = None
     """Smallest and largest finite element, `[2]`, if already known."""
+
+
+@dataclass(frozen=True)
+class HistogramParts(Value):
+    """A counted histogram. Its parts come from the numbers of `histogram.count`, on the host."""
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> FinalValue | None:
+        return histogram.finish([-maxes[0], maxes[1], *sums])
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Values that are computed from the finished numbers of the step, on the rank that writes.
+
+    `function` receives all finished values of the step by tag, after the merge over ranks. They include numbers under
+    a tag that starts with `tags.HIDDEN`, which are not written, and numbers that the trainer reported for this step.
+    It returns values by tag: a new one, a replacement, or None to leave the tag out. Metrics that return a `Derived`
+    under the same key share it: the last one runs.
+    """
+
+    function: Callable[[Mapping[str, FinalValue]], Mapping[str, FinalValue | None]]
+
+
+class Partial(NamedTuple):
+    """The parts of one tag's value as numbers, of one rank or merged over ranks."""
+
+    value: Value
+    """Computes the final value."""
+    sums: Sequence[float]
+    maxes: Sequence[float] = ()
+    owner: str = ""
+    """Name of the metric, if it may fail on another rank."""
+
+
+Partials = dict[str, Partial]
+
+
+def results(parts: Mapping[str, Partial]) -> dict[str, FinalValue | None]:
+    """Returns the final values by tag; None for a value to leave out."""
+    return {tag: value.result(sums, maxes) for tag, (value, sums, maxes, _) in parts.items()}

@@ -55,8 +55,8 @@ def by_layer(chosen: list[Tensor]) -> dict[str, Tensor]:
     return {"0": torch.cat(flat[:2]), "2": torch.cat(flat[2:])}
 
 
-def finished(values: Values, step_info: Mapping[str, float] | None = None) -> dict[str, FinalValue]:
+def finished(values: Values, facts: Mapping[str, float] | None = None) -> dict[str, FinalValue]:
     """The final values of one rank that trains alone."""
     step_values = StepValues()
     step_values.add(values)
-    return step_values.finish_local(step_info or {})
+    return step_values.finish_local(facts)

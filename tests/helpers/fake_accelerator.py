@@ -103,12 +103,12 @@ class Fetched:
 
     made = 0
 
-    def __init__(self, scalars: Any, vectors: Any) -> None:
+    def __init__(self, parts: Any) -> None:
         Fetched.made += 1
-        self._vectors = vectors
+        self._parts = parts
 
     def read(self) -> Any:
-        return [], [[0.0, 1.0] for _ in self._vectors]
+        return [[0.0, 1.0] for _ in self._parts]
 
 
 def merge_ranges() -> str:
@@ -175,8 +175,7 @@ def main() -> None:
             engine.publisher.buffered = None  # the copy to the host would begin here
             loop._stepped = False
             loop._begin_step(loop._step + 1)
-        assert step_values[1]._local is not None
-        print("tags", *step_values[1]._values, *step_values[1]._histogram_counts, *step_values[1]._local._values)
+        print("tags", *step_values[1].tags)
         loop._running = False
 
 

@@ -13,7 +13,7 @@ from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.integrations.huggingface.attach import attach, is_attached
 from tbx_callbacks.integrations.huggingface.info import (
     apply_action,
-    clip_step_info,
+    clip_facts,
     is_compiled,
     log_tags,
     training_info,
@@ -97,7 +97,7 @@ class TbxTrainerCallback(HuggingFaceIntegration, TrainerCallback):  # type: igno
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if self._is_active and logs:
             self._adopt(args)  # a callback added after the Trainer was created has no arguments yet
-            self._record_logs(state.global_step, log_tags(logs), clip_step_info(args, logs))
+            self._record_logs(state.global_step, log_tags(logs), clip_facts(args, logs))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._running:

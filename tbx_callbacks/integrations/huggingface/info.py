@@ -104,12 +104,12 @@ def log_tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
     return tagged
 
 
-def clip_step_info(args: Any, logs: Mapping[str, Any]) -> dict[str, float]:
+def clip_facts(args: Any, logs: Mapping[str, Any]) -> dict[str, float]:
     """The clip factor computed from the norm in the Trainer's logs; empty without one."""
     norm, limit = logs.get("grad_norm") if "loss" in logs else None, args.max_grad_norm or 0.0
     if norm is None or not math.isfinite(norm) or limit <= 0:
         return {}
-    return {"clip_factor": clip_factor(float(norm), limit)}
+    return {tags.TRAINER_CLIP_FACTOR: clip_factor(float(norm), limit)}
 
 
 def log_schedule(args: Any, state: Any, dataloader: Any) -> Schedule:

@@ -23,13 +23,13 @@ def slow_device(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     done, main, read = threading.Event(), threading.current_thread(), HostCopy.read
 
     def read_when_done(self: HostCopy) -> Any:
-        if self._sizes:
+        if self._parts:
             assert threading.current_thread() is not main, "the training thread waits for the device"
             assert done.wait(5)
         return read(self)
 
     monkeypatch.setattr(HostCopy, "read", read_when_done)
-    monkeypatch.setattr(HostCopy, "is_pending", property(lambda self: bool(self._sizes)))
+    monkeypatch.setattr(HostCopy, "is_pending", property(lambda self: bool(self._parts)))
     return done
 
 

@@ -7,6 +7,7 @@ import torch
 from tbx_callbacks.metrics.clipping import Clip
 from tbx_callbacks.metrics.context import Interval
 from tbx_callbacks.metrics.values import ClipFactor
+from tbx_callbacks.tags import TRAINER_CLIP_FACTOR
 from tests.helpers.contexts import context, finished
 
 
@@ -17,7 +18,7 @@ def test_clip_factor_from_norm_exact() -> None:
 
 def test_clip_factor_of_trainer_written_when_logged() -> None:
     values = Clip()(context())
-    assert finished(values, {"clip_factor": 0.5}) == {"clip/factor": 0.5}
+    assert finished(values, {TRAINER_CLIP_FACTOR: 0.5}) == {"clip/factor": 0.5}
     assert finished(values) == {}
 
 

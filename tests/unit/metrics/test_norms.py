@@ -7,6 +7,7 @@ import torch
 
 from tbx_callbacks._model.tensors import Tensors
 from tbx_callbacks.metrics.norms import GradNorm, GradNormClipped, UpdateNorm, UpdateRatio, WeightNorm
+from tbx_callbacks.tags import TRAINER_CLIP_FACTOR
 from tests.helpers.contexts import by_layer, context, finished, model, tensors
 
 
@@ -20,7 +21,7 @@ def test_grad_norm_before_clipping_exact() -> None:
 
 def test_grad_norm_unseen_divided_by_clip_factor() -> None:
     values = GradNorm()(context(before_clip=None))
-    assert finished(values, {"clip_factor": 0.1}) == norms(tensors(1), "grad_norm")
+    assert finished(values, {TRAINER_CLIP_FACTOR: 0.1}) == norms(tensors(1), "grad_norm")
     assert finished(values) == {}
     assert GradNorm()(context(before_clip=None, clipping="other")) == {}
 

@@ -18,17 +18,16 @@ from tbx_callbacks.metrics.values import (
     Ratio,
     Rms,
     Sum,
-    TrainerNumber,
     Unless,
     Value,
 )
 
 
-def merged(*ranks: Value, **step_info: float) -> object:
+def merged(*ranks: Value) -> object:
     """The merged result on rank 0, from the partial values of all ranks."""
     sums = [sum(map(float, parts)) for parts in zip(*(value.sums() for value in ranks), strict=True)]
     maxes = [max(map(float, parts)) for parts in zip(*(value.maxes() for value in ranks), strict=True)]
-    return ranks[0].result(sums, maxes, step_info)
+    return ranks[0].result(sums, maxes)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +44,6 @@ def merged(*ranks: Value, **step_info: float) -> object:
         ([Rate(10, 2.0), Rate(20, 4.0)], 7.5),
         ([Rate(10, 0.0)], None),
         ([Norm(9.0), Norm(16.0)], 5.0),
-        ([Norm(9.0, divide_by="clip_factor")], None),
         ([Rms(8.0, 1), Rms(10.0, 1)], 3.0),
         ([Rms(0.0, 0)], None),
         ([Ratio(9.0, 36.0)], 0.5),
@@ -54,7 +52,6 @@ def merged(*ranks: Value, **step_info: float) -> object:
         ([ClipFactor(0.25, 1.0)], 1.0),
         ([Unless(Sum(1.0), 0.0), Unless(Sum(1.0), 1.0)], None),
         ([Unless(Sum(1.0), 0.0), Unless(Sum(1.0), 0.0)], 2.0),
-        ([TrainerNumber("loss")], None),
     ],
     ids=str,
 )
@@ -62,10 +59,5 @@ def test_value_merged_over_ranks_result(ranks: list[Value], expected: float | No
     assert merged(*ranks) == (None if expected is None else pytest.approx(expected))
 
 
-def test_value_with_step_info_result() -> None:
-    assert merged(Norm(9.0, divide_by="clip_factor"), clip_factor=0.5) == 6.0
-    assert merged(TrainerNumber("loss"), loss=0.25) == 0.25
-
-
 def test_norm_of_nan_square_is_nan() -> None:
-    assert math.isnan(Norm(0.0).result([math.nan], [], {}) or 0.0)
+    assert math.isnan(Norm(0.0).result([math.nan], []) or 0.0)
