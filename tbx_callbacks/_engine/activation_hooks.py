@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._distributed.reducer import Reducer
-from tbx_callbacks._engine.error_guard import ChargedGuard
+from tbx_callbacks._engine.error_guard import Guard
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._model.forward_hooks import is_compiled
@@ -94,7 +94,7 @@ class Activations:
         *,
         compiled: bool,
         reducer: Reducer | None = None,
-        guard: ChargedGuard,
+        guard: Guard,
         abandoned: Callable[[], bool],
     ) -> None:
         self._model, self._runner, self._guard, self._abandoned = model, runner, guard, abandoned

@@ -48,31 +48,16 @@ class Cost:
         return self._later_seconds / (self._last_step - self._first_step) if self.runs > 1 else 0.0
 
 
-class CostSlice:
-    """Seconds charged to these metrics since this object was created."""
-
-    def __init__(self, costs: Sequence[Cost]) -> None:
-        self._costs, self._start = costs, [cost.total for cost in costs]
-
-    def seconds(self) -> float:
-        """The sum over all metrics."""
-        return sum(self._seconds_by_cost())
-
-    def shares(self) -> list[tuple[Cost, float]]:
-        """Each metric's share of the sum; equal shares if the sum is 0."""
-        by_cost, all_seconds = self._seconds_by_cost(), self.seconds()
-        return [
-            (c, t / all_seconds if all_seconds else 1 / len(by_cost)) for c, t in zip(self._costs, by_cost, strict=True)
-        ]
-
-    def _seconds_by_cost(self) -> list[float]:
-        return [cost.total - before for cost, before in zip(self._costs, self._start, strict=True)]
-
-
-def split_cost(costs: Sequence[Cost], seconds: float, step: int) -> None:
-    """Charges work that was done for several metrics at once to each of them in equal parts."""
-    for cost in costs:
-        cost.add(seconds / len(costs), step)
+@contextlib.contextmanager
+def charge(costs: Sequence[Cost], step: int, clock: Callable[[], float]) -> Iterator[None]:
+    """Charges the time inside the context, less what these costs add themselves meanwhile, in equal parts."""
+    started = clock() - sum(cost.total for cost in costs)
+    try:
+        yield
+    finally:
+        seconds = clock() - sum(cost.total for cost in costs) - started
+        for cost in costs:
+            cost.add(seconds / len(costs), step)
 
 
 class DeviceTime:
@@ -99,12 +84,14 @@ class DeviceTime:
             yield
             return
         self._collect()
-        cost_slice, thread_start, start_event = CostSlice(costs), self._stopwatch.clock(), self._mark()
+        totals, thread_start, start_event = [cost.total for cost in costs], self._stopwatch.clock(), self._mark()
         try:
             yield
         finally:
             end_event, thread_seconds = self._mark(), self._stopwatch.clock() - thread_start
-            self._spans.append((start_event, end_event, thread_seconds, step, cost_slice.shares()))
+            spent = [cost.total - before for cost, before in zip(costs, totals, strict=True)]
+            shares = [part / sum(spent) if sum(spent) else 1 / len(spent) for part in spent]
+            self._spans.append((start_event, end_event, thread_seconds, step, list(zip(costs, shares, strict=True))))
 
     def _collect(self) -> None:
         while self._spans and self._spans[0][1].query():

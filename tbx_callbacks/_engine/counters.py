@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -12,7 +13,6 @@ from tbx_callbacks._model.amp import LossScale
 from tbx_callbacks._model.outputs import Losses, Predictions
 from tbx_callbacks._stats.accumulators import KEPT, LazySum, add_up, stack_scalars
 from tbx_callbacks._stats.clip_factor import is_clipped
-from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.context import Interval
 
 
@@ -66,49 +66,6 @@ class Stopwatch:
         return self._elapsed + (0.0 if self._resumed_at is None else self.clock() - self._resumed_at)
 
 
-@dataclass(frozen=True)
-class Totals:
-    """All counts since the run began."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    monitoring: float = 0.0
-    waiting: float = 0.0
-    waits: int = 0
-    samples: int = 0
-    token_batches: int = 0
-    tokens: Number = 0
-    losses: int = 0
-    nonfinite_losses: Number = 0
-    counted: bool = True
-    clip_steps: int = 0
-    clipped_steps: Number = 0
-    skipped_steps: Number = 0
-    loss_scale: Number | None = None
-    hits: Number = 0
-    predictions: Number = 0
-
-    def since(self, last: Totals) -> Interval:
-        """The counts between `last` and now."""
-        batches = self if self.counted else last  # no batch counts where some could not be counted
-        return Interval(
-            steps=self.steps - last.steps,
-            seconds=self.seconds - last.seconds,
-            monitoring=self.monitoring - last.monitoring,
-            waiting=self.waiting - last.waiting if self.waits > last.waits else None,
-            samples=batches.samples - last.samples,
-            tokens=batches.tokens - last.tokens if batches.token_batches > last.token_batches else None,
-            losses=batches.losses - last.losses,
-            nonfinite_losses=batches.nonfinite_losses - last.nonfinite_losses,
-            clip_steps=self.clip_steps - last.clip_steps,
-            clipped_steps=self.clipped_steps - last.clipped_steps,
-            skipped_steps=self.skipped_steps - last.skipped_steps,
-            loss_scale=self.loss_scale,
-            hits=self.hits - last.hits,
-            predictions=self.predictions - last.predictions,
-        )
-
-
 class Counters:
     """Counts steps and micro-batches. Tensors stay on their device, without a host sync.
 
@@ -130,11 +87,15 @@ class Counters:
         self.steps = 0
         self.counting = True
         """Whether micro-batches are counted. False once one could not be counted: later intervals then contain none."""
-        self._batches = self._samples = self._token_batches = self._losses = self._clip_steps = 0
-        self._tokens = LazySum(add_up)
-        self._nonfinite = LazySum(_count_nonfinite)
-        self._clipped = LazySum(self._count_clipped)
+        self._batches = 0
         self._max_norm = 0.0
+        # By the name of their field in Interval: a new counter is a field there and a line here.
+        self._counts: dict[str, Any] = {"samples": 0, "token_batches": 0, "losses": 0, "clip_steps": 0}
+        self._sums = {
+            "tokens": LazySum(add_up),
+            "nonfinite_losses": LazySum(_count_nonfinite),
+            "clipped_steps": LazySum(self._count_clipped),
+        }
 
     def record_batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
         """Counts one micro-batch of training.
@@ -148,54 +109,62 @@ class Counters:
             A copy of the loss. The next micro-batch may overwrite the memory of the model's own tensor, as CUDA graphs
             do.
         """
-        self._samples += samples
+        self._counts["samples"] += samples
         if loss is not None:
-            self._losses += 1
-            self._nonfinite.pending.append(loss := loss.clone())
+            self._counts["losses"] += 1
+            self._sums["nonfinite_losses"].pending.append(loss := loss.clone())
         if tokens is not None:
-            self._token_batches += 1
-            self._tokens.pending.append(tokens.sum())
+            self._counts["token_batches"] += 1
+            self._sums["tokens"].pending.append(tokens.sum())
         self._batches += 1
         if self._batches % KEPT == 0:
-            self._nonfinite.total()
-            self._tokens.total()
+            self._sums["nonfinite_losses"].total()
+            self._sums["tokens"].total()
         return loss
 
     def record_clipping(self, norm: Tensor, max_norm: float) -> None:
         """Counts one step whose gradient had this norm before clipping."""
+        clipped = self._sums["clipped_steps"]
         if max_norm != self._max_norm:
-            self._clipped.total()  # with the previous limit
+            clipped.total()  # with the previous limit
             self._max_norm = max_norm
-        self._clip_steps += 1
-        self._clipped.pending.append(norm)
-        if self._clip_steps % KEPT == 0:
-            self._clipped.total()
+        self._counts["clip_steps"] += 1
+        clipped.pending.append(norm)
+        if self._counts["clip_steps"] % KEPT == 0:
+            clipped.total()
 
-    def totals(self) -> Totals:
+    def totals(self) -> Interval:
         """All counts so far."""
         hits, predictions = self.predictions.totals()
-        return Totals(
+        stopwatch, loss_scale = self.stopwatch, self.loss_scale
+        sums: dict[str, Any] = {name: total.total() for name, total in self._sums.items()}
+        return Interval(
+            **self._counts,
+            **sums,
+            steps=self.steps,
+            seconds=stopwatch.seconds,
+            monitoring=stopwatch.monitoring,
+            waits=stopwatch.waits,
+            waiting=stopwatch.waiting,
             hits=hits,
             predictions=predictions,
-            steps=self.steps,
-            seconds=self.stopwatch.seconds,
-            monitoring=self.stopwatch.monitoring,
-            waiting=self.stopwatch.waiting,
-            waits=self.stopwatch.waits,
-            samples=self._samples,
-            token_batches=self._token_batches,
-            tokens=self._tokens.total(),
-            losses=self._losses,
-            nonfinite_losses=self._nonfinite.total(),
-            counted=self.counting,
-            clip_steps=self._clip_steps,
-            clipped_steps=self._clipped.total(),
-            skipped_steps=self.loss_scale.skipped if self.loss_scale else 0,
-            loss_scale=self.loss_scale.now if self.loss_scale else None,
+            skipped_steps=loss_scale.skipped if loss_scale else 0,
+            loss_scale=loss_scale.now if loss_scale else None,
         )
+
+    def since(self, last: Interval) -> tuple[Interval, Interval]:
+        """Returns the counters since `last`, and the totals. Batches are left out once some could not be counted."""
+        totals = self.totals()
+        interval = totals - last
+        return (interval if self.counting else replace(interval, **_NO_BATCHES)), totals
 
     def _count_clipped(self, norms: Sequence[Tensor]) -> Tensor:
         return is_clipped(stack_scalars(norms), self._max_norm).sum()
+
+
+_NO_BATCHES: dict[str, Any] = {
+    "samples": 0, "token_batches": 0, "tokens": None, "losses": 0, "nonfinite_losses": 0,
+}  # fmt: skip
 
 
 def _count_nonfinite(losses: Sequence[Tensor]) -> Tensor:

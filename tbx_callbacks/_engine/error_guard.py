@@ -1,4 +1,4 @@
-"""Catches errors of monitoring code, and charges its time to the metrics that needed it."""
+"""Defines `Guard`, which keeps errors of monitoring code out of the training and charges its time to the metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from tbx_callbacks._engine.cost import CostSlice, DeviceTime, split_cost
+from tbx_callbacks._engine.cost import DeviceTime, charge
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.metric_plan import MetricRun
 
@@ -29,42 +29,13 @@ class Guard:
     """
 
     def __init__(self, *, strict: bool, stopwatch: Stopwatch) -> None:
-        self._strict, self._stopwatch, self.clock = strict, stopwatch, stopwatch.clock
+        self._strict, self._stopwatch = strict, stopwatch
+        self.device_time = DeviceTime(stopwatch, None)
+        """Counts the extra time of the device; a training with a device sets it."""
         self._warned: set[str] = set()
 
     @contextlib.contextmanager
-    def __call__(self, what: str, step: int) -> Iterator[None]:
-        started = self._stopwatch.clock()
-        try:
-            with _on_host():
-                yield
-        except Exception as error:
-            self.report(what, step, error)
-        finally:
-            self._stopwatch.monitoring += self._stopwatch.clock() - started
-
-    def report(self, what: str, step: int, error: Exception) -> None:
-        """Logs the error, once for each `what`, or raises it if strict."""
-        if self._strict:
-            raise error
-        if what not in self._warned:
-            self._warned.add(what)
-            logger.warning("%s failed at step %d; the affected values are not written: %r", what, step, error)
-
-
-class ChargedGuard:
-    """Catches errors, and charges the time to monitoring and to the metrics that need the work.
-
-    Args:
-        guard: catches errors and counts the time of the thread.
-        device_time: counts the time of the device.
-    """
-
-    def __init__(self, guard: Guard, device_time: DeviceTime) -> None:
-        self._guard, self._device_time = guard, device_time
-
-    @contextlib.contextmanager
-    def __call__(self, what: str, step: int, metric_runs: Sequence[MetricRun]) -> Iterator[None]:
+    def __call__(self, what: str, step: int, metric_runs: Sequence[MetricRun] = ()) -> Iterator[None]:
         """Guards the work inside the context.
 
         Args:
@@ -73,10 +44,28 @@ class ChargedGuard:
             metric_runs: the metrics that need the work. Time that none of them charges to itself is split equally,
                 since the work would be done for any single one of them.
         """
-        costs = [metric_run.cost for metric_run in metric_runs]
-        with self._guard(what, step), self._device_time.span(step, costs), torch.no_grad():
-            cost_slice, started = CostSlice(costs), self._guard.clock()
-            try:
-                yield
-            finally:
-                split_cost(costs, self._guard.clock() - started - cost_slice.seconds(), step)
+        started = self._stopwatch.clock()
+        try:
+            with _on_host():
+                if metric_runs:
+                    costs = [metric_run.cost for metric_run in metric_runs]
+                    with self.device_time.span(step, costs), self.charged(step, metric_runs), torch.no_grad():
+                        yield
+                else:
+                    yield
+        except Exception as error:
+            self.report(what, step, error)
+        finally:
+            self._stopwatch.monitoring += self._stopwatch.clock() - started
+
+    def charged(self, step: int, metric_runs: Sequence[MetricRun]) -> contextlib.AbstractContextManager[None]:
+        """Charges a part of the guarded work to the metrics that need this part."""
+        return charge([metric_run.cost for metric_run in metric_runs], step, self._stopwatch.clock)
+
+    def report(self, what: str, step: int, error: Exception) -> None:
+        """Logs the error, once for each `what`, or raises it if strict."""
+        if self._strict:
+            raise error
+        if what not in self._warned:
+            self._warned.add(what)
+            logger.warning("%s failed at step %d; the affected values are not written: %r", what, step, error)

@@ -10,9 +10,9 @@ from tbx_callbacks._config.metric_spec import Cadence, MetricSpec
 from tbx_callbacks._config.schedule import Schedule, either, every
 from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.cost import Cost
-from tbx_callbacks._engine.counters import Totals
 from tbx_callbacks._model.parameters import NoMatchError, Parameter, Selection, match
 from tbx_callbacks.metrics.axis_progress import AxisProgress
+from tbx_callbacks.metrics.context import Interval
 
 
 @dataclass(eq=False)
@@ -26,7 +26,7 @@ class MetricRun:
     """The tags that are known in advance, each with the indices of its parameters."""
     optimizer: str = ""
     """Name of the optimizer in whose step the metric is computed."""
-    last_totals: Totals = field(default_factory=Totals)
+    last_totals: Interval = field(default_factory=Interval)
     cost: Cost = field(default_factory=Cost)
 
     @property

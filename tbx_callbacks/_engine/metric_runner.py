@@ -181,8 +181,7 @@ class EndOfStepRuns:
 
 def with_interval(metric_run: MetricRun, context: Context, counters: Counters) -> Context:
     """Returns the context with the counts since the metric's last point, and makes this one the last."""
-    now = counters.totals()
-    interval, metric_run.last_totals = now.since(metric_run.last_totals), now
+    interval, metric_run.last_totals = counters.since(metric_run.last_totals)
     needs = metric_run.spec.metric.needs
     if "predictions" in needs:
         counters.predictions.warn_if_empty()

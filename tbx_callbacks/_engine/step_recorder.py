@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tbx_callbacks._distributed.packing import Agree, StepValues
 from tbx_callbacks._engine.activation_hooks import Activations
-from tbx_callbacks._engine.cost import DeviceTime, device_marker, split_cost
+from tbx_callbacks._engine.cost import DeviceTime, device_marker
 from tbx_callbacks._engine.counters import Counters
-from tbx_callbacks._engine.error_guard import ChargedGuard, Guard
+from tbx_callbacks._engine.error_guard import Guard
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.metric_runner import EndOfStepRuns, MetricRunner, needs_of, with_interval
 from tbx_callbacks._engine.publisher import Publisher
@@ -63,7 +63,8 @@ class StepRecorder:
         """Reads the model's elements and reports the optimizers' steps."""
         self._publisher, self._counters, self._user_scalars = publisher, counters, user_scalars
         self._any_sharded = any_sharded
-        self._guard = ChargedGuard(guard, DeviceTime(counters.stopwatch, device_marker(access.device)))
+        self._guard = guard
+        guard.device_time = DeviceTime(counters.stopwatch, device_marker(access.device))
         self._activations = Activations(
             info.model,
             runner,
@@ -78,7 +79,7 @@ class StepRecorder:
         """Metrics that run at the end of the step."""
         self.watches_loss_scale = counters.loss_scale is not None
         """Whether a metric reads the loss scale."""
-        self._first_optimizer, self._clock = next(iter(info.optimizers)), counters.stopwatch.clock
+        self._first_optimizer = next(iter(info.optimizers))
         self._steps_before = self.step = 0
         self.due: list[MetricRun] = []
         """The metrics that are due in this step."""
@@ -174,9 +175,8 @@ class StepRecorder:
                     raise
 
     def _run_due(self, name: str, skipped: Tensor | None) -> None:
-        started = self._clock()
-        updates = self._weight_snapshot.updates(self._access, name, skipped)
-        self._charge(self._due(name, "weights_before"), started)
+        with self._guard.charged(self.step, self._due(name, "weights_before")):
+            updates = self._weight_snapshot.updates(self._access, name, skipped)
         context = Context(
             event="step",
             step=self.step,
@@ -211,17 +211,16 @@ class StepRecorder:
 
     def _count_histograms(self, name: str, step_values: StepValues) -> None:
         """Counts all histograms of the step at once; the metrics that write them share the cost."""
-        started = self._clock()
-        step_values.count_histograms(self._range_merger(name))
-        self._charge([metric_run for metric_run in self._due(name) if metric_run.has_histograms], started)
+        due = [metric_run for metric_run in self._due(name) if metric_run.has_histograms]
+        with self._guard.charged(self.step, due):
+            step_values.count_histograms(self._range_merger(due))
 
-    def _range_merger(self, name: str) -> Agree | None:
+    def _range_merger(self, due: Sequence[MetricRun]) -> Agree | None:
         """Returns a function that merges histogram ranges over ranks, or None if that is not needed.
 
         It is needed where tensors are sharded or differ between ranks. All ranks return the same.
         """
         reducer = self._publisher.reducer
-        due = [metric_run for metric_run in self._due(name) if metric_run.has_histograms]
         if reducer is None or not (self._activations.watches(due) or (self._any_sharded and due)):
             return None
         return partial(reducer.merge_ranges, self.step, self._runner.key(due))
@@ -233,10 +232,6 @@ class StepRecorder:
             for metric_run in self.due
             if optimizer in (None, metric_run.optimizer) and (need is None or need in metric_run.spec.metric.needs)
         ]
-
-    def _charge(self, metric_runs: Sequence[MetricRun], started: float) -> None:
-        """Charges the time since `started` to these metrics, in equal parts."""
-        split_cost([metric_run.cost for metric_run in metric_runs], self._clock() - started, self.step)
 
     # -- values ------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks._stats import fused_moments as fused
-from tbx_callbacks._stats.flat import elements, moved
+from tbx_callbacks._stats.flat import elements, flat_all, moved
 from tbx_callbacks._stats.fused_moments import Moments
-from tbx_callbacks._stats.norms import count_nonfinite, square_norms
+from tbx_callbacks._stats.norms import accumulation_dtype, count_nonfinite, square_norms
+from tbx_callbacks._stats.types import Number
 
 
 class Tensors:
@@ -25,7 +26,7 @@ class Tensors:
 
     def __init__(self, tensors: Sequence[Tensor | None], scale: Tensor | None = None) -> None:
         self._tensors: Sequence[Tensor | None] = tensors
-        self._scale = scale
+        self._scale, self._is_released = scale, False
         self.present: tuple[bool, ...] = tuple([tensor is not None for tensor in tensors])
 
     def __bool__(self) -> bool:
@@ -63,6 +64,36 @@ class Tensors:
             for (name, indices), group_bounds in zip(members.items(), bounds, strict=True)
         }
 
+    def apply(self, function: Callable[[Tensor], Number], *, empty: float) -> Tensor:
+        """Returns `function(elements)` of each tensor, `[parameters]`; `empty` for absent and empty tensors.
+
+        The function receives a 1-D tensor, in float32 or in a wider type.
+
+        Raises:
+            RuntimeError: the tensors are released.
+            ValueError: the function returns several numbers.
+        """
+        if self._is_released:
+            raise RuntimeError(
+                "only squares and nonfinite are left of these tensors, because the training continues before the metric"
+                " runs; use gradients or weights, in a metric without the needs batches, losses and predictions"
+            )
+        target_device = self._present_tensors[0].device if self._present_tensors else torch.device("cpu")
+        numbers: list[Tensor] = []
+        for elements_of in flat_all(self._present_tensors):
+            wide = elements_of.float() if elements_of.dtype.itemsize < 4 else elements_of
+            if self._scale is not None:
+                wide = wide / moved(self._scale, wide.device).to(wide.dtype)
+            number = function(wide) if wide.numel() else empty
+            as_tensor = number.detach() if isinstance(number, Tensor) else torch.tensor(float(number))
+            if as_tensor.numel() != 1:
+                raise ValueError(f"the function must return one number per tensor, got shape {tuple(as_tensor.shape)}")
+            numbers.append(moved(as_tensor.reshape(()).to(accumulation_dtype(target_device)), target_device))
+        stacked = torch.stack(numbers) if numbers else torch.zeros(0, dtype=torch.float64)
+        result = stacked.new_full((len(self.present),), empty)
+        indices = torch.tensor([index for index, present in enumerate(self.present) if present], dtype=torch.int64)
+        return result.index_copy_(0, moved(indices, target_device), stacked)
+
     def compute(self, *, nonfinite: bool) -> None:
         """Computes the statistics now, before the contents of the tensors change."""
         _ = self.squares, nonfinite and self.nonfinite
@@ -75,7 +106,7 @@ class Tensors:
 
     def release(self) -> None:
         """Drops the references to the tensors; computed statistics stay."""
-        self._tensors = [None] * len(self._tensors)
+        self._tensors, self._is_released = [None] * len(self._tensors), True
         self.__dict__.pop("_elements", None)
         self.__dict__.pop("_present_tensors", None)
 

@@ -65,7 +65,7 @@ def count_nonfinite(tensors: Sequence[Tensor], squares: Tensor) -> Tensor:
 
     def device(chosen: Sequence[Tensor], indices: Sequence[int]) -> Tensor:  # noqa: ARG001
         return torch.stack([t.numel() - torch.isfinite(t).sum() for t in chosen]).to(
-            _accumulation_dtype(chosen[0].device)
+            accumulation_dtype(chosen[0].device)
         )
 
     return _per_device(tensors, cpu, device)
@@ -81,7 +81,7 @@ def _per_device(tensors: Sequence[Tensor], cpu: _Kernel, device: _Kernel) -> Ten
     for index, tensor in enumerate(tensors):
         indices.setdefault(tensor.device, []).append(index)
     target_device = tensors[0].device
-    result = torch.zeros(len(tensors), dtype=_accumulation_dtype(target_device), device=target_device)
+    result = torch.zeros(len(tensors), dtype=accumulation_dtype(target_device), device=target_device)
     for source_device, chosen in indices.items():
         kernel = cpu if source_device.type == "cpu" else device
         part = moved(kernel(flat_all([tensors[index] for index in chosen]), chosen), target_device).to(result.dtype)
@@ -123,7 +123,7 @@ def _square_norms_device(tensors: Sequence[Tensor], indices: Sequence[int]) -> T
     moments = fused.tensor_moments(tensors)
     if moments is not None:
         return moments.square_norms()
-    result_dtype = _accumulation_dtype(tensors[0].device)
+    result_dtype = accumulation_dtype(tensors[0].device)
     kinds = {t.dtype: torch.float32 if t.dtype.itemsize < 4 else t.dtype for t in tensors}
     squares: list[Tensor] = [tensors[0]] * len(tensors)
     for kind, dtype in kinds.items():
@@ -135,5 +135,6 @@ def _square_norms_device(tensors: Sequence[Tensor], indices: Sequence[int]) -> T
     return torch.stack(squares)
 
 
-def _accumulation_dtype(device: torch.device) -> torch.dtype:
+def accumulation_dtype(device: torch.device) -> torch.dtype:
+    """Returns float64, or float32 on devices without float64."""
     return torch.float32 if device.type == "mps" else torch.float64

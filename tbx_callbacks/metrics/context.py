@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from tbx_callbacks._model.parameters import Parameter, Selection
+from tbx_callbacks._model.parameters import Parameter, PerGroup, Selection
 from tbx_callbacks._model.tensors import Tensors
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.values import Histogram, Mean, Unless, Value
@@ -26,9 +27,13 @@ class Interval:
     """Training time, without evaluation and saving."""
     monitoring: float = 0.0
     """Seconds of `seconds` that metrics and publishing took in the training thread."""
+    waits: int = 0
+    """Measured waits for the next batch."""
     waiting: float | None = None
-    """Seconds of `seconds` that the training waited for its next batch; None where the wait cannot be measured."""
+    """Seconds of `seconds` that these waits took; None without one."""
     samples: int = 0
+    token_batches: int = 0
+    """Micro-batches whose tokens were counted."""
     tokens: Number | None = None
     """Tokens that the attention mask does not mask; None when the model receives no mask."""
     losses: int = 0
@@ -47,6 +52,20 @@ class Interval:
     """Labels compared with predictions; 0 when no labels were recorded."""
     extra_losses: Mapping[str, Mean] = field(default_factory=dict)
     """Losses that the model returned besides the training loss, by name."""
+
+    def __sub__(self, earlier: Interval) -> Interval:
+        """Returns the counters between two totals; `loss_scale` and `extra_losses` are those of the later one."""
+        changes: dict[str, Any] = {}
+        for name in self.__dataclass_fields__:
+            if name not in _LATEST:
+                now, before = getattr(self, name), getattr(earlier, name)
+                changes[name] = now if before is None else before if now is None else now - before
+        changes |= {name: None for name, count in _COUNTED_BY.items() if not changes[count]}
+        return replace(self, **changes)
+
+
+_LATEST = ("loss_scale", "extra_losses")
+_COUNTED_BY = {"tokens": "token_batches", "waiting": "waits"}  # None in an interval where nothing was counted
 
 
 @dataclass(frozen=True)
@@ -104,6 +123,33 @@ class Context:
     def unless_skipped(self, value: Value) -> Value:
         """Returns the value, wrapped so that it is left out when the step was skipped."""
         return value if self.skipped is None else Unless(value, self.skipped)
+
+    def sum_by_group(self, tensors: Tensors, function: Callable[[Tensor], Number]) -> PerGroup:
+        """Adds `function(elements)` over the parameters of each group of the selection.
+
+        This is right for sharded parameters and for parameters on several devices if the function is additive: its
+        value for a tensor must be the sum of its values for the tensor's parts, as for a sum or a count.
+
+        Args:
+            tensors: `gradients`, `weights` or `updates` of this context; `before_clip` holds only its statistics.
+            function: receives this rank's elements of one parameter, a 1-D tensor in float32 or float64 (two elements
+                for a complex one, perhaps none); returns a number or a 0-d tensor.
+
+        Returns:
+            One number per group, to return as a part of a value such as `Sum` or `Mean`. Groups without such a tensor
+            on this rank are left out.
+
+        Raises:
+            ValueError: the function returns several numbers.
+        """
+        return self.selection.sums(tensors.apply(function, empty=0.0), tensors.present)
+
+    def max_by_group(self, tensors: Tensors, function: Callable[[Tensor], Number]) -> PerGroup:
+        """Returns the maximum of `function(elements)` over the parameters of each group; see `sum_by_group`.
+
+        The function is not called for a shard without elements. Return the result as a part of a `Max`.
+        """
+        return self.selection.maxima(tensors.apply(function, empty=-math.inf), tensors.present)
 
     def histograms(self, tensors: Tensors, bins: int) -> dict[str, Histogram]:
         """Returns one histogram for each group of the selection; groups without tensors are left out."""

@@ -26,7 +26,6 @@ WITHOUT_UNIT_TEST = {
     "_distributed/collectives",
     "_distributed/group",
     "_engine/control",
-    "_engine/error_guard",
     "_engine/rule_actions",
     "_engine/step_recorder",
     "_engine/training_info",
