@@ -18,8 +18,8 @@ from torch import Tensor
 
 from tbx_callbacks._distributed.background_worker import Worker
 from tbx_callbacks._distributed.collectives import END, Merger
+from tbx_callbacks._distributed.decisions import Decisions, Numbers
 from tbx_callbacks._distributed.group import GlooGroup, GroupAbandonedError, rendezvous, step_timeout
-from tbx_callbacks._distributed.rank0_messages import Message, Messages, incoming, without_messages
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks._stats.host_copy import HostCopy
 from tbx_callbacks.metrics.values import HistogramParts, Max, Partial, Partials
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_PENDING = 1000  # jobs that may wait for other ranks
 _SHUTDOWN_SECONDS = 2.0
-_MESSAGES = "messages"
 Result = TypeVar("Result")
 
 
@@ -41,16 +40,14 @@ class Reducer:
     either. It carries the step number, so ranks that run metrics at different steps notice it before they add anything.
     A step with new tags takes a few more collectives, once.
 
-    Messages of rank 0 (`messages`) take one more collective, or travel with the next due step if there are three
-    already. When contact to a rank is lost, or ranks differ, reduction ends with one warning and the training
-    continues.
+    Decisions of rank 0 (`decisions`) take one more collective, a broadcast, while there may be any. When contact to a
+    rank is lost, or ranks differ, reduction ends with one warning and the training continues.
     """
 
     def __init__(self, group: GlooGroup, timeout: float) -> None:
         self.rank, self.size = group.rank, group.size
         self._group, self._timeout, self._merger = group, timeout, Merger(group)
-        self.messages = Messages(group.rank)
-        self._last_ranges_step = -1  # last step that merged ranges
+        self.decisions = Decisions(group.rank)
         self._worker = Worker("tbx_callbacks ranks", self._on_lost)
         self._broken, self._closing, self._finished = False, False, threading.Event()
         atexit.register(_shutdown_at_exit, weakref.ref(self))
@@ -91,7 +88,7 @@ class Reducer:
             ranges: range of each histogram of this rank, `[2]`, by tag.
         """
         host_copy = HostCopy(list(ranges.values()))
-        what, self._last_ranges_step = "\n".join(("ranges", *key)), step
+        what = "\n".join(("ranges", *key))
 
         def function() -> dict[str, list[float]]:
             own = zip(ranges, host_copy.read(), strict=True)
@@ -111,7 +108,7 @@ class Reducer:
         step: int,
         key: Sequence[str],
         parts: Callable[[], Partials],
-        on_merged: Callable[[Partials], Callable[[], None] | None],
+        on_merged: Callable[[Partials], Callable[[], object] | None],
     ) -> None:
         """Queues the reduction of a step; rank 0 passes the result on.
 
@@ -120,66 +117,55 @@ class Reducer:
             key: the due metrics of this step; every rank submits the same keys in the same order.
             parts: returns the partial values of this rank; may wait for a device.
             on_merged: receives the merged values on rank 0; empty when ranks are lost. May return a function that waits
-                until rank 0 has sent its messages about them.
+                until rank 0 has decided about them.
         """
         if self._closing:
             if self.rank == 0:
                 on_merged({})
             return
-        messages_future: Future[Sequence[Message]] | None = None
-        if self.messages.has_subscribers:
-            messages_future = Future()
-            self.messages.pending.append((step, partial(self._wait_for_messages, messages_future)))
-        self._enqueue(
-            partial(
-                self._merge_step,
-                "\n".join(key),
-                step,
-                parts,
-                on_merged,
-                messages_future,
-                has_ranges=step == self._last_ranges_step,
-            )
-        )
+        decisions: Future[Numbers] | None = None
+        if self.decisions.size:
+            decisions = Future()
+            self.decisions.pending.append((step, partial(self._await_decisions, decisions)))
+        self._enqueue(partial(self._merge_step, "\n".join(key), step, parts, on_merged, decisions, self.decisions.size))
 
     def _merge_step(
         self,
         what: str,
         step: int,
         parts: Callable[[], Partials],
-        on_merged: Callable[[Partials], Callable[[], None] | None],
-        messages_future: Future[Sequence[Message]] | None,
-        *,
-        has_ranges: bool,
+        on_merged: Callable[[Partials], Callable[[], object] | None],
+        decisions: Future[Numbers] | None,
+        size: int,
     ) -> None:
-        """Merges a step and exchanges messages: those about this step, or earlier ones if ranges took a collective."""
+        """Merges a step, then sends what rank 0 decides from it to all ranks."""
         merged: Partials = {}
-        received: Sequence[Message] = ()
+        received: Numbers = ()
         try:
             if not self._broken:
-                sent = self.messages.outgoing() if messages_future is not None and has_ranges else {}
-                merged = self._merger.all_reduce(what, step, {**parts(), **sent})
-                received = incoming({tag: part.maxes for tag, part in merged.items()})
+                merged = self._merger.all_reduce(what, step, parts())
         except Exception as error:
             self._on_lost(error)
             self.close()
         try:
-            wait = on_merged(without_messages(merged)) if self.rank == 0 else None
+            wait = on_merged(merged) if self.rank == 0 else None
             if wait is not None:
                 wait()
-            if messages_future is not None and not has_ranges and not self._broken:
-                received = incoming(self._merger.max_reduce(_MESSAGES, step, self.messages.outgoing()))
+            if decisions is not None and not self._broken:
+                numbers = self.decisions.outgoing(size)
+                self._group.broadcast(numbers, 0)
+                received = numbers.tolist()
         except Exception as error:
             self._on_lost(error)
             self.close()
         finally:
-            if messages_future is not None:
-                messages_future.set_result(received)
+            if decisions is not None:
+                decisions.set_result(received)
 
-    def _wait_for_messages(self, messages_future: Future[Sequence[Message]]) -> Sequence[Message]:
-        """Waits for the messages of a step, at most as long as a step may wait for other ranks."""
+    def _await_decisions(self, decisions: Future[Numbers]) -> Numbers:
+        """Waits for the decisions of a step, at most as long as a step may wait for other ranks."""
         try:
-            return messages_future.result(self._timeout)
+            return decisions.result(self._timeout)
         except LateError:
             self._group.abandon()
             return ()

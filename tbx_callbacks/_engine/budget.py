@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tbx_callbacks._config.schedule import can_stretch, stretch
-from tbx_callbacks._distributed.rank0_messages import Messages, Numbers
 from tbx_callbacks._engine.cost import Cost
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.metric_plan import MetricRun, describe
@@ -27,8 +26,6 @@ _CHEAP_TOTAL_SHARE = 0.5
 _SLACK = 1.25
 """Tolerated overshoot after a decision: with few points the measured overhead is imprecise."""
 
-_NAME = "overhead budget"
-
 
 @dataclass(frozen=True)
 class _Measurement:
@@ -40,6 +37,17 @@ class _Measurement:
     charged: float
 
 
+@dataclass(frozen=True)
+class Decision:
+    """Factors for the intervals of some metric runs, by index, and the text about it.
+
+    Without factors, the budget is met and nothing remains to be decided.
+    """
+
+    factors: Mapping[int, int] = field(default_factory=dict)
+    report: str = ""
+
+
 class Budget:
     """Decides on rank 0, from the measured cost of each metric, until the budget is met. All ranks follow.
 
@@ -48,29 +56,24 @@ class Budget:
     known.
 
     Args:
-        share: the largest share of the training time for measuring and publishing; None sets no limit.
+        share: the largest share of the training time for measuring and publishing.
         stopwatch: reports the time spent on them.
-        runner: runs the metrics, the same ones on every rank.
-        messages: sends the new intervals to all ranks.
+        runner: runs the metrics, the same ones in the same order on every rank.
     """
 
-    def __init__(self, share: float | None, stopwatch: Stopwatch, runner: MetricRunner, messages: Messages) -> None:
-        self.share, self._stopwatch, self._runner, self._messages = share, stopwatch, runner, messages
-        self._runs_by_name = {
-            f"{index} {metric_run.spec.name}": metric_run for index, metric_run in enumerate(runner.metric_runs)
-        }
+    def __init__(self, share: float, stopwatch: Stopwatch, runner: MetricRunner) -> None:
+        self.share, self._stopwatch, self._runner = share, stopwatch, runner
         self._configured = {metric_run: metric_run.schedule for metric_run in runner.metric_runs}  # in the metric set
-        self._idle = share is None or not messages.is_sender
+        self._idle = False  # whether a decision has yet to be applied
         self._baseline: _Measurement | None = None
         self._slack = 1.0
-        if share is not None:
-            messages.subscribe(_NAME, self._stretch)
 
-    def decide(self, step: int) -> str | None:
+    def decide(self, step: int) -> Decision | None:
         """Decides, after a due step was published, by how much to lengthen the intervals of costly metrics.
 
         Returns:
-            All cadences that differ from the metric set, as Markdown; None if nothing was decided.
+            The decision, whose report lists all cadences that differ from the metric set, as Markdown; None while
+            there is nothing to decide.
         """
         if self._idle:
             return None
@@ -86,12 +89,9 @@ class Budget:
             for metric_run in self._runner.step_runs
             if metric_run not in shares and can_stretch(metric_run.schedule)
         ]
-        assert self.share is not None
         if total <= self.share * self._slack or not costly:
-            if not unmeasured:
-                self._idle = True
-                self._messages.send(_NAME, {})
-            return None
+            self._idle = not unmeasured
+            return Decision() if self._idle else None
         if unmeasured and max(metric_run.cost.runs for metric_run in costly) < _MAX_RUNS_BEFORE_DECISION:
             return None
         self._idle = True
@@ -100,10 +100,8 @@ class Budget:
         costly_share = sum(shares[metric_run] for metric_run in costly)
         allowance = max(allowed - (total - costly_share) / training, _CHEAP_SHARE * allowed)
         factor = max(math.ceil(costly_share / training / allowance), 2)
-        self._messages.send(
-            _NAME, {name: factor for name, metric_run in self._runs_by_name.items() if metric_run in costly}
-        )
-        return self._report(total, costly, factor)
+        factors = {index: factor for index, metric_run in enumerate(self._configured) if metric_run in costly}
+        return Decision(factors, self._report(total, costly, factor))
 
     def _measure(self, step: int) -> _Measurement:
         charged = sum(metric_run.cost.total for metric_run in self._runner.step_runs)
@@ -125,7 +123,6 @@ class Budget:
 
     def _costly(self, shares: Mapping[MetricRun, float]) -> list[MetricRun]:
         """The metric runs whose intervals have to be lengthened."""
-        assert self.share is not None
         periodic = [metric_run for metric_run in shares if can_stretch(metric_run.schedule)]
         readers = [metric_run for metric_run in periodic if metric_run.spec.select is not None]
         threshold = _CHEAP_SHARE * self.share
@@ -153,16 +150,12 @@ class Budget:
         logger.warning("%s %s", summary, "; ".join(changes))
         return "\n".join((summary, "", *lengthened))
 
-    def _stretch(self, factors: Numbers) -> None:
-        """Applies the factors of rank 0 on each rank, then measures the costs again."""
-        if not factors:
-            self._messages.unsubscribe(_NAME)
-            return
-        for name, factor in factors.items():
-            metric_run = self._runs_by_name[name]
-            metric_run.schedule = stretch(metric_run.schedule, int(factor))
+    def stretch(self, factors: Sequence[int]) -> None:
+        """Applies the factors of rank 0, one for each metric run (0: unchanged), then measures the costs again."""
+        for metric_run, factor in zip(self._configured, factors, strict=True):
+            if factor:
+                metric_run.schedule = stretch(metric_run.schedule, factor)
         self._runner.regroup()
         for metric_run in self._runner.metric_runs:
             metric_run.cost = Cost()
-        self._baseline, self._slack = None, _SLACK
-        self._idle = not self._messages.is_sender
+        self._baseline, self._slack, self._idle = None, _SLACK, False

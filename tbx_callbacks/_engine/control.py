@@ -6,10 +6,9 @@ from tbx_callbacks import tags
 from tbx_callbacks._config.live_rule_options import LiveRuleConfig
 from tbx_callbacks._config.metric_spec import Cadence
 from tbx_callbacks._config.schedule import Schedule, never
-from tbx_callbacks._distributed.rank0_messages import Numbers
 from tbx_callbacks._engine.budget import Budget
 from tbx_callbacks._engine.counters import Stopwatch
-from tbx_callbacks._engine.live_rules import RULES_TOPIC, create_live_rules
+from tbx_callbacks._engine.live_rules import create_live_rules
 from tbx_callbacks._engine.metric_plan import schedule_of
 from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._engine.publisher import Publisher
@@ -17,12 +16,17 @@ from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.writers.base import NullWriter
 
+_ACTIONS = (Action.STOP, Action.CHECKPOINT)
+_BUDGET = len(_ACTIONS)
+"""Index of the decision of the budget. The numbers before it request actions. Those after it are the factors by which
+the interval of each metric grows; if all are 0, the budget is met for good."""
+
 
 class Control:
     """The overhead budget and the live rules of one training.
 
     Args:
-        publisher: writes the texts about decisions, and owns this training's messages.
+        publisher: writes the texts about decisions, and sends the decisions of this training.
         runner: runs the metrics.
         stopwatch: measures the monitoring time.
         share: the largest share of the training time for monitoring; None sets no limit.
@@ -38,11 +42,13 @@ class Control:
         share: float | None,
         live: LiveRuleConfig,
     ) -> None:
-        self._publisher, self._live = publisher, live
-        self._budget = Budget(share, stopwatch, runner, publisher.messages)
-        self._action = Action.NONE
+        self._publisher, self._live, self._runner = publisher, live, runner
+        self._decisions = publisher.decisions
+        self._budget = None if share is None else Budget(share, stopwatch, runner)
+        self._rules_may_act = False
         self.rule_schedule: Schedule = never
         """The steps at which the rules are evaluated."""
+        self._set_size()
 
     def start_rules(
         self,
@@ -63,31 +69,55 @@ class Control:
                 rules.
             strict: raise errors of rules.
         """
-        live, messages = self._live, self._publisher.messages
+        live = self._live
         if live.active_rules():
             self.rule_schedule = schedule_of(live.every or every, log_schedule)
-        if live.may_act and sees_all_ranks:
-            messages.subscribe(RULES_TOPIC, self._on_rules_message)
+        self._rules_may_act = live.may_act and sees_all_ranks
+        self._set_size()
         if not isinstance(self._publisher.writer, NullWriter):
-            write = self._publisher.write
             self._publisher.set_live_rules(
                 create_live_rules(
-                    live, self.rule_schedule, messages, strict=strict, write=write, resumed_from=resumed_from
+                    live,
+                    self.rule_schedule,
+                    request=self.request if live.may_act else None,
+                    fail=self._decisions.raise_later if strict else None,
+                    write=self._publisher.write,
+                    resumed_from=resumed_from,
                 )
             )
 
+    def request(self, action: Action) -> None:
+        """Requests an action of every rank; called on rank 0, from any thread."""
+        if self._rules_may_act:
+            self._decisions.decide(*((index, 1.0) for index, flag in enumerate(_ACTIONS) if flag in action))
+
     def apply_budget(self, step: int) -> None:
         """Applies the overhead budget after a step was published, once the costs are known."""
-        text = self._budget.decide(step)
-        if text is not None:
-            self._publisher.write(step, {tags.OVERHEAD_BUDGET: Text(text)})
+        if self._budget is None or not self._decisions.is_decider:
+            return
+        decided = self._budget.decide(step)
+        if decided is not None:
+            factors = {_BUDGET + 1 + index: float(factor) for index, factor in decided.factors.items()}
+            self._decisions.decide((_BUDGET, 1.0), *factors.items())
+            if decided.report:
+                self._publisher.write(step, {tags.OVERHEAD_BUDGET: Text(decided.report)})
 
-    def apply_messages(self, step: int) -> Action:
-        """Applies the messages that are due after `step`; returns what the integration has to do."""
-        self._action = Action.NONE
-        self._publisher.messages.deliver(step)
-        return self._action
+    def apply_decisions(self, step: int) -> Action:
+        """Applies the decisions that are due after `step`; returns what the integration has to do."""
+        action = Action.NONE
+        for numbers in self._decisions.deliver(step):
+            for number, flag in zip(numbers, _ACTIONS, strict=False):
+                action |= flag if number else Action.NONE
+            if self._budget is not None and numbers[_BUDGET]:
+                factors = numbers[_BUDGET + 1 :]
+                if any(factors):
+                    self._budget.stretch([int(factor) for factor in factors])
+                else:
+                    self._budget = None
+                    self._set_size()
+        return action
 
-    def _on_rules_message(self, numbers: Numbers) -> None:
-        for name in numbers:
-            self._action |= Action[name]
+    def _set_size(self) -> None:
+        """Sets the number of decisions that all ranks expect after each due step."""
+        possible = self._rules_may_act or self._budget is not None
+        self._decisions.size = _BUDGET + 1 + len(self._runner.metric_runs) if possible else 0

@@ -329,16 +329,16 @@ class Engine:
         self._control.apply_budget(self._step)
 
     def poll_actions(self, step: int) -> Action:
-        """Applies messages of rank 0 after `step`; returns the action the integration takes, the same on all ranks."""
-        if self.has_messages:
-            with self._guard("applying messages of rank 0", step):
-                return self._control.apply_messages(step)
+        """Applies the decisions of rank 0 after `step`; returns the action to take, the same on all ranks."""
+        if self.has_decisions:
+            with self._guard("applying decisions of rank 0", step):
+                return self._control.apply_decisions(step)
         return Action.NONE
 
     @property
-    def has_messages(self) -> bool:
-        """Whether rank 0 may have sent messages that `poll_actions` has to apply."""
-        return bool(self.publisher.messages.pending)
+    def has_decisions(self) -> bool:
+        """Whether rank 0 may have decided something that `poll_actions` has to apply."""
+        return bool(self.publisher.decisions.pending)
 
     @property
     def has_due_metrics(self) -> bool:

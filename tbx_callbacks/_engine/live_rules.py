@@ -13,7 +13,6 @@ from tbx_callbacks._config.live_rule_options import LiveRule, LiveRuleConfig, fu
 from tbx_callbacks._config.rule_options import Response
 from tbx_callbacks._config.schedule import Schedule
 from tbx_callbacks._distributed.background_worker import Worker
-from tbx_callbacks._distributed.rank0_messages import Messages
 from tbx_callbacks._engine.live_history import RunHistory, read_history
 from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks.metrics.host_values import FinalValue, Text
@@ -24,10 +23,6 @@ logger = logging.getLogger(__name__)
 
 _CALL_TIMEOUT = 5.0  # maximum wait at the end of a training for functions called on findings, in seconds
 Write = Callable[[int, Mapping[str, Text]], None]
-
-
-RULES_TOPIC = "rules"
-"""Name of the messages of rules; their numbers are the names of `Action` flags."""
 
 
 class RuleRunner:
@@ -60,11 +55,11 @@ class RuleRunner:
         self._worker.submit(partial(self._history.record, step, values, time.time()))
 
     def judge(self, step: int, then: Callable[[Action], None] | None = None) -> Future[Action]:
-        """Evaluates the rules on the values so far. The future never fails; `then` is called before it completes."""
+        """Evaluates the rules on the values so far. The future never fails; `then` gets an action before that."""
 
         def job() -> Action:
             action = self._judge(step, is_final=False)
-            if then is not None:
+            if then is not None and action:
                 then(action)
             return action
 
@@ -172,12 +167,12 @@ class LiveRules:
     Args:
         schedule: the steps.
         rule_runner: evaluates the rules.
-        messages: sends the actions of the rules; None if the rules only report.
+        request: requests the action of the rules, on their thread; None if the rules only report.
     """
 
-    def __init__(self, schedule: Schedule, rule_runner: RuleRunner, messages: Messages | None) -> None:
+    def __init__(self, schedule: Schedule, rule_runner: RuleRunner, request: Callable[[Action], None] | None) -> None:
         self._schedule, self._last_step = schedule, 0
-        self.runner, self._messages = rule_runner, messages
+        self.runner, self._request = rule_runner, request
 
     def due(self, step: int) -> bool:
         """Whether to evaluate the rules at a published step; call it once for each."""
@@ -189,22 +184,10 @@ class LiveRules:
         """Records the values written at a step."""
         self.runner.record(step, values)
 
-    def judge(self, step: int) -> Callable[[], None] | None:
+    def judge(self, step: int) -> Callable[[], object] | None:
         """Starts the evaluation; returns a function that waits for it if rules may act, else None."""
-        if self._messages is None:
-            self.runner.judge(step)
-            return None
-        verdict = self.runner.judge(step, self._send_action)
-
-        def wait() -> None:
-            verdict.result()
-
-        return wait
-
-    def _send_action(self, action: Action) -> None:
-        """Sends the requested actions; runs on the thread of the rules."""
-        if action and self._messages is not None:
-            self._messages.send(RULES_TOPIC, {str(flag.name): 1.0 for flag in Action if flag in action})
+        judged = self.runner.judge(step, self._request)
+        return None if self._request is None else partial(wait, [judged])
 
     def close(self, step: int, seconds: float) -> None:
         """Evaluates the rules for the last time, at the end of the run."""
@@ -218,9 +201,9 @@ class LiveRules:
 def create_live_rules(
     live: LiveRuleConfig,
     schedule: Schedule,
-    messages: Messages,
     *,
-    strict: bool,
+    request: Callable[[Action], None] | None,
+    fail: Callable[[Exception], None] | None,
     write: Write,
     resumed_from: tuple[str, int] | None,
 ) -> LiveRules | None:
@@ -229,8 +212,8 @@ def create_live_rules(
     Args:
         live: the rules.
         schedule: the steps at which they are evaluated.
-        messages: the messages of the run.
-        strict: raise errors of rules when messages are applied.
+        request: requests the action of the rules, on their thread; None if the rules only report.
+        fail: receives errors of rules; they are logged if it is None.
         write: writes texts of a step.
         resumed_from: folder and last step of the run that is resumed.
     """
@@ -239,6 +222,5 @@ def create_live_rules(
     rule_runner = RuleRunner(rules, write=write)
     if resumed_from is not None:
         rule_runner.restore(*resumed_from)
-    if strict:
-        rule_runner.fail = messages.raise_later
-    return LiveRules(schedule, rule_runner, messages if live.may_act else None)
+    rule_runner.fail = fail
+    return LiveRules(schedule, rule_runner, request)

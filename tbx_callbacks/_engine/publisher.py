@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from tbx_callbacks._distributed.background_worker import Worker
+from tbx_callbacks._distributed.decisions import Decisions
 from tbx_callbacks._distributed.packing import Facts, PackedStep, StepValues
-from tbx_callbacks._distributed.rank0_messages import Message, Messages
 from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.live_rules import LiveRules
 from tbx_callbacks.metrics.host_values import FinalValue
@@ -57,13 +57,13 @@ class Publisher:
     """Buffers a step's values until the trainer has logged its own values for the step.
 
     With a `reducer`, values are first reduced over ranks on a worker thread. Waiting for a device also happens on a
-    worker thread. `messages` are those of this training.
+    worker thread. `decisions` are those of this training.
     """
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
         self.reducer: Reducer | None = None
-        self.messages = Messages()
+        self.decisions = Decisions()
         self.live_rules: LiveRules | None = None
         self.buffered: tuple[int, StepValues, Sequence[str] | None] | None = None
         """The buffered step, its values, and the key of the metrics that were due."""
@@ -111,7 +111,7 @@ class Publisher:
         self.close_reducer()
         self.set_live_rules(None)
         self.reducer, self._last_sent_step = reducer, -1
-        self.messages = Messages() if reducer is None else reducer.messages
+        self.decisions = Decisions() if reducer is None else reducer.decisions
 
     def set_live_rules(self, live_rules: LiveRules | None) -> None:
         """Passes written values to these rules from now on; None to no rules."""
@@ -170,7 +170,7 @@ class Publisher:
             self.live_rules if key is not None and self.live_rules is not None and self.live_rules.due(step) else None
         )
 
-        def finish(merged: Partials) -> Callable[[], None] | None:
+        def finish(merged: Partials) -> Callable[[], object] | None:
             self._write(step, step_values.finish(merged, facts))
             return live_rules.judge(step) if live_rules is not None else None
 
@@ -194,7 +194,7 @@ class Publisher:
             self._queue.run(job, waits=waits)
 
     def _finish_and_judge(
-        self, step: int, finish: Callable[[Partials], Callable[[], None] | None], pending: PackedStep
+        self, step: int, finish: Callable[[Partials], Callable[[], object] | None], pending: PackedStep
     ) -> None:
         """Writes a step and evaluates the rules.
 
@@ -202,9 +202,10 @@ class Publisher:
         """
         wait = finish(pending.partials())
         if wait is not None and not pending.is_pending:
+            self.decisions.pending.append((step, partial(_await_rules, wait)))
 
-            def await_rules() -> Sequence[Message]:
-                wait()
-                return ()
 
-            self.messages.pending.append((step, await_rules))
+def _await_rules(wait: Callable[[], object]) -> Sequence[float]:
+    """Waits until the rules are evaluated. Their decisions follow in the queue."""
+    wait()
+    return ()

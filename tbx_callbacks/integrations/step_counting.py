@@ -118,7 +118,7 @@ class StepCountingIntegration(Integration):
             self._engine.record_logs(self._step, logs, shared=self._loss())
             self._losses, self._num_losses, self._samples = LazySum(add_up), 0, 0
         self._begin_step(self._step)
-        if self._engine.has_messages:
+        if self._engine.has_decisions:
             self._new_action |= self._engine.poll_actions(self._step)
 
     def _loss(self) -> dict[str, Value]:

@@ -47,8 +47,8 @@ def test_stop_of_slow_rule_on_same_step(ended: list[EndedRank]) -> None:
     assert steps(printed(ended, "slow")) == [7, 7]
 
 
-def test_stop_of_sharded_model_at_next_due_step(ended: list[EndedRank]) -> None:
-    assert steps(printed(ended, "sharded")) == [9, 9]
+def test_stop_of_sharded_model_on_same_step(ended: list[EndedRank]) -> None:
+    assert steps(printed(ended, "sharded")) == [7, 7]
 
 
 def test_stop_with_ended_rank_stops_nobody(ended: list[EndedRank]) -> None:

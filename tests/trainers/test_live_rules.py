@@ -151,17 +151,17 @@ def test_loop_with_accumulation_one_checkpoint(tmp_path: Path) -> None:
     assert [(step, checkpoint) for step, _, checkpoint in told if checkpoint] == [(7, True)]
 
 
-def test_rules_without_action_subscribe_to_nothing(tmp_path: Path) -> None:
+def test_rules_without_action_decide_nothing(tmp_path: Path) -> None:
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, "default", log_dir=tmp_path / "run", log_every=1) as loop:
         assert loop._engine.publisher.live_rules is not None
-        assert not loop._engine.publisher.messages.has_subscribers
+        assert not loop._engine.publisher.decisions.size
         for _ in range(3):
             model(torch.randn(3, 4)).sum().backward()
             optimizer.step()
             loop.end_step()
-            assert not loop._engine.publisher.messages.pending
+            assert not loop._engine.publisher.decisions.pending
     plain = {**config(), "rules": False}
     with TbxLoop(model, optimizer, plain, log_dir=tmp_path / "none") as loop:
         assert loop._engine.publisher.live_rules is None

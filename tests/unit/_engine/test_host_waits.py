@@ -131,7 +131,7 @@ def test_stop_acted_upon_after_host_copy(tmp_path: Path, monkeypatch: pytest.Mon
             step(float("nan") if number == 2 else 1.0)
             assert not loop.should_stop
         done.set()
-        assert wait_until(lambda: loop._engine.publisher.messages.pending)
+        assert wait_until(lambda: loop._engine.publisher.decisions.pending)
         step()
         assert loop.should_stop
         assert loop.should_checkpoint is ("checkpoint" in rule["nonfinite"])
@@ -157,7 +157,7 @@ def test_budget_applied_without_host_sync(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(Run(tmp_path).texts) == ["overhead_budget"]
 
 
-def test_publishing_error_leaves_no_pending_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publishing_error_leaves_no_pending_decision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     config = {"every": 1, "metrics": [{"grad_norm": {"by": "total"}}], "rules": {"nonfinite": "stop"}}
@@ -167,4 +167,4 @@ def test_publishing_error_leaves_no_pending_message(tmp_path: Path, monkeypatch:
             model(torch.ones(1, 2)).sum().backward()
             optimizer.step()
             loop.end_step()
-        assert not loop._engine.publisher.messages.pending
+        assert not loop._engine.publisher.decisions.pending

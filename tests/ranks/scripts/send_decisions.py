@@ -1,10 +1,9 @@
-"""Sends messages of rank 0 to ranks that run out of step; the tests start one process a rank."""
+"""Sends decisions of rank 0 to ranks that run out of step; the tests start one process a rank."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -41,9 +40,10 @@ def train(rank: int, budget: float | None, *metrics: tuple[str, int, float], act
         clock.now += 1.0
         optimizer.step()
         engine.flush_step()
-        engine.poll_actions(step)
         if after:
             after(step)
+        else:
+            engine.poll_actions(step)
     engine.end(STEPS, succeeded=True)
     for each in slow:
         print(f"{each.name} here: {each.steps}")
@@ -63,27 +63,29 @@ def within(rank: int) -> None:
 
 
 def thread(rank: int) -> None:
-    """Sends three messages from a thread of rank 0 at random moments; the last one ends the subscription."""
-    acted: list[tuple[int, Mapping[str, float]]] = []
+    """Decides three times in a thread of rank 0, at random moments; the last decision ends the exchange."""
+    acted: list[tuple[int, list[float]]] = []
 
     def acts(engine: Engine) -> Any:
-        messages, at = engine.publisher.messages, [0]
-
-        def act(numbers: Mapping[str, float]) -> None:
-            acted.append((at[0], dict(numbers)))
-            if numbers.get("number") == 3:
-                messages.unsubscribe("turn")
+        decisions = engine.publisher.decisions
+        decisions.size = 2
 
         def decide() -> None:
             for number in (1, 2, 3):
                 time.sleep(0.02)
                 while len(acted) < number - 1:
                     time.sleep(0.001)
-                messages.send("turn", {"number": number, f"only {number}": -1.5})
+                decisions.decide((0, number), (1, 0.5))
 
-        messages.subscribe("turn", act)
-        threading.Thread(target=decide, daemon=True).start()
-        return lambda step: at.__setitem__(0, step)
+        def after(step: int) -> None:
+            for numbers in decisions.deliver(step):
+                if any(numbers):
+                    acted.append((step, list(numbers)))
+                    decisions.size = 0 if numbers[0] == 3 else 2
+
+        if rank == 0:
+            threading.Thread(target=decide, daemon=True).start()
+        return after
 
     train(rank, None, ("slow", 3, 0.0), acts=acts)
     print(f"acted: {acted}")

@@ -1,4 +1,4 @@
-"""Tests that messages of rank 0 reach all ranks at the same step, whichever rank is ahead."""
+"""Tests that decisions of rank 0 reach all ranks at the same step, whichever rank is ahead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.launch import run_ranks
 
-SCRIPT = Path(__file__).parent / "scripts" / "send_messages.py"
+SCRIPT = Path(__file__).parent / "scripts" / "send_decisions.py"
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,11 @@ def test_budget_exceeded_on_another_rank_changes_nothing(printed: list[str]) -> 
         assert value_of(rank, "within", "slow here") == list(range(5, 201, 5))
 
 
-def test_messages_of_thread_delivered_at_same_step(printed: list[str]) -> None:
+def test_decisions_of_thread_delivered_at_same_step(printed: list[str]) -> None:
     first, second = (value_of(rank, "thread", "acted") for rank in printed)
     assert first == second
-    assert [numbers for _, numbers in first] == [{"number": n, f"only {n}": -1.5} for n in (1, 2, 3)]
-    assert all(step % 3 == 0 for step, _ in first)  # the last finished step: the next one is ending
+    assert [numbers for _, numbers in first] == [[float(n), 0.5] for n in (1, 2, 3)]
+    assert all(step % 3 == 1 for step, _ in first)  # the step after a due one
 
 
 def test_memory_largest_rank_named(printed: list[str]) -> None:
