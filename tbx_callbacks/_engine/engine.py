@@ -330,7 +330,7 @@ class Engine:
 
     def poll_actions(self, step: int) -> Action:
         """Applies the decisions of rank 0 after `step`; returns the action to take, the same on all ranks."""
-        if self.has_decisions:
+        if self.publisher.decisions.pending:
             with self._guard("applying decisions of rank 0", step):
                 return self._control.apply_decisions(step)
         return Action.NONE

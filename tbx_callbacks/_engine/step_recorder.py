@@ -159,7 +159,7 @@ class StepRecorder:
         """Whether metrics are due in this step."""
         return bool(self.due)
 
-    def after_step(self, name: str) -> None:
+    def after_step(self, name: str, *hook_arguments: object) -> None:
         """Runs the metrics that are due in the step of this optimizer."""
         if name == self._first_optimizer:
             self._counters.steps += 1

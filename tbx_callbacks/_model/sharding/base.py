@@ -23,8 +23,11 @@ class StepEvents(Protocol):
     def before_step(self, name: str, *, closure: bool) -> None:
         """The step begins; with a closure, gradients do not exist yet."""
 
-    def after_step(self, name: str) -> None:
-        """The step has ended: weights and optimizer state are new, gradients are those that it used."""
+    def after_step(self, name: str, *hook_arguments: object) -> None:
+        """The step has ended: weights and optimizer state are new, gradients are those that it used.
+
+        `hook_arguments` are those of torch's hook, which calls this without a function in between.
+        """
 
     @property
     def wants_gradients(self) -> bool:

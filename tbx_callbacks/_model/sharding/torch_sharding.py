@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,24 +64,14 @@ class TorchSharding:
     ) -> list[Any]:
         handles: list[Any] = []
         for name, optimizer in optimizers.items():
-            hooks = _Hooks(name, events)
             if name in before:
-                handles.append(optimizer.register_step_pre_hook(hooks.before))
-            handles.append(optimizer.register_step_post_hook(hooks.after))
+                handles.append(optimizer.register_step_pre_hook(partial(_before_step, events, name)))
+            handles.append(optimizer.register_step_post_hook(partial(events.after_step, name)))
         return handles
 
 
-class _Hooks:
-    """Hooks of one optimizer's step."""
-
-    def __init__(self, name: str, events: StepEvents) -> None:
-        self._name, self._events = name, events
-
-    def before(self, optimizer: torch.optim.Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        self._events.before_step(self._name, closure=any(arg is not None for arg in (*args[1:], *kwargs.values())))
-
-    def after(self, optimizer: torch.optim.Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        self._events.after_step(self._name)
+def _before_step(events: StepEvents, name: str, _: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    events.before_step(name, closure=any(arg is not None for arg in (*args[1:], *kwargs.values())))
 
 
 def _local_state(state: ParameterState | None) -> ParameterState | None:

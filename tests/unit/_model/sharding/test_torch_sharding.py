@@ -28,7 +28,7 @@ class Recorder:
     def before_step(self, name: str, *, closure: bool) -> None:
         self.events.append(("before", name, closure))
 
-    def after_step(self, name: str) -> None:
+    def after_step(self, name: str, *hook_arguments: object) -> None:
         self.events.append(("after", name))
 
 
