@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, Protocol
 
 from tbx_callbacks._distributed.background_worker import Worker
@@ -105,7 +106,7 @@ class _BackgroundWriter:
 
     def __init__(self, spec: WriterSpec, log_dir: str) -> None:
         self._spec, self._log_dir = spec, log_dir
-        self._worker = Worker(f"tbx-writer {spec.name}", self._fail)
+        self._worker = Worker(f"tbx-writer {spec.name}", partial(self._disable, "its thread"))
         self._writer: Writer | None = None
         self._pid: int | None = None  # process of the thread, from the first call to the end of `close`
         self._is_disabled = self._is_slow = False
@@ -134,7 +135,7 @@ class _BackgroundWriter:
         try:
             self._worker.submit(lambda: self._run(method, *arguments))
         except RuntimeError as error:  # the interpreter ends and starts no more threads
-            self._fail(error)
+            self._disable(method, error)
 
     def join(self, deadline: float) -> None:
         """Waits until all calls are over, and reports how many values the writer has missed."""
@@ -142,9 +143,9 @@ class _BackgroundWriter:
             return
         if not self._worker.drain(max(0.0, deadline - time.monotonic())):
             self._is_disabled = True  # at its next call, if it ever gets there
-            self._warn("did not close within %g s: %d values may be lost", _CLOSE_SECS, self._passed - self._stored)
+            self._warn("did not finish within %g s: %d values may be lost", _CLOSE_SECS, self._passed - self._stored)
         elif self._stored < self._passed and not self._is_disabled:
-            self._warn("missed %d values: it is slower than the training", self._passed - self._stored)
+            self._warn("missed %d values: it is slower than the training; log less often", self._passed - self._stored)
         self._worker.close()
         self._pid, self._is_slow = None, False
         self._passed = self._stored = 0
@@ -154,29 +155,29 @@ class _BackgroundWriter:
     def _run(self, method: str, *arguments: object) -> None:
         if self._is_disabled:
             return
-        pid, failure = os.getpid(), None
+        pid, stage, failure = os.getpid(), "construction", None
         try:
             if self._writer is None:
                 self._writer = self._spec.build(self._log_dir)
+            stage = method
             getattr(self._writer, method, _ignore)(*map(_copy, arguments))
         except BaseException as error:  # not even sys.exit() or an interrupt ends the thread
             failure = error
         if os.getpid() != pid:
             os._exit(1)  # the writer has forked; the child must not wait here for ever
         if failure is not None:
-            self._fail(failure)
+            self._disable(stage, failure)
         elif method == "write":
             self._stored += sum(len(values) for values in arguments if isinstance(values, Mapping))
         elif method == "close":
             self._writer = None
 
-    def _fail(self, error: BaseException) -> None:
+    def _disable(self, stage: str, error: BaseException) -> None:
         was_disabled, self._is_disabled, self._writer = self._is_disabled, True, None
         self._worker.close()
-        if was_disabled:
-            return
-        self._warn("is disabled, the training and other writers continue: %r; fix or remove it", error)
-        logger.debug("traceback of writer %s", self._spec.name, exc_info=error)
+        if not was_disabled:
+            self._warn("is disabled: %s raised %r; training and other writers continue; fix or remove it", stage, error)
+            logger.debug("traceback of writer %s", self._spec.name, exc_info=error)
 
     def _warn(self, message: str, *arguments: object) -> None:
         logger.warning("writer %s " + message, self._spec.name, *arguments)
