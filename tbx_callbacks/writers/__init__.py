@@ -5,11 +5,9 @@ from __future__ import annotations
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.metrics.host_values import FinalValue, HParams, HParamsEnd, HParamsMetrics, Layout, Text
 from tbx_callbacks.writers.base import MemoryWriter, NullWriter, Writer
-from tbx_callbacks.writers.fan_out import FanOutWriter, WriterSpec
 from tbx_callbacks.writers.tensorboard import LogDirError, TensorBoardWriter
 
 __all__ = [
-    "FanOutWriter",
     "FinalValue",
     "HParams",
     "HParamsEnd",
@@ -22,5 +20,4 @@ __all__ = [
     "TensorBoardWriter",
     "Text",
     "Writer",
-    "WriterSpec",
 ]

@@ -21,7 +21,7 @@ from tbx_callbacks.writers.tensorboard import LogDirError, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
 
-_MAX_PENDING = 256  # calls per writer
+_MAX_PENDING = 128  # calls of a writer, each with the values of one step
 _CLOSE_SECS = 10.0
 
 

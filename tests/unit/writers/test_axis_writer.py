@@ -12,7 +12,8 @@ from torch import nn
 
 from tbx_callbacks import TbxLoop
 from tbx_callbacks.runs.reader import find_runs
-from tbx_callbacks.writers import FanOutWriter, TensorBoardWriter
+from tbx_callbacks.writers import TensorBoardWriter
+from tbx_callbacks.writers.fan_out import FanOutWriter
 from tests.helpers.axes import AXES_SET as SET
 from tests.helpers.axes import along
 from tests.helpers.runs import Run, files

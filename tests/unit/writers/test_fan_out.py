@@ -16,7 +16,6 @@ import torch
 
 from tbx_callbacks import TbxLoop
 from tbx_callbacks.writers import (
-    FanOutWriter,
     FinalValue,
     HistogramCounts,
     HParams,
@@ -25,6 +24,7 @@ from tbx_callbacks.writers import (
     Text,
 )
 from tbx_callbacks.writers import fan_out as module
+from tbx_callbacks.writers.fan_out import FanOutWriter
 from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
 from tests.helpers.writers import FailingWriter, HangingWriter, Spec
@@ -235,7 +235,8 @@ def test_fan_out_unpicklable_writer_rebuilt_in_copy(tmp_path: Path) -> None:
 
 SCRIPT = """
 import os, sys, threading, time
-from tbx_callbacks.writers import FanOutWriter, MemoryWriter, TensorBoardWriter
+from tbx_callbacks.writers import MemoryWriter, TensorBoardWriter
+from tbx_callbacks.writers.fan_out import FanOutWriter
 from tests.helpers.writers import Spec
 
 class Bad(MemoryWriter):
