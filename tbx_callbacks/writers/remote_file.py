@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class RemoteFile:
     """A file in a remote store (`s3://`, `gs://`, `az://`, `hf://`, ...); each sync uploads the whole file.
@@ -22,19 +24,21 @@ class RemoteFile:
 
         scheme = path.partition("://")[0]
         try:
-            self._store, self._address = fsspec.core.url_to_fs(path)
+            fsspec.get_filesystem_class(scheme)
         except ImportError as error:
             extra = f"; run: pip install tbx-callbacks[{scheme}]" if scheme in ("s3", "gs") else ""
             raise ImportError(f"{error}{extra}") from error
         except ValueError as error:
             raise OSError(f"a remote store must be one that fsspec knows, got {scheme}://: {error}") from error
         self.path, self._records = path, bytearray(header)
+        self._connect = partial(fsspec.core.url_to_fs, path)  # fsspec keeps the connection
 
     def write(self, records: bytes) -> None:
         self._records += records
 
     def sync(self) -> None:
-        self._store.pipe_file(self._address, bytes(self._records))
+        store, address = self._connect()
+        store.pipe_file(address, bytes(self._records))
 
     def close(self) -> None:
         """Does nothing: the last sync was the last upload."""

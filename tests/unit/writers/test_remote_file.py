@@ -40,6 +40,16 @@ def test_remote_run_in_memory_read() -> None:
     assert read_run("memory://runs/exp1").scalars["train/loss"].values.tolist() == [1.0, 0.5]
 
 
+def test_remote_run_first_event_uploaded_at_once() -> None:
+    writer = TensorBoardWriter("memory://first/run", flush_secs=3600)
+    writer.write(1, {"a": 1.0})
+    store, deadline = fsspec.filesystem("memory"), time.monotonic() + 30
+    while not store.glob("memory://first/run/*") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert read_run("memory://first/run").scalars["a"].values.tolist() == [1.0]
+    writer.close()
+
+
 def test_local_run_does_not_import_fsspec(tmp_path: Path) -> None:
     code = (
         "import sys\n"
