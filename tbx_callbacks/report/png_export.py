@@ -30,7 +30,7 @@ _DASHES = {"dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3)), "
 _MARKS = {"diamond": "D", "triangle-up": "^", "circle": "o", "x": "X"}
 
 
-def export(loaded_runs: Sequence[LoadedRun], folder: Path) -> list[Path]:
+def export(loaded_runs: Sequence[LoadedRun], folder: Path) -> None:
     """Writes a PNG of every main figure: `loss.png`, `gradient_norm.png`, `grad_norm.png` (by layer), ...
 
     With several runs, figures by layer show the first run.
@@ -46,15 +46,12 @@ def export(loaded_runs: Sequence[LoadedRun], folder: Path) -> list[Path]:
             "pictures need matplotlib, which is not installed; run: pip install 'tbx-callbacks[report]'"
         ) from error
     folder.mkdir(parents=True, exist_ok=True)
-    main = [section.figures for section in sections(loaded_runs) if section.id in MAIN]
-    paths = []
     with matplotlib.rc_context(_STYLE):
-        for name, figure in ((name, figure) for figures in main for name, figure in figures.items()):
-            canvas = Figure(figsize=(8, (figure.layout.height or 360) / 90))
-            _draw(canvas.add_subplot(), figure)
-            paths.append(folder / f"{name}.png")
-            canvas.savefig(paths[-1])
-    return paths
+        for section in sections(loaded_runs):
+            for name, figure in section.figures.items() if section.id in MAIN else ():
+                canvas = Figure(figsize=(8, (figure.layout.height or 360) / 90))
+                _draw(canvas.add_subplot(), figure)
+                canvas.savefig(folder / f"{name}.png")
 
 
 def _draw(axes: Any, figure: go.Figure) -> None:
