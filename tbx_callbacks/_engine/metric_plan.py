@@ -176,11 +176,7 @@ def axis_specs(axes: Sequence[str]) -> list[MetricSpec]:
 
 def follow_other_metrics(metric_runs: Sequence[MetricRun], log_schedule: Schedule) -> None:
     """Schedules axis progress whenever another metric is due or the trainer logs."""
-    others = [
-        metric_run.schedule
-        for metric_run in metric_runs
-        if not isinstance(metric_run.spec.metric, AxisProgress) and metric_run.runs_on_steps
-    ]
-    for metric_run in metric_runs:
-        if isinstance(metric_run.spec.metric, AxisProgress):
-            metric_run.schedule = either(*dict.fromkeys((log_schedule, *others)))
+    followers = [metric_run for metric_run in metric_runs if isinstance(metric_run.spec.metric, AxisProgress)]
+    others = [metric_run for metric_run in metric_runs if metric_run.runs_on_steps and metric_run not in followers]
+    for follower in followers:
+        follower.schedule = either(*dict.fromkeys((log_schedule, *(other.schedule for other in others))))

@@ -20,8 +20,8 @@ from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.runs.folders import RunLocation
-from tbx_callbacks.writers.axis_writer import AxesWriter
 from tbx_callbacks.writers.base import NullWriter
+from tbx_callbacks.writers.fan_out import FanOutWriter
 from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
@@ -60,7 +60,7 @@ class Integration:
         requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self._wanted_dir = os.path.expanduser(requested) if requested else None
         self._writer_options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
-        self._writer: TensorBoardWriter | None = None
+        self._writer: FanOutWriter | None = None
         self._engine = Engine(
             [*self.config.items, *axis_specs(self.config.axis)],
             every=self.config.every,
@@ -146,14 +146,15 @@ class Integration:
         while self._hooks:
             self._hooks.pop().remove()
 
-    def _open(self, location: RunLocation) -> TensorBoardWriter:
+    def _open(self, location: RunLocation) -> FanOutWriter:
         """Opens the folder, or keeps it open; raises LogDirError now if it cannot be written."""
         if self._writer is not None and self._writer.log_dir != location.folder:
             self._engine.wait_for_device()
             self._writer.close()
             self._writer = None
         if self._writer is None:
-            writer = AxesWriter(location.folder, self.config.axis[1:], **self._writer_options)
+            main = TensorBoardWriter(location.folder, **self._writer_options)
+            writer = FanOutWriter(main, axes=self.config.axis[1:])
             _ = writer.summary_writer
             self._writer = self._engine.writer = writer
         return self._writer

@@ -9,7 +9,7 @@ from typing import ClassVar
 from tbx_callbacks._model.parameters import Select
 from tbx_callbacks.metrics.base import STEP, Values
 from tbx_callbacks.metrics.context import Context
-from tbx_callbacks.metrics.values import Sum, Value
+from tbx_callbacks.metrics.values import Sum
 from tbx_callbacks.tags import AXIS
 
 
@@ -26,9 +26,5 @@ class AxisProgress:
     cost: ClassVar[str] = "one small sum a micro-batch"
 
     def __call__(self, context: Context) -> Values:
-        counters, values = context.interval, dict[str, Value]()
-        if counters.samples and "samples" in self.axes:
-            values[f"{AXIS}samples"] = Sum(counters.samples)
-        if counters.tokens is not None and "tokens" in self.axes:
-            values[f"{AXIS}tokens"] = Sum(counters.tokens)
-        return values
+        counts = {"samples": context.interval.samples or None, "tokens": context.interval.tokens}
+        return {f"{AXIS}{axis}": Sum(count) for axis in self.axes if (count := counts[axis]) is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import threading
 import time
@@ -125,7 +126,7 @@ class EventWriter:
     # -- background thread -----------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        synced_at = time.monotonic()
+        synced_at = -math.inf  # the first event at once: a store without a bucket or a password fails early
         while True:
             with self._changed:
                 self._wait(synced_at + self._flush_secs)

@@ -1,33 +1,44 @@
-"""Uploads an event file to S3 or Google Cloud Storage."""
+"""Uploads an event file to a remote store through fsspec."""
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any
+from functools import partial
 
 
 class RemoteFile:
-    """A file in a remote store, opened by tensorboardX; each sync uploads the whole file.
+    """A file in a remote store (`s3://`, `gs://`, `az://`, `hf://`, ...); each sync uploads the whole file.
 
     Args:
         path: address of the file.
-        opened: a file-like object with `write` and `flush`.
         header: first record.
+
+    Raises:
+        ImportError: the store needs a package that is not installed.
+        OSError: there is no such store.
     """
 
     volatile = True
 
-    def __init__(self, path: str, opened: Any, header: bytes) -> None:
-        self.path = path
-        self._file = opened
-        self._file.write(header)
+    def __init__(self, path: str, header: bytes) -> None:
+        import fsspec  # not for local files, because its import takes time
+
+        scheme = path.partition("://")[0]
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except ImportError as error:
+            extra = f"; run: pip install tbx-callbacks[{scheme}]" if scheme in ("s3", "gs") else ""
+            raise ImportError(f"{error}{extra}") from error
+        except ValueError as error:
+            raise OSError(f"a remote store must be one that fsspec knows, got {scheme}://: {error}") from error
+        self.path, self._records = path, bytearray(header)
+        self._connect = partial(fsspec.core.url_to_fs, path)  # fsspec keeps the connection
 
     def write(self, records: bytes) -> None:
-        self._file.write(records)
+        self._records += records
 
     def sync(self) -> None:
-        self._file.flush()
+        store, address = self._connect()
+        store.pipe_file(address, bytes(self._records))
 
     def close(self) -> None:
-        with contextlib.suppress(AttributeError):
-            self._file.closed = True  # the last sync was the last upload; this stops the destructor from uploading
+        """Does nothing: the last sync was the last upload."""

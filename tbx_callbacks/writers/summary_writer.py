@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorboardX
-from tensorboardX import record_writer
 from tensorboardX import summary as protos
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.writer import FileWriter
 
+from tbx_callbacks.runs.folders import is_remote
 from tbx_callbacks.writers.event_file import EventFile, LocalFile, file_name, frame
 from tbx_callbacks.writers.event_writer import EventWriter
 from tbx_callbacks.writers.remote_file import RemoteFile
@@ -80,25 +80,14 @@ class _FileWriter(FileWriter):  # type: ignore[misc]
     def __init__(self, logdir: str, *, flush_secs: float | None, max_mib: float) -> None:
         # Does not call FileWriter.__init__, which would open tensorboardX's event writer.
         logdir = str(logdir)
-        factory = record_writer.REGISTERED_FACTORIES.get(logdir.split(":")[0])
-        secs = flush_secs if flush_secs is not None else (2.0 if factory is None else 30.0)
-        self.event_writer = EventWriter(logdir, lambda: _open(logdir, factory), flush_secs=secs, max_mib=max_mib)
+        secs = flush_secs if flush_secs is not None else (30.0 if is_remote(logdir) else 2.0)
+        self.event_writer = EventWriter(logdir, lambda: _open(logdir), flush_secs=secs, max_mib=max_mib)
         self._default_metadata: dict[str, Any] = {}
 
 
-_PACKAGES = {"s3": ("S3_ENABLED", "boto3"), "gs": ("GCS_ENABLED", "google-cloud-storage")}
-
-
-def _open(logdir: str, factory: Any) -> EventFile:
+def _open(logdir: str) -> EventFile:
     header = frame(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
-    if factory is None:
-        return LocalFile(logdir, header)
-    scheme = logdir.split(":")[0]
-    if scheme in _PACKAGES and not getattr(record_writer, _PACKAGES[scheme][0]):
-        raise ImportError(f"{_PACKAGES[scheme][1]} must be installed; run: pip install tbx-callbacks[{scheme}]")
-    factory.directory_check(logdir)
-    path = f"{logdir.rstrip('/')}/{file_name()}"
-    return RemoteFile(path, factory.open(path), header)
+    return RemoteFile(f"{logdir.rstrip('/')}/{file_name()}", header) if is_remote(logdir) else LocalFile(logdir, header)
 
 
 class NullSummaryWriter:

@@ -96,7 +96,7 @@ class TensorBoardWriter:
         self, log_dir: str | os.PathLike[str], *, flush_secs: float | None = None, max_mib: float = 64.0
     ) -> None:
         self.log_dir = os.fspath(log_dir)
-        self._options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
+        self.options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
         self._writer: SummaryWriter | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class TensorBoardWriter:
         """
         if self._writer is None:
             try:
-                self._writer = SummaryWriter(self.log_dir, **self._options)
+                self._writer = SummaryWriter(self.log_dir, **self.options)
             except (OSError, ImportError) as error:
                 raise LogDirError(f"cannot write a run to {self.log_dir!r}: {error}; {_remedy(error)}") from error
         return self._writer

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import resource
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
-from tensorboardX.record_writer import REGISTERED_FACTORIES, register_writer_factory
 from transformers import TrainerCallback
 
 from tbx_callbacks import TbxTrainerCallback
@@ -162,46 +162,35 @@ def test_file_size_limit_continues_in_new_file(
 
 
 class SlowStore:
-    """A store, registered with tensorboardX, that waits before each upload or fails."""
+    """Accepts uploads to `slow://`: it waits before each, or fails."""
 
-    def __init__(self, wait: Any, failures: int = 0) -> None:
+    def __init__(self, wait: Any, failures: int) -> None:
         self.wait, self.failures = wait, failures
         self.stored = b""
 
-    def directory_check(self, path: str) -> None:
-        pass
-
-    def open(self, path: str) -> SlowStore.File:
-        return SlowStore.File(self)
-
-    class File(io.BytesIO):
-        def __init__(self, store: SlowStore) -> None:
-            super().__init__()
-            self.store = store
-            self.writes = 0
-
-        def write(self, data: Any) -> int:
-            self.writes += 1
-            if self.writes > 1:  # the header is written before training
-                self.store.wait()
-            return super().write(data)
-
-        def flush(self) -> None:
-            if self.store.failures:
-                self.store.failures -= 1
-                raise ConnectionError("the store does not answer")
-            self.store.stored = self.getvalue()
+    def accept(self, data: bytes) -> None:
+        self.wait()
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError("the store does not answer")
+        self.stored = data
 
 
 @pytest.fixture
-def slow() -> Iterator[Any]:
+def slow() -> Any:
     def make(wait: Any = lambda: None, failures: int = 0) -> SlowStore:
         store = SlowStore(wait, failures)
-        register_writer_factory("slow", store)
+
+        class FileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
+            protocol, cachable = "slow", False
+
+            def pipe_file(self, path: str, value: bytes, **options: Any) -> None:
+                store.accept(value)
+
+        fsspec.register_implementation("slow", FileSystem, clobber=True)
         return store
 
-    yield make
-    REGISTERED_FACTORIES.pop("slow", None)
+    return make
 
 
 def read_bytes(data: bytes, folder: Path) -> Run:
@@ -297,12 +286,19 @@ def test_file_instead_of_folder_raises_before_first_step(tmp_path: Path) -> None
     assert run.state.global_step == 0
 
 
-def test_missing_boto3_raises_before_first_step(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("tensorboardX.record_writer.S3_ENABLED", False)
-    run = trainer(tmp_path / "out", callbacks=[TbxTrainerCallback("minimal", log_dir="s3://bucket/run")])
+def test_missing_store_package_raises_before_first_step(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    run = trainer(tmp_path / "out", callbacks=[TbxTrainerCallback("minimal", log_dir="gs://bucket/run")])
     with pytest.raises(
-        OSError, match=r"cannot write a run to 's3://bucket/run': boto3 must be installed; run: pip install tbx"
+        OSError, match=r"cannot write a run to 'gs://bucket/run': .*gcsfs.*; run: pip install tbx-callbacks\[gs\]; or"
     ):
+        run.train()
+    assert run.state.global_step == 0
+
+
+def test_unknown_store_raises_before_first_step(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "out", callbacks=[TbxTrainerCallback("minimal", log_dir="s4://bucket/run")])
+    with pytest.raises(OSError, match=r"a remote store must be one that fsspec knows, got s4://: Protocol not known"):
         run.train()
     assert run.state.global_step == 0
 

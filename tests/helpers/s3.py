@@ -14,7 +14,8 @@ from tests.helpers.runs import Run
 
 @contextmanager
 def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of a server with the bucket `runs`; skips the test without boto3 and moto."""
+    """A client of a server with the bucket `runs`; skips the test without s3fs and moto."""
+    s3fs = pytest.importorskip("s3fs")
     boto3 = pytest.importorskip("boto3")
     moto_server = pytest.importorskip("moto.server")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -24,7 +25,9 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    monkeypatch.setenv("S3_ENDPOINT", f"http://{host}:{port}")
+    for name in ("AWS_ENDPOINT_URL", "S3_ENDPOINT"):  # s3fs reads the former, TensorBoard the latter
+        monkeypatch.setenv(name, f"http://localhost:{port}")
+    s3fs.S3FileSystem.clear_instance_cache()  # stores of an earlier server
     client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
     client.create_bucket(Bucket="runs")
     try:
@@ -33,8 +36,8 @@ def s3_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         server.stop()
 
 
-def download(client: Any, prefix: str, folder: Path) -> Run:
+def download(client: Any, prefix: str, folder: Path, *, bucket: str = "runs") -> Run:
     folder.mkdir()
-    for item in client.list_objects_v2(Bucket="runs", Prefix=prefix)["Contents"]:
-        client.download_file("runs", item["Key"], str(folder / Path(item["Key"]).name))
+    for item in client.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]:
+        client.download_file(bucket, item["Key"], str(folder / Path(item["Key"]).name))
     return Run(folder)

@@ -61,7 +61,6 @@ WITHOUT_UNIT_TEST = {
     "report/colours",
     "report/distributions",
     "report/line_drawing",
-    "report/png_export",
     "report/predictions",
     "report/tables",
     "rules/amp",

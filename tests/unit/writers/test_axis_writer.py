@@ -12,7 +12,8 @@ from torch import nn
 
 from tbx_callbacks import TbxLoop
 from tbx_callbacks.runs.reader import find_runs
-from tbx_callbacks.writers.axis_writer import AxesWriter
+from tbx_callbacks.writers import TensorBoardWriter
+from tbx_callbacks.writers.fan_out import FanOutWriter
 from tests.helpers.axes import AXES_SET as SET
 from tests.helpers.axes import along
 from tests.helpers.runs import Run, files
@@ -80,7 +81,7 @@ def test_axes_folders_are_no_runs(tmp_path: Path) -> None:
 
 
 def test_axes_points_never_go_back(tmp_path: Path) -> None:
-    writer = AxesWriter(tmp_path, ["samples"])
+    writer = FanOutWriter(TensorBoardWriter(tmp_path), axes=["samples"])
     writer.write(10, {"axis:samples": 1000.0, "x": 1.0})
     writer.write(19, {"x": 2.0})  # leads to 1900
     writer.write(20, {"axis:samples": 50.0, "x": 3.0})
@@ -101,10 +102,33 @@ def test_axes_unwritable_folder_training_continues(tmp_path: Path, caplog: pytes
 
 
 def test_axes_count_below_estimate_written(tmp_path: Path) -> None:
-    writer = AxesWriter(tmp_path / "run", ["samples"])
+    writer = FanOutWriter(TensorBoardWriter(tmp_path / "run"), axes=["samples"])
     writer.write(10, {"train/loss": 1.0, "axis:samples": 80.0})
     writer.write(15, {"eval/loss": 0.9})  # estimated at 120
     writer.write(20, {"train/loss": 0.8, "axis:samples": 20.0})  # at 100
     writer.write(30, {"train/loss": 0.7, "axis:samples": 80.0})
     writer.close()
     assert along(tmp_path / "run", "samples").steps("train/loss") == [80, 120, 180]
+
+
+def test_axes_resume_after_repeated_step_extrapolated(tmp_path: Path) -> None:
+    writer = FanOutWriter(TensorBoardWriter(tmp_path), axes=["samples"])
+    for step in (10, 20):
+        writer.write(step, {"train/loss": 1.0, "axis:samples": 80.0})
+        writer.write(step, {"eval/loss": 1.0})
+    writer.close()
+    writer = FanOutWriter(TensorBoardWriter(tmp_path), axes=["samples"])
+    writer.purge(26)  # the checkpoint is of step 25
+    writer.write(30, {"train/loss": 1.0, "axis:samples": 40.0})
+    writer.close()
+    assert along(tmp_path, "samples").steps("train/loss") == [80, 160, 240]
+
+
+def test_axes_unwritable_folder_of_resumed_run_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "by_samples").write_text("a file")
+    writer = FanOutWriter(TensorBoardWriter(tmp_path), axes=["samples", "tokens"])
+    writer.purge(1)
+    writer.write(1, {"a": 1.0, "axis:samples": 2.0, "axis:tokens": 4.0})
+    writer.close()
+    assert along(tmp_path, "tokens").steps("a") == [4]
+    assert caplog.text.count("there is a file where the folder should be") == 1

@@ -1,4 +1,4 @@
-"""Tests runs on S3 against a real HTTP server that implements S3."""
+"""Tests runs in remote stores: in memory, and on a real HTTP server that implements S3."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
+from tbx_callbacks.runs import find_runs, read_run
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.processes import python
-from tests.helpers.runs import Run
-from tests.helpers.s3 import s3_bucket
+from tests.helpers.s3 import download, s3_bucket
 
 # botocore parses its files with a deprecated function of the standard library.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -22,6 +23,59 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     with s3_bucket(monkeypatch) as client:
         yield client
+
+
+def test_remote_run_in_memory_read() -> None:
+    writer = TensorBoardWriter("memory://runs/exp1/", flush_secs=0.0)
+    writer.write(1, {"train/loss": 1.0})
+    writer.flush()
+    first = fsspec.filesystem("memory").cat("memory://runs/exp1/*")
+    writer.write(2, {"train/loss": 0.5})
+    writer.close()
+    last = fsspec.filesystem("memory").cat("memory://runs/exp1/*")
+    assert len(first) == 1
+    assert all(last.pop(path).startswith(data) for path, data in first.items())  # each upload has the whole file
+    assert not last
+    assert find_runs("memory://runs") == {"exp1": "memory://runs/exp1"}
+    assert read_run("memory://runs/exp1").scalars["train/loss"].values.tolist() == [1.0, 0.5]
+
+
+def test_remote_run_first_event_uploaded_at_once() -> None:
+    writer = TensorBoardWriter("memory://first/run", flush_secs=3600)
+    writer.write(1, {"a": 1.0})
+    store, deadline = fsspec.filesystem("memory"), time.monotonic() + 30
+    while not store.glob("memory://first/run/*") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert read_run("memory://first/run").scalars["a"].values.tolist() == [1.0]
+    writer.close()
+
+
+def test_local_run_does_not_import_fsspec(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from tbx_callbacks.writers import TensorBoardWriter\n"
+        "for folder in (sys.argv[1], 'memory://run'):\n"
+        "    writer = TensorBoardWriter(folder)\n"
+        "    writer.write(1, {'a': 1.0})\n"
+        "    writer.close()\n"
+        "    print('fsspec' in sys.modules)"
+    )
+    assert python("-c", code, tmp_path, check=True).stdout.split() == ["False", "True"]
+
+
+def test_s3_process_ends_without_close_uploads_all(bucket: Any, tmp_path: Path) -> None:
+    code = (
+        "from tbx_callbacks.writers import TensorBoardWriter\n"
+        "writer = TensorBoardWriter('s3://runs/exp3', flush_secs=60)\n"
+        "writer.write(1, {'a': 1.0})\n"
+        "writer.flush()\n"
+        "writer.write(2, {'a': 2.0})\n"
+        "raise SystemExit(3)"
+    )
+    done = python("-c", code)
+    assert done.returncode == 3, done.stderr
+    assert "are lost" not in done.stderr
+    assert download(bucket, "exp3/", tmp_path / "read").steps("a") == [1, 2]
 
 
 def test_s3_run_read_from_bucket(bucket: Any) -> None:
@@ -46,13 +100,10 @@ def test_s3_failing_upload_retried(bucket: Any, tmp_path: Path, caplog: pytest.L
     deadline = time.monotonic() + 30
     while "training continues" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert "NoSuchBucket" in caplog.text
+    assert "bucket does not exist" in caplog.text
     bucket.create_bucket(Bucket="later")
     while "works again" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.05)
     writer.close()
     assert "are lost" not in caplog.text
-    (item,) = bucket.list_objects_v2(Bucket="later")["Contents"]
-    (tmp_path / "read").mkdir()
-    bucket.download_file("later", item["Key"], str(tmp_path / "read" / "events.out.tfevents.1"))
-    assert Run(tmp_path / "read").steps("a") == [1, 2, 3, 4, 5]
+    assert download(bucket, "exp2/", tmp_path / "read", bucket="later").steps("a") == [1, 2, 3, 4, 5]
