@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tbx_callbacks._config.errors import suggest
 from tbx_callbacks._config.metric_spec import Cadence, check_cadence
 from tbx_callbacks._config.rule_options import NON_RULE_KEYS, Response, RuleError, check_name, parse_rule, split_options
+from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.rules import RULES, Finding, Rule
 
 Call = Callable[[Finding], object]

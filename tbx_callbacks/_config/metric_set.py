@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from tbx_callbacks._config.bundled import bundled_sets
-from tbx_callbacks._config.errors import ConfigError, suggest
+from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.keys import METRIC_SET_KEYS
 from tbx_callbacks._config.live_rule_options import NO_LIVE_RULES, LiveRuleConfig, parse_live_rules
 from tbx_callbacks._config.metric_spec import Cadence, MetricSpec, MetricSpecError, check_cadence, parse_metric_spec
 from tbx_callbacks._config.rule_options import RuleError
 from tbx_callbacks._config.yaml_files import read_yaml
+from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.runs.folders import AXES
 
 _FORMER_NAMES = {"MetricSpec": "Item", "LiveRuleConfig": "Live", "LiveRule": "Watched"}

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
-from tbx_callbacks._config.errors import suggest
 from tbx_callbacks._model.parameters import BY, Select
+from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.metrics.base import Metric
 from tbx_callbacks.metrics.registry import METRICS
 from tbx_callbacks.tags import check_tag

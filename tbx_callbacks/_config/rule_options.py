@@ -12,9 +12,10 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from tbx_callbacks._config.errors import ConfigError, suggest
+from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.keys import METRIC_SET_KEYS
 from tbx_callbacks._config.yaml_files import read_yaml
+from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.rules.base import Rule
 from tbx_callbacks.rules.registry import RULES
 

@@ -18,8 +18,9 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from tbx_callbacks._config.bundled import bundled_folder
-from tbx_callbacks._config.errors import ConfigError, suggest
+from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.rule_options import load_rules
+from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.cli.doctor import as_json, print_diagnosis
 from tbx_callbacks.rules.diagnose import diagnose_folder
 from tbx_callbacks.runs.reader import UnreadableError

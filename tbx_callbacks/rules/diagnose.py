@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.registry import RULES
+from tbx_callbacks.rules.registry import all_rules, create_rule
 from tbx_callbacks.runs.reader import Progress, UnreadableError, find_runs, read_run
 from tbx_callbacks.runs.series import Run
 
@@ -35,8 +35,8 @@ class Diagnosis:
 
 
 def default_rules() -> dict[str, Rule]:
-    """Returns every rule with its default thresholds."""
-    return {name: rule() for name, rule in RULES.items()}
+    """Returns every rule with its default thresholds, those of entry points included."""
+    return {name: create_rule(name, cls) for name, cls in all_rules().items()}
 
 
 def diagnose(run: Run, rules: Mapping[str, Rule] | None = None) -> Diagnosis:

@@ -113,7 +113,7 @@ def package_modules() -> dict[str, Path]:
     for file in PACKAGE.rglob("*.py"):
         path = file.relative_to(PACKAGE)
         if file.name != "__init__.py" and path.parts[0] not in ("configs", "recipes"):
-            modules[str(path.with_suffix(""))] = UNIT / path.parent / f"test_{file.stem}.py"
+            modules[str(path.with_suffix(""))] = UNIT / path.parent / f"test_{file.stem.lstrip('_')}.py"
     return modules
 
 
