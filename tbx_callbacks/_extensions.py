@@ -6,10 +6,12 @@ import dataclasses
 import importlib
 import logging
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter
 
 from tbx_callbacks._suggestions import suggest
 
@@ -117,11 +119,16 @@ def import_object(path: str) -> Any:
     return getattr(module, name)
 
 
-def check_frozen_dataclass(loaded: object, base: type) -> type:
-    """Returns a frozen dataclass that can be called and whose fields all have defaults.
+def check_frozen_dataclass(loaded: object, base: type | None = None, reserved: Collection[str] = ()) -> type[Any]:
+    """Returns a frozen dataclass that can be called, and whose fields are options that YAML can give.
+
+    Args:
+        loaded: an object from outside the package.
+        base: the interface that it implements; messages name it.
+        reserved: names that options must not have.
 
     Raises:
-        ExtensionError: it is anything else. The message names `base` as the class to derive from.
+        ExtensionError: it is anything else.
     """
     if not isinstance(loaded, type):
         raise ExtensionError(f"it must be a class, got {_short(loaded)}; name the class itself")
@@ -130,8 +137,16 @@ def check_frozen_dataclass(loaded: object, base: type) -> type:
     for option in dataclasses.fields(loaded):
         if option.default is option.default_factory is dataclasses.MISSING:
             raise ExtensionError(f"every option must have a default, but {option.name} has none; add one")
+        if option.name in reserved:
+            raise ExtensionError(f"no option must be named {', '.join(reserved)}, got {option.name}; rename it")
     if not any("__call__" in vars(cls) for cls in loaded.__mro__ if cls is not base):
-        raise ExtensionError(f"it must be callable, got {_short(loaded)}; define __call__ as in {base.__name__}")
+        remedy = f"define __call__ as in {base.__name__}" if base else "define __call__"
+        raise ExtensionError(f"it must be callable, got {_short(loaded)}; {remedy}")
+    try:
+        TypeAdapter(loaded).json_schema()
+    except Exception as error:  # also the NameError of an annotation
+        reason = str(error).partition("\n")[0]
+        raise ExtensionError(f"every option must have a type that YAML can give: {reason}") from error
     return loaded
 
 

@@ -48,7 +48,7 @@ METRICS: dict[str, type[Metric]] = {
 
 
 def _check(loaded: object, _name: str | None) -> type[Metric]:
-    cls = check_frozen_dataclass(loaded, Metric)
+    cls = check_frozen_dataclass(loaded, Metric, ("every", "by", "include", "exclude"))
     tags = getattr(cls, "tags", None)
     if (
         not isinstance(tags, Mapping)

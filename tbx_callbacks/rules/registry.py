@@ -56,7 +56,7 @@ RULES: dict[str, type[Rule]] = {
 
 
 def _check(loaded: object, name: str | None) -> type[Rule]:
-    cls = check_frozen_dataclass(loaded, Rule)
+    cls = check_frozen_dataclass(loaded, Rule, ("action", "call"))
     needs, source, id_ = (getattr(cls, attribute, None) for attribute in ("needs", "source", "id"))
     if not isinstance(needs, tuple) or not needs or not all(isinstance(need, Need) for need in needs):
         raise ExtensionError(f"needs must be a tuple of at least one Need, got {needs!r}; name the series it reads")
