@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from tbx_callbacks._suggestions import suggest
 
@@ -137,8 +137,8 @@ def check_frozen_dataclass(loaded: object, base: type | None = None, reserved: C
     for option in dataclasses.fields(loaded):
         if option.default is option.default_factory is dataclasses.MISSING:
             raise ExtensionError(f"every option must have a default, but {option.name} has none; add one")
-        if option.name in reserved:
-            raise ExtensionError(f"no option must be named {', '.join(reserved)}, got {option.name}; rename it")
+        if option.name.startswith("_") or option.name in reserved or hasattr(BaseModel, option.name):
+            raise ExtensionError(f"no option must be named {option.name}, which has another meaning; rename it")
     if not any("__call__" in vars(cls) for cls in loaded.__mro__ if cls is not base):
         remedy = f"define __call__ as in {base.__name__}" if base else "define __call__"
         raise ExtensionError(f"it must be callable, got {_short(loaded)}; {remedy}")

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import Field, PlainValidator, WithJsonSchema
 
 from tbx_callbacks._config.errors import ConfigError
-from tbx_callbacks._config.keys import METRIC_SET_KEYS
+from tbx_callbacks._config.validation import (
+    Model,
+    Must,
+    SpecError,
+    find_class,
+    model_of,
+    option_fields,
+    short,
+    validate,
+)
 from tbx_callbacks._config.yaml_files import read_yaml
 from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.rules.base import Rule
-from tbx_callbacks.rules.registry import RULES
+from tbx_callbacks.rules.diagnose import default_rules
+from tbx_callbacks.rules.registry import RULES, create_rule, find_rule, rule_names
 
+METRIC_SET_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "rules", "writers", "metrics")
 ACTIONS = ("warn", "stop", "checkpoint")
-RESPONSE_KEYS = ("action", "call")  # keys of a rule's response, beside its thresholds
 NON_RULE_KEYS = ("every", "others")  # keys of `rules:` that are not rules
-
-
-class RuleError(ValueError):
-    """An invalid entry of `rules:`. The message starts with its location."""
 
 
 @dataclass(frozen=True)
@@ -36,36 +41,84 @@ class Response:
     call: str = ""
 
 
-def split_options(options: object, where: str) -> tuple[Response, dict[str, object]]:
-    """Splits a rule's options (an action, several, or a mapping of both) into its response and its thresholds.
-
-    Raises:
-        RuleError: an unknown action, or another type.
-    """
-    if options is None:
-        return Response(), {}
-    if isinstance(options, (str, list)):
-        return Response(_actions(options, where)), {}
-    if not isinstance(options, Mapping):
-        raise RuleError(f"{where} must be an action, a mapping of thresholds, or off, got {options!r}")
-    call = options.get("call", "")
-    if not isinstance(call, str) or (call == "" and "call" in options):
-        raise RuleError(f"{where}.call must be the name of a function, as package.function, got {call!r}")
-    thresholds = {str(key): value for key, value in options.items() if key not in RESPONSE_KEYS}
-    return Response(_actions(options.get("action", "warn"), f"{where}.action"), call), thresholds
-
-
-def _actions(raw: object, where: str) -> tuple[str, ...]:
+def _actions(raw: object) -> tuple[str, ...]:
     actions = [raw] if isinstance(raw, str) else raw
     if not isinstance(actions, list) or not actions:
-        raise RuleError(
-            f"{where} must be an action or a list of actions, got {raw!r}; {suggest('', ACTIONS, what='actions')}"
+        raise SpecError(
+            f" must be an action or a list of actions, got {short(raw)}; {suggest('', ACTIONS, what='actions')}"
         )
     for action in actions:
         if action not in ACTIONS:
-            known = suggest(str(action), ACTIONS, what="actions")
-            raise RuleError(f"{where} must be a known action, got {action!r}; {known}")
+            nearest = suggest(str(action), ACTIONS, what="actions")
+            raise SpecError(f" must be a known action, got {action!r}; {nearest}")
     return tuple(action for action in ACTIONS if action in actions)
+
+
+ACTION_SCHEMA = {
+    "description": "Response to a finding, once: log it (warn), stop the training, save a checkpoint.",
+    "anyOf": [{"enum": list(ACTIONS)}, {"type": "array", "items": {"enum": list(ACTIONS)}, "minItems": 1}],
+}
+
+
+_RESPONSE: dict[str, Any] = {
+    "action": (Annotated[tuple[str, ...], PlainValidator(_actions), WithJsonSchema(ACTION_SCHEMA)], ("warn",)),
+    "call": (
+        Annotated[str, Field(min_length=1), Must("the name of a function, as package.function")],
+        Field(
+            "",
+            description="A function called with the finding, as package.function.",
+            json_schema_extra={"pattern": r"\."},
+        ),
+    ),
+}
+RESPONSE_MODEL = model_of("others", _RESPONSE)
+
+
+@cache
+def rule_model(name: str, cls: type[Rule]) -> type[Model]:
+    """The thresholds of a rule, and the options of the response to its findings."""
+    limited = {
+        threshold: (
+            hint,
+            Field(default, gt=0 if default > 0 else None, allow_inf_nan=False if hint is float else None),
+        )
+        for threshold, (hint, default) in option_fields(cls).items()
+    }
+    return model_of(name, {**limited, **_RESPONSE})
+
+
+def parse_response(options: object) -> Response:
+    """Parses a response without thresholds: an action, several, or a mapping.
+
+    Raises:
+        SpecError: an unknown action, or another type.
+    """
+    return _split(options, RESPONSE_MODEL)[0]
+
+
+def parse_rule(name: object, options: object) -> tuple[Rule, Response]:
+    """Parses a rule with its thresholds, and the response to its findings.
+
+    Raises:
+        SpecError: an unknown rule, threshold or action, or an invalid value.
+    """
+    cls = find_class(name, find_rule, rule_names, "rule", "known rules")
+    assert isinstance(name, str)
+    try:
+        response, thresholds = _split(options, rule_model(name, cls))
+    except SpecError as error:
+        raise SpecError(f".{name}{error}") from error
+    return create_rule(name, cls, **thresholds), response
+
+
+def _split(options: object, model: type[Model]) -> tuple[Response, dict[str, Any]]:
+    if isinstance(options, (str, list)):
+        return Response(_actions(options)), {}
+    if not isinstance(options, Mapping | None):
+        raise SpecError(f" must be an action, a mapping of thresholds, or off, got {short(options)}")
+    settings = validate(model, options or {}, "threshold")
+    defaults = Response()
+    return Response(settings.pop("action", defaults.actions), settings.pop("call", defaults.call)), settings
 
 
 def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Rule]:
@@ -83,53 +136,8 @@ def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, 
 
 
 def thresholds(name: str) -> dict[str, float]:
-    """A rule's thresholds, with their defaults."""
-    options: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(RULES[name])  # type: ignore[arg-type]
-    return {option.name: getattr(RULES[name], option.name) for option in options}
-
-
-def check_name(name: object) -> str:
-    """Returns the name of a rule.
-
-    Raises:
-        RuleError: there is no rule of this name.
-    """
-    if not isinstance(name, str) or name not in RULES:
-        known = suggest(str(name), RULES, what="rules", most=99)
-        raise RuleError(f"rules must name known rules, got {name!r}; {known}")
-    return name
-
-
-def parse_rule(name: str, options: object) -> tuple[Rule, Response]:
-    """Parses a rule with its thresholds, and the response to its findings.
-
-    Raises:
-        RuleError: an unknown threshold or action, or an invalid value.
-    """
-    where = f"rules.{name}"
-    response, rule_options = split_options(options, where)
-    try:
-        parsed = options_model(name).model_validate(rule_options)
-    except ValidationError as invalid:
-        error = invalid.errors()[0]
-        threshold = str(error["loc"][0])
-        if error["type"] == "extra_forbidden":
-            known = suggest(threshold, (*thresholds(name), *RESPONSE_KEYS), what="thresholds")
-            raise RuleError(f"{where}.{threshold} must be a known threshold, got {threshold!r}; {known}") from None
-        rule = error["msg"].removeprefix("Input should be ")
-        raise RuleError(f"{where}.{threshold} must be {rule}, got {error['input']!r}") from None
-    return RULES[name](**{key: getattr(parsed, key) for key in parsed.model_fields_set}), response
-
-
-@cache
-def options_model(name: str) -> type[BaseModel]:
-    """The thresholds of a rule as a pydantic model, for validation and for the JSON Schema."""
-    hints = get_type_hints(RULES[name])
-    fields: dict[str, Any] = {
-        threshold: (hints[threshold], Field(default, gt=0, allow_inf_nan=False if hints[threshold] is float else None))
-        for threshold, default in thresholds(name).items()
-    }
-    return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+    """A bundled rule's thresholds, with their defaults."""
+    return {threshold: default for threshold, (_, default) in option_fields(RULES[name]).items()}
 
 
 def _build(data: object, source: str) -> dict[str, Rule]:
@@ -141,15 +149,15 @@ def _build(data: object, source: str) -> dict[str, Rule]:
     raw = data.get("rules") or {}
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{source}: rules must be a mapping of a rule's name to its thresholds, got {raw!r}")
-    rules = {name: cls() for name, cls in RULES.items()}
+    rules = default_rules()
     try:
         for name, options in raw.items():
-            if name in NON_RULE_KEYS:
-                continue
-            if options is False:
-                del rules[check_name(name)]
-            else:
-                rules[name], _ = parse_rule(check_name(name), options)
-    except RuleError as error:
-        raise ConfigError(f"{source}: {error}") from error
+            if name not in NON_RULE_KEYS:
+                rule, _ = parse_rule(name, None if options is False else options)
+                rules = {other: kept for other, kept in rules.items() if other == name or kept.id != rule.id}
+                rules[name] = rule
+                if options is False:
+                    del rules[name]
+    except SpecError as error:
+        raise ConfigError(f"{source}: rules{error}") from error
     return rules

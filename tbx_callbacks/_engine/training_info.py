@@ -38,6 +38,7 @@ class TrainingInfo:
         deepspeed: DeepSpeed's optimizer, if it is a ZeRO optimizer.
         still_training: whether the training is still running. Hooks call it, and are removed if it is not, for trainers
             that do not report an exception.
+        steps_per_epoch: optimizer steps in an epoch; None if the number is unknown.
         predictions_remedy: how users of this trainer can provide labels and logits.
     """
 
@@ -55,4 +56,5 @@ class TrainingInfo:
     compiled: bool = False
     deepspeed: DeepSpeedSharding | None = None
     still_training: Callable[[], bool] = _always
+    steps_per_epoch: int | None = None
     predictions_remedy: str = "pass both to Engine.record_outputs"

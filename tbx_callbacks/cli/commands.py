@@ -34,6 +34,11 @@ def main() -> None:
     app()
 
 
+@app.callback()
+def _import_from_current_folder() -> None:
+    sys.path.insert(0, "")  # a metric set may name classes and functions of modules there, as a script may
+
+
 # Commands that read metric sets import torch, which takes seconds; the others do without.
 @app.command()
 def sets() -> None:
@@ -56,7 +61,6 @@ def check(file: Annotated[str, typer.Argument(help="A YAML file, or the name of 
     """Check a metric set: print its metrics and rules, or the error."""
     from tbx_callbacks.cli.metric_sets import check_table
 
-    sys.path.insert(0, "")  # functions named in `call:` may be in the current folder, as beside a script
     try:
         table, summary = check_table(file)
     except ConfigError as error:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from tbx_callbacks._config.metric_spec import Cadence, MetricSpec
+from tbx_callbacks._config.cadence import Cadence
+from tbx_callbacks._config.metric_spec import MetricSpec
 from tbx_callbacks._config.schedule import Schedule, at, either, every, never
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.engine import Engine

@@ -1,0 +1,82 @@
+"""Parses the writers of a metric set."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from tbx_callbacks._config.cadence import DOTTED_PATH
+from tbx_callbacks._config.validation import SpecError, find_class, name_and_options, short
+from tbx_callbacks._suggestions import suggest
+from tbx_callbacks.writers.base import Writer
+from tbx_callbacks.writers.registry import TENSORBOARD, WRITERS, find_writer, writer_names
+
+
+@dataclass(frozen=True)
+class WriterSpec:
+    """A writer of the run: its name, its class, and the keyword arguments of its constructor."""
+
+    name: str
+    cls: Callable[..., Writer]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, log_dir: str) -> Writer:
+        """Creates the writer for a run's folder. The constructor may raise anything."""
+        return self.cls(log_dir, **self.options)
+
+
+TENSORBOARD_ONLY = (WriterSpec(TENSORBOARD, WRITERS[TENSORBOARD]),)
+
+
+class WriterEntry:
+    """An entry of `writers`: a name, or one name with its options."""
+
+    def __init__(self, entry: object) -> None:
+        name, options = name_and_options(entry, "writer")
+        cls = find_class(name, find_writer, writer_names, "writer", "a known writer")
+        if not isinstance(options, Mapping | None):
+            raise SpecError(f".{name} must be a mapping of options, got {short(options)}")
+        _check_options(f".{name}", cls, options or {})
+        self.spec = WriterSpec(str(name), cls, dict(options or {}))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(cls)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        options, names = {"type": ["object", "null"]}, writer_names()
+        mapping = {
+            "type": "object",
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": False,
+            "properties": dict.fromkeys(names, options),
+            "patternProperties": {DOTTED_PATH: options},
+        }
+        return {"anyOf": [{"enum": names}, {"type": "string", "pattern": DOTTED_PATH}, mapping]}
+
+
+def _check_options(where: str, cls: type[Writer], options: Mapping[Any, Any]) -> None:
+    """Raises SpecError if the constructor does not take `(log_dir, **options)`; passes one that cannot be inspected."""
+    try:
+        signature = inspect.signature(cls)
+    except (TypeError, ValueError):
+        return
+    keywords = [p.name for p in signature.parameters.values() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    try:
+        signature.bind("", **options)
+    except TypeError as error:
+        first = next(iter(signature.parameters), "")
+        unknown = next((key for key in options if key not in keywords or key == first), None)
+        if unknown is None:
+            raise SpecError(
+                f"{where} must fit {cls.__name__}{signature}, got {short(dict(options))}: {error}"
+            ) from error
+        nearest = suggest(str(unknown), [name for name in keywords if name != first], what="options")
+        raise SpecError(f"{where}.{unknown} must be a known option, got {unknown!r}; {nearest}") from error
