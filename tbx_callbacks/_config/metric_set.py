@@ -56,7 +56,7 @@ class Config:
 
         Options with their default value are left out, so a new option does not change the digest.
         """
-        return _sha256(json.dumps(self._content(), sort_keys=True, default=str))
+        return _sha256(json.dumps(self._content(), sort_keys=True, default=_plain))
 
     def matches(self, digest: str | None) -> bool:
         """Whether a checkpoint's digest is that of this set, in the current or the earlier form."""
@@ -145,9 +145,9 @@ class MetricSet(Model):
     ] = ("step",)
     rules: Annotated[Any, LiveRulesSchema()] = None
     writers: Annotated[
-        Sequence[WriterEntry],
-        Must("a list of writers"),
-        Field(min_length=1, description="The writers of the run, each by its name or the dotted path of its class."),
+        Annotated[Sequence[WriterEntry], Field(min_length=1)],
+        Must("a list of at least one writer", "leave it out to write for TensorBoard"),
+        Field(description="The writers of the run, each by its name or the dotted path of its class."),
     ] = ()
     metrics: Annotated[Sequence[MetricEntry], Must("a list of metrics")] = ()
 
@@ -214,6 +214,9 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
         raise ConfigError(f"{source}: rules{error}") from error
     if "writers" in settings:
         settings["writers"] = tuple(entry.spec for entry in settings["writers"])
+        keys = [spec.key() for spec in settings["writers"]]
+        if same := [key for index, key in enumerate(keys) if key in keys[:index]]:
+            raise ConfigError(f"{source}: writers must differ in their options, but two are {same[0][0]}; remove one")
     if not settings["items"]:
         raise ConfigError(f"{source}: metrics must name at least one metric, got none")
     return replace(parent, source=source, **settings)
@@ -257,6 +260,10 @@ def _non_default(settings: Any) -> dict[str, Any] | None:
         for option in fields(settings)
         if option.default is MISSING or getattr(settings, option.name) != option.default
     }
+
+
+def _plain(value: object) -> object:
+    return sorted(map(str, value)) if isinstance(value, (set, frozenset)) else str(value)
 
 
 def _sha256(text: str) -> str:

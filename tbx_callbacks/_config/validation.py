@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, TypeVar, cast, get_type_hints
+from enum import Enum
+from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model
 from pydantic_core import CoreSchema, core_schema
@@ -51,10 +52,15 @@ class Must:
 def option_fields(cls: type[Any]) -> dict[str, Any]:
     """The fields of a dataclass as those of a model."""
     hints = get_type_hints(cls)
-    defaults: dict[str, Any] = {option.name: option.default for option in fields(cls)}
-    factories = {option.name: option.default_factory for option in fields(cls) if option.default is MISSING}
-    defaults.update({name: Field(default_factory=cast("Callable[[], Any]", make)) for name, make in factories.items()})
-    return {name: (hints[name], default) for name, default in defaults.items()}
+    options: dict[str, Any] = {}
+    for option in fields(cls):
+        hint: Any = hints[option.name]
+        origin = get_origin(hint) or hint
+        if isinstance(origin, type) and issubclass(origin, (tuple, set, frozenset, Enum)):
+            hint = Annotated[hint, Field(strict=False)]  # YAML has lists and strings for them
+        has_factory = option.default is MISSING
+        options[option.name] = (hint, Field(default_factory=option.default_factory) if has_factory else option.default)  # type: ignore[arg-type]
+    return options
 
 
 def model_of(name: str, options: Mapping[str, Any]) -> type[Model]:

@@ -25,6 +25,10 @@ class WriterSpec:
     cls: Callable[..., Writer]
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def key(self) -> tuple[object, ...]:
+        """Writers with equal keys would write the same values to the same place."""
+        return (self.name,) if self.name == TENSORBOARD else (self.name, self.options)
+
     def build(self, log_dir: str) -> Writer:
         """Creates the writer for a run's folder. The constructor may raise anything."""
         return self.cls(log_dir, **self.options)
