@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, WithJsonSchema, WrapValidator
 
 from tbx_callbacks._config.schedule import At, EveryEpochs, PerDecade, Schedule
-from tbx_callbacks._config.validation import Model, Must, SpecError, create, model_of, option_fields, short, validate
+from tbx_callbacks._config.validation import (
+    Model,
+    Must,
+    SpecError,
+    create,
+    located,
+    model_of,
+    option_fields,
+    short,
+    validate,
+)
 from tbx_callbacks._extensions import ExtensionError, check_frozen_dataclass, import_object
 from tbx_callbacks._suggestions import suggest
 
@@ -70,10 +80,8 @@ def _from_outside(path: str, options: object) -> Schedule:
         raise SpecError(f" must name a cadence that can be used, got {path!r}: {error}") from error
     if not isinstance(options, Mapping | None):
         raise SpecError(f".{path} must be a mapping of options, got {short(options)}")
-    try:
+    with located(f".{path}"):
         schedule: Schedule = create(cls, validate(model_of(path, option_fields(cls)), options or {}))
-    except SpecError as error:
-        raise SpecError(f".{path}{error}") from error
     try:
         results = [schedule(step) for step in (1, 2, 3)]
         is_restored = {schedule: True}.get(pickle.loads(pickle.dumps(schedule)), False)

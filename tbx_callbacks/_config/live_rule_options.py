@@ -19,7 +19,7 @@ from tbx_callbacks._config.rule_options import (
     parse_rule,
     rule_model,
 )
-from tbx_callbacks._config.validation import Model, SpecError, short, validate
+from tbx_callbacks._config.validation import Model, SpecError, located, short, validate
 from tbx_callbacks._extensions import ExtensionError, import_object
 from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.rules import Finding, Rule, default_rules
@@ -138,10 +138,8 @@ def _parse_others(options: object) -> Response | None:
         return None
     if isinstance(options, Mapping) and not set(options) <= set(RESPONSE_MODEL.model_fields):
         raise SpecError(f".others must be an action, or off, got {short(options)}; name a rule to set its thresholds")
-    try:
+    with located(".others"):
         response = parse_response(options)
-    except SpecError as error:
-        raise SpecError(f".others{error}") from error
     if response.call:
         function_of(response.call, ".others.call")
     return response

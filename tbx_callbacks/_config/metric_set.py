@@ -10,15 +10,15 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.cadence import Cadence, CadenceOption
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.live_rule_options import NO_LIVE_RULES, LiveRuleConfig, LiveRulesSchema, parse_live_rules
 from tbx_callbacks._config.metric_spec import MetricEntry, MetricSpec
-from tbx_callbacks._config.validation import Model, Must, SpecError, short, validate
-from tbx_callbacks._config.writer_spec import TENSORBOARD_ONLY, WriterEntry, WriterSpec
+from tbx_callbacks._config.validation import Model, Must, SpecError, located, short, validate
+from tbx_callbacks._config.writer_spec import TENSORBOARD_ONLY, WriterEntry, WriterSpec, distinct
 from tbx_callbacks._config.yaml_files import read_yaml
 from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.runs.folders import AXES
@@ -145,7 +145,7 @@ class MetricSet(Model):
     ] = ("step",)
     rules: Annotated[Any, LiveRulesSchema()] = None
     writers: Annotated[
-        Annotated[Sequence[WriterEntry], Field(min_length=1)],
+        Annotated[Sequence[WriterEntry], Field(min_length=1), AfterValidator(distinct)],
         Must("a list of at least one writer", "leave it out to write for TensorBoard"),
         Field(description="The writers of the run, each by its name or the dotted path of its class."),
     ] = ()
@@ -201,22 +201,12 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
         raise ConfigError(f"{source}: a metric set must be a mapping with the keys {keys}, got {short(data)}")
     try:
         settings = validate(MetricSet, data, "key")
+        parent = _load_parent(settings.pop("extends", None), source, base, chain)
+        settings["items"] = _merge(parent.items, settings.pop("metrics", ()))
+        with located("rules"):
+            settings["live"] = parse_live_rules(settings.pop("rules", None), parent.live)
     except SpecError as error:
         raise ConfigError(f"{source}: {str(error).removeprefix('.')}") from error
-    parent = _load_parent(settings.pop("extends", None), source, base, chain)
-    try:
-        settings["items"] = _merge(parent.items, settings.pop("metrics", ()))
-    except SpecError as error:
-        raise ConfigError(f"{source}: {error}") from error
-    try:
-        settings["live"] = parse_live_rules(settings.pop("rules", None), parent.live)
-    except SpecError as error:
-        raise ConfigError(f"{source}: rules{error}") from error
-    if "writers" in settings:
-        settings["writers"] = tuple(entry.spec for entry in settings["writers"])
-        keys = [spec.key() for spec in settings["writers"]]
-        if same := [key for index, key in enumerate(keys) if key in keys[:index]]:
-            raise ConfigError(f"{source}: writers must differ in their options, but two are {same[0][0]}; remove one")
     if not settings["items"]:
         raise ConfigError(f"{source}: metrics must name at least one metric, got none")
     return replace(parent, source=source, **settings)

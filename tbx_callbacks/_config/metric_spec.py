@@ -19,6 +19,7 @@ from tbx_callbacks._config.validation import (
     SpecError,
     create,
     find_class,
+    located,
     model_of,
     name_and_options,
     option_fields,
@@ -53,26 +54,18 @@ def parse_metric_spec(name: object, options: object = None) -> MetricSpec:
         SpecError: an unknown name or option, or an invalid value.
     """
     cls = find_class(name, find_metric, metric_names, "metric", "a known metric")
-    assert isinstance(name, str)
-    try:
-        return _parse_options(name, cls, options)
-    except SpecError as error:
-        raise SpecError(f".{name}{error}") from error
-
-
-def _parse_options(name: str, cls: type[Metric], options: object) -> MetricSpec:
-    if not isinstance(options, Mapping | None):
-        raise SpecError(f" must be a mapping of options, or off, got {short(options)}")
-    options = options or {}
-    if "every" in options and "step" not in cls.events:
-        raise SpecError(
-            f".every must be left out, got {short(options['every'])}: this metric is written when the trainer logs"
-        )
-    settings = validate(metric_model(name, cls), options)
-    every = settings.pop("every", None)
-    selection = {key: settings.pop(key) for key in ("by", "include", "exclude") if cls.select and key in settings}
-    select = dataclasses.replace(cls.select, **selection) if cls.select else None
-    return MetricSpec(name, create(cls, settings), every, select)
+    with located(f".{name}"):
+        if not isinstance(options, Mapping | None):
+            raise SpecError(f" must be a mapping of options, or off, got {short(options)}")
+        options = options or {}
+        if "every" in options and "step" not in cls.events:
+            every = short(options["every"])
+            raise SpecError(f".every must be left out, got {every}: this metric is written when the trainer logs")
+        settings = validate(metric_model(str(name), cls), options)
+        every = settings.pop("every", None)
+        selection = {key: settings.pop(key) for key in ("by", "include", "exclude") if cls.select and key in settings}
+        select = dataclasses.replace(cls.select, **selection) if cls.select else None
+        return MetricSpec(str(name), create(cls, settings), every, select)
 
 
 def _regex(value: str) -> str:
@@ -94,11 +87,10 @@ def _by(value: object) -> str | dict[str, str]:
     if not value:
         raise SpecError(" must name at least one group, got an empty mapping")
     for group, regex in value.items():
+        with located(f".{group}"):
+            _regex(regex)
         try:
             check_tag(group)
-            _regex(regex)
-        except SpecError as error:
-            raise SpecError(f".{group}{error}") from error
         except ValueError as error:
             raise SpecError(f": {error}") from error
     return value

@@ -17,6 +17,7 @@ from tbx_callbacks._config.validation import (
     Must,
     SpecError,
     find_class,
+    located,
     model_of,
     option_fields,
     short,
@@ -103,12 +104,9 @@ def parse_rule(name: object, options: object) -> tuple[Rule, Response]:
         SpecError: an unknown rule, threshold or action, or an invalid value.
     """
     cls = find_class(name, find_rule, rule_names, "rule", "known rules")
-    assert isinstance(name, str)
-    try:
-        response, thresholds = _split(options, rule_model(name, cls))
-    except SpecError as error:
-        raise SpecError(f".{name}{error}") from error
-    return create_rule(name, cls, **thresholds), response
+    with located(f".{name}"):
+        response, thresholds = _split(options, rule_model(str(name), cls))
+    return create_rule(str(name), cls, **thresholds), response
 
 
 def _split(options: object, model: type[Model]) -> tuple[Response, dict[str, Any]]:
@@ -152,12 +150,13 @@ def _build(data: object, source: str) -> dict[str, Rule]:
     rules = default_rules()
     try:
         for name, options in raw.items():
-            if name not in NON_RULE_KEYS:
-                rule, _ = parse_rule(name, None if options is False else options)
-                rules = {other: kept for other, kept in rules.items() if other == name or kept.id != rule.id}
-                rules[name] = rule
-                if options is False:
-                    del rules[name]
+            if name in NON_RULE_KEYS:
+                continue
+            rule, _ = parse_rule(name, None if options is False else options)
+            rules = {other: kept for other, kept in rules.items() if other == name or kept.id != rule.id}
+            rules[name] = rule
+            if options is False:
+                del rules[name]
     except SpecError as error:
         raise ConfigError(f"{source}: rules{error}") from error
     return rules

@@ -5,7 +5,8 @@ A sentence starts after its location: ` must be RULE, got VALUE; REMEDY`, perhap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
@@ -21,6 +22,15 @@ T = TypeVar("T")
 
 class SpecError(ValueError):
     """An invalid part of a metric set, as a sentence that starts after its location."""
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Puts a relative location before the sentences of errors."""
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(f"{where}{error}") from error
 
 
 class Model(BaseModel):
@@ -108,14 +118,7 @@ def _sentence(error: ValidationError) -> str:
 def find_class(
     name: object, find: Callable[[str], T | None], names: Callable[[], Iterable[str]], kind: str, known: str
 ) -> T:
-    """Returns the class that a metric set names.
-
-    Args:
-        name: the name in the set.
-        find: returns the class of a name; None if it is unknown.
-        names: all known names.
-        kind: `metric`, `rule` or `writer`.
-        known: the rule in words, such as `a known metric`.
+    """Returns the class of a name in a metric set; `kind` is the kind of class, `known` the rule in words.
 
     Raises:
         SpecError: the name is unknown, or its class cannot be used.

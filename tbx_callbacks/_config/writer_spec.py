@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,16 +25,26 @@ class WriterSpec:
     cls: Callable[..., Writer]
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def key(self) -> tuple[object, ...]:
-        """Writers with equal keys would write the same values to the same place."""
-        return (self.name,) if self.name == TENSORBOARD else (self.name, self.options)
-
     def build(self, log_dir: str) -> Writer:
         """Creates the writer for a run's folder. The constructor may raise anything."""
         return self.cls(log_dir, **self.options)
 
 
 TENSORBOARD_ONLY = (WriterSpec(TENSORBOARD, WRITERS[TENSORBOARD]),)
+
+
+def distinct(entries: Sequence[WriterEntry]) -> tuple[WriterSpec, ...]:
+    """The writers of a list.
+
+    Raises:
+        SpecError: two would write the same values to the same place.
+    """
+    specs = tuple(entry.spec for entry in entries)
+    keys = [(spec.name, None if spec.name == TENSORBOARD else spec.options) for spec in specs]
+    for index, (name, _) in enumerate(keys):
+        if keys[index] in keys[:index]:
+            raise SpecError(f" must differ in their options, but two are {name}; remove one")
+    return specs
 
 
 class WriterEntry:
