@@ -15,8 +15,8 @@ from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, WithJson
 from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.cadence import Cadence, CadenceOption
 from tbx_callbacks._config.errors import ConfigError
-from tbx_callbacks._config.live_rule_options import NO_LIVE_RULES, LiveRuleConfig, LiveRulesSchema, parse_live_rules
 from tbx_callbacks._config.metric_spec import MetricEntry, MetricSpec
+from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig, LiveRulesSchema, parse_live_rules
 from tbx_callbacks._config.validation import Model, Must, SpecError, located, short, validate
 from tbx_callbacks._config.writer_spec import TENSORBOARD_ONLY, WriterEntry, WriterSpec, distinct
 from tbx_callbacks._config.yaml_files import read_yaml

@@ -1,16 +1,18 @@
-"""Parses `rules:`: thresholds of rules, and the responses to their findings."""
+"""Parses `rules:`: thresholds of rules, and the responses to their findings during a training."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import Field, GetJsonSchemaHandler, PlainValidator, WithJsonSchema
+from pydantic_core import CoreSchema
 
+from tbx_callbacks._config.cadence import DOTTED_PATH, Cadence, CadenceOption
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.validation import (
     Model,
@@ -24,14 +26,14 @@ from tbx_callbacks._config.validation import (
     validate,
 )
 from tbx_callbacks._config.yaml_files import read_yaml
+from tbx_callbacks._extensions import ExtensionError, import_object
 from tbx_callbacks._suggestions import suggest
-from tbx_callbacks.rules.base import Rule
-from tbx_callbacks.rules.diagnose import default_rules
-from tbx_callbacks.rules.registry import RULES, create_rule, find_rule, rule_names
+from tbx_callbacks.rules import RULES, Finding, Rule, default_rules
+from tbx_callbacks.rules.registry import all_rules, create_rule, find_rule, rule_names
 
 METRIC_SET_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "rules", "writers", "metrics")
 ACTIONS = ("warn", "stop", "checkpoint")
-NON_RULE_KEYS = ("every", "others")  # keys of `rules:` that are not rules
+Call = Callable[[Finding], object]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,51 @@ class Response:
 
     actions: tuple[str, ...] = ("warn",)
     call: str = ""
+
+
+@dataclass(frozen=True)
+class LiveRule:
+    """A rule, and the response to its findings."""
+
+    rule: Rule
+    response: Response
+
+
+@dataclass(frozen=True)
+class LiveRuleConfig:
+    """The rules that are evaluated during the training.
+
+    `named` are the rules that a set names, with None for a disabled one. `others` is the response to findings of all
+    other rules; None disables those. `every` is the cadence; None means the set's cadence.
+    """
+
+    named: tuple[tuple[str, LiveRule | None], ...] = ()
+    others: Response | None = None
+    every: Cadence | None = None
+
+    def active_rules(self) -> dict[str, LiveRule]:
+        """The enabled rules, by name."""
+        named = dict(self.named)
+        rest = {} if self.others is None else _all_but(named)
+        entries = {**{name: LiveRule(rule, self.others or Response()) for name, rule in rest.items()}, **named}
+        return {name: entry for name, entry in entries.items() if entry is not None}
+
+    def describe(self) -> str:
+        """The rules and their responses, on one line."""
+        responses = {name: entry.response for name, entry in self.active_rules().items()}
+        actions = {
+            name: [*response.actions, *([response.call] if response.call else [])]
+            for name, response in responses.items()
+        }
+        return ", ".join(f"{name} ({', '.join(texts)})" for name, texts in actions.items()) or "none"
+
+    @property
+    def may_act(self) -> bool:
+        """Whether a rule may stop the training or request a checkpoint. All ranks then wait for rank 0."""
+        return any({"stop", "checkpoint"} & set(entry.response.actions) for entry in self.active_rules().values())
+
+
+NO_LIVE_RULES = LiveRuleConfig()
 
 
 def _actions(raw: object) -> tuple[str, ...]:
@@ -55,14 +102,12 @@ def _actions(raw: object) -> tuple[str, ...]:
     return tuple(action for action in ACTIONS if action in actions)
 
 
-ACTION_SCHEMA = {
+_ACTION_SCHEMA = {
     "description": "Response to a finding, once: log it (warn), stop the training, save a checkpoint.",
     "anyOf": [{"enum": list(ACTIONS)}, {"type": "array", "items": {"enum": list(ACTIONS)}, "minItems": 1}],
 }
-
-
 _RESPONSE: dict[str, Any] = {
-    "action": (Annotated[tuple[str, ...], PlainValidator(_actions), WithJsonSchema(ACTION_SCHEMA)], ("warn",)),
+    "action": (Annotated[tuple[str, ...], PlainValidator(_actions), WithJsonSchema(_ACTION_SCHEMA)], ("warn",)),
     "call": (
         Annotated[str, Field(min_length=1), Must("the name of a function, as package.function")],
         Field(
@@ -72,11 +117,12 @@ _RESPONSE: dict[str, Any] = {
         ),
     ),
 }
-RESPONSE_MODEL = model_of("others", _RESPONSE)
+_OTHERS = model_of("others", _RESPONSE)
+_EVERY = model_of("every", {"every": (CadenceOption, "log")})
 
 
 @cache
-def rule_model(name: str, cls: type[Rule]) -> type[Model]:
+def _rule_model(name: str, cls: type[Rule]) -> type[Model]:
     """The thresholds of a rule, and the options of the response to its findings."""
     limited = {
         threshold: (
@@ -88,35 +134,49 @@ def rule_model(name: str, cls: type[Rule]) -> type[Model]:
     return model_of(name, {**limited, **_RESPONSE})
 
 
-def parse_response(options: object) -> Response:
-    """Parses a response without thresholds: an action, several, or a mapping.
+def parse_live_rules(raw: object, inherited: LiveRuleConfig = NO_LIVE_RULES) -> LiveRuleConfig:
+    """Parses the rules of a set, on top of those of the set that it extends.
 
     Raises:
-        SpecError: an unknown action, or another type.
+        SpecError: an unknown rule, threshold, action or cadence, or a function that cannot be imported.
     """
-    return _split(options, RESPONSE_MODEL)[0]
+    if raw is None:
+        return inherited
+    if raw is False:
+        return NO_LIVE_RULES
+    if not isinstance(raw, Mapping):
+        known_rules = suggest("", rule_names(), what="rules", most=99)
+        raise SpecError(
+            f" must be a mapping of a rule's name to an action or thresholds, or off, got {short(raw)}; {known_rules}"
+        )
+    named = _parse_named(raw)
+    for name, entry in named.items():
+        if entry is not None and entry.response.call:
+            function_of(entry.response.call, f".{name}.call")
+    ids = _ids(named)
+    kept = {name: entry for name, entry in inherited.named if name in named or ids.isdisjoint(_ids({name: entry}))}
+    live = replace(inherited, named=tuple({**kept, **named}.items()))
+    if "others" in raw:
+        live = replace(live, others=_parse_others(raw["others"]))
+    return replace(live, **validate(_EVERY, {key: raw[key] for key in raw if key == "every"}))
 
 
-def parse_rule(name: object, options: object) -> tuple[Rule, Response]:
-    """Parses a rule with its thresholds, and the response to its findings.
+def function_of(path: str, where: str = "call") -> Call:
+    """Imports the function named `package.function`.
 
     Raises:
-        SpecError: an unknown rule, threshold or action, or an invalid value.
+        SpecError: it cannot be imported, or is not a function.
     """
-    cls = find_class(name, find_rule, rule_names, "rule", "known rules")
-    with located(f".{name}"):
-        response, thresholds = _split(options, rule_model(str(name), cls))
-    return create_rule(str(name), cls, **thresholds), response
-
-
-def _split(options: object, model: type[Model]) -> tuple[Response, dict[str, Any]]:
-    if isinstance(options, (str, list)):
-        return Response(_actions(options)), {}
-    if not isinstance(options, Mapping | None):
-        raise SpecError(f" must be an action, a mapping of thresholds, or off, got {short(options)}")
-    settings = validate(model, options or {}, "threshold")
-    defaults = Response()
-    return Response(settings.pop("action", defaults.actions), settings.pop("call", defaults.call)), settings
+    if "." not in path:
+        raise SpecError(f"{where} must name a function, as package.function, got {path!r}: it names no module")
+    try:
+        function = import_object(path)
+    except ExtensionError as error:
+        raise SpecError(f"{where} must name a function that can be imported, got {path!r}: {error}") from error
+    if not callable(function):
+        reason = f"it is a {type(function).__name__}"
+        raise SpecError(f"{where} must name a function, as package.function, got {path!r}: {reason}")
+    return function  # type: ignore[no-any-return]
 
 
 def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Rule]:
@@ -147,16 +207,80 @@ def _build(data: object, source: str) -> dict[str, Rule]:
     raw = data.get("rules") or {}
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{source}: rules must be a mapping of a rule's name to its thresholds, got {raw!r}")
-    rules = default_rules()
     try:
-        for name, options in raw.items():
-            if name in NON_RULE_KEYS:
-                continue
-            rule, _ = parse_rule(name, None if options is False else options)
-            rules = {other: kept for other, kept in rules.items() if other == name or kept.id != rule.id}
-            rules[name] = rule
-            if options is False:
-                del rules[name]
+        named = _parse_named(raw)
     except SpecError as error:
         raise ConfigError(f"{source}: rules{error}") from error
-    return rules
+    rules = {**_all_but(named), **{name: entry.rule for name, entry in named.items() if entry is not None}}
+    return {name: rule for name, rule in rules.items() if named.get(name, rule) is not None}
+
+
+def _parse_named(raw: Mapping[Any, object]) -> dict[str, LiveRule | None]:
+    """The rules that `rules:` names, with None for a disabled one."""
+    named: dict[str, LiveRule | None] = {}
+    for name, options in raw.items():
+        if name in ("every", "others"):
+            continue
+        cls = find_class(name, find_rule, rule_names, "rule", "known rules")
+        with located(f".{name}"):
+            response, thresholds = _split(options, _rule_model(name, cls))
+        rule = create_rule(name, cls, **thresholds)
+        if rule.id in _ids(named) and options is not False:
+            raise SpecError(
+                f" must name every rule once, but {name} is the rule {rule.id} again; remove one of its names"
+            )
+        named[name] = None if options is False else LiveRule(rule, response)
+    return named
+
+
+def _parse_others(options: object) -> Response | None:
+    if isinstance(options, Mapping) and not set(options) <= set(_RESPONSE):
+        raise SpecError(f".others must be an action, or off, got {short(options)}; name a rule to set its thresholds")
+    with located(".others"):
+        response, _ = _split(options, _OTHERS)
+    if response.call:
+        function_of(response.call, ".others.call")
+    return None if options is False else response
+
+
+def _split(options: object, model: type[Model]) -> tuple[Response, dict[str, Any]]:
+    """The response to findings, and the thresholds: options are an action, several, a mapping of both, or off."""
+    if isinstance(options, (str, list)):
+        return Response(_actions(options)), {}
+    if options is None or options is False:
+        return Response(), {}
+    if not isinstance(options, Mapping):
+        raise SpecError(f" must be an action, a mapping of thresholds, or off, got {short(options)}")
+    settings = validate(model, options, "threshold")
+    return Response(settings.pop("action", Response.actions), settings.pop("call", Response.call)), settings
+
+
+def _ids(named: Mapping[str, LiveRule | None]) -> set[str]:
+    return {entry.rule.id for entry in named.values() if entry is not None}
+
+
+def _all_but(named: Mapping[str, LiveRule | None]) -> dict[str, Rule]:
+    """All rules, without those that are named under another name."""
+    ids = _ids(named)
+    return {name: rule for name, rule in default_rules().items() if name in named or rule.id not in ids}
+
+
+class LiveRulesSchema:
+    """Annotates `rules` with its JSON Schema."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        off: list[dict[str, Any]] = [{"const": False}, {"type": "null"}]
+        models = {"others": _OTHERS, **{name: _rule_model(name, cls) for name, cls in all_rules().items()}}
+        rules = {name: {"anyOf": [*off, _ACTION_SCHEMA, model.model_json_schema()]} for name, model in models.items()}
+        return {
+            "anyOf": [
+                *off,
+                {
+                    "type": "object",
+                    "description": "Rules that are evaluated during the training.",
+                    "additionalProperties": False,
+                    "properties": {**_EVERY.model_json_schema()["properties"], **rules},
+                    "patternProperties": {DOTTED_PATH: {"anyOf": [*off, _ACTION_SCHEMA, {"type": "object"}]}},
+                },
+            ]
+        }

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tbx_callbacks._config.cadence import Cadence
-from tbx_callbacks._config.live_rule_options import NO_LIVE_RULES, LiveRuleConfig
 from tbx_callbacks._config.metric_spec import MetricSpec
+from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig
 from tbx_callbacks._config.schedule import never
 from tbx_callbacks._distributed.rank import in_group, is_rank_zero, world_size
 from tbx_callbacks._distributed.reducer import Reducer, join

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tbx_callbacks._config.cadence import Cadence
-from tbx_callbacks._config.live_rule_options import NO_LIVE_RULES, LiveRuleConfig
 from tbx_callbacks._config.metric_spec import MetricSpec
+from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig
 from tbx_callbacks._config.schedule import EveryEpochs
 from tbx_callbacks._distributed.rank import is_rank_zero
 from tbx_callbacks._distributed.reducer import Reducer

@@ -12,9 +12,8 @@ import yaml
 from tbx_callbacks import ConfigError, load_config
 from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.json_schema import json_schema
-from tbx_callbacks._config.live_rule_options import LiveRule
 from tbx_callbacks._config.metric_set import MetricSet
-from tbx_callbacks._config.rule_options import METRIC_SET_KEYS, Response
+from tbx_callbacks._config.rule_options import METRIC_SET_KEYS, LiveRule, Response
 from tbx_callbacks.metrics.registry import METRICS
 from tbx_callbacks.rules import RULES
 from tbx_callbacks.rules.divergence import Divergence

@@ -49,7 +49,7 @@ def test_live_others_include_entry_points_once() -> None:
 def test_live_rule_named_twice_refused_or_replaced(tmp_path: Path) -> None:
     twice = {"with_id": "warn", "my_pkg.named.TooHigh": "stop"}
     with pytest.raises(
-        ConfigError, match=r"rules must name every rule once, but with_id and my_pkg\.named\.TooHigh are"
+        ConfigError, match=r"rules must name every rule once, but my_pkg\.named\.TooHigh is the rule with_id again"
     ):
         load_config({"metrics": ["loss"], "rules": twice})
     path = tmp_path / "base.yaml"
