@@ -10,15 +10,15 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import ConfigDict, Field
 
 from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.cadence import Cadence, CadenceOption
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.metric_spec import MetricEntry, MetricSpec
-from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig, LiveRulesSchema, parse_live_rules
-from tbx_callbacks._config.validation import Model, Must, SpecError, located, short, validate
-from tbx_callbacks._config.writer_spec import TENSORBOARD_ONLY, WriterEntry, WriterSpec, distinct
+from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig, live_rules_schema, parse_live_rules
+from tbx_callbacks._config.validation import Model, Must, Parsed, SpecError, located, short, validate
+from tbx_callbacks._config.writer_spec import TENSORBOARD_ONLY, Writers, WriterSpec
 from tbx_callbacks._config.yaml_files import read_yaml
 from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.runs.folders import AXES
@@ -100,6 +100,10 @@ class Config:
         return _sha256(text)
 
 
+def _about(description: str) -> Any:
+    return Field(description=description)
+
+
 def _axis(value: object) -> tuple[str, ...]:
     names = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
     if names[:1] != ("step",) or not set(names[1:]) <= set(AXES) or len(set(names)) < len(names):
@@ -110,14 +114,9 @@ def _axis(value: object) -> tuple[str, ...]:
     return names
 
 
-_AXIS_SCHEMA = {
-    "type": "array",
-    "prefixItems": [{"const": "step"}],
-    "items": {"enum": list(AXES)},
-    "minItems": 1,
-    "uniqueItems": True,
-}
-_SHARE = Must("a share of the training time between 0 and 1", "0.01 is 1 %")
+def _axis_schema() -> dict[str, Any]:
+    axes = {"prefixItems": [{"const": "step"}], "items": {"enum": list(AXES)}}
+    return {"type": "array", **axes, "minItems": 1, "uniqueItems": True}
 
 
 class MetricSet(Model):
@@ -125,30 +124,21 @@ class MetricSet(Model):
 
     model_config = ConfigDict(title="tbx_callbacks metric set")
 
-    extends: Annotated[
-        str | None, Must("the name of a set or a path"), Field(description="A bundled set or a path.")
-    ] = None
+    extends: Annotated[str | None, Must("the name of a set or a path"), _about("A bundled set or a path.")] = None
     every: CadenceOption = "log"
-    strict: Annotated[
-        bool, Must("true or false"), Field(description="Raise errors of metrics instead of disabling them.")
-    ] = False
+    strict: Annotated[bool, Must("true or false"), _about("Raise errors of metrics instead of disabling them.")] = False
     overhead_budget: Annotated[
         Annotated[float, Field(gt=0, lt=1)] | None,
-        _SHARE,
-        Field(description="Largest share of the training time for monitoring."),
+        Must("a share of the training time between 0 and 1", "0.01 is 1 %"),
+        _about("Largest share of the training time for monitoring."),
     ] = None
     axis: Annotated[
         tuple[str, ...],
-        PlainValidator(_axis),
-        WithJsonSchema(_AXIS_SCHEMA),
-        Field(description="The x axes of the run: step, and further axes in subfolders."),
+        Parsed(_axis, _axis_schema),
+        _about("The x axes of the run: step, and further axes in subfolders."),
     ] = ("step",)
-    rules: Annotated[Any, LiveRulesSchema()] = None
-    writers: Annotated[
-        Annotated[Sequence[WriterEntry], Field(min_length=1), AfterValidator(distinct)],
-        Must("a list of at least one writer", "leave it out to write for TensorBoard"),
-        Field(description="The writers of the run, each by its name or the dotted path of its class."),
-    ] = ()
+    rules: Annotated[Any, Parsed(lambda raw: raw, live_rules_schema)] = None
+    writers: Writers = ()
     metrics: Annotated[Sequence[MetricEntry], Must("a list of metrics")] = ()
 
 
@@ -221,13 +211,13 @@ def _load_parent(name: str | None, source: str, base: Path, chain: tuple[Path, .
         raise ConfigError(f"{source}: extends: {error}") from error
 
 
-def _merge(inherited: Sequence[MetricSpec], entries: Sequence[MetricEntry]) -> tuple[MetricSpec, ...]:
+def _merge(inherited: Sequence[MetricSpec], entries: Sequence[tuple[MetricSpec, bool]]) -> tuple[MetricSpec, ...]:
     """Inherited items without the disabled ones; repeated ones are replaced in place."""
     items = {item.key(): item for item in inherited}
     own_keys: set[tuple[object, ...]] = set()
-    for index, entry in enumerate(entries):
-        spec, where = entry.spec, f"metrics[{index}].{entry.spec.name}"
-        if entry.is_off:
+    for index, (spec, is_off) in enumerate(entries):
+        where = f"metrics[{index}].{spec.name}"
+        if is_off:
             removed = [key for key in items if key[0] is spec.key()[0]]
             if not removed:
                 raise SpecError(f"{where}: off must name a metric of the extended set, but it has no {spec.name}")

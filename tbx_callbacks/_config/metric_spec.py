@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator, WithJsonSchema
-from pydantic_core import CoreSchema, core_schema
+from pydantic import AfterValidator, Field
 
 from tbx_callbacks._config.cadence import DOTTED_PATH, Cadence, CadenceOption
 from tbx_callbacks._config.validation import (
     Model,
     Must,
+    Parsed,
     SpecError,
     create,
     find_class,
@@ -96,10 +96,12 @@ def _by(value: object) -> str | dict[str, str]:
     return value
 
 
-_BY_SCHEMA = {
-    "description": "Grouping, or a mapping of group name to regex.",
-    "anyOf": [{"enum": list(BY)}, {"type": "object", "additionalProperties": {"type": "string"}}],
-}
+def _by_schema() -> dict[str, Any]:
+    regexes = {"type": "object", "additionalProperties": {"type": "string"}}
+    return {"description": "Grouping, or a mapping of group name to regex.", "anyOf": [{"enum": list(BY)}, regexes]}
+
+
+_By = Annotated[Any, Parsed(_by, _by_schema)]
 _Regex = Annotated[Annotated[str, AfterValidator(_regex)] | None, Must("a regular expression (a string)")]
 
 
@@ -110,36 +112,32 @@ def metric_model(name: str, cls: type[Metric]) -> type[Model]:
     if "step" in cls.events:
         further["every"] = (CadenceOption | None, None)
     if cls.select is not None:
-        further["by"] = (Annotated[Any, PlainValidator(_by), WithJsonSchema(_BY_SCHEMA)], cls.select.by)
+        further["by"] = (_By, cls.select.by)
         keeps, removes = (f"Regex; {verb} parameters whose name matches." for verb in ("keeps only", "removes"))
         further["include"] = (_Regex, Field(cls.select.include, description=keeps))
         further["exclude"] = (_Regex, Field(cls.select.exclude, description=removes))
     return model_of(name, {**further, **option_fields(cls)})
 
 
-class MetricEntry:
-    """An entry of `metrics`: a name, or one name with its options or off."""
+def _entry(entry: object) -> tuple[MetricSpec, bool]:
+    name, options = name_and_options(entry, "metric")
+    return parse_metric_spec(name, None if options is False else options), options is False
 
-    def __init__(self, entry: object) -> None:
-        name, options = name_and_options(entry, "metric")
-        self.is_off = options is False
-        self.spec = parse_metric_spec(name, None if self.is_off else options)
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(cls)
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        metrics = all_metrics()
-        forms: list[dict[str, Any]] = [
-            {"properties": {name: _optional(metric_model(name, metric).model_json_schema())}, "required": [name]}
-            for name, metric in metrics.items()
-        ]
-        forms.append({"patternProperties": {DOTTED_PATH: _optional({"type": "object"})}, "minProperties": 1})
-        mappings = [{"type": "object", "maxProperties": 1, "additionalProperties": False, **form} for form in forms]
-        return {"anyOf": [{"enum": list(metrics)}, {"type": "string", "pattern": DOTTED_PATH}, *mappings]}
+def _entry_schema() -> dict[str, Any]:
+    metrics = all_metrics()
+    forms: list[dict[str, Any]] = [
+        {"properties": {name: _optional(metric_model(name, metric).model_json_schema())}, "required": [name]}
+        for name, metric in metrics.items()
+    ]
+    forms.append({"patternProperties": {DOTTED_PATH: _optional({"type": "object"})}, "minProperties": 1})
+    mappings = [{"type": "object", "maxProperties": 1, "additionalProperties": False, **form} for form in forms]
+    return {"anyOf": [{"enum": list(metrics)}, {"type": "string", "pattern": DOTTED_PATH}, *mappings]}
 
 
 def _optional(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"const": False}, {"type": "null"}]}
+
+
+MetricEntry = Annotated[tuple[MetricSpec, bool], Parsed(_entry, _entry_schema)]
+"""An entry of `metrics`, a name or one name with its options, and whether it is off."""

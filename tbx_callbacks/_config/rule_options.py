@@ -9,14 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, GetJsonSchemaHandler, PlainValidator, WithJsonSchema
-from pydantic_core import CoreSchema
+from pydantic import Field
 
 from tbx_callbacks._config.cadence import DOTTED_PATH, Cadence, CadenceOption
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.validation import (
     Model,
     Must,
+    Parsed,
     SpecError,
     find_class,
     located,
@@ -102,12 +102,15 @@ def _actions(raw: object) -> tuple[str, ...]:
     return tuple(action for action in ACTIONS if action in actions)
 
 
-_ACTION_SCHEMA = {
-    "description": "Response to a finding, once: log it (warn), stop the training, save a checkpoint.",
-    "anyOf": [{"enum": list(ACTIONS)}, {"type": "array", "items": {"enum": list(ACTIONS)}, "minItems": 1}],
-}
+def _action_schema() -> dict[str, Any]:
+    return {
+        "description": "Response to a finding, once: log it (warn), stop the training, save a checkpoint.",
+        "anyOf": [{"enum": list(ACTIONS)}, {"type": "array", "items": {"enum": list(ACTIONS)}, "minItems": 1}],
+    }
+
+
 _RESPONSE: dict[str, Any] = {
-    "action": (Annotated[tuple[str, ...], PlainValidator(_actions), WithJsonSchema(_ACTION_SCHEMA)], ("warn",)),
+    "action": (Annotated[tuple[str, ...], Parsed(_actions, _action_schema)], ("warn",)),
     "call": (
         Annotated[str, Field(min_length=1), Must("the name of a function, as package.function")],
         Field(
@@ -265,22 +268,16 @@ def _all_but(named: Mapping[str, LiveRule | None]) -> dict[str, Rule]:
     return {name: rule for name, rule in default_rules().items() if name in named or rule.id not in ids}
 
 
-class LiveRulesSchema:
-    """Annotates `rules` with its JSON Schema."""
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        off: list[dict[str, Any]] = [{"const": False}, {"type": "null"}]
-        models = {"others": _OTHERS, **{name: _rule_model(name, cls) for name, cls in all_rules().items()}}
-        rules = {name: {"anyOf": [*off, _ACTION_SCHEMA, model.model_json_schema()]} for name, model in models.items()}
-        return {
-            "anyOf": [
-                *off,
-                {
-                    "type": "object",
-                    "description": "Rules that are evaluated during the training.",
-                    "additionalProperties": False,
-                    "properties": {**_EVERY.model_json_schema()["properties"], **rules},
-                    "patternProperties": {DOTTED_PATH: {"anyOf": [*off, _ACTION_SCHEMA, {"type": "object"}]}},
-                },
-            ]
-        }
+def live_rules_schema() -> dict[str, Any]:
+    """The JSON Schema of `rules:`."""
+    off: list[dict[str, Any]] = [{"const": False}, {"type": "null"}]
+    models = {"others": _OTHERS, **{name: _rule_model(name, cls) for name, cls in all_rules().items()}}
+    rules = {name: {"anyOf": [*off, _action_schema(), model.model_json_schema()]} for name, model in models.items()}
+    named = {
+        "type": "object",
+        "description": "Rules that are evaluated during the training.",
+        "additionalProperties": False,
+        "properties": {**_EVERY.model_json_schema()["properties"], **rules},
+        "patternProperties": {DOTTED_PATH: {"anyOf": [*off, _action_schema(), {"type": "object"}]}},
+    }
+    return {"anyOf": [*off, named]}

@@ -11,7 +11,15 @@ from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    create_model,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from tbx_callbacks._extensions import ExtensionError
@@ -57,6 +65,20 @@ class Must:
                 raise  # it has a sentence
             remedy = f"; {self.remedy}" if self.remedy else ""
             raise SpecError(f" must be {self.rule}, got {short(value)}{remedy}") from None
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Annotates a type whose values a function parses. `schema` builds the JSON Schema of the raw values."""
+
+    parse: Callable[[Any], object]
+    schema: Callable[[], dict[str, Any]]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return self.schema()
 
 
 def option_fields(cls: type[Any]) -> dict[str, Any]:
