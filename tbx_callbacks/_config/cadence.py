@@ -32,8 +32,9 @@ _Simple = Annotated[PositiveInt | Literal["log"], Must('a positive number of opt
 
 class _Forms(Model):
     model_config = ConfigDict(
-        title="A schedule, or the dotted path of its class with its options.",
+        title="schedule",
         json_schema_extra={
+            "description": "A schedule, or the dotted path of its class with options.",
             "minProperties": 1,
             "maxProperties": 1,
             "patternProperties": {DOTTED_PATH: {"type": ["object", "null"]}},
@@ -99,7 +100,7 @@ CadenceOption = Annotated[
     WrapValidator(_parse),
     WithJsonSchema(
         {
-            "description": "Optimizer steps between points, or log: at the steps at which the trainer logs.",
+            "description": "Optimizer steps between points, log (the steps at which the trainer logs), or a schedule.",
             "anyOf": [*TypeAdapter(_Simple).json_schema()["anyOf"], _Forms.model_json_schema()],
         }
     ),
