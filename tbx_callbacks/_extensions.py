@@ -74,13 +74,13 @@ class Registry(Generic[T]):
         """Warns once that the entry point of this name is not used."""
         if (name, reason) not in self._warned:
             self._warned.add((name, reason))
-            logger.warning("%s %s is not available: %s; fix or uninstall its package", self.kind, name, reason)
+            logger.warning("%s entry point %s is ignored: %s; fix or uninstall its package", self.kind, name, reason)
 
     def _entry_points(self) -> dict[str, EntryPoint]:
         try:
             listed = entry_points(group=self.group)
         except Exception as error:  # a package with damaged metadata
-            self.skip("entry points", repr(error))
+            self.skip(self.group, repr(error))
             return {}
         by_name: dict[str, EntryPoint] = {}
         for entry_point in listed:
@@ -95,7 +95,7 @@ class Registry(Generic[T]):
         try:
             loaded = entry_point.load()
         except (Exception, SystemExit) as error:  # importing a module may raise anything
-            raise ExtensionError(f"its entry point {entry_point.value} cannot be imported: {error}") from error
+            raise ExtensionError(f"its entry point {entry_point.value} cannot be imported: {_reason(error)}") from error
         return self._check(loaded, entry_point.name)
 
 
@@ -111,7 +111,7 @@ def import_object(path: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # importing a module may raise anything
-        raise ExtensionError(f"{error}{_near_modules(module_name)}") from error
+        raise ExtensionError(f"{_reason(error)}{_near_modules(module_name)}") from error
     if not hasattr(module, name):
         raise ExtensionError(
             f"module {module_name} has no {name}; {suggest(name, _names_in(module), what=f'names in {module_name}')}"
@@ -148,6 +148,10 @@ def check_frozen_dataclass(loaded: object, base: type | None = None, reserved: C
         reason = str(error).partition("\n")[0]
         raise ExtensionError(f"every option must have a type that YAML can give: {reason}") from error
     return loaded
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, ImportError) else repr(error)
 
 
 def _short(value: object) -> str:

@@ -74,7 +74,8 @@ def test_all_broken_entry_points_warned_once_skipped(
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 5
     assert all(
-        sum(f"metric {name} is not available: " in text for text in messages) == 1 for name in set(broken) - {"ones"}
+        sum(f"metric entry point {name} is ignored: " in text for text in messages) == 1
+        for name in set(broken) - {"ones"}
     )
     with pytest.raises(ExtensionError, match=r"its entry point my_pkg\.nowhere:Kurtosis cannot be imported: No module"):
         find_metric("gone")
@@ -90,7 +91,8 @@ def test_entry_point_never_shadows_bundled_name(
     assert metric_names() == list(METRICS)
     (record,) = caplog.records
     assert (
-        "metric loss is not available: my_pkg.metrics:Ones must not replace the bundled metric" in record.getMessage()
+        "metric entry point loss is ignored: my_pkg.metrics:Ones must not replace the bundled metric"
+        in record.getMessage()
     )
 
 
@@ -115,6 +117,7 @@ def test_entry_points_same_name_first_used(
         ),
         ("my_pgk.metrics.Kurtosis", "No module named 'my_pgk'"),
         ("my_pkg.broken.Kurtosis", "No module named 'not_installed'"),
+        ("my_pkg.fails.Kurtosis", "KeyError('x')"),
         ("Kurtosis", "it names no module"),
         (".Kurtosis", "it names no module"),
         ("my_pkg..Kurtosis", "No module named 'my_pkg.'"),
@@ -124,7 +127,7 @@ def test_entry_points_same_name_first_used(
 def test_import_object_mistake_names_nearest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, reason: str
 ) -> None:
-    install(tmp_path, monkeypatch, files={**FILES, "broken": "import not_installed\n"})
+    install(tmp_path, monkeypatch, files={**FILES, "broken": "import not_installed\n", "fails": "{}['x']\n"})
     with pytest.raises(ExtensionError) as raised:
         import_object(path)
     assert str(raised.value).startswith(reason)
