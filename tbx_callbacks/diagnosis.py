@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import warnings
 
-from tbx_callbacks.rules import RULES, SEVERITIES, Diagnosis, Finding, Rule, Severity, Unjudged, default_rules, diagnose
+from tbx_callbacks.rules import (
+    RULES,
+    SEVERITIES,
+    Diagnosis,
+    Finding,
+    Need,
+    Rule,
+    Severity,
+    Unjudged,
+    default_rules,
+    diagnose,
+)
 
 __all__ = [
     "RULES",
     "SEVERITIES",
     "Diagnosis",
     "Finding",
+    "Need",
     "Rule",
     "Severity",
     "Unjudged",

@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
 
 from tbx_callbacks._config.bundled import bundled_sets
-from tbx_callbacks._config.errors import ConfigError, suggest
-from tbx_callbacks._config.keys import METRIC_SET_KEYS
-from tbx_callbacks._config.live_rule_options import NO_LIVE_RULES, LiveRuleConfig, parse_live_rules
-from tbx_callbacks._config.metric_spec import Cadence, MetricSpec, MetricSpecError, check_cadence, parse_metric_spec
-from tbx_callbacks._config.rule_options import RuleError
+from tbx_callbacks._config.cadence import Cadence, CadenceOption
+from tbx_callbacks._config.errors import ConfigError
+from tbx_callbacks._config.metric_spec import MetricEntry, MetricSpec
+from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig, live_rules_schema, parse_live_rules
+from tbx_callbacks._config.validation import Model, Must, Parsed, SpecError, located, short, validate
+from tbx_callbacks._config.writer_spec import TENSORBOARD_ONLY, Writers, WriterSpec
 from tbx_callbacks._config.yaml_files import read_yaml
+from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.runs.folders import AXES
 
 _FORMER_NAMES = {"MetricSpec": "Item", "LiveRuleConfig": "Live", "LiveRule": "Watched"}
@@ -28,11 +32,12 @@ class Config:
 
     Attributes:
         items: the metrics.
-        every: the default cadence: a number of optimizer steps, or `log` for the trainer's own logging cadence.
+        every: the default cadence: a number of optimizer steps, `log` for the trainer's logging steps, or a schedule.
         strict: raise an error inside a metric instead of disabling the metric.
         overhead_budget: the largest share of the training time for monitoring; None sets no limit.
         axis: the x axes of the run: always `step`, and optionally `samples`, `tokens` and `epochs`.
         live: the rules that are evaluated during the training.
+        writers: the writers of the run.
         source: where the set comes from, for messages.
     """
 
@@ -42,6 +47,7 @@ class Config:
     overhead_budget: float | None = None
     axis: tuple[str, ...] = ("step",)
     live: LiveRuleConfig = NO_LIVE_RULES
+    writers: tuple[WriterSpec, ...] = TENSORBOARD_ONLY
     source: str = field(default="a mapping", compare=False)
 
     @property
@@ -50,7 +56,7 @@ class Config:
 
         Options with their default value are left out, so a new option does not change the digest.
         """
-        return _sha256(json.dumps(self._content(), sort_keys=True, default=str))
+        return _sha256(json.dumps(self._content(), sort_keys=True, default=_plain))
 
     def matches(self, digest: str | None) -> bool:
         """Whether a checkpoint's digest is that of this set, in the current or the earlier form."""
@@ -75,7 +81,9 @@ class Config:
             ]
             for name, entry in self.live.named
         ]
+        writers = [[writer.name, writer.options] for writer in self.writers]
         return {
+            **({"writers": writers} if self.writers != TENSORBOARD_ONLY else {}),
             "metrics": metrics,
             "every": self.every,
             "strict": self.strict,
@@ -90,6 +98,48 @@ class Config:
         for name, former in _FORMER_NAMES.items():
             text = text.replace(f"{name}(", f"{former}(")
         return _sha256(text)
+
+
+def _about(description: str) -> Any:
+    return Field(description=description)
+
+
+def _axis(value: object) -> tuple[str, ...]:
+    names = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    if names[:1] != ("step",) or not set(names[1:]) <= set(AXES) or len(set(names)) < len(names):
+        raise SpecError(
+            f" must be a list of step and perhaps {', '.join(AXES)}, got {short(value)};"
+            " [step, samples] adds samples as a second x axis"
+        )
+    return names
+
+
+def _axis_schema() -> dict[str, Any]:
+    axes = {"prefixItems": [{"const": "step"}], "items": {"enum": list(AXES)}}
+    return {"type": "array", **axes, "minItems": 1, "uniqueItems": True}
+
+
+class MetricSet(Model):
+    """The keys of a metric set. Their defaults are those of `Config`, or of the set that is extended."""
+
+    model_config = ConfigDict(title="tbx_callbacks metric set")
+
+    extends: Annotated[str | None, Must("the name of a set or a path"), _about("A bundled set or a path.")] = None
+    every: CadenceOption = "log"
+    strict: Annotated[bool, Must("true or false"), _about("Raise errors of metrics instead of disabling them.")] = False
+    overhead_budget: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | None,
+        Must("a share of the training time between 0 and 1", "0.01 is 1 %"),
+        _about("Largest share of the training time for monitoring."),
+    ] = None
+    axis: Annotated[
+        tuple[str, ...],
+        Parsed(_axis, _axis_schema),
+        _about("The x axes of the run: step, and further axes in subfolders."),
+    ] = ("step",)
+    rules: Annotated[Any, Parsed(lambda raw: raw, live_rules_schema)] = None
+    writers: Writers = ()
+    metrics: Annotated[Sequence[MetricEntry], Must("a list of metrics")] = ()
 
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config = "default") -> Config:
@@ -137,100 +187,48 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
     if data is None:
         raise ConfigError(f"{source}: a metric set must not be empty; name metrics under `metrics:`")
     if not isinstance(data, Mapping):
-        raise ConfigError(
-            f"{source}: a metric set must be a mapping with the keys {', '.join(METRIC_SET_KEYS)}, got {_repr(data)}"
-        )
-    for key in data:
-        if key not in METRIC_SET_KEYS:
-            raise ConfigError(
-                f"{source}: {key} must be a known key, got {key!r}; {suggest(str(key), METRIC_SET_KEYS, what='keys')}"
-            )
-    parent = _load_parent(data.get("extends"), source, base, chain)
-    strict = data.get("strict", parent.strict if parent else False)
-    if not isinstance(strict, bool):
-        raise ConfigError(f"{source}: strict must be true or false, got {_repr(strict)}")
-    budget = data.get("overhead_budget", parent.overhead_budget if parent else None)
-    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, (int, float)) or not 0 < budget < 1):
-        raise ConfigError(
-            f"{source}: overhead_budget must be a share of the training time between 0 and 1, got {_repr(budget)};"
-            " 0.01 is 1 %"
-        )
-    axis = _axis(data.get("axis", parent.axis if parent else ["step"]), source)
+        keys = ", ".join(MetricSet.model_fields)
+        raise ConfigError(f"{source}: a metric set must be a mapping with the keys {keys}, got {short(data)}")
     try:
-        every = check_cadence("every", data.get("every", parent.every if parent else "log"))
-        items = _merge(parent.items if parent else (), data.get("metrics", []))
-        live = parse_live_rules(data.get("rules"), parent.live if parent else NO_LIVE_RULES)
-    except (MetricSpecError, RuleError) as error:
-        raise ConfigError(f"{source}: {error}") from error
-    if not items:
+        settings = validate(MetricSet, data, "key")
+        parent = _load_parent(settings.pop("extends", None), source, base, chain)
+        settings["items"] = _merge(parent.items, settings.pop("metrics", ()))
+        with located("rules"):
+            settings["live"] = parse_live_rules(settings.pop("rules", None), parent.live)
+    except SpecError as error:
+        raise ConfigError(f"{source}: {str(error).removeprefix('.')}") from error
+    if not settings["items"]:
         raise ConfigError(f"{source}: metrics must name at least one metric, got none")
-    return Config(items, every, strict, budget, axis, live, source)
+    return replace(parent, source=source, **settings)
 
 
-def _axis(value: object, source: str) -> tuple[str, ...]:
-    names = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
-    if names[:1] != ("step",) or not set(names[1:]) <= set(AXES) or len(set(names)) < len(names):
-        raise ConfigError(
-            f"{source}: axis must be a list of step and perhaps {', '.join(AXES)}, got {_repr(value)}; [step, samples]"
-            " adds samples as a second x axis"
-        )
-    return names
-
-
-def _load_parent(name: object, source: str, base: Path, chain: tuple[Path, ...]) -> Config | None:
+def _load_parent(name: str | None, source: str, base: Path, chain: tuple[Path, ...]) -> Config:
     if name is None:
-        return None
-    if not isinstance(name, str):
-        raise ConfigError(f"{source}: extends must be the name of a set or a path, got {_repr(name)}")
+        return Config(())
     try:
         return _load(name, base, chain)
     except ConfigError as error:
         raise ConfigError(f"{source}: extends: {error}") from error
 
 
-def _merge(inherited: Sequence[MetricSpec], entries: object) -> tuple[MetricSpec, ...]:
+def _merge(inherited: Sequence[MetricSpec], entries: Sequence[tuple[MetricSpec, bool]]) -> tuple[MetricSpec, ...]:
     """Inherited items without the disabled ones; repeated ones are replaced in place."""
-    if not isinstance(entries, Sequence) or isinstance(entries, str):
-        raise MetricSpecError(f"metrics must be a list of metrics, got {_repr(entries)}")
     items = {item.key(): item for item in inherited}
     own_keys: set[tuple[object, ...]] = set()
-    for index, (name, options) in enumerate(_entries(entries)):
-        where = f"metrics[{index}]"
-        item = parse_metric_spec(name, {} if options is False else options, where)
-        if options is False:
-            removed = [key for key, other in items.items() if other.name == name]
+    for index, (spec, is_off) in enumerate(entries):
+        where = f"metrics[{index}].{spec.name}"
+        if is_off:
+            removed = [key for key in items if key[0] is spec.key()[0]]
             if not removed:
-                raise MetricSpecError(
-                    f"{where}.{name}: off must name a metric of the extended set, but it has no {name}"
-                )
+                raise SpecError(f"{where}: off must name a metric of the extended set, but it has no {spec.name}")
             for key in removed:
                 del items[key]
             continue
-        if item.key() in own_keys:
-            raise MetricSpecError(
-                f"{where}.{name} must differ from the items before it in by, include or exclude: same tags"
-            )
-        own_keys.add(item.key())
-        items[item.key()] = item
+        if spec.key() in own_keys:
+            raise SpecError(f"{where} must differ from the items before it in by, include or exclude: same tags")
+        own_keys.add(spec.key())
+        items[spec.key()] = spec
     return tuple(items.values())
-
-
-def _entries(entries: Sequence[object]) -> Iterator[tuple[object, object]]:
-    for index, entry in enumerate(entries):
-        if isinstance(entry, Mapping):
-            if len(entry) != 1:
-                raise MetricSpecError(
-                    f"metrics[{index}] must be a name or one name with its options, got {len(entry)} keys"
-                    f" ({', '.join(map(str, entry))}); start each metric with its own dash"
-                )
-            yield next(iter(entry.items()))
-        else:
-            yield entry, {}
-
-
-def _repr(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _non_default(settings: Any) -> dict[str, Any] | None:
@@ -242,6 +240,10 @@ def _non_default(settings: Any) -> dict[str, Any] | None:
         for option in fields(settings)
         if option.default is MISSING or getattr(settings, option.name) != option.default
     }
+
+
+def _plain(value: object) -> object:
+    return sorted(map(str, value)) if isinstance(value, (set, frozenset)) else str(value)
 
 
 def _sha256(text: str) -> str:

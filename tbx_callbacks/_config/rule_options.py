@@ -1,30 +1,39 @@
-"""Parses `rules:`: thresholds of rules, and the responses to their findings."""
+"""Parses `rules:`: thresholds of rules, and the responses to their findings during a training."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import Field
 
-from tbx_callbacks._config.errors import ConfigError, suggest
-from tbx_callbacks._config.keys import METRIC_SET_KEYS
+from tbx_callbacks._config.cadence import DOTTED_PATH, Cadence, CadenceOption
+from tbx_callbacks._config.errors import ConfigError
+from tbx_callbacks._config.validation import (
+    Model,
+    Must,
+    Parsed,
+    SpecError,
+    find_class,
+    located,
+    model_of,
+    option_fields,
+    short,
+    validate,
+)
 from tbx_callbacks._config.yaml_files import read_yaml
-from tbx_callbacks.rules.base import Rule
-from tbx_callbacks.rules.registry import RULES
+from tbx_callbacks._extensions import ExtensionError, import_object
+from tbx_callbacks._suggestions import suggest
+from tbx_callbacks.rules import RULES, Finding, Rule, default_rules
+from tbx_callbacks.rules.registry import all_rules, create_rule, find_rule, rule_names
 
+METRIC_SET_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "rules", "writers", "metrics")
 ACTIONS = ("warn", "stop", "checkpoint")
-RESPONSE_KEYS = ("action", "call")  # keys of a rule's response, beside its thresholds
-NON_RULE_KEYS = ("every", "others")  # keys of `rules:` that are not rules
-
-
-class RuleError(ValueError):
-    """An invalid entry of `rules:`. The message starts with its location."""
+Call = Callable[[Finding], object]
 
 
 @dataclass(frozen=True)
@@ -35,36 +44,142 @@ class Response:
     call: str = ""
 
 
-def split_options(options: object, where: str) -> tuple[Response, dict[str, object]]:
-    """Splits a rule's options (an action, several, or a mapping of both) into its response and its thresholds.
+@dataclass(frozen=True)
+class LiveRule:
+    """A rule, and the response to its findings."""
 
-    Raises:
-        RuleError: an unknown action, or another type.
+    rule: Rule
+    response: Response
+
+
+@dataclass(frozen=True)
+class LiveRuleConfig:
+    """The rules that are evaluated during the training.
+
+    `named` are the rules that a set names, with None for a disabled one. `others` is the response to findings of all
+    other rules; None disables those. `every` is the cadence; None means the set's cadence.
     """
-    if options is None:
-        return Response(), {}
-    if isinstance(options, (str, list)):
-        return Response(_actions(options, where)), {}
-    if not isinstance(options, Mapping):
-        raise RuleError(f"{where} must be an action, a mapping of thresholds, or off, got {options!r}")
-    call = options.get("call", "")
-    if not isinstance(call, str) or (call == "" and "call" in options):
-        raise RuleError(f"{where}.call must be the name of a function, as package.function, got {call!r}")
-    thresholds = {str(key): value for key, value in options.items() if key not in RESPONSE_KEYS}
-    return Response(_actions(options.get("action", "warn"), f"{where}.action"), call), thresholds
+
+    named: tuple[tuple[str, LiveRule | None], ...] = ()
+    others: Response | None = None
+    every: Cadence | None = None
+
+    def active_rules(self) -> dict[str, LiveRule]:
+        """The enabled rules, by name."""
+        named = dict(self.named)
+        rest = {} if self.others is None else _all_but(named)
+        entries = {**{name: LiveRule(rule, self.others or Response()) for name, rule in rest.items()}, **named}
+        return {name: entry for name, entry in entries.items() if entry is not None}
+
+    def describe(self) -> str:
+        """The rules and their responses, on one line."""
+        responses = {name: entry.response for name, entry in self.active_rules().items()}
+        actions = {
+            name: [*response.actions, *([response.call] if response.call else [])]
+            for name, response in responses.items()
+        }
+        return ", ".join(f"{name} ({', '.join(texts)})" for name, texts in actions.items()) or "none"
+
+    @property
+    def may_act(self) -> bool:
+        """Whether a rule may stop the training or request a checkpoint. All ranks then wait for rank 0."""
+        return any({"stop", "checkpoint"} & set(entry.response.actions) for entry in self.active_rules().values())
 
 
-def _actions(raw: object, where: str) -> tuple[str, ...]:
+NO_LIVE_RULES = LiveRuleConfig()
+
+
+def _actions(raw: object) -> tuple[str, ...]:
     actions = [raw] if isinstance(raw, str) else raw
     if not isinstance(actions, list) or not actions:
-        raise RuleError(
-            f"{where} must be an action or a list of actions, got {raw!r}; {suggest('', ACTIONS, what='actions')}"
+        raise SpecError(
+            f" must be an action or a list of actions, got {short(raw)}; {suggest('', ACTIONS, what='actions')}"
         )
     for action in actions:
         if action not in ACTIONS:
-            known = suggest(str(action), ACTIONS, what="actions")
-            raise RuleError(f"{where} must be a known action, got {action!r}; {known}")
+            nearest = suggest(str(action), ACTIONS, what="actions")
+            raise SpecError(f" must be a known action, got {action!r}; {nearest}")
     return tuple(action for action in ACTIONS if action in actions)
+
+
+def _action_schema() -> dict[str, Any]:
+    return {
+        "description": "Response to a finding, once: log it (warn), stop the training, save a checkpoint.",
+        "anyOf": [{"enum": list(ACTIONS)}, {"type": "array", "items": {"enum": list(ACTIONS)}, "minItems": 1}],
+    }
+
+
+_RESPONSE: dict[str, Any] = {
+    "action": (Annotated[tuple[str, ...], Parsed(_actions, _action_schema)], ("warn",)),
+    "call": (
+        Annotated[str, Field(min_length=1), Must("the name of a function, as package.function")],
+        Field(
+            "",
+            description="A function called with the finding, as package.function.",
+            json_schema_extra={"pattern": r"\."},
+        ),
+    ),
+}
+_OTHERS = model_of("others", _RESPONSE)
+_EVERY = model_of("every", {"every": (CadenceOption, "log")})
+
+
+@cache
+def _rule_model(name: str, cls: type[Rule]) -> type[Model]:
+    """The thresholds of a rule, and the options of the response to its findings."""
+    limited = {
+        threshold: (
+            hint,
+            Field(default, gt=0 if default > 0 else None, allow_inf_nan=False if hint is float else None),
+        )
+        for threshold, (hint, default) in option_fields(cls).items()
+    }
+    return model_of(name, {**limited, **_RESPONSE})
+
+
+def parse_live_rules(raw: object, inherited: LiveRuleConfig = NO_LIVE_RULES) -> LiveRuleConfig:
+    """Parses the rules of a set, on top of those of the set that it extends.
+
+    Raises:
+        SpecError: an unknown rule, threshold, action or cadence, or a function that cannot be imported.
+    """
+    if raw is None:
+        return inherited
+    if raw is False:
+        return NO_LIVE_RULES
+    if not isinstance(raw, Mapping):
+        known_rules = suggest("", rule_names(), what="rules", most=99)
+        raise SpecError(
+            f" must be a mapping of a rule's name to an action or thresholds, or off, got {short(raw)}; {known_rules}"
+        )
+    named = _parse_named(raw)
+    for name, entry in named.items():
+        if entry is not None and entry.response.call:
+            function_of(entry.response.call, f".{name}.call")
+    ids = _ids(named)
+    kept = {name: entry for name, entry in inherited.named if name in named or ids.isdisjoint(_ids({name: entry}))}
+    live = replace(inherited, named=tuple({**kept, **named}.items()))
+    if "others" in raw:
+        live = replace(live, others=_parse_others(raw["others"]))
+    return replace(live, **validate(_EVERY, {key: raw[key] for key in raw if key == "every"}))
+
+
+def function_of(path: str, where: str = "call") -> Call:
+    """Imports the function named `package.function`.
+
+    Raises:
+        SpecError: it cannot be imported, or is not a function.
+    """
+    if "." not in path:
+        raise SpecError(f"{where} must name a function, as package.function, got {path!r}: it names no module")
+    try:
+        function = import_object(path)
+    except ExtensionError as error:
+        raise SpecError(f"{where} must name a function that can be imported, got {path!r}: {error}") from error
+    if not callable(function):
+        reason = f"it is a {type(function).__name__}"
+        raise SpecError(f"{where} must name a function, as package.function, got {path!r}: {reason}")
+    return function  # type: ignore[no-any-return]
 
 
 def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Rule]:
@@ -82,53 +197,8 @@ def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, 
 
 
 def thresholds(name: str) -> dict[str, float]:
-    """A rule's thresholds, with their defaults."""
-    options: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(RULES[name])  # type: ignore[arg-type]
-    return {option.name: getattr(RULES[name], option.name) for option in options}
-
-
-def check_name(name: object) -> str:
-    """Returns the name of a rule.
-
-    Raises:
-        RuleError: there is no rule of this name.
-    """
-    if not isinstance(name, str) or name not in RULES:
-        known = suggest(str(name), RULES, what="rules", most=99)
-        raise RuleError(f"rules must name known rules, got {name!r}; {known}")
-    return name
-
-
-def parse_rule(name: str, options: object) -> tuple[Rule, Response]:
-    """Parses a rule with its thresholds, and the response to its findings.
-
-    Raises:
-        RuleError: an unknown threshold or action, or an invalid value.
-    """
-    where = f"rules.{name}"
-    response, rule_options = split_options(options, where)
-    try:
-        parsed = options_model(name).model_validate(rule_options)
-    except ValidationError as invalid:
-        error = invalid.errors()[0]
-        threshold = str(error["loc"][0])
-        if error["type"] == "extra_forbidden":
-            known = suggest(threshold, (*thresholds(name), *RESPONSE_KEYS), what="thresholds")
-            raise RuleError(f"{where}.{threshold} must be a known threshold, got {threshold!r}; {known}") from None
-        rule = error["msg"].removeprefix("Input should be ")
-        raise RuleError(f"{where}.{threshold} must be {rule}, got {error['input']!r}") from None
-    return RULES[name](**{key: getattr(parsed, key) for key in parsed.model_fields_set}), response
-
-
-@cache
-def options_model(name: str) -> type[BaseModel]:
-    """The thresholds of a rule as a pydantic model, for validation and for the JSON Schema."""
-    hints = get_type_hints(RULES[name])
-    fields: dict[str, Any] = {
-        threshold: (hints[threshold], Field(default, gt=0, allow_inf_nan=False if hints[threshold] is float else None))
-        for threshold, default in thresholds(name).items()
-    }
-    return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+    """A bundled rule's thresholds, with their defaults."""
+    return {threshold: default for threshold, (_, default) in option_fields(RULES[name]).items()}
 
 
 def _build(data: object, source: str) -> dict[str, Rule]:
@@ -140,15 +210,74 @@ def _build(data: object, source: str) -> dict[str, Rule]:
     raw = data.get("rules") or {}
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{source}: rules must be a mapping of a rule's name to its thresholds, got {raw!r}")
-    rules = {name: cls() for name, cls in RULES.items()}
     try:
-        for name, options in raw.items():
-            if name in NON_RULE_KEYS:
-                continue
-            if options is False:
-                del rules[check_name(name)]
-            else:
-                rules[name], _ = parse_rule(check_name(name), options)
-    except RuleError as error:
-        raise ConfigError(f"{source}: {error}") from error
-    return rules
+        named = _parse_named(raw)
+    except SpecError as error:
+        raise ConfigError(f"{source}: rules{error}") from error
+    rules = {**_all_but(named), **{name: entry.rule for name, entry in named.items() if entry is not None}}
+    return {name: rule for name, rule in rules.items() if named.get(name, rule) is not None}
+
+
+def _parse_named(raw: Mapping[Any, object]) -> dict[str, LiveRule | None]:
+    """The rules that `rules:` names, with None for a disabled one."""
+    named: dict[str, LiveRule | None] = {}
+    for name, options in raw.items():
+        if name in ("every", "others"):
+            continue
+        cls = find_class(name, find_rule, rule_names, "rule", "known rules")
+        with located(f".{name}"):
+            response, thresholds = _split(options, _rule_model(name, cls))
+        rule = create_rule(name, cls, **thresholds)
+        if rule.id in _ids(named) and options is not False:
+            raise SpecError(
+                f" must name every rule once, but {name} is the rule {rule.id} again; remove one of its names"
+            )
+        named[name] = None if options is False else LiveRule(rule, response)
+    return named
+
+
+def _parse_others(options: object) -> Response | None:
+    if isinstance(options, Mapping) and not set(options) <= set(_RESPONSE):
+        raise SpecError(f".others must be an action, or off, got {short(options)}; name a rule to set its thresholds")
+    with located(".others"):
+        response, _ = _split(options, _OTHERS)
+    if response.call:
+        function_of(response.call, ".others.call")
+    return None if options is False else response
+
+
+def _split(options: object, model: type[Model]) -> tuple[Response, dict[str, Any]]:
+    """The response to findings, and the thresholds: options are an action, several, a mapping of both, or off."""
+    if isinstance(options, (str, list)):
+        return Response(_actions(options)), {}
+    if options is None or options is False:
+        return Response(), {}
+    if not isinstance(options, Mapping):
+        raise SpecError(f" must be an action, a mapping of thresholds, or off, got {short(options)}")
+    settings = validate(model, options, "threshold")
+    return Response(settings.pop("action", Response.actions), settings.pop("call", Response.call)), settings
+
+
+def _ids(named: Mapping[str, LiveRule | None]) -> set[str]:
+    return {entry.rule.id for entry in named.values() if entry is not None}
+
+
+def _all_but(named: Mapping[str, LiveRule | None]) -> dict[str, Rule]:
+    """All rules, without those that are named under another name."""
+    ids = _ids(named)
+    return {name: rule for name, rule in default_rules().items() if name in named or rule.id not in ids}
+
+
+def live_rules_schema() -> dict[str, Any]:
+    """The JSON Schema of `rules:`."""
+    off: list[dict[str, Any]] = [{"const": False}, {"type": "null"}]
+    models = {"others": _OTHERS, **{name: _rule_model(name, cls) for name, cls in all_rules().items()}}
+    rules = {name: {"anyOf": [*off, _action_schema(), model.model_json_schema()]} for name, model in models.items()}
+    named = {
+        "type": "object",
+        "description": "Rules that are evaluated during the training.",
+        "additionalProperties": False,
+        "properties": {**_EVERY.model_json_schema()["properties"], **rules},
+        "patternProperties": {DOTTED_PATH: {"anyOf": [*off, _action_schema(), {"type": "object"}]}},
+    }
+    return {"anyOf": [*off, named]}

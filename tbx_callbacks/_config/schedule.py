@@ -6,8 +6,11 @@ launcher spawns processes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
 
 Schedule = Callable[[int], bool]
 
@@ -40,6 +43,47 @@ class At:
 
     def __str__(self) -> str:
         return f"at step{'s' * (len(self.steps) > 1)} {', '.join(map(str, sorted(self.steps)))}"
+
+
+@dataclass(frozen=True)
+class PerDecade:
+    """Steps on a logarithmic scale: `points` per decade, rounded. Four give 1, 2, 3, 6, 10, 18, ..."""
+
+    points: int
+
+    def __call__(self, step: int) -> bool:
+        if step < 1:
+            return False
+        exponent = self.points * math.log10(step)
+        return any(round(10 ** (n / self.points)) == step for n in (math.floor(exponent), math.ceil(exponent)))
+
+    def __str__(self) -> str:
+        return f"{self.points} times per decade of steps"
+
+
+@dataclass(frozen=True)
+class EveryEpochs:
+    """The end of every `epochs` epochs, perhaps a fraction: the first step at or after it.
+
+    `steps_per_epoch` counts optimizer steps. Without it, as in a metric set, no step is due.
+    """
+
+    epochs: float
+    steps_per_epoch: int | None = None
+
+    def __call__(self, step: int) -> bool:
+        if self.steps_per_epoch is None:
+            return False
+        steps, periods = self._period
+        return step * periods // steps > (step - 1) * periods // steps
+
+    def __str__(self) -> str:
+        return f"every {self.epochs:g} epochs" if self.epochs != 1 else "every epoch"
+
+    @cached_property
+    def _period(self) -> tuple[int, int]:
+        """The number of steps in a period, as an exact fraction."""
+        return (Fraction(str(self.epochs)) * (self.steps_per_epoch or 1)).as_integer_ratio()
 
 
 @dataclass(frozen=True)
@@ -90,6 +134,8 @@ def stretch(schedule: Schedule, factor: int) -> Schedule:
     """The schedule with every period multiplied by `factor`; single steps stay."""
     if isinstance(schedule, Every):
         return Every(schedule.n * factor)
+    if isinstance(schedule, EveryEpochs):
+        return replace(schedule, epochs=float(Fraction(str(schedule.epochs)) * factor))
     if isinstance(schedule, Either):
         return Either(tuple(stretch(part, factor) for part in schedule.schedules))
     return schedule

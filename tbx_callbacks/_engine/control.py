@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tbx_callbacks import tags
-from tbx_callbacks._config.live_rule_options import LiveRuleConfig
-from tbx_callbacks._config.metric_spec import Cadence
+from tbx_callbacks._config.cadence import Cadence
+from tbx_callbacks._config.rule_options import LiveRuleConfig
 from tbx_callbacks._config.schedule import Schedule, never
 from tbx_callbacks._engine.budget import Budget
 from tbx_callbacks._engine.counters import Stopwatch

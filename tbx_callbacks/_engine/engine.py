@@ -11,8 +11,9 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from tbx_callbacks._config.live_rule_options import NO_LIVE_RULES, LiveRuleConfig
-from tbx_callbacks._config.metric_spec import Cadence, MetricSpec
+from tbx_callbacks._config.cadence import Cadence
+from tbx_callbacks._config.metric_spec import MetricSpec
+from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig
 from tbx_callbacks._config.schedule import never
 from tbx_callbacks._distributed.packing import Facts
 from tbx_callbacks._distributed.rank import in_group, is_rank_zero, world_size
@@ -20,6 +21,7 @@ from tbx_callbacks._distributed.reducer import Reducer, join
 from tbx_callbacks._engine.best_values import BestValues
 from tbx_callbacks._engine.control import Control
 from tbx_callbacks._engine.counters import Counters, Stopwatch
+from tbx_callbacks._engine.epochs import Cadences
 from tbx_callbacks._engine.error_guard import Guard
 from tbx_callbacks._engine.metric_plan import families, follow_other_metrics, plan, schedule_of
 from tbx_callbacks._engine.metric_runner import MetricRunner
@@ -112,17 +114,18 @@ class Engine:
             info.sharding,
             reducer.min_reduce if reducer is not None else None,
         )
-        items = supported_metrics(self._items, info, access, reducer)
+        cadences = Cadences(self._items, self._every, self._live).resolve(info.steps_per_epoch, reducer)
+        items = supported_metrics(cadences.items, info, access, reducer)
         metric_runs = plan(
-            items, self._every, access.parameters, info.log_schedule, access.parameters_by_optimizer, reducer
+            items, cadences.every, access.parameters, info.log_schedule, access.parameters_by_optimizer, reducer
         )
         follow_other_metrics(metric_runs, info.log_schedule)
         self._runner = MetricRunner(
             metric_runs, strict=self._strict, clock=self.stopwatch.clock, shared=reducer is not None
         )
-        self._control = Control(self.publisher, self._runner, self.stopwatch, share=self._share, live=self._live)
+        self._control = Control(self.publisher, self._runner, self.stopwatch, share=self._share, live=cadences.live)
         self.wants_labels = "predictions" in self.needs
-        self._user_scalars.schedule = schedule_of(self._every, info.log_schedule)
+        self._user_scalars.schedule = schedule_of(cadences.every, info.log_schedule)
         scaler = info.scaler if "loss_scale" in self.needs else None
         self._counters = Counters(
             self.stopwatch, loss_scale(scaler), Predictions(info.model, info.predictions_remedy, warns=is_rank_zero())
@@ -152,7 +155,7 @@ class Engine:
             any_sharded=_any_rank_sharded(access, reducer),
         )
         self._control.start_rules(
-            self._every, info.log_schedule, resumed_from, sees_all_ranks=self._counts_batches, strict=self._strict
+            cadences.every, info.log_schedule, resumed_from, sees_all_ranks=self._counts_batches, strict=self._strict
         )
         self.publisher.write(0, self._runner.run_event(Context("start", 0, self._run)).finish_local())
         self.stopwatch.resume()

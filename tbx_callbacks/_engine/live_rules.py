@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from functools import partial
 
-from tbx_callbacks._config.live_rule_options import LiveRule, LiveRuleConfig, function_of
-from tbx_callbacks._config.rule_options import Response
+from tbx_callbacks._config.rule_options import LiveRule, LiveRuleConfig, Response, function_of
 from tbx_callbacks._config.schedule import Schedule
 from tbx_callbacks._distributed.background_worker import Worker
 from tbx_callbacks._engine.live_history import RunHistory, read_history

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tbx_callbacks._config.cadence import Cadence
 from tbx_callbacks._config.errors import ConfigError
-from tbx_callbacks._config.metric_spec import Cadence, MetricSpec
+from tbx_callbacks._config.metric_spec import MetricSpec
 from tbx_callbacks._config.schedule import Schedule, either, every
 from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.cost import Cost
@@ -41,8 +42,10 @@ class MetricRun:
 
 
 def schedule_of(cadence: Cadence, log_schedule: Schedule) -> Schedule:
-    """The schedule of a cadence: every `cadence` steps, or the trainer's logging steps."""
-    return every(cadence) if isinstance(cadence, int) else log_schedule
+    """The schedule of a cadence: every `cadence` steps, the trainer's logging steps, or the cadence itself."""
+    if isinstance(cadence, int):
+        return every(cadence)
+    return log_schedule if cadence == "log" else cadence
 
 
 def plan(

@@ -24,7 +24,10 @@ logger = logging.getLogger(__name__)
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-_CROSS_RANK = ("activations", "axis", "input_share", "memory", "nonfinite", "outputs", "throughput", "train_accuracy")
+_CROSS_RANK = ("input_share", "memory")
+"""Metrics of the process, which differ between ranks,"""
+_DATA_NEEDS = frozenset({"activations", "batches", "losses", "nonfinite", "predictions"})
+"""and needs that a rank fulfils from its share of the data."""
 
 
 def describe_mismatch(
@@ -75,11 +78,11 @@ def supported_metrics(
 def _drop_sharded(items: Sequence[MetricSpec], sharding: str | None, *extra: str) -> list[MetricSpec]:
     """Drops items that read sharded parameters: a shard's norm is not the parameter's norm.
 
-    `extra` names further metrics to drop.
+    `extra` names needs of further metrics to drop.
     """
     if sharding is None:
         return list(items)
-    dropped = sorted({item.name for item in items if item.select is not None or item.name in extra})
+    dropped = sorted({item.name for item in items if item.select is not None or item.metric.needs & {*extra}})
     if dropped and is_rank_zero():
         logger.warning(
             "parameter sharding is not supported: %s; disabled metrics: %s",
@@ -91,7 +94,11 @@ def _drop_sharded(items: Sequence[MetricSpec], sharding: str | None, *extra: str
 
 def _drop_cross_rank(items: Sequence[MetricSpec], *, has_shards: bool) -> list[MetricSpec]:
     """Drops items that need the other ranks, which do not log: replicas suffice, shares of the data do not."""
-    dropped = {item.name for item in items if item.name in _CROSS_RANK or (has_shards and item.select is not None)}
+    dropped = {
+        item.name
+        for item in items
+        if item.name in _CROSS_RANK or item.metric.needs & _DATA_NEEDS or (has_shards and item.select is not None)
+    }
     if dropped:
         logger.warning(
             "only this rank is logging, so these metrics would cover its share of the data only; disabled: %s",

@@ -39,6 +39,7 @@ class TrainingInfo:
         compiled: whether the trainer compiles the model.
         still_training: whether the training is still running. Hooks call it, and are removed if it is not, for trainers
             that do not report an exception.
+        steps_per_epoch: optimizer steps in an epoch; None if the number is unknown.
         predictions_remedy: how users of this trainer can provide labels and logits.
     """
 
@@ -56,4 +57,5 @@ class TrainingInfo:
     scaler: Any = None
     compiled: bool = False
     still_training: Callable[[], bool] = _always
+    steps_per_epoch: int | None = None
     predictions_remedy: str = "pass both to Engine.record_outputs"

@@ -18,8 +18,9 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from tbx_callbacks._config.bundled import bundled_folder
-from tbx_callbacks._config.errors import ConfigError, suggest
+from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.rule_options import load_rules
+from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.cli.doctor import as_json, print_diagnosis
 from tbx_callbacks.rules.diagnose import diagnose_folder
 from tbx_callbacks.runs.reader import UnreadableError
@@ -31,6 +32,11 @@ console = Console(highlight=False)
 def main() -> None:
     """Entry point of the command."""
     app()
+
+
+@app.callback()
+def _import_from_current_folder() -> None:
+    sys.path.insert(0, "")  # a metric set may name classes and functions of modules there, as a script may
 
 
 # Commands that read metric sets import torch, which takes seconds; the others do without.
@@ -55,7 +61,6 @@ def check(file: Annotated[str, typer.Argument(help="A YAML file, or the name of 
     """Check a metric set: print its metrics and rules, or the error."""
     from tbx_callbacks.cli.metric_sets import check_table
 
-    sys.path.insert(0, "")  # functions named in `call:` may be in the current folder, as beside a script
     try:
         table, summary = check_table(file)
     except ConfigError as error:

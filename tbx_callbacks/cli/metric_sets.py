@@ -6,9 +6,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from tbx_callbacks._config.bundled import bundled_sets
+from tbx_callbacks._config.cadence import Cadence
 from tbx_callbacks._config.metric_set import Config, load_config
-from tbx_callbacks._config.metric_spec import MetricSpec, options_model
-from tbx_callbacks.metrics.registry import METRICS
+from tbx_callbacks._config.metric_spec import MetricSpec, metric_model
+from tbx_callbacks.metrics.registry import all_metrics
 
 
 def sets_table() -> Table:
@@ -22,11 +23,13 @@ def sets_table() -> Table:
 
 
 def metrics_table() -> Table:
-    """A table of all metrics."""
+    """A table of all metrics, those of other packages included."""
     table = Table("metric", "description", "tags", "unit", "options (default)", "cost", show_lines=True)
-    for name, cls in METRICS.items():
-        fields = options_model(name).model_fields
-        options = [f"{key} ({_default(key, field.default)})" for key, field in fields.items()]
+    for name, cls in all_metrics().items():
+        fields = metric_model(name, cls).model_fields
+        options = [
+            f"{key} ({_default(key, field.get_default(call_default_factory=True))})" for key, field in fields.items()
+        ]
         summary = (cls.__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ")
         tags, units = "\n".join(cls.tags), "\n".join(unit or "-" for unit in cls.tags.values())
         table.add_row(*map(escape, (name, summary, tags, units, "\n".join(options) or "-", cls.cost)))
@@ -44,13 +47,17 @@ def check_table(file: str) -> tuple[Table, str]:
     for item in config.items:
         table.add_row(*map(escape, (item.name, _cadence(item, config), _parameters(item), "\n".join(item.metric.tags))))
     return table, (
-        f"{escape(config.source)}: {len(config.items)} metrics, every: {config.every}, strict: {config.strict},"
-        f" rules: {escape(config.live.describe())}"
+        f"{escape(config.source)}: {len(config.items)} metrics, every: {_text(config.every)}, strict: {config.strict},"
+        f" rules: {escape(config.live.describe())}, writers: {escape(', '.join(spec.name for spec in config.writers))}"
     )
 
 
 def _cadence(item: MetricSpec, config: Config) -> str:
-    return str(item.every or config.every) if "step" in item.metric.events else "when the trainer logs"
+    return _text(item.every or config.every) if "step" in item.metric.events else "when the trainer logs"
+
+
+def _text(cadence: Cadence) -> str:
+    return str(cadence).removeprefix("every ")
 
 
 def _parameters(item: MetricSpec) -> str:

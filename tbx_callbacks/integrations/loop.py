@@ -51,6 +51,7 @@ class TbxLoop(StepCountingIntegration):
         optimizer: one optimizer, several, or several by name; prepared by Accelerate or not.
         config: see `Integration`.
         log_every: the interval, in optimizer steps, of the loss and of metrics with `every: log`.
+        steps_per_epoch: optimizer steps in an epoch, for metrics with `every: {epochs: ...}`.
         max_grad_norm: the limit if the loop clips by norm; None if it does not clip. Norms before clipping then need a
             call of `before_clip`.
         hparams: hyper-parameters for the HParams tab.
@@ -70,6 +71,7 @@ class TbxLoop(StepCountingIntegration):
         config: ConfigSource = "default",
         *,
         log_every: int = 10,
+        steps_per_epoch: int | None = None,
         max_grad_norm: float | None = None,
         hparams: Mapping[str, bool | float | str] | None = None,
         start_step: int = 0,
@@ -81,6 +83,10 @@ class TbxLoop(StepCountingIntegration):
         self._max_grad_norm = max_grad_norm
         optimizers = named_optimizers(optimizer)
         log_schedule = every(log_every)
+        if steps_per_epoch is not None and steps_per_epoch < 1:
+            raise ValueError(
+                f"steps_per_epoch must be at least 1, got {steps_per_epoch}; leave it out if it is unknown"
+            )
         if not self._is_active:
             return
         info = TrainingInfo(
@@ -93,6 +99,7 @@ class TbxLoop(StepCountingIntegration):
             hparams=hparams or {},
             texts={tags.ARGS: json.dumps(dict(hparams), indent=2)} if hparams else {},
             scaler=scaler if scaler is not None else scaler_of(optimizer),
+            steps_per_epoch=steps_per_epoch,
             predictions_remedy="pass outputs=... and labels=... to end_step",
         )
         self._begin(self._choose_location(start_step) if self._is_writer else None, start_step, info=info)

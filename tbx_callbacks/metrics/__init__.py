@@ -1,11 +1,9 @@
-"""Exports the metric registry and the types for writing a metric.
-
-Metric sets, the command line and the JSON Schema read the registry `METRICS`.
-"""
+"""Exports the bundled metrics and the types for writing a metric."""
 
 from __future__ import annotations
 
-from tbx_callbacks.metrics.base import Metric
+from tbx_callbacks._model.parameters import Select
+from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.metrics.registry import METRICS
@@ -22,7 +20,9 @@ __all__ = [
     "Rate",
     "Ratio",
     "Rms",
+    "Select",
     "Sum",
     "Text",
     "Value",
+    "Values",
 ]

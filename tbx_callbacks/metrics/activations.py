@@ -9,17 +9,16 @@ from typing import ClassVar
 
 import torch
 
-from tbx_callbacks._model.parameters import Select
 from tbx_callbacks._stats.histogram import check_bins
 from tbx_callbacks._stats.norms import square_norms
-from tbx_callbacks.metrics.base import STEP, Values
+from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.values import Histogram, Mean, Rms, Value
 from tbx_callbacks.tags import ACTIVATIONS
 
 
 @dataclass(frozen=True)
-class Activations:
+class Activations(Metric):
     """RMS norm, mean, share of zeros and histogram of module outputs in the first forward pass of the step.
 
     Covers all elements, padding included, of the first tensor that a module returns in training mode. The norm is the
@@ -41,9 +40,7 @@ class Activations:
         f"{ACTIVATIONS}/<module>/mean": "",
         f"{ACTIVATIONS}/<module>/zero_share": "share of elements",
     }
-    events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"activations"})
-    select: ClassVar[Select | None] = None
     cost: ClassVar[str] = "five passes over the activations"
 
     def __post_init__(self) -> None:

@@ -6,23 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tbx_callbacks._model.parameters import Select
-from tbx_callbacks.metrics.base import STEP, Values
+from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.values import Sum
 from tbx_callbacks.tags import AXIS
 
 
 @dataclass(frozen=True)
-class AxisProgress:
+class AxisProgress(Metric):
     """Samples and tokens that all ranks have trained on since the last point. Cost: one small sum per micro-batch."""
 
     axes: tuple[str, ...]
 
     tags: ClassVar[Mapping[str, str]] = {}
-    events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"batches"})
-    select: ClassVar[Select | None] = None
     cost: ClassVar[str] = "one small sum a micro-batch"
 
     def __call__(self, context: Context) -> Values:

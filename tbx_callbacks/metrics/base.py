@@ -14,10 +14,33 @@ Values = Mapping[str, Value | Histogram | HostValue | Derived]
 
 STEP = frozenset({"step"})
 NOTHING: frozenset[str] = frozenset()
+EVENTS = frozenset({"start", "step", "log", "end"})
+NEEDS = frozenset(
+    {
+        "gradients",
+        "before_clip",
+        "weights_before",
+        "activations",
+        "batches",
+        "losses",
+        "predictions",
+        "nonfinite",
+        "loss_scale",
+    }
+)
 
 
 class Metric(Protocol):
     """A frozen dataclass whose fields are the metric's options. It knows no cadence, rank, trainer or writer.
+
+    ```python
+    @dataclass(frozen=True)
+    class Kurtosis(Metric):
+        tags = {"kurtosis/{group}": ""}
+        select = Select(by="layer")
+
+        def __call__(self, context: Context) -> Values: ...
+    ```
 
     Class attributes describe the metric to the engine, the command line and the configuration:
 
@@ -40,10 +63,10 @@ class Metric(Protocol):
     """
 
     tags: ClassVar[Mapping[str, str]]
-    events: ClassVar[frozenset[str]]
-    needs: ClassVar[frozenset[str]]
-    select: ClassVar[Select | None]
-    cost: ClassVar[str]
+    events: ClassVar[frozenset[str]] = STEP
+    needs: ClassVar[frozenset[str]] = NOTHING
+    select: ClassVar[Select | None] = None
+    cost: ClassVar[str] = "none"
 
     def __call__(self, context: Context) -> Values:
         """Returns values by tag. On the event `step` it must not cause a host sync on an accelerator.

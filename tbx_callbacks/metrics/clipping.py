@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tbx_callbacks._model.parameters import Select
-from tbx_callbacks.metrics.base import NOTHING, STEP, Values
+from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.metrics.values import Derived, Mean, Value
@@ -15,7 +14,7 @@ from tbx_callbacks.tags import CLIP_FACTOR, CLIP_SHARE, TRAINER_CLIP_FACTOR
 
 
 @dataclass(frozen=True)
-class Clip:
+class Clip(Metric):
     """Clip factor of the step's gradient, and the share of steps that were clipped.
 
     `clip/factor` is the factor that clipping applied in this step: `min(1, max_norm / (norm + 1e-6))`, as in
@@ -25,10 +24,6 @@ class Clip:
     """
 
     tags: ClassVar[Mapping[str, str]] = {CLIP_FACTOR: "", CLIP_SHARE: "share of steps"}
-    events: ClassVar[frozenset[str]] = STEP
-    needs: ClassVar[frozenset[str]] = NOTHING
-    select: ClassVar[Select | None] = None
-    cost: ClassVar[str] = "none"
 
     def __call__(self, context: Context) -> Values:
         if context.clipping != "norm":

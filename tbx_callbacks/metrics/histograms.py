@@ -8,13 +8,13 @@ from typing import ClassVar
 
 from tbx_callbacks._model.parameters import Select
 from tbx_callbacks._stats.histogram import check_bins
-from tbx_callbacks.metrics.base import NOTHING, STEP, Values
+from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.tags import GRADS, UPDATES, WEIGHTS
 
 
 @dataclass(frozen=True)
-class WeightHistogram:
+class WeightHistogram(Metric):
     """Exact histogram of the weights after the step, frozen ones included, per group.
 
     Uses `bins` equal bins between the smallest and the largest finite element of the group. NaN and Inf are left out
@@ -25,8 +25,6 @@ class WeightHistogram:
     """Number of bins, 1 to 255."""
 
     tags: ClassVar[Mapping[str, str]] = {f"{WEIGHTS}/{{group}}": "histogram"}
-    events: ClassVar[frozenset[str]] = STEP
-    needs: ClassVar[frozenset[str]] = NOTHING
     select: ClassVar[Select | None] = Select(by="layer")
     cost: ClassVar[str] = "two passes over the weights"
 
@@ -41,7 +39,7 @@ class WeightHistogram:
 
 
 @dataclass(frozen=True)
-class GradHistogram:
+class GradHistogram(Metric):
     """Exact histogram of the gradients as the optimizer consumed them (after clipping), per group.
 
     Uses `bins` equal bins between the smallest and the largest finite element of the group. NaN and Inf are left out
@@ -53,7 +51,6 @@ class GradHistogram:
     """Number of bins, 1 to 255."""
 
     tags: ClassVar[Mapping[str, str]] = {f"{GRADS}/{{group}}": "histogram"}
-    events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
     select: ClassVar[Select | None] = Select(by="layer")
     cost: ClassVar[str] = "two passes over the gradients"
@@ -69,7 +66,7 @@ class GradHistogram:
 
 
 @dataclass(frozen=True)
-class UpdateHistogram:
+class UpdateHistogram(Metric):
     """Exact histogram of the update, `new - old`, of parameters that have a gradient, per group.
 
     Uses `bins` equal bins between the smallest and the largest finite element of the group. Not written for a step that
@@ -81,7 +78,6 @@ class UpdateHistogram:
     """Number of bins, 1 to 255."""
 
     tags: ClassVar[Mapping[str, str]] = {f"{UPDATES}/{{group}}": "histogram"}
-    events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"weights_before"})
     select: ClassVar[Select | None] = Select(by="layer")
     cost: ClassVar[str] = "a copy of the weights, three passes over it"

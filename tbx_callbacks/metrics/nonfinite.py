@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from tbx_callbacks._model.parameters import PerGroup, Select
 from tbx_callbacks._stats.types import Number
-from tbx_callbacks.metrics.base import Values
+from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.host_values import FinalValue, Text
 from tbx_callbacks.metrics.values import Derived, Sum, Value
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class NonFinite:
+class NonFinite(Metric):
     """Counts of NaN and Inf elements in the gradients before clipping and in the weights after the step.
 
     `nonfinite/found` is 1 when there is any, in the losses since the last point too, else 0. Totals are always written;
@@ -51,7 +51,6 @@ class NonFinite:
         f"{NONFINITE_WEIGHTS}/{{group}}": "elements",
         NONFINITE_FIRST_BAD: "text",
     }
-    events: ClassVar[frozenset[str]] = frozenset({"step"})
     needs: ClassVar[frozenset[str]] = frozenset({"batches", "before_clip", "gradients", "nonfinite"})
     select: ClassVar[Select | None] = Select(by="layer")
     cost: ClassVar[str] = "shares the norms' pass"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tbx_callbacks._model.parameters import Select
-from tbx_callbacks.metrics.base import NOTHING, STEP, Values
+from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.metrics.values import Derived, Norm, Ratio
@@ -23,7 +23,7 @@ from tbx_callbacks.tags import (
 
 
 @dataclass(frozen=True)
-class GradNorm:
+class GradNorm(Metric):
     """L2 norm of the gradient before clipping, `sqrt(sum(g**2))` over a group's parameters.
 
     Exact with an attached callback, or when the trainer does not clip. Otherwise it is the norm after clipping divided
@@ -32,7 +32,6 @@ class GradNorm:
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{GRAD_NORM}/{{group}}": ""}
-    events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"before_clip", "gradients"})
     select: ClassVar[Select | None] = Select(by="layer")
     cost: ClassVar[str] = "one pass over the gradients"
@@ -66,14 +65,13 @@ def _undo_clipping(numbers: Mapping[str, FinalValue]) -> dict[str, FinalValue | 
 
 
 @dataclass(frozen=True)
-class GradNormClipped:
+class GradNormClipped(Metric):
     """L2 norm of the gradient after clipping, `sqrt(sum(g**2))` over a group's parameters.
 
     Merged over ranks as a sum of squares. Cost: one pass over the gradients.
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{GRAD_NORM_CLIPPED}/{{group}}": ""}
-    events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
     select: ClassVar[Select | None] = Select(by="total")
     cost: ClassVar[str] = "one pass over the gradients"
@@ -84,15 +82,13 @@ class GradNormClipped:
 
 
 @dataclass(frozen=True)
-class WeightNorm:
+class WeightNorm(Metric):
     """L2 norm of the weights after the step, `sqrt(sum(w**2))` over a group's parameters, frozen ones included.
 
     Tied weights count once. Merged over ranks as a sum of squares. Cost: one pass over the weights.
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{WEIGHT_NORM}/{{group}}": ""}
-    events: ClassVar[frozenset[str]] = STEP
-    needs: ClassVar[frozenset[str]] = NOTHING
     select: ClassVar[Select | None] = Select(by="layer")
     cost: ClassVar[str] = "one pass over the weights"
 
@@ -102,7 +98,7 @@ class WeightNorm:
 
 
 @dataclass(frozen=True)
-class UpdateNorm:
+class UpdateNorm(Metric):
     """L2 norm of the update, `sqrt(sum((new - old)**2))` over a group's parameters that have a gradient.
 
     Includes weight decay. Not written for a step that was skipped because gradients overflowed. Merged over ranks as a
@@ -110,7 +106,6 @@ class UpdateNorm:
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{UPDATE_NORM}/{{group}}": ""}
-    events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"weights_before"})
     select: ClassVar[Select | None] = Select(by="layer")
     cost: ClassVar[str] = "a copy of the weights, two passes over it"
@@ -124,7 +119,7 @@ class UpdateNorm:
 
 
 @dataclass(frozen=True)
-class UpdateRatio:
+class UpdateRatio(Metric):
     """Norm of the update divided by the norm of the new weights, over parameters that have a gradient.
 
     `sqrt(sum((new - old)**2)) / sqrt(sum(new**2))`. About 1e-3 is usual for training from scratch; fine-tuning takes
@@ -133,7 +128,6 @@ class UpdateRatio:
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{UPDATE_RATIO}/{{group}}": ""}
-    events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"weights_before"})
     select: ClassVar[Select | None] = Select(by="layer")
     cost: ClassVar[str] = "a copy of the weights, two passes over it, one over them"

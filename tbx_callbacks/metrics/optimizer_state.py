@@ -9,14 +9,14 @@ from typing import ClassVar
 import torch
 
 from tbx_callbacks._model.parameters import Select
-from tbx_callbacks.metrics.base import NOTHING, STEP, Values
+from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.values import Norm, Rms, Value
 from tbx_callbacks.tags import OPTIMIZER_STATE
 
 
 @dataclass(frozen=True)
-class OptimizerState:
+class OptimizerState(Metric):
     """L2 norms of the optimizer's moments after the step, and the size of the resulting step.
 
     `exp_avg` and `exp_avg_sq` are Adam's first and second moments without bias correction. For Adafactor `exp_avg_sq`
@@ -38,8 +38,6 @@ class OptimizerState:
         f"{OPTIMIZER_STATE}/momentum_buffer/{{group}}": "",
         f"{OPTIMIZER_STATE}/effective_lr/{{group}}": "",
     }
-    events: ClassVar[frozenset[str]] = STEP
-    needs: ClassVar[frozenset[str]] = NOTHING
     select: ClassVar[Select | None] = Select(by="layer")
     cost: ClassVar[str] = "four passes over the optimizer's state"
 

@@ -9,8 +9,7 @@ from typing import ClassVar
 import psutil
 import torch
 
-from tbx_callbacks._model.parameters import Select
-from tbx_callbacks.metrics.base import NOTHING, STEP, Values
+from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.values import Inverse, Max, RankOfMax, Rate, Value
 from tbx_callbacks.tags import (
@@ -28,7 +27,7 @@ from tbx_callbacks.tags import (
 
 
 @dataclass(frozen=True)
-class Throughput:
+class Throughput(Metric):
     """Speed since this metric's last point, without evaluation and saving.
 
     Samples and tokens are added over ranks and divided by the slowest rank's time. Only tokens that the attention mask
@@ -43,9 +42,7 @@ class Throughput:
         TOKENS_PER_SECOND: "1/s",
         MONITOR_SHARE: "share of the time",
     }
-    events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"batches"})
-    select: ClassVar[Select | None] = None
     cost: ClassVar[str] = "one small sum a micro-batch"
 
     def __call__(self, context: Context) -> Values:
@@ -65,7 +62,7 @@ class Throughput:
 
 
 @dataclass(frozen=True)
-class InputShare:
+class InputShare(Metric):
     """Share of the training time, since the last point, in which the training waited for its next batch.
 
     The wait is measured:
@@ -80,10 +77,6 @@ class InputShare:
     """
 
     tags: ClassVar[Mapping[str, str]] = {INPUT_SHARE: "share of the time"}
-    events: ClassVar[frozenset[str]] = STEP
-    needs: ClassVar[frozenset[str]] = NOTHING
-    select: ClassVar[Select | None] = None
-    cost: ClassVar[str] = "none"
 
     def __call__(self, context: Context) -> Values:
         interval = context.interval
@@ -96,7 +89,7 @@ _GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Memory:
+class Memory(Metric):
     """Memory of the process in GiB, the largest over ranks.
 
     `memory/rss_gib` is the current resident set. `memory/peak_gib` and `memory/reserved_gib` are torch's peaks of
@@ -110,10 +103,6 @@ class Memory:
         MEMORY_RESERVED: "GiB",
         MEMORY_LARGEST_RANK: "rank",
     }
-    events: ClassVar[frozenset[str]] = STEP
-    needs: ClassVar[frozenset[str]] = NOTHING
-    select: ClassVar[Select | None] = None
-    cost: ClassVar[str] = "none"
 
     def __call__(self, context: Context) -> Values:
         amount = psutil.Process().memory_info().rss

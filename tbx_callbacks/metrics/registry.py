@@ -1,9 +1,17 @@
-"""Defines METRICS, the registry that maps the names used in YAML and on the command line to metric classes."""
+"""Defines METRICS, the bundled metric classes by name, and finds those of other packages.
+
+Another package names its metrics in the entry point group `tbx_callbacks.metrics`.
+Any metric can also be named by the dotted path of its class.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from tbx_callbacks._extensions import ExtensionError, Registry, check_frozen_dataclass
+from tbx_callbacks._model.parameters import Select
 from tbx_callbacks.metrics.activations import Activations
-from tbx_callbacks.metrics.base import Metric
+from tbx_callbacks.metrics.base import EVENTS, NEEDS, Metric
 from tbx_callbacks.metrics.clipping import Clip
 from tbx_callbacks.metrics.histograms import GradHistogram, UpdateHistogram, WeightHistogram
 from tbx_callbacks.metrics.nonfinite import NonFinite
@@ -37,3 +45,44 @@ METRICS: dict[str, type[Metric]] = {
     "hparams": Hparams,
     "layout": Layout,
 }
+
+
+def _check(loaded: object, _name: str | None) -> type[Metric]:
+    cls = check_frozen_dataclass(loaded, Metric, ("every", "by", "include", "exclude"))
+    tags = getattr(cls, "tags", None)
+    if (
+        not isinstance(tags, Mapping)
+        or not tags
+        or not all(isinstance(text, str) for item in tags.items() for text in item)
+    ):
+        raise ExtensionError(f"tags must be a mapping of tag to unit, got {tags!r}; for example {{'kurtosis': ''}}")
+    for attribute, known in (("events", EVENTS), ("needs", NEEDS)):
+        values = getattr(cls, attribute, None)
+        if not isinstance(values, frozenset) or not values <= known:
+            choices = ", ".join(sorted(known))
+            raise ExtensionError(f"{attribute} must be a frozenset of {choices}, got {values!r}; derive it from Metric")
+    if not isinstance(getattr(cls, "select", 0), Select | None) or not isinstance(getattr(cls, "cost", 0), str):
+        raise ExtensionError("select must be a Select or None, and cost a string; derive the class from Metric")
+    return cls
+
+
+_REGISTRY = Registry("metric", METRICS, _check)
+
+
+def find_metric(name: str) -> type[Metric] | None:
+    """Returns the metric of this name or dotted path; None if the name is unknown and has no dot.
+
+    Raises:
+        ExtensionError: it cannot be imported, or is no metric.
+    """
+    return _REGISTRY.find(name)
+
+
+def metric_names() -> list[str]:
+    """The names of the bundled metrics and of those of entry points. Imports nothing."""
+    return _REGISTRY.names()
+
+
+def all_metrics() -> dict[str, type[Metric]]:
+    """The bundled metrics and those of entry points, by name. An invalid one costs one warning."""
+    return _REGISTRY.all()

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tbx_callbacks._model.parameters import Select
-from tbx_callbacks.metrics.base import NOTHING, Values
+from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.host_values import HostValue, HParams, HParamsEnd, HParamsMetrics, Text
 from tbx_callbacks.metrics.host_values import Layout as Charts
@@ -35,7 +34,7 @@ _NOT_QUALITY = ("runtime", "samples_per_second", "steps_per_second", "model_prep
 
 
 @dataclass(frozen=True)
-class Hparams:
+class Hparams(Metric):
     """TensorBoard's HParams tab, and the training arguments and model configuration as text.
 
     The tab shows the run's hyper-parameters next to the last and the best value of each evaluation metric. The best
@@ -45,9 +44,6 @@ class Hparams:
 
     tags: ClassVar[Mapping[str, str]] = {f"{BEST}/<eval metric>": "", ARGS: "text", MODEL_CONFIG: "text"}
     events: ClassVar[frozenset[str]] = frozenset({"start", "log", "end"})
-    needs: ClassVar[frozenset[str]] = NOTHING
-    select: ClassVar[Select | None] = None
-    cost: ClassVar[str] = "none"
 
     def __call__(self, context: Context) -> Values:
         run = context.run
@@ -67,7 +63,7 @@ class Hparams:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(Metric):
     """Charts for TensorBoard's Custom Scalars tab.
 
     One chart shows training and evaluation loss; each family of layers or parameters has a chart. Cost: none.
@@ -75,9 +71,6 @@ class Layout:
 
     tags: ClassVar[Mapping[str, str]] = {CUSTOM_SCALARS: "layout"}
     events: ClassVar[frozenset[str]] = frozenset({"start"})
-    needs: ClassVar[frozenset[str]] = NOTHING
-    select: ClassVar[Select | None] = None
-    cost: ClassVar[str] = "none"
 
     def __call__(self, context: Context) -> Values:
         charts: dict[str, dict[str, list[str]]] = {"loss": {"train and eval": [f"^{TRAIN_LOSS}$", f"^{EVAL}/.*loss$"]}}

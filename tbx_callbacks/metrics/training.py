@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tbx_callbacks._model.parameters import Select
-from tbx_callbacks.metrics.base import NOTHING, STEP, Values
+from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.metrics.values import Max, Mean
@@ -15,7 +14,7 @@ from tbx_callbacks.tags import AMP_SCALE, AMP_SKIPPED_STEPS, EVAL, LEARNING_RATE
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(Metric):
     """Loss and every other number that the trainer logs, unchanged.
 
     The trainer's loss is the mean over the steps since its previous log. Evaluation metrics and the final summary are
@@ -24,16 +23,13 @@ class Loss:
 
     tags: ClassVar[Mapping[str, str]] = {TRAIN_LOSS: "", f"{TRAIN}/<name>": "", f"{EVAL}/<name>": ""}
     events: ClassVar[frozenset[str]] = frozenset({"log"})
-    needs: ClassVar[frozenset[str]] = NOTHING
-    select: ClassVar[Select | None] = None
-    cost: ClassVar[str] = "none"
 
     def __call__(self, context: Context) -> Values:
         return {tag: Text(value) if isinstance(value, str) else Max(value) for tag, value in context.logs.items()}
 
 
 @dataclass(frozen=True)
-class Outputs:
+class Outputs(Metric):
     """Mean since the last point of every further loss that the model returns: each scalar `*loss*` besides `loss`.
 
     Models with several tasks or auxiliary losses return such scalars in a mapping or a dataclass. With Lightning, the
@@ -42,9 +38,7 @@ class Outputs:
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{TRAIN}/<name>": ""}
-    events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"losses"})
-    select: ClassVar[Select | None] = None
     cost: ClassVar[str] = "a small sum every few micro-batches"
 
     def __call__(self, context: Context) -> Values:
@@ -52,7 +46,7 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class TrainAccuracy:
+class TrainAccuracy(Metric):
     """Share of correct predictions on the training batches since the last point, for classification heads.
 
     Uses the model's `logits` in training mode: `[batch, classes]`, or `[batch, length, classes]` where labels of -100
@@ -70,9 +64,7 @@ class TrainAccuracy:
     """
 
     tags: ClassVar[Mapping[str, str]] = {TRAIN_ACCURACY: "share of labels"}
-    events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"predictions"})
-    select: ClassVar[Select | None] = None
     cost: ClassVar[str] = "an argmax of the logits"
 
     def __call__(self, context: Context) -> Values:
@@ -80,24 +72,20 @@ class TrainAccuracy:
 
 
 @dataclass(frozen=True)
-class LearningRate:
+class LearningRate(Metric):
     """Learning rate that the step used, for every parameter group of every optimizer.
 
     A group is called by its `name`, or by its number: `pg1`, `pg2`. Cost: none.
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{LEARNING_RATE}/<Optimizer>/<group>": ""}
-    events: ClassVar[frozenset[str]] = STEP
-    needs: ClassVar[frozenset[str]] = NOTHING
-    select: ClassVar[Select | None] = None
-    cost: ClassVar[str] = "none"
 
     def __call__(self, context: Context) -> Values:
         return {f"{LEARNING_RATE}/{name}": Max(rate) for name, rate in context.learning_rates.items()}
 
 
 @dataclass(frozen=True)
-class Amp:
+class Amp(Metric):
     """Loss scale of float16 mixed precision, and the steps that were skipped because gradients overflowed.
 
     `amp/scale` is the loss scale after this step. `amp/skipped_steps` counts skipped steps since the last point. Both
@@ -107,10 +95,7 @@ class Amp:
     """
 
     tags: ClassVar[Mapping[str, str]] = {AMP_SCALE: "", AMP_SKIPPED_STEPS: "steps"}
-    events: ClassVar[frozenset[str]] = STEP
     needs: ClassVar[frozenset[str]] = frozenset({"loss_scale"})
-    select: ClassVar[Select | None] = None
-    cost: ClassVar[str] = "none"
 
     def __call__(self, context: Context) -> Values:
         interval = context.interval

@@ -8,12 +8,14 @@ from __future__ import annotations
 from tbx_callbacks.rules.base import SEVERITIES, Finding, Rule, Severity
 from tbx_callbacks.rules.diagnose import Diagnosis, Unjudged, default_rules, diagnose
 from tbx_callbacks.rules.registry import RULES
+from tbx_callbacks.rules.required_series import Need
 
 __all__ = [
     "RULES",
     "SEVERITIES",
     "Diagnosis",
     "Finding",
+    "Need",
     "Rule",
     "Severity",
     "Unjudged",

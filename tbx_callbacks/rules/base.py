@@ -41,7 +41,7 @@ class Rule(Protocol):
 
     A rule yields nothing for a run that lacks its tags or has too few points. It is also called while a run grows.
 
-    - `id`: the rule's name in RULES, in YAML and in findings.
+    - `id`: the rule's name in RULES, in YAML and in findings. A rule of another package may leave it out.
     - `needs`: series that the rule requires. The first one is the series that it judges: with a field `min_points`,
       the rule yields nothing below that many points of it.
     - `source`: a paper or documentation.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.registry import RULES
+from tbx_callbacks.rules.registry import all_rules, create_rule
 from tbx_callbacks.runs.reader import Progress, UnreadableError, find_runs, read_run
 from tbx_callbacks.runs.series import Run
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,42 @@ class Diagnosis:
 
 
 def default_rules() -> dict[str, Rule]:
-    """Returns every rule with its default thresholds."""
-    return {name: rule() for name, rule in RULES.items()}
+    """Returns every rule with its default thresholds, those of entry points included."""
+    return {name: create_rule(name, cls) for name, cls in all_rules().items()}
 
 
-def diagnose(run: Run, rules: Mapping[str, Rule] | None = None) -> Diagnosis:
-    """Applies every rule; a growing run can be diagnosed again and again."""
+def diagnose(
+    run: Run,
+    rules: Mapping[str, Rule] | None = None,
+    *,
+    on_error: Callable[[str, Exception], None] | None = None,
+) -> Diagnosis:
+    """Applies every rule; a growing run can be diagnosed again and again.
+
+    Args:
+        run: the run.
+        rules: rules by name; by default all rules with their default thresholds.
+        on_error: called with the name and the error of a rule that fails; None raises the error.
+    """
     rules = default_rules() if rules is None else rules
-    unjudged_rules = [unjudged for rule in rules.values() if (unjudged := _find_missing(rule, run)) is not None]
-    unjudged_ids = {unjudged.id for unjudged in unjudged_rules}
-    findings = [finding for name, rule in rules.items() if name not in unjudged_ids for finding in rule(run)]
-    return Diagnosis(tuple(sorted(findings, key=lambda finding: finding.rank)), tuple(unjudged_rules))
+    findings: list[Finding] = []
+    unjudged: list[Unjudged] = []
+    for name, rule in rules.items():
+        try:
+            missing = _find_missing(rule, run)
+            if missing is None:
+                findings += sorted(rule(run), key=_rank)
+            else:
+                unjudged.append(missing)
+        except Exception as error:  # code from outside may raise anything
+            if on_error is None:
+                raise
+            on_error(name, error)
+    return Diagnosis(tuple(sorted(findings, key=_rank)), tuple(unjudged))
+
+
+def _rank(finding: Finding) -> tuple[int, int]:
+    return finding.rank
 
 
 def _find_missing(rule: Rule, run: Run) -> Unjudged | None:
@@ -94,11 +122,17 @@ def diagnose_folder(
         UnreadableError: a folder cannot be read, or no run has scalars.
         ImportError: TensorBoard is not installed.
     """
-    number = 0
+    number, failed = 0, set[str]()
+
+    def warn(rule: str, error: Exception) -> None:
+        if rule not in failed:
+            failed.add(rule)
+            logger.warning("rule %s is left out: it failed with %r; fix it, or switch it off with --rules", rule, error)
+
     for name, folder in find_runs(logdir).items():
         run = read_run(folder, progress=progress(name) if progress else None)
         if run.scalars:
             number += 1
-            yield DiagnosedRun(name, folder, run, diagnose(run, rules))
+            yield DiagnosedRun(name, folder, run, diagnose(run, rules, on_error=warn))
     if not number:
         raise UnreadableError(f"a run must hold scalars, but those in {os.fspath(logdir)!r} hold none")

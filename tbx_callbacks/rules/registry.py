@@ -1,7 +1,14 @@
-"""Defines RULES, the registry that maps the names used in YAML and on the command line to rule classes."""
+"""Defines RULES, the bundled rule classes by name, and finds those of other packages.
+
+Another package names its rules in the entry point group `tbx_callbacks.rules`.
+Any rule can also be named by the dotted path of its class.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+
+from tbx_callbacks._extensions import ExtensionError, Registry, check_frozen_dataclass
 from tbx_callbacks.rules.amp import AmpScaleCollapse, AmpSkippedSteps
 from tbx_callbacks.rules.base import Rule
 from tbx_callbacks.rules.clipping import ClippingSaturated
@@ -15,6 +22,7 @@ from tbx_callbacks.rules.learning_rate_too_high import LearningRateTooHigh
 from tbx_callbacks.rules.lora import LoraNotTraining
 from tbx_callbacks.rules.nonfinite import NonFinite
 from tbx_callbacks.rules.overfitting import AccuracyGap, EvalDisagrees, Overfitting
+from tbx_callbacks.rules.required_series import Need
 from tbx_callbacks.rules.underfitting import Plateau, Underfitting
 from tbx_callbacks.rules.update_ratio import UpdateTooLarge, UpdateTooSmall
 
@@ -45,3 +53,51 @@ RULES: dict[str, type[Rule]] = {
     "input_bound": InputBound,
     "lora_not_training": LoraNotTraining,
 }
+
+
+def _check(loaded: object, name: str | None) -> type[Rule]:
+    cls = check_frozen_dataclass(loaded, Rule, ("action", "call"))
+    needs, source, id_ = (getattr(cls, attribute, None) for attribute in ("needs", "source", "id"))
+    if not isinstance(needs, tuple) or not needs or not all(isinstance(need, Need) for need in needs):
+        raise ExtensionError(f"needs must be a tuple of at least one Need, got {needs!r}; name the series it reads")
+    if not isinstance(source, str):
+        raise ExtensionError(f"source must be a string, got {source!r}; cite a paper or documentation")
+    if not all(isinstance(getattr(cls, name, None), bool) for name in ("compares_with_start", "only_notes")):
+        raise ExtensionError("compares_with_start and only_notes must be true or false; derive the class from Rule")
+    for option in dataclasses.fields(cls):
+        if isinstance(option.default, bool) or not isinstance(option.default, (int, float)):
+            raise ExtensionError(f"every threshold must be a number, but {option.name} is {option.default!r}")
+    if id_ is not None and (not isinstance(id_, str) or id_ in RULES or id_ != (name or id_)):
+        rule = f"be {name!r}, as its entry point" if name else "differ from those of the bundled rules"
+        raise ExtensionError(f"id must {rule}, got {id_!r}; leave it out to use the rule's name")
+    return cls
+
+
+_REGISTRY = Registry("rule", RULES, _check)
+
+
+def find_rule(name: str) -> type[Rule] | None:
+    """Returns the rule of this name or dotted path; None if the name is unknown and has no dot.
+
+    Raises:
+        ExtensionError: it cannot be imported, or is no rule.
+    """
+    return _REGISTRY.find(name)
+
+
+def rule_names() -> list[str]:
+    """The names of the bundled rules and of those of entry points. Imports nothing."""
+    return _REGISTRY.names()
+
+
+def all_rules() -> dict[str, type[Rule]]:
+    """The bundled rules and those of entry points, by name. An invalid one costs one warning."""
+    return _REGISTRY.all()
+
+
+def create_rule(name: str, cls: type[Rule], **thresholds: float) -> Rule:
+    """Creates a rule. One whose class has no `id` gets its name as `id`."""
+    rule = cls(**thresholds)
+    if not hasattr(rule, "id"):
+        object.__setattr__(rule, "id", name)  # not on the class: two names may have one class
+    return rule

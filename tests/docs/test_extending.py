@@ -8,10 +8,10 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from tests.helpers.limits import limit
 from tests.helpers.runs import ROOT, Run
@@ -57,7 +57,9 @@ def folder(files: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> P
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my_pkg\nVersion: 1.0\n")
     groups = tomllib.loads(files["pyproject.toml"])["project"]["entry-points"]
-    lines = [line for group, points in groups.items() for line in (f"[{group}]", *(f"{k} = {v}" for k, v in points.items()))]
+    lines = [
+        line for group, points in groups.items() for line in (f"[{group}]", *(f"{k} = {v}" for k, v in points.items()))
+    ]
     (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
     return made
 

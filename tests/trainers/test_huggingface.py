@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers.integrations import TensorBoardCallback
 from tbx_callbacks import ConfigError, TbxTrainerCallback
 from tests.helpers.data import FULL
 from tests.helpers.models import bert, trainer
+from tests.helpers.outside_package import install
 from tests.helpers.runs import Run, files
 
 
@@ -85,6 +87,40 @@ def test_huggingface_log_cadence_follows_trainer(tmp_path: Path, args: dict[str,
     assert read.steps("train/loss") == logged
     assert read.steps("weight_norm/total") == logged
     assert read.steps("grad_norm/classifier") == logged
+
+
+@pytest.mark.parametrize(("accumulation", "ends"), [(1, [4, 8, 12, 16]), (3, [2, 3, 5, 6])])
+def test_huggingface_epochs_cadence_follows_data(tmp_path: Path, accumulation: int, ends: list[int]) -> None:
+    callback = TbxTrainerCallback({"every": {"epochs": 0.5}, "metrics": ["loss", {"weight_norm": {"by": "total"}}]})
+    args = {"max_steps": -1, "num_train_epochs": 2, "gradient_accumulation_steps": accumulation}
+    trainer(tmp_path, callbacks=[callback], **args).train()
+    assert Run(callback.log_dir).steps("weight_norm/total") == ends
+
+
+def test_huggingface_outside_metric_rule_and_cadence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = {"tbx_callbacks.metrics": {"kurtosis": "my_pkg.metrics:Kurtosis"}}
+    install(tmp_path / "packages", monkeypatch, groups)
+    callback = TbxTrainerCallback(
+        {
+            "strict": True,
+            "metrics": [
+                {"kurtosis": {"by": "total", "every": {"my_pkg.cadences.Fibonacci": {"start": 3}}}},
+                {"my_pkg.metrics.Ones": {"every": {"per_decade": 4}}},
+                {"weight_norm": {"by": "total", "every": {"at": [3, 4, 7]}}},
+                "loss",
+            ],
+            "rules": {"my_pkg.rules.TooHigh": {"action": "stop", "threshold": 0.01}, "every": {"at": [6]}},
+        }
+    )
+    trained = trainer(tmp_path, callbacks=[pickle.loads(pickle.dumps(callback))], max_steps=20)
+    trained.train()
+    (logged,) = [each for each in trained.callback_handler.callbacks if isinstance(each, TbxTrainerCallback)]
+    read = Run(logged.log_dir)
+    assert trained.state.global_step == 7  # one step after the evidence
+    assert read.steps("kurtosis/total") == read.steps("weight_norm/total") == [3, 4, 7]
+    assert read.at("kurtosis/total") == read.at("weight_norm/total")
+    assert read.steps("ones") == [1, 2, 3, 6]
+    assert list(read.texts) == ["alerts/my_pkg.rules.TooHigh"]
 
 
 def test_huggingface_without_logging_writes_other_cadences(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -86,6 +86,14 @@ def trainer(folder: Path, *callbacks: Any, **options: Any) -> pl.Trainer:
     return pl.Trainer(callbacks=list(callbacks), **{**defaults, **options})
 
 
+@pytest.mark.parametrize(("accumulate", "ends"), [(1, [8, 16]), (3, [3, 6])])
+def test_lightning_epochs_cadence_follows_data(tmp_path: Path, accumulate: int, ends: list[int]) -> None:
+    callback = TbxLightningCallback({"every": {"epochs": 1}, "metrics": [{"weight_norm": {"by": "total"}}]})
+    options = {"max_steps": -1, "max_epochs": 2, "accumulate_grad_batches": accumulate}
+    trainer(tmp_path, callback, **options).fit(Classifier(), loader())
+    assert Run(callback.log_dir).steps("weight_norm/total") == ends
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("clip", [None, 0.05])
 def test_lightning_metrics_match_naive_computation(tmp_path: Path, accumulate: int, clip: float | None) -> None:
@@ -175,6 +183,16 @@ def test_lightning_manual_optimization_two_optimizers(tmp_path: Path) -> None:
         series = read.scalars[f"grad_norm/{name}/{layer}"]
         assert series == [(step, pytest.approx(v, rel=1e-5)) for step, v in enumerate(module.norms[name], 1)]
     assert read.family("grad_norm") == {"SGD/generator", "SGD-1/critic"}
+
+
+def test_lightning_manual_optimization_epochs_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    callback = TbxLightningCallback({"every": 1, "metrics": ["memory", {"weight_norm": {"every": {"epochs": 1}}}]})
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(12, 4)), batch_size=4)
+    trainer(tmp_path, callback, max_steps=-1, max_epochs=1).fit(Adversaries(), data)
+    read = Run(callback.log_dir)
+    assert not read.family("weight_norm")
+    assert read.steps("memory/rss_gib") == [1, 2, 3]
+    assert "weight_norm: left out, because the number of steps per epoch is unknown" in caplog.text
 
 
 def test_lightning_resume_continues_folder(tmp_path: Path) -> None:

@@ -19,9 +19,6 @@ WITHOUT_UNIT_TEST = {
     "_config/bundled",
     "_config/errors",
     "_config/json_schema",
-    "_config/keys",
-    "_config/live_rule_options",
-    "_config/metric_spec",
     "_config/yaml_files",
     "_distributed/collectives",
     "_distributed/group",
@@ -111,7 +108,7 @@ def package_modules() -> dict[str, Path]:
     for file in PACKAGE.rglob("*.py"):
         path = file.relative_to(PACKAGE)
         if file.name != "__init__.py" and path.parts[0] not in ("configs", "recipes"):
-            modules[str(path.with_suffix(""))] = UNIT / path.parent / f"test_{file.stem}.py"
+            modules[str(path.with_suffix(""))] = UNIT / path.parent / f"test_{file.stem.lstrip('_')}.py"
     return modules
 
 

@@ -87,6 +87,7 @@ def training_info(
         earlier_logs=[log_tags(logs) for logs in state.log_history],
         scaler=scaler_of(optimizer),
         compiled=is_compiled(model, args),
+        steps_per_epoch=steps_per_epoch(args, dataloader),
         predictions_remedy=_REMEDY_ATTACHED if attached else _REMEDY_NOT_ATTACHED,
     )
 
@@ -119,15 +120,22 @@ def log_schedule(args: Any, state: Any, dataloader: Any) -> Schedule:
     if strategy == "steps":
         return either(first, every(max(1, int(state.logging_steps))))
     if strategy == "epoch":
-        try:
-            batches = len(dataloader)
-        except TypeError:
+        steps = steps_per_epoch(args, dataloader)
+        if steps is None:
             logger.warning("metrics with `every: log` are disabled: the data has no length; set `every` to a number")
             return first
-        steps = max(1, -(-batches // args.gradient_accumulation_steps))
         return either(first, every(steps), at(state.max_steps))
     logger.warning('metrics with `every: log` are disabled: logging_strategy is "no"; set `every` to a number')
     return first
+
+
+def steps_per_epoch(args: Any, dataloader: Any) -> int | None:
+    """Optimizer steps in an epoch; None if the data has no length."""
+    try:
+        batches = len(dataloader)
+    except TypeError:
+        return None
+    return max(1, math.ceil(batches / int(args.gradient_accumulation_steps)))
 
 
 def hparams(args: Any, model: nn.Module) -> dict[str, bool | float | str]:

@@ -35,6 +35,7 @@ def training_info(trainer: Any, pl_module: Any, optimizers: Mapping[str, torch.o
         hparams=hparams(pl_module),
         texts=texts(pl_module),
         scaler=scaler(trainer),
+        steps_per_epoch=steps_per_epoch(trainer, pl_module),
         predictions_remedy=REMEDY,
     )
 
@@ -66,6 +67,14 @@ def epoch(trainer: Any, batch_idx: int) -> float | None:
     """Finished epochs, including the fraction of the current one; None if its length is unknown."""
     batches = trainer.num_training_batches
     return trainer.current_epoch + (batch_idx + 1) / batches if math.isfinite(batches) else None
+
+
+def steps_per_epoch(trainer: Any, pl_module: Any) -> int | None:
+    """Optimizer steps in an epoch; None for data without a length, and for a module that steps by itself."""
+    batches: float = trainer.num_training_batches
+    if not pl_module.automatic_optimization or not math.isfinite(batches):
+        return None
+    return max(1, math.ceil(batches / int(trainer.accumulate_grad_batches)))
 
 
 def loss_scale(trainer: Any, optimizer: Any) -> Tensor | None:

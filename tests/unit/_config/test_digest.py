@@ -65,6 +65,10 @@ def test_digest_renamed_metric_class_stays(monkeypatch: pytest.MonkeyPatch) -> N
         {"strict": True},
         {"overhead_budget": 0.03},
         {"axis": ["step", "tokens"]},
+        {"every": {"epochs": 1}},
+        {"every": {"per_decade": 4}},
+        {"every": {"at": [1, 10]}},
+        {"writers": [{"tensorboard": {"flush_secs": 5}}]},
         {"rules": {"nonfinite": "warn"}},
         {"rules": {**RULES["rules"], "loss_spike": {"ratio": 4.0}}},
         {"rules": {**RULES["rules"], "overfitting": "warn"}},
@@ -85,6 +89,19 @@ def test_digest_default_options_written_out_same() -> None:
     short = load_config({"metrics": ["weight_histogram", "loss"]})
     long = load_config({"every": "log", "strict": False, "metrics": [{"weight_histogram": {"bins": 64}}, {"loss": {}}]})
     assert short.digest == long.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [("default", "caab3e49ee04d77e"), ("full", "46bf9684e00d6f1e"), ("minimal", "064cd64d9fff6c2e")],
+)
+def test_digest_bundled_set_never_changes(name: str, digest: str) -> None:
+    assert load_config(name).digest == digest
+
+
+def test_digest_steps_in_any_order_same() -> None:
+    first, second = (load_config({"metrics": ["loss"], "every": {"at": steps}}) for steps in ([1, 100, 7], [7, 1, 100]))
+    assert first.digest == second.digest
 
 
 def test_digest_missing_matches_no_set() -> None:

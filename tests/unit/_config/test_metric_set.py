@@ -12,8 +12,8 @@ import yaml
 from tbx_callbacks import ConfigError, load_config
 from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.json_schema import json_schema
-from tbx_callbacks._config.live_rule_options import LiveRule
-from tbx_callbacks._config.rule_options import Response
+from tbx_callbacks._config.metric_set import MetricSet
+from tbx_callbacks._config.rule_options import METRIC_SET_KEYS, LiveRule, Response
 from tbx_callbacks.metrics.registry import METRICS
 from tbx_callbacks.rules import RULES
 from tbx_callbacks.rules.divergence import Divergence
@@ -244,6 +244,20 @@ def test_load_config_bundled_name_before_file(tmp_path: Path, monkeypatch: pytes
     Path("default").write_text("metrics: [loss]\n")
     assert len(load_config("default").items) > 1
     assert names(load_config("./default")) == ["loss"]
+
+
+def test_metric_set_keys_known_to_rule_files() -> None:
+    assert tuple(MetricSet.model_fields) == METRIC_SET_KEYS
+
+
+def test_load_config_writers_inherited_or_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "base.yaml"
+    path.write_text("metrics: [loss]\nwriters: [{tensorboard: {flush_secs: 5}}]\n")
+    (inherited,) = load_config({"extends": str(path)}).writers
+    assert (inherited.name, inherited.options) == ("tensorboard", {"flush_secs": 5})
+    own = load_config({"extends": str(path), "writers": ["tensorboard"]})
+    assert own.writers == load_config({"metrics": ["loss"]}).writers
+    assert own.digest == load_config({"metrics": ["loss"]}).digest != load_config(path).digest
 
 
 def test_schema_accepts_bundled_sets_refuses_mistakes() -> None:

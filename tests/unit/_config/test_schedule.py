@@ -6,7 +6,17 @@ import pickle
 
 import pytest
 
-from tbx_callbacks._config.schedule import at, can_stretch, either, every, never, stretch
+from tbx_callbacks._config.schedule import (
+    EveryEpochs,
+    PerDecade,
+    Schedule,
+    at,
+    can_stretch,
+    either,
+    every,
+    never,
+    stretch,
+)
 
 
 def test_stretched_schedule_keeps_single_steps() -> None:
@@ -45,3 +55,45 @@ def test_stretches_only_with_period() -> None:
 def test_schedule_pickled_equal() -> None:
     schedule = either(at(1), every(4), never)
     assert pickle.loads(pickle.dumps(schedule)) == schedule
+
+
+def due(schedule: Schedule, last: int) -> list[int]:
+    return [step for step in range(1, last + 1) if schedule(step)]
+
+
+def test_per_decade_steps_are_rounded_powers() -> None:
+    assert due(PerDecade(4), 1000) == [1, 2, 3, 6, 10, 18, 32, 56, 100, 178, 316, 562, 1000]
+    assert due(PerDecade(1), 12_000) == [1, 10, 100, 1000, 10_000]
+    for points in (2, 3, 7, 50, 1000):
+        powers = {round(10 ** (n / points)) for n in range(5 * points)}
+        assert due(PerDecade(points), 5000) == sorted(step for step in powers if step <= 5000), points
+    assert PerDecade(3)(10**15)
+    assert str(PerDecade(4)) == "4 times per decade of steps"
+
+
+def test_every_epochs_ends_of_epochs_due() -> None:
+    assert due(EveryEpochs(1, 5), 16) == [5, 10, 15]
+    assert due(EveryEpochs(0.5, 5), 16) == [3, 5, 8, 10, 13, 15]
+    assert due(EveryEpochs(2, 5), 30) == [10, 20, 30]
+    assert due(EveryEpochs(0.1, 3), 6) == [1, 2, 3, 4, 5, 6]  # a period of 0.3 steps
+    assert due(EveryEpochs(0.1, 30), 12) == [3, 6, 9, 12]
+    assert due(EveryEpochs(1), 30) == []
+    assert str(EveryEpochs(0.5)) == "every 0.5 epochs"
+    assert str(EveryEpochs(1.0, 5)) == "every epoch"
+
+
+def test_stretch_epochs_are_periods_points_stay() -> None:
+    assert stretch(EveryEpochs(0.1, 30), 3) == EveryEpochs(0.3, 30)
+    assert can_stretch(EveryEpochs(1, 5))
+    assert can_stretch(either(at(1), EveryEpochs(1, 5)))
+    assert not can_stretch(PerDecade(4))
+    assert str(stretch(EveryEpochs(0.1, 30), 3)) == "every 0.3 epochs"
+
+
+@pytest.mark.parametrize("schedule", [PerDecade(4), EveryEpochs(0.5, 3), EveryEpochs(2)], ids=str)
+def test_schedule_new_kinds_pickled_and_hashable(schedule: Schedule) -> None:
+    schedule(3)
+    copied = pickle.loads(pickle.dumps(schedule))
+    assert copied == schedule
+    assert len({copied, schedule}) == 1
+    assert due(copied, 20) == due(schedule, 20)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from tbx_callbacks._config.metric_spec import Cadence, MetricSpec
-from tbx_callbacks._config.schedule import Schedule, at, either, every, never
+from tbx_callbacks._config.cadence import Cadence
+from tbx_callbacks._config.metric_spec import MetricSpec
+from tbx_callbacks._config.schedule import EveryEpochs, PerDecade, Schedule, at, either, every, never
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.training_info import TrainingInfo
@@ -29,7 +30,7 @@ def train(
     engine = Engine(items, every="log", strict=True, writer=writer, stopwatch=Stopwatch(clock), budget=budget)
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=log))
+    engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=log, steps_per_epoch=5))
     for step in range(1, steps + 1):
         if step == steps // 2 + 1:
             middle = clock.now, engine.stopwatch.monitoring
@@ -62,6 +63,18 @@ def test_budget_costly_metric_stretched_cheap_one_kept(caplog: pytest.LogCapture
     assert "slow: every 5 steps -> every 50 steps" in text.markdown
     assert "cheap" not in text.markdown
     assert caplog.text.count("monitoring took") == 1
+
+
+def test_budget_epochs_stretched_points_kept(caplog: pytest.LogCaptureFixture) -> None:
+    points = at(*range(5, 401, 5))
+    writer, share = train(0.01, slow=(EveryEpochs(1), 0.5), cheap=(PerDecade(4), 1e-5), fixed=(points, 1e-5))
+    assert share <= 0.01
+    assert "slow: every epoch -> every 10 epochs" in caplog.text
+    slow = steps_of(writer, "slow/ranks")
+    assert slow[:3] == [5, 10, 15]
+    assert {b - a for a, b in itertools.pairwise(slow[4:])} == {50}
+    assert steps_of(writer, "cheap/ranks") == [1, 2, 3, 6, 10, 18, 32, 56, 100, 178, 316]
+    assert steps_of(writer, "fixed/ranks") == list(range(5, 401, 5))
 
 
 @pytest.mark.parametrize("log", [every(500), never, either(at(1), every(500)), at(1, 400)], ids=str)

@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from tbx_callbacks._config.live_rule_options import LiveRule
 from tbx_callbacks._config.metric_set import load_config
-from tbx_callbacks._config.rule_options import Response
+from tbx_callbacks._config.rule_options import LiveRule, Response
 from tbx_callbacks._config.schedule import every
 from tbx_callbacks._engine.live_rules import LiveRules, RuleRunner
 from tbx_callbacks._engine.rule_actions import Action

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -18,6 +19,7 @@ from tbx_callbacks.metrics.registry import METRICS
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.commands import COMMAND, run, run_process
 from tests.helpers.limits import limit
+from tests.helpers.outside_package import METRIC, install
 
 
 def test_sets_and_metrics_list_everything() -> None:
@@ -53,6 +55,49 @@ def test_check_good_and_bad_sets(tmp_path: Path) -> None:
 
 def test_schema_prints_every_metric() -> None:
     assert set(json.loads(run("schema").stdout)["$defs"]) == set(METRICS)
+
+
+def test_commands_know_outside_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = {
+        "tbx_callbacks.metrics": {"kurtosis": "my_pkg.metrics:Kurtosis", "broken": "my_pkg.nowhere:It"},
+        "tbx_callbacks.rules": {"too_high": "my_pkg.rules:TooHigh"},
+        "tbx_callbacks.writers": {"lines": "my_pkg.writers:Lines"},
+    }
+    install(tmp_path, monkeypatch, groups)
+    listed = run("metrics").stdout
+    assert "kurtosis/{group}" in listed
+    assert "Squares of the weights." in listed
+    assert "power (2)" in listed
+    schema = json.loads(run("schema").stdout)
+    assert set(schema["$defs"]) == {*METRICS, "kurtosis"}
+    assert "too_high" in schema["properties"]["rules"]["anyOf"][2]["properties"]
+    path = tmp_path / "outside.yaml"
+    path.write_text(
+        "every: {my_pkg.cadences.Fibonacci: {start: 3}}\n"
+        "metrics:\n  - kurtosis: {by: total, every: {per_decade: 4}}\n  - my_pkg.metrics.Ones: {every: {epochs: 0.5}}\n"
+        "rules: {my_pkg.rules.TooHigh: {action: stop, threshold: 3}}\n"
+        "writers: [tensorboard, {my_pkg.writers.Lines: {path: x}}]\n"
+    )
+    printed = " ".join(run("check", str(path)).stdout.split())
+    for text in (
+        "4 times per decade of steps",
+        "0.5 epochs",
+        "every: Fibonacci(start=3)",
+        "rules: my_pkg.rules.TooHigh (stop)",
+        "writers: tensorboard, my_pkg.writers.Lines",
+    ):
+        assert text in printed
+    path.write_text("metrics: [my_pkg.metrics.Kurtosiss]\n")
+    done = run("check", str(path))
+    assert done.returncode == 2
+    assert "did you mean 'Kurtosis'?" in done.stderr
+
+
+def test_check_finds_classes_in_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(dedent(METRIC))
+    (tmp_path / "mine.yaml").write_text("metrics: [mine.Kurtosis]\n")
+    done = run_process("check", "mine.yaml", cwd=tmp_path)
+    assert "mine.Kurtosis" in done.stdout
 
 
 def test_recipe_lists_and_suggests_names() -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from tbx_callbacks.rules import RULES
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.commands import run, run_process
+from tests.helpers.outside_package import install
 
 HEALTHY = np.geomspace(0.7, 0.1, 60)
 
@@ -72,6 +74,23 @@ def test_doctor_rules_file_changes_thresholds(tmp_path: Path) -> None:
     done = run("doctor", str(folder), "--rules", str(rules))
     assert done.returncode == 2
     assert "rules.yaml: rules must name known rules, got 'divergense'; did you mean 'divergence'?" in done.stderr
+
+
+def test_doctor_outside_rules_entry_point_and_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path / "packages", monkeypatch, {"tbx_callbacks.rules": {"too_high": "my_pkg.rules:TooHigh"}})
+    folder = logged(tmp_path / "run", **{"train/loss": np.geomspace(70, 10, 60)})
+    done = run("doctor", str(folder))
+    assert done.returncode == 1
+    assert "too_high, step 600" in done.stdout
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules: {too_high: {threshold: 20}, my_pkg.rules.TooHigh: {threshold: 9}}\n")
+    printed = run("doctor", str(folder), "--rules", str(rules)).stdout
+    assert "my_pkg.rules.TooHigh, step 600" in printed
+    assert "too_high, step" not in printed
+    rules.write_text("rules: {my_pkg.rules.TooHih: {}}\n")
+    done = run("doctor", str(folder), "--rules", str(rules))
+    assert done.returncode == 2
+    assert "did you mean 'TooHigh'?" in done.stderr
 
 
 def test_doctor_hparams_folder_is_no_run(tmp_path: Path) -> None:

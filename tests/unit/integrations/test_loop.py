@@ -129,6 +129,17 @@ def test_loop_without_end_step_counts_optimizer_steps(tmp_path: Path) -> None:
     assert Run(tmp_path).steps("weight_norm/total") == [1, 2, 3, 4, 5]
 
 
+def test_loop_steps_per_epoch_gives_epochs(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    config = {"metrics": [{"weight_norm": {"by": "total", "every": {"epochs": 1}}}]}
+    with TbxLoop(model, optimizer, config, log_dir=tmp_path, steps_per_epoch=3) as loop:
+        train(loop, model, optimizer)
+    assert Run(loop.log_dir).steps("weight_norm/total") == [3, 6]
+    with pytest.raises(ValueError, match="steps_per_epoch must be at least 1, got 0; leave it out if it is unknown"):
+        TbxLoop(model, optimizer, config, log_dir=tmp_path, steps_per_epoch=0)
+
+
 def test_loop_several_optimizers_own_parameters(tmp_path: Path) -> None:
     model = nn.ModuleDict({"generator": nn.Linear(4, 4), "critic": nn.Linear(4, 1)})
     optimizers = {name: torch.optim.SGD(model[name].parameters(), lr=0.1) for name in ("generator", "critic")}

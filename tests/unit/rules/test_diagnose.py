@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from tbx_callbacks.rules import RULES, SEVERITIES, diagnose
+from tbx_callbacks.rules import RULES, SEVERITIES, Finding, default_rules, diagnose
+from tbx_callbacks.rules.diagnose import diagnose_folder
+from tbx_callbacks.rules.divergence import Divergence
+from tbx_callbacks.runs.series import Run
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.rule_cases import CASES, FALLING, HEALTHY, findings_of, flat, run_of, series
 
 
@@ -41,3 +48,27 @@ def test_diagnose_findings_worst_first() -> None:
     assert severities == sorted(severities, key=SEVERITIES.index)
     assert severities[0] == "error"
     assert severities[-1] == "note"
+
+
+def test_diagnose_folder_failing_rule_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Divergence):
+        def __call__(self, run: Run) -> Iterator[Finding]:
+            raise RuntimeError("no")
+
+    class NoFinding(Divergence):
+        def __call__(self, run: Run) -> Iterator[Finding]:
+            yield "loss too high"  # type: ignore[misc]
+
+    for name in ("a", "b"):
+        writer = TensorBoardWriter(tmp_path / name)
+        for step in range(1, 60):
+            writer.write(step, {"train/loss": float("nan") if step > 30 else 1.0})
+        writer.close()
+    rules = {**default_rules(), "broken": Broken(), "no_finding": NoFinding()}
+    runs = list(diagnose_folder(tmp_path, rules=rules))
+    assert [[finding.id for finding in run.diagnosis.findings][:1] for run in runs] == [["nonfinite"]] * 2
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert "rule broken is left out: it failed with RuntimeError('no'); fix it, or switch it off" in messages[0]
+    with pytest.raises(RuntimeError):
+        diagnose(runs[0].run, rules)

@@ -1,0 +1,178 @@
+"""Defines the base of the typed models, and turns their errors into sentences.
+
+A sentence starts after its location: ` must be RULE, got VALUE; REMEDY`, perhaps with a relative location before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields
+from enum import Enum
+from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    create_model,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from tbx_callbacks._extensions import ExtensionError
+from tbx_callbacks._suggestions import suggest
+
+T = TypeVar("T")
+
+
+class SpecError(ValueError):
+    """An invalid part of a metric set, as a sentence that starts after its location."""
+
+
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Puts a relative location before the sentences of errors."""
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(f"{where}{error}") from error
+
+
+class Model(BaseModel):
+    """A mapping in YAML: unknown keys are errors, and values are never converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True)
+class Must:
+    """Annotates a type with its rule in words, for the error message about any other value."""
+
+    rule: str
+    remedy: str = ""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._validate, handler(source))
+
+    def _validate(self, value: object, inner: Callable[[object], object]) -> object:
+        try:
+            return inner(value)
+        except ValidationError as error:
+            if any(detail["type"] == "value_error" for detail in error.errors()):
+                raise  # it has a sentence
+            remedy = f"; {self.remedy}" if self.remedy else ""
+            raise SpecError(f" must be {self.rule}, got {short(value)}{remedy}") from None
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Annotates a type whose values a function parses. `schema` builds the JSON Schema of the raw values."""
+
+    parse: Callable[[Any], object]
+    schema: Callable[[], dict[str, Any]]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return self.schema()
+
+
+def option_fields(cls: type[Any]) -> dict[str, Any]:
+    """The fields of a dataclass as those of a model."""
+    hints = get_type_hints(cls)
+    options: dict[str, Any] = {}
+    for option in fields(cls):
+        hint: Any = hints[option.name]
+        origin = get_origin(hint) or hint
+        if isinstance(origin, type) and issubclass(origin, (tuple, set, frozenset, Enum)):
+            hint = Annotated[hint, Field(strict=False)]  # YAML has lists and strings for them
+        has_factory = option.default is MISSING
+        options[option.name] = (hint, Field(default_factory=option.default_factory) if has_factory else option.default)  # type: ignore[arg-type]
+    return options
+
+
+def model_of(name: str, options: Mapping[str, Any]) -> type[Model]:
+    """A model with these fields."""
+    return create_model(name, __base__=Model, **options)
+
+
+def validate(model: type[Model], options: Mapping[Any, Any], kind: str = "option") -> dict[str, Any]:
+    """Returns the valid options that are given; `kind` names an option in messages.
+
+    Raises:
+        SpecError: an option is unknown, or its value is invalid.
+    """
+    for key in options:
+        if key not in model.model_fields:
+            known = suggest(str(key), model.model_fields, what=f"{kind}s")
+            raise SpecError(f".{key} must be a known {kind}, got {key!r}; {known}")
+    try:
+        parsed = model.model_validate(dict(options))
+    except ValidationError as error:
+        raise SpecError(_sentence(error)) from error
+    return {name: getattr(parsed, name) for name in parsed.model_fields_set}
+
+
+def create(cls: type[T], options: Mapping[str, Any]) -> T:
+    """Creates an object from valid options.
+
+    Raises:
+        SpecError: its class refuses them.
+    """
+    try:
+        return cls(**options)
+    except Exception as error:  # a class from outside may raise anything
+        raise SpecError(f": {error}") from error
+
+
+def _sentence(error: ValidationError) -> str:
+    detail = error.errors()[0]
+    location = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"])
+    if detail["type"] == "value_error":
+        return f"{location}{detail['ctx']['error']}"
+    return f"{location} must be {detail['msg'].removeprefix('Input should be ')}, got {short(detail['input'])}"
+
+
+def find_class(
+    name: object, find: Callable[[str], T | None], names: Callable[[], Iterable[str]], kind: str, known: str
+) -> T:
+    """Returns the class of a name in a metric set; `kind` is the kind of class, `known` the rule in words.
+
+    Raises:
+        SpecError: the name is unknown, or its class cannot be used.
+    """
+    try:
+        cls = find(name) if isinstance(name, str) else None
+    except ExtensionError as error:
+        raise SpecError(f" must name a {kind} that can be used, got {name!r}: {error}") from error
+    if cls is None:
+        nearest = suggest(str(name), names(), what=f"{kind}s", most=99)
+        raise SpecError(f" must name {known}, got {name!r}; {nearest}")
+    return cls
+
+
+def name_and_options(entry: object, kind: str) -> tuple[object, object]:
+    """Splits an entry of a list, a name or one name with its options.
+
+    Raises:
+        SpecError: the entry is a mapping with more or less than one key.
+    """
+    if not isinstance(entry, Mapping):
+        return entry, None
+    if len(entry) != 1:
+        keys = ", ".join(map(str, entry))
+        raise SpecError(
+            f" must be a name or one name with its options, got {len(entry)} keys ({keys});"
+            f" start each {kind} with its own dash"
+        )
+    return next(iter(entry.items()))
+
+
+def short(value: object) -> str:
+    """The value's repr, at most 60 characters long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,90 @@
+"""Parses the writers of a metric set."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from tbx_callbacks._config.cadence import DOTTED_PATH
+from tbx_callbacks._config.validation import Must, Parsed, SpecError, find_class, located, name_and_options, short
+from tbx_callbacks._suggestions import suggest
+from tbx_callbacks.writers.base import Writer
+from tbx_callbacks.writers.registry import TENSORBOARD, WRITERS, find_writer, writer_names
+
+
+@dataclass(frozen=True)
+class WriterSpec:
+    """A writer of the run: its name, its class, and the keyword arguments of its constructor."""
+
+    name: str
+    cls: Callable[..., Writer]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, log_dir: str) -> Writer:
+        """Creates the writer for a run's folder. The constructor may raise anything."""
+        return self.cls(log_dir, **self.options)
+
+
+TENSORBOARD_ONLY = (WriterSpec(TENSORBOARD, WRITERS[TENSORBOARD]),)
+
+
+def _entry(entry: object) -> WriterSpec:
+    name, options = name_and_options(entry, "writer")
+    cls = find_class(name, find_writer, writer_names, "writer", "a known writer")
+    with located(f".{name}"):
+        if not isinstance(options, Mapping | None):
+            raise SpecError(f" must be a mapping of options, got {short(options)}")
+        _check_options(cls, options or {})
+    return WriterSpec(str(name), cls, dict(options or {}))
+
+
+def _entry_schema() -> dict[str, Any]:
+    options, names = {"type": ["object", "null"]}, writer_names()
+    mapping = {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "additionalProperties": False,
+        "properties": dict.fromkeys(names, options),
+        "patternProperties": {DOTTED_PATH: options},
+    }
+    return {"anyOf": [{"enum": names}, {"type": "string", "pattern": DOTTED_PATH}, mapping]}
+
+
+def _distinct(specs: Sequence[WriterSpec]) -> tuple[WriterSpec, ...]:
+    """Raises SpecError if two would write the same values to the same place."""
+    keys = [(spec.name, None if spec.name == TENSORBOARD else spec.options) for spec in specs]
+    for index, (name, _) in enumerate(keys):
+        if keys[index] in keys[:index]:
+            raise SpecError(f" must differ in their options, but two are {name}; remove one")
+    return tuple(specs)
+
+
+_Entry = Annotated[WriterSpec, Parsed(_entry, _entry_schema)]
+Writers = Annotated[
+    Annotated[Sequence[_Entry], Field(min_length=1), AfterValidator(_distinct)],
+    Must("a list of at least one writer", "leave it out to write for TensorBoard"),
+    Field(description="The writers of the run, each by its name or the dotted path of its class."),
+]
+
+
+def _check_options(cls: type[Writer], options: Mapping[Any, Any]) -> None:
+    """Raises SpecError if the constructor does not take `(log_dir, **options)`; passes one that cannot be inspected."""
+    try:
+        signature = inspect.signature(cls)
+    except (TypeError, ValueError):
+        return
+    keywords = [p.name for p in signature.parameters.values() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    try:
+        signature.bind("", **options)
+    except TypeError as error:
+        first = next(iter(signature.parameters), "")
+        unknown = next((key for key in options if key not in keywords or key == first), None)
+        if unknown is None:
+            raise SpecError(f" must fit {cls.__name__}{signature}, got {short(dict(options))}: {error}") from error
+        nearest = suggest(str(unknown), [name for name in keywords if name != first], what="options")
+        raise SpecError(f".{unknown} must be a known option, got {unknown!r}; {nearest}") from error

@@ -1,0 +1,178 @@
+"""Defines `Registry`, which finds classes by name: bundled ones, those of entry points, and dotted paths."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import logging
+import pkgutil
+from collections.abc import Callable, Collection, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, TypeAdapter
+
+from tbx_callbacks._suggestions import suggest
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class ExtensionError(ValueError):
+    """An object from outside the package that cannot be used. The message gives the reason."""
+
+
+class Registry(Generic[T]):
+    """Finds classes of one kind by name.
+
+    A name is looked up among the bundled classes, then among the entry points of the group `tbx_callbacks.<kind>s`. A
+    name with a dot that neither has is the dotted path of a class. Entry points are listed when a name is not bundled,
+    and imported when they are used.
+
+    Args:
+        kind: `metric`, `rule` or `writer`.
+        bundled: the package's own classes. They cannot be replaced by entry points.
+        check: returns a valid class; raises ExtensionError with the rule, the value and the remedy. It receives the
+            name that an entry point gives to the class, or None for a dotted path.
+    """
+
+    def __init__(self, kind: str, bundled: Mapping[str, T], check: Callable[[object, str | None], T]) -> None:
+        self.kind, self.bundled, self._check = kind, bundled, check
+        self.group = f"tbx_callbacks.{kind}s"
+        self._warned: set[tuple[str, str]] = set()
+
+    def find(self, name: str) -> T | None:
+        """Returns the class of this name; None if the name is unknown and has no dot.
+
+        Raises:
+            ExtensionError: the class cannot be imported, or is not valid.
+        """
+        if name in self.bundled:
+            return self.bundled[name]
+        entry_point = self._entry_points().get(name)
+        if entry_point is not None:
+            return self._load(entry_point)
+        return self._check(import_object(name), None) if "." in name else None
+
+    def names(self) -> list[str]:
+        """The names of all bundled classes and entry points. Imports nothing."""
+        return [*self.bundled, *self._entry_points()]
+
+    def all(self) -> dict[str, T]:
+        """All bundled classes and those of entry points, by name. An invalid entry point costs one warning."""
+        classes = dict(self.bundled)
+        for name, entry_point in self._entry_points().items():
+            try:
+                classes[name] = self._load(entry_point)
+            except ExtensionError as error:
+                self.skip(name, str(error))
+        return classes
+
+    def skip(self, name: str, reason: str) -> None:
+        """Warns once that the entry point of this name is not used."""
+        if (name, reason) not in self._warned:
+            self._warned.add((name, reason))
+            logger.warning("%s entry point %s is ignored: %s; fix or uninstall its package", self.kind, name, reason)
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        try:
+            listed = entry_points(group=self.group)
+        except Exception as error:  # a package with damaged metadata
+            self.skip(self.group, repr(error))
+            return {}
+        by_name: dict[str, EntryPoint] = {}
+        for entry_point in listed:
+            first = by_name.setdefault(entry_point.name, entry_point)
+            if entry_point.name in self.bundled:
+                self.skip(entry_point.name, f"{entry_point.value} must not replace the bundled {self.kind}")
+            elif first.value != entry_point.value:
+                self.skip(entry_point.name, f"{entry_point.value} has the same name as {first.value}")
+        return {name: entry_point for name, entry_point in by_name.items() if name not in self.bundled}
+
+    def _load(self, entry_point: EntryPoint) -> T:
+        try:
+            loaded = entry_point.load()
+        except (Exception, SystemExit) as error:  # importing a module may raise anything
+            raise ExtensionError(f"its entry point {entry_point.value} cannot be imported: {_reason(error)}") from error
+        return self._check(loaded, entry_point.name)
+
+
+def import_object(path: str) -> Any:
+    """Imports the object of a dotted path.
+
+    Raises:
+        ExtensionError: it cannot be imported. The message gives the reason and the nearest names.
+    """
+    module_name, _, name = path.rpartition(".")
+    if not module_name:
+        raise ExtensionError("it names no module")
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # importing a module may raise anything
+        raise ExtensionError(f"{_reason(error)}{_near_modules(module_name)}") from error
+    if not hasattr(module, name):
+        raise ExtensionError(
+            f"module {module_name} has no {name}; {suggest(name, _names_in(module), what=f'names in {module_name}')}"
+        )
+    return getattr(module, name)
+
+
+def check_frozen_dataclass(loaded: object, base: type | None = None, reserved: Collection[str] = ()) -> type[Any]:
+    """Returns a frozen dataclass that can be called, and whose fields are options that YAML can give.
+
+    Args:
+        loaded: an object from outside the package.
+        base: the interface that it implements; messages name it.
+        reserved: names that options must not have.
+
+    Raises:
+        ExtensionError: it is anything else.
+    """
+    if not isinstance(loaded, type):
+        raise ExtensionError(f"it must be a class, got {_short(loaded)}; name the class itself")
+    if not dataclasses.is_dataclass(loaded) or not loaded.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise ExtensionError(f"it must be a frozen dataclass, got {_short(loaded)}; add @dataclass(frozen=True)")
+    for option in dataclasses.fields(loaded):
+        if option.default is option.default_factory is dataclasses.MISSING:
+            raise ExtensionError(f"every option must have a default, but {option.name} has none; add one")
+        if option.name.startswith("_") or option.name in reserved or hasattr(BaseModel, option.name):
+            raise ExtensionError(f"no option must be named {option.name}, which has another meaning; rename it")
+    if not any("__call__" in vars(cls) for cls in loaded.__mro__ if cls is not base):
+        remedy = f"define __call__ as in {base.__name__}" if base else "define __call__"
+        raise ExtensionError(f"it must be callable, got {_short(loaded)}; {remedy}")
+    try:
+        TypeAdapter(loaded).json_schema()
+    except Exception as error:  # also the NameError of an annotation
+        reason = str(error).partition("\n")[0]
+        raise ExtensionError(f"every option must have a type that YAML can give: {reason}") from error
+    return loaded
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, ImportError) else repr(error)
+
+
+def _short(value: object) -> str:
+    return f"class {value.__qualname__}" if isinstance(value, type) else f"{type(value).__name__} {value!r}"[:60]
+
+
+def _names_in(module: ModuleType) -> list[str]:
+    """The module's public names, without those that it imports from elsewhere."""
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    own = [name for name, value in public.items() if getattr(value, "__module__", None) == module.__name__]
+    return own or list(public)
+
+
+def _near_modules(missing: str) -> str:
+    """Names the modules beside one that cannot be imported, for the end of a message."""
+    parent_name, _, name = missing.rpartition(".")
+    try:
+        parent: Any = importlib.import_module(parent_name) if parent_name else None
+    except (Exception, SystemExit):
+        return ""
+    siblings = [module.name for module in pkgutil.iter_modules(getattr(parent, "__path__", ()))]
+    if name in siblings or not siblings:
+        return ""
+    return f"; {suggest(name, siblings, what=f'modules in {parent_name}')}"
