@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tbx_callbacks._model.parameters import Select
+from tbx_callbacks._model.parameters import PerGroup, Select
 from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.host_values import Text
@@ -17,6 +17,7 @@ __all__ = [
     "Mean",
     "Metric",
     "Norm",
+    "PerGroup",
     "Rate",
     "Ratio",
     "Rms",
