@@ -42,7 +42,6 @@ WITHOUT_UNIT_TEST = {
     "_stats/triton_kernels",
     "_stats/types",
     "cli/metric_sets",
-    "integrations/base",
     "integrations/huggingface/abandoned_training",
     "integrations/huggingface/attach",
     "integrations/huggingface/callback",

@@ -17,9 +17,7 @@ from tbx_callbacks._config.schedule import Schedule, at, either, every, never
 from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.sharding.deepspeed import find_deepspeed
-from tbx_callbacks._model.sharding.dtensor import sharding
 from tbx_callbacks._stats.clip_factor import clip_factor
-from tbx_callbacks.integrations.base import named_optimizers, scaler_of
 from tbx_callbacks.integrations.huggingface.abandoned_training import StillTraining
 
 logger = logging.getLogger(__name__)
@@ -57,6 +55,7 @@ _EXCLUDED_PREFIXES = (
     "save_",
     "use_cpu",
 )
+_DEEPSPEED = "DeepSpeed without ZeRO (remedy: ZeRO stage 1, 2 or 3 without offloading)"
 _REMEDY_ATTACHED = "put `labels` in the batch, and return `logits` from the model"
 _REMEDY_NOT_ATTACHED = (
     "call callback.attach(trainer); it reads `labels` from the batch where the model does not get them"
@@ -68,22 +67,19 @@ def training_info(
     args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: Any, *, attached: bool
 ) -> TrainingInfo:
     """Describes the training that begins, for the engine."""
-    deepspeed = find_deepspeed(optimizer)
     return TrainingInfo(
         still_training=StillTraining(),
         model=model,
-        optimizers=named_optimizers(optimizer),
+        optimizers=optimizer,
         log_schedule=log_schedule(args, state, dataloader),
         clipping="norm" if (args.max_grad_norm or 0.0) > 0 else "none",
         spreads_nonfinite=spreads_nonfinite(args),
-        sharding=_sharding(model, args) if deepspeed is None else deepspeed.unsupported_reason,
+        sharding=_DEEPSPEED if getattr(args, "deepspeed", None) and find_deepspeed(optimizer) is None else None,
         hparams=hparams(args, model),
         texts=texts(args, model),
         larger_is_better=larger_is_better(args),
         earlier_logs=[log_tags(logs) for logs in state.log_history],
-        scaler=scaler_of(optimizer),
         compiled=is_compiled(model, args),
-        deepspeed=deepspeed,
         predictions_remedy=_REMEDY_ATTACHED if attached else _REMEDY_NOT_ATTACHED,
     )
 
@@ -101,12 +97,12 @@ def log_tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
     return tagged
 
 
-def clip_step_info(args: Any, logs: Mapping[str, Any]) -> dict[str, float]:
-    """The clip factor computed from the norm in the Trainer's logs; empty without one."""
+def clip_factor_in(logs: Mapping[str, Any], args: Any) -> float | None:
+    """The clip factor computed from the norm in the Trainer's logs; None without one."""
     norm, limit = logs.get("grad_norm") if "loss" in logs else None, args.max_grad_norm or 0.0
     if norm is None or not math.isfinite(norm) or limit <= 0:
-        return {}
-    return {"clip_factor": clip_factor(float(norm), limit)}
+        return None
+    return clip_factor(float(norm), limit)
 
 
 def log_schedule(args: Any, state: Any, dataloader: Any) -> Schedule:
@@ -166,14 +162,6 @@ def larger_is_better(args: Any) -> dict[str, bool]:
     if not name or args.greater_is_better is None:
         return {}
     return {f"{tags.EVAL}/{name.removeprefix('eval_')}": bool(args.greater_is_better)}
-
-
-def _sharding(model: nn.Module, args: Any) -> str | None:
-    return sharding(model.parameters()) or (
-        "DeepSpeed without ZeRO (remedy: ZeRO stage 1, 2 or 3 without offloading)"
-        if getattr(args, "deepspeed", None)
-        else None
-    )
 
 
 def is_compiled(model: nn.Module, args: Any) -> bool:

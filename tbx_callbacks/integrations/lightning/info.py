@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from tbx_callbacks._config.schedule import every
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.amp import scale_of
 from tbx_callbacks._model.sharding.deepspeed import find_deepspeed
-from tbx_callbacks._model.sharding.dtensor import sharding
 from tbx_callbacks.integrations.lightning.batch_outputs import REMEDY
 
 # Runs on CUDA only, and is untested.
 _DEEPSPEED = "Lightning's DeepSpeedStrategy (remedy: the Hugging Face Trainer, or a loop with TbxLoop)"
 
 
-def training_info(trainer: Any, pl_module: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> TrainingInfo:
+def training_info(trainer: Any, pl_module: Any) -> TrainingInfo:
     """Describes the training that begins, for the engine."""
-    clip_kind, deepspeed = clipping(trainer, pl_module), find_deepspeed(next(iter(trainer.optimizers), None))
+    has_deepspeed = find_deepspeed(next(iter(trainer.optimizers), None)) is not None
     return TrainingInfo(
         model=wrapped_model(pl_module),
-        optimizers=optimizers,
-        log_schedule=every(max(1, trainer.log_every_n_steps)),
-        clipping=clip_kind,
-        spreads_nonfinite=clip_kind == "norm",
-        sharding=sharding(pl_module.parameters()) if deepspeed is None else _DEEPSPEED,
+        optimizers=trainer.optimizers,
+        log_schedule=max(1, trainer.log_every_n_steps),
+        clipping=clipping(trainer, pl_module),
+        sharding=_DEEPSPEED if has_deepspeed else None,
         hparams=hparams(pl_module),
         texts=texts(pl_module),
         scaler=scaler(trainer),
-        deepspeed=deepspeed,
         predictions_remedy=REMEDY,
     )
 
