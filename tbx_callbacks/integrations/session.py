@@ -305,7 +305,8 @@ class Session:
             tokens = torch.tensor(tokens)
         if outputs is not None:
             self.record_outputs(outputs, labels)
-        return self._add(self._counter.end_batch(None if loss is None else scalar_loss(loss), samples, tokens, epoch))
+        action = self._counter.end_batch(None if loss is None else scalar_loss(loss), samples, tokens, epoch)
+        return action if action is self._action else self._add(action)
 
     # -- steps that the trainer numbers ------------------------------------------------------------------------------
 
@@ -344,7 +345,7 @@ class Session:
         self._engine.end_microbatch(is_step=True)
         if not logs_follow:
             self._engine.flush_step()
-        return self._add(action)
+        return action if action is self._action else self._add(action)
 
     # -- gradients and outputs ---------------------------------------------------------------------------------------
 
@@ -474,8 +475,7 @@ class Session:
 
     def _add(self, action: Action) -> Action:
         """Adds the requests of the step that has ended: a stop request persists, a checkpoint is requested once."""
-        if action is not self._action:
-            self._action = self._action & Action.STOP | action
+        self._action = self._action & Action.STOP | action
         return self._action
 
     def _ignore(self, method: str, *, needs_numbered: bool | None = None) -> Action:
