@@ -68,10 +68,14 @@ class TrainingInfo:
 
     def __post_init__(self) -> None:
         if self.clipping not in _CLIPPING:
-            raise ValueError(f"clipping must be one of {', '.join(_CLIPPING)}, got {self.clipping!r}")
+            raise ValueError(
+                f"clipping must be one of {', '.join(_CLIPPING)}, got {self.clipping!r}; pass other if unsure"
+            )
         if not isinstance(self.log_schedule, int) and not callable(self.log_schedule):
             kind = type(self.log_schedule).__name__
-            raise TypeError(f"log_schedule must be a number of steps or a function of the step, got {kind}")
+            raise TypeError(
+                f"log_schedule must be a number of steps or a function of them, got {kind}; pass the logging interval"
+            )
         wrapped, interval = self.optimizers, self.log_schedule
         deepspeed = self.deepspeed or find_deepspeed(next(iter(optimizer_list(wrapped)), None))
         unsupported = sharding(self.model.parameters()) if deepspeed is None else deepspeed.unsupported_reason
