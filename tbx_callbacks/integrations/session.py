@@ -64,9 +64,15 @@ class Session:
     ```
 
     Both ways: call `before_clip` between the backward pass and clipping, if the trainer clips. `end_batch` and
-    `end_step` return the request of rules to stop or to save. A rank that neither writes nor shares its values with
-    rank 0 ignores all calls. So does a session that has ended, except that it still writes `evaluate`, `record_logs`,
-    `log` and `writer`. Calls about steps before `start` raise RuntimeError. A session can start again.
+    `end_step` return the request of rules (`Action`): stop, save a checkpoint, or both. Call `end(succeeded=False)`
+    where the trainer reports an exception.
+
+    To continue a run, store `log_dir` and `step` in the trainer's checkpoint and pass them on:
+    `start(info, RunLocation(log_dir, resume=True), step=step)`.
+
+    A rank that neither writes nor shares its values with rank 0 ignores all calls. So does a session that has ended,
+    but it still writes `evaluate`, `record_logs`, `log` and `writer`, and can start again. Calls about steps before
+    the first `start` raise RuntimeError.
 
     Args:
         config: the name of a metric set (`minimal`, `default`, `full`), the path of a YAML file, a mapping of the same
@@ -86,9 +92,9 @@ class Session:
         running: whether a training is in progress on this rank.
         started: whether `start` was called.
         needs_labels: whether a metric of this training reads labels.
-        stopwatch: times the training. `pause()` and `resume()` exclude an evaluation or a checkpoint. The metric
-            `input_share` needs `start_waiting()` when the trainer asks for its next batch, and `stop_waiting()` when
-            the batch has arrived.
+        stopwatch: times the training. `pause()` and `resume()` exclude an evaluation or a checkpoint; the next step
+            resumes too. The metric `input_share` needs `start_waiting()` when the trainer asks for its next batch, and
+            `stop_waiting()` when the batch has arrived (`begin_step` does the latter).
 
     Raises:
         ConfigError: the metric set is invalid.
