@@ -143,6 +143,11 @@ class Session:
         self._is_writer = value
 
     @property
+    def is_active(self) -> bool:
+        """Whether this rank takes part: it writes, or shares its values with the rank that writes."""
+        return self.is_writer or in_group()
+
+    @property
     def log_dir(self) -> str | None:
         """Folder of the run; None before it is known, and on ranks that do not write."""
         return self._writer.log_dir if self._writer else None
@@ -206,7 +211,7 @@ class Session:
             LogDirError: the folder cannot be written.
         """
         self._is_writer = self.is_writer  # the process group may end before the session
-        if not self._is_active:
+        if not self.is_active:
             self.started = True
             return
         location = (location or self._choose_location(step)) if self.is_writer else None
@@ -447,7 +452,7 @@ class Session:
             RuntimeError: the run's folder is not known yet.
             LogDirError: the folder cannot be written.
         """
-        if not self._is_active:
+        if not self.is_active:
             return
         if self.is_writer and self._writer is None:
             self._open(self._new_location())
@@ -473,11 +478,6 @@ class Session:
         return Action.CHECKPOINT in self._action
 
     # -- private -----------------------------------------------------------------------------------------------------
-
-    @property
-    def _is_active(self) -> bool:
-        """Whether this rank takes part: it writes, or shares its values with the rank that writes."""
-        return self.is_writer or in_group()
 
     def _add(self, action: Action) -> Action:
         """Adds the requests of the step that has ended: a stop request persists, a checkpoint is requested once."""
@@ -519,8 +519,8 @@ class Session:
             return RunLocation(beside(self.requested_dir))
         if self.runs_dir is None:
             raise RuntimeError(
-                "writer must be used after the trainer has received the callback, or with log_dir set; pass log_dir=..."
-                " to use it earlier"
+                "callback.writer must be used after the callback was given to a Trainer, or with log_dir set;"
+                " pass log_dir=... to use it earlier"
             )
         return RunLocation(fresh_folder(self.runs_dir))
 

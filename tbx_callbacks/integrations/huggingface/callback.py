@@ -42,7 +42,8 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
         It also provides the training loss where that is not the model's own (label smoothing, `compute_loss`). Adds the
         callback to the trainer if necessary, and returns the callback.
         """
-        if self not in trainer.callback_handler.callbacks:
+        # A restored callback may have taken this one's place; both share the session.
+        if not any(getattr(known, "_session", None) is self._session for known in trainer.callback_handler.callbacks):
             trainer.add_callback(self)
             self.on_init_end(trainer.args, trainer.state, trainer.control)
         self._trainer = trainer
@@ -64,6 +65,8 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
         self._use(args)
         session = self._session
         session.is_writer = state.is_world_process_zero
+        if not session.is_active:
+            return
         if self._trainer is not None:
             attach(self._trainer, session)
         attached, dataloader = is_attached(self._trainer, session), kwargs.get("train_dataloader")

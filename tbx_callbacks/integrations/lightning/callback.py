@@ -47,7 +47,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         self._add_listener(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.fast_dev_run:
+        if trainer.fast_dev_run or not self._session.is_active:
             return
         info = training_info(trainer, pl_module)
         self._max_norm = trainer.gradient_clip_val if info.clipping == "norm" else None

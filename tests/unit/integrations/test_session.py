@@ -287,7 +287,7 @@ def test_session_folder_default_and_environment(tmp_path: Path, monkeypatch: pyt
 def test_session_evaluation_first_shares_folder(tmp_path: Path) -> None:
     session = Session(TOTAL)
     session.runs_dir = None
-    with pytest.raises(RuntimeError, match="writer must be used after the trainer has received the callback"):
+    with pytest.raises(RuntimeError, match="writer must be used after the callback was given to a Trainer"):
         _ = session.writer
     session.runs_dir = str(tmp_path)
     session.evaluate(accuracy=0.25)

@@ -34,5 +34,5 @@ def test_session_holder_passes_calls_on(tmp_path: Path) -> None:
 
 def test_session_holder_without_folder_refuses_writer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
-    with pytest.raises(RuntimeError, match="writer must be used after the trainer has received the callback"):
+    with pytest.raises(RuntimeError, match="writer must be used after the callback was given to a Trainer"):
         _ = SessionHolder(SET).writer
