@@ -199,8 +199,9 @@ class Session:
 
         Args:
             info: describes the training.
-            location: the run's folder. Default: the session's own (`log_dir`, if `step` is 0 or the folder holds the
-                run that is resumed), or else a new one.
+            location: the run's folder. Default: a training that resumes continues the folder that this session wrote
+                last, or else the requested one. Any other training gets the requested folder, or one beside it if it
+                holds a run, or else a new one in `runs_dir`.
             step: number of finished steps, of a training that resumes. TensorBoard then hides later steps that the
                 folder contains.
             numbered: whether the integration calls `begin_step` and `end_step`. Otherwise the session counts the first
