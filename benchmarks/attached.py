@@ -152,8 +152,11 @@ TRAINERS: dict[str, Callable[[int, Path, str], float]] = {
 }
 
 
-def calls(name: str, few: int = 120, more: int = 220) -> float:
-    """Counts calls of this package's functions in a step with nothing due, in the training thread."""
+def calls(name: str, few: int = 110, more: int = 190) -> float:
+    """Counts calls of this package's functions in a step with nothing due, in the training thread.
+
+    Between `few` and `more` steps no metric of the set is due; its histograms are due every 100 steps.
+    """
 
     def count(steps: int) -> int:
         found = 0

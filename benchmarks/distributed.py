@@ -67,7 +67,7 @@ def measure(folder: str) -> dict[str, Any]:
     costs, moved = [], []
     with TbxLoop(model, optimizer, SET, log_dir=folder, max_grad_norm=1.0) as loop:
         ours = sockets() - before
-        ranks, watch = loop._engine.publisher.reducer, loop._engine.stopwatch
+        ranks, watch = loop._session._engine.publisher.reducer, loop._session._engine.stopwatch
         watch.clock = time.thread_time  # ranks share cores here: wall time would include waiting for each other
         for step in range(1, STEPS + 1):
             loss = model(torch.randn(4, WIDTH)).square().mean()

@@ -1,4 +1,4 @@
-"""A fourth trainer in one file: the engine under pytorch-ignite."""
+"""A fourth trainer in one file: a session under pytorch-ignite."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Optimizer
 
-from tbx_callbacks._config.schedule import every
-from tbx_callbacks._distributed.rank import is_rank_zero
-from tbx_callbacks._engine.training_info import TrainingInfo
-from tbx_callbacks.integrations.base import named_optimizers
-from tbx_callbacks.integrations.batches import samples_in, tokens_in
-from tbx_callbacks.integrations.step_counting import StepCountingIntegration
-from tbx_callbacks.runs.folders import RunLocation, fresh_folder
+from tbx_callbacks.integrations import Session, TrainingInfo, samples_in, tokens_in
 
 
-class TbxIgnite(StepCountingIntegration):
+class TbxIgnite:
     """Logs a metric set from an ignite trainer whose process function returns the loss.
 
     ```python
@@ -26,39 +20,36 @@ class TbxIgnite(StepCountingIntegration):
     ```
     """
 
+    def __init__(self, config: Any = "default", **options: Any) -> None:
+        self.session = Session(config, **options)
+
     def attach(self, engine: Engine, model: nn.Module, optimizer: Optimizer, *, log_every: int = 10) -> TbxIgnite:
         """Follows the engine's events."""
-        self._is_writer = is_rank_zero()
-        info = TrainingInfo(model=model, optimizers=named_optimizers(optimizer), log_schedule=every(log_every))
-        engine.add_event_handler(Events.STARTED, self._started, info)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._iteration)
-        engine.add_event_handler(Events.COMPLETED, self._ended, succeeded=True)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
+        info = TrainingInfo(model, optimizer, log_schedule=log_every)
+        session = self.session
+        engine.add_event_handler(Events.STARTED, lambda: session.start(info, step=session.step))
+        engine.add_event_handler(Events.GET_BATCH_STARTED, session.stopwatch.start_waiting)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, session.stopwatch.stop_waiting)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._end_iteration)
+        engine.add_event_handler(Events.COMPLETED, lambda: session.end(succeeded=True))
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
         return self
 
     def evaluated(self, evaluator: Engine) -> None:
         """Logs the metrics of an evaluation that has ended, as `eval/<name>`."""
-        if self._is_writer:
-            self._engine.record_logs(
-                self._step, {f"eval/{name}": float(v) for name, v in evaluator.state.metrics.items()}
-            )
+        self.session.evaluate(**evaluator.state.metrics)
 
-    def _started(self, engine: Engine, info: TrainingInfo) -> None:
-        if self._is_writer:
-            self._begin(RunLocation(self._wanted_dir or fresh_folder("runs")), self._step, info=info)
+    def _end_iteration(self, engine: Engine) -> None:
+        state: Any = engine.state
+        self.session.end_batch(
+            loss=state.output,
+            samples=samples_in(state.batch),
+            tokens=tokens_in(state.batch),
+            epoch=state.iteration / state.epoch_length,
+        )
+        if self.session.should_stop:
+            engine.terminate()
 
-    def _iteration(self, engine: Engine) -> None:
-        if self._is_writer:
-            state: Any = engine.state
-            inputs = state.batch if isinstance(state.batch, dict) else dict(enumerate(state.batch))
-            fraction = state.iteration / state.epoch_length if self._log_due else None
-            loss = state.output.detach()
-            self._end_microbatch(loss=loss, samples=samples_in(inputs), tokens=tokens_in(inputs), epoch=fraction)
-
-    def _ended(self, engine: Engine, *, succeeded: bool) -> None:
-        if self._is_writer:
-            self._end(self._step, succeeded=succeeded)
-
-    def _failed(self, engine: Engine, error: Exception) -> None:
-        self._ended(engine, succeeded=False)
+    def _fail(self, engine: Engine, error: Exception) -> None:
+        self.session.end(succeeded=False)
         raise error

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from tbx_callbacks.integrations.huggingface.callback import TbxTrainerCallback
     from tbx_callbacks.integrations.lightning.callback import TbxLightningCallback
     from tbx_callbacks.integrations.loop import TbxLoop
+    from tbx_callbacks.integrations.session import Session
     from tbx_callbacks.predictions import log_predictions
 
 __version__ = "0.1.0"
 __all__ = [
     "Config",
     "ConfigError",
+    "Session",
     "TbxLightningCallback",
     "TbxLoop",
     "TbxTrainerCallback",
@@ -33,6 +35,7 @@ _MODULES = {
     "TbxTrainerCallback": "tbx_callbacks.integrations.huggingface.callback",
     "Config": "tbx_callbacks._config.metric_set",
     "ConfigError": "tbx_callbacks._config.errors",
+    "Session": "tbx_callbacks.integrations.session",
     "load_config": "tbx_callbacks._config.metric_set",
     "log_predictions": "tbx_callbacks.predictions",
 }

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from tbx_callbacks._model.names import unique
-from tbx_callbacks.writers.summary_writer import NullSummaryWriter
-
-if TYPE_CHECKING:
-    from tbx_callbacks.integrations.base import Integration
+from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +19,22 @@ _MAX_NAMED_CLASSES = 60  # classes whose names are shown beside the matrix
 _IGNORE_INDEX = -100  # the default ignore_index of torch's losses
 
 
+class HasRun(Protocol):
+    """A callback, a loop or a session: it writes a run and knows its step."""
+
+    @property
+    def step(self) -> int:
+        """Number of finished optimizer steps."""
+        ...
+
+    @property
+    def writer(self) -> SummaryWriter | NullSummaryWriter:
+        """The run's writer."""
+        ...
+
+
 def log_predictions(
-    callback: Integration,
+    callback: HasRun,
     logits: Any,
     labels: Any,
     *,
@@ -42,7 +53,7 @@ def log_predictions(
     to the 20 classes with the most samples, and `<split>/f1/macro` is the mean F1 of all classes that occur.
 
     Args:
-        callback: a callback or loop of this package.
+        callback: a callback, loop or session of this package.
         logits: `[samples, classes]`, raw outputs of any dtype and device; softmax is applied here. Samples without a
             finite largest logit are left out, with a warning.
         labels: `[samples]`, class numbers; samples with label -100 are left out.

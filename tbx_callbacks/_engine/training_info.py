@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 
-from tbx_callbacks._config.schedule import Schedule
+from tbx_callbacks._config.schedule import every
+from tbx_callbacks._model.optimizers import named_optimizers, optimizer_list, scaler_of
+from tbx_callbacks._model.sharding import find_sharding
 from tbx_callbacks._model.sharding.base import Sharding
+
+_CLIPPING = ("none", "norm", "other")
 
 
 def _always() -> bool:
@@ -22,30 +25,36 @@ class TrainingInfo:
     """Facts about a training that an integration knows when it starts.
 
     Attributes:
-        model: the model.
-        optimizers: the optimizers, by name.
-        log_schedule: the steps at which the trainer logs.
-        clipping: `none`, `norm` or `other`.
+        model: the model, wrapped (DDP, compiled, prepared by Accelerate or Fabric) or not.
+        optimizers: one optimizer, several, or several by name, in the wrappers of a trainer or not. Read it as a
+            mapping by name to torch's optimizers.
+        log_schedule: the steps at which the trainer logs: an interval in steps, or a function `step -> bool` of the
+            step alone, which can be pickled. Read it as a function.
+        clipping: `none`, `norm` or `other` (by value, or in an unknown way).
         spreads_nonfinite: whether the trainer multiplies gradients by a factor computed from their norm, so that one
-            NaN turns all of them into NaN.
-        sharding: reads the model's elements (`find_sharding`); None means that no optimizer wraps others.
+            NaN turns all of them into NaN. Always so with clipping by norm.
+        sharding: reads the model's elements. Default: found in the model and the optimizers.
         unsupported_sharding: describes a sharding that metrics do not support, with a remedy, if only the integration
             knows it.
         hparams: hyper-parameters for the HParams tab.
         texts: texts to write, by name.
         larger_is_better: by tag, the trainer's own setting for evaluation metrics.
         earlier_logs: values by tag that a checkpoint restored from the earlier part of the run.
-        scaler: the GradScaler of mixed precision.
+        scaler: the GradScaler of mixed precision. Default: found in Accelerate's optimizers.
         compiled: whether the trainer compiles the model.
         still_training: whether the training is still running. Hooks call it, and are removed if it is not, for trainers
             that do not report an exception.
         steps_per_epoch: optimizer steps in an epoch; None if the number is unknown.
         predictions_remedy: how users of this trainer can provide labels and logits.
+
+    Raises:
+        TypeError: an optimizer is not one of torch, or `log_schedule` has another type.
+        ValueError: there is no optimizer, the interval is below 1, or the kind of clipping is unknown.
     """
 
     model: nn.Module
-    optimizers: Mapping[str, torch.optim.Optimizer]
-    log_schedule: Schedule
+    optimizers: Any
+    log_schedule: Any
     clipping: str = "none"
     spreads_nonfinite: bool = False
     sharding: Sharding | None = None
@@ -58,4 +67,29 @@ class TrainingInfo:
     compiled: bool = False
     still_training: Callable[[], bool] = _always
     steps_per_epoch: int | None = None
-    predictions_remedy: str = "pass both to Engine.record_outputs"
+    predictions_remedy: str = "pass both to Session.record_outputs"
+
+    def __post_init__(self) -> None:
+        if self.clipping not in _CLIPPING:
+            raise ValueError(
+                f"clipping must be one of {', '.join(_CLIPPING)}, got {self.clipping!r}; pass other if unsure"
+            )
+        if not isinstance(self.log_schedule, int) and not callable(self.log_schedule):
+            kind = type(self.log_schedule).__name__
+            raise TypeError(
+                f"log_schedule must be a number of steps or a function of them, got {kind}; pass the logging interval"
+            )
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise ValueError(
+                f"steps_per_epoch must be at least 1, got {self.steps_per_epoch}; leave it out if it is unknown"
+            )
+        wrapped, interval = self.optimizers, self.log_schedule
+        complete = {
+            "optimizers": named_optimizers(wrapped),
+            "log_schedule": every(interval) if isinstance(interval, int) else interval,
+            "spreads_nonfinite": self.spreads_nonfinite or self.clipping == "norm",
+            "sharding": self.sharding or find_sharding(self.model, next(iter(optimizer_list(wrapped)), None)),
+            "scaler": scaler_of(wrapped) if self.scaler is None else self.scaler,
+        }
+        for name, value in complete.items():
+            object.__setattr__(self, name, value)

@@ -10,12 +10,12 @@ from tbx_callbacks.tags import clean
 
 _WRAPPERS = re.compile(
     r"(^|(?<=\.))"
-    r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_ddp_wrapped_module|base_model\.model)\."
+    r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_ddp_wrapped_module|_forward_module|base_model\.model)\."
 )
 
 
 def clean_parameter_names(names: Sequence[str]) -> list[str]:
-    """Returns names without the prefixes of wrappers (DDP, FSDP, compile, PEFT), unique and valid in a tag."""
+    """Returns names without the prefixes of wrappers (DDP, FSDP, compile, Fabric, PEFT), unique and valid in a tag."""
     common = [_WRAPPERS.sub("", name) for name in names]
     while common and all(name.startswith("module.") for name in common):
         common = [name.removeprefix("module.") for name in common]

@@ -11,13 +11,6 @@ from torch import Tensor
 _LABELS = ("labels", "label", "targets", "target", "y")
 
 
-def batch_as_mapping(batch: Any) -> Mapping[Any, Any]:
-    """The batch as a mapping: unchanged, or the tensors of a sequence (or the single tensor) by index."""
-    if isinstance(batch, Mapping):
-        return batch
-    return dict(enumerate(batch)) if isinstance(batch, (list, tuple)) else {0: batch}
-
-
 def labels_in(batch: Any) -> Any:
     """The labels of a batch: by their usual names, or the integers of a pair `(inputs, labels)`; None without any."""
     if isinstance(batch, Mapping):
@@ -27,23 +20,30 @@ def labels_in(batch: Any) -> Any:
     return labels if isinstance(labels, Tensor) and not labels.is_floating_point() else None
 
 
-def samples_in(inputs: Mapping[str, Any]) -> int:
-    """Number of samples: the first dimension of `input_ids`, or else of the first tensor that has one."""
+def samples_in(batch: Any) -> int:
+    """Number of samples: the first dimension of `input_ids`, or else of the first tensor that has one.
+
+    Args:
+        batch: a mapping of tensors, a sequence of tensors, or one tensor.
+    """
+    inputs = batch if isinstance(batch, Mapping) else _as_mapping(batch)
     ids = inputs.get("input_ids")
     if isinstance(ids, Tensor) and ids.ndim:
         return ids.shape[0]
     return next((value.shape[0] for value in inputs.values() if isinstance(value, Tensor) and value.ndim), 0)
 
 
-def tokens_in(inputs: Mapping[str, Any]) -> Tensor | None:
+def tokens_in(batch: Any) -> Tensor | None:
     """The attention mask `[samples, length]`, whose sum is the number of tokens; None without a mask of that shape.
 
     Where a row has several texts with their own masks (`anchor_attention_mask`), the total number of their tokens.
     """
-    if "attention_mask" in inputs:
-        mask = inputs["attention_mask"]
+    if not isinstance(batch, Mapping):
+        return None
+    if "attention_mask" in batch:
+        mask = batch["attention_mask"]
         return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
-    masks = [mask for name, mask in inputs.items() if isinstance(name, str) and name.endswith("_attention_mask")]
+    masks = [mask for name, mask in batch.items() if isinstance(name, str) and name.endswith("_attention_mask")]
     masks = [mask for mask in masks if isinstance(mask, Tensor) and mask.ndim == 2]
     return torch.stack([mask.sum() for mask in masks]).sum() if masks else None
 
@@ -70,3 +70,8 @@ def scalar_loss(loss: Tensor | float) -> Tensor:
     if loss.numel() != 1:
         raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, for example with .mean()")
     return loss.detach().reshape(()) if loss.ndim else loss.detach()
+
+
+def _as_mapping(batch: Any) -> Mapping[Any, Any]:
+    """The elements of a sequence, or the single tensor, by index."""
+    return dict(enumerate(batch)) if isinstance(batch, (list, tuple)) else {0: batch}

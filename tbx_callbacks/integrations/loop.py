@@ -11,16 +11,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tbx_callbacks import tags
-from tbx_callbacks._config.schedule import every
-from tbx_callbacks._distributed.rank import is_rank_zero
-from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks._engine.training_info import TrainingInfo
-from tbx_callbacks._model.sharding import find_sharding
-from tbx_callbacks.integrations.base import ConfigSource, named_optimizers, scaler_of
-from tbx_callbacks.integrations.batches import scalar_loss
 from tbx_callbacks.integrations.notebook import show_link
-from tbx_callbacks.integrations.step_counting import StepCountingIntegration
-from tbx_callbacks.runs.folders import RunLocation, beside, fresh_folder
+from tbx_callbacks.integrations.session import ConfigSource
+from tbx_callbacks.integrations.session_holder import SessionHolder
 
 T = TypeVar("T")
 
@@ -28,7 +22,7 @@ T = TypeVar("T")
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
 
 
-class TbxLoop(StepCountingIntegration):
+class TbxLoop(SessionHolder):
     """Logs a metric set to TensorBoard from a plain PyTorch loop; a context manager.
 
     ```python
@@ -43,13 +37,13 @@ class TbxLoop(StepCountingIntegration):
     ```
 
     Steps are those of the first optimizer, counted from `start_step` + 1. `train/loss` is the mean of the losses since
-    the last point, computed on their device. Other arguments, `writer`, `log` and `close` are those of `Integration`.
+    the last point, computed on their device. Other arguments, `writer`, `log` and `close` are those of `Session`.
     Without `log_dir` the run is written to a new folder in `runs/`.
 
     Args:
         model: the model, wrapped (DDP, compiled, prepared by Accelerate) or not.
         optimizer: one optimizer, several, or several by name; prepared by Accelerate or not.
-        config: see `Integration`.
+        config: see `Session`.
         log_every: the interval, in optimizer steps, of the loss and of metrics with `every: log`.
         steps_per_epoch: optimizer steps in an epoch, for metrics with `every: {epochs: ...}`.
         max_grad_norm: the limit if the loop clips by norm; None if it does not clip. Norms before clipping then need a
@@ -59,10 +53,8 @@ class TbxLoop(StepCountingIntegration):
             that the folder contains.
         scaler: the loop's GradScaler, so the metric `amp` can read the loss scale. Accelerate's is found in its
             optimizer.
-        **options: see `Integration`.
+        **options: see `Session`.
     """
-
-    _model: nn.Module | None = None
 
     def __init__(
         self,
@@ -79,54 +71,44 @@ class TbxLoop(StepCountingIntegration):
         **options: Any,
     ) -> None:
         super().__init__(config, **options)
-        self._is_writer = is_rank_zero()
-        self._max_grad_norm = max_grad_norm
-        optimizers = named_optimizers(optimizer)
-        log_schedule = every(log_every)
-        if steps_per_epoch is not None and steps_per_epoch < 1:
-            raise ValueError(
-                f"steps_per_epoch must be at least 1, got {steps_per_epoch}; leave it out if it is unknown"
-            )
-        if not self._is_active:
-            return
+        self._session.runs_dir = "runs"
+        self._model, self._max_grad_norm = model, max_grad_norm
         info = TrainingInfo(
             model=model,
-            optimizers=optimizers,
-            log_schedule=log_schedule,
+            optimizers=optimizer,
+            log_schedule=log_every,
             clipping="norm" if max_grad_norm else "none",
-            spreads_nonfinite=bool(max_grad_norm),
-            sharding=find_sharding(model, optimizer),
             hparams=hparams or {},
             texts={tags.ARGS: json.dumps(dict(hparams), indent=2)} if hparams else {},
-            scaler=scaler if scaler is not None else scaler_of(optimizer),
+            scaler=scaler,
             steps_per_epoch=steps_per_epoch,
             predictions_remedy="pass outputs=... and labels=... to end_step",
         )
-        self._begin(self._choose_location(start_step) if self._is_writer else None, start_step, info=info)
+        self._session.start(info, step=start_step)
         if self.log_dir is not None:
             show_link(self.log_dir)
 
     @property
     def should_stop(self) -> bool:
         """Whether a rule requests a stop; True from one `end_step` on, the same one on every rank."""
-        return Action.STOP in self._action
+        return self._session.should_stop
 
     @property
     def should_checkpoint(self) -> bool:
         """Whether a rule requests a checkpoint; True after one `end_step`, the same one on every rank."""
-        return Action.CHECKPOINT in self._action
+        return self._session.should_checkpoint
 
     def track(self, batches: Iterable[T], description: str | None = None) -> Iterator[T]:
         """Yields the batches, with a progress bar for terminals and notebooks that shows the logged loss.
 
         The metric `input_share` measures the time spent waiting for these batches.
         """
-        with tqdm(batches, desc=description, disable=not self._is_writer) as bar:
+        with tqdm(batches, desc=description, disable=not self._session.is_writer) as bar:
             for batch in self._time_waiting(bar):
                 yield batch
-                loss = self._engine.last_value(tags.TRAIN_LOSS)
+                loss = self._session.last_value(tags.TRAIN_LOSS)
                 if isinstance(loss, float):
-                    bar.set_postfix(step=self._step, loss=f"{loss:.4g}", refresh=False)
+                    bar.set_postfix(step=self.step, loss=f"{loss:.4g}", refresh=False)
 
     def before_clip(self, loss_scale: Tensor | None = None) -> None:
         """Captures the gradients of this step before clipping: exact norms, and the first non-finite layer.
@@ -134,8 +116,7 @@ class TbxLoop(StepCountingIntegration):
         Args:
             loss_scale: the factor by which gradients are still multiplied, if a GradScaler has not unscaled them.
         """
-        if self._running and (self._stepped or self._engine.has_due_metrics):
-            self._before_clip(loss_scale, max_norm=self._max_grad_norm)
+        self._session.before_clip(loss_scale, max_norm=self._max_grad_norm)
 
     def end_step(
         self,
@@ -160,36 +141,23 @@ class TbxLoop(StepCountingIntegration):
         Raises:
             ValueError: the loss is not a scalar.
         """
-        if not self._running:
-            return
-        if tokens is not None and not isinstance(tokens, Tensor):
-            tokens = torch.tensor(tokens)
-        if outputs is not None:
-            self._record_outputs(outputs, labels)
-        self._end_microbatch(loss=None if loss is None else scalar_loss(loss), samples=samples, tokens=tokens)
+        self._session.end_batch(loss=loss, samples=samples, tokens=tokens, outputs=outputs, labels=labels)
 
     def evaluate(self, **metrics: float) -> None:
         """Logs evaluation metrics at the current step, as `eval/<name>`."""
-        if self._running and self._stepped:
-            self._finish_step()
-        if self._is_writer:
-            self._engine.record_logs(
-                self._step, {f"{tags.EVAL}/{name}": float(value) for name, value in metrics.items()}
-            )
+        self._session.evaluate(**metrics)
 
     def __enter__(self) -> TbxLoop:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if self._running:
-            self._end(self._step, succeeded=kind is None)
-        self.close()
+        self._session.__exit__(kind, *error)
 
     def _time_waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Yields the batches; counts the waiting time while the model trains, except at the end of the data."""
-        watch, iterator = self._engine.stopwatch, iter(batches)
+        watch, iterator = self._session.stopwatch, iter(batches)
         while True:
-            if self._model is not None and self._model.training:
+            if self._model.training:
                 watch.start_waiting()
             try:
                 batch = next(iterator)
@@ -198,13 +166,3 @@ class TbxLoop(StepCountingIntegration):
                 return
             watch.stop_waiting()
             yield batch
-
-    def _begin(self, location: RunLocation | None, step: int, *, info: TrainingInfo) -> None:
-        self._model = info.model
-        super()._begin(location, step, info=info)
-
-    def _choose_location(self, start_step: int) -> RunLocation:
-        requested = self._wanted_dir
-        resuming = start_step > 0 and requested is not None
-        folder = requested if resuming else beside(requested) if requested else fresh_folder("runs")
-        return RunLocation(str(folder), resume=resuming)

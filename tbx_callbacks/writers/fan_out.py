@@ -15,8 +15,8 @@ from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.tags import AXIS
 from tbx_callbacks.writers.axis_writer import AxisWriter
-from tbx_callbacks.writers.base import Writer
-from tbx_callbacks.writers.summary_writer import SummaryWriter
+from tbx_callbacks.writers.base import NullWriter, Writer
+from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
 from tbx_callbacks.writers.tensorboard import LogDirError, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,22 @@ class WriterSpec(Protocol):
         """Returns a new writer for the run in this folder."""
 
 
+class NoEventFile(NullWriter):
+    """Takes the place of the TensorBoard writer in a set without it.
+
+    Args:
+        log_dir: folder of the run.
+    """
+
+    def __init__(self, log_dir: str) -> None:
+        self.log_dir, self.options = log_dir, dict[str, Any]()
+
+    @property
+    def summary_writer(self) -> NullSummaryWriter:
+        """A SummaryWriter without effect."""
+        return NullSummaryWriter()
+
+
 class FanOutWriter(Writer):
     """Passes values to the TensorBoard writer, to one writer for each further axis, and to further writers.
 
@@ -44,18 +60,21 @@ class FanOutWriter(Writer):
     of them changes, delays or ends the training or another writer.
 
     Args:
-        main: the TensorBoard writer.
+        main: the TensorBoard writer, or its replacement where the set does not name it; then there are no axes.
         others: the further writers.
         axes: the axes besides steps: `samples`, `tokens`, `epochs`.
     """
 
-    def __init__(self, main: TensorBoardWriter, others: Sequence[WriterSpec] = (), *, axes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, main: TensorBoardWriter | NoEventFile, others: Sequence[WriterSpec] = (), *, axes: Sequence[str] = ()
+    ) -> None:
         self.log_dir, self._main = main.log_dir, main
+        axes = axes if isinstance(main, TensorBoardWriter) else ()
         self._axes = [AxisWriter(main.log_dir, axis, **main.options) for axis in axes]
         self._others = [_BackgroundWriter(spec, main.log_dir) for spec in others]
 
     @property
-    def summary_writer(self) -> SummaryWriter:
+    def summary_writer(self) -> SummaryWriter | NullSummaryWriter:
         """The run's SummaryWriter. Raises LogDirError if the folder cannot be written."""
         return self._main.summary_writer
 

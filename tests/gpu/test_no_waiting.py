@@ -121,7 +121,7 @@ def test_stop_with_device_behind_no_host_sync(tmp_path: Path) -> None:
         assert not busy.query(), f"the device was waited for, {time.perf_counter() - started:.2f} s"
         assert not loop.should_stop
         torch.cuda.synchronize()
-        assert loop._engine.publisher._queue.drain(30)
+        assert loop._session._engine.publisher._queue.drain(30)
         end = time.monotonic() + 30
         while not loop.should_stop and time.monotonic() < end:
             step(float("nan"))

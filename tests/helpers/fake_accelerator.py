@@ -156,11 +156,11 @@ def main() -> None:
             with NoWaiting():
                 loop.before_clip()
             norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=False)
-            loop._engine.record_clipping(norm, 1.0)
+            loop._session._engine.record_clipping(norm, 1.0)
             with NoWaiting():
                 loop.log("mine/loss", loss)
                 optimizer.step()  # metrics run in the optimizer's hook
-                engine = loop._engine
+                engine = loop._session._engine
                 assert engine._recorder is not None
                 on_host = torch.zeros(()), torch.zeros(4, dtype=torch.int64)
                 # on host and device in turn: none may wait
@@ -173,10 +173,12 @@ def main() -> None:
             step_values = engine.publisher.buffered
             assert step_values is not None
             engine.publisher.buffered = None  # the copy to the host would begin here
-            loop._stepped = False
-            loop._begin_step(loop._step + 1)
+            counter = loop._session._counter
+            assert counter is not None
+            counter.step, counter.stepped = counter.step + 1, False
+            counter.begin()
         print("tags", *step_values[1].tags)
-        loop._running = False
+        loop._session.running = False
 
 
 if __name__ == "__main__":

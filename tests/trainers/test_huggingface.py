@@ -565,8 +565,8 @@ def test_huggingface_evaluation_not_in_throughput(tmp_path: Path, strategy: str)
     callback = TbxTrainerCallback({"every": 1, "metrics": ["throughput"]})
     run = trainer(tmp_path, callbacks=[callback], eval_strategy=strategy, eval_steps=8, max_steps=12)
     passed = 0.0
-    clock = callback._engine.stopwatch.clock
-    callback._engine.stopwatch.clock = lambda: clock() + passed
+    clock = callback._session._engine.stopwatch.clock
+    callback._session._engine.stopwatch.clock = lambda: clock() + passed
 
     def slow(prediction: Any) -> dict[str, float]:
         nonlocal passed

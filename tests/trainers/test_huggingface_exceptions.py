@@ -71,7 +71,7 @@ def test_abandoned_training_next_forward_pass_removes_hooks(
     tmp_path: Path, chosen: str, moment: str, raises: type[BaseException], attached: bool
 ) -> None:
     callback, run = left(tmp_path, chosen, moment, raises, attached=attached)
-    recorder = callback._engine._recorder
+    recorder = callback._session._engine._recorder
     assert recorder is not None
     had_hooks = forward_hooks(run.model)
     if attached:

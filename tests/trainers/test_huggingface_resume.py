@@ -95,6 +95,8 @@ def test_resume_with_restored_callback_logs_once(tmp_path: Path) -> None:
     (in_use,) = [c for c in run.callback_handler.callbacks if isinstance(c, TbxTrainerCallback)]
     assert in_use is not mine  # the Trainer made a new folder
     assert mine.log_dir == in_use.log_dir
+    mine.attach(run)
+    assert sum(isinstance(c, TbxTrainerCallback) for c in run.callback_handler.callbacks) == 1
     mine.writer.add_scalar("mine/after", 1.0, 10)
     mine.writer.flush()
     read = Run(mine.log_dir)

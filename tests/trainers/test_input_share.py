@@ -38,7 +38,7 @@ class Clock:
 
 def set_clock(callback: Any) -> Clock:
     clock = Clock()
-    callback._engine.stopwatch.clock = clock
+    callback._session._engine.stopwatch.clock = clock
     return clock
 
 
@@ -164,7 +164,7 @@ def test_input_share_in_loop_without_track_not_written(tmp_path: Path) -> None:
 
     with TbxLoop(model, optimizer, SET, log_dir=tmp_path / "tracked", log_every=1) as loop:
         clock = set_clock(loop)
-        loop._engine.stopwatch._resumed_at = 0.0
+        loop._session._engine.stopwatch._resumed_at = 0.0
         train(loop, clock, loop.track(batches(clock, 4)))
         model.eval()
         for _ in loop.track(batches(clock, 5)):

@@ -92,7 +92,7 @@ def test_huggingface_attached_accuracy_exact(
         callback, logits, labels = hf(tmp_path, variant, accumulate=accumulate)
     assert Run(callback.log_dir).at("train/accuracy") == shares(logits, labels, accumulate)
     assert "train/accuracy is not written" not in caplog.text
-    assert callback._engine.labels is None
+    assert callback._session._engine.labels is None
 
 
 def test_huggingface_not_attached_accuracy_warns_with_remedy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

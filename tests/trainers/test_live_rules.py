@@ -155,16 +155,16 @@ def test_rules_without_action_decide_nothing(tmp_path: Path) -> None:
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, "default", log_dir=tmp_path / "run", log_every=1) as loop:
-        assert loop._engine.publisher.live_rules is not None
-        assert not loop._engine.publisher.decisions.size
+        assert loop._session._engine.publisher.live_rules is not None
+        assert not loop._session._engine.publisher.decisions.size
         for _ in range(3):
             model(torch.randn(3, 4)).sum().backward()
             optimizer.step()
             loop.end_step()
-            assert not loop._engine.publisher.decisions.pending
+            assert not loop._session._engine.publisher.decisions.pending
     plain = {**config(), "rules": False}
     with TbxLoop(model, optimizer, plain, log_dir=tmp_path / "none") as loop:
-        assert loop._engine.publisher.live_rules is None
+        assert loop._session._engine.publisher.live_rules is None
 
 
 def test_strict_set_raises_error_of_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

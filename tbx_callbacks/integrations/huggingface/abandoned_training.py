@@ -1,6 +1,9 @@
 """Detects that a Hugging Face Trainer was ended by an exception.
 
-The Trainer fires no event then, so hooks would stay installed forever.
+The Trainer fires no event then, so hooks would stay installed forever. Only the call stack tells: the Trainer resets
+none of its state (`is_in_train` stays true). No object that dies with the training would do either, because an
+interactive session keeps the traceback, and with it the training's frames. An attached callback sees exceptions of
+`training_step`, but not those outside of it, and a callback need not be attached.
 """
 
 from __future__ import annotations

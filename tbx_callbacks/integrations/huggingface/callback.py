@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import logging
+import weakref
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
-from tbx_callbacks._model.forward_hooks import on_forward
 from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.integrations.huggingface.attach import attach, is_attached
-from tbx_callbacks.integrations.huggingface.info import (
-    apply_action,
-    clip_facts,
-    is_compiled,
-    log_tags,
-    training_info,
-)
-from tbx_callbacks.integrations.huggingface.run_folder import HuggingFaceIntegration
+from tbx_callbacks.integrations.huggingface.info import apply_action, clip_factor_in, log_tags, training_info
+from tbx_callbacks.integrations.huggingface.run_folder import checkpoint_state, choose, runs_dir
+from tbx_callbacks.integrations.session_holder import SessionHolder
+from tbx_callbacks.runs.folders import RunLocation
 
 logger = logging.getLogger(__name__)
 
 
-class TbxTrainerCallback(HuggingFaceIntegration, TrainerCallback):  # type: ignore[misc]
+# Callbacks in use, to find the one that a restored callback replaces: see _use.
+_in_use: weakref.WeakSet[TbxTrainerCallback] = weakref.WeakSet()
+
+
+class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # type: ignore[misc]
     """Logs a metric set to TensorBoard from a Hugging Face `Trainer`, on rank 0 only.
 
-    Arguments, `writer`, `log` and `close` are those of `Integration`. Without `log_dir` the run is written to a new
+    Arguments, `writer`, `log` and `close` are those of `Session`. Without `log_dir` the run is written to a new
     folder in `<output_dir>/runs/`, as by the Trainer's own TensorBoard callback.
     """
 
+    _args: Any = None
     _trainer: Any = None
     _warned_no_loss = False
+    stored: dict[str, str] = {}  # noqa: RUF012 - state from a checkpoint; the Trainer sets it on the instance
 
     def attach(self, trainer: Any) -> TbxTrainerCallback:
         """Gives the callback access to gradients before clipping: exact norms by layer, and the first non-finite layer.
@@ -39,90 +42,99 @@ class TbxTrainerCallback(HuggingFaceIntegration, TrainerCallback):  # type: igno
         It also provides the training loss where that is not the model's own (label smoothing, `compute_loss`). Adds the
         callback to the trainer if necessary, and returns the callback.
         """
-        if self not in trainer.callback_handler.callbacks:
+        # A restored callback may have taken this one's place; both share the session.
+        if not any(getattr(known, "_session", None) is self._session for known in trainer.callback_handler.callbacks):
             trainer.add_callback(self)
             self.on_init_end(trainer.args, trainer.state, trainer.control)
         self._trainer = trainer
-        attach(trainer, self._engine)
+        attach(trainer, self._session)
         return self
+
+    def state(self) -> dict[str, Any]:
+        """Returns the state that the Trainer stores in a checkpoint: the run's folder."""
+        stored = checkpoint_state(self._args, self.log_dir, self.config.digest) if self._args is not None else {}
+        return {"args": {}, "attributes": {"stored": stored}}
 
     # -- events of the Trainer -------------------------------------------------------------------------------------
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._use(args)
-        self._is_writer = state.is_world_process_zero
+        self._session.is_writer = state.is_world_process_zero
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._adopt(args)
-        self._is_writer = state.is_world_process_zero
-        if not self._is_active:
+        self._use(args)
+        session = self._session
+        session.is_writer = state.is_world_process_zero
+        if not session.is_active:
             return
-        self._unhook()
         if self._trainer is not None:
-            attach(self._trainer, self._engine)
-        location = self._choose_location(args, state) if self._is_writer else None
-        model = kwargs["model"]
-        attached, dataloader = is_attached(self._trainer, self._engine), kwargs.get("train_dataloader")
-        info = training_info(args, state, model, kwargs["optimizer"], dataloader, attached=attached)
-        self._still_training = info.still_training  # for _on_forward
-        self._begin(location, state.global_step, info=info)
-        if "batches" in self._engine.needs or self._wants_outputs:
-            self._hook_forward(model, args)
+            attach(self._trainer, session)
+        attached, dataloader = is_attached(self._trainer, session), kwargs.get("train_dataloader")
+        info = training_info(args, state, kwargs["model"], kwargs["optimizer"], dataloader, attached=attached)
+        location = self._choose_location(args, state) if session.is_writer else None
+        session.start(info, location, step=state.global_step, numbered=True)
+        if session.needs_outputs or (session.needs_batches and not attached):
+            session.on_forward(self._on_forward)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._running:
-            self._engine.stopwatch.stop_waiting()
-            self._step = state.global_step
-            self._engine.begin_step(state.global_step + 1)
+        if self._session.running:
+            self._session.begin_step(state.global_step + 1)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self._running:
+        if not self._session.running:
             return
-        self._step = state.global_step
-        if action := self._engine.poll_actions(self._step):
-            apply_action(action, control)
-        if control.should_evaluate or control.should_save:
-            self._engine.stopwatch.pause()
-        self._engine.end_microbatch(is_step=True)
         # When the trainer is about to log, its values are written with the step. With logging by epoch that is only
         # known at the epoch's end; the step is then published when the next one begins at the latest.
-        if not control.should_log and args.logging_strategy != "epoch":
-            self._engine.flush_step()
-        self._engine.stopwatch.start_waiting()
+        logs_follow = control.should_log or args.logging_strategy == "epoch"
+        action = self._session.end_step(state.global_step, logs_follow=logs_follow)
+        if action:
+            apply_action(action, control)
+        if control.should_evaluate or control.should_save:
+            self._session.stopwatch.pause()
+        self._session.stopwatch.start_waiting()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._running and (control.should_evaluate or control.should_save):
-            self._engine.stopwatch.pause()
+        if self._session.running and (control.should_evaluate or control.should_save):
+            self._session.stopwatch.pause()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if self._is_active and logs:
-            self._adopt(args)  # a callback added after the Trainer was created has no arguments yet
-            self._record_logs(state.global_step, log_tags(logs), clip_facts(args, logs))
+        if logs:
+            if self._args is None:
+                self._use(args)  # a callback added after the Trainer was created has no arguments yet
+            self._session.record_logs(log_tags(logs), step=state.global_step, clip_factor=clip_factor_in(logs, args))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._running:
-            self._end(state.global_step, succeeded=True)
+        self._session.end(succeeded=True)
 
     # -- private -----------------------------------------------------------------------------------------------------
 
-    def _hook_forward(self, model: nn.Module, args: Any) -> None:
-        """Hooks the model's forward pass, unless the attached trainer provides all that the metrics need."""
-        if self._wants_outputs or not is_attached(self._trainer, self._engine):
-            self._hooks.append(on_forward(model, self._on_forward, compiled=is_compiled(model, args)))
+    def _use(self, args: Any) -> None:
+        """Registers the callback with a Trainer's arguments, and shares the session of the one that it replaces.
 
-    def _on_forward(self, module: nn.Module, args: Any, kwargs: dict[str, Any], outputs: Any) -> None:
-        if not self._still_training():  # ended by an exception, which the Trainer does not report
-            self._unhook()
-            self._engine.suspend()
-            return
-        if not module.training:
-            return
-        if self._wants_outputs:
-            self._engine.record_outputs(outputs, kwargs.get("labels"))
-        if is_attached(self._trainer, self._engine) or "batches" not in self._engine.needs:
+        With `restore_callback_states_from_checkpoint` the Trainer creates a new callback in place of the user's. Both
+        then share one session, so the user's own reference, `attach` and `writer` still work.
+        """
+        if self._args is None:
+            digest = self.stored.get("digest")
+            replaced = [other for other in _in_use if other._args is args and other.config.matches(digest)]
+            if replaced:
+                self._session, self._trainer = replaced[0]._session, replaced[0]._trainer
+        self._args = args
+        self._session.runs_dir = runs_dir(args)
+        _in_use.add(self)
+
+    def _choose_location(self, args: Any, state: Any) -> RunLocation | None:
+        others = [other._session for other in _in_use if other._session is not self._session]
+        used = {session.log_dir for session in others if session.running}
+        return choose(args, state, self._session, callback_name=type(self).__name__, used=used)
+
+    def _on_forward(self, outputs: Any, kwargs: Mapping[str, Any]) -> None:
+        session = self._session
+        session.record_outputs(outputs, kwargs.get("labels"))
+        if is_attached(self._trainer, session) or not session.needs_batches:
             return
         loss = loss_in(outputs)
         if loss is None and not self._warned_no_loss:
             self._warned_no_loss = True
             logger.warning("NaN losses are not counted: the model returns no loss; call callback.attach(trainer)")
-        self._engine.record_batch(loss=loss, samples=samples_in(kwargs), tokens=tokens_in(kwargs))
+        session.record_batch(loss=loss, samples=samples_in(kwargs), tokens=tokens_in(kwargs))

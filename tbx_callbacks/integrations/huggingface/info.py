@@ -19,7 +19,6 @@ from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.sharding import find_sharding
 from tbx_callbacks._model.sharding.torch_sharding import TorchSharding
 from tbx_callbacks._stats.clip_factor import clip_factor
-from tbx_callbacks.integrations.base import named_optimizers, scaler_of
 from tbx_callbacks.integrations.huggingface.abandoned_training import StillTraining
 
 logger = logging.getLogger(__name__)
@@ -69,23 +68,20 @@ def training_info(
     args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: Any, *, attached: bool
 ) -> TrainingInfo:
     """Describes the training that begins, for the engine."""
-    sharding = find_sharding(model, optimizer)
+    sharding, is_deepspeed = find_sharding(model, optimizer), getattr(args, "deepspeed", None)
     return TrainingInfo(
         still_training=StillTraining(),
         model=model,
-        optimizers=named_optimizers(optimizer),
+        optimizers=optimizer,
         log_schedule=log_schedule(args, state, dataloader),
         clipping="norm" if (args.max_grad_norm or 0.0) > 0 else "none",
         spreads_nonfinite=spreads_nonfinite(args),
         sharding=sharding,
-        unsupported_sharding=_DEEPSPEED
-        if getattr(args, "deepspeed", None) and isinstance(sharding, TorchSharding)
-        else None,
+        unsupported_sharding=_DEEPSPEED if is_deepspeed and isinstance(sharding, TorchSharding) else None,
         hparams=hparams(args, model),
         texts=texts(args, model),
         larger_is_better=larger_is_better(args),
         earlier_logs=[log_tags(logs) for logs in state.log_history],
-        scaler=scaler_of(optimizer),
         compiled=is_compiled(model, args),
         steps_per_epoch=steps_per_epoch(args, dataloader),
         predictions_remedy=_REMEDY_ATTACHED if attached else _REMEDY_NOT_ATTACHED,
@@ -105,12 +101,12 @@ def log_tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
     return tagged
 
 
-def clip_facts(args: Any, logs: Mapping[str, Any]) -> dict[str, float]:
-    """The clip factor computed from the norm in the Trainer's logs; empty without one."""
+def clip_factor_in(logs: Mapping[str, Any], args: Any) -> float | None:
+    """The clip factor computed from the norm in the Trainer's logs; None without one."""
     norm, limit = logs.get("grad_norm") if "loss" in logs else None, args.max_grad_norm or 0.0
     if norm is None or not math.isfinite(norm) or limit <= 0:
-        return {}
-    return {tags.TRAINER_CLIP_FACTOR: clip_factor(float(norm), limit)}
+        return None
+    return clip_factor(float(norm), limit)
 
 
 def log_schedule(args: Any, state: Any, dataloader: Any) -> Schedule:

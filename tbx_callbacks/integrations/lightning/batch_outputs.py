@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._model.outputs import logits_in, losses_in
 from tbx_callbacks.integrations.batches import labels_in
+from tbx_callbacks.integrations.session import Session
 
 REMEDY = "return {'loss': loss, 'logits': logits} from training_step; batches: (inputs, labels) or {'labels': ...}"
 
@@ -18,11 +18,11 @@ class BatchOutputs:
     """Collects a batch's losses and logits. Values that `training_step` returns override the model's outputs.
 
     Args:
-        engine: receives them at the end of the batch.
+        session: receives them at the end of the batch.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self._labels: Any = None
         self._passes: list[tuple[dict[str, Tensor], Any]] = []
 
@@ -31,17 +31,15 @@ class BatchOutputs:
         self._labels = labels_in(batch)
         self._passes.clear()
 
-    def on_forward(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
-        """Collects the outputs of one forward pass; a forward hook."""
-        if not module.training:
-            return
-        with self._engine.guard_outputs():
+    def on_forward(self, outputs: Any, kwargs: Mapping[str, Any]) -> None:
+        """Collects the outputs of one forward pass; see `Session.on_forward`."""
+        with self._session.guard_outputs():
             self._passes.append((_losses_and_logits(outputs), kwargs.get("labels")))
 
     def end(self, result: Any) -> None:
         """Ends the batch, whose `training_step` returned `result`."""
         step_outputs: dict[str, Tensor] = {}
-        with self._engine.guard_outputs():
+        with self._session.guard_outputs():
             step_outputs = _losses_and_logits(result if isinstance(result, Mapping) else {})
         batch_labels, self._labels = self._labels, None
         passes, self._passes = self._passes, []
@@ -54,7 +52,7 @@ class BatchOutputs:
             if "logits" in new:  # only the first logits belong to the batch's labels
                 labels, batch_labels = batch_labels if labels is None else labels, None
             if new:
-                self._engine.record_outputs(new, labels)
+                self._session.record_outputs(new, labels)
 
 
 def _losses_and_logits(outputs: Any) -> dict[str, Tensor]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from tbx_callbacks._config.schedule import every
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.amp import scale_of
 from tbx_callbacks._model.sharding import find_sharding
@@ -20,16 +17,14 @@ from tbx_callbacks.integrations.lightning.batch_outputs import REMEDY
 _DEEPSPEED = "Lightning's DeepSpeedStrategy (remedy: the Hugging Face Trainer, or a loop with TbxLoop)"
 
 
-def training_info(trainer: Any, pl_module: Any, optimizers: Mapping[str, torch.optim.Optimizer]) -> TrainingInfo:
+def training_info(trainer: Any, pl_module: Any) -> TrainingInfo:
     """Describes the training that begins, for the engine."""
-    clip_kind = clipping(trainer, pl_module)
     sharding = find_sharding(pl_module, next(iter(trainer.optimizers), None))
     return TrainingInfo(
         model=wrapped_model(pl_module),
-        optimizers=optimizers,
-        log_schedule=every(max(1, trainer.log_every_n_steps)),
-        clipping=clip_kind,
-        spreads_nonfinite=clip_kind == "norm",
+        optimizers=trainer.optimizers,
+        log_schedule=max(1, trainer.log_every_n_steps),
+        clipping=clipping(trainer, pl_module),
         sharding=sharding,
         unsupported_sharding=None if isinstance(sharding, TorchSharding) else _DEEPSPEED,
         hparams=hparams(pl_module),

@@ -78,11 +78,11 @@ def train(strategy: str, folder: Path | None) -> dict[int, list[tuple[str, int]]
         optimizer.zero_grad()
         if loop:
             loop.end_step(loss=torch.ones(()), samples=4)
-            assert loop._engine.publisher.reducer is not None
-            assert loop._engine.publisher.reducer.drain(30)
+            assert loop._session._engine.publisher.reducer is not None
+            assert loop._session._engine.publisher.reducer.drain(30)
         found[step], OURS[:] = list(OURS), []
     if loop:
-        ranks = loop._engine.publisher.reducer
+        ranks = loop._session._engine.publisher.reducer
         loop.close()
         assert ranks is not None
         ranks.shutdown(30)  # the last collective of its end must not count for the next training

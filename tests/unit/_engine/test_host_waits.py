@@ -131,7 +131,7 @@ def test_stop_acted_upon_after_host_copy(tmp_path: Path, monkeypatch: pytest.Mon
             step(float("nan") if number == 2 else 1.0)
             assert not loop.should_stop
         done.set()
-        assert wait_until(lambda: loop._engine.publisher.decisions.pending)
+        assert wait_until(lambda: loop._session._engine.publisher.decisions.pending)
         step()
         assert loop.should_stop
         assert loop.should_checkpoint is ("checkpoint" in rule["nonfinite"])
@@ -151,7 +151,7 @@ def test_budget_applied_without_host_sync(tmp_path: Path, monkeypatch: pytest.Mo
             model(torch.ones(1, 2)).sum().backward()
             optimizer.step()
             loop.end_step()
-        (entry,) = loop._engine._runner.step_runs
+        (entry,) = loop._session._engine._runner.step_runs
         assert str(entry.schedule) != "every 1 steps"
         done.set()
     assert list(Run(tmp_path).texts) == ["overhead_budget"]
@@ -167,4 +167,4 @@ def test_publishing_error_leaves_no_pending_decision(tmp_path: Path, monkeypatch
             model(torch.ones(1, 2)).sum().backward()
             optimizer.step()
             loop.end_step()
-        assert not loop._engine.publisher.decisions.pending
+        assert not loop._session._engine.publisher.decisions.pending

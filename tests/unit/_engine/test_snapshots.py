@@ -85,10 +85,10 @@ def test_weight_snapshot_taken_only_on_due_steps(tmp_path: Path, metrics: list[A
     with TbxLoop(model, optimizer, {"every": 3, "metrics": metrics}, log_dir=tmp_path) as loop:
         assert bool(optimizer._optimizer_step_pre_hooks) == any(expected)
         optimizer.register_step_pre_hook(
-            lambda *_: recorded.append(len(loop._engine._recorder._weight_snapshot._copies))
+            lambda *_: recorded.append(len(loop._session._engine._recorder._weight_snapshot._copies))
         )
         optimizer.register_step_post_hook(
-            lambda *_: recorded.append(len(loop._engine._recorder._weight_snapshot._copies))
+            lambda *_: recorded.append(len(loop._session._engine._recorder._weight_snapshot._copies))
         )
         for step in range(1, 7):
             model(batch(step)[0]).sum().backward()

@@ -11,6 +11,7 @@ def test_clean_names_without_wrappers() -> None:
     assert clean_parameter_names(["base_model.model.bert.a.lora_A.default.weight"]) == ["bert.a.lora_A.default.weight"]
     assert clean_parameter_names(["net.base_model.model.bert.a", "net.head.b"]) == ["net.bert.a", "net.head.b"]
     assert clean_parameter_names(["x._checkpoint_wrapped_module.w", "x._fsdp_wrapped_module.v"]) == ["x.w", "x.v"]
+    assert clean_parameter_names(["_forward_module.module.a", "_forward_module.module.b"]) == ["a", "b"]
 
 
 def test_clean_names_illegal_characters_stay_unique() -> None:

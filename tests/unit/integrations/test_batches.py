@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tbx_callbacks.integrations.batches import batch_as_mapping, labels_in, loss_in, samples_in, scalar_loss, tokens_in
+from tbx_callbacks.integrations.batches import labels_in, loss_in, samples_in, scalar_loss, tokens_in
 
 LABELS = torch.tensor([0, 1])
 X = torch.ones(2, 3)
@@ -33,7 +33,8 @@ def test_labels_in_usual_batches_found(batch: Any, expected: Any) -> None:
 def test_samples_in_batch_counts_first_dimension() -> None:
     assert samples_in({"x": torch.ones(5, 2), "input_ids": X}) == 2
     assert samples_in({"scalar": torch.tensor(1.0), "x": torch.ones(5, 2)}) == 5
-    assert samples_in({}) == 0
+    assert samples_in({}) == samples_in("text") == 0
+    assert samples_in((X, LABELS)) == samples_in([X]) == samples_in(X) == 2
 
 
 def test_tokens_in_attention_masks_summed() -> None:
@@ -43,7 +44,7 @@ def test_tokens_in_attention_masks_summed() -> None:
     tokens = tokens_in({"a_attention_mask": mask, "b_attention_mask": mask})
     assert tokens is not None
     assert int(tokens) == 6
-    assert tokens_in({"x": X}) is None
+    assert tokens_in({"x": X}) is tokens_in((X, LABELS)) is None
 
 
 @pytest.mark.parametrize(
@@ -65,9 +66,3 @@ def test_scalar_loss_detached_or_refused() -> None:
     assert scalar_loss(0.5).item() == 0.5
     with pytest.raises(ValueError, match=r"loss must be a scalar, got shape \(2,\)"):
         scalar_loss(torch.ones(2))
-
-
-def test_batch_as_mapping_sequence_by_index() -> None:
-    assert batch_as_mapping({"a": 1}) == {"a": 1}
-    assert batch_as_mapping([1, 2]) == {0: 1, 1: 2}
-    assert batch_as_mapping(3) == {0: 3}

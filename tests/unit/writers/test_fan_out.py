@@ -6,7 +6,7 @@ import pickle
 import re
 import threading
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tbx_callbacks import TbxLoop
+from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks.writers import (
     FinalValue,
     HistogramCounts,
@@ -289,13 +290,14 @@ class Noisy(MemoryWriter):
             raise KeyboardInterrupt
 
 
-def trained(folder: Path, monkeypatch: pytest.MonkeyPatch, *specs: Spec) -> dict[str, torch.Tensor]:
+def trained(folder: Path, *specs: Any) -> dict[str, torch.Tensor]:
     """Trains with writers beside TensorBoard's; returns the weights."""
-    monkeypatch.setattr("tbx_callbacks.integrations.base.FanOutWriter", partial(FanOutWriter, others=specs))
+    config = load_config("full")
+    config = replace(config, writers=(*config.writers, *specs))
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with TbxLoop(model, optimizer, "full", log_dir=folder, log_every=2, hparams={"lr": 0.1}) as loop:
+    with TbxLoop(model, optimizer, config, log_dir=folder, log_every=2, hparams={"lr": 0.1}) as loop:
         for step in range(1, 13):
             loss = model(torch.randn(8, 4)).square().mean()
             loss.backward()
@@ -310,9 +312,9 @@ def trained(folder: Path, monkeypatch: pytest.MonkeyPatch, *specs: Spec) -> dict
 def test_fan_out_training_same_beside_bad_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CLOSE_SECS", 0.2)
     release, memory = threading.Event(), Spec(MemoryWriter)
-    alone = trained(tmp_path / "alone", monkeypatch)
+    alone = trained(tmp_path / "alone")
     hanging = Spec(HangingWriter, {"method": "write", "release": release})
-    beside = trained(tmp_path / "beside", monkeypatch, Spec(Noisy), hanging, memory)
+    beside = trained(tmp_path / "beside", Spec(Noisy), hanging, memory)
     release.set()
     assert all(torch.equal(alone[name], beside[name]) for name in alone)
     read, expected = Run(tmp_path / "beside"), Run(tmp_path / "alone")

@@ -1,0 +1,584 @@
+"""Defines `Session`, which logs a metric set from one trainer; every integration holds one."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tbx_callbacks import tags
+from tbx_callbacks._config.metric_set import Config, load_config
+from tbx_callbacks._distributed.rank import in_group, is_rank_zero
+from tbx_callbacks._engine.engine import Engine
+from tbx_callbacks._engine.metric_plan import axis_specs
+from tbx_callbacks._engine.rule_actions import Action
+from tbx_callbacks._engine.training_info import TrainingInfo
+from tbx_callbacks._model.forward_hooks import on_forward
+from tbx_callbacks._model.optimizers import unwrap_optimizer
+from tbx_callbacks._model.outputs import OUTPUTS
+from tbx_callbacks._stats.types import Number
+from tbx_callbacks.integrations.batches import scalar_loss
+from tbx_callbacks.integrations.step_counting import StepCounter
+from tbx_callbacks.metrics.host_values import FinalValue
+from tbx_callbacks.runs.folders import RunLocation, beside, fresh_folder
+from tbx_callbacks.writers.base import NullWriter
+from tbx_callbacks.writers.fan_out import FanOutWriter, NoEventFile
+from tbx_callbacks.writers.registry import TENSORBOARD
+from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+
+_DRAIN_SECONDS = 5.0  # maximum wait for the other ranks' values of the previous training
+ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | Config
+
+
+class Session:
+    """Logs a metric set to TensorBoard from one trainer. An integration holds one and passes the trainer's events on.
+
+    Create one on every rank and make the same calls on every rank. All ranks compute metrics, and only rank 0 writes.
+    The metrics run in the optimizers' own step hooks. There are two ways to tell the session about steps.
+
+    **The session counts steps**, where the trainer has an event after each micro-batch. A step is one of the first
+    optimizer, and is complete at the end of its batch. The session writes `train/loss` and `train/learning_rate`.
+
+    ```python
+    session = Session("default", log_dir="runs/exp1")
+    session.start(TrainingInfo(model, optimizer, log_schedule=10))  # the training begins
+    session.end_batch(loss=loss, samples=len(inputs))               # after each micro-batch
+    session.evaluate(accuracy=accuracy)                             # after an evaluation
+    session.end(succeeded=True)                                     # the training has ended, or failed
+    ```
+
+    **The trainer numbers its steps**, and has events before and after them. It also logs its own loss.
+
+    ```python
+    session.start(TrainingInfo(model, optimizer, log_schedule=10), step=finished_steps, numbered=True)
+    session.begin_step(step)                                        # before the first micro-batch; from 1
+    session.record_batch(loss=loss, samples=len(inputs))            # after each micro-batch
+    session.end_step(step)                                          # after the optimizer's step
+    session.record_logs({"train/loss": mean_loss}, step=step)       # the trainer logs
+    ```
+
+    Both ways: call `before_clip` between the backward pass and clipping, if the trainer clips. `end_batch` and
+    `end_step` return the request of rules (`Action`): stop, save a checkpoint, or both. Call `end(succeeded=False)`
+    where the trainer reports an exception.
+
+    To continue a run, store `log_dir` and `step` in the trainer's checkpoint and pass them on:
+    `start(info, RunLocation(log_dir, resume=True), step=step)`.
+
+    A rank that neither writes nor shares its values with rank 0 ignores all calls. So does a session that has ended,
+    but it still writes `evaluate`, `record_logs`, `log` and `writer`, and can start again. Calls about steps before
+    the first `start` raise RuntimeError.
+
+    Args:
+        config: the name of a metric set (`minimal`, `default`, `full`), the path of a YAML file, a mapping of the same
+            structure, or a `Config`.
+        log_dir: folder of the run. Default: `$TENSORBOARD_LOGGING_DIR`, or else a new folder where the trainer keeps
+            its output (see `runs_dir`). An existing run in the folder is not touched: the new run is written to a
+            folder beside it, unless it resumes from a checkpoint of that run. May be an address that fsspec knows, such
+            as `s3://...` or `gs://...`.
+        flush_secs: longest time in seconds until a step is fsynced (default 2; 30 for uploads). The step is in the file
+            as soon as it is over. Before the fsync, only a crash of the machine can lose it.
+        max_mib: memory in MiB for values while the disk cannot be written.
+
+    Attributes:
+        config: the metric set.
+        requested_dir: the folder that the user or the environment requested; None without one.
+        runs_dir: the folder in which a new run gets its own folder if `requested_dir` is None. None if the integration
+            does not know it yet.
+        running: whether a training is in progress on this rank.
+        started: whether `start` was called.
+        needs_labels: whether a metric of this training reads labels.
+        stopwatch: times the training. `pause()` and `resume()` exclude an evaluation or a checkpoint; the next step
+            resumes too. The metric `input_share` needs `start_waiting()` when the trainer asks for its next batch, and
+            `stop_waiting()` when the batch has arrived (`begin_step` does the latter).
+
+    Raises:
+        ConfigError: the metric set is invalid.
+    """
+
+    def __init__(
+        self,
+        config: ConfigSource = "default",
+        *,
+        log_dir: str | os.PathLike[str] | None = None,
+        flush_secs: float | None = None,
+        max_mib: float = 64.0,
+    ) -> None:
+        self.config = load_config(config)
+        requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
+        self.requested_dir = os.path.expanduser(requested) if requested else None
+        self.runs_dir: str | None = "runs"
+        self.running = self.started = self.needs_labels = False
+        self._engine = Engine(
+            [*self.config.items, *axis_specs(self.config.axis)],
+            every=self.config.every,
+            strict=self.config.strict,
+            writer=NullWriter(),
+            budget=self.config.overhead_budget,
+            live=self.config.live,
+        )
+        self.stopwatch = self._engine.stopwatch
+        self._writer_options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
+        self._writer: FanOutWriter | None = None
+        self._is_writer: bool | None = None
+        self._info: TrainingInfo | None = None  # of the training in progress
+        self._counter: StepCounter | None = None  # likewise, if the session counts steps
+        self._hooks: list[Any] = []
+        self._step = 0
+        self._action = Action.NONE
+
+    # -- the run -----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this rank writes the run: rank 0, unless the integration sets it."""
+        return is_rank_zero() if self._is_writer is None else self._is_writer
+
+    @is_writer.setter
+    def is_writer(self, value: bool) -> None:
+        self._is_writer = value
+
+    @property
+    def is_active(self) -> bool:
+        """Whether this rank takes part: it writes, or shares its values with the rank that writes."""
+        return self.is_writer or in_group()
+
+    @property
+    def log_dir(self) -> str | None:
+        """Folder of the run; None before it is known, and on ranks that do not write."""
+        return self._writer.log_dir if self._writer else None
+
+    @property
+    def step(self) -> int:
+        """Number of finished optimizer steps."""
+        return self._step if self._counter is None else self._counter.step
+
+    @property
+    def writer(self) -> SummaryWriter | NullSummaryWriter:
+        """The run's tensorboardX `SummaryWriter`; on ranks other than 0 a writer that does nothing.
+
+        Raises:
+            RuntimeError: the run's folder is not known yet.
+            LogDirError: the folder cannot be written.
+        """
+        if not self.is_writer:
+            return NullSummaryWriter()
+        if self._writer is None:
+            self._open(self._new_location())
+        assert self._writer is not None
+        return self._writer.summary_writer
+
+    def log(self, tag: str, value: Tensor | float) -> None:
+        """Logs a user scalar, for example from a loss function.
+
+        Values are averaged on their device until the next point of the set's cadence, without a host sync.
+
+        Raises:
+            ValueError: the tag contains characters that TensorBoard would rewrite, or the value is not a scalar.
+        """
+        if self.is_writer:
+            self._engine.log(tag, value)
+
+    def last_value(self, tag: str) -> FinalValue | None:
+        """The last value written under a tag, for example for a progress bar; None before the first one."""
+        return self._engine.last_value(tag)
+
+    # -- start and end -----------------------------------------------------------------------------------------------
+
+    def start(
+        self, info: TrainingInfo, location: RunLocation | None = None, *, step: int = 0, numbered: bool = False
+    ) -> None:
+        """Starts or resumes a training: opens the run's folder and hooks into the optimizers.
+
+        A session that is still running was left by an exception. It starts again; its earlier run is marked as failed
+        if the new one has another folder.
+
+        Args:
+            info: describes the training.
+            location: the run's folder. Default: a training that resumes continues the folder that this session wrote
+                last, or else the requested one. Any other training gets the requested folder, or one beside it if it
+                holds a run, or else a new one in `runs_dir`.
+            step: number of finished steps, of a training that resumes. TensorBoard then hides later steps that the
+                folder contains.
+            numbered: whether the integration calls `begin_step` and `end_step`. Otherwise the session counts the first
+                optimizer's steps.
+
+        Raises:
+            ConfigError: a regex matches nothing, or two metrics would write the same tag.
+            LogDirError: the folder cannot be written.
+        """
+        self._is_writer = self.is_writer  # the process group may end before the session
+        if not self.is_active:
+            self.started = True
+            return
+        location = (location or self._choose_location(step)) if self.is_writer else None
+        self._finish_previous(location)
+        self._unhook()
+        resumed_from = None
+        if location is not None:
+            writer = self._open(location)
+            if location.resume:
+                writer.purge(step + 1)
+                resumed_from = location.folder, step
+        counter = None if numbered else StepCounter(self._engine, info, step, copies_weights=self._copies_weights)
+        try:
+            self._engine.start(info, resumed_from)
+        except BaseException:
+            if counter is not None:
+                counter.remove_hooks()  # otherwise the optimizer would keep calling it
+            raise
+        self._info, self._counter, self._step, self._action = info, counter, step, Action.NONE
+        self.needs_labels = self._engine.wants_labels
+        self.running = self.started = True
+        atexit.register(_close, weakref.ref(self))
+        if counter is not None:
+            counter.begin()
+
+    def end(self, *, succeeded: bool = True) -> None:
+        """Ends the training: writes the remaining values and the final ones. Later evaluations are still written.
+
+        Args:
+            succeeded: False marks the run as failed in the HParams tab.
+        """
+        if not self.running:
+            return
+        if self._counter is not None and self._counter.stepped:
+            self._counter.finish_step()
+        self._unhook()
+        self._step, self._counter, self._info = self.step, None, None
+        self.running = False
+        self._engine.end(self._step, succeeded=succeeded)
+
+    def close(self) -> None:
+        """Closes the event file. This happens automatically when the process ends.
+
+        A run that has not ended (an exception in the loop) is marked as failed in the HParams tab, and its unpublished
+        values are written.
+        """
+        if self.running:
+            self.end(succeeded=False)
+        elif self._writer is not None:
+            self._engine.record_logs(self._step, {})  # user scalars logged after the training
+        self._engine.detach()
+        self._unhook()
+        if self._writer is not None:
+            self._writer.close()
+
+    def suspend(self) -> None:
+        """Removes all hooks of the engine, where an exception may have ended the training.
+
+        If the training continues, the next step installs them again.
+        """
+        self._engine.suspend()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self.end(succeeded=kind is None)
+        self.close()
+
+    # -- steps that the session counts -------------------------------------------------------------------------------
+
+    def end_batch(
+        self,
+        *,
+        loss: Tensor | float | None = None,
+        samples: int = 0,
+        tokens: Tensor | int | None = None,
+        epoch: float | None = None,
+        outputs: Any = None,
+        labels: Any = None,
+    ) -> Action:
+        """Ends a micro-batch, and the step if the first optimizer made one; returns the request of rules.
+
+        Args:
+            loss: loss of the (micro-)batch, 0-d; it stays on its device.
+            samples: number of samples in the batch. Where ranks share one batch (tensor parallelism), this rank's
+                share, so that the sum over ranks is right.
+            tokens: number of tokens in the batch, or their mask, with the same rule.
+            epoch: finished epochs, with the fraction of the current one, for `train/epoch`.
+            outputs: see `record_outputs`.
+            labels: see `record_outputs`.
+
+        Returns:
+            A request to stop persists; a checkpoint is requested once. All ranks receive the same.
+
+        Raises:
+            ValueError: the loss is not a scalar.
+        """
+        if self._counter is None:
+            return self._ignore("end_batch", needs_numbered=False)
+        if tokens is not None and not isinstance(tokens, Tensor):
+            tokens = torch.tensor(tokens)
+        if outputs is not None:
+            self.record_outputs(outputs, labels)
+        action = self._counter.end_batch(None if loss is None else scalar_loss(loss), samples, tokens, epoch)
+        return action if action is self._action else self._add(action)
+
+    # -- steps that the trainer numbers ------------------------------------------------------------------------------
+
+    def begin_step(self, step: int) -> None:
+        """Begins a step whose first batch has arrived; `step` is its number once it is finished (1-based)."""
+        if not self.running or self._counter is not None:
+            self._ignore("begin_step", needs_numbered=True)
+            return
+        self.stopwatch.stop_waiting()
+        self._step = step - 1
+        self._engine.begin_step(step)
+
+    def record_batch(
+        self, *, loss: Tensor | float | None = None, samples: int = 0, tokens: Tensor | int | None = None
+    ) -> None:
+        """Counts one micro-batch; see `end_batch`."""
+        if not self.running or self._counter is not None:
+            self._ignore("record_batch", needs_numbered=True)
+            return
+        if tokens is not None and not isinstance(tokens, Tensor):
+            tokens = torch.tensor(tokens)
+        self._engine.record_batch(loss=None if loss is None else scalar_loss(loss), samples=samples, tokens=tokens)
+
+    def end_step(self, step: int, *, logs_follow: bool = False) -> Action:
+        """Ends a step; returns the request of rules, as `end_batch` does.
+
+        Args:
+            step: number of finished steps.
+            logs_follow: whether the trainer may call `record_logs` for this step. Its values are then written in one
+                event with those of the step.
+        """
+        if not self.running or self._counter is not None:
+            return self._ignore("end_step", needs_numbered=True)
+        self._step = step
+        action = self._engine.poll_actions(step) if self._engine.has_decisions else Action.NONE
+        self._engine.end_microbatch(is_step=True)
+        if not logs_follow:
+            self._engine.flush_step()
+        return action if action is self._action else self._add(action)
+
+    # -- gradients and outputs ---------------------------------------------------------------------------------------
+
+    def before_clip(
+        self, loss_scale: Tensor | None = None, *, optimizer: Any = None, max_norm: float | None = None
+    ) -> None:
+        """Captures the gradients of this step before clipping: exact norms, and the first non-finite layer.
+
+        Args:
+            loss_scale: the factor by which gradients are still multiplied, if a GradScaler has not unscaled them.
+            optimizer: the optimizer that steps next, wrapped or not; all optimizers if None.
+            max_norm: the limit, if the trainer will clip by the norm of all these gradients.
+        """
+        if not self.running:
+            self._ignore("before_clip")
+            return
+        stepped = self._counter is not None and self._counter.stepped
+        if not stepped and not self._engine.has_due_metrics:
+            return
+        name = None if optimizer is None else self._name_of(optimizer)
+        if self._counter is not None and stepped and name in (None, self._counter.first_name):
+            self._counter.finish_step()  # the previous iteration did not report its end
+        self._engine.before_clip(loss_scale, optimizer=name, max_norm=max_norm)
+
+    def record_clipping(self, norm: Tensor | float, max_norm: float) -> None:
+        """Records that the trainer clipped this step's gradients to `max_norm`; `norm` is their norm before.
+
+        Without it the clip factor is computed from the gradients that `before_clip` captured.
+        """
+        self._engine.record_clipping(norm, max_norm)
+
+    def on_forward(self, hook: Callable[[Any, Mapping[str, Any]], None]) -> None:
+        """Calls `hook(outputs, keyword_arguments)` after each forward pass of the model in training mode, until `end`.
+
+        Does nothing unless the training runs.
+        """
+        if self._info is not None:
+            call = _ForwardHook(self, self._info, hook)
+            self._hooks.append(on_forward(self._info.model, call, compiled=self._info.compiled))
+
+    def record_outputs(self, outputs: Any, labels: Any = None) -> None:
+        """Records the model's outputs for a micro-batch. Call it before the end of the batch.
+
+        Args:
+            outputs: `logits` and perhaps further losses, by name (a mapping, a dataclass) or as a tuple that begins
+                with the loss; or the logits alone.
+            labels: labels of the batch, for the accuracy. Default: those of `expect_labels`.
+        """
+        if self.needs_outputs:
+            self._engine.record_outputs(outputs, labels)
+
+    def expect_labels(self, labels: Any) -> None:
+        """Keeps the labels of the micro-batch that begins, for one pass whose outputs come without; None forgets them.
+
+        Call it where something removes them from the batch before the model's forward pass.
+        """
+        self._engine.labels = labels
+
+    def guard_outputs(self) -> AbstractContextManager[None]:
+        """Catches errors while an integration reads outputs; logs the first one, or raises it if the set is strict."""
+        return self._engine.guard_outputs()
+
+    @property
+    def needs_outputs(self) -> bool:
+        """Whether a metric of this training reads the model's outputs."""
+        return self.running and not OUTPUTS.isdisjoint(self._engine.needs)
+
+    @property
+    def needs_batches(self) -> bool:
+        """Whether a metric of this training reads counts of micro-batches (samples, tokens, losses)."""
+        return self.running and "batches" in self._engine.needs
+
+    @property
+    def has_due_metrics(self) -> bool:
+        """Whether a metric is due in this step."""
+        return self._engine.has_due_metrics
+
+    # -- logs and requests -------------------------------------------------------------------------------------------
+
+    def record_logs(
+        self, logs: Mapping[str, Number | str], *, step: int | None = None, clip_factor: float | None = None
+    ) -> None:
+        """Records values, by tag, that the trainer logged; before, during or after a training, on every rank.
+
+        A metric whose tag the trainer logs is switched off.
+
+        Args:
+            logs: values of the whole run, not of this rank.
+            step: number of finished steps. Default: the session's own.
+            clip_factor: the factor by which clipping multiplied the gradients of this step, if the trainer logs it.
+
+        Raises:
+            RuntimeError: the run's folder is not known yet.
+            LogDirError: the folder cannot be written.
+        """
+        if not self.is_active:
+            return
+        if self.is_writer and self._writer is None:
+            self._open(self._new_location())
+        facts = None if clip_factor is None else {tags.TRAINER_CLIP_FACTOR: clip_factor}
+        self._engine.record_logs(self.step if step is None else step, logs, facts)
+        self.stopwatch.restart_waiting()
+
+    def evaluate(self, **metrics: float) -> None:
+        """Logs evaluation metrics at the current step, as `eval/<name>`; on rank 0 or on every rank."""
+        if self._counter is not None and self._counter.stepped:
+            self._counter.finish_step()
+        if self.is_writer:
+            self.record_logs({f"{tags.EVAL}/{name}": float(value) for name, value in metrics.items()})
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a rule requests a stop; True from the end of one step on, the same one on every rank."""
+        return Action.STOP in self._action
+
+    @property
+    def should_checkpoint(self) -> bool:
+        """Whether a rule requests a checkpoint; True after the end of one step, the same one on every rank."""
+        return Action.CHECKPOINT in self._action
+
+    # -- private -----------------------------------------------------------------------------------------------------
+
+    def _add(self, action: Action) -> Action:
+        """Adds the requests of the step that has ended: a stop request persists, a checkpoint is requested once."""
+        self._action = self._action & Action.STOP | action
+        return self._action
+
+    def _ignore(self, method: str, *, needs_numbered: bool | None = None) -> Action:
+        """Ignores a call on a rank that takes no part, or after the end; raises RuntimeError where it is a mistake."""
+        if not self.started:
+            raise RuntimeError(f"{method} must be called after start; call start(TrainingInfo(...)) first")
+        if self.running and needs_numbered:
+            raise RuntimeError(f"{method} must be called where steps are numbered; call start(..., numbered=True)")
+        if self.running:
+            raise RuntimeError(f"{method} must be called where the session counts steps; use record_batch and end_step")
+        return Action.NONE
+
+    def _name_of(self, optimizer: Any) -> str | None:
+        """The name of a training's optimizer; None if it is unknown."""
+        assert self._info is not None
+        wanted = unwrap_optimizer(optimizer)
+        return next((name for name, known in self._info.optimizers.items() if known is wanted), None)
+
+    @property
+    def _copies_weights(self) -> bool:
+        """Whether a metric of the set needs copies of the weights from before the step."""
+        return any("weights_before" in item.metric.needs for item in self.config.items)
+
+    def _choose_location(self, step: int) -> RunLocation:
+        """The folder of the training that starts after `step` steps."""
+        resumed = (self.log_dir or self.requested_dir) if step else None
+        if resumed:
+            return RunLocation(resumed, resume=True)
+        if self.log_dir and not self.started:
+            return RunLocation(self.log_dir)  # opened before the training, for example by an evaluation
+        return self._new_location()
+
+    def _new_location(self) -> RunLocation:
+        if self.requested_dir:
+            return RunLocation(beside(self.requested_dir))
+        if self.runs_dir is None:
+            raise RuntimeError(
+                "callback.writer must be used after the callback was given to a Trainer, or with log_dir set;"
+                " pass log_dir=... to use it earlier"
+            )
+        return RunLocation(fresh_folder(self.runs_dir))
+
+    def _open(self, location: RunLocation) -> FanOutWriter:
+        """Opens the folder, or keeps it open; raises LogDirError now if it cannot be written."""
+        if self._writer is not None and self._writer.log_dir != location.folder:
+            self._engine.wait_for_device()
+            self._writer.close()
+            self._writer = None
+        if self._writer is None:
+            others = [spec for spec in self.config.writers if spec.name != TENSORBOARD]
+            main: TensorBoardWriter | NoEventFile = NoEventFile(location.folder)
+            if len(others) < len(self.config.writers):
+                main = TensorBoardWriter(location.folder, **self._writer_options)
+            writer = FanOutWriter(main, others, axes=self.config.axis[1:])
+            _ = writer.summary_writer
+            self._writer = self._engine.writer = writer
+        return self._writer
+
+    def _finish_previous(self, location: RunLocation | None) -> None:
+        """Writes the remaining values of an interrupted training, before its folder or its steps change."""
+        if location is not None and location.folder != self.log_dir:
+            self.end(succeeded=False)  # an exception ended it
+        self._engine.flush_step()
+        self._engine.drain(_DRAIN_SECONDS)
+
+    def _unhook(self) -> None:
+        """Removes the session's own hooks from the model and the optimizer."""
+        if self._counter is not None:
+            self._counter.remove_hooks()
+        while self._hooks:
+            self._hooks.pop().remove()
+
+
+class _ForwardHook:
+    """Calls an integration's function after a forward pass in training mode.
+
+    Args:
+        session: removes its hooks if the training was left without notice.
+        info: describes the training.
+        hook: see `Session.on_forward`.
+    """
+
+    def __init__(self, session: Session, info: TrainingInfo, hook: Callable[[Any, Mapping[str, Any]], None]) -> None:
+        self._session, self._still_training, self._hook = session, info.still_training, hook
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
+        if not self._still_training():  # ended by an exception that the trainer does not report
+            self._session._unhook()
+            self._session.suspend()
+        elif module.training:
+            self._hook(outputs, kwargs)
+
+
+def _close(reference: weakref.ref[Session]) -> None:
+    session = reference()
+    if session is not None:
+        session.close()
