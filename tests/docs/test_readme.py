@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tbx_callbacks import load_config
 from tbx_callbacks.metrics.registry import METRICS
+from tbx_callbacks.testing import measure
 from tests.helpers.runs import ROOT
 
+EXTENDING = ROOT / "docs" / "extending.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -27,8 +32,34 @@ def test_readme_rows_name_known_metrics() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == set(METRICS)
 
 
+def sets_in_readme() -> list[str]:
+    return [block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "extends:" in block]
+
+
+def test_readme_outside_metric_loads_and_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = re.search(r"```python\n# my_pkg/metrics\.py\n(.*?)```", README, re.DOTALL)
+    writers = re.search(r"```python\n# my_pkg/writers\.py\n(.*?)```", EXTENDING.read_text(encoding="utf-8"), re.DOTALL)
+    assert metrics is not None
+    assert writers is not None
+    (tmp_path / "my_pkg").mkdir()
+    (tmp_path / "my_pkg" / "__init__.py").touch()
+    (tmp_path / "my_pkg" / "metrics.py").write_text(metrics.group(1))
+    (tmp_path / "my_pkg" / "writers.py").write_text(writers.group(1))
+    monkeypatch.syspath_prepend(tmp_path)
+    _, extension = sets_in_readme()
+    config = load_config(yaml.safe_load(extension))
+    assert [writer.name for writer in config.writers] == ["tensorboard", "my_pkg.writers.JsonLines"]
+    model = torch.nn.Linear(2, 2)
+    torch.nn.init.zeros_(model.weight)
+    torch.nn.init.ones_(model.bias)
+    (item,) = [item for item in config.items if item.name == "my_pkg.metrics.SmallShare"]
+    assert measure(item.metric, model, select=item.select) == {"small_share/total": 4 / 6}
+    for name in ("my_pkg.metrics", "my_pkg.writers", "my_pkg"):
+        monkeypatch.delitem(sys.modules, name)
+
+
 def test_readme_yaml_example_loads() -> None:
-    (example,) = [block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "extends:" in block]
+    example, _ = sets_in_readme()
     config = load_config(yaml.safe_load(example))
     assert config.every == 50
     assert "memory" not in {item.name for item in config.items}
