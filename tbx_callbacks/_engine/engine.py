@@ -232,6 +232,22 @@ class Engine:
         if recorder is not None and (recorder.due or recorder.watches_loss_scale):
             recorder.end_microbatch(is_step=is_step)
 
+    def end_step(self, step: int, *, flush: bool) -> Action:
+        """Ends a step of a trainer that numbers its steps; returns the action to take, the same on all ranks.
+
+        Args:
+            step: finished steps.
+            flush: whether to pass the step's values to the writer, because the trainer logs nothing for this step.
+        """
+        action, recorder = Action.NONE, self._recorder
+        if self.publisher.decisions.pending:
+            action = self.poll_actions(step)
+        if recorder is not None and (recorder.due or recorder.watches_loss_scale):
+            recorder.end_microbatch(is_step=True)
+        if flush and (self.publisher.buffered is not None or (recorder is not None and recorder.end_of_step.pending)):
+            self.flush_step()
+        return action
+
     def record_batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
         """Counts one micro-batch; returns a copy of its loss, or None if it is not counted."""
         if self._counts_batches and self._counters.counting:

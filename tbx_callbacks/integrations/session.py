@@ -342,7 +342,9 @@ class Session:
             return
         if tokens is not None and not isinstance(tokens, Tensor):
             tokens = torch.tensor(tokens)
-        self._engine.record_batch(loss=None if loss is None else scalar_loss(loss), samples=samples, tokens=tokens)
+        if not (loss is None or (type(loss) is Tensor and not loss.ndim and not loss.requires_grad)):
+            loss = scalar_loss(loss)  # the usual loss needs no call
+        self._engine.record_batch(loss=loss, samples=samples, tokens=tokens)
 
     def end_step(self, step: int, *, logs_follow: bool = False) -> Action:
         """Ends a step; returns the request of rules, as `end_batch` does.
@@ -355,10 +357,7 @@ class Session:
         if not self.running or self._counter is not None:
             return self._ignore("end_step", needs_numbered=True)
         self._step = step
-        action = self._engine.poll_actions(step) if self._engine.has_decisions else Action.NONE
-        self._engine.end_microbatch(is_step=True)
-        if not logs_follow:
-            self._engine.flush_step()
+        action = self._engine.end_step(step, flush=not logs_follow)
         return action if action is self._action else self._add(action)
 
     # -- gradients and outputs ---------------------------------------------------------------------------------------
