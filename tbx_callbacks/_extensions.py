@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import logging
 import pkgutil
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -151,7 +152,11 @@ def check_frozen_dataclass(loaded: object, base: type | None = None, reserved: C
 
 
 def _reason(error: BaseException) -> str:
-    return str(error) if isinstance(error, ImportError) else repr(error)
+    """The error, and the line of the imported module where it was raised."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    own = [frame for frame in frames if frame.filename != __file__]
+    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return (str(error) if isinstance(error, ImportError) else repr(error)) + place
 
 
 def _short(value: object) -> str:

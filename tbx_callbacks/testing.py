@@ -1,19 +1,21 @@
 """Helps to test your own metrics, rules and writers, without a trainer and without files.
 
 ```python
+from tbx_callbacks.metrics import Select
 from tbx_callbacks.testing import example_values, findings_of, measure
 
 
 def test_small_share() -> None:
     model = torch.nn.Linear(3, 2)
     torch.nn.init.zeros_(model.weight)
-    assert measure(SmallShare(), model)["small_share/total"] == 6 / 8
+    assert measure(SmallShare(), model, select=Select(by="total")) == {"small_share/total": 6 / 8}
 ```
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from tbx_callbacks._model.parameters import Select
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.metrics.base import Metric
 from tbx_callbacks.metrics.host_values import FinalValue, HParams, HParamsEnd, HParamsMetrics, Layout, Text
+from tbx_callbacks.metrics.registry import check_metric
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.diagnose import diagnose
 from tbx_callbacks.runs.series import Run, Series
@@ -60,14 +63,10 @@ def measure(
 
     Raises:
         ConfigError: the entry is invalid.
+        ValueError: the object is not a metric, or it does not run in the optimizer's step.
         RuntimeError: the metric failed.
     """
-    if isinstance(metric, (str, Mapping)):
-        if select is not None:
-            raise ValueError("select must be left out for an entry of a metric set; write by, include, exclude there")
-        items: Sequence[MetricSpec] = load_config({"metrics": [metric]}).items
-    else:
-        items = [MetricSpec(type(metric).__name__, metric, 1, select or metric.select)]
+    items = [replace(item, every=1) for item in _items(metric, select)]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0) if optimizer is None else optimizer
     writer = MemoryWriter()
     engine = Engine(items, every=1, strict=True, writer=writer)
@@ -82,6 +81,24 @@ def measure(
     finally:
         engine.end(1, succeeded=True)
     return {tag: value for step, values in writer.batches if step == 1 for tag, value in values.items()}
+
+
+def _items(metric: Metric | str | Mapping[str, Any], select: Select | None) -> Sequence[MetricSpec]:
+    if isinstance(metric, (str, Mapping)):
+        if select is not None:
+            raise ValueError("select must be left out for an entry of a metric set; write by, include, exclude there")
+        items: Sequence[MetricSpec] = load_config({"metrics": [metric]}).items
+    else:
+        if isinstance(metric, type):
+            raise TypeError(f"metric must be an object, got the class {metric.__name__}; write {metric.__name__}()")
+        if not isinstance(select, Select | None):
+            raise TypeError(f"select must be a Select, got {select!r}; write Select(by=...)")
+        check_metric(type(metric))
+        items = [MetricSpec(type(metric).__name__, metric, 1, select or metric.select)]
+    for item in items:
+        if "step" not in item.metric.events or "activations" in item.metric.needs:
+            raise ValueError(f"metric must run in the optimizer's step, got {item.name}; test it in a training")
+    return items
 
 
 def run_of(scalars: Mapping[str, Sequence[float] | Mapping[int, float]]) -> Run:
@@ -101,6 +118,8 @@ def run_of(scalars: Mapping[str, Sequence[float] | Mapping[int, float]]) -> Run:
 
 def findings_of(rule: Rule, scalars: Mapping[str, Sequence[float] | Mapping[int, float]]) -> list[Finding]:
     """Returns the findings of one rule on a run; see `run_of`. Empty also if the run lacks the series that it needs."""
+    if not hasattr(rule, "id"):  # a set gives the rule its name
+        object.__setattr__(rule, "id", type(rule).__name__)
     return list(diagnose(run_of(scalars), {rule.id: rule}).findings)
 
 

@@ -56,6 +56,8 @@ _SCHEDULES: dict[str, Callable[[Any], Schedule]] = {
 
 
 def _parse(value: object, simple: Callable[[object], Cadence]) -> Cadence:
+    if isinstance(value, str) and "." in value:
+        raise SpecError(f" must be a mapping for a cadence of your own, got {value!r}; write {{{value}: {{}}}}")
     if not isinstance(value, Mapping):
         return simple(value)
     if len(value) != 1:

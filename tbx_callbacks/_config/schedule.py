@@ -6,11 +6,14 @@ launcher spawns processes.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+
+logger = logging.getLogger(__name__)
 
 Schedule = Callable[[int], bool]
 
@@ -110,6 +113,26 @@ class Never:
         return "never"
 
 
+@dataclass(frozen=True)
+class OutsideSchedule:
+    """A schedule from outside the package. No step is due where it raises; one warning names it."""
+
+    schedule: Schedule
+
+    def __call__(self, step: int) -> bool:
+        try:
+            return bool(self.schedule(step))
+        except Exception as error:  # code from outside may raise anything
+            if str(self) not in _warned:
+                _warned.add(str(self))
+                logger.warning("cadence %s is not due where it raises: %r at step %d; fix it", self, error, step)
+            return False
+
+    def __str__(self) -> str:
+        return str(self.schedule)
+
+
+_warned: set[str] = set()
 never: Schedule = Never()
 """No step."""
 

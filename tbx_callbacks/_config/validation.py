@@ -5,6 +5,7 @@ A sentence starts after its location: ` must be RULE, got VALUE; REMEDY`, perhap
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
@@ -134,7 +135,11 @@ def _sentence(error: ValidationError) -> str:
     location = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"])
     if detail["type"] == "value_error":
         return f"{location}{detail['ctx']['error']}"
-    return f"{location} must be {detail['msg'].removeprefix('Input should be ')}, got {short(detail['input'])}"
+    remedy = ""
+    if isinstance(detail["input"], str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", detail["input"], re.IGNORECASE):
+        number = re.sub("e", ".0e", detail["input"], flags=re.IGNORECASE)
+        remedy = f"; YAML reads it as text: write {number}"
+    return f"{location} must be {detail['msg'].removeprefix('Input should be ')}, got {short(detail['input'])}{remedy}"
 
 
 def find_class(

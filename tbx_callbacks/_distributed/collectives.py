@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -64,7 +66,7 @@ class Merger:
         row = [float(step), -float(step), digest, -digest, float(new)]
         start = len(row)
         for tag, template in layout.items():
-            row += _padded(parts[tag].maxes if tag in parts else (), len(template.maxes), -torch.inf)
+            row += _padded(_encoded(parts[tag].maxes) if tag in parts else (), len(template.maxes), -torch.inf)
         numbers[: len(row)] = torch.tensor(row, dtype=torch.float64)
         self._group.all_reduce_max(numbers)
         row = numbers[: len(row)].tolist()
@@ -80,7 +82,7 @@ class Merger:
             return self._maxima(what, step, parts)
         maxima: dict[str, list[float]] = {}
         for tag, template in layout.items():
-            maxima[tag], start = row[start : start + len(template.maxes)], start + len(template.maxes)
+            maxima[tag], start = _decoded(row[start : start + len(template.maxes)]), start + len(template.maxes)
         return layout, maxima
 
     def _union(self, known_layout: Partials, parts: Partials) -> Partials:
@@ -129,3 +131,22 @@ def _template(part: Partial) -> Partial:
 
 def _padded(numbers: Sequence[float], size: int, fill: float) -> list[float]:
     return [*numbers, *[fill] * (size - len(numbers))]
+
+
+# A maximum over ranks must be NaN if one rank's number is, but gloo ignores NaN. So NaN travels as infinity, and
+# infinity as the largest finite number. Minus infinity means that a rank has no number.
+_LARGEST = sys.float_info.max
+
+
+def _encoded(numbers: Sequence[float]) -> list[float]:
+    return [
+        number if -_LARGEST < number < _LARGEST else math.inf if math.isnan(number) else math.copysign(_LARGEST, number)
+        for number in numbers
+    ]
+
+
+def _decoded(numbers: Sequence[float]) -> list[float]:
+    return [
+        math.nan if number == math.inf else math.copysign(math.inf, number) if abs(number) == _LARGEST else number
+        for number in numbers
+    ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import repeat
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from tbx_callbacks._model.parameters import PerGroup
 from tbx_callbacks._stats import histogram
@@ -15,15 +18,17 @@ from tbx_callbacks._stats.flat import flat_all
 from tbx_callbacks._stats.host_copy import HostCopy
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.base import Values
-from tbx_callbacks.metrics.host_values import FinalValue
+from tbx_callbacks.metrics.host_values import FinalValue, HostValue
 from tbx_callbacks.metrics.values import (
     Derived,
     Histogram,
     HistogramParts,
+    Part,
     Partial,
     Partials,
     Sum,
     Value,
+    checked,
     results,
 )
 from tbx_callbacks.tags import HIDDEN
@@ -31,8 +36,14 @@ from tbx_callbacks.tags import HIDDEN
 _FAILED = "failed:"  # no tag holds a colon
 _GROUP = "{group}"
 Agree = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+OnError = Callable[[str, Exception], None]
+_HOST_VALUES = get_args(HostValue)
 Facts = Mapping[str, float]
 """Numbers that the trainer reported for a step, by tag."""
+
+
+Entry = tuple[str, Value, str, Sequence[Part], Sequence[Part]]
+"""A tag, its value, the metric that owns it, and the parts of the value."""
 
 
 class StepValues:
@@ -40,12 +51,16 @@ class StepValues:
 
     Shared values are merged over ranks; local ones belong to this rank alone. Values that are on the host already are
     finished at once.
+
+    Args:
+        on_error: called with the tag and the error of a value that cannot be computed; by default the error is raised.
     """
 
-    def __init__(self) -> None:
-        self._shared: list[tuple[str, Value, str]] = []  # tag, value, owner; metrics may share a tag with {group}
-        self._local: list[tuple[str, Value, str]] = []
-        self._derived: dict[str, tuple[str, Derived]] = {}
+    def __init__(self, on_error: OnError | None = None) -> None:
+        self._on_error = on_error or _raise
+        self._shared: list[Entry] = []  # metrics may share a tag with {group}
+        self._local: list[Entry] = []
+        self._derived: dict[str, tuple[set[str], Derived]] = {}  # owners of each key
         self.uncounted: dict[str, Histogram] = {}
         """Histograms that are not counted yet and hold their tensors, by tag."""
         self._counts: dict[str, Tensor] = {}
@@ -56,46 +71,64 @@ class StepValues:
     @property
     def tags(self) -> list[str]:
         """Tags of all values so far."""
-        tags = [tag for entry in (*self._shared, *self._local) for tag in _Family(*entry, []).tags]
+        tags = [tag for entry in (*self._shared, *self._local) for tag in _Family(entry, []).tags]
         return [*tags, *self._derived, *self.uncounted, *self._counts, *self._finished]
 
     def add(self, values: Values, owner: str = "") -> None:
-        """Adds the values of one metric, to merge over ranks; `owner` is its name, if it may fail on another rank."""
+        """Adds the values of one metric, to merge over ranks; `owner` is its name, if it may fail on another rank.
+
+        Raises:
+            TypeError: something is not a value, or a part of a value is neither a number nor one number per group.
+            ValueError: a tag has `{group}` and its value no groups, or the other way round.
+        """
+        if not isinstance(values, Mapping):
+            raise TypeError(f"a metric must return a mapping of tags to values, got {type(values).__name__}")
+        entries = [_entry(tag, value, owner) for tag, value in values.items() if isinstance(value, Value)]
+        for tag, value in values.items():
+            if not isinstance(value, (Value, Histogram, Derived, *_HOST_VALUES)):
+                raise TypeError(
+                    f"{tag} must be a value such as Sum, Mean or Max, got {type(value).__name__}; return Max(number)"
+                )
         if owner:
             self.flag_failure(owner, failed=False)
+        self._shared += entries
         for tag, value in values.items():
-            if isinstance(value, Value):
-                self._shared.append((tag, value, owner))
-            elif isinstance(value, Histogram):
+            if isinstance(value, Histogram):
                 self.uncounted[tag] = value
                 self._owners[tag] = owner
             elif isinstance(value, Derived):
-                self._derived[tag] = owner, value
-            else:
+                owners, _ = self._derived.get(tag, (set(), value))
+                self._derived[tag] = owners | {owner}, value
+            elif not isinstance(value, Value):
                 self._finished[tag] = value
 
     def add_local(self, values: Values) -> None:
-        """Adds values that are not merged over ranks."""
+        """Adds values that are not merged over ranks; see `add`."""
+        self.add({tag: value for tag, value in values.items() if not isinstance(value, Value)})
         for tag, value in values.items():
             if not isinstance(value, Value):
-                self.add({tag: value})
                 continue
-            sums, maxes = value.sums(), value.maxes()
+            entry = _entry(tag, value, "")
+            _, _, _, sums, maxes = entry
             if all(isinstance(part, (int, float)) for part in (*sums, *maxes)):
-                result = value.result([float(part) for part in sums], [float(part) for part in maxes])  # type: ignore[arg-type]
-                self._finished.update({} if result is None else {tag: result})
+                part = Partial(value, [float(part) for part in sums], [float(part) for part in maxes])  # type: ignore[arg-type]
+                finished = results({tag: part}, self._on_error)
+                self._finished.update({tag: result for tag, result in finished.items() if result is not None})
             else:
-                self._local.append((tag, value, ""))
+                self._local.append(entry)
 
     def flag_failure(self, owner: str, *, failed: bool) -> None:
         """Records whether a metric, or a tag, failed on this rank: the values of other ranks are then incomplete."""
-        self._shared.append((_FAILED + owner, Sum(float(failed)), ""))
+        flag = float(failed)
+        self._shared.append((_FAILED + owner, Sum(flag), "", (flag,), ()))
 
     def update(self, other: StepValues) -> None:
         """Adds all values of another object."""
         self._shared += other._shared
         self._local += other._local
-        for name in ("_derived", "uncounted", "_counts", "_finished", "_owners"):
+        for tag, (owners, derived) in other._derived.items():
+            self._derived[tag] = self._derived.get(tag, (set(), derived))[0] | owners, derived
+        for name in ("uncounted", "_counts", "_finished", "_owners"):
             getattr(self, name).update(getattr(other, name))
 
     def count_histograms(self, agree: Agree | None = None) -> None:
@@ -140,12 +173,17 @@ class StepValues:
         complete = {
             tag: part for tag, part in parts.items() if part.owner not in failed and not tag.startswith(_FAILED)
         }
-        values = results(complete)
-        for owner, derived in self._derived.values():
-            if owner not in failed:
-                finished = {tag: value for tag, value in values.items() if value is not None}
-                values.update(derived.function({**finished, **facts}))
-        local = results(self._packed.local_parts()) if self._packed is not None else {}
+        values = results(complete, self._on_error)
+        for key, (owners, derived) in self._derived.items():
+            if owners <= failed:
+                continue
+            finished = {tag: value for tag, value in values.items() if value is not None}
+            try:
+                changes = derived.function({**finished, **facts})
+                values.update({tag: value if value is None else checked(value) for tag, value in changes.items()})
+            except Exception as error:  # a function from outside the package may raise anything
+                self._on_error(key, error)
+        local = results(self._packed.local_parts(), self._on_error) if self._packed is not None else {}
         return {
             tag: value
             for tag, value in {**values, **self._finished, **local}.items()
@@ -157,23 +195,23 @@ class PackedStep:
     """The parts of a step's values while one copy brings them to the host.
 
     Args:
-        shared: tags, values and owners of values to merge over ranks; of several values of a tag the last one counts.
-        local: the same for values of this rank alone.
+        shared: values to merge over ranks; of several values of a tag the last one counts.
+        local: values of this rank alone.
         counts: numbers of histograms (`histogram.count`), by tag.
         owners: owners of the histograms, by tag.
     """
 
     def __init__(
         self,
-        shared: Sequence[tuple[str, Value, str]],
-        local: Sequence[tuple[str, Value, str]],
+        shared: Sequence[Entry],
+        local: Sequence[Entry],
         counts: Mapping[str, Tensor],
         owners: Mapping[str, str],
     ) -> None:
         self._owners = owners
         parts: list[Number] = []
-        self._shared = [_Family(*entry, parts) for entry in shared]
-        self._local = [_Family(*entry, parts) for entry in local]
+        self._shared = [_Family(entry, parts) for entry in shared]
+        self._local = [_Family(entry, parts) for entry in local]
         self._histograms = dict(zip(counts, range(len(parts), len(parts) + len(counts)), strict=True))
         self._copy = HostCopy([*parts, *counts.values()])
 
@@ -208,15 +246,12 @@ class _Family:
     """The places of one value's parts in the copy: one row of numbers, or one for each group.
 
     Args:
-        tag: the tag; with `{group}` if the value has one number per group.
-        value: the value.
-        owner: name of the metric, if it may fail on another rank.
+        entry: the value; its tag has `{group}` if it has one number per group.
         parts: all parts of the copy; those of this value are appended.
     """
 
-    def __init__(self, tag: str, value: Value, owner: str, parts: list[Number]) -> None:
-        self.tag, self.value, self.owner = tag, value, owner
-        sums, maxes = value.sums(), value.maxes()
+    def __init__(self, entry: Entry, parts: list[Number]) -> None:
+        self.tag, self.value, self.owner, sums, maxes = entry
         grouped: list[Any] = [part for part in (*sums, *maxes) if isinstance(part, Mapping)]
         self._groups = tuple(grouped[0]) if grouped else None
         self._sums = [self._place(part, parts) for part in sums]
@@ -264,6 +299,38 @@ class _Family:
         return zip(*columns, strict=False) if columns else repeat(())
 
 
+def _entry(tag: str, value: Value, owner: str) -> Entry:
+    """Checks a value's parts while the metric that returned them is known."""
+    sums, maxes = value.sums(), value.maxes()
+    groups: tuple[str, ...] | None = None
+    for part in (*sums, *maxes):
+        if isinstance(part, Mapping):
+            names = part.names if isinstance(part, PerGroup) else tuple(part)
+            if groups is not None and names != groups and set(names) != set(groups):
+                raise ValueError(f"all parts of {tag} must have the same groups, got {groups} and {names}")
+            groups = groups or names
+        elif isinstance(part, DTensor):
+            raise TypeError(f"a part of {tag} must be this rank's number, got a DTensor; use sum_by_group")
+        elif isinstance(part, Tensor):
+            if part.numel() != 1:
+                shape = tuple(part.shape)
+                raise TypeError(f"a part of {tag} must be one number, got shape {shape}; reduce it, as with .sum()")
+        elif not isinstance(part, (int, float, np.number)):
+            raise TypeError(f"a part of {tag} must be a number or a tensor, got {type(part).__name__}")
+    if (groups is not None) != (_GROUP in tag) and not tag.startswith(_FAILED):
+        rule = (
+            "must contain {group}, because its value has one number per group"
+            if groups is not None
+            else ("must not contain {group}, because its value is one number")
+        )
+        raise ValueError(f"the tag {rule}, got {tag!r}")
+    return tag, value, owner, sums, maxes
+
+
+def _raise(_: str, error: Exception) -> None:
+    raise error
+
+
 def without_tensors(item: Any) -> Any:
     """Returns a copy of a value without tensors, to describe it to other ranks: its parts travel as numbers."""
     if isinstance(item, Tensor):
@@ -276,3 +343,20 @@ def without_tensors(item: Any) -> Any:
         changes = {option.name: without_tensors(getattr(item, option.name)) for option in fields(item) if option.init}
         return replace(item, **changes)
     return item
+
+
+def check_can_travel(values: Values) -> None:
+    """Checks that values can be described to other ranks.
+
+    Raises:
+        TypeError: a value cannot be pickled without its tensors.
+    """
+    for tag, value in values.items():
+        if isinstance(value, Value):
+            try:
+                pickle.loads(pickle.dumps(without_tensors(value)))
+            except Exception as error:  # a class from outside may raise anything
+                raise TypeError(
+                    f"the value of {tag} must be a dataclass that can be pickled without its tensors: {error!r}; use"
+                    " functions of a module instead of lambdas, and check parts in sums()"
+                ) from error

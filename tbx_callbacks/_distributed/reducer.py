@@ -50,6 +50,7 @@ class Reducer:
         self.decisions = Decisions(group.rank)
         self._worker = Worker("tbx_callbacks ranks", self._on_lost)
         self._broken, self._closing, self._finished = False, False, threading.Event()
+        self._publishing_failed = False
         atexit.register(_shutdown_at_exit, weakref.ref(self))
 
     def min_reduce(self, numbers: Tensor, names: Sequence[str]) -> Tensor:
@@ -148,9 +149,8 @@ class Reducer:
             self._on_lost(error)
             self.close()
         try:
-            wait = on_merged(merged) if self.rank == 0 else None
-            if wait is not None:
-                wait()
+            if self.rank == 0:
+                self._publish(on_merged, merged)
             if decisions is not None and not self._broken:
                 numbers = self.decisions.outgoing(size)
                 self._group.broadcast(numbers, 0)
@@ -161,6 +161,17 @@ class Reducer:
         finally:
             if decisions is not None:
                 decisions.set_result(received)
+
+    def _publish(self, on_merged: Callable[[Partials], Callable[[], object] | None], merged: Partials) -> None:
+        """Passes a merged step on. An error concerns this rank alone, so reduction goes on."""
+        try:
+            wait = on_merged(merged)
+            if wait is not None:
+                wait()
+        except Exception as error:
+            if not self._publishing_failed:
+                self._publishing_failed = True
+                logger.warning("publishing failed; the step's values are not written: %r", error)
 
     def _await_decisions(self, decisions: Future[Numbers]) -> Numbers:
         """Waits for the decisions of a step, at most as long as a step may wait for other ranks."""

@@ -106,13 +106,15 @@ class Counters:
             tokens: number of tokens, or their mask.
 
         Returns:
-            A copy of the loss. The next micro-batch may overwrite the memory of the model's own tensor, as CUDA graphs
-            do.
+            A copy of the loss, in float32 or wider. The next micro-batch may overwrite the memory of the model's own
+            tensor, as CUDA graphs do.
         """
         self._counts["samples"] += samples
         if loss is not None:
             self._counts["losses"] += 1
-            self._sums["nonfinite_losses"].pending.append(loss := loss.clone())
+            self._sums["nonfinite_losses"].pending.append(
+                loss := loss.float() if loss.dtype.itemsize < 4 else loss.clone()
+            )
         if tokens is not None:
             self._counts["token_batches"] += 1
             self._sums["tokens"].pending.append(tokens.sum())

@@ -311,7 +311,7 @@ class Engine:
             if recorder is not None:
                 recorder.finish_step()
             self.publisher.flush(facts)
-        self._control.apply_budget(self._step)
+        self._apply_budget()
 
     def record_logs(
         self,
@@ -319,6 +319,8 @@ class Engine:
         logs: Mapping[str, Number | str],
         facts: Facts | None = None,
         shared: Mapping[str, Value] | None = None,
+        *,
+        on_all_ranks: bool = True,
     ) -> None:
         """Records values (by tag) that the trainer logged after `step` steps, to write them with that step's values.
 
@@ -328,12 +330,14 @@ class Engine:
             facts: see `flush_step`.
             shared: this rank's part of values of this same step, perhaps empty. Either all ranks pass None or none
                 does.
+            on_all_ranks: whether all ranks make this call. Only then may the step be shared with them.
         """
         with self._guard("publishing", step):
             user_scalars = shared is not None and self._runner.writes_logs
             if (
                 self._recorder is not None
                 and self._counts_batches
+                and on_all_ranks
                 and (user_scalars or self._control.rule_schedule(step))
             ):
                 self._recorder.step_values(step).add(shared or {})
@@ -345,7 +349,7 @@ class Engine:
             else:
                 log_values.add_local(self._user_scalars.pop())  # outside a training there is no next point
             self.publisher.flush_with_logs(step, log_values, facts)
-        self._control.apply_budget(self._step)
+        self._apply_budget()
 
     def poll_actions(self, step: int) -> Action:
         """Applies the decisions of rank 0 after `step`; returns the action to take, the same on all ranks."""
@@ -353,6 +357,11 @@ class Engine:
             with self._guard("applying decisions of rank 0", step):
                 return self._control.apply_decisions(step)
         return Action.NONE
+
+    def _apply_budget(self) -> None:
+        if self._share is not None:
+            with self._guard("applying the overhead budget", self._step):
+                self._control.apply_budget(self._step)
 
     @property
     def has_decisions(self) -> bool:

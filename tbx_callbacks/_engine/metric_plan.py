@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from tbx_callbacks._config import schedule as schedules
 from tbx_callbacks._config.cadence import Cadence
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.metric_spec import MetricSpec
 from tbx_callbacks._config.schedule import Schedule, either, every
 from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.cost import Cost
-from tbx_callbacks._model.parameters import NoMatchError, Parameter, Selection, match
+from tbx_callbacks._model.parameters import NO_SELECTION, NoMatchError, Parameter, Selection, match
 from tbx_callbacks.metrics.axis_progress import AxisProgress
 from tbx_callbacks.metrics.context import Interval
 
@@ -35,6 +37,11 @@ class MetricRun:
         """Whether the metric writes histograms."""
         return "histogram" in self.spec.metric.tags.values()
 
+    @cached_property
+    def is_outside(self) -> bool:
+        """Whether the metric's class is not part of this package."""
+        return type(self.spec.metric).__module__.partition(".")[0] != "tbx_callbacks"
+
     @property
     def runs_on_steps(self) -> bool:
         """Whether the metric is computed on steps, and not only when the trainer logs."""
@@ -45,7 +52,10 @@ def schedule_of(cadence: Cadence, log_schedule: Schedule) -> Schedule:
     """The schedule of a cadence: every `cadence` steps, the trainer's logging steps, or the cadence itself."""
     if isinstance(cadence, int):
         return every(cadence)
-    return log_schedule if cadence == "log" else cadence
+    if isinstance(cadence, str):
+        return log_schedule
+    is_bundled = type(cadence).__module__ == schedules.__name__
+    return cadence if is_bundled else schedules.OutsideSchedule(cadence)
 
 
 def plan(
@@ -117,7 +127,7 @@ def _select_by_optimizer(
 ) -> dict[str, tuple[Selection, dict[str, NoMatchError | None]]]:
     """The item's selection on this rank, by optimizer. An item without parameters belongs to the first one."""
     if item.select is None:
-        return {next(iter(parameters_by_optimizer), ""): (Selection(()), {})}
+        return {next(iter(parameters_by_optimizer), ""): (NO_SELECTION, {})}
     return {
         name: match(item.select, parameters, indices, f"{name}/" if len(parameters_by_optimizer) > 1 else "")
         for name, indices in parameters_by_optimizer.items()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import re
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tbx_callbacks import tags
 from tbx_callbacks._config.schedule import Every, Schedule
-from tbx_callbacks._distributed.packing import StepValues
+from tbx_callbacks._distributed.packing import StepValues, check_can_travel
 from tbx_callbacks._engine.counters import Counters
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.publisher import Publisher
+from tbx_callbacks.metrics.base import Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.values import Mean
 
@@ -107,6 +110,10 @@ class MetricRunner:
             return
         try:
             values = metric_run.spec.metric(context)
+            if metric_run.is_outside and isinstance(values, Mapping):  # StepValues refuses other types
+                _check_tags(values, metric_run)
+                if owner:
+                    check_can_travel(values)
             if context.event == "step":
                 step_values.add(values, owner)
             else:
@@ -115,13 +122,14 @@ class MetricRunner:
         except Exception as error:
             if self._strict:
                 raise RuntimeError(f"metric {name} failed at step {context.step}: {error}") from error
-            tags = ", ".join(metric_run.spec.metric.tags)
+            lost_tags = ", ".join(metric_run.spec.metric.tags)
             logger.warning(
-                "metric %s failed at step %d and is disabled; no longer written: %s; error: %r",
+                "metric %s failed at step %d and is disabled; no longer written: %s; error: %r%s",
                 name,
                 context.step,
-                tags,
+                lost_tags,
                 error,
+                _place(error) if metric_run.is_outside else "",
             )
             if owner:
                 self._failed.add(metric_run)
@@ -141,6 +149,25 @@ class MetricRunner:
         self.metric_runs.remove(metric_run)
         self.needs = needs_of(self.metric_runs)
         self.regroup()
+
+
+def _place(error: Exception) -> str:
+    """The file and line where the error was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "tbx_callbacks" not in frame.filename] or frames
+    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+
+
+def _check_tags(values: Values, metric_run: MetricRun) -> None:
+    """Raises ValueError if a metric from outside the package writes a tag that it does not declare."""
+    declared = metric_run.spec.metric.tags
+    patterns = [re.sub("<[^>]*>", ".+", re.escape(tag)) for tag in declared if "<" in tag]
+    for tag in values:
+        if tag in declared or tag in metric_run.tags or tag.startswith(tags.HIDDEN):
+            continue
+        if not any(re.fullmatch(pattern, tag) for pattern in patterns):
+            raise ValueError(f"every tag must be declared in tags, got {tag!r}; declared: {', '.join(declared)}")
+        tags.check_tag(tag)
 
 
 def needs_of(metric_runs: Sequence[MetricRun], optimizer: str | None = None) -> frozenset[str]:

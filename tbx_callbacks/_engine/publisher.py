@@ -70,6 +70,13 @@ class Publisher:
         self._last_sent_step = -1  # each step is reduced at most once
         self._last_values: dict[str, tuple[int, FinalValue]] = {}
         self._write_lock, self._queue = threading.Lock(), OrderedQueue()
+        self._warned: set[str] = set()
+
+    def _on_value_error(self, tag: str, error: Exception) -> None:
+        """Reports a value that cannot be computed, once for each tag."""
+        if tag not in self._warned:
+            self._warned.add(tag)
+            logger.warning("%s is not written: its value cannot be computed; fix the metric; error: %r", tag, error)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_write_lock": None, "_queue": None, "reducer": None, "live_rules": None}
@@ -90,7 +97,7 @@ class Publisher:
         """
         if self.buffered is None or self.buffered[0] != step:
             self.flush()
-            self.buffered = step, StepValues(), None
+            self.buffered = step, StepValues(self._on_value_error), None
         if self.buffered[2] is None and step != self._last_sent_step:
             self.buffered = (*self.buffered[:2], key)
         return self.buffered[1]
@@ -111,6 +118,7 @@ class Publisher:
         self.close_reducer()
         self.set_live_rules(None)
         self.reducer, self._last_sent_step = reducer, -1
+        self._last_values.clear()  # this run may have another folder, or repeat steps
         self.decisions = Decisions() if reducer is None else reducer.decisions
 
     def set_live_rules(self, live_rules: LiveRules | None) -> None:

@@ -38,7 +38,7 @@ class GradientSnapshot:
         """Computes the gradient statistics that due metrics need; see `Engine.before_clip`."""
         for name in access.parameters_by_optimizer if optimizer is None else (optimizer,):
             needs = needs_of(due, name)
-            if "before_clip" in needs and name not in self.gradients:
+            if "before_clip" in needs:  # again: a step that a loss scale skipped may have been captured before
                 gradients = access.gradients(name, scale)
                 self.gradients[name] = gradients.statistics_only(nonfinite="nonfinite" in needs)
                 if max_norm is not None and not access.partial_gradients(name):
@@ -85,13 +85,13 @@ class WeightSnapshot:
         }
 
     def updates(self, access: ModelAccess, name: str, skipped: Tensor | None) -> Tensors | None:
-        """New minus old weights, in the memory of the copies; None without copies.
+        """New minus old weights, in the memory of the copies; None if `take` was not called.
 
         Weights without a gradient are left out, because the optimizer does not touch them. `skipped` is nonzero if the
         step did nothing. The updates are then NaN instead of zero, so that no statistic includes them.
         """
         copies = self._copies.pop(name, None)
-        if not copies:
+        if copies is None:
             return None
         updates: list[Tensor | None] = [None] * len(access.parameters)
         indices = list(copies)

@@ -100,7 +100,7 @@ class StepRecorder:
     def suspend(self) -> None:
         """Detaches from a training that an exception may have ended. If it continues, the next step attaches again."""
         self.detach()
-        self.due = []
+        self.due, self._gradient_snapshot = [], GradientSnapshot()
 
     def _training_abandoned(self) -> bool:
         """Whether an exception ended the training without notice. If so, all hooks are removed."""

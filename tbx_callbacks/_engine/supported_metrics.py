@@ -18,16 +18,17 @@ from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.model_access import ModelAccess
 from tbx_callbacks._model.parameters import Parameter
+from tbx_callbacks.metrics.performance import InputShare, Memory
 
 logger = logging.getLogger(__name__)
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-_CROSS_RANK = ("input_share", "memory")
-"""Metrics of the process, which differ between ranks,"""
+_CROSS_RANK = (InputShare, Memory)
+"""Metrics of the process, which differ between ranks."""
 _DATA_NEEDS = frozenset({"activations", "batches", "losses", "nonfinite", "predictions"})
-"""and needs that a rank fulfils from its share of the data."""
+"""Needs that a rank fulfils from its share of the data."""
 
 
 def describe_mismatch(
@@ -97,7 +98,9 @@ def _drop_cross_rank(items: Sequence[MetricSpec], *, has_shards: bool) -> list[M
     dropped = {
         item.name
         for item in items
-        if item.name in _CROSS_RANK or item.metric.needs & _DATA_NEEDS or (has_shards and item.select is not None)
+        if isinstance(item.metric, _CROSS_RANK)
+        or item.metric.needs & _DATA_NEEDS
+        or (has_shards and item.select is not None)
     }
     if dropped:
         logger.warning(

@@ -79,6 +79,10 @@ class TrainingInfo:
             raise TypeError(
                 f"log_schedule must be a number of steps or a function of them, got {kind}; pass the logging interval"
             )
+        if isinstance(self.log_schedule, int) and self.log_schedule < 1:
+            raise ValueError(
+                f"log_schedule must be at least 1 step, got {self.log_schedule}; pass the logging interval"
+            )
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
             raise ValueError(
                 f"steps_per_epoch must be at least 1, got {self.steps_per_epoch}; leave it out if it is unknown"

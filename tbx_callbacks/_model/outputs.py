@@ -103,7 +103,7 @@ class Predictions:
     def __init__(
         self,
         model: nn.Module | None = None,
-        remedy: str = "pass both to Engine.record_outputs()",
+        remedy: str = "pass both to Session.record_outputs()",
         *,
         warns: bool = True,
     ) -> None:

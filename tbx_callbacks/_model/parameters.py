@@ -123,6 +123,10 @@ class Selection:
         return torch.tensor(indices, dtype=torch.int64), torch.tensor(group_ids, dtype=torch.int64)
 
 
+NO_SELECTION = Selection(())
+"""The selection of a metric that reads no parameters."""
+
+
 def parameters_of(model: nn.Module) -> tuple[Parameter, ...]:
     """Returns all parameters of a model under clean names, each once, also when tied."""
     named = list(model.named_parameters())

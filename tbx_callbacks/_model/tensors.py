@@ -84,7 +84,12 @@ class Tensors:
             wide = elements_of.float() if elements_of.dtype.itemsize < 4 else elements_of
             if self._scale is not None:
                 wide = wide / moved(self._scale, wide.device).to(wide.dtype)
+            version = wide._version
             number = function(wide) if wide.numel() else empty
+            if wide._version != version:
+                raise RuntimeError(
+                    "the function must not change its argument: it may be a weight; use abs(), not abs_()"
+                )
             as_tensor = number.detach() if isinstance(number, Tensor) else torch.tensor(float(number))
             if as_tensor.numel() != 1:
                 raise ValueError(f"the function must return one number per tensor, got shape {tuple(as_tensor.shape)}")

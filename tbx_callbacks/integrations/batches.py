@@ -59,6 +59,17 @@ def loss_in(outputs: Any) -> Tensor | None:
     return loss.detach() if loss.requires_grad else loss
 
 
+def scalar_norm(norm: Any) -> Any:
+    """The norm of all gradients, 0-d.
+
+    Raises:
+        ValueError: it has more than one element.
+    """
+    if isinstance(norm, Tensor) and norm.numel() != 1:
+        raise ValueError(f"norm must be a scalar, got shape {tuple(norm.shape)}; pass the norm of all gradients")
+    return norm.reshape(()) if type(norm) is Tensor else norm
+
+
 def scalar_loss(loss: Tensor | float) -> Tensor:
     """The user's loss, 0-d and detached.
 

@@ -71,6 +71,8 @@ class TbxLoop(SessionHolder):
         **options: Any,
     ) -> None:
         super().__init__(config, **options)
+        if log_every < 1:
+            raise ValueError(f"log_every must be at least 1 step, got {log_every}; pass the logging interval")
         self._session.runs_dir = "runs"
         self._model, self._max_grad_norm = model, max_grad_norm
         info = TrainingInfo(

@@ -23,7 +23,7 @@ from tbx_callbacks._model.forward_hooks import on_forward
 from tbx_callbacks._model.optimizers import unwrap_optimizer
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
-from tbx_callbacks.integrations.batches import scalar_loss
+from tbx_callbacks.integrations.batches import scalar_loss, scalar_norm
 from tbx_callbacks.integrations.step_counting import StepCounter
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.runs.folders import RunLocation, beside, fresh_folder
@@ -34,6 +34,7 @@ from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWrite
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 _DRAIN_SECONDS = 5.0  # maximum wait for the other ranks' values of the previous training
+_NOWHERE = RunLocation("")
 ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | Config
 
 
@@ -126,7 +127,8 @@ class Session:
         self.stopwatch = self._engine.stopwatch
         self._writer_options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
         self._writer: FanOutWriter | None = None
-        self._is_writer: bool | None = None
+        self._is_writer: bool | None = None  # set by the integration
+        self._was_rank_zero: bool | None = None  # when the training started
         self._info: TrainingInfo | None = None  # of the training in progress
         self._counter: StepCounter | None = None  # likewise, if the session counts steps
         self._hooks: list[Any] = []
@@ -138,7 +140,9 @@ class Session:
     @property
     def is_writer(self) -> bool:
         """Whether this rank writes the run: rank 0, unless the integration sets it."""
-        return is_rank_zero() if self._is_writer is None else self._is_writer
+        if self._is_writer is not None:
+            return self._is_writer
+        return is_rank_zero() if self._was_rank_zero is None else self._was_rank_zero
 
     @is_writer.setter
     def is_writer(self, value: bool) -> None:
@@ -213,7 +217,10 @@ class Session:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
             LogDirError: the folder cannot be written.
         """
-        self._is_writer = self.is_writer  # the process group may end before the session
+        for name, given, wanted in (("info", info, TrainingInfo), ("location", location or _NOWHERE, RunLocation)):
+            if not isinstance(given, wanted):
+                raise TypeError(f"{name} must be a {wanted.__name__}, got {type(given).__name__}; see its docstring")
+        self._was_rank_zero = is_rank_zero()  # the process group may end before the session
         if not self.is_active:
             self.started = True
             return
@@ -277,6 +284,9 @@ class Session:
         """
         self._engine.suspend()
 
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_was_rank_zero": None}  # a copy may belong to another rank
+
     def __enter__(self) -> Session:
         return self
 
@@ -329,6 +339,8 @@ class Session:
         if not self.running or self._counter is not None:
             self._ignore("begin_step", needs_numbered=True)
             return
+        if step < 1:
+            raise ValueError(f"step must be at least 1, got {step}; number steps from 1")
         self.stopwatch.stop_waiting()
         self._step = step - 1
         self._engine.begin_step(step)
@@ -379,6 +391,8 @@ class Session:
         if not stepped and not self._engine.has_due_metrics:
             return
         name = None if optimizer is None else self._name_of(optimizer)
+        if optimizer is not None and name is None:
+            return  # not an optimizer of this training: its gradients are not measured
         if self._counter is not None and stepped and name in (None, self._counter.first_name):
             self._counter.finish_step()  # the previous iteration did not report its end
         self._engine.before_clip(loss_scale, optimizer=name, max_norm=max_norm)
@@ -388,7 +402,10 @@ class Session:
 
         Without it the clip factor is computed from the gradients that `before_clip` captured.
         """
-        self._engine.record_clipping(norm, max_norm)
+        if not self.running:
+            self._ignore("record_clipping")
+            return
+        self._engine.record_clipping(norm if type(norm) is Tensor and not norm.ndim else scalar_norm(norm), max_norm)
 
     def on_forward(self, hook: Callable[[Any, Mapping[str, Any]], None]) -> None:
         """Calls `hook(outputs, keyword_arguments)` after each forward pass of the model in training mode, until `end`.
@@ -454,20 +471,15 @@ class Session:
             RuntimeError: the run's folder is not known yet.
             LogDirError: the folder cannot be written.
         """
-        if not self.is_active:
-            return
-        if self.is_writer and self._writer is None:
-            self._open(self._new_location())
-        facts = None if clip_factor is None else {tags.TRAINER_CLIP_FACTOR: clip_factor}
-        self._engine.record_logs(self.step if step is None else step, logs, facts)
-        self.stopwatch.restart_waiting()
+        self._record_logs(logs, step=step, clip_factor=clip_factor, on_all_ranks=True)
 
     def evaluate(self, **metrics: float) -> None:
         """Logs evaluation metrics at the current step, as `eval/<name>`; on rank 0 or on every rank."""
         if self._counter is not None and self._counter.stepped:
             self._counter.finish_step()
         if self.is_writer:
-            self.record_logs({f"{tags.EVAL}/{name}": float(value) for name, value in metrics.items()})
+            logs = {f"{tags.EVAL}/{name}": float(value) for name, value in metrics.items()}
+            self._record_logs(logs, on_all_ranks=False)
 
     @property
     def should_stop(self) -> bool:
@@ -480,6 +492,22 @@ class Session:
         return Action.CHECKPOINT in self._action
 
     # -- private -----------------------------------------------------------------------------------------------------
+
+    def _record_logs(
+        self,
+        logs: Mapping[str, Number | str],
+        *,
+        step: int | None = None,
+        clip_factor: float | None = None,
+        on_all_ranks: bool,
+    ) -> None:
+        if not self.is_active:
+            return
+        if self.is_writer and self._writer is None:
+            self._open(self._new_location())
+        facts = None if clip_factor is None else {tags.TRAINER_CLIP_FACTOR: clip_factor}
+        self._engine.record_logs(self.step if step is None else step, logs, facts, on_all_ranks=on_all_ranks)
+        self.stopwatch.restart_waiting()
 
     def _add(self, action: Action) -> Action:
         """Adds the requests of the step that has ended: a stop request persists, a checkpoint is requested once."""
@@ -533,10 +561,11 @@ class Session:
             self._writer.close()
             self._writer = None
         if self._writer is None:
-            others = [spec for spec in self.config.writers if spec.name != TENSORBOARD]
             main: TensorBoardWriter | NoEventFile = NoEventFile(location.folder)
-            if len(others) < len(self.config.writers):
-                main = TensorBoardWriter(location.folder, **self._writer_options)
+            others = [spec for spec in self.config.writers if spec.name != TENSORBOARD]
+            for spec in self.config.writers:
+                if spec.name == TENSORBOARD:
+                    main = TensorBoardWriter(location.folder, **{**self._writer_options, **spec.options})
             writer = FanOutWriter(main, others, axes=self.config.axis[1:])
             _ = writer.summary_writer
             self._writer = self._engine.writer = writer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from tbx_callbacks._model.parameters import Parameter, PerGroup, Selection
+from tbx_callbacks._model.parameters import NO_SELECTION, Parameter, PerGroup, Selection
 from tbx_callbacks._model.tensors import Tensors
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.values import Histogram, Mean, Unless, Value
@@ -96,7 +96,7 @@ class Context:
     step: int
     run: RunInfo
     parameters: tuple[Parameter, ...] = ()
-    selection: Selection = field(default_factory=lambda: Selection(()))
+    selection: Selection = NO_SELECTION
     gradients: Tensors = field(default_factory=lambda: Tensors(()))
     weights: Tensors = field(default_factory=lambda: Tensors(()))
     before_clip: Tensors | None = None
@@ -140,16 +140,27 @@ class Context:
             on this rank are left out.
 
         Raises:
-            ValueError: the function returns several numbers.
+            ValueError: the function returns several numbers, the metric has no `select`, or the tensors are None.
+            RuntimeError: the function changes its argument.
         """
-        return self.selection.sums(tensors.apply(function, empty=0.0), tensors.present)
+        return self.selection.sums(self._numbers(tensors, function, empty=0.0), tensors.present)
 
     def max_by_group(self, tensors: Tensors, function: Callable[[Tensor], Number]) -> PerGroup:
         """Returns the maximum of `function(elements)` over the parameters of each group; see `sum_by_group`.
 
         The function is not called for a shard without elements. Return the result as a part of a `Max`.
         """
-        return self.selection.maxima(tensors.apply(function, empty=-math.inf), tensors.present)
+        return self.selection.maxima(self._numbers(tensors, function, empty=-math.inf), tensors.present)
+
+    def _numbers(self, tensors: Tensors | None, function: Callable[[Tensor], Number], *, empty: float) -> Tensor:
+        if self.selection is NO_SELECTION:
+            raise ValueError("a number per group needs a selection; add select = Select(by=...) to the metric")
+        if tensors is None:
+            raise ValueError(
+                "tensors must be those of this context, got None; add weights_before to needs for updates, and"
+                " before_clip exists only where the trainer allows it"
+            )
+        return tensors.apply(function, empty=empty)
 
     def histograms(self, tensors: Tensors, bins: int) -> dict[str, Histogram]:
         """Returns one histogram for each group of the selection; groups without tensors are left out."""

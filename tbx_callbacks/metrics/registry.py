@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from tbx_callbacks._extensions import ExtensionError, Registry, check_frozen_dataclass
 from tbx_callbacks._model.parameters import Select
+from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.metrics.activations import Activations
 from tbx_callbacks.metrics.base import EVENTS, NEEDS, Metric
 from tbx_callbacks.metrics.clipping import Clip
@@ -47,7 +48,12 @@ METRICS: dict[str, type[Metric]] = {
 }
 
 
-def _check(loaded: object, _name: str | None) -> type[Metric]:
+def check_metric(loaded: object, _name: str | None = None) -> type[Metric]:
+    """Returns the class of a metric.
+
+    Raises:
+        ExtensionError: it is not one; the message gives the rule, the value and the remedy.
+    """
     cls = check_frozen_dataclass(loaded, Metric, ("every", "by", "include", "exclude"))
     tags = getattr(cls, "tags", None)
     if (
@@ -59,14 +65,17 @@ def _check(loaded: object, _name: str | None) -> type[Metric]:
     for attribute, known in (("events", EVENTS), ("needs", NEEDS)):
         values = getattr(cls, attribute, None)
         if not isinstance(values, frozenset) or not values <= known:
-            choices = ", ".join(sorted(known))
-            raise ExtensionError(f"{attribute} must be a frozenset of {choices}, got {values!r}; derive it from Metric")
+            if not isinstance(values, (set, frozenset)):
+                raise ExtensionError(f"{attribute} must be a frozenset of names, got {values!r}; derive it from Metric")
+            unknown = str(next(iter(values - known), ""))
+            remedy = suggest(unknown, sorted(known), what=attribute) if unknown else "write frozenset({...})"
+            raise ExtensionError(f"{attribute} must be a frozenset of known names, got {values!r}; {remedy}")
     if not isinstance(getattr(cls, "select", 0), Select | None) or not isinstance(getattr(cls, "cost", 0), str):
         raise ExtensionError("select must be a Select or None, and cost a string; derive the class from Metric")
     return cls
 
 
-_REGISTRY = Registry("metric", METRICS, _check)
+_REGISTRY = Registry("metric", METRICS, check_metric)
 
 
 def find_metric(name: str) -> type[Metric] | None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple, get_args
 
+import numpy as np
 from torch import Tensor
 
 from tbx_callbacks._model.parameters import PerGroup
@@ -249,6 +251,35 @@ class Partial(NamedTuple):
 Partials = dict[str, Partial]
 
 
-def results(parts: Mapping[str, Partial]) -> dict[str, FinalValue | None]:
-    """Returns the final values by tag; None for a value to leave out."""
-    return {tag: value.result(sums, maxes) for tag, (value, sums, maxes, _) in parts.items()}
+def results(parts: Mapping[str, Partial], on_error: Callable[[str, Exception], None]) -> dict[str, FinalValue | None]:
+    """Returns the final values by tag; None for a value to leave out.
+
+    Args:
+        parts: the parts of each value, merged.
+        on_error: called with the tag and the error of a value that cannot be computed; the value is left out.
+    """
+    values: dict[str, FinalValue | None] = {}
+    for tag, (value, sums, maxes, _) in parts.items():
+        try:
+            result = value.result(sums, maxes)
+            values[tag] = result if result is None or type(result) is float else checked(result)
+        except Exception as error:  # a value from outside the package may raise anything
+            on_error(tag, error)
+    return values
+
+
+_FINAL: Any = get_args(FinalValue)
+
+
+def checked(value: Any) -> FinalValue:
+    """Returns a value that writers accept.
+
+    Raises:
+        TypeError: it is not a number, a histogram, a text or another value of TensorBoard's tabs.
+    """
+    if isinstance(value, _FINAL):
+        final: FinalValue = value
+        return final
+    if isinstance(value, (Real, np.number)):
+        return float(value)
+    raise TypeError(f"a result must be a number, a Text or None, got {type(value).__name__}")

@@ -19,6 +19,10 @@ class Finding:
 
     `id` is the rule's name. `tags`, `steps` and `numbers` are the evidence; the first step is where the problem begins.
     `means` explains the problem, `advice` lists remedies, and `source` cites a paper or documentation.
+
+    Raises:
+        ValueError: the severity is unknown.
+        TypeError: a number is not one.
     """
 
     id: str
@@ -29,6 +33,11 @@ class Finding:
     advice: str
     source: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.severity not in SEVERITIES:
+            raise ValueError(f"severity must be one of {', '.join(SEVERITIES)}, got {self.severity!r}")
+        object.__setattr__(self, "numbers", {name: float(number) for name, number in self.numbers.items()})
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.registry import all_rules, create_rule
@@ -62,7 +63,7 @@ def diagnose(
         try:
             missing = _find_missing(rule, run)
             if missing is None:
-                findings += sorted(rule(run), key=_rank)
+                findings += sorted(_findings(rule, run), key=_rank)
             else:
                 unjudged.append(missing)
         except Exception as error:  # code from outside may raise anything
@@ -70,6 +71,17 @@ def diagnose(
                 raise
             on_error(name, error)
     return Diagnosis(tuple(sorted(findings, key=_rank)), tuple(unjudged))
+
+
+def _findings(rule: Rule, run: Run) -> list[Finding]:
+    found: Any = rule(run)
+    if found is None or isinstance(found, Finding):
+        raise TypeError(f"a rule must yield findings, got {type(found).__name__}; use yield Finding(...)")
+    findings = list(found)
+    for finding in findings:
+        if not isinstance(finding, Finding):
+            raise TypeError(f"a rule must yield findings, got {type(finding).__name__}; yield Finding(...)")
+    return findings
 
 
 def _rank(finding: Finding) -> tuple[int, int]:

@@ -24,6 +24,12 @@ class Need:
     metric: str
     patterns: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.patterns, tuple) or not all(isinstance(pattern, str) for pattern in self.patterns):
+            raise TypeError(f"patterns must be a tuple of regexes, got {self.patterns!r}; write (pattern,) for one")
+        for pattern in self.patterns:
+            re.compile(pattern)
+
     def all(self, run: Run) -> dict[str, Series]:
         """Returns the series by tag, in the order in which the run wrote them."""
         for pattern in self.patterns:

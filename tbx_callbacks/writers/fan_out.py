@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from tbx_callbacks._distributed.background_worker import Worker
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.metrics.host_values import FinalValue
+from tbx_callbacks.runs.folders import is_remote
 from tbx_callbacks.tags import AXIS
 from tbx_callbacks.writers.axis_writer import AxisWriter
 from tbx_callbacks.writers.base import NullWriter, Writer
@@ -177,6 +178,8 @@ class _BackgroundWriter:
         pid, stage, failure = os.getpid(), "construction", None
         try:
             if self._writer is None:
+                if not is_remote(self._log_dir):
+                    os.makedirs(self._log_dir, exist_ok=True)
                 self._writer = self._spec.build(self._log_dir)
             stage = method
             getattr(self._writer, method, _ignore)(*map(_copy, arguments))

@@ -20,7 +20,7 @@ def _check(loaded: object, _name: str | None) -> type[Writer]:
     if getattr(loaded, "write", Writer.write) is Writer.write:
         raise ExtensionError(f"it must define write(step, values), but {loaded.__name__} does not; see Writer")
     if not callable(getattr(loaded, "flush", None)) or not callable(getattr(loaded, "close", None)):
-        raise ExtensionError(f"it must have flush and close; derive {loaded.__name__} from Writer, which does nothing")
+        raise ExtensionError(f"it must have flush and close; derive {loaded.__name__} from Writer")
     return loaded
 
 

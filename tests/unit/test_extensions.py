@@ -200,8 +200,8 @@ CLASSES = """
         ("NoTags", "tags must be a mapping of tag to unit, got None; for example"),
         ("Thawed", "it must be a frozen dataclass, got class Thawed; add @dataclass(frozen=True)"),
         ("NoDefault", "every option must have a default, but bins has none; add one"),
-        ("WrongEvent", "events must be a frozenset of end, log, start, step, got frozenset({'steps'}); derive it from"),
-        ("NoBase", "events must be a frozenset of end, log, start, step, got None; derive it from Metric"),
+        ("WrongEvent", "events must be a frozenset of known names, got frozenset({'steps'}); did you mean 'step'?"),
+        ("NoBase", "events must be a frozenset of names, got None; derive it from Metric"),
         ("LOSS", "it must be a class, got tuple (Need("),
     ],
 )

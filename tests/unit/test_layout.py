@@ -20,7 +20,6 @@ WITHOUT_UNIT_TEST = {
     "_config/errors",
     "_config/json_schema",
     "_config/yaml_files",
-    "_distributed/collectives",
     "_distributed/group",
     "_engine/control",
     "_engine/rule_actions",

@@ -178,7 +178,7 @@ class DeepSpeedSharding:
 
 
 class StepPatch:
-    """Handle that undoes `patch_step`, like the handles of torch hooks."""
+    """Handle that undoes the replacement of `step`, like the handles of torch hooks."""
 
     def __init__(self, zero: Any) -> None:
         self._zero = zero

@@ -40,7 +40,7 @@ def test_training_info_given_facts_kept() -> None:
     [
         ({"clipping": "norms"}, "clipping must be one of none, norm, other, got 'norms'"),
         ({"log_schedule": "10"}, "log_schedule must be a number of steps or a function of them, got str"),
-        ({"log_schedule": 0}, "every must be at least 1 step, got 0"),
+        ({"log_schedule": 0}, "log_schedule must be at least 1 step, got 0"),
         ({"optimizers": "adam"}, "an optimizer must be a torch.optim.Optimizer, got str"),
         ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, got 0; leave it out if it is unknown"),
         ({"optimizers": ()}, "optimizers must be at least one torch.optim.Optimizer, got none"),

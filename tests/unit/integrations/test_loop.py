@@ -232,7 +232,7 @@ def test_loop_nan_loss_counted(tmp_path: Path) -> None:
         (lambda: TbxLoop(net(), "adam"), "an optimizer must be a torch.optim.Optimizer, got str"),
         (
             lambda: TbxLoop(net(), torch.optim.SGD(net().parameters()), log_every=0),
-            "every must be at least 1 step, got 0",
+            "log_every must be at least 1 step, got 0",
         ),
     ],
 )
