@@ -227,7 +227,10 @@ def _parse_named(raw: Mapping[Any, object]) -> dict[str, LiveRule | None]:
         cls = find_class(name, find_rule, rule_names, "rule", "known rules")
         with located(f".{name}"):
             response, thresholds = _split(options, _rule_model(name, cls))
-        rule = create_rule(name, cls, **thresholds)
+        try:
+            rule = create_rule(name, cls, **thresholds)
+        except Exception as error:  # a class from outside may raise anything
+            raise SpecError(f": {error}") from error
         if rule.id in _ids(named) and options is not False:
             raise SpecError(
                 f" must name every rule once, but {name} is the rule {rule.id} again; remove one of its names"

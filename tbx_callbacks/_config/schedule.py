@@ -132,6 +132,11 @@ class OutsideSchedule:
         return str(self.schedule)
 
 
+def guarded(schedule: Schedule) -> Schedule:
+    """The schedule; one from outside the package as an `OutsideSchedule`."""
+    return schedule if type(schedule).__module__ == __name__ else OutsideSchedule(schedule)
+
+
 _warned: set[str] = set()
 never: Schedule = Never()
 """No step."""

@@ -57,10 +57,10 @@ def _entry_schema() -> dict[str, Any]:
 
 def _distinct(specs: Sequence[WriterSpec]) -> tuple[WriterSpec, ...]:
     """Raises SpecError if two would write the same values to the same place."""
-    keys = [(spec.name, None if spec.name == TENSORBOARD else spec.options) for spec in specs]
-    for index, (name, _) in enumerate(keys):
+    keys = [(spec.cls, None if spec.name == TENSORBOARD else spec.options) for spec in specs]
+    for index, spec in enumerate(specs):
         if keys[index] in keys[:index]:
-            raise SpecError(f" must differ in their options, but two are {name}; remove one")
+            raise SpecError(f" must differ in their options, but two are {spec.name}; remove one")
     return tuple(specs)
 
 

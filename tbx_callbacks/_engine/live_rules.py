@@ -20,6 +20,7 @@ from tbx_callbacks.rules.finding_text import PREFIX, line, markdown, severity_of
 
 logger = logging.getLogger(__name__)
 
+_JUDGE_TIMEOUT = 10.0  # maximum wait at a step for rules that may act, in seconds
 _CALL_TIMEOUT = 5.0  # maximum wait at the end of a training for functions called on findings, in seconds
 Write = Callable[[int, Mapping[str, Text]], None]
 
@@ -66,7 +67,8 @@ class RuleRunner:
 
     def close(self, step: int, seconds: float) -> None:
         """Evaluates the whole run once more, reports new findings, and stops the thread."""
-        wait([self._worker.call(partial(self._judge, step, is_final=True))], timeout=seconds)
+        if not wait([self._worker.call(partial(self._judge, step, is_final=True))], timeout=seconds).done:
+            logger.warning("rules did not finish within %g s at the end: findings may be missing", seconds)
         self.discard()
         deadline = time.monotonic() + _CALL_TIMEOUT
         for call in self._calls:
@@ -171,7 +173,7 @@ class LiveRules:
 
     def __init__(self, schedule: Schedule, rule_runner: RuleRunner, request: Callable[[Action], None] | None) -> None:
         self._schedule, self._last_step = schedule, 0
-        self.runner, self._request = rule_runner, request
+        self.runner, self._request, self._warned_slow = rule_runner, request, False
 
     def due(self, step: int) -> bool:
         """Whether to evaluate the rules at a published step; call it once for each."""
@@ -186,7 +188,16 @@ class LiveRules:
     def judge(self, step: int) -> Callable[[], object] | None:
         """Starts the evaluation; returns a function that waits for it if rules may act, else None."""
         judged = self.runner.judge(step, self._request)
-        return None if self._request is None else partial(wait, [judged])
+        return None if self._request is None else partial(self._await, judged)
+
+    def _await(self, judged: Future[Action]) -> None:
+        """Waits until the rules are evaluated. Slow rules act after a later step."""
+        if not wait([judged], timeout=_JUDGE_TIMEOUT).done and not self._warned_slow:
+            self._warned_slow = True
+            logger.warning(
+                "rules take longer than %g s: their actions come later than at the next step; use faster rules",
+                _JUDGE_TIMEOUT,
+            )
 
     def close(self, step: int, seconds: float) -> None:
         """Evaluates the rules for the last time, at the end of the run."""

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from tbx_callbacks._config import schedule as schedules
 from tbx_callbacks._config.cadence import Cadence
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.metric_spec import MetricSpec
-from tbx_callbacks._config.schedule import Schedule, either, every
+from tbx_callbacks._config.schedule import Schedule, either, every, guarded
 from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.cost import Cost
 from tbx_callbacks._model.parameters import NO_SELECTION, NoMatchError, Parameter, Selection, match
@@ -54,8 +53,7 @@ def schedule_of(cadence: Cadence, log_schedule: Schedule) -> Schedule:
         return every(cadence)
     if isinstance(cadence, str):
         return log_schedule
-    is_bundled = type(cadence).__module__ == schedules.__name__
-    return cadence if is_bundled else schedules.OutsideSchedule(cadence)
+    return guarded(cadence)
 
 
 def plan(

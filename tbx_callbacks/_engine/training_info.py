@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tbx_callbacks._config.schedule import every
+from tbx_callbacks._config.schedule import every, guarded
 from tbx_callbacks._model.optimizers import named_optimizers, optimizer_list, scaler_of
 from tbx_callbacks._model.sharding import find_sharding
 from tbx_callbacks._model.sharding.base import Sharding
@@ -90,7 +90,7 @@ class TrainingInfo:
         wrapped, interval = self.optimizers, self.log_schedule
         complete = {
             "optimizers": named_optimizers(wrapped),
-            "log_schedule": every(interval) if isinstance(interval, int) else interval,
+            "log_schedule": every(interval) if isinstance(interval, int) else guarded(interval),
             "spreads_nonfinite": self.spreads_nonfinite or self.clipping == "norm",
             "sharding": self.sharding or find_sharding(self.model, next(iter(optimizer_list(wrapped)), None)),
             "scaler": scaler_of(wrapped) if self.scaler is None else self.scaler,

@@ -64,6 +64,11 @@ class Tensors:
             for (name, indices), group_bounds in zip(members.items(), bounds, strict=True)
         }
 
+    @property
+    def has_elements(self) -> tuple[bool, ...]:
+        """Whether each tensor is present and not empty."""
+        return tuple([tensor is not None and tensor.numel() > 0 for tensor in self._elements])
+
     def apply(self, function: Callable[[Tensor], Number], *, empty: float) -> Tensor:
         """Returns `function(elements)` of each tensor, `[parameters]`; `empty` for absent and empty tensors.
 

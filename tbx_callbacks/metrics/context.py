@@ -132,8 +132,9 @@ class Context:
 
         Args:
             tensors: `gradients`, `weights` or `updates` of this context; `before_clip` holds only its statistics.
-            function: receives this rank's elements of one parameter, a 1-D tensor in float32 or float64 (two elements
-                for a complex one, perhaps none); returns a number or a 0-d tensor.
+            function: receives this rank's elements of one parameter, a 1-D tensor in float32 or float64 that it must
+                not change. A complex element counts as two. Of a sparse gradient these are the stored elements. Returns
+                a number or a 0-d tensor.
 
         Returns:
             One number per group, to return as a part of a value such as `Sum` or `Mean`. Groups without such a tensor
@@ -148,9 +149,10 @@ class Context:
     def max_by_group(self, tensors: Tensors, function: Callable[[Tensor], Number]) -> PerGroup:
         """Returns the maximum of `function(elements)` over the parameters of each group; see `sum_by_group`.
 
-        The function is not called for a shard without elements. Return the result as a part of a `Max`.
+        Groups without elements on this rank are left out. Return the result as a part of a `Max`.
         """
-        return self.selection.maxima(self._numbers(tensors, function, empty=-math.inf), tensors.present)
+        numbers = self._numbers(tensors, function, empty=-math.inf)
+        return self.selection.maxima(numbers, tensors.has_elements)
 
     def _numbers(self, tensors: Tensors | None, function: Callable[[Tensor], Number], *, empty: float) -> Tensor:
         if self.selection is NO_SELECTION:
