@@ -41,7 +41,7 @@ def train(folder: Path, steps: int, *, resume: bool = False, save_every: int = S
 
     checkpoint = folder / "last.ckpt"
     state = {"model": model, "optimizer": optimizer, "step": 0}
-    if resume:
+    if resume and checkpoint.exists():
         fabric.load(checkpoint, state)
 
     # Create the loop on every rank: all ranks measure, rank 0 writes.

@@ -69,40 +69,42 @@ class Tensors:
         """Whether each tensor is present and not empty."""
         return tuple([tensor is not None and tensor.numel() > 0 for tensor in self._elements])
 
-    def apply(self, function: Callable[[Tensor], Number], *, empty: float) -> Tensor:
-        """Returns `function(elements)` of each tensor, `[parameters]`; `empty` for absent and empty tensors.
+    def apply(
+        self, function: Callable[..., Number], others: Sequence[Tensors] = (), *, empty: float
+    ) -> tuple[Tensor, tuple[bool, ...]]:
+        """Returns `function(elements, ...)` of each tensor, `[parameters]`, and which parameters have all tensors.
 
-        The function receives a 1-D tensor, in float32 or in a wider type.
+        The function receives 1-D tensors, in float32 or in a wider type: of this tensor and of each of `others`. The
+        number of absent and of empty tensors is `empty`.
 
         Raises:
-            RuntimeError: the tensors are released.
+            RuntimeError: the tensors are released, or the function changes its argument.
             ValueError: the function returns several numbers.
         """
-        if self._is_released:
+        sources = (self, *others)
+        if any(source._is_released for source in sources):
             raise RuntimeError(
                 "only squares and nonfinite are left of these tensors, because the training continues before the metric"
                 " runs; use gradients or weights, in a metric without the needs batches, losses and predictions"
             )
-        target_device = self._present_tensors[0].device if self._present_tensors else torch.device("cpu")
+        present = tuple([all(found) for found in zip(*(source.present for source in sources), strict=True)])
+        indices = [index for index, found in enumerate(present) if found]
+        columns = [flat_all([source._elements[index] for index in indices]) for source in sources]  # type: ignore[misc]
+        target_device = columns[0][0].device if indices else torch.device("cpu")
         numbers: list[Tensor] = []
-        for elements_of in flat_all(self._present_tensors):
-            wide = elements_of.float() if elements_of.dtype.itemsize < 4 else elements_of
-            if self._scale is not None:
-                wide = wide / moved(self._scale, wide.device).to(wide.dtype)
-            version = wide._version
-            number = function(wide) if wide.numel() else empty
-            if wide._version != version:
-                raise RuntimeError(
-                    "the function must not change its argument: it may be a weight; use abs(), not abs_()"
-                )
-            as_tensor = number.detach() if isinstance(number, Tensor) else torch.tensor(float(number))
-            if as_tensor.numel() != 1:
-                raise ValueError(f"the function must return one number per tensor, got shape {tuple(as_tensor.shape)}")
-            numbers.append(moved(as_tensor.reshape(()).to(accumulation_dtype(target_device)), target_device))
+        for row in zip(*columns, strict=True):
+            number = _call(
+                function, [self._wide(elements, source) for elements, source in zip(row, sources, strict=True)], empty
+            )
+            numbers.append(moved(number.to(accumulation_dtype(target_device)), target_device))
         stacked = torch.stack(numbers) if numbers else torch.zeros(0, dtype=torch.float64)
-        result = stacked.new_full((len(self.present),), empty)
-        indices = torch.tensor([index for index, present in enumerate(self.present) if present], dtype=torch.int64)
-        return result.index_copy_(0, moved(indices, target_device), stacked)
+        result = stacked.new_full((len(present),), empty)
+        return result.index_copy_(0, moved(torch.tensor(indices, dtype=torch.int64), target_device), stacked), present
+
+    @staticmethod
+    def _wide(elements_of: Tensor, source: Tensors) -> Tensor:
+        wide = elements_of.float() if elements_of.dtype.itemsize < 4 else elements_of
+        return wide if source._scale is None else wide / moved(source._scale, wide.device).to(wide.dtype)
 
     def compute(self, *, nonfinite: bool) -> None:
         """Computes the statistics now, before the contents of the tensors change."""
@@ -150,3 +152,15 @@ class Tensors:
             return numbers
         indices = torch.tensor([index for index, members in enumerate(self.present) if members], dtype=torch.int64)
         return numbers.new_zeros(len(self.present)).index_copy_(0, moved(indices, numbers.device), numbers)
+
+
+def _call(function: Callable[..., Number], arguments: Sequence[Tensor], empty: float) -> Tensor:
+    """Returns the function's number, 0-d."""
+    versions = [argument._version for argument in arguments]
+    number = function(*arguments) if arguments[0].numel() else empty
+    if [argument._version for argument in arguments] != versions:
+        raise RuntimeError("the function must not change its argument: it may be a weight; use abs(), not abs_()")
+    as_tensor = number.detach() if isinstance(number, Tensor) else torch.tensor(float(number))
+    if as_tensor.numel() != 1:
+        raise ValueError(f"the function must return one number per tensor, got shape {tuple(as_tensor.shape)}")
+    return as_tensor.reshape(())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +124,7 @@ class Context:
         """Returns the value, wrapped so that it is left out when the step was skipped."""
         return value if self.skipped is None else Unless(value, self.skipped)
 
-    def sum_by_group(self, tensors: Tensors, function: Callable[[Tensor], Number]) -> PerGroup:
+    def sum_by_group(self, tensors: Tensors, function: Callable[..., Number], *others: Tensors) -> PerGroup:
         """Adds `function(elements)` over the parameters of each group of the selection.
 
         This is right for sharded parameters and for parameters on several devices if the function is additive: its
@@ -135,6 +135,8 @@ class Context:
             function: receives this rank's elements of one parameter, a 1-D tensor in float32 or float64 that it must
                 not change. A complex element counts as two. Of a sparse gradient these are the stored elements. Returns
                 a number or a 0-d tensor.
+            others: further tensors. The function then receives the elements of each, as in
+                `sum_by_group(gradients, torch.dot, updates)`; parameters that lack one of them are left out.
 
         Returns:
             One number per group, to return as a part of a value such as `Sum` or `Mean`. Groups without such a tensor
@@ -144,25 +146,29 @@ class Context:
             ValueError: the function returns several numbers, the metric has no `select`, or the tensors are None.
             RuntimeError: the function changes its argument.
         """
-        return self.selection.sums(self._numbers(tensors, function, empty=0.0), tensors.present)
+        numbers, present = self._numbers(tensors, function, others, empty=0.0)
+        return self.selection.sums(numbers, present)
 
     def max_by_group(self, tensors: Tensors, function: Callable[[Tensor], Number]) -> PerGroup:
         """Returns the maximum of `function(elements)` over the parameters of each group; see `sum_by_group`.
 
         Groups without elements on this rank are left out. Return the result as a part of a `Max`.
         """
-        numbers = self._numbers(tensors, function, empty=-math.inf)
+        numbers, _ = self._numbers(tensors, function, (), empty=-math.inf)
         return self.selection.maxima(numbers, tensors.has_elements)
 
-    def _numbers(self, tensors: Tensors | None, function: Callable[[Tensor], Number], *, empty: float) -> Tensor:
+    def _numbers(
+        self, tensors: Tensors, function: Callable[..., Number], others: Sequence[Tensors], *, empty: float
+    ) -> tuple[Tensor, tuple[bool, ...]]:
         if self.selection is NO_SELECTION:
             raise ValueError("a number per group needs a selection; add select = Select(by=...) to the metric")
-        if tensors is None:
+        given: Sequence[Tensors | None] = (tensors, *others)
+        if None in given:
             raise ValueError(
                 "tensors must be those of this context, got None; add weights_before to needs for updates, and"
                 " before_clip exists only where the trainer allows it"
             )
-        return tensors.apply(function, empty=empty)
+        return tensors.apply(function, others, empty=empty)
 
     def histograms(self, tensors: Tensors, bins: int) -> dict[str, Histogram]:
         """Returns one histogram for each group of the selection; groups without tensors are left out."""

@@ -42,6 +42,26 @@ with TbxLoop(model, optimizer, sys.argv[1], log_dir="run", log_every=5) as loop:
             break
 """
 
+ADAPTER = """
+import torch
+from my_pkg.trainer import MyTrainerLogger
+
+model = torch.nn.Linear(4, 3)
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+logger = MyTrainerLogger(log_dir="adapted")
+logger.training_begins(model, optimizer)
+for step in range(1, 21):
+    inputs = {"x": torch.randn(8, 4)}
+    loss = model(inputs["x"]).square().sum()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    assert not logger.batch_ends(inputs, loss)
+    if step == 10:
+        logger.evaluation_ends(accuracy=0.5)
+logger.training_ends()
+"""
+
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, str]:
@@ -78,7 +98,7 @@ def run(folder: Path, *arguments: str) -> str:
 
 def test_extending_page_files_complete(files: dict[str, str]) -> None:
     assert {*files} == {
-        *(f"my_pkg/{name}.py" for name in ("metrics", "rules", "writers", "cadences")),
+        *(f"my_pkg/{name}.py" for name in ("metrics", "rules", "writers", "cadences", "trainer")),
         "my_set.yaml", "pyproject.toml", "tests/test_my_pkg.py",
     }  # fmt: skip
 
@@ -106,6 +126,13 @@ def test_extending_set_trained_written_and_stopped(folder: Path) -> None:
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {line["step"] for line in lines} >= {2, 3, 5, 8, 10}
     assert any("alerts/my_pkg.rules.SmallWeights" in tag or "alerts/small_weights" in tag for tag in written.texts)
+
+
+def test_extending_trainer_logs_and_stops(folder: Path) -> None:
+    run(folder, "-c", ADAPTER)
+    written = Run(folder / "adapted")
+    assert written.scalars["eval/accuracy"] == [(10, 0.5)]
+    assert [step for step, _ in written.scalars["train/loss"]] == [10, 20]
 
 
 def test_extending_entry_points_listed_and_diagnosed(folder: Path) -> None:

@@ -36,6 +36,20 @@ def test_context_sum_by_group_equals_naive_sum() -> None:
     )
 
 
+def test_context_sum_by_group_of_two_tensors() -> None:
+    first, second, third, _ = tensors(1)
+    step = context(gradients=Tensors([first, second, third, None]))
+    found = step.sum_by_group(step.gradients, torch.dot, step.updates)
+    updates = tensors(2)
+    expected = {
+        "0": (first * updates[0]).sum() + (second * updates[1]).sum(),
+        "2": (third * updates[2]).sum(),  # the last parameter has no gradient
+    }
+    assert {name: float(number) for name, number in found.items()} == pytest.approx(
+        {name: float(number) for name, number in expected.items()}, rel=1e-5
+    )
+
+
 def test_context_max_by_group_skips_absent_and_empty() -> None:
     first, second, third, _ = (tensor.abs() + 1 for tensor in tensors(1))
     step = context()
