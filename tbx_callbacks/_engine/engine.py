@@ -282,7 +282,7 @@ class Engine:
             optimizer: name of the optimizer that steps next; all optimizers if None.
             max_norm: the limit, if the trainer will clip by the norm of all these gradients.
         """
-        if self._recorder is not None:
+        if self._recorder is not None and not self._recorder.sharding.clips_gradients:
             self._recorder.before_clip(scale, optimizer, max_norm)
 
     def record_clipping(self, norm: Tensor | float, max_norm: float) -> None:

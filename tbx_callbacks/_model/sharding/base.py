@@ -51,7 +51,7 @@ class Sharding(Protocol):
 
     @property
     def clips_gradients(self) -> bool:
-        """Whether the strategy clips gradients itself and reports it; the trainer's own report is then ignored."""
+        """Whether the strategy clips gradients itself and reports it; the trainer's own reports are then ignored."""
 
     @property
     def frees_gradients(self) -> bool:
