@@ -102,7 +102,9 @@ def test_measure_wrong_argument_names_remedy(metric: Any, options: dict[str, Any
 
 
 def test_measure_entry_with_cadence_runs_at_once() -> None:
-    assert measure({"weight_norm": {"by": "total", "every": 100}}, model()) == {"weight_norm/total": pytest.approx(2**0.5)}
+    assert measure({"weight_norm": {"by": "total", "every": 100}}, model()) == {
+        "weight_norm/total": pytest.approx(2**0.5)
+    }
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,11 @@ def test_unsupported_sharding_leaves_out_parameter_metrics(caplog: pytest.LogCap
     assert "weight_norm" in caplog.text
 
 
+def test_unsupported_sharding_keeps_activations() -> None:
+    writer, _ = loop(["weight_norm", "activations"], unsupported_sharding="DTensor (FSDP2 or tensor parallel)")
+    assert {tag.split("/")[0] for _, values in writer.batches for tag in values} == {"activations"}
+
+
 @dataclass(frozen=True)
 class Batches(Metric):
     tags = {"batches": ""}  # noqa: RUF012

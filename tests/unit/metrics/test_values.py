@@ -39,6 +39,7 @@ def merged(*ranks: Value) -> object:
         ([Max(1.0), Max(-3.0)], 1.0),
         ([RankOfMax(2**36, 0), RankOfMax(2**36 + 1, 7)], 7.0),
         ([RankOfMax(5, 0), RankOfMax(5, 2)], 2.0),
+        ([RankOfMax(5, 65_535), RankOfMax(4, 65_534)], 65_535.0),
         ([Inverse(0.5), Inverse(0.25)], 2.0),
         ([Inverse(0.0)], None),
         ([Rate(10, 2.0), Rate(20, 4.0)], 7.5),
