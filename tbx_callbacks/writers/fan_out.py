@@ -26,8 +26,8 @@ _MAX_PENDING = 128  # calls of a writer, each with the values of one step
 _CLOSE_SECS = 10.0
 
 
-class WriterSpec(Protocol):
-    """Describes a writer: its class and options. It is pickled with the callback; its writer is not."""
+class WriterFactory(Protocol):
+    """Builds a writer from its class and options. It is pickled with the callback; its writer is not."""
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ class FanOutWriter(Writer):
     """
 
     def __init__(
-        self, main: TensorBoardWriter | NoEventFile, others: Sequence[WriterSpec] = (), *, axes: Sequence[str] = ()
+        self, main: TensorBoardWriter | NoEventFile, others: Sequence[WriterFactory] = (), *, axes: Sequence[str] = ()
     ) -> None:
         self.log_dir, self._main = main.log_dir, main
         axes = axes if isinstance(main, TensorBoardWriter) else ()
@@ -124,7 +124,7 @@ class FanOutWriter(Writer):
 class _BackgroundWriter:
     """Calls one writer on its own thread."""
 
-    def __init__(self, spec: WriterSpec, log_dir: str) -> None:
+    def __init__(self, spec: WriterFactory, log_dir: str) -> None:
         self._spec, self._log_dir = spec, log_dir
         self._worker = Worker(f"tbx-writer {spec.name}", partial(self._disable, "its thread"))
         self._writer: Writer | None = None
