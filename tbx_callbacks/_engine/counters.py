@@ -89,7 +89,7 @@ class Counters:
         """Whether micro-batches are counted. False once one could not be counted: later intervals then contain none."""
         self._batches = 0
         self._max_norm = 0.0
-        # By the name of their field in Interval. A new counter is a field there, an entry here, and the line that counts.
+        # By the name of their field in Interval. A new counter is a field there, an entry here, and a line that counts.
         self._counts: dict[str, Any] = {"samples": 0, "token_batches": 0, "losses": 0, "clip_steps": 0}
         self._sums = {
             "tokens": LazySum(add_up),
