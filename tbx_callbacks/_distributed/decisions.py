@@ -35,11 +35,14 @@ class Decisions:
         # One thread appends and another pops. A deque allows this without a lock, and a lock could not be pickled.
         self._queue: deque[tuple[int, float]] = deque()
 
-    def decide(self, *changes: tuple[int, float]) -> None:
-        """Decides on rank 0, by pairs of an index and a positive number; does nothing on other ranks."""
+    def decide(self, *changes: tuple[int, float], step: int = -1) -> None:
+        """Decides on rank 0, by pairs of an index and a positive number; does nothing on other ranks.
+
+        In a single process the decision is taken after a step later than `step`.
+        """
         if self._is_single:
             numbers = self._numbers(changes, self.size)
-            self.pending.append((-1, lambda: numbers))
+            self.pending.appendleft((step, lambda: numbers))  # before the entries of later steps
         elif self.is_decider:
             self._queue.extend(changes)
 
@@ -59,8 +62,11 @@ class Decisions:
     def deliver(self, step: int) -> Iterator[Numbers]:
         """Yields the decisions of steps before this one. Raises the error of `raise_later`."""
         while self.pending and self.pending[0][0] < step:
-            _, answer = self.pending.popleft()
-            if numbers := answer():
+            entry = self.pending.popleft()
+            if entry[0] >= step:  # another thread has put it there meanwhile
+                self.pending.appendleft(entry)
+                return
+            if numbers := entry[1]():
                 yield numbers
 
     def __getstate__(self) -> dict[str, object]:

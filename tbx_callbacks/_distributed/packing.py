@@ -31,7 +31,7 @@ from tbx_callbacks.metrics.values import (
     checked,
     results,
 )
-from tbx_callbacks.tags import HIDDEN
+from tbx_callbacks.tags import HIDDEN, check_tag
 
 _FAILED = "failed:"  # no tag holds a colon
 _GROUP = "{group}"
@@ -304,19 +304,21 @@ def _entry(tag: str, value: Value, owner: str) -> Entry:
     sums, maxes = value.sums(), value.maxes()
     groups: tuple[str, ...] | None = None
     for part in (*sums, *maxes):
-        if isinstance(part, Mapping):
-            names = part.names if isinstance(part, PerGroup) else tuple(part)
-            if groups is not None and names != groups and set(names) != set(groups):
-                raise ValueError(f"all parts of {tag} must have the same groups, got {groups} and {names}")
-            groups = groups or names
-        elif isinstance(part, DTensor):
-            raise TypeError(f"a part of {tag} must be this rank's number, got a DTensor; use sum_by_group")
-        elif isinstance(part, Tensor):
-            if part.numel() != 1:
-                shape = tuple(part.shape)
-                raise TypeError(f"a part of {tag} must be one number, got shape {shape}; reduce it, as with .sum()")
-        elif not isinstance(part, (int, float, np.number)):
-            raise TypeError(f"a part of {tag} must be a number or a tensor, got {type(part).__name__}")
+        if not isinstance(part, Mapping):
+            _check_number(tag, part)
+            continue
+        names = part.names if isinstance(part, PerGroup) else tuple(part)
+        if groups is not None and names != groups and set(names) != set(groups):
+            raise ValueError(f"all parts of {tag} must have the same groups, got {groups} and {names}")
+        groups = groups or names
+        if isinstance(part, PerGroup):
+            if part.numbers.shape != (len(names),):
+                raise ValueError(f"a part of {tag} must have {len(names)} numbers, got {tuple(part.numbers.shape)}")
+            _check_tensor(tag, part.numbers)
+        else:
+            for group, number in part.items():
+                check_tag(group)
+                _check_number(tag, number)
     if (groups is not None) != (_GROUP in tag) and not tag.startswith(_FAILED):
         rule = (
             "must contain {group}, because its value has one number per group"
@@ -325,6 +327,27 @@ def _entry(tag: str, value: Value, owner: str) -> Entry:
         )
         raise ValueError(f"the tag {rule}, got {tag!r}")
     return tag, value, owner, sums, maxes
+
+
+def _check_number(tag: str, part: object) -> None:
+    """Raises TypeError or OverflowError unless the part is one real number on this rank."""
+    if isinstance(part, Tensor):
+        if part.numel() != 1:
+            raise TypeError(
+                f"a part of {tag} must be one number, got shape {tuple(part.shape)}; reduce it, as with .sum()"
+            )
+        _check_tensor(tag, part)
+    elif isinstance(part, (int, float, np.number)) and not isinstance(part, np.complexfloating):
+        float(part)  # an int may be too large
+    else:
+        raise TypeError(f"a part of {tag} must be a number or a tensor, got {type(part).__name__}")
+
+
+def _check_tensor(tag: str, part: Tensor) -> None:
+    if isinstance(part, DTensor):
+        raise TypeError(f"a part of {tag} must be this rank's number, got a DTensor; use sum_by_group")
+    if part.is_complex() or part.is_meta:
+        raise TypeError(f"a part of {tag} must be a real number, got {part.dtype} on {part.device}")
 
 
 def _raise(_: str, error: Exception) -> None:

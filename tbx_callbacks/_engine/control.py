@@ -86,10 +86,10 @@ class Control:
                 )
             )
 
-    def request(self, action: Action) -> None:
-        """Requests an action of every rank; called on rank 0, from any thread."""
+    def request(self, step: int, action: Action) -> None:
+        """Requests an action of every rank, from the rules at a step; called on rank 0, from any thread."""
         if self._rules_may_act:
-            self._decisions.decide(*((index, 1.0) for index, flag in enumerate(_ACTIONS) if flag in action))
+            self._decisions.decide(*((index, 1.0) for index, flag in enumerate(_ACTIONS) if flag in action), step=step)
 
     def apply_budget(self, step: int) -> None:
         """Applies the overhead budget after a step was published, once the costs are known."""

@@ -73,7 +73,7 @@ class Engine:
         budget: float | None = None,
         live: LiveRuleConfig = NO_LIVE_RULES,
     ) -> None:
-        self.publisher = Publisher(writer)
+        self.publisher = Publisher(writer, strict=strict)
         self.stopwatch = stopwatch or Stopwatch()
         self._items, self._every, self._strict = tuple(items), every, strict
         self._guard = Guard(strict=strict, stopwatch=self.stopwatch)

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 _JUDGE_TIMEOUT = 10.0  # maximum wait at a step for rules that may act, in seconds
 _CALL_TIMEOUT = 5.0  # maximum wait at the end of a training for functions called on findings, in seconds
 Write = Callable[[int, Mapping[str, Text]], None]
+Request = Callable[[int, Action], None]
 
 
 class RuleRunner:
@@ -168,10 +169,10 @@ class LiveRules:
     Args:
         schedule: the steps.
         rule_runner: evaluates the rules.
-        request: requests the action of the rules, on their thread; None if the rules only report.
+        request: requests the action of the rules at a step, on their thread; None if the rules only report.
     """
 
-    def __init__(self, schedule: Schedule, rule_runner: RuleRunner, request: Callable[[Action], None] | None) -> None:
+    def __init__(self, schedule: Schedule, rule_runner: RuleRunner, request: Request | None) -> None:
         self._schedule, self._last_step = schedule, 0
         self.runner, self._request, self._warned_slow = rule_runner, request, False
 
@@ -187,12 +188,16 @@ class LiveRules:
 
     def judge(self, step: int) -> Callable[[], object] | None:
         """Starts the evaluation; returns a function that waits for it if rules may act, else None."""
-        judged = self.runner.judge(step, self._request)
-        return None if self._request is None else partial(self._await, judged)
+        if self._request is None:
+            self.runner.judge(step)
+            return None
+        return partial(self._await, self.runner.judge(step, partial(self._request, step)))
 
     def _await(self, judged: Future[Action]) -> None:
-        """Waits until the rules are evaluated. Slow rules act after a later step."""
-        if not wait([judged], timeout=_JUDGE_TIMEOUT).done and not self._warned_slow:
+        """Waits until the rules are evaluated. Slow rules act after a later step, and are not waited for again."""
+        if self._warned_slow:
+            return
+        if not wait([judged], timeout=_JUDGE_TIMEOUT).done:
             self._warned_slow = True
             logger.warning(
                 "rules take longer than %g s: their actions come later than at the next step; use faster rules",
@@ -212,7 +217,7 @@ def create_live_rules(
     live: LiveRuleConfig,
     schedule: Schedule,
     *,
-    request: Callable[[Action], None] | None,
+    request: Request | None,
     fail: Callable[[Exception], None] | None,
     write: Write,
     resumed_from: tuple[str, int] | None,
@@ -222,7 +227,7 @@ def create_live_rules(
     Args:
         live: the rules.
         schedule: the steps at which they are evaluated.
-        request: requests the action of the rules, on their thread; None if the rules only report.
+        request: requests the action of the rules at a step, on their thread; None if the rules only report.
         fail: receives errors of rules; they are logged if it is None.
         write: writes texts of a step.
         resumed_from: folder and last step of the run that is resumed.

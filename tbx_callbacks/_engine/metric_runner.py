@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from tbx_callbacks.metrics.values import Mean
 logger = logging.getLogger(__name__)
 
 
+_PACKAGE = os.path.dirname(tags.__file__)
 _END_OF_STEP_NEEDS = frozenset({"batches", "loss_scale", "losses", "predictions"})
 
 
@@ -154,8 +156,8 @@ class MetricRunner:
 def _place(error: Exception) -> str:
     """The file and line where the error was raised."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "tbx_callbacks" not in frame.filename] or frames
-    return f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    outside = [frame for frame in frames if not frame.filename.startswith(("<", _PACKAGE))]
+    return f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
 
 
 def _check_tags(values: Values, metric_run: MetricRun) -> None:

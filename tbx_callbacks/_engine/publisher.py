@@ -14,6 +14,7 @@ from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.live_rules import LiveRules
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.metrics.values import Partials
+from tbx_callbacks.tags import HIDDEN
 from tbx_callbacks.writers.base import Writer
 
 logger = logging.getLogger(__name__)
@@ -57,11 +58,11 @@ class Publisher:
     """Buffers a step's values until the trainer has logged its own values for the step.
 
     With a `reducer`, values are first reduced over ranks on a worker thread. Waiting for a device also happens on a
-    worker thread. `decisions` are those of this training.
+    worker thread. `decisions` are those of this training. With `strict`, errors of values are raised.
     """
 
-    def __init__(self, writer: Writer) -> None:
-        self.writer = writer
+    def __init__(self, writer: Writer, *, strict: bool = False) -> None:
+        self.writer, self._strict = writer, strict
         self.reducer: Reducer | None = None
         self.decisions = Decisions()
         self.live_rules: LiveRules | None = None
@@ -73,9 +74,13 @@ class Publisher:
         self._warned: set[str] = set()
 
     def _on_value_error(self, tag: str, error: Exception) -> None:
-        """Reports a value that cannot be computed, once for each tag."""
-        if tag not in self._warned:
-            self._warned.add(tag)
+        """Reports a value that cannot be computed, once for each kind of tag and of error."""
+        if self._strict:
+            raise error
+        tag = tag.removeprefix(HIDDEN)
+        kind = f"{tag.partition('/')[0]} {type(error).__name__}"
+        if kind not in self._warned:
+            self._warned.add(kind)
             logger.warning("%s is not written: its value cannot be computed; fix the metric; error: %r", tag, error)
 
     def __getstate__(self) -> dict[str, object]:

@@ -36,13 +36,20 @@ class GradientSnapshot:
         max_norm: float | None,
     ) -> None:
         """Computes the gradient statistics that due metrics need; see `Engine.before_clip`."""
-        for name in access.parameters_by_optimizer if optimizer is None else (optimizer,):
+        names = list(access.parameters_by_optimizer) if optimizer is None else [optimizer]
+        squares: list[Tensor] = []
+        for name in names:
             needs = needs_of(due, name)
             if "before_clip" in needs:  # again: a step that a loss scale skipped may have been captured before
                 gradients = access.gradients(name, scale)
                 self.gradients[name] = gradients.statistics_only(nonfinite="nonfinite" in needs)
-                if max_norm is not None and not access.partial_gradients(name):
-                    self.square, self.max_norm = gradients.squares.sum(), max_norm
+                if not access.partial_gradients(name):
+                    squares.append(gradients.squares.sum())
+        if max_norm is not None and len(squares) == len(names):  # clipping uses the norm of all these gradients
+            total = squares[0]
+            for square in squares[1:]:
+                total = total + moved(square, total.device)
+            self.square, self.max_norm = total, max_norm
 
     def clip_factor(self) -> Value | None:
         """The clip factor; None if it is unknown."""

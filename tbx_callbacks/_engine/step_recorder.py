@@ -125,6 +125,8 @@ class StepRecorder:
         """See `Engine.end_microbatch`."""
         if self._counters.loss_scale is not None:
             self._counters.loss_scale.sample()  # the GradScaler may have updated it
+        if self._counters.steps == self._steps_before and self._gradient_snapshot.gradients:
+            self._gradient_snapshot = GradientSnapshot()  # the step of the captured gradients was skipped
         if is_step and self.due and self._counters.steps == self._steps_before:
             for metric_run in self.due:
                 if "loss_scale" in metric_run.spec.metric.needs:

@@ -156,6 +156,8 @@ class Tensors:
 
 def _call(function: Callable[..., Number], arguments: Sequence[Tensor], empty: float) -> Tensor:
     """Returns the function's number, 0-d."""
+    if any(argument.numel() != arguments[0].numel() for argument in arguments):
+        raise ValueError("several tensors must have the same elements; a sparse gradient stores only some")
     versions = [argument._version for argument in arguments]
     number = function(*arguments) if arguments[0].numel() else empty
     if [argument._version for argument in arguments] != versions:

@@ -14,6 +14,11 @@ class Text:
 
     markdown: str
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.markdown, str):
+            raise TypeError(f"a Text must be a string, got {type(self.markdown).__name__}; write Text(str(...))")
+        object.__setattr__(self, "markdown", self.markdown.encode("utf-8", "replace").decode())  # lone surrogates
+
 
 @dataclass(frozen=True)
 class HParams:

@@ -215,6 +215,12 @@ class Histogram:
     bounds: Tensor | None = None
     """Smallest and largest finite element, `[2]`, if already known."""
 
+    def __post_init__(self) -> None:
+        histogram.check_bins(self.bins)
+        for tensor in self.tensors:
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"a Histogram must be of tensors, got {type(tensor).__name__}; use [tensor]")
+
 
 @dataclass(frozen=True)
 class HistogramParts(Value):

@@ -46,6 +46,8 @@ def test_readme_outside_metric_loads_and_measures(tmp_path: Path, monkeypatch: p
     (tmp_path / "my_pkg" / "metrics.py").write_text(metrics.group(1))
     (tmp_path / "my_pkg" / "writers.py").write_text(writers.group(1))
     monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_pkg"]:
+        monkeypatch.delitem(sys.modules, name)  # of another test
     _, extension = sets_in_readme()
     config = load_config(yaml.safe_load(extension))
     assert [writer.name for writer in config.writers] == ["tensorboard", "my_pkg.writers.JsonLines"]

@@ -665,6 +665,6 @@ def test_huggingface_error_outside_metric_training_continues(
     monkeypatch.setattr(Norm, "result", broken)
     callback = TbxTrainerCallback("default")
     trainer(tmp_path, callbacks=[callback]).train()
-    assert caplog.text.count("publishing failed at step") == 1
+    assert caplog.text.count("is not written: its value cannot be computed") == 3  # three families of norms
     with pytest.raises(ArithmeticError):
         trainer(tmp_path, callbacks=[TbxTrainerCallback({"extends": "default", "strict": True})]).train()

@@ -55,3 +55,24 @@ def test_decisions_pending_ones_not_pickled() -> None:
     decisions.size = 1
     decisions.decide((0, 1.0))
     assert not pickle.loads(pickle.dumps(decisions)).pending
+
+
+def test_decisions_late_one_overtakes_entries_of_later_steps() -> None:
+    decisions = Decisions()
+    decisions.size = 1
+
+    def await_rules() -> list[float]:
+        decisions.decide((0, 1.0), step=3)  # the rules are slow: step 4 is queued already
+        return []
+
+    decisions.pending.extend([(3, await_rules), (4, list)])
+    assert list(decisions.deliver(3)) == []
+    assert list(decisions.deliver(4)) == [[1.0]]
+
+
+def test_decisions_early_one_waits_for_the_next_step() -> None:
+    decisions = Decisions()
+    decisions.size = 1
+    decisions.decide((0, 1.0), step=3)  # the rules are faster than the end of their step
+    assert list(decisions.deliver(3)) == []
+    assert list(decisions.deliver(4)) == [[1.0]]

@@ -83,6 +83,33 @@ def test_before_clip_of_skipped_batch_not_kept(tmp_path: Path) -> None:
     assert run.scalars["nonfinite/found"] == [(1, 0.0)]
 
 
+def test_before_clip_of_skipped_batch_not_used_by_next(tmp_path: Path) -> None:
+    model, optimizer = net()
+    with TbxLoop(model, optimizer, NORMS, log_dir=tmp_path, log_every=1) as loop:
+        for scale in (100.0, 1.0):
+            model.weight.grad, model.bias.grad = torch.full((1, 2), scale), torch.zeros(1)
+            if scale > 1:
+                loop.before_clip()
+            else:
+                optimizer.step()
+            loop.end_step(loss=1.0)
+    assert Run(tmp_path).scalars["grad_norm/total"] == [(1, pytest.approx(2**0.5))]
+
+
+def test_clip_factor_of_two_optimizers_uses_joint_norm(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in model]
+    config = {"every": 1, "metrics": ["clip", {"grad_norm": {"by": "total"}}]}
+    with TbxLoop(model, optimizers, config, log_dir=tmp_path, log_every=1, max_grad_norm=0.5) as loop:
+        model(torch.ones(1, 2)).sum().backward()
+        loop.before_clip()
+        norm = float(nn.utils.clip_grad_norm_(model.parameters(), 0.5))
+        for optimizer in optimizers:
+            optimizer.step()
+        loop.end_step(loss=1.0)
+    assert Run(tmp_path).at("clip/factor") == {1: pytest.approx(0.5 / (norm + 1e-6), rel=1e-5)}
+
+
 def test_before_clip_of_unknown_optimizer_ignored(tmp_path: Path) -> None:
     model, optimizer = net()
     _, other = net()
