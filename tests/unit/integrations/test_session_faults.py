@@ -83,7 +83,7 @@ def test_before_clip_of_skipped_batch_not_kept(tmp_path: Path) -> None:
     assert run.scalars["nonfinite/found"] == [(1, 0.0)]
 
 
-def test_before_clip_of_skipped_batch_not_used_by_next(tmp_path: Path) -> None:
+def test_before_clip_without_step_not_used_later(tmp_path: Path) -> None:
     model, optimizer = net()
     with TbxLoop(model, optimizer, NORMS, log_dir=tmp_path, log_every=1) as loop:
         for scale in (100.0, 1.0):
