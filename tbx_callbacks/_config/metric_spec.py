@@ -29,7 +29,7 @@ from tbx_callbacks._config.validation import (
 from tbx_callbacks._model.parameters import BY, Select
 from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.metrics.base import Metric
-from tbx_callbacks.metrics.registry import all_metrics, find_metric, metric_names
+from tbx_callbacks.metrics.registry import METRIC_CLASSES
 from tbx_callbacks.tags import check_tag
 
 
@@ -53,7 +53,7 @@ def parse_metric_spec(name: object, options: object = None) -> MetricSpec:
     Raises:
         SpecError: an unknown name or option, or an invalid value.
     """
-    cls = find_class(name, find_metric, metric_names, "metric", "a known metric")
+    cls = find_class(name, METRIC_CLASSES, "a known metric")
     with located(f".{name}"):
         if not isinstance(options, Mapping | None):
             raise SpecError(f" must be a mapping of options, or off, got {short(options)}")
@@ -125,7 +125,7 @@ def _entry(entry: object) -> tuple[MetricSpec, bool]:
 
 
 def _entry_schema() -> dict[str, Any]:
-    metrics = all_metrics()
+    metrics = METRIC_CLASSES.all()
     forms: list[dict[str, Any]] = [
         {"properties": {name: _optional(metric_model(name, metric).model_json_schema())}, "required": [name]}
         for name, metric in metrics.items()

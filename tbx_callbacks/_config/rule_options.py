@@ -29,7 +29,7 @@ from tbx_callbacks._config.yaml_files import read_yaml
 from tbx_callbacks._extensions import ExtensionError, import_object
 from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.rules import RULES, Finding, Rule, default_rules
-from tbx_callbacks.rules.registry import all_rules, create_rule, find_rule, rule_names
+from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
 
 METRIC_SET_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "rules", "writers", "metrics")
 ACTIONS = ("warn", "stop", "checkpoint")
@@ -148,7 +148,7 @@ def parse_live_rules(raw: object, inherited: LiveRuleConfig = NO_LIVE_RULES) -> 
     if raw is False:
         return NO_LIVE_RULES
     if not isinstance(raw, Mapping):
-        known_rules = suggest("", rule_names(), what="rules", most=99)
+        known_rules = suggest("", RULE_CLASSES.names(), what="rules", most=99)
         raise SpecError(
             f" must be a mapping of a rule's name to an action or thresholds, or off, got {short(raw)}; {known_rules}"
         )
@@ -224,7 +224,7 @@ def _parse_named(raw: Mapping[Any, object]) -> dict[str, LiveRule | None]:
     for name, options in raw.items():
         if name in ("every", "others"):
             continue
-        cls = find_class(name, find_rule, rule_names, "rule", "known rules")
+        cls = find_class(name, RULE_CLASSES, "known rules")
         with located(f".{name}"):
             response, thresholds = _split(options, _rule_model(name, cls))
         try:
@@ -274,7 +274,7 @@ def _all_but(named: Mapping[str, LiveRule | None]) -> dict[str, Rule]:
 def live_rules_schema() -> dict[str, Any]:
     """The JSON Schema of `rules:`."""
     off: list[dict[str, Any]] = [{"const": False}, {"type": "null"}]
-    models = {"others": _OTHERS, **{name: _rule_model(name, cls) for name, cls in all_rules().items()}}
+    models = {"others": _OTHERS, **{name: _rule_model(name, cls) for name, cls in RULE_CLASSES.all().items()}}
     rules = {name: {"anyOf": [*off, _action_schema(), model.model_json_schema()]} for name, model in models.items()}
     named = {
         "type": "object",

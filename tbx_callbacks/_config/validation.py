@@ -6,7 +6,7 @@ A sentence starts after its location: ` must be RULE, got VALUE; REMEDY`, perhap
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from tbx_callbacks._extensions import ExtensionError
+from tbx_callbacks._extensions import ExtensionError, Registry
 from tbx_callbacks._suggestions import suggest
 
 T = TypeVar("T")
@@ -142,20 +142,18 @@ def _sentence(error: ValidationError) -> str:
     return f"{location} must be {detail['msg'].removeprefix('Input should be ')}, got {short(detail['input'])}{remedy}"
 
 
-def find_class(
-    name: object, find: Callable[[str], T | None], names: Callable[[], Iterable[str]], kind: str, known: str
-) -> T:
-    """Returns the class of a name in a metric set; `kind` is the kind of class, `known` the rule in words.
+def find_class(name: object, registry: Registry[T], known: str) -> T:
+    """Returns the class of a name in a metric set; `known` is the rule in words.
 
     Raises:
         SpecError: the name is unknown, or its class cannot be used.
     """
     try:
-        cls = find(name) if isinstance(name, str) else None
+        cls = registry.find(name) if isinstance(name, str) else None
     except ExtensionError as error:
-        raise SpecError(f" must name a {kind} that can be used, got {name!r}: {error}") from error
+        raise SpecError(f" must name a {registry.kind} that can be used, got {name!r}: {error}") from error
     if cls is None:
-        nearest = suggest(str(name), names(), what=f"{kind}s", most=99)
+        nearest = suggest(str(name), registry.names(), what=f"{registry.kind}s", most=99)
         raise SpecError(f" must name {known}, got {name!r}; {nearest}")
     return cls
 

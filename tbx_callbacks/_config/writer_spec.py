@@ -13,7 +13,7 @@ from tbx_callbacks._config.cadence import DOTTED_PATH
 from tbx_callbacks._config.validation import Must, Parsed, SpecError, find_class, located, name_and_options, short
 from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.writers.base import Writer
-from tbx_callbacks.writers.registry import TENSORBOARD, WRITERS, find_writer, writer_names
+from tbx_callbacks.writers.registry import TENSORBOARD, WRITER_CLASSES, WRITERS
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ TENSORBOARD_ONLY = (WriterSpec(TENSORBOARD, WRITERS[TENSORBOARD]),)
 
 def _entry(entry: object) -> WriterSpec:
     name, options = name_and_options(entry, "writer")
-    cls = find_class(name, find_writer, writer_names, "writer", "a known writer")
+    cls = find_class(name, WRITER_CLASSES, "a known writer")
     with located(f".{name}"):
         if not isinstance(options, Mapping | None):
             raise SpecError(f" must be a mapping of options, got {short(options)}")
@@ -43,7 +43,7 @@ def _entry(entry: object) -> WriterSpec:
 
 
 def _entry_schema() -> dict[str, Any]:
-    options, names = {"type": ["object", "null"]}, writer_names()
+    options, names = {"type": ["object", "null"]}, WRITER_CLASSES.names()
     mapping = {
         "type": "object",
         "minProperties": 1,

@@ -9,7 +9,7 @@ from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.cadence import Cadence
 from tbx_callbacks._config.metric_set import Config, load_config
 from tbx_callbacks._config.metric_spec import MetricSpec, metric_model
-from tbx_callbacks.metrics.registry import all_metrics
+from tbx_callbacks.metrics.registry import METRIC_CLASSES
 
 
 def sets_table() -> Table:
@@ -25,7 +25,7 @@ def sets_table() -> Table:
 def metrics_table() -> Table:
     """A table of all metrics, those of other packages included."""
     table = Table("metric", "description", "tags", "unit", "options (default)", "cost", show_lines=True)
-    for name, cls in all_metrics().items():
+    for name, cls in METRIC_CLASSES.all().items():
         fields = metric_model(name, cls).model_fields
         options = [
             f"{key} ({_default(key, field.get_default(call_default_factory=True))})" for key, field in fields.items()

@@ -75,23 +75,5 @@ def check_metric(loaded: object, _name: str | None = None) -> type[Metric]:
     return cls
 
 
-_REGISTRY = Registry("metric", METRICS, check_metric)
-
-
-def find_metric(name: str) -> type[Metric] | None:
-    """Returns the metric of this name or dotted path; None if the name is unknown and has no dot.
-
-    Raises:
-        ExtensionError: it cannot be imported, or is no metric.
-    """
-    return _REGISTRY.find(name)
-
-
-def metric_names() -> list[str]:
-    """The names of the bundled metrics and of those of entry points. Imports nothing."""
-    return _REGISTRY.names()
-
-
-def all_metrics() -> dict[str, type[Metric]]:
-    """The bundled metrics and those of entry points, by name. An invalid one costs one warning."""
-    return _REGISTRY.all()
+METRIC_CLASSES = Registry("metric", METRICS, check_metric)
+"""Finds a metric by the name of a bundled one, of an entry point, or by its dotted path."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.registry import all_rules, create_rule
+from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
 from tbx_callbacks.runs.reader import Progress, UnreadableError, find_runs, read_run
 from tbx_callbacks.runs.series import Run
 
@@ -40,7 +40,7 @@ class Diagnosis:
 
 def default_rules() -> dict[str, Rule]:
     """Returns every rule with its default thresholds, those of entry points included."""
-    return {name: create_rule(name, cls) for name, cls in all_rules().items()}
+    return {name: create_rule(name, cls) for name, cls in RULE_CLASSES.all().items()}
 
 
 def diagnose(

@@ -73,26 +73,8 @@ def _check(loaded: object, name: str | None) -> type[Rule]:
     return cls
 
 
-_REGISTRY = Registry("rule", RULES, _check)
-
-
-def find_rule(name: str) -> type[Rule] | None:
-    """Returns the rule of this name or dotted path; None if the name is unknown and has no dot.
-
-    Raises:
-        ExtensionError: it cannot be imported, or is no rule.
-    """
-    return _REGISTRY.find(name)
-
-
-def rule_names() -> list[str]:
-    """The names of the bundled rules and of those of entry points. Imports nothing."""
-    return _REGISTRY.names()
-
-
-def all_rules() -> dict[str, type[Rule]]:
-    """The bundled rules and those of entry points, by name. An invalid one costs one warning."""
-    return _REGISTRY.all()
+RULE_CLASSES = Registry("rule", RULES, _check)
+"""Finds a rule by the name of a bundled one, of an entry point, or by its dotted path."""
 
 
 def create_rule(name: str, cls: type[Rule], **thresholds: float) -> Rule:

@@ -24,18 +24,5 @@ def _check(loaded: object, _name: str | None) -> type[Writer]:
     return loaded
 
 
-_REGISTRY = Registry("writer", WRITERS, _check)
-
-
-def find_writer(name: str) -> type[Writer] | None:
-    """Returns the writer of this name or dotted path; None if the name is unknown and has no dot.
-
-    Raises:
-        ExtensionError: it cannot be imported, or is no writer.
-    """
-    return _REGISTRY.find(name)
-
-
-def writer_names() -> list[str]:
-    """The names of the bundled writers and of those of entry points. Imports nothing."""
-    return _REGISTRY.names()
+WRITER_CLASSES = Registry("writer", WRITERS, _check)
+"""Finds a writer by the name of a bundled one, of an entry point, or by its dotted path."""

@@ -10,9 +10,9 @@ import pytest
 
 from tbx_callbacks._extensions import ExtensionError, import_object
 from tbx_callbacks.metrics.norms import WeightNorm
-from tbx_callbacks.metrics.registry import METRICS, all_metrics, find_metric, metric_names
-from tbx_callbacks.rules.registry import RULES, all_rules, create_rule, find_rule
-from tbx_callbacks.writers.registry import find_writer, writer_names
+from tbx_callbacks.metrics.registry import METRIC_CLASSES, METRICS
+from tbx_callbacks.rules.registry import RULE_CLASSES, RULES, create_rule
+from tbx_callbacks.writers.registry import WRITER_CLASSES
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.outside_package import FILES, install
 
@@ -22,9 +22,9 @@ def test_find_bundled_name_lists_no_entry_points(monkeypatch: pytest.MonkeyPatch
         raise AssertionError("entry points were listed")
 
     monkeypatch.setattr("tbx_callbacks._extensions.entry_points", listed)
-    assert find_metric("weight_norm") is WeightNorm
-    assert find_writer("tensorboard") is TensorBoardWriter
-    assert find_rule("divergence") is RULES["divergence"]
+    assert METRIC_CLASSES.find("weight_norm") is WeightNorm
+    assert WRITER_CLASSES.find("tensorboard") is TensorBoardWriter
+    assert RULE_CLASSES.find("divergence") is RULES["divergence"]
 
 
 def test_find_entry_point_loaded_when_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,25 +34,25 @@ def test_find_entry_point_loaded_when_used(tmp_path: Path, monkeypatch: pytest.M
         "tbx_callbacks.writers": {"lines": "my_pkg.writers:Lines"},
     }
     install(tmp_path, monkeypatch, groups)
-    assert metric_names() == [*METRICS, "kurtosis"]
-    assert writer_names() == ["tensorboard", "lines"]
+    assert METRIC_CLASSES.names() == [*METRICS, "kurtosis"]
+    assert WRITER_CLASSES.names() == ["tensorboard", "lines"]
     assert "my_pkg.metrics" not in sys.modules
-    metric, rule, writer = find_metric("kurtosis"), find_rule("too_high"), find_writer("lines")
+    metric, rule, writer = METRIC_CLASSES.find("kurtosis"), RULE_CLASSES.find("too_high"), WRITER_CLASSES.find("lines")
     assert metric is sys.modules["my_pkg.metrics"].Kurtosis
     assert writer is sys.modules["my_pkg.writers"].Lines
     assert rule is not None
     assert create_rule("too_high", rule, threshold=3.0).id == "too_high"
-    assert set(all_metrics()) == {*METRICS, "kurtosis"}
-    assert set(all_rules()) == {*RULES, "too_high"}
+    assert set(METRIC_CLASSES.all()) == {*METRICS, "kurtosis"}
+    assert set(RULE_CLASSES.all()) == {*RULES, "too_high"}
 
 
 def test_find_dotted_path_or_unknown_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch)
-    metric = find_metric("my_pkg.metrics.Kurtosis")
+    metric = METRIC_CLASSES.find("my_pkg.metrics.Kurtosis")
     assert metric is not None
     assert (metric.events, metric.needs, metric.cost) == (frozenset({"step"}), frozenset(), "none")
-    assert find_metric("kurtosis") is None
-    assert find_rule("kurtosis") is None
+    assert METRIC_CLASSES.find("kurtosis") is None
+    assert RULE_CLASSES.find("kurtosis") is None
 
 
 def test_all_broken_entry_points_warned_once_skipped(
@@ -69,8 +69,8 @@ def test_all_broken_entry_points_warned_once_skipped(
     files = {**FILES, "exits": "import sys\nsys.exit(3)\n"}
     install(tmp_path, monkeypatch, {"tbx_callbacks.metrics": broken}, files=files)
     with caplog.at_level(logging.WARNING):
-        assert set(all_metrics()) == set(all_metrics()) == {*METRICS, "ones"}
-        assert find_metric("loss") is METRICS["loss"]
+        assert set(METRIC_CLASSES.all()) == set(METRIC_CLASSES.all()) == {*METRICS, "ones"}
+        assert METRIC_CLASSES.find("loss") is METRICS["loss"]
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 5
     assert all(
@@ -78,17 +78,17 @@ def test_all_broken_entry_points_warned_once_skipped(
         for name in set(broken) - {"ones"}
     )
     with pytest.raises(ExtensionError, match=r"its entry point my_pkg\.nowhere:Kurtosis cannot be imported: No module"):
-        find_metric("gone")
+        METRIC_CLASSES.find("gone")
     with pytest.raises(ExtensionError, match="it must be a frozen dataclass, got class Plain; add @dataclass"):
-        find_metric("plain")
+        METRIC_CLASSES.find("plain")
 
 
 def test_entry_point_never_shadows_bundled_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     install(tmp_path, monkeypatch, {"tbx_callbacks.metrics": {"loss": "my_pkg.metrics:Ones"}})
-    assert find_metric("loss") is all_metrics()["loss"] is METRICS["loss"]
-    assert metric_names() == list(METRICS)
+    assert METRIC_CLASSES.find("loss") is METRIC_CLASSES.all()["loss"] is METRICS["loss"]
+    assert METRIC_CLASSES.names() == list(METRICS)
     (record,) = caplog.records
     assert (
         "metric entry point loss is ignored: my_pkg.metrics:Ones must not replace the bundled metric"
@@ -101,7 +101,7 @@ def test_entry_points_same_name_first_used(
 ) -> None:
     install(tmp_path / "b", monkeypatch, {"tbx_callbacks.metrics": {"it": "other.metrics:Ones"}}, package="other")
     install(tmp_path / "a", monkeypatch, {"tbx_callbacks.metrics": {"it": "my_pkg.metrics:Kurtosis"}})
-    metric = find_metric("it")
+    metric = METRIC_CLASSES.find("it")
     assert metric is not None
     assert metric.__name__ == "Kurtosis"
     assert [r.getMessage().count("other.metrics:Ones has the same name as my_pkg") for r in caplog.records] == [1]
@@ -210,7 +210,7 @@ def test_metric_class_mistake_names_remedy(
 ) -> None:
     install(tmp_path, monkeypatch, files={"__init__": "", "classes": CLASSES})
     with pytest.raises(ExtensionError) as raised:
-        find_metric(f"my_pkg.classes.{name}")
+        METRIC_CLASSES.find(f"my_pkg.classes.{name}")
     assert str(raised.value).startswith(reason)
 
 
@@ -229,7 +229,7 @@ def test_rule_class_mistake_names_remedy(
 ) -> None:
     install(tmp_path, monkeypatch, files={"__init__": "", "classes": CLASSES})
     with pytest.raises(ExtensionError) as raised:
-        find_rule(f"my_pkg.classes.{name}")
+        RULE_CLASSES.find(f"my_pkg.classes.{name}")
     assert str(raised.value).startswith(reason)
 
 
@@ -237,14 +237,14 @@ def test_rule_id_differs_from_entry_point_refused(tmp_path: Path, monkeypatch: p
     files = {"__init__": "", "classes": CLASSES.replace('"divergence", LOSS', '"ratio_high", LOSS')}
     names = {"ratio_high": "my_pkg.classes:TakenId", "other": "my_pkg.classes:TakenId"}
     install(tmp_path, monkeypatch, {"tbx_callbacks.rules": names}, files=files)
-    assert find_rule("ratio_high") is not None
+    assert RULE_CLASSES.find("ratio_high") is not None
     with pytest.raises(ExtensionError, match="id must be 'other', as its entry point, got 'ratio_high'; leave it out"):
-        find_rule("other")
+        RULE_CLASSES.find("other")
 
 
 def test_rule_without_id_takes_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch)
-    cls = find_rule("my_pkg.rules.TooHigh")
+    cls = RULE_CLASSES.find("my_pkg.rules.TooHigh")
     assert cls is not None
     rules = [create_rule(name, cls) for name in ("a", "b")]
     assert [rule.id for rule in rules] == ["a", "b"]

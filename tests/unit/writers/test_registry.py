@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from tbx_callbacks._extensions import ExtensionError
-from tbx_callbacks.writers.registry import find_writer
+from tbx_callbacks.writers.registry import WRITER_CLASSES
 from tests.helpers.outside_package import install
 
 
 def test_writer_class_mistake_names_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch)
-    assert find_writer("my_pkg.writers.Lines") is not None
+    assert WRITER_CLASSES.find("my_pkg.writers.Lines") is not None
     with pytest.raises(ExtensionError, match=r"it must define write\(step, values\), but Nothing does not; see Writer"):
-        find_writer("my_pkg.writers.Nothing")
+        WRITER_CLASSES.find("my_pkg.writers.Nothing")
     with pytest.raises(ExtensionError, match="it must be a class, got function"):
-        find_writer("my_pkg.cadences.even")
+        WRITER_CLASSES.find("my_pkg.cadences.even")
