@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from tbx_callbacks._distributed.group import GlooGroup
-from tbx_callbacks._distributed.packing import without_tensors
+from tbx_callbacks.metrics.value_checks import without_tensors
 from tbx_callbacks.metrics.values import Partial, Partials
 
 END = 2**40

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
 from itertools import repeat
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from tbx_callbacks._model.parameters import PerGroup
 from tbx_callbacks._stats import histogram
@@ -18,7 +14,8 @@ from tbx_callbacks._stats.flat import flat_all
 from tbx_callbacks._stats.host_copy import HostCopy
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.base import Values
-from tbx_callbacks.metrics.host_values import FinalValue, HostValue
+from tbx_callbacks.metrics.host_values import FinalValue
+from tbx_callbacks.metrics.value_checks import GROUP, checked_parts
 from tbx_callbacks.metrics.values import (
     Derived,
     Histogram,
@@ -31,13 +28,11 @@ from tbx_callbacks.metrics.values import (
     checked,
     results,
 )
-from tbx_callbacks.tags import HIDDEN, check_tag
+from tbx_callbacks.tags import HIDDEN
 
 _FAILED = "failed:"  # no tag holds a colon
-_GROUP = "{group}"
 Agree = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 OnError = Callable[[str, Exception], None]
-_HOST_VALUES = get_args(HostValue)
 Facts = Mapping[str, float]
 """Numbers that the trainer reported for a step, by tag."""
 
@@ -81,17 +76,10 @@ class StepValues:
             TypeError: something is not a value, or a part of a value is neither a number nor one number per group.
             ValueError: a tag has `{group}` and its value no groups, or the other way round.
         """
-        if not isinstance(values, Mapping):
-            raise TypeError(f"a metric must return a mapping of tags to values, got {type(values).__name__}")
-        entries = [_entry(tag, value, owner) for tag, value in values.items() if isinstance(value, Value)]
-        for tag, value in values.items():
-            if not isinstance(value, (Value, Histogram, Derived, *_HOST_VALUES)):
-                raise TypeError(
-                    f"{tag} must be a value such as Sum, Mean or Max, got {type(value).__name__}; return Max(number)"
-                )
+        parts = checked_parts(values)  # before anything is added
         if owner:
             self.flag_failure(owner, failed=False)
-        self._shared += entries
+        self._shared += [(tag, value, owner, *parts[tag]) for tag, value in values.items() if isinstance(value, Value)]
         for tag, value in values.items():
             if isinstance(value, Histogram):
                 self.uncounted[tag] = value
@@ -104,18 +92,18 @@ class StepValues:
 
     def add_local(self, values: Values) -> None:
         """Adds values that are not merged over ranks; see `add`."""
+        parts = checked_parts(values)
         self.add({tag: value for tag, value in values.items() if not isinstance(value, Value)})
         for tag, value in values.items():
             if not isinstance(value, Value):
                 continue
-            entry = _entry(tag, value, "")
-            _, _, _, sums, maxes = entry
+            sums, maxes = parts[tag]
             if all(isinstance(part, (int, float)) for part in (*sums, *maxes)):
                 part = Partial(value, [float(part) for part in sums], [float(part) for part in maxes])  # type: ignore[arg-type]
                 finished = results({tag: part}, self._on_error)
                 self._finished.update({tag: result for tag, result in finished.items() if result is not None})
             else:
-                self._local.append(entry)
+                self._local.append((tag, value, "", sums, maxes))
 
     def flag_failure(self, owner: str, *, failed: bool) -> None:
         """Records whether a metric, or a tag, failed on this rank: the values of other ranks are then incomplete."""
@@ -273,7 +261,7 @@ class _Family:
     @property
     def tags(self) -> list[str]:
         """The tag, or one for each group."""
-        return [self.tag] if self._groups is None else [self.tag.replace(_GROUP, group) for group in self._groups]
+        return [self.tag] if self._groups is None else [self.tag.replace(GROUP, group) for group in self._groups]
 
     def rows(self, numbers: Sequence[Sequence[float]]) -> Iterator[tuple[str, Sequence[float], Sequence[float]]]:
         """Yields each tag with its sums and its maxes."""
@@ -299,87 +287,5 @@ class _Family:
         return zip(*columns, strict=False) if columns else repeat(())
 
 
-def _entry(tag: str, value: Value, owner: str) -> Entry:
-    """Checks a value's parts while the metric that returned them is known."""
-    sums, maxes = value.sums(), value.maxes()
-    groups: tuple[str, ...] | None = None
-    for part in (*sums, *maxes):
-        if not isinstance(part, Mapping):
-            _check_number(tag, part)
-            continue
-        names = part.names if isinstance(part, PerGroup) else tuple(part)
-        if groups is not None and names != groups and set(names) != set(groups):
-            raise ValueError(f"all parts of {tag} must have the same groups, got {groups} and {names}")
-        groups = groups or names
-        if isinstance(part, PerGroup):
-            if part.numbers.shape != (len(names),):
-                raise ValueError(f"a part of {tag} must have {len(names)} numbers, got {tuple(part.numbers.shape)}")
-            _check_tensor(tag, part.numbers)
-        else:
-            for group, number in part.items():
-                check_tag(group)
-                _check_number(tag, number)
-    if (groups is not None) != (_GROUP in tag) and not tag.startswith(_FAILED):
-        rule = (
-            "must contain {group}, because its value has one number per group"
-            if groups is not None
-            else ("must not contain {group}, because its value is one number")
-        )
-        raise ValueError(f"the tag {rule}, got {tag!r}")
-    return tag, value, owner, sums, maxes
-
-
-def _check_number(tag: str, part: object) -> None:
-    """Raises TypeError or OverflowError unless the part is one real number on this rank."""
-    if isinstance(part, Tensor):
-        if part.numel() != 1:
-            raise TypeError(
-                f"a part of {tag} must be one number, got shape {tuple(part.shape)}; reduce it, as with .sum()"
-            )
-        _check_tensor(tag, part)
-    elif isinstance(part, (int, float, np.number)) and not isinstance(part, np.complexfloating):
-        float(part)  # an int may be too large
-    else:
-        raise TypeError(f"a part of {tag} must be a number or a tensor, got {type(part).__name__}")
-
-
-def _check_tensor(tag: str, part: Tensor) -> None:
-    if isinstance(part, DTensor):
-        raise TypeError(f"a part of {tag} must be this rank's number, got a DTensor; use sum_by_group")
-    if part.is_complex() or part.is_meta:
-        raise TypeError(f"a part of {tag} must be a real number, got {part.dtype} on {part.device}")
-
-
 def _raise(_: str, error: Exception) -> None:
     raise error
-
-
-def without_tensors(item: Any) -> Any:
-    """Returns a copy of a value without tensors, to describe it to other ranks: its parts travel as numbers."""
-    if isinstance(item, Tensor):
-        return 0.0
-    if isinstance(item, Mapping):
-        return {}
-    if isinstance(item, tuple):
-        return tuple(map(without_tensors, item))
-    if is_dataclass(item) and not isinstance(item, type):
-        changes = {option.name: without_tensors(getattr(item, option.name)) for option in fields(item) if option.init}
-        return replace(item, **changes)
-    return item
-
-
-def check_can_travel(values: Values) -> None:
-    """Checks that values can be described to other ranks.
-
-    Raises:
-        TypeError: a value cannot be pickled without its tensors.
-    """
-    for tag, value in values.items():
-        if isinstance(value, Value):
-            try:
-                pickle.loads(pickle.dumps(without_tensors(value)))
-            except Exception as error:  # a class from outside may raise anything
-                raise TypeError(
-                    f"the value of {tag} must be a dataclass that can be pickled without its tensors: {error!r}; use"
-                    " functions of a module instead of lambdas, and check parts in sums()"
-                ) from error

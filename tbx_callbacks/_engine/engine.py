@@ -157,7 +157,9 @@ class Engine:
         self._control.start_rules(
             cadences.every, info.log_schedule, resumed_from, sees_all_ranks=self._counts_batches, strict=self._strict
         )
-        self.publisher.write(0, self._runner.run_event(Context("start", 0, self._run)).finish_local())
+        self.publisher.write(
+            0, self._runner.run_event(Context("start", 0, self._run), self.publisher.new_values()).finish_local()
+        )
         self.stopwatch.resume()
 
     def end(self, step: int, *, succeeded: bool) -> None:
@@ -174,7 +176,7 @@ class Engine:
             )
         self.publisher.close_live_rules(step, timeout)
         self._run = replace(self._run, succeeded=succeeded)
-        final_values = self._runner.run_event(Context("end", step, self._run))
+        final_values = self._runner.run_event(Context("end", step, self._run), self.publisher.new_values())
         self.publisher.write(step, {**self._user_scalars.pop_final(), **final_values.finish_local()})
         self.publisher.writer.flush()
 
@@ -342,7 +344,7 @@ class Engine:
             ):
                 self._recorder.step_values(step).add(shared or {})
             self._best.update(logs)
-            log_values = self._runner.run_event(Context("log", step, self._run, logs=logs))
+            log_values = self._runner.run_event(Context("log", step, self._run, logs=logs), self.publisher.new_values())
             self._runner.drop_logged_tags(log_values.tags)
             if self._recorder is not None:
                 self._recorder.finish_step()

@@ -11,12 +11,13 @@ from dataclasses import replace
 
 from tbx_callbacks import tags
 from tbx_callbacks._config.schedule import Every, Schedule
-from tbx_callbacks._distributed.packing import StepValues, check_can_travel
+from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._engine.counters import Counters
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.publisher import Publisher
 from tbx_callbacks.metrics.base import Values
 from tbx_callbacks.metrics.context import Context
+from tbx_callbacks.metrics.value_checks import check_can_travel
 from tbx_callbacks.metrics.values import Mean
 
 logger = logging.getLogger(__name__)
@@ -94,9 +95,8 @@ class MetricRunner:
         has_prefix = tag.startswith(tuple(families - {f"{tags.TRAIN}/"}))
         return has_prefix or any(tag in metric_run.tags for metric_run in self.metric_runs)
 
-    def run_event(self, context: Context) -> StepValues:
-        """Computes the metrics that run at an event other than a step."""
-        step_values = StepValues()
+    def run_event(self, context: Context, step_values: StepValues) -> StepValues:
+        """Adds the values of the metrics that run at an event other than a step."""
         for metric_run in list(self.metric_runs):
             if context.event in metric_run.spec.metric.events:
                 self.run(metric_run, context, step_values)

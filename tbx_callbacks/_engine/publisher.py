@@ -73,6 +73,10 @@ class Publisher:
         self._write_lock, self._queue = threading.Lock(), OrderedQueue()
         self._warned: set[str] = set()
 
+    def new_values(self) -> StepValues:
+        """Returns an object to collect values, whose errors are reported."""
+        return StepValues(self._on_value_error)
+
     def _on_value_error(self, tag: str, error: Exception) -> None:
         """Reports a value that cannot be computed, once for each kind of tag and of error."""
         if self._strict:
@@ -102,7 +106,7 @@ class Publisher:
         """
         if self.buffered is None or self.buffered[0] != step:
             self.flush()
-            self.buffered = step, StepValues(self._on_value_error), None
+            self.buffered = step, self.new_values(), None
         if self.buffered[2] is None and step != self._last_sent_step:
             self.buffered = (*self.buffered[:2], key)
         return self.buffered[1]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 import torch
 
-from tbx_callbacks._distributed.packing import StepValues, without_tensors
+from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._model.parameters import PerGroup
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.metrics.host_values import Text
-from tbx_callbacks.metrics.values import ClipFactor, Derived, Histogram, Max, Mean, Norm, Rms, Sum, Unless
+from tbx_callbacks.metrics.values import Derived, Histogram, Max, Mean, Norm, Rms, Sum, Unless
 from tbx_callbacks.tags import HIDDEN
 
 
@@ -119,10 +117,3 @@ def test_count_histograms_uses_agreed_ranges() -> None:
     histogram = values.finish_local()["histogram"]
     assert isinstance(histogram, HistogramCounts)
     assert (histogram.low, histogram.high, sum(histogram.counts)) == (-1.0, 3.0, 3)
-
-
-def test_without_tensors_keeps_options_and_can_be_pickled() -> None:
-    value = Unless(ClipFactor(PerGroup(["a"], torch.ones(1)), 2.0), torch.tensor(1.0))
-    copy = without_tensors(value)
-    assert copy == Unless(ClipFactor({}, 2.0), 0.0)
-    assert pickle.loads(pickle.dumps(copy)) == copy

@@ -145,3 +145,22 @@ def test_failing_derived_value_loses_itself_only(caplog: pytest.LogCaptureFixtur
     writer = train(lambda context: {"mine": Derived(raise_error), "many/a": Max(1.0)})
     assert set(writer.tags) == {"weight_norm/total", "many/a"}
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("event", ["start", "end", "log"])
+def test_failing_derived_value_of_event_stays_inside(event: str, caplog: pytest.LogCaptureFixture) -> None:
+    @dataclass(frozen=True)
+    class AtEvent(Faulty):
+        events: ClassVar[frozenset[str]] = frozenset({event})
+
+    AtEvent.__module__ = "somewhere.else"
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    made = AtEvent(lambda context: {"mine": Derived(raise_error)})
+    engine = Engine([MetricSpec("faulty", made, None, None)], every=1, strict=False, writer=MemoryWriter())
+    engine.start(TrainingInfo(model, optimizer, log_schedule=every(1)))
+    engine.begin_step(1)
+    optimizer.step()
+    engine.record_logs(1, {"train/loss": 1.0})
+    engine.end(1, succeeded=True)
+    assert ["mine is not written" in message for message in caplog.messages] == [True]
