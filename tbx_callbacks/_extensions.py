@@ -1,20 +1,22 @@
-"""Defines `Registry`, which finds classes by name: bundled ones, those of entry points, and dotted paths."""
+"""Defines `Registry`, which finds classes by name: bundled ones, those of entry points, and dotted paths.
+
+`suggest` ends the error message about an unknown name.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import logging
 import pkgutil
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
-
-from tbx_callbacks._suggestions import suggest
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +100,14 @@ class Registry(Generic[T]):
         except (Exception, SystemExit) as error:  # importing a module may raise anything
             raise ExtensionError(f"its entry point {entry_point.value} cannot be imported: {_reason(error)}") from error
         return self._check(loaded, entry_point.name)
+
+
+def suggest(name: str, known: Iterable[str], *, what: str = "names", most: int = 12) -> str:
+    """Returns `did you mean 'x'?` and the known names, for the end of an error message."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    shown = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return (f"did you mean {near[0]!r}? " if near else "") + f"known {what}: {shown}"
 
 
 def import_object(path: str) -> Any:

@@ -20,8 +20,7 @@ from tbx_callbacks._config.validation import (
     short,
     validate,
 )
-from tbx_callbacks._extensions import ExtensionError, check_frozen_dataclass, import_object
-from tbx_callbacks._suggestions import suggest
+from tbx_callbacks._extensions import ExtensionError, check_frozen_dataclass, import_object, suggest
 
 Cadence = int | Literal["log"] | Schedule
 """A number of optimizer steps, the trainer's logging steps, or a schedule."""

@@ -20,7 +20,7 @@ from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig, li
 from tbx_callbacks._config.validation import Model, Must, Parsed, SpecError, located, short, validate
 from tbx_callbacks._config.writer_spec import TENSORBOARD_ONLY, Writers, WriterSpec
 from tbx_callbacks._config.yaml_files import read_yaml
-from tbx_callbacks._suggestions import suggest
+from tbx_callbacks._extensions import suggest
 from tbx_callbacks.runs.folders import AXES
 
 _FORMER_NAMES = {"MetricSpec": "Item", "LiveRuleConfig": "Live", "LiveRule": "Watched"}

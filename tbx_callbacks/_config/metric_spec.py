@@ -26,8 +26,8 @@ from tbx_callbacks._config.validation import (
     short,
     validate,
 )
+from tbx_callbacks._extensions import suggest
 from tbx_callbacks._model.parameters import BY, Select
-from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.metrics.base import Metric
 from tbx_callbacks.metrics.registry import METRIC_CLASSES
 from tbx_callbacks.tags import check_tag

@@ -26,8 +26,7 @@ from tbx_callbacks._config.validation import (
     validate,
 )
 from tbx_callbacks._config.yaml_files import read_yaml
-from tbx_callbacks._extensions import ExtensionError, import_object
-from tbx_callbacks._suggestions import suggest
+from tbx_callbacks._extensions import ExtensionError, import_object, suggest
 from tbx_callbacks.rules import RULES, Finding, Rule, default_rules
 from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
 

@@ -23,8 +23,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from tbx_callbacks._extensions import ExtensionError, Registry
-from tbx_callbacks._suggestions import suggest
+from tbx_callbacks._extensions import ExtensionError, Registry, suggest
 
 T = TypeVar("T")
 

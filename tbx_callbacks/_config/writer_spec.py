@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from tbx_callbacks._config.cadence import DOTTED_PATH
 from tbx_callbacks._config.validation import Must, Parsed, SpecError, find_class, located, name_and_options, short
-from tbx_callbacks._suggestions import suggest
+from tbx_callbacks._extensions import suggest
 from tbx_callbacks.writers.base import Writer
 from tbx_callbacks.writers.registry import TENSORBOARD, WRITER_CLASSES, WRITERS
 

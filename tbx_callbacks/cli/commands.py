@@ -20,7 +20,7 @@ from rich.progress import Progress
 from tbx_callbacks._config.bundled import bundled_folder
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.rule_options import load_rules
-from tbx_callbacks._suggestions import suggest
+from tbx_callbacks._extensions import suggest
 from tbx_callbacks.cli.doctor import as_json, print_diagnosis
 from tbx_callbacks.rules.diagnose import diagnose_folder
 from tbx_callbacks.runs.reader import UnreadableError

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tbx_callbacks._extensions import ExtensionError, Registry, check_frozen_dataclass
+from tbx_callbacks._extensions import ExtensionError, Registry, check_frozen_dataclass, suggest
 from tbx_callbacks._model.parameters import Select
-from tbx_callbacks._suggestions import suggest
 from tbx_callbacks.metrics.activations import Activations
 from tbx_callbacks.metrics.base import EVENTS, NEEDS, Metric
 from tbx_callbacks.metrics.clipping import Clip

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Protocol
 
+from tbx_callbacks._extensions import suggest
 from tbx_callbacks.metrics.host_values import FinalValue
 
 
@@ -107,6 +107,5 @@ class MemoryWriter(Writer):
         """
         series = self.series(tag)
         if not series:
-            similar = ", ".join(difflib.get_close_matches(tag, self.tags)) or "one of .tags"
-            raise KeyError(f"tag must have a value, got {tag!r}; did you mean {similar}?")
+            raise KeyError(f"tag must have a value, got {tag!r}; {suggest(tag, self.tags, what='tags')}")
         return series[-1][1]

@@ -8,13 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from tbx_callbacks._extensions import ExtensionError, import_object
+from tbx_callbacks._extensions import ExtensionError, import_object, suggest
 from tbx_callbacks.metrics.norms import WeightNorm
 from tbx_callbacks.metrics.registry import METRIC_CLASSES, METRICS
 from tbx_callbacks.rules.registry import RULE_CLASSES, RULES, create_rule
 from tbx_callbacks.writers.registry import WRITER_CLASSES
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.outside_package import FILES, install
+
+
+def test_suggest_near_name_first_then_known_ones() -> None:
+    assert suggest("los", ("loss", "clip"), what="metrics") == "did you mean 'loss'? known metrics: loss, clip"
+    assert suggest("xyz", ("loss", "clip")) == "known names: loss, clip"
+    assert suggest("xyz", map(str, range(20)), most=2) == "known names: 0, 1, ..."
 
 
 def test_find_bundled_name_lists_no_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:

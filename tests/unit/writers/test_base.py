@@ -50,7 +50,7 @@ def test_memory_writer_unknown_tag_lists_similar() -> None:
     writer = MemoryWriter()
     writer.write(1, {"train/loss": 1.0})
     assert writer.series("train/los") == []
-    with pytest.raises(KeyError, match=r"tag must have a value, got 'train/los'; did you mean train/loss\?"):
+    with pytest.raises(KeyError, match=r"tag must have a value, got 'train/los'; did you mean 'train/loss'\?"):
         writer.last("train/los")
 
 
