@@ -28,16 +28,17 @@ from tbx_callbacks._config.validation import (
 from tbx_callbacks._config.yaml_files import read_yaml
 from tbx_callbacks._extensions import ExtensionError, import_object, suggest
 from tbx_callbacks.rules import RULES, Finding, Rule, default_rules
+from tbx_callbacks.rules.base import ACTIONS
 from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
 
 METRIC_SET_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "rules", "writers", "metrics")
-ACTIONS = ("warn", "stop", "checkpoint")
+RESPONSES = ("warn", *ACTIONS)
 Call = Callable[[Finding], object]
 
 
 @dataclass(frozen=True)
 class Response:
-    """The response to a finding: some of ACTIONS, and `package.function`, a function called with the finding."""
+    """The response to a finding: some of RESPONSES, and `package.function`, a function called with the finding."""
 
     actions: tuple[str, ...] = ("warn",)
     call: str = ""
@@ -82,7 +83,7 @@ class LiveRuleConfig:
     @property
     def may_act(self) -> bool:
         """Whether a rule may stop the training or request a checkpoint. All ranks then wait for rank 0."""
-        return any({"stop", "checkpoint"} & set(entry.response.actions) for entry in self.active_rules().values())
+        return any(not ACTIONS.keys().isdisjoint(entry.response.actions) for entry in self.active_rules().values())
 
 
 NO_LIVE_RULES = LiveRuleConfig()
@@ -92,19 +93,19 @@ def _actions(raw: object) -> tuple[str, ...]:
     actions = [raw] if isinstance(raw, str) else raw
     if not isinstance(actions, list) or not actions:
         raise SpecError(
-            f" must be an action or a list of actions, got {short(raw)}; {suggest('', ACTIONS, what='actions')}"
+            f" must be an action or a list of actions, got {short(raw)}; {suggest('', RESPONSES, what='actions')}"
         )
     for action in actions:
-        if action not in ACTIONS:
-            nearest = suggest(str(action), ACTIONS, what="actions")
+        if action not in RESPONSES:
+            nearest = suggest(str(action), RESPONSES, what="actions")
             raise SpecError(f" must be a known action, got {action!r}; {nearest}")
-    return tuple(action for action in ACTIONS if action in actions)
+    return tuple(action for action in RESPONSES if action in actions)
 
 
 def _action_schema() -> dict[str, Any]:
     return {
         "description": "Response to a finding, once: log it (warn), stop the training, save a checkpoint.",
-        "anyOf": [{"enum": list(ACTIONS)}, {"type": "array", "items": {"enum": list(ACTIONS)}, "minItems": 1}],
+        "anyOf": [{"enum": list(RESPONSES)}, {"type": "array", "items": {"enum": list(RESPONSES)}, "minItems": 1}],
     }
 
 

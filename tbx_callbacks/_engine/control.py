@@ -12,12 +12,11 @@ from tbx_callbacks._engine.live_rules import create_live_rules
 from tbx_callbacks._engine.metric_plan import schedule_of
 from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._engine.publisher import Publisher
-from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks.metrics.host_values import Text
+from tbx_callbacks.rules.base import ACTIONS, Action
 from tbx_callbacks.writers.base import NullWriter
 
-_ACTIONS = (Action.STOP, Action.CHECKPOINT)
-_BUDGET = len(_ACTIONS)
+_BUDGET = len(ACTIONS)
 """Index of the decision of the budget. The numbers before it request actions. Those after it are the factors by which
 the interval of each metric grows; if all are 0, the budget is met for good."""
 
@@ -89,7 +88,9 @@ class Control:
     def request(self, step: int, action: Action) -> None:
         """Requests an action of every rank, from the rules at a step; called on rank 0, from any thread."""
         if self._rules_may_act:
-            self._decisions.decide(*((index, 1.0) for index, flag in enumerate(_ACTIONS) if flag in action), step=step)
+            self._decisions.decide(
+                *((index, 1.0) for index, flag in enumerate(ACTIONS.values()) if flag in action), step=step
+            )
 
     def apply_budget(self, step: int) -> None:
         """Applies the overhead budget after a step was published, once the costs are known."""
@@ -106,7 +107,7 @@ class Control:
         """Applies the decisions that are due after `step`; returns what the integration has to do."""
         action = Action.NONE
         for numbers in self._decisions.deliver(step):
-            for number, flag in zip(numbers, _ACTIONS, strict=False):
+            for number, flag in zip(numbers, ACTIONS.values(), strict=False):
                 action |= flag if number else Action.NONE
             if self._budget is not None and numbers[_BUDGET]:
                 factors = numbers[_BUDGET + 1 :]

@@ -26,7 +26,6 @@ from tbx_callbacks._engine.error_guard import Guard
 from tbx_callbacks._engine.metric_plan import families, follow_other_metrics, plan, schedule_of
 from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._engine.publisher import Publisher
-from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks._engine.step_recorder import StepRecorder
 from tbx_callbacks._engine.supported_metrics import supported_metrics
 from tbx_callbacks._engine.training_info import TrainingInfo
@@ -38,6 +37,7 @@ from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.context import Context, RunInfo
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.metrics.values import Value
+from tbx_callbacks.rules.base import Action
 from tbx_callbacks.writers.base import Writer
 
 logger = logging.getLogger(__name__)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import operator
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from functools import partial
 
-from tbx_callbacks._config.rule_options import LiveRule, LiveRuleConfig, Response, function_of
+from tbx_callbacks._config.rule_options import LiveRule, LiveRuleConfig, function_of
 from tbx_callbacks._config.schedule import Schedule
 from tbx_callbacks._distributed.background_worker import Worker
 from tbx_callbacks._engine.live_history import RunHistory, read_history
-from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks.metrics.host_values import FinalValue, Text
-from tbx_callbacks.rules import SEVERITIES, Finding, diagnose
+from tbx_callbacks.rules import SEVERITIES, Action, Finding, diagnose
+from tbx_callbacks.rules.base import ACTIONS
 from tbx_callbacks.rules.finding_text import PREFIX, line, markdown, severity_of
 
 logger = logging.getLogger(__name__)
@@ -130,12 +132,9 @@ class RuleRunner:
 
     def _alert(self, finding: Finding, step: int, live_rule: LiveRule, *, is_final: bool) -> Action:
         acts = finding.severity != "note" or live_rule.rule.only_notes
-        action = _action_of(live_rule.response) if acts and not is_final else Action.NONE
-        requests = "".join(
-            f"; {text}"
-            for flag, text in ((Action.CHECKPOINT, "checkpoint requested"), (Action.STOP, "stop requested"))
-            if flag in action
-        )
+        names = [name for name in ACTIONS if name in live_rule.response.actions] if acts and not is_final else []
+        action = functools.reduce(operator.or_, (ACTIONS[name] for name in names), Action.NONE)
+        requests = "".join(f"; {name} requested" for name in reversed(names))
         logger.warning("%s", line(finding, requests))
         self._write(step, {PREFIX + finding.id: Text(markdown(finding, step, requests))})
         if live_rule.response.call and acts:
@@ -145,14 +144,6 @@ class RuleRunner:
             self._calls.append(call)
             call.start()
         return action
-
-
-def _action_of(response: Response) -> Action:
-    flags = {"stop": Action.STOP, "checkpoint": Action.CHECKPOINT}
-    action = Action.NONE
-    for name in response.actions:
-        action |= flags.get(name, Action.NONE)
-    return action
 
 
 def _call(path: str, finding: Finding) -> None:

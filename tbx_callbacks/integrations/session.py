@@ -17,7 +17,6 @@ from tbx_callbacks._config.metric_set import Config, load_config
 from tbx_callbacks._distributed.rank import in_group, is_rank_zero
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.metric_plan import axis_specs
-from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.forward_hooks import on_forward
 from tbx_callbacks._model.optimizers import unwrap_optimizer
@@ -26,6 +25,7 @@ from tbx_callbacks._stats.types import Number
 from tbx_callbacks.integrations.batches import scalar_loss, scalar_norm
 from tbx_callbacks.integrations.step_counting import StepCounter
 from tbx_callbacks.metrics.host_values import FinalValue
+from tbx_callbacks.rules.base import Action
 from tbx_callbacks.runs.folders import RunLocation, beside, fresh_folder
 from tbx_callbacks.writers.base import NullWriter
 from tbx_callbacks.writers.fan_out import FanOutWriter, NoEventFile

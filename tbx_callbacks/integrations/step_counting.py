@@ -10,11 +10,11 @@ from torch import Tensor
 from tbx_callbacks import tags
 from tbx_callbacks._distributed.rank import world_size
 from tbx_callbacks._engine.engine import Engine
-from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._stats.accumulators import LazySum, add_up
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.values import Max, Mean, Value
+from tbx_callbacks.rules.base import Action
 
 
 class StepCounter:

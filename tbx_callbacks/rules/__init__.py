@@ -5,7 +5,7 @@ Rules are pure functions of a run's series. They open no files and depend on no 
 
 from __future__ import annotations
 
-from tbx_callbacks.rules.base import SEVERITIES, Finding, Rule, Severity
+from tbx_callbacks.rules.base import SEVERITIES, Action, Finding, Rule, Severity
 from tbx_callbacks.rules.diagnose import Diagnosis, Unjudged, default_rules, diagnose
 from tbx_callbacks.rules.registry import RULES
 from tbx_callbacks.rules.required_series import Need
@@ -13,6 +13,7 @@ from tbx_callbacks.rules.required_series import Need
 __all__ = [
     "RULES",
     "SEVERITIES",
+    "Action",
     "Diagnosis",
     "Finding",
     "Need",

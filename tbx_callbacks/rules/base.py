@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import IntFlag
 from typing import ClassVar, Literal, Protocol
 
 from tbx_callbacks.rules.required_series import Need
@@ -11,6 +12,18 @@ from tbx_callbacks.runs.series import Run
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")  # worst first
+
+
+class Action(IntFlag):
+    """What a finding may request of the training: a stop, a checkpoint, or both. Each trainer carries it out."""
+
+    NONE = 0
+    STOP = 1
+    CHECKPOINT = 2
+
+
+ACTIONS = {str(flag.name).lower(): flag for flag in Action if flag}
+"""The single actions, by their names in YAML."""
 
 
 @dataclass(frozen=True)

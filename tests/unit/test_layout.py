@@ -22,7 +22,6 @@ WITHOUT_UNIT_TEST = {
     "_config/yaml_files",
     "_distributed/group",
     "_engine/control",
-    "_engine/rule_actions",
     "_engine/step_recorder",
     "_model/amp",
     "_model/forward_hooks",

@@ -14,12 +14,12 @@ from transformers import Trainer
 
 from tbx_callbacks import tags
 from tbx_callbacks._config.schedule import Schedule, at, either, every, never
-from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.sharding import find_sharding
 from tbx_callbacks._model.sharding.torch_sharding import TorchSharding
 from tbx_callbacks._stats.clip_factor import clip_factor
 from tbx_callbacks.integrations.huggingface.abandoned_training import StillTraining
+from tbx_callbacks.rules.base import Action
 
 logger = logging.getLogger(__name__)
 

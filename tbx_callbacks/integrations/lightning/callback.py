@@ -6,13 +6,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.integrations.lightning.batch_outputs import BatchOutputs
 from tbx_callbacks.integrations.lightning.compat import Callback
 from tbx_callbacks.integrations.lightning.info import epoch, loss_scale, training_info
 from tbx_callbacks.integrations.lightning.logger import Listener
 from tbx_callbacks.integrations.session_holder import SessionHolder
+from tbx_callbacks.rules.base import Action
 from tbx_callbacks.runs.folders import RunLocation, holds_run
 
 

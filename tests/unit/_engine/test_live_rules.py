@@ -15,9 +15,9 @@ from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks._config.rule_options import LiveRule, Response
 from tbx_callbacks._config.schedule import every
 from tbx_callbacks._engine.live_rules import LiveRules, RuleRunner
-from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.rules import RULES, Finding
+from tbx_callbacks.rules.base import Action
 from tbx_callbacks.rules.required_series import TRAIN_LOSS, Need
 from tbx_callbacks.runs.series import Run
 from tbx_callbacks.writers.base import MemoryWriter

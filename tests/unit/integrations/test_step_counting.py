@@ -8,9 +8,9 @@ from torch import nn
 
 from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks._engine.engine import Engine
-from tbx_callbacks._engine.rule_actions import Action
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.integrations.step_counting import StepCounter
+from tbx_callbacks.rules.base import Action
 from tbx_callbacks.writers.base import MemoryWriter
 
 METRICS = ["loss", "learning_rate", {"weight_norm": {"by": "total"}}]
