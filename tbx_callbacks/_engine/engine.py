@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch.distributed as dist
@@ -17,7 +18,7 @@ from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig
 from tbx_callbacks._config.schedule import never
 from tbx_callbacks._distributed.packing import Facts
 from tbx_callbacks._distributed.rank import in_group, is_rank_zero, world_size
-from tbx_callbacks._distributed.reducer import Reducer, join
+from tbx_callbacks._distributed.reducer import join
 from tbx_callbacks._engine.best_values import BestValues
 from tbx_callbacks._engine.control import Control
 from tbx_callbacks._engine.counters import Counters, Stopwatch
@@ -25,13 +26,12 @@ from tbx_callbacks._engine.epochs import Cadences
 from tbx_callbacks._engine.error_guard import Guard
 from tbx_callbacks._engine.metric_plan import families, follow_other_metrics, plan, schedule_of
 from tbx_callbacks._engine.metric_runner import MetricRunner
+from tbx_callbacks._engine.planner import Planner
 from tbx_callbacks._engine.publisher import Publisher
 from tbx_callbacks._engine.step_recorder import StepRecorder
-from tbx_callbacks._engine.supported_metrics import supported_metrics
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import UserScalars
 from tbx_callbacks._model.amp import loss_scale
-from tbx_callbacks._model.model_access import ModelAccess
 from tbx_callbacks._model.outputs import Predictions
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.context import Context, RunInfo
@@ -108,17 +108,9 @@ class Engine:
         self.detach()
         self.publisher.start(reducer := join())
         self._counts_batches = reducer is not None or world_size() == 1  # else one rank's share
-        access = ModelAccess(
-            info.model,
-            info.optimizers,
-            info.sharding,
-            reducer.min_reduce if reducer is not None else None,
-        )
         cadences = Cadences(self._items, self._every, self._live).resolve(info.steps_per_epoch, reducer)
-        items = supported_metrics(cadences.items, info, access, reducer)
-        metric_runs = plan(
-            items, cadences.every, access.parameters, info.log_schedule, access.parameters_by_optimizer, reducer
-        )
+        planner = Planner(cadences, info, reducer)
+        access, metric_runs = planner.plan()
         follow_other_metrics(metric_runs, info.log_schedule)
         self._runner = MetricRunner(
             metric_runs, strict=self._strict, clock=self.stopwatch.clock, shared=reducer is not None
@@ -146,13 +138,14 @@ class Engine:
         self._recorder = StepRecorder(
             info,
             access,
+            partial(planner.plan_again, self._runner),
             self._runner,
             self._run,
             publisher=self.publisher,
             counters=self._counters,
             user_scalars=self._user_scalars,
             guard=self._guard,
-            any_sharded=_any_rank_sharded(access, reducer),
+            any_sharded=planner.any_rank_sharded(access),
         )
         self._control.start_rules(
             cadences.every, info.log_schedule, resumed_from, sees_all_ranks=self._counts_batches, strict=self._strict
@@ -219,14 +212,33 @@ class Engine:
 
     # -- one step --------------------------------------------------------------------------------------------------
 
-    def begin_step(self, step: int) -> None:
-        """Begins a step; `step` is its number once it is finished (1-based)."""
+    def begin_step(self, step: int, *, captures_rates: bool = False) -> None:
+        """Begins a step; `step` is its number once it is finished (1-based).
+
+        With `captures_rates`, `first_rate` is known at its end.
+        """
         recorder = self._recorder
         if self.publisher.buffered is not None or (recorder is not None and recorder.end_of_step.pending):
             self.flush_step()
         self.stopwatch.resume()
         if recorder is not None:
             recorder.begin_step(step)
+            recorder.captures_rates = captures_rates
+
+    @property
+    def stepped(self) -> bool:
+        """Whether an optimizer has made a step since `begin_step`."""
+        return self._recorder is not None and self._recorder.stepped
+
+    @property
+    def optimizer_calls(self) -> int:
+        """Steps of all optimizers since `begin_step`."""
+        return self._recorder.calls if self._recorder is not None else 0
+
+    @property
+    def first_rate(self) -> Number | None:
+        """The learning rate of the first optimizer in this step; None if it did not step."""
+        return self._recorder.first_rate() if self._recorder is not None else None
 
     def end_microbatch(self, *, is_step: bool) -> None:
         """Ends one iteration of the trainer's loop; `is_step` if it counts as a step even without an optimizer call."""
@@ -323,6 +335,7 @@ class Engine:
         shared: Mapping[str, Value] | None = None,
         *,
         on_all_ranks: bool = True,
+        is_point: bool = False,
     ) -> None:
         """Records values (by tag) that the trainer logged after `step` steps, to write them with that step's values.
 
@@ -333,7 +346,10 @@ class Engine:
             shared: this rank's part of values of this same step, perhaps empty. Either all ranks pass None or none
                 does.
             on_all_ranks: whether all ranks make this call. Only then may the step be shared with them.
+            is_point: whether the metrics with `every: log` have a point here, as far as they do not have one yet.
         """
+        if is_point and self._recorder is not None and self._recorder.step == step:
+            self._recorder.run_late(self._runner.logged_runs)
         with self._guard("publishing", step):
             user_scalars = shared is not None and self._runner.writes_logs
             if (
@@ -378,8 +394,3 @@ class Engine:
     @property
     def _step(self) -> int:
         return self._recorder.step if self._recorder is not None else 0
-
-
-def _any_rank_sharded(access: ModelAccess, reducer: Reducer | None) -> bool:
-    """Whether any rank holds shards of tensors."""
-    return reducer is not None and reducer.max_reduce({"spread": float(access.is_sharded)}).get("spread") == 1

@@ -27,8 +27,14 @@ class MetricRun:
     tags: dict[str, tuple[int, ...]]
     """The tags that are known in advance, each with the indices of its parameters."""
     optimizer: str = ""
-    """Name of the optimizer in whose step the metric is computed."""
+    """Name of the optimizer in whose step the metric is computed; empty for a metric that reads no parameters."""
+    follows_logs: bool = False
+    """Whether it runs whenever the trainer logs."""
     last_totals: Interval = field(default_factory=Interval)
+    last_step: int = -1
+    """The step of the metric's last point."""
+    totals_before: Interval = field(default_factory=Interval)
+    """The counts at the point before the last one."""
     cost: Cost = field(default_factory=Cost)
 
     @property
@@ -63,6 +69,8 @@ def plan(
     log_schedule: Schedule,
     parameters_by_optimizer: Mapping[str, Sequence[int]],
     reducer: Reducer | None = None,
+    *,
+    without_prefix: str | None = None,
 ) -> list[MetricRun]:
     """Resolves every item to its metric runs.
 
@@ -71,19 +79,25 @@ def plan(
         default: cadence of items without one.
         parameters: all parameters of the model.
         log_schedule: the steps at which the trainer logs.
-        parameters_by_optimizer: indices of each optimizer's parameters, by its name. With several optimizers, each has
-            its own metric runs, and group names start with the optimizer's name.
+        parameters_by_optimizer: indices of each optimizer's parameters, by its name. Each optimizer has its own metric
+            runs, and group names start with the optimizer's name.
         reducer: reduces over ranks; None with one rank. Other ranks may hold other parameters, as pipeline stages do.
             An item that selects parameters on any rank has a metric run on all of them, perhaps an empty one.
+        without_prefix: name of the optimizer whose groups have no prefix: the only one when the training started.
+            Default: the only optimizer.
 
     Raises:
         ConfigError: a regex matches no parameter on any rank, or two items would write the same tag.
     """
     metric_runs: list[MetricRun] = []
-    for item, selections in zip(items, _selections(items, parameters, parameters_by_optimizer, reducer), strict=True):
+    if without_prefix is None and len(parameters_by_optimizer) == 1:
+        without_prefix = next(iter(parameters_by_optimizer))
+    by_item = _selections(items, parameters, parameters_by_optimizer, reducer, without_prefix)
+    for item, selections in zip(items, by_item, strict=True):
         schedule = schedule_of(item.every or default, log_schedule)
         for optimizer, selection in selections:
             metric_run = MetricRun(item, schedule, selection, _tags(item, selection), optimizer)
+            metric_run.follows_logs = (item.every or default) == "log"
             for other in metric_runs:
                 if other.spec is not item:
                     _check_distinct_tags(metric_run, other)
@@ -96,9 +110,10 @@ def _selections(
     parameters: Sequence[Parameter],
     parameters_by_optimizer: Mapping[str, Sequence[int]],
     reducer: Reducer | None,
+    without_prefix: str | None,
 ) -> list[list[tuple[str, Selection]]]:
     """The selection of each item for each optimizer, where it selects a parameter on any rank."""
-    selected = [_select_by_optimizer(item, parameters, parameters_by_optimizer) for item in items]
+    selected = [_select_by_optimizer(item, parameters, parameters_by_optimizer, without_prefix) for item in items]
     local_names: set[str] = set()
     for index, by_optimizer in enumerate(selected):
         for optimizer, (selection, regexes) in by_optimizer.items():
@@ -121,13 +136,16 @@ def _selections(
 
 
 def _select_by_optimizer(
-    item: MetricSpec, parameters: Sequence[Parameter], parameters_by_optimizer: Mapping[str, Sequence[int]]
+    item: MetricSpec,
+    parameters: Sequence[Parameter],
+    parameters_by_optimizer: Mapping[str, Sequence[int]],
+    without_prefix: str | None,
 ) -> dict[str, tuple[Selection, dict[str, NoMatchError | None]]]:
-    """The item's selection on this rank, by optimizer. An item without parameters belongs to the first one."""
+    """The item's selection on this rank, by optimizer. An item without parameters belongs to none of them."""
     if item.select is None:
-        return {next(iter(parameters_by_optimizer), ""): (NO_SELECTION, {})}
+        return {"": (NO_SELECTION, {})}
     return {
-        name: match(item.select, parameters, indices, f"{name}/" if len(parameters_by_optimizer) > 1 else "")
+        name: match(item.select, parameters, indices, "" if name == without_prefix else f"{name}/")
         for name, indices in parameters_by_optimizer.items()
     }
 
@@ -190,4 +208,5 @@ def follow_other_metrics(metric_runs: Sequence[MetricRun], log_schedule: Schedul
     followers = [metric_run for metric_run in metric_runs if isinstance(metric_run.spec.metric, AxisProgress)]
     others = [metric_run for metric_run in metric_runs if metric_run.runs_on_steps and metric_run not in followers]
     for follower in followers:
+        follower.follows_logs = True
         follower.schedule = either(*dict.fromkeys((log_schedule, *(other.schedule for other in others))))

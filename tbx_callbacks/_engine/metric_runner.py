@@ -15,6 +15,7 @@ from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._engine.counters import Counters
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.publisher import Publisher
+from tbx_callbacks._model.parameters import NO_SELECTION
 from tbx_callbacks.metrics.base import Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.value_checks import check_can_travel
@@ -41,14 +42,32 @@ class MetricRunner:
         self, metric_runs: Sequence[MetricRun], *, strict: bool, clock: Callable[[], float], shared: bool = False
     ) -> None:
         self.metric_runs, self._strict, self._clock = list(metric_runs), strict, clock
-        self._owners = {
-            metric_run: f"{index} {metric_run.spec.name}" if shared else ""
-            for index, metric_run in enumerate(metric_runs)
-        }
+        self._shared, self._owners = shared, dict[MetricRun, str]()
+        self._known: dict[tuple[int, str], MetricRun] = {}  # also those that were disabled
         self._failed: set[MetricRun] = set()
         self.needs = needs_of(metric_runs)
         """The needs of all metrics."""
+        self._register(metric_runs)
+
+    def _register(self, metric_runs: Sequence[MetricRun]) -> None:
+        for metric_run in metric_runs:
+            self._known[id(metric_run.spec), metric_run.optimizer] = metric_run
+            self._owners[metric_run] = f"{len(self._owners)} {metric_run.spec.name}" if self._shared else ""
         self.regroup()
+
+    def update(self, planned: Sequence[MetricRun]) -> None:
+        """Takes over the selections of a new plan for the same metrics, because the model or an optimizer has changed.
+
+        Metrics keep their counts, costs and schedules. Those of a new optimizer are added.
+        """
+        selections = {(id(metric_run.spec), metric_run.optimizer): metric_run for metric_run in planned}
+        for key, metric_run in self._known.items():
+            new = selections.get(key)
+            metric_run.selection, metric_run.tags = (new.selection, new.tags) if new else (NO_SELECTION, {})
+        added = [metric_run for key, metric_run in selections.items() if key not in self._known]
+        self.metric_runs += added
+        self.needs = needs_of(self.metric_runs)
+        self._register(added)
 
     def regroup(self) -> None:
         """Groups the metrics by schedule; call it after schedules have changed."""
@@ -81,6 +100,11 @@ class MetricRunner:
             if schedule(step):
                 due += metric_runs
         return due
+
+    @property
+    def logged_runs(self) -> list[MetricRun]:
+        """The metrics that run when the trainer logs (`every: log`), except those that have failed."""
+        return [metric_run for metric_run in self.step_runs if metric_run.follows_logs]
 
     @property
     def writes_logs(self) -> bool:
@@ -182,35 +206,40 @@ class EndOfStepRuns:
     """Metrics that are deferred to the end of their step."""
 
     def __init__(self) -> None:
-        self.pending: list[tuple[MetricRun, Context]] = []
+        self.pending: dict[MetricRun, Context] = {}
 
     def defer(self, metric_run: MetricRun, context: Context) -> bool:
-        """Defers the metric if it needs data from the end of the step.
+        """Defers the metric if it reads no parameters, or needs data from the end of the step.
 
-        Its tensor statistics are computed immediately.
+        Its tensor statistics are computed immediately. Of several optimizer steps in one step, the last one counts.
 
         Returns:
             Whether the metric is deferred.
         """
-        needs = metric_run.spec.metric.needs
-        if _END_OF_STEP_NEEDS.isdisjoint(needs):
+        needs, select = metric_run.spec.metric.needs, metric_run.spec.select
+        if select is not None and _END_OF_STEP_NEEDS.isdisjoint(needs):
             return False
-        if metric_run.spec.select is not None:
+        if select is not None:
             for tensors in (context.gradients, context.weights):
                 tensors.compute(nonfinite="nonfinite" in needs)
-        self.pending.append((metric_run, replace(context, optimizer_state=None)))  # the state holds gradients
+        self.pending[metric_run] = replace(context, optimizer_state=None)  # the state holds gradients
         return True
 
     def run_all(self, runner: MetricRunner, counters: Counters, publisher: Publisher) -> None:
         """Runs the deferred metrics."""
-        deferred, self.pending = self.pending, []
-        for metric_run, context in deferred:
+        deferred, self.pending = self.pending, {}
+        for metric_run, context in deferred.items():
             runner.run(metric_run, with_interval(metric_run, context, counters), publisher.step_values(context.step))
 
 
 def with_interval(metric_run: MetricRun, context: Context, counters: Counters) -> Context:
-    """Returns the context with the counts since the metric's last point, and makes this one the last."""
-    interval, metric_run.last_totals = counters.since(metric_run.last_totals)
+    """Returns the context with the counts since the metric's last point, and makes this one the last.
+
+    A metric may run twice in a step whose optimizer steps twice: both count from the last point before that step.
+    """
+    if context.step != metric_run.last_step:
+        metric_run.last_step, metric_run.totals_before = context.step, metric_run.last_totals
+    interval, metric_run.last_totals = counters.since(metric_run.totals_before)
     needs = metric_run.spec.metric.needs
     if "predictions" in needs:
         counters.predictions.warn_if_empty()

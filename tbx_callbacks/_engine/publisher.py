@@ -97,17 +97,18 @@ class Publisher:
         """The last value written under a tag."""
         return self._last_values.get(tag, (0, None))[1]
 
-    def step_values(self, step: int, key: Sequence[str] | None = None) -> StepValues:
+    def step_values(self, step: int, key: Sequence[str] | None = None, *, again: bool = False) -> StepValues:
         """The values of a step, to be filled; they stay buffered. An earlier step is published first.
 
         Args:
             step: the step.
             key: identifies the due metrics, the same on all ranks. None: the values belong to this rank only.
+            again: whether all ranks add these values after values of the same step may have been sent.
         """
         if self.buffered is None or self.buffered[0] != step:
             self.flush()
             self.buffered = step, self.new_values(), None
-        if self.buffered[2] is None and step != self._last_sent_step:
+        if self.buffered[2] is None and (again or step != self._last_sent_step):
             self.buffered = (*self.buffered[:2], key)
         return self.buffered[1]
 

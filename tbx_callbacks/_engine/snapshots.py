@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -10,11 +11,14 @@ from torch import Tensor
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.metric_runner import needs_of
 from tbx_callbacks._model.model_access import ModelAccess
+from tbx_callbacks._model.optimizers import changes_gradients_itself
 from tbx_callbacks._model.tensors import Tensors
 from tbx_callbacks._stats.clip_factor import clip_factor
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.values import ClipFactor, Max, Value
+
+logger = logging.getLogger(__name__)
 
 
 class GradientSnapshot:
@@ -60,6 +64,70 @@ class GradientSnapshot:
     def record_clipping(self, norm: Tensor, max_norm: float) -> None:
         """Records the norm of the gradients and the limit `max_norm`."""
         self.factor = clip_factor(norm, max_norm)
+
+
+class EnteringGradients:
+    """The gradients that enter optimizers' steps. An optimizer may change them during its step.
+
+    On due steps they are held by reference. Copies are only needed for an optimizer that changes gradients in place.
+    Optimizers of torch do not. For another one the first due step finds out, by a comparison with copies.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[list[Tensor | None], list[int], list[Tensor | None] | None]] = {}
+        self._changes: dict[type, bool] = {}  # whether optimizers of a class change gradients; unknown if absent
+        self._warned = False
+
+    def hold(self, access: ModelAccess, name: str) -> None:
+        """Holds the gradients with which the step of optimizer `name` begins."""
+        optimizer = access.optimizers[name]
+        if access.sharding.frees_gradients or changes_gradients_itself(optimizer):
+            return
+        gradients = access.gradient_elements(name)
+        copies = None
+        if self._changes.get(type(optimizer), not _is_from_torch(optimizer)):
+            copies = [None if gradient is None else gradient.detach().clone() for gradient in gradients]
+        self._held[name] = gradients, _versions(gradients), copies
+
+    def pop(self, access: ModelAccess, name: str) -> list[Tensor | None] | None:
+        """Returns the gradients that entered the step of optimizer `name`; None if the step has changed them."""
+        if name not in self._held:
+            return access.gradient_elements(name)
+        gradients, versions, copies = self._held.pop(name)
+        kind = type(access.optimizers[name])
+        changed = _versions(gradients) != versions
+        if copies is not None and kind not in self._changes:
+            self._changes[kind] = changed or not all(map(_equal, gradients, copies))
+        if copies is not None:
+            return copies if self._changes[kind] else gradients
+        if changed:
+            self._changes[kind] = True
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    "metrics of gradients are skipped at one step: %s changed the gradients during its step; later"
+                    " points use copies",
+                    kind.__name__,
+                )
+        return None if changed else gradients
+
+    def clear(self) -> None:
+        """Drops the gradients of a step that raised."""
+        self._held.clear()
+
+
+def _is_from_torch(optimizer: torch.optim.Optimizer) -> bool:
+    return type(optimizer).__module__.startswith("torch.optim.")
+
+
+def _versions(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [-1 if tensor is None else tensor._version for tensor in tensors]
+
+
+def _equal(tensor: Tensor | None, copy: Tensor | None) -> bool:
+    if tensor is None or copy is None or tensor.is_sparse:
+        return tensor is copy
+    return torch.equal(tensor, copy)
 
 
 class WeightSnapshot:

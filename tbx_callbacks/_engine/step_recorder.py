@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,29 +12,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._distributed.packing import Agree, StepValues
+from tbx_callbacks._distributed.rank import is_rank_zero
 from tbx_callbacks._engine.activation_hooks import Activations
 from tbx_callbacks._engine.cost import DeviceTime, device_marker
 from tbx_callbacks._engine.counters import Counters
 from tbx_callbacks._engine.error_guard import Guard
 from tbx_callbacks._engine.metric_plan import MetricRun
-from tbx_callbacks._engine.metric_runner import EndOfStepRuns, MetricRunner, needs_of, with_interval
+from tbx_callbacks._engine.metric_runner import EndOfStepRuns, MetricRunner, with_interval
 from tbx_callbacks._engine.publisher import Publisher
-from tbx_callbacks._engine.snapshots import GradientSnapshot, WeightSnapshot
+from tbx_callbacks._engine.snapshots import EnteringGradients, GradientSnapshot, WeightSnapshot
 from tbx_callbacks._engine.supported_metrics import PartialGradients
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import UserScalars
-from tbx_callbacks._model.model_access import ModelAccess
+from tbx_callbacks._model.model_access import ModelAccess, named_rates, rates_of
+from tbx_callbacks._model.sharding.base import Closure
 from tbx_callbacks._model.sharding.dtensor import local
+from tbx_callbacks._model.tensors import Tensors
+from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.context import Context, RunInfo
+
+logger = logging.getLogger(__name__)
+
+_MAX_WAIT = 100  # steps for which a due metric waits for its optimizer
+_OF_GRADIENTS = frozenset({"gradients", "before_clip", "weights_before", "activations"})
+"""Needs that only a due step can fulfil, while its gradients and the old weights exist."""
+Reread = Callable[[], tuple[ModelAccess, bool]]
 
 
 class StepRecorder:
     """Runs the due metrics from the hooks of one training's optimizers. The publisher buffers their values.
 
+    A step is a pass of the trainer in which any optimizer steps, perhaps several times. Each metric runs in the last
+    step of its own optimizer in the pass. If that optimizer does not step, the metric stays due.
+
     Args:
         info: describes the training.
         access: reads the model's tensors.
+        reread: returns a new `access`, and `any_sharded`, after the model or an optimizer has changed. It updates the
+            metrics of `runner`.
         runner: runs the metrics.
         run: facts about the run, for the metrics.
         publisher: receives the values.
@@ -49,6 +68,7 @@ class StepRecorder:
         self,
         info: TrainingInfo,
         access: ModelAccess,
+        reread: Reread,
         runner: MetricRunner,
         run: RunInfo,
         *,
@@ -58,49 +78,67 @@ class StepRecorder:
         guard: Guard,
         any_sharded: bool,
     ) -> None:
-        self._info, self._access, self._runner, self._run = info, access, runner, run
+        self._info, self._access, self._reread, self._runner, self._run_info = info, access, reread, runner, run
         self.sharding = access.sharding
         """Reads the model's elements and reports the optimizers' steps."""
         self._publisher, self._counters, self._user_scalars = publisher, counters, user_scalars
         self._any_sharded = any_sharded
         self._guard = guard
         guard.device_time = DeviceTime(counters.stopwatch, device_marker(access.device))
-        self._activations = Activations(
-            info.model,
-            runner,
-            compiled=info.compiled,
-            reducer=publisher.reducer,
-            guard=self._guard,
-            abandoned=self._training_abandoned,
-        )
+        self._activations = self._watch_activations()
         self._gradient_snapshot, self._weight_snapshot = GradientSnapshot(), WeightSnapshot()
+        self._entering = EnteringGradients()
         self._partial_gradients = PartialGradients()
         self.end_of_step = EndOfStepRuns()
         """Metrics that run at the end of the step."""
         self.watches_loss_scale = counters.loss_scale is not None
         """Whether a metric reads the loss scale."""
-        self._first_optimizer = next(iter(info.optimizers))
-        self._steps_before = self.step = 0
+        self.step = 0
+        self.stepped = False
+        """Whether an optimizer has made a step since `begin_step`."""
+        self.has_stepped = False
+        """Whether an optimizer has made a step since the training began."""
+        self.calls = 0
+        """Steps of all optimizers since `begin_step`."""
         self.due: list[MetricRun] = []
         """The metrics that are due in this step."""
+        self._done: set[MetricRun] = set()
+        self._due_since: dict[MetricRun, int] = {}
+        self._rates: dict[str, list[Number | None]] = {}
+        self._depth: dict[str, int] = {}
+        self._strangers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self.captures_rates = False
+        """Whether learning rates are recorded in this step even if no metric is due."""
+        self._warned: set[str] = set()
+        self._first_name = next(iter(info.optimizers))
         self._hooks = self._attach()
 
     def _attach(self) -> list[Any]:
-        optimizers = self._info.optimizers
-        before = [name for name in optimizers if "weights_before" in needs_of(self._runner.metric_runs, name)]
-        return self.sharding.hook_steps(optimizers, self, before)
+        return self.sharding.hook_steps(self._info.optimizers, self)
+
+    def _watch_activations(self) -> Activations:
+        return Activations(
+            self._info.model,
+            self._runner,
+            compiled=self._info.compiled,
+            reducer=self._publisher.reducer,
+            guard=self._guard,
+            abandoned=self._training_abandoned,
+        )
 
     def detach(self) -> None:
         """Removes every hook and drops the remains of a step that raised."""
         while self._hooks:
             self._hooks.pop().remove()
         self._weight_snapshot.clear()
+        self._entering.clear()
         self._activations.end()
 
     def suspend(self) -> None:
         """Detaches from a training that an exception may have ended. If it continues, the next step attaches again."""
         self.detach()
         self.due, self._gradient_snapshot = [], GradientSnapshot()
+        self._due_since.clear()
 
     def _training_abandoned(self) -> bool:
         """Whether an exception ended the training without notice. If so, all hooks are removed."""
@@ -109,34 +147,87 @@ class StepRecorder:
             self.suspend()
         return abandoned
 
+    def _refresh(self) -> None:
+        """Reads the model and the optimizers again if they have changed since the last due step."""
+        if not self._access.has_changed():
+            return
+        self._gradient_snapshot = GradientSnapshot()
+        self._weight_snapshot.clear()
+        self._entering.clear()
+        self._access, self._any_sharded = self._reread()
+        self.sharding = self._access.sharding
+        new = [metric_run for metric_run in self._runner.due(self.step) if metric_run not in self.due]
+        self.due = self.due + new
+        if self._activations.modules:
+            self._activations.end()
+            try:
+                self._activations = self._watch_activations()
+            except ConfigError as error:
+                self._warn("activations", "activations are left out: %s", error)
+
     # -- one step --------------------------------------------------------------------------------------------------
 
     def begin_step(self, step: int) -> None:
         """Begins a step; see `Engine.begin_step`."""
+        unmeasured: list[MetricRun] = []
         if self.due:
             self._gradient_snapshot = GradientSnapshot()
+            unmeasured = self._unmeasured()
+            self._done.clear()
+            self._depth.clear()
         if not self._hooks:
             self._hooks = self._attach()  # attach again after suspend()
-        self.step, self.due, self._steps_before = step, self._runner.due(step), self._counters.steps
+        self.step, self.stepped, self.calls, self.due = step, False, 0, self._runner.due(step)
+        if unmeasured:
+            self.due += [metric_run for metric_run in unmeasured if metric_run not in self.due]
+        if not self.has_stepped:  # an optimizer without hooks will not report them, and its scheduler changes them
+            self._rates = {name: rates_of(optimizer) for name, optimizer in self._info.optimizers.items()}
         if self._activations.modules:
-            self._activations.begin(step, self.due, self._run)
+            self._activations.begin(step, self.due, self._run_info)
+
+    def _unmeasured(self) -> list[MetricRun]:
+        """The due metrics whose optimizer has not stepped: they stay due."""
+        left = []
+        for metric_run in self.due:
+            if metric_run in self._done:
+                self._due_since.pop(metric_run, None)
+            elif self.step - self._due_since.setdefault(metric_run, self.step) < _MAX_WAIT:
+                left.append(metric_run)
+            else:
+                del self._due_since[metric_run]
+                self._warn(
+                    metric_run.optimizer,
+                    "metrics of %s are left out: it has not stepped for %d steps; pass the optimizers that train this"
+                    " model",
+                    metric_run.optimizer or "the optimizers",
+                    _MAX_WAIT,
+                )
+        return left
 
     def end_microbatch(self, *, is_step: bool) -> None:
         """See `Engine.end_microbatch`."""
         if self._counters.loss_scale is not None:
             self._counters.loss_scale.sample()  # the GradScaler may have updated it
-        if self._counters.steps == self._steps_before and self._gradient_snapshot.gradients:
+        if self.stepped:
+            return
+        if self._gradient_snapshot.gradients:
             self._gradient_snapshot = GradientSnapshot()  # the step of the captured gradients was skipped
-        if is_step and self.due and self._counters.steps == self._steps_before:
-            for metric_run in self.due:
-                if "loss_scale" in metric_run.spec.metric.needs:
-                    self.end_of_step.defer(metric_run, Context("step", self.step, self._run))
+        if not is_step or not self.due:
+            return
+        if self._cannot_see_steps():
+            self._run_without_gradients()
+            return
+        for metric_run in self.due:
+            if "loss_scale" in metric_run.spec.metric.needs:
+                self.end_of_step.defer(metric_run, Context("step", self.step, self._run_info))
+                self._done.add(metric_run)
 
     def before_clip(self, scale: Tensor | None, optimizer: str | None, max_norm: float | None) -> None:
         """See `Engine.before_clip`."""
         if self.due:
             what = "reading gradients before clipping"
             with self._guard(what, self.step, self._due(optimizer, "before_clip")):
+                self._refresh()
                 self._gradient_snapshot.take(self._access, self.due, scale, optimizer, max_norm)
 
     def record_clipping(self, norm: Tensor | float, max_norm: float) -> None:
@@ -150,70 +241,132 @@ class StepRecorder:
 
     # -- the optimizer's step --------------------------------------------------------------------------------------
 
-    def before_step(self, name: str, *, closure: bool) -> None:
-        """Copies the weights that due metrics compare."""
-        if (comparing := self._due(name, "weights_before")) and not self._training_abandoned():
-            with self._guard("copying weights", self.step, comparing):
-                self._weight_snapshot.take(self._access, self.due, name, closure=closure)
-
     @property
     def wants_gradients(self) -> bool:
         """Whether metrics are due in this step."""
         return bool(self.due)
 
-    def after_step(self, name: str, *hook_arguments: object) -> None:
+    def name_of(self, optimizer: torch.optim.Optimizer) -> str | None:
+        """Returns the optimizer's name. One that is new, and trains this model, belongs to the training from now on."""
+        name: str | None = self._info.optimizers.name_of(optimizer)
+        if name is not None or (optimizer in self._strangers and not self.due) or self._training_abandoned():
+            return name
+        name = self._info.optimizers.adopt(optimizer, {id(tensor) for tensor in self._info.model.parameters()})
+        if name is None:
+            self._strangers.add(optimizer)
+        return name
+
+    def before_step(self, name: str, closure: Closure | None) -> Closure | None:
+        """Holds the gradients and copies the weights that due metrics need; see `StepEvents`."""
+        depth = self._depth[name] = self._depth.get(name, 0) + 1
+        if depth > 1 or not self._due(name) or self._training_abandoned():
+            return None  # a step that calls the step of its base class reports it too
+        holding = self._due(name, "gradients")
+        with self._guard("reading gradients", self.step, holding):
+            self._refresh()
+            if holding and closure is None:
+                self._entering.hold(self._access, name)
+        comparing = self._due(name, "weights_before")
+        if comparing:
+            with self._guard("copying weights", self.step, comparing):
+                self._weight_snapshot.take(self._access, self.due, name, closure=closure is not None)
+        if not holding or closure is None:
+            return None
+
+        def evaluate() -> Any:
+            result = closure()
+            with self._guard("reading gradients", self.step, holding):
+                self._entering.hold(self._access, name)
+            return result
+
+        return evaluate
+
+    def after_step(self, name: str) -> None:
         """Runs the metrics that are due in the step of this optimizer."""
-        if name == self._first_optimizer:
+        self.calls += 1
+        if not self.stepped:
+            self.stepped = self.has_stepped = True
             self._counters.steps += 1
-        if (
-            self.due or (self._user_scalars.sums and self._user_scalars.due(self.step))
-        ) and not self._training_abandoned():
-            with self._guard("measuring", self.step, self._due(name)):
-                try:
-                    self._run_due(name, self.sharding.skipped(self._info.optimizers[name]))
-                except Exception as error:
-                    if self._publisher.reducer is not None:
-                        self._publisher.reducer.withdraw(error)
-                    raise
+            self._rates.clear()
+        if self.due or self.captures_rates or self._info.logs_elsewhere:
+            self._rates[name] = rates_of(self._info.optimizers[name])
+        if not self.due and not (self._user_scalars.sums and self._user_scalars.due(self.step)):
+            return
+        depth = self._depth[name] = max(0, self._depth.get(name, 0) - 1)
+        if depth or self._training_abandoned():
+            return
+        with self._guard("measuring", self.step, self._due(name)):
+            try:
+                self._run_due(name, self.sharding.skipped(self._info.optimizers[name]))
+            except Exception as error:
+                if self._publisher.reducer is not None:
+                    self._publisher.reducer.withdraw(error)
+                raise
+
+    def report(self, error: Exception) -> None:
+        """Logs an error once, or raises it if the set is strict."""
+        self._guard.report("following the optimizers", self.step, error)
 
     def _run_due(self, name: str, skipped: Tensor | None) -> None:
+        due = self._due(name)
+        entered = self._entering.pop(self._access, name)
+        if entered is None:  # the step has changed the gradients: their metrics stay due
+            due = [metric_run for metric_run in due if "gradients" not in metric_run.spec.metric.needs]
+        elif due and self._access.counts_any(name) and not any(tensor is not None for tensor in entered):
+            self._warn_without_gradients(name)
         with self._guard.charged(self.step, self._due(name, "weights_before")):
             updates = self._weight_snapshot.updates(self._access, name, skipped)
-        context = Context(
-            event="step",
-            step=self.step,
-            run=self._run,
-            parameters=self._access.parameters,
-            gradients=self._access.gradients(name),
-            weights=self._access.weights(name),
+        context = replace(
+            self._context(name),
+            gradients=Tensors(entered or ()),
             before_clip=self._gradient_snapshot.gradients.get(name),
             updates=updates,
             skipped=skipped,
-            optimizer_state=self._access.optimizer_state(name),
-            clipping=self._info.clipping,
-            spreads_nonfinite=self._info.spreads_nonfinite,
             clip_factor=self._gradient_snapshot.clip_factor(),
-            learning_rates=self._access.learning_rates(),
         )
         step_values = self.step_values()
-        if name == self._first_optimizer and (activation_values := self._activations.take()) is not None:
+        if (activation_values := self._activations.take()) is not None:
             step_values.update(activation_values)
         if self._user_scalars.due(self.step):
             step_values.add_local(self._user_scalars.pop())
-        for metric_run in self._due(name):
-            selected = replace(context, selection=metric_run.selection)
-            if not self.end_of_step.defer(metric_run, selected):
-                self._runner.run(metric_run, with_interval(metric_run, selected, self._counters), step_values)
+        self._run(due, context, step_values)
         self._partial_gradients.flag(self._access, self.due, name, step_values)
-        self._count_histograms(name, step_values)
+        self._count_histograms(due, step_values)
         # Deferred metrics have their statistics. Without release, gradients would stay through the next backward pass.
         for tensors in (context.gradients, context.weights, updates):
             if tensors is not None:
                 tensors.release()
 
-    def _count_histograms(self, name: str, step_values: StepValues) -> None:
+    def _context(self, name: str) -> Context:
+        """The inputs of metrics that exist after each step of an optimizer, as long as no other step begins."""
+        return Context(
+            event="step",
+            step=self.step,
+            run=self._run_info,
+            parameters=self._access.parameters,
+            weights=self._access.weights(name),
+            optimizer_state=self._access.optimizer_state(name),
+            clipping=self._info.clipping,
+            spreads_nonfinite=self._info.spreads_nonfinite,
+            learning_rates=self._learning_rates(),
+        )
+
+    def _learning_rates(self) -> dict[str, Number]:
+        """The rates of the optimizers that have stepped in this step."""
+        known = self._info.optimizers
+        by_optimizer = [named_rates(name, known[name], rates) for name, rates in self._rates.items()]
+        return {name: rate for rates in by_optimizer for name, rate in rates.items()}
+
+    def _run(self, metric_runs: Sequence[MetricRun], context: Context, step_values: StepValues) -> None:
+        for metric_run in metric_runs:
+            self._done.add(metric_run)
+            selected = replace(context, selection=metric_run.selection)
+            if not self.end_of_step.defer(metric_run, selected):
+                self._runner.run(metric_run, with_interval(metric_run, selected, self._counters), step_values)
+
+    def _count_histograms(self, metric_runs: Sequence[MetricRun], step_values: StepValues) -> None:
         """Counts all histograms of the step at once; the metrics that write them share the cost."""
-        due = [metric_run for metric_run in self._due(name) if metric_run.has_histograms]
+        due = [metric_run for metric_run in metric_runs if metric_run.has_histograms]
         with self._guard.charged(self.step, due):
             step_values.count_histograms(self._range_merger(due))
 
@@ -232,8 +385,69 @@ class StepRecorder:
         return [
             metric_run
             for metric_run in self.due
-            if optimizer in (None, metric_run.optimizer) and (need is None or need in metric_run.spec.metric.needs)
+            if (optimizer is None or metric_run.optimizer in (optimizer, ""))
+            and (need is None or need in metric_run.spec.metric.needs)
         ]
+
+    # -- metrics after the optimizers' steps ---------------------------------------------------------------------------
+
+    def run_late(self, metric_runs: Sequence[MetricRun]) -> bool:
+        """Runs metrics at the end of a step where they were not due; returns whether any metric ran.
+
+        Gradients and old weights are gone then. Metrics that need them are left out, with one warning.
+        """
+        late = [metric_run for metric_run in metric_runs if metric_run not in self._done]
+        lost = [metric_run for metric_run in late if metric_run.spec.metric.needs & _OF_GRADIENTS]
+        late = [metric_run for metric_run in late if metric_run not in lost]
+        if lost:
+            self._warn(
+                "late",
+                "%s: left out at step %d, because the trainer logs at a step that could not be predicted; set `every`"
+                " to a number of steps",
+                ", ".join(dict.fromkeys(metric_run.spec.name for metric_run in lost)),
+                self.step,
+            )
+        if not late:
+            return False
+        with self._guard("measuring", self.step, late):
+            self._refresh()
+            step_values = self._publisher.step_values(self.step, self._runner.key(late) or None, again=True)
+            for name in dict.fromkeys(metric_run.optimizer for metric_run in late):
+                own = [metric_run for metric_run in late if metric_run.optimizer == name]
+                self._run(own, self._context(name or self._first_name), step_values)
+                self._count_histograms(own, step_values)
+        return True
+
+    def _cannot_see_steps(self) -> bool:
+        """Whether the trainer has finished a step, but the optimizer calls no step hooks."""
+        scaler = self._info.scaler
+        may_skip = self.watches_loss_scale or (scaler is not None and scaler.is_enabled())
+        return not (self.has_stepped or may_skip or self.sharding.frees_gradients)
+
+    def _run_without_gradients(self) -> None:
+        self._counters.steps += 1
+        lost = [metric_run for metric_run in self.due if metric_run.spec.metric.needs & _OF_GRADIENTS]
+        if lost:
+            self._warn_without_gradients(self._first_name)
+        due, self.due = [metric_run for metric_run in self.due if metric_run not in lost], []
+        self.run_late(due)
+
+    def _warn_without_gradients(self, name: str) -> None:
+        lost = [metric_run.spec.name for metric_run in self._due(None) if metric_run.spec.metric.needs & _OF_GRADIENTS]
+        if lost:
+            self._warn(
+                f"{name} gradients",
+                "%s: left out, because no gradients exist in the step of %s; use an optimizer that leaves them in"
+                " p.grad",
+                ", ".join(dict.fromkeys(lost)),
+                name,
+            )
+
+    def _warn(self, kind: str, message: str, *arguments: object) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            if is_rank_zero():
+                logger.warning(message, *arguments)
 
     # -- values ------------------------------------------------------------------------------------------------------
 
@@ -243,6 +457,11 @@ class StepRecorder:
         if step is None:
             return self._publisher.step_values(self.step, key or None)  # user scalars are not shared with other ranks
         return self._publisher.step_values(step, key or ("log",))
+
+    def first_rate(self) -> Number | None:
+        """The learning rate that the first optimizer used in this step; None if it did not step."""
+        rates = self._rates.get(self._first_name)
+        return rates[0] if self.stepped and rates else None
 
     def finish_step(self) -> None:
         """Ends the step: runs the deferred metrics."""

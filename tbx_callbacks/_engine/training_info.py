@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from tbx_callbacks._config.schedule import every, guarded
-from tbx_callbacks._model.optimizers import named_optimizers, optimizer_list, scaler_of
+from tbx_callbacks._model.optimizers import KnownOptimizers, named_optimizers, optimizer_list, scaler_of
 from tbx_callbacks._model.sharding import find_sharding
 from tbx_callbacks._model.sharding.base import Sharding
 
@@ -45,6 +45,7 @@ class TrainingInfo:
         still_training: whether the training is still running. Hooks call it, and are removed if it is not, for trainers
             that do not report an exception.
         steps_per_epoch: optimizer steps in an epoch; None if the number is unknown.
+        logs_elsewhere: whether the trainer may log at other steps than `log_schedule` gives.
         predictions_remedy: how users of this trainer can provide labels and logits.
 
     Raises:
@@ -67,6 +68,7 @@ class TrainingInfo:
     compiled: bool = False
     still_training: Callable[[], bool] = _always
     steps_per_epoch: int | None = None
+    logs_elsewhere: bool = False
     predictions_remedy: str = "pass both to Session.record_outputs"
 
     def __post_init__(self) -> None:
@@ -89,7 +91,7 @@ class TrainingInfo:
             )
         wrapped, interval = self.optimizers, self.log_schedule
         complete = {
-            "optimizers": named_optimizers(wrapped),
+            "optimizers": KnownOptimizers(named_optimizers(wrapped)),
             "log_schedule": every(interval) if isinstance(interval, int) else guarded(interval),
             "spreads_nonfinite": self.spreads_nonfinite or self.clipping == "norm",
             "sharding": self.sharding or find_sharding(self.model, next(iter(optimizer_list(wrapped)), None)),

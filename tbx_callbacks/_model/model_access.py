@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -31,6 +33,9 @@ class ModelAccess:
 
     In the step of one optimizer, gradients of another optimizer's parameters may be left over from another step.
 
+    It describes the model and the optimizers as they were when it was created. When `has_changed` says that they have
+    other parameters now, create a new one.
+
     Args:
         model: the model.
         optimizers: optimizers by name.
@@ -45,6 +50,11 @@ class ModelAccess:
         sharding: Sharding | None = None,
         min_reduce: MinReduce | None = None,
     ) -> None:
+        self._model_parts: list[dict[str, Any]] = [
+            part for module in model.modules() for part in (module._parameters, module._modules)
+        ]
+        self._seen_parts: list[Any] = list(chain.from_iterable(map(dict.values, self._model_parts)))
+        self._seen_groups = _grouped_ids(optimizers)
         self.parameters = _select_readable(parameters_of(model))
         self.sharding = sharding or find_sharding(model)
         self._tensors: list[Tensor] = [parameter.tensor for parameter in self.parameters]
@@ -66,9 +76,20 @@ class ModelAccess:
         """Device of the first parameter; the CPU when the model has no parameters."""
         return self.parameters[0].tensor.device if self.parameters else torch.device("cpu")
 
+    def has_changed(self) -> bool:
+        """Whether the model or an optimizer has other parameters now, or the model other modules."""
+        parts = list(chain.from_iterable(map(dict.values, self._model_parts)))
+        # Compares identities: a comparison of tensors would compare their elements.
+        same = len(parts) == len(self._seen_parts) and all(map(operator.is_, parts, self._seen_parts))
+        return not same or _grouped_ids(self.optimizers) != self._seen_groups
+
+    def gradient_elements(self, name: str) -> list[Tensor | None]:
+        """Returns this rank's elements of the gradients of one optimizer's parameters."""
+        return self._read(self._chosen[name], self.sharding.gradients)
+
     def gradients(self, name: str, scale: Tensor | None = None) -> Tensors:
         """Returns the gradients of one optimizer's parameters; `scale` is the loss scale that they still contain."""
-        return Tensors(self._read(self._chosen[name], self.sharding.gradients), scale)
+        return Tensors(self.gradient_elements(name), scale)
 
     def weights(self, name: str) -> Tensors:
         """Returns the parameters of one optimizer."""
@@ -85,6 +106,10 @@ class ModelAccess:
     def partial_gradients(self, name: str) -> frozenset[int]:
         """Returns the indices of one optimizer's gradients that are partial sums; `gradients` leaves them out."""
         return frozenset(partial_sums_in({i: self._tensors[i].grad for i in self.parameters_by_optimizer[name]}))
+
+    def counts_any(self, name: str) -> bool:
+        """Whether this rank counts any parameter of the optimizer."""
+        return bool(self._chosen[name])
 
     def is_local(self, index: int) -> bool:
         """Whether this rank counts its elements of a parameter: exactly one replica does."""
@@ -113,16 +138,25 @@ class ModelAccess:
             result[index] = tensor
         return result
 
-    def learning_rates(self) -> dict[str, Number]:
-        """Returns the learning rates that the step used, by `<Optimizer>/<group>`."""
-        rates: dict[str, Number] = {}
-        for name, optimizer in self.optimizers.items():
-            groups = [clean(str(group.get("name") or f"pg{n}")) for n, group in enumerate(optimizer.param_groups, 1)]
-            for group_name, group in zip(unique(groups), optimizer.param_groups, strict=True):
-                rate = group["lr"]
-                # The scheduler changes a tensor in place before the step is published.
-                rates[f"{name}/{group_name}"] = rate.detach().clone().reshape(()) if isinstance(rate, Tensor) else rate
-        return rates
+
+def rates_of(optimizer: torch.optim.Optimizer) -> list[Number | None]:
+    """Returns the learning rate of each parameter group, copied: a scheduler may change a tensor in place."""
+    rates = [group.get("lr") for group in optimizer.param_groups]
+    return [rate.detach().clone().reshape(()) if isinstance(rate, Tensor) else rate for rate in rates]
+
+
+def named_rates(name: str, optimizer: torch.optim.Optimizer, rates: Sequence[Number | None]) -> dict[str, Number]:
+    """Returns the rates of an optimizer's groups by `<Optimizer>/<group>`; groups without a rate are left out."""
+    groups = [clean(str(group.get("name") or f"pg{n}")) for n, group in enumerate(optimizer.param_groups, 1)]
+    named = zip(unique(groups), rates, strict=False)
+    return {f"{name}/{group}": rate for group, rate in named if rate is not None}
+
+
+def _grouped_ids(optimizers: Mapping[str, torch.optim.Optimizer]) -> list[list[int]]:
+    return [
+        [id(optimizer), *[id(tensor) for group in optimizer.param_groups for tensor in group["params"]]]
+        for optimizer in optimizers.values()
+    ]
 
 
 def _counted_parameters(

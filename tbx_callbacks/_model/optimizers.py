@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -34,11 +35,86 @@ def named_optimizers(optimizers: Any) -> dict[str, torch.optim.Optimizer]:
         return dict(zip(optimizers, unwrapped, strict=True))
     named: dict[str, torch.optim.Optimizer] = {}
     for optimizer in unwrapped:
-        name, n = type(optimizer).__name__, 0
-        while (f"{name}-{n}" if n else name) in named:
-            n += 1
-        named[f"{name}-{n}" if n else name] = optimizer
+        named[_unused(type(optimizer).__name__, named)] = optimizer
     return named
+
+
+def _unused(name: str, used: Collection[str]) -> str:
+    """Returns the name, with `-1`, `-2`, ... if it is in use."""
+    n = 0
+    while (f"{name}-{n}" if n else name) in used:
+        n += 1
+    return f"{name}-{n}" if n else name
+
+
+class KnownOptimizers(Mapping[str, torch.optim.Optimizer]):
+    """The optimizers of one training by name, which may be replaced while it runs.
+
+    Args:
+        optimizers: the optimizers that the training starts with.
+    """
+
+    def __init__(self, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+        self._current = dict(optimizers)
+        # Weak: an optimizer that the training has replaced must free its state.
+        self._names: weakref.WeakKeyDictionary[torch.optim.Optimizer, str] = weakref.WeakKeyDictionary(
+            {optimizer: name for name, optimizer in optimizers.items()}
+        )
+
+    def __getitem__(self, name: str) -> torch.optim.Optimizer:
+        return self._current[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._current)
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    def name_of(self, optimizer: torch.optim.Optimizer) -> str | None:
+        """Returns the optimizer's name; None if it is not known."""
+        for name, known in self._current.items():
+            if known is optimizer:
+                return name
+        name = self._names.get(optimizer, "")
+        if name:
+            self._current[name] = optimizer  # it was replaced, and steps again
+        return name or None
+
+    def adopt(self, optimizer: torch.optim.Optimizer, parameter_ids: Collection[int]) -> str | None:
+        """Adds an optimizer that was created while the training runs; returns its name.
+
+        It takes the name and the place of the optimizer with which it shares the most parameters, or gets a new name.
+
+        Args:
+            optimizer: the optimizer.
+            parameter_ids: ids of the model's parameters. An optimizer without any of them is not added.
+        """
+        own = ids_of(optimizer) & set(parameter_ids)
+        if not own:
+            return None
+        shared = {name: len(own & ids_of(known)) for name, known in self._current.items()}
+        name = max(shared, key=lambda name: shared[name])
+        if not shared[name]:
+            name = _unused(type(optimizer).__name__, self._current)
+        self._current[name] = optimizer
+        self._names[optimizer] = name
+        return name
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_current": self._current}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_current"])  # type: ignore[misc]
+
+
+def ids_of(optimizer: torch.optim.Optimizer) -> set[int]:
+    """Returns the ids of the optimizer's parameters."""
+    return {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
+
+
+def changes_gradients_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the step unscales the gradients, as fused optimizers do: they are right only after it."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tbx_callbacks._model.layers import layers_of
 from tbx_callbacks._model.names import clean_parameter_names, near, unique
+from tbx_callbacks._model.optimizers import ids_of
 from tbx_callbacks._stats.flat import moved
 
 BY = ("total", "layer", "module", "parameter")
@@ -201,14 +202,18 @@ def _matching(
 def parameters_by_optimizer(
     parameters: Sequence[Parameter], optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> dict[str, tuple[int, ...]]:
-    """Returns the indices of each optimizer's parameters; parameters without an optimizer go to the first one."""
-    optimizer_of: dict[int, str] = {}
-    for name, optimizer in optimizers.items():
-        for group in optimizer.param_groups:
-            for tensor in group["params"]:
-                optimizer_of.setdefault(id(tensor), name)
+    """Returns the indices of each optimizer's parameters; parameters without an optimizer go to the first one.
+
+    A parameter of several optimizers belongs to each of them.
+    """
+    ids = {name: ids_of(optimizer) for name, optimizer in optimizers.items()}
+    trained = set().union(*ids.values())
     first = next(iter(optimizers))
     return {
-        name: tuple(index for index, p in enumerate(parameters) if optimizer_of.get(id(p.tensor), first) == name)
-        for name in optimizers
+        name: tuple(
+            index
+            for index, p in enumerate(parameters)
+            if id(p.tensor) in own or (name == first and id(p.tensor) not in trained)
+        )
+        for name, own in ids.items()
     }

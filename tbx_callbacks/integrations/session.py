@@ -233,13 +233,8 @@ class Session:
             if location.resume:
                 writer.purge(step + 1)
                 resumed_from = location.folder, step
-        counter = None if numbered else StepCounter(self._engine, info, step, copies_weights=self._copies_weights)
-        try:
-            self._engine.start(info, resumed_from)
-        except BaseException:
-            if counter is not None:
-                counter.remove_hooks()  # otherwise the optimizer would keep calling it
-            raise
+        counter = None if numbered else StepCounter(self._engine, info, step)
+        self._engine.start(info, resumed_from)
         self._info, self._counter, self._step, self._action = info, counter, step, Action.NONE
         self.needs_labels = self._engine.wants_labels
         self.running = self.started = True
@@ -255,8 +250,11 @@ class Session:
         """
         if not self.running:
             return
-        if self._counter is not None and self._counter.stepped:
-            self._counter.finish_step()
+        if self._counter is not None:
+            if succeeded:
+                self._counter.warn_if_idle()
+            if self._counter.stepped:
+                self._counter.finish_step()
         self._unhook()
         self._step, self._counter, self._info = self.step, None, None
         self.running = False
@@ -387,14 +385,11 @@ class Session:
         if not self.running:
             self._ignore("before_clip")
             return
-        stepped = self._counter is not None and self._counter.stepped
-        if not stepped and not self._engine.has_due_metrics:
+        if not self._engine.has_due_metrics:
             return
         name = None if optimizer is None else self._name_of(optimizer)
         if optimizer is not None and name is None:
             return  # not an optimizer of this training: its gradients are not measured
-        if self._counter is not None and stepped and name in (None, self._counter.first_name):
-            self._counter.finish_step()  # the previous iteration did not report its end
         self._engine.before_clip(loss_scale, optimizer=name, max_norm=max_norm)
 
     def record_clipping(self, norm: Tensor | float, max_norm: float) -> None:
@@ -456,7 +451,12 @@ class Session:
     # -- logs and requests -------------------------------------------------------------------------------------------
 
     def record_logs(
-        self, logs: Mapping[str, Number | str], *, step: int | None = None, clip_factor: float | None = None
+        self,
+        logs: Mapping[str, Number | str],
+        *,
+        step: int | None = None,
+        clip_factor: float | None = None,
+        is_point: bool = False,
     ) -> None:
         """Records values, by tag, that the trainer logged; before, during or after a training, on every rank.
 
@@ -466,20 +466,23 @@ class Session:
             logs: values of the whole run, not of this rank.
             step: number of finished steps. Default: the session's own.
             clip_factor: the factor by which clipping multiplied the gradients of this step, if the trainer logs it.
+            is_point: whether these are the trainer's regular numbers of a training step. Metrics with `every: log` then
+                have a point at this step, also where `log_schedule` did not predict it.
 
         Raises:
             RuntimeError: the run's folder is not known yet.
             LogDirError: the folder cannot be written.
         """
-        self._record_logs(logs, step=step, clip_factor=clip_factor, on_all_ranks=True)
+        self._record_logs(logs, step=step, clip_factor=clip_factor, on_all_ranks=True, is_point=is_point)
 
     def evaluate(self, **metrics: float) -> None:
         """Logs evaluation metrics at the current step, as `eval/<name>`; on rank 0 or on every rank."""
-        if self._counter is not None and self._counter.stepped:
-            self._counter.finish_step()
         if self.is_writer:
             logs = {f"{tags.EVAL}/{name}": float(value) for name, value in metrics.items()}
-            self._record_logs(logs, on_all_ranks=False)
+            if self._counter is not None and self._counter.stepped:
+                self._counter.add_evaluation(logs)  # they belong to the step whose batch has not ended
+            else:
+                self._record_logs(logs, on_all_ranks=False)
 
     @property
     def should_stop(self) -> bool:
@@ -500,13 +503,15 @@ class Session:
         step: int | None = None,
         clip_factor: float | None = None,
         on_all_ranks: bool,
+        is_point: bool = False,
     ) -> None:
         if not self.is_active:
             return
         if self.is_writer and self._writer is None:
             self._open(self._new_location())
         facts = None if clip_factor is None else {tags.TRAINER_CLIP_FACTOR: clip_factor}
-        self._engine.record_logs(self.step if step is None else step, logs, facts, on_all_ranks=on_all_ranks)
+        step = self.step if step is None else step
+        self._engine.record_logs(step, logs, facts, on_all_ranks=on_all_ranks, is_point=is_point)
         self.stopwatch.restart_waiting()
 
     def _add(self, action: Action) -> Action:
@@ -528,12 +533,8 @@ class Session:
         """The name of a training's optimizer; None if it is unknown."""
         assert self._info is not None
         wanted = unwrap_optimizer(optimizer)
-        return next((name for name, known in self._info.optimizers.items() if known is wanted), None)
-
-    @property
-    def _copies_weights(self) -> bool:
-        """Whether a metric of the set needs copies of the weights from before the step."""
-        return any("weights_before" in item.metric.needs for item in self.config.items)
+        name: str | None = self._info.optimizers.name_of(wanted)
+        return name
 
     def _choose_location(self, step: int) -> RunLocation:
         """The folder of the training that starts after `step` steps."""
@@ -579,9 +580,7 @@ class Session:
         self._engine.drain(_DRAIN_SECONDS)
 
     def _unhook(self) -> None:
-        """Removes the session's own hooks from the model and the optimizer."""
-        if self._counter is not None:
-            self._counter.remove_hooks()
+        """Removes the session's own hooks from the model."""
         while self._hooks:
             self._hooks.pop().remove()
 

@@ -1,10 +1,10 @@
-"""Defines `StepCounter`, which counts the first optimizer's steps for trainers that do not number their steps."""
+"""Defines `StepCounter`, which counts optimizer steps for trainers that do not number their steps."""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from tbx_callbacks import tags
@@ -16,42 +16,50 @@ from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.values import Max, Mean, Value
 from tbx_callbacks.rules.base import Action
 
+logger = logging.getLogger(__name__)
+
+_MAX_IDLE = 100  # micro-batches without a step, at least, before a warning
+
 
 class StepCounter:
-    """Learns of a step from the optimizer's hooks and of a batch's end from the integration, and drives the engine.
+    """Counts a step for each micro-batch in which an optimizer has stepped, and drives the engine.
 
-    It installs its hooks at once, so that they run before those of the engine. Call `begin` when the engine has
-    started.
+    Call `begin` when the engine has started.
 
     Args:
         engine: runs the metrics.
         info: describes the training.
         step: number of finished steps.
-        copies_weights: whether a metric copies the weights before the optimizer's step.
     """
 
-    def __init__(self, engine: Engine, info: TrainingInfo, step: int, *, copies_weights: bool) -> None:
+    def __init__(self, engine: Engine, info: TrainingInfo, step: int) -> None:
         self.step = step
         """Number of finished steps."""
-        self.stepped = False
-        """Whether the optimizer made a step whose batch has not ended."""
         self._engine, self._log_schedule = engine, info.log_schedule
         self._log_due = False  # whether the trainer logs after this step
         self._losses, self._num_losses, self._samples = LazySum(add_up), 0, 0
-        self._step_logs: dict[str, Number] = {}
+        self._evaluations: dict[str, Number | str] = {}  # logged before the end of their step
         self._action = Action.NONE
-        self.first_name, first = next(iter(info.optimizers.items()))
-        self._hooks = [first.register_step_post_hook(self._after_step)]
-        if copies_weights:
-            self._hooks.append(first.register_step_pre_hook(self._before_step))
+        self._idle, self._longest, self._warned = 0, 0, False  # micro-batches since the last step
+        self._has_batches = False
+
+    @property
+    def stepped(self) -> bool:
+        """Whether an optimizer made a step whose batch has not ended."""
+        return self._engine.stepped
 
     def begin(self) -> None:
         """Begins the next step."""
         self._log_due = self._log_schedule(self.step + 1)
-        self._engine.begin_step(self.step + 1)
+        self._engine.begin_step(self.step + 1, captures_rates=self._log_due)
 
-    def end_batch(self, loss: Tensor | None, samples: int, tokens: Tensor | None, epoch: float | None) -> Action:
-        """Ends a micro-batch; if the optimizer stepped, the step is complete. Returns the new requests of rules."""
+    def end_batch(
+        self, loss: Tensor | None, samples: int, tokens: Tensor | None, epoch: float | None, *, is_step: bool = False
+    ) -> Action:
+        """Ends a micro-batch; if an optimizer stepped, the step is complete. Returns the new requests of rules.
+
+        With `is_step` it is complete in any case.
+        """
         loss_copy = self._engine.record_batch(loss=loss, samples=samples, tokens=tokens)
         if loss_copy is None and loss is not None:
             self._losses, self._num_losses = LazySum(add_up), 0  # a mean of only some losses would be wrong
@@ -59,43 +67,62 @@ class StepCounter:
             self._losses.add(loss_copy)
             self._num_losses += 1
             self._samples += samples
-        if self.stepped:
-            if epoch is not None and self._log_due:
-                self._step_logs[tags.TRAIN_EPOCH] = epoch
-            self.finish_step()
+        self._idle, self._has_batches = self._idle + 1, True
+        if self._engine.stepped:
+            self._longest, self._idle = max(self._longest, self._idle), 0
+            self.finish_step(epoch)
+        elif is_step:
+            self.finish_step(epoch)
         else:
             self._engine.end_microbatch(is_step=False)
+            if self._idle >= _MAX_IDLE and self._idle > 10 * self._longest:
+                self.warn_if_idle()
         action, self._action = self._action, Action.NONE
         return action
 
-    def finish_step(self) -> None:
-        """Completes the step that the optimizer has made, and begins the next one."""
-        self.step, self.stepped = self.step + 1, False
+    def finish_step(self, epoch: float | None = None) -> None:
+        """Completes the step, and begins the next one."""
+        self.step += 1
         self._engine.end_microbatch(is_step=False)
         if self._log_due:
-            logs, self._step_logs = self._step_logs, {}
+            logs: dict[str, Number] = {}
+            rate = self._engine.first_rate
+            if rate is not None:
+                logs[tags.TRAIN_LEARNING_RATE] = rate
+            if epoch is not None:
+                logs[tags.TRAIN_EPOCH] = epoch
             self._engine.record_logs(self.step, logs, shared=self._loss())
             self._losses, self._num_losses, self._samples = LazySum(add_up), 0, 0
+        if self._evaluations:
+            logs_of_rank, self._evaluations = self._evaluations, {}
+            self._engine.record_logs(self.step, logs_of_rank, on_all_ranks=False)
         self.begin()
         if self._engine.has_decisions:
             self._action |= self._engine.poll_actions(self.step)
 
-    def remove_hooks(self) -> None:
-        """Removes the hooks; later steps are not counted."""
-        while self._hooks:
-            self._hooks.pop().remove()
+    def add_evaluation(self, logs: Mapping[str, Number | str]) -> None:
+        """Keeps values of this rank until the step that an optimizer has made is complete."""
+        self._evaluations.update(logs)
 
-    def _before_step(self, *args: Any) -> None:
-        if self.stepped:  # the previous iteration did not report its end
-            self.finish_step()
-
-    def _after_step(self, optimizer: torch.optim.Optimizer, *args: Any) -> None:
-        if self.stepped:
-            self.finish_step()
-        self.stepped = True
-        if self._log_due:  # read now: the scheduler changes it before the step is finished
-            rate = optimizer.param_groups[0]["lr"]
-            self._step_logs[tags.TRAIN_LEARNING_RATE] = rate.detach().clone() if isinstance(rate, Tensor) else rate
+    def warn_if_idle(self) -> None:
+        """Warns once if micro-batches have come without a step, or steps without the end of a micro-batch."""
+        calls = self._engine.optimizer_calls
+        if self._warned:
+            return
+        if calls > 1 and not self._has_batches:
+            self._warned = True
+            logger.warning(
+                "only one step is written: optimizers stepped %d times, but no batch was reported; call end_step after"
+                " each batch",
+                calls,
+            )
+        elif self._idle:
+            self._warned = True
+            logger.warning(
+                "nothing is written: no optimizer of this model has stepped in %d micro-batches; pass the one that"
+                " trains it",
+                self._idle,
+            )
 
     def _loss(self) -> dict[str, Value]:
         """The mean loss since the last point, weighted by samples over ranks, and the largest loss of any rank."""

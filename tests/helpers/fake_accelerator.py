@@ -175,7 +175,7 @@ def main() -> None:
             engine.publisher.buffered = None  # the copy to the host would begin here
             counter = loop._session._counter
             assert counter is not None
-            counter.step, counter.stepped = counter.step + 1, False
+            counter.step += 1
             counter.begin()
         print("tags", *step_values[1].tags)
         loop._session.running = False

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 ParameterState = Mapping[str, Any]
+Closure = Callable[[], Any]
 
 
 class StepEvents(Protocol):
-    """Receives the events of an optimizer's step; `name` is the optimizer's."""
+    """Receives the events of optimizers' steps; `name` is the optimizer's."""
+
+    @property
+    def wants_gradients(self) -> bool:
+        """Whether metrics are due: only then is `before_step` needed, and `after_step` reads gradients."""
+
+    def name_of(self, optimizer: torch.optim.Optimizer) -> str | None:
+        """Returns the name of an optimizer of this training; None for one whose steps are not reported."""
 
     def before_clip(self, scale: Tensor | None, optimizer: str | None, max_norm: float | None) -> None:
         """All gradients of this step exist; `scale` is the loss scale that they still contain."""
@@ -20,18 +28,14 @@ class StepEvents(Protocol):
     def record_clipping(self, norm: Tensor | float, max_norm: float) -> None:
         """The gradients were clipped to `max_norm`; `norm` is their norm before."""
 
-    def before_step(self, name: str, *, closure: bool) -> None:
-        """The step begins; with a closure, gradients do not exist yet."""
+    def before_step(self, name: str, closure: Closure | None) -> Closure | None:
+        """The step begins. With a closure, gradients do not exist yet; it may return another closure to call."""
 
-    def after_step(self, name: str, *hook_arguments: object) -> None:
-        """The step has ended: weights and optimizer state are new, gradients are those that it used.
+    def after_step(self, name: str) -> None:
+        """The step has ended: weights and optimizer state are new."""
 
-        `hook_arguments` are those of torch's hook, which calls this without a function in between.
-        """
-
-    @property
-    def wants_gradients(self) -> bool:
-        """Whether `after_step` reads gradients."""
+    def report(self, error: Exception) -> None:
+        """Receives an error of the methods above, which must not reach the training."""
 
 
 class Sharding(Protocol):
@@ -55,7 +59,10 @@ class Sharding(Protocol):
 
     @property
     def frees_gradients(self) -> bool:
-        """Whether gradients may be freed during the step, so that a parameter without one may have been updated."""
+        """Whether the strategy keeps the gradients of a step itself, and frees them during it.
+
+        A parameter without a gradient may then have been updated. After the step, `gradients` are those that it used.
+        """
 
     def shard_ranks(self, parameters: Sequence[Tensor]) -> Mapping[int, Sequence[int]]:
         """Returns the global ranks that hold the shards of a plain tensor, by its id; full tensors are left out."""
@@ -77,13 +84,5 @@ class Sharding(Protocol):
     def skipped(self, optimizer: torch.optim.Optimizer) -> Tensor | None:
         """Returns a tensor that is nonzero if the step was skipped because gradients overflowed; None if unknown."""
 
-    def hook_steps(
-        self, optimizers: Mapping[str, torch.optim.Optimizer], events: StepEvents, before: Collection[str]
-    ) -> list[Any]:
-        """Reports every step to `events`; returns handles with `remove`.
-
-        Args:
-            optimizers: optimizers by name.
-            events: receives the events.
-            before: names of the optimizers for which `before_step` is needed.
-        """
+    def hook_steps(self, optimizers: Mapping[str, torch.optim.Optimizer], events: StepEvents) -> list[Any]:
+        """Reports every step to `events`; returns handles with `remove`."""

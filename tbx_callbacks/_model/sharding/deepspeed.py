@@ -6,7 +6,7 @@ is the only module that reads private attributes of DeepSpeed; tested on deepspe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,12 +62,7 @@ class DeepSpeedSharding:
         norm, limit = self._zero._global_grad_norm, float(self._zero.clip_grad)
         return (float(norm), limit) if limit > 0 and norm is not None else None
 
-    def hook_steps(
-        self,
-        optimizers: Mapping[str, torch.optim.Optimizer],
-        events: StepEvents,
-        before: Collection[str],
-    ) -> list[Any]:
+    def hook_steps(self, optimizers: Mapping[str, torch.optim.Optimizer], events: StepEvents) -> list[Any]:
         """Replaces the optimizer's `step`. Hooks of torch do not fit: DeepSpeed calls its optimizer once per group."""
         zero, base, step = self._zero, self._zero.optimizer, self._zero.step
         name = next(iter(optimizers))
@@ -75,7 +70,8 @@ class DeepSpeedSharding:
         def patched_step(*args: Any, **kwargs: Any) -> Any:
             self._consumed = None
             events.before_clip(self.loss_scale, name, None)  # gradients are averaged, and not clipped yet
-            events.before_step(name, closure=False)
+            if events.wants_gradients:
+                events.before_step(name, None)
             hook = base.register_step_pre_hook(self._keep) if events.wants_gradients else None
             self._consumed = {}
             try:

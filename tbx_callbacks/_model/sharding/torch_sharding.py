@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from tbx_callbacks._model.amp import found_inf
 from tbx_callbacks._model.sharding import dtensor, fsdp1
 from tbx_callbacks._model.sharding.base import ParameterState, StepEvents
+from tbx_callbacks._model.sharding.step_hooks import StepHooks
 
 
 class TorchSharding:
@@ -59,19 +59,8 @@ class TorchSharding:
     def skipped(self, optimizer: torch.optim.Optimizer) -> Tensor | None:
         return found_inf(optimizer)
 
-    def hook_steps(
-        self, optimizers: Mapping[str, torch.optim.Optimizer], events: StepEvents, before: Collection[str]
-    ) -> list[Any]:
-        handles: list[Any] = []
-        for name, optimizer in optimizers.items():
-            if name in before:
-                handles.append(optimizer.register_step_pre_hook(partial(_before_step, events, name)))
-            handles.append(optimizer.register_step_post_hook(partial(events.after_step, name)))
-        return handles
-
-
-def _before_step(events: StepEvents, name: str, _: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    events.before_step(name, closure=any(arg is not None for arg in (*args[1:], *kwargs.values())))
+    def hook_steps(self, optimizers: Mapping[str, torch.optim.Optimizer], events: StepEvents) -> list[Any]:
+        return [StepHooks(events)]
 
 
 def _local_state(state: ParameterState | None) -> ParameterState | None:

@@ -101,7 +101,12 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
         if logs:
             if self._args is None:
                 self._use(args)  # a callback added after the Trainer was created has no arguments yet
-            self._session.record_logs(log_tags(logs), step=state.global_step, clip_factor=clip_factor_in(logs, args))
+            self._session.record_logs(
+                log_tags(logs),
+                step=state.global_step,
+                clip_factor=clip_factor_in(logs, args),
+                is_point="loss" in logs,
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.end(succeeded=True)

@@ -84,6 +84,7 @@ def training_info(
         earlier_logs=[log_tags(logs) for logs in state.log_history],
         compiled=is_compiled(model, args),
         steps_per_epoch=steps_per_epoch(args, dataloader),
+        logs_elsewhere=True,  # callbacks may set control.should_log
         predictions_remedy=_REMEDY_ATTACHED if attached else _REMEDY_NOT_ATTACHED,
     )
 

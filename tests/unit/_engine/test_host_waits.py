@@ -84,7 +84,7 @@ def test_sparse_gradients_coalesced_once_per_moment(
     assert len(made) == times
 
 
-def test_loop_without_end_step_frees_gradients(tmp_path: Path) -> None:
+def test_loop_step_in_progress_frees_gradients(tmp_path: Path) -> None:
     model = nn.Linear(8, 8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
     names = ["nonfinite", "throughput", "optimizer_state", "grad_histogram", "update_norm", "train_accuracy"]
@@ -100,6 +100,7 @@ def test_loop_without_end_step_frees_gradients(tmp_path: Path) -> None:
             model.weight.grad[0, 0] = float("nan")
             old = weakref.ref(model.weight.grad)
             optimizer.step()
+            loop.end_step()
     assert loop.step == 4
     run = Run(tmp_path)
     assert run.scalars["nonfinite/gradients/total"][0] == (1, 1.0)

@@ -40,7 +40,7 @@ def test_plan_several_optimizers_own_prefixed_runs() -> None:
         ("first", ["grad_norm/first/a"]),
         ("second", ["grad_norm/second/b"]),
     ]
-    assert [run.optimizer for run in runs[2:]] == ["first"]
+    assert [run.optimizer for run in runs[2:]] == [""]
 
 
 def test_plan_same_tag_of_two_metrics_refused() -> None:

@@ -121,12 +121,16 @@ def test_loop_training_with_callback_unchanged(tmp_path: Path) -> None:
     assert torch.equal(watched_rng, plain_rng)
 
 
-def test_loop_without_end_step_counts_optimizer_steps(tmp_path: Path) -> None:
+def test_loop_without_end_step_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, {"every": 1, "metrics": [{"weight_norm": {"by": "total"}}]}, log_dir=tmp_path):
         train(None, model, optimizer, steps=5)
-    assert Run(tmp_path).steps("weight_norm/total") == [1, 2, 3, 4, 5]
+    assert Run(tmp_path).steps("weight_norm/total") == [1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "only one step is written: optimizers stepped 5 times, but no batch was reported; call end_step after each"
+        " batch"
+    ]
 
 
 def test_loop_steps_per_epoch_gives_epochs(tmp_path: Path) -> None:

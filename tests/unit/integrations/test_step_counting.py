@@ -1,4 +1,4 @@
-"""Tests that steps are counted in the first optimizer's hooks."""
+"""Tests that a batch in which any optimizer steps is a step."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ METRICS = ["loss", "learning_rate", {"weight_norm": {"by": "total"}}]
 
 
 class Training:
-    def __init__(self, *, copies_weights: bool = False) -> None:
+    def __init__(self) -> None:
         model = nn.Linear(2, 2)
         self.first, self.second = (torch.optim.SGD(model.parameters(), lr=0.1) for _ in range(2))
         self.writer = MemoryWriter()
         config = load_config({"every": 1, "metrics": METRICS})
         self.engine = Engine(config.items, every=config.every, strict=True, writer=self.writer)
         info = TrainingInfo(model, {"first": self.first, "second": self.second}, log_schedule=2)
-        self.counter = StepCounter(self.engine, info, 0, copies_weights=copies_weights)
+        self.counter = StepCounter(self.engine, info, 0)
         self.engine.start(info)
         self.counter.begin()
 
@@ -32,7 +32,6 @@ class Training:
         return self.counter.end_batch(torch.tensor(loss), samples, None, epoch)
 
     def end(self) -> None:
-        self.counter.remove_hooks()
         self.engine.end(self.counter.step, succeeded=True)
 
 
@@ -41,7 +40,7 @@ def test_step_counter_accumulated_batches_averaged() -> None:
     for number, loss in enumerate((1.0, 2.0, 3.0, 6.0), 1):
         if number % 2 == 0:
             training.first.step()
-            training.second.step()  # only the first optimizer's steps count
+            training.second.step()
         assert training.end_batch(loss, epoch=number / 4) is Action.NONE
     assert (training.counter.step, training.counter.stepped) == (2, False)
     training.end()
@@ -51,15 +50,34 @@ def test_step_counter_accumulated_batches_averaged() -> None:
     assert [step for step, _ in training.writer.series("weight_norm/first/total")] == [1, 2]
 
 
-@pytest.mark.parametrize("copies_weights", [False, True])
-def test_step_counter_unreported_batches_counted(copies_weights: bool) -> None:
-    training = Training(copies_weights=copies_weights)
-    for _ in range(3):
-        training.first.step()
-    assert (training.counter.step, training.counter.stepped) == (2, True)
-    training.counter.finish_step()
+def test_step_counter_any_optimizer_makes_a_step() -> None:
+    training = Training()
+    for optimizers in ([training.second], [training.first] * 3, [], [training.first, training.second]):
+        for optimizer in optimizers:
+            optimizer.step()
+        training.end_batch(1.0)
     training.end()
+    assert training.counter.step == 3
+    assert [step for step, _ in training.writer.series("weight_norm/first/total")] == [2, 3]
+    assert [step for step, _ in training.writer.series("weight_norm/second/total")] == [1, 3]
+
+
+def test_step_counter_evaluation_belongs_to_step_in_progress() -> None:
+    training = Training()
     training.first.step()
-    assert (training.counter.step, training.counter.stepped) == (3, False)
-    assert [step for step, _ in training.writer.series("weight_norm/first/total")] == [1, 2, 3]
-    assert training.writer.series("train/loss") == []
+    training.counter.add_evaluation({"eval/accuracy": 0.5})
+    assert training.writer.series("eval/accuracy") == []
+    training.end_batch(1.0)
+    training.end()
+    assert training.writer.series("eval/accuracy") == [(1, 0.5)]
+
+
+def test_step_counter_batches_without_step_warn(caplog: pytest.LogCaptureFixture) -> None:
+    training = Training()
+    for _ in range(100):
+        training.end_batch(1.0)
+    training.counter.warn_if_idle()
+    assert [record.getMessage() for record in caplog.records] == [
+        "nothing is written: no optimizer of this model has stepped in 100 micro-batches; pass the one that trains it"
+    ]
+    training.end()

@@ -1,0 +1,92 @@
+"""Defines `StepHooks`, which reports the steps of all optimizers, also of those that are created later."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from tbx_callbacks._model.sharding.base import Closure, StepEvents
+
+
+class StepHooks:
+    """Handle of torch's global step hooks, which fire for every optimizer: one may be replaced during a training.
+
+    The hooks hold `events` weakly. `torch.compile` does not trace them, so it compiles the same graphs with them.
+
+    Args:
+        events: receives the steps.
+    """
+
+    _running = 0  # hooks of any session in progress; torch iterates over its hooks then, so that none may be removed
+    _removed: list[Any] = []  # noqa: RUF012 - handles to remove once no hook runs
+
+    def __init__(self, events: StepEvents) -> None:
+        self._events: weakref.ref[StepEvents] | None = weakref.ref(events)
+        self._discard()
+        before, after = torch._dynamo.disable(self._before), torch._dynamo.disable(self._after)
+        self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+        weakref.finalize(events, StepHooks._removed.extend, self._handles).atexit = False
+
+    def remove(self) -> None:
+        """Removes the hooks; inside a hook, they do nothing from now on and are removed later."""
+        self._events = None
+        StepHooks._removed.extend(self._handles)
+        self._handles = []
+        self._discard()
+
+    @staticmethod
+    def _discard() -> None:
+        while StepHooks._removed and not StepHooks._running:
+            StepHooks._removed.pop().remove()
+
+    def _before(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        events = None if self._events is None else self._events()
+        if events is None or not events.wants_gradients:
+            return None
+        StepHooks._running += 1
+        try:
+            name = events.name_of(optimizer)
+            if name is None:
+                return None
+            closure = _closure_in(args, kwargs)
+            replaced = events.before_step(name, closure)
+            return None if replaced is None or closure is None else _replace(args, kwargs, closure, replaced)
+        except Exception as error:
+            events.report(error)
+            return None
+        finally:
+            StepHooks._running -= 1
+
+    def _after(self, optimizer: torch.optim.Optimizer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        events = None if self._events is None else self._events()
+        if events is None:
+            return
+        StepHooks._running += 1
+        try:
+            name = events.name_of(optimizer)
+            if name is not None:
+                events.after_step(name)
+        except Exception as error:
+            events.report(error)
+        finally:
+            StepHooks._running -= 1
+
+
+def _closure_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Closure | None:
+    """Returns the closure among the arguments of `step`; the first argument is the optimizer."""
+    return next((value for value in (*args[1:], *kwargs.values()) if callable(value)), None)
+
+
+def _replace(
+    args: Sequence[Any], kwargs: Mapping[str, Any], closure: Closure, replaced: Closure
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return (
+        tuple(replaced if value is closure else value for value in args),
+        {name: replaced if value is closure else value for name, value in kwargs.items()},
+    )
