@@ -78,16 +78,19 @@ class EnteringGradients:
         self._changes: dict[type, bool] = {}  # whether optimizers of a class change gradients; unknown if absent
         self._warned = False
 
-    def hold(self, access: ModelAccess, name: str) -> None:
-        """Holds the gradients with which the step of optimizer `name` begins."""
+    def hold(self, access: ModelAccess, name: str, *, copies: bool) -> None:
+        """Holds the gradients with which the step of optimizer `name` begins.
+
+        With `copies`, also copies of them where the step may change them.
+        """
         optimizer = access.optimizers[name]
         if access.sharding.frees_gradients or changes_gradients_itself(optimizer):
             return
         gradients = access.gradient_elements(name)
-        copies = None
-        if self._changes.get(type(optimizer), not _is_from_torch(optimizer)):
-            copies = [None if gradient is None else gradient.detach().clone() for gradient in gradients]
-        self._held[name] = gradients, _versions(gradients), copies
+        copied = None
+        if copies and self._changes.get(type(optimizer), not _is_from_torch(optimizer)):
+            copied = [None if gradient is None else gradient.detach().clone() for gradient in gradients]
+        self._held[name] = gradients, _versions(gradients), copied
 
     def pop(self, access: ModelAccess, name: str) -> list[Tensor | None] | None:
         """Returns the gradients that entered the step of optimizer `name`; None if the step has changed them."""
@@ -159,11 +162,18 @@ class WeightSnapshot:
             if current is not None
         }
 
-    def updates(self, access: ModelAccess, name: str, skipped: Tensor | None) -> Tensors | None:
+    def updates(
+        self,
+        access: ModelAccess,
+        name: str,
+        skipped: Tensor | None,
+        entered: Sequence[Tensor | None] | None = None,
+    ) -> Tensors | None:
         """New minus old weights, in the memory of the copies; None if `take` was not called.
 
         Weights without a gradient are left out, because the optimizer does not touch them. `skipped` is nonzero if the
-        step did nothing. The updates are then NaN instead of zero, so that no statistic includes them.
+        step did nothing. The updates are then NaN instead of zero, so that no statistic includes them. `entered` holds
+        the gradients that entered the step, which may have cleared them since.
         """
         copies = self._copies.pop(name, None)
         if copies is None:
@@ -171,7 +181,12 @@ class WeightSnapshot:
         updates: list[Tensor | None] = [None] * len(access.parameters)
         indices = list(copies)
         if not access.sharding.frees_gradients:
-            indices = [index for index, found in zip(indices, access.have_gradients(indices), strict=True) if found]
+            now = access.have_gradients(indices)
+            indices = [
+                index
+                for index, found in zip(indices, now, strict=True)
+                if found or (entered and entered[index] is not None)
+            ]
         for index, current in zip(indices, access.weights_at(indices), strict=True):
             if current is None:
                 continue

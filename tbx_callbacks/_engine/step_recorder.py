@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -105,7 +106,7 @@ class StepRecorder:
         self._done: set[MetricRun] = set()
         self._due_since: dict[MetricRun, int] = {}
         self._rates: dict[str, list[Number | None]] = {}
-        self._depth: dict[str, int] = {}
+        self._depths: dict[str, int] = {}  # of the stack, where an optimizer's step began
         self._strangers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self.captures_rates = False
         """Whether learning rates are recorded in this step even if no metric is due."""
@@ -170,11 +171,11 @@ class StepRecorder:
     def begin_step(self, step: int) -> None:
         """Begins a step; see `Engine.begin_step`."""
         unmeasured: list[MetricRun] = []
-        if self.due:
+        if self.due or self._done:
             self._gradient_snapshot = GradientSnapshot()
             unmeasured = self._unmeasured()
             self._done.clear()
-            self._depth.clear()
+            self._depths.clear()
         if not self._hooks:
             self._hooks = self._attach()  # attach again after suspend()
         self.step, self.stepped, self.calls, self.due = step, False, 0, self._runner.due(step)
@@ -258,15 +259,17 @@ class StepRecorder:
 
     def before_step(self, name: str, closure: Closure | None) -> Closure | None:
         """Holds the gradients and copies the weights that due metrics need; see `StepEvents`."""
-        depth = self._depth[name] = self._depth.get(name, 0) + 1
-        if depth > 1 or not self._due(name) or self._training_abandoned():
+        depth = _stack_depth()
+        if depth > self._depths.get(name, depth) or not self._due(name) or self._training_abandoned():
             return None  # a step that calls the step of its base class reports it too
-        holding = self._due(name, "gradients")
+        self._depths[name] = depth
+        reading, comparing = self._due(name, "gradients"), self._due(name, "weights_before")
+        holding = reading or comparing
+        hold = partial(self._entering.hold, name=name, copies=bool(reading))
         with self._guard("reading gradients", self.step, holding):
             self._refresh()
             if holding and closure is None:
-                self._entering.hold(self._access, name)
-        comparing = self._due(name, "weights_before")
+                hold(self._access)
         if comparing:
             with self._guard("copying weights", self.step, comparing):
                 self._weight_snapshot.take(self._access, self.due, name, closure=closure is not None)
@@ -276,7 +279,7 @@ class StepRecorder:
         def evaluate() -> Any:
             result = closure()
             with self._guard("reading gradients", self.step, holding):
-                self._entering.hold(self._access, name)
+                hold(self._access)
             return result
 
         return evaluate
@@ -292,8 +295,10 @@ class StepRecorder:
             self._rates[name] = rates_of(self._info.optimizers[name])
         if not self.due and not (self._user_scalars.sums and self._user_scalars.due(self.step)):
             return
-        depth = self._depth[name] = max(0, self._depth.get(name, 0) - 1)
-        if depth or self._training_abandoned():
+        if name in self._depths and _stack_depth() > self._depths[name]:
+            return  # a step of the base class: the step itself has not ended
+        self._depths.pop(name, None)
+        if self._training_abandoned():
             return
         with self._guard("measuring", self.step, self._due(name)):
             try:
@@ -315,7 +320,7 @@ class StepRecorder:
         elif due and self._access.counts_any(name) and not any(tensor is not None for tensor in entered):
             self._warn_without_gradients(name)
         with self._guard.charged(self.step, self._due(name, "weights_before")):
-            updates = self._weight_snapshot.updates(self._access, name, skipped)
+            updates = self._weight_snapshot.updates(self._access, name, skipped, entered)
         context = replace(
             self._context(name),
             gradients=Tensors(entered or ()),
@@ -466,3 +471,11 @@ class StepRecorder:
     def finish_step(self) -> None:
         """Ends the step: runs the deferred metrics."""
         self.end_of_step.run_all(self._runner, self._counters, self._publisher)
+
+
+def _stack_depth() -> int:
+    """The number of frames above the caller's caller. A failed step that is tried again has the same one."""
+    depth, frame = 0, sys._getframe(2)
+    while (above := frame.f_back) is not None:
+        depth, frame = depth + 1, above
+    return depth

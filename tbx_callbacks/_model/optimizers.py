@@ -87,13 +87,14 @@ class KnownOptimizers(Mapping[str, torch.optim.Optimizer]):
 
         Args:
             optimizer: the optimizer.
-            parameter_ids: ids of the model's parameters. An optimizer without any of them is not added.
+            parameter_ids: ids of the model's parameters. An optimizer without any of them is not added, and neither is
+                one of a single parameter: trainings with an optimizer for each parameter step in the backward pass.
         """
         own = ids_of(optimizer) & set(parameter_ids)
-        if not own:
-            return None
         shared = {name: len(own & ids_of(known)) for name, known in self._current.items()}
         name = max(shared, key=lambda name: shared[name])
+        if not shared[name] and len(own) < 2:
+            return None
         if not shared[name]:
             name = _unused(type(optimizer).__name__, self._current)
         self._current[name] = optimizer

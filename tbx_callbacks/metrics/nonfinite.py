@@ -38,6 +38,8 @@ class NonFinite(Metric):
     Clipping by a NaN norm makes every gradient NaN. Clipping by an Inf norm turns Inf into NaN and the rest into zeros.
     If the trainer clips so and the callback is not attached, nonzero counts are left out: they would blame every layer.
 
+    Counts of gradients are left out in a step without any gradient.
+
     `nonfinite/losses` counts micro-batches, including those that the trainer's log hides (logging_nan_inf_filter).
     Cost: on accelerators one pass; on CPU nothing beyond the norms' pass while all tensors are finite.
     """
@@ -65,10 +67,11 @@ class NonFinite(Metric):
         gradients = context.selection.sums(source.nonfinite, source.present)
         weights = context.selection.sums(context.weights.nonfinite, context.weights.present)
         values: dict[str, Value | Derived] = {
-            f"{gradient_prefix}/{{group}}": Sum(_with_zeros(gradients, trained)),
             f"{NONFINITE_WEIGHTS}/{{group}}": Sum(_with_zeros(weights, [group.name for group in groups])),
             NONFINITE_FIRST_BAD: Derived(partial(_summarize, context.step)),
         }
+        if any(source.present):  # zeros would say that gradients are finite where there are none
+            values[f"{gradient_prefix}/{{group}}"] = Sum(_with_zeros(gradients, trained))
         if interval.losses:
             values[NONFINITE_LOSSES] = Sum(interval.nonfinite_losses)
         return values
@@ -89,7 +92,8 @@ def _summarize(step: int, numbers: Mapping[str, FinalValue]) -> dict[str, FinalV
     bad = {tag: count for tag, count in {**gradients, **spread, **weights}.items() if count}
     values: dict[str, FinalValue | None] = {tag: None for tag in (*gradients, *weights) if tag not in bad}
     values[NONFINITE_FOUND] = float(bool(bad or losses))
-    values[f"{NONFINITE_GRADIENTS}/{TOTAL}"] = None if any(spread.values()) else sum(gradients.values(), start=0.0)
+    has_counts = (gradients or spread) and not any(spread.values())
+    values[f"{NONFINITE_GRADIENTS}/{TOTAL}"] = sum(gradients.values(), start=0.0) if has_counts else None
     values[f"{NONFINITE_WEIGHTS}/{TOTAL}"] = sum(weights.values(), start=0.0)
     problems = []
     if losses:

@@ -105,7 +105,7 @@ def log_tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
 def clip_factor_in(logs: Mapping[str, Any], args: Any) -> float | None:
     """The clip factor computed from the norm in the Trainer's logs; None without one."""
     norm, limit = logs.get("grad_norm") if "loss" in logs else None, args.max_grad_norm or 0.0
-    if norm is None or not math.isfinite(norm) or limit <= 0:
+    if not norm or not math.isfinite(norm) or limit <= 0:  # 0: the Trainer saw no gradients
         return None
     return clip_factor(float(norm), limit)
 
