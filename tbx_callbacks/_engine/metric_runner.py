@@ -207,11 +207,13 @@ class EndOfStepRuns:
 
     def __init__(self) -> None:
         self.pending: dict[MetricRun, Context] = {}
+        self._counted: set[MetricRun] = set()  # those whose context has its counts
 
-    def defer(self, metric_run: MetricRun, context: Context) -> bool:
+    def defer(self, metric_run: MetricRun, context: Context, counters: Counters) -> bool:
         """Defers the metric if it reads no parameters, or needs data from the end of the step.
 
-        Its tensor statistics are computed immediately. Of several optimizer steps in one step, the last one counts.
+        Its tensor statistics are computed immediately, and its counts too unless they change at the end of the step.
+        Of several optimizer steps in one step, the last one counts.
 
         Returns:
             Whether the metric is deferred.
@@ -222,14 +224,18 @@ class EndOfStepRuns:
         if select is not None:
             for tensors in (context.gradients, context.weights):
                 tensors.compute(nonfinite="nonfinite" in needs)
+        if _END_OF_STEP_NEEDS.isdisjoint(needs):
+            context = with_interval(metric_run, context, counters)
+            self._counted.add(metric_run)
         self.pending[metric_run] = replace(context, optimizer_state=None)  # the state holds gradients
         return True
 
     def run_all(self, runner: MetricRunner, counters: Counters, publisher: Publisher) -> None:
         """Runs the deferred metrics."""
-        deferred, self.pending = self.pending, {}
+        deferred, self.pending, counted, self._counted = self.pending, {}, self._counted, set()
         for metric_run, context in deferred.items():
-            runner.run(metric_run, with_interval(metric_run, context, counters), publisher.step_values(context.step))
+            complete = context if metric_run in counted else with_interval(metric_run, context, counters)
+            runner.run(metric_run, complete, publisher.step_values(context.step))
 
 
 def with_interval(metric_run: MetricRun, context: Context, counters: Counters) -> Context:

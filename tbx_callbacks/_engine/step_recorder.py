@@ -108,6 +108,7 @@ class StepRecorder:
         self._rates: dict[str, list[Number | None]] = {}
         self._depths: dict[str, int] = {}  # of the stack, where an optimizer's step began
         self._strangers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self._has_tensor_rates = True  # they must be copied, because schedulers change them
         self.captures_rates = False
         """Whether learning rates are recorded in this step even if no metric is due."""
         self._warned: set[str] = set()
@@ -220,7 +221,7 @@ class StepRecorder:
             return
         for metric_run in self.due:
             if "loss_scale" in metric_run.spec.metric.needs:
-                self.end_of_step.defer(metric_run, Context("step", self.step, self._run_info))
+                self.end_of_step.defer(metric_run, Context("step", self.step, self._run_info), self._counters)
                 self._done.add(metric_run)
 
     def before_clip(self, scale: Tensor | None, optimizer: str | None, max_norm: float | None) -> None:
@@ -241,11 +242,6 @@ class StepRecorder:
             self._gradient_snapshot.record_clipping(local_norm, max_norm)
 
     # -- the optimizer's step --------------------------------------------------------------------------------------
-
-    @property
-    def wants_gradients(self) -> bool:
-        """Whether metrics are due in this step."""
-        return bool(self.due)
 
     def name_of(self, optimizer: torch.optim.Optimizer) -> str | None:
         """Returns the optimizer's name. One that is new, and trains this model, belongs to the training from now on."""
@@ -284,15 +280,18 @@ class StepRecorder:
 
         return evaluate
 
-    def after_step(self, name: str) -> None:
+    def after_step(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         """Runs the metrics that are due in the step of this optimizer."""
         self.calls += 1
         if not self.stepped:
             self.stepped = self.has_stepped = True
             self._counters.steps += 1
             self._rates.clear()
-        if self.due or self.captures_rates or self._info.logs_elsewhere:
-            self._rates[name] = rates_of(self._info.optimizers[name])
+        if self.due or self.captures_rates or self._has_tensor_rates:
+            self._rates[name] = rates = rates_of(self._info.optimizers[name])
+            self._has_tensor_rates = self._info.logs_elsewhere and any(isinstance(rate, Tensor) for rate in rates)
+        elif self._info.logs_elsewhere:
+            self._rates[name] = [group.get("lr") for group in optimizer.param_groups]  # the same, in fewer calls
         if not self.due and not (self._user_scalars.sums and self._user_scalars.due(self.step)):
             return
         if name in self._depths and _stack_depth() > self._depths[name]:
@@ -302,7 +301,7 @@ class StepRecorder:
             return
         with self._guard("measuring", self.step, self._due(name)):
             try:
-                self._run_due(name, self.sharding.skipped(self._info.optimizers[name]))
+                self._run_due(name, self.sharding.skipped(optimizer))
             except Exception as error:
                 if self._publisher.reducer is not None:
                     self._publisher.reducer.withdraw(error)
@@ -366,7 +365,7 @@ class StepRecorder:
         for metric_run in metric_runs:
             self._done.add(metric_run)
             selected = replace(context, selection=metric_run.selection)
-            if not self.end_of_step.defer(metric_run, selected):
+            if not self.end_of_step.defer(metric_run, selected, self._counters):
                 self._runner.run(metric_run, with_interval(metric_run, selected, self._counters), step_values)
 
     def _count_histograms(self, metric_runs: Sequence[MetricRun], step_values: StepValues) -> None:

@@ -16,8 +16,8 @@ class StepEvents(Protocol):
     """Receives the events of optimizers' steps; `name` is the optimizer's."""
 
     @property
-    def wants_gradients(self) -> bool:
-        """Whether metrics are due: only then is `before_step` needed, and `after_step` reads gradients."""
+    def due(self) -> Sequence[object]:
+        """The metrics that are due. Without any, `before_step` is not needed and `after_step` reads no gradients."""
 
     def name_of(self, optimizer: torch.optim.Optimizer) -> str | None:
         """Returns the name of an optimizer of this training; None for one whose steps are not reported."""
@@ -31,7 +31,7 @@ class StepEvents(Protocol):
     def before_step(self, name: str, closure: Closure | None) -> Closure | None:
         """The step begins. With a closure, gradients do not exist yet; it may return another closure to call."""
 
-    def after_step(self, name: str) -> None:
+    def after_step(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         """The step has ended: weights and optimizer state are new."""
 
     def report(self, error: Exception) -> None:

@@ -70,9 +70,9 @@ class DeepSpeedSharding:
         def patched_step(*args: Any, **kwargs: Any) -> Any:
             self._consumed = None
             events.before_clip(self.loss_scale, name, None)  # gradients are averaged, and not clipped yet
-            if events.wants_gradients:
+            if events.due:
                 events.before_step(name, None)
-            hook = base.register_step_pre_hook(self._keep) if events.wants_gradients else None
+            hook = base.register_step_pre_hook(self._keep) if events.due else None
             self._consumed = {}
             try:
                 result = step(*args, **kwargs)
@@ -81,7 +81,7 @@ class DeepSpeedSharding:
                     hook.remove()
             if (norm_and_limit := self.gradient_norm_and_limit) is not None:
                 events.record_clipping(*norm_and_limit)
-            events.after_step(name)
+            events.after_step(name, optimizers[name])
             self._consumed = None
             return result
 

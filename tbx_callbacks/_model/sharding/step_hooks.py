@@ -26,6 +26,8 @@ class StepHooks:
 
     def __init__(self, events: StepEvents) -> None:
         self._events: weakref.ref[StepEvents] | None = weakref.ref(events)
+        self._last: torch.optim.Optimizer | None = None  # the optimizer that stepped last, and its name: a quick look
+        self._last_name: str | None = None
         self._discard()
         before, after = torch._dynamo.disable(self._before), torch._dynamo.disable(self._after)
         self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
@@ -33,7 +35,7 @@ class StepHooks:
 
     def remove(self) -> None:
         """Removes the hooks; inside a hook, they do nothing from now on and are removed later."""
-        self._events = None
+        self._events = self._last = None
         StepHooks._removed.extend(self._handles)
         self._handles = []
         self._discard()
@@ -47,7 +49,7 @@ class StepHooks:
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         events = None if self._events is None else self._events()
-        if events is None or not events.wants_gradients:
+        if events is None or not events.due:
             return None
         StepHooks._running += 1
         try:
@@ -69,9 +71,10 @@ class StepHooks:
             return
         StepHooks._running += 1
         try:
-            name = events.name_of(optimizer)
-            if name is not None:
-                events.after_step(name)
+            if optimizer is not self._last:
+                self._last, self._last_name = optimizer, events.name_of(optimizer)
+            if self._last_name is not None:
+                events.after_step(self._last_name, optimizer)
         except Exception as error:
             events.report(error)
         finally:

@@ -32,7 +32,7 @@ def step_values(model: nn.Module) -> dict[str, Any]:
     engine.begin_step(1)
     engine.before_clip()
     assert engine._recorder is not None
-    engine._recorder.after_step("SGD")  # no optimizer can step some kinds
+    engine._recorder.after_step("SGD", optimizer)  # no optimizer can step some kinds
     engine.flush_step()
     engine.end(1, succeeded=True)
     return {tag: value for _, values in writer.batches for tag, value in values.items()}

@@ -19,11 +19,10 @@ from tbx_callbacks._model.sharding.step_hooks import StepHooks
 class Recorder:
     """Receives the events of the steps of known optimizers."""
 
-    wants_gradients = True
-
     def __init__(self, **known: torch.optim.Optimizer) -> None:
         self.known, self.events, self.errors = known, list[tuple[Any, ...]](), list[Exception]()
         self.replacement: Closure | None = None
+        self.due: list[str] = ["a metric"]
 
     def name_of(self, optimizer: torch.optim.Optimizer) -> str | None:
         return next((name for name, known in self.known.items() if known is optimizer), None)
@@ -36,7 +35,7 @@ class Recorder:
         self.events.append(("before", name, closure is not None))
         return self.replacement if closure is not None else None
 
-    def after_step(self, name: str) -> None:
+    def after_step(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         self.events.append(("after", name))
 
     def report(self, error: Exception) -> None:
@@ -69,7 +68,7 @@ def test_step_hooks_known_optimizers_reported_until_removed() -> None:
 def test_step_hooks_quiet_step_only_end_reported() -> None:
     _, optimizer = trained()
     recorder = Recorder(A=optimizer)
-    recorder.wants_gradients = False
+    recorder.due = []
     hooks = StepHooks(recorder)
     optimizer.step()
     hooks.remove()
@@ -91,7 +90,7 @@ def test_step_hooks_removed_inside_hook_gone_later() -> None:
     before = num_hooks()
     recorder = Recorder(A=optimizer)
     hooks, later = StepHooks(recorder), StepHooks(recorder)
-    recorder.after_step = lambda _: hooks.remove()  # type: ignore[method-assign]
+    recorder.after_step = lambda *_: hooks.remove()  # type: ignore[method-assign]
     optimizer.step()
     later.remove()
     assert num_hooks() == before
