@@ -18,6 +18,7 @@ from tbx_callbacks._engine.error_guard import Guard
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.metric_runner import EndOfStepRuns, MetricRunner, needs_of, with_interval
 from tbx_callbacks._engine.publisher import Publisher
+from tbx_callbacks._engine.replica_check import ReplicaCheck
 from tbx_callbacks._engine.snapshots import GradientSnapshot, WeightSnapshot
 from tbx_callbacks._engine.supported_metrics import PartialGradients
 from tbx_callbacks._engine.training_info import TrainingInfo
@@ -75,6 +76,7 @@ class StepRecorder:
         )
         self._gradient_snapshot, self._weight_snapshot = GradientSnapshot(), WeightSnapshot()
         self._partial_gradients = PartialGradients()
+        self._replica_check = ReplicaCheck() if publisher.reducer is not None else None
         self.end_of_step = EndOfStepRuns()
         """Metrics that run at the end of the step."""
         self.watches_loss_scale = counters.loss_scale is not None
@@ -205,6 +207,9 @@ class StepRecorder:
             if not self.end_of_step.defer(metric_run, selected):
                 self._runner.run(metric_run, with_interval(metric_run, selected, self._counters), step_values)
         self._partial_gradients.flag(self._access, self.due, name, step_values)
+        if self._replica_check is not None:
+            key = self._runner.key(self.due)
+            self._replica_check.add(self._access, self.due, key, name, context, step_values)
         self._count_histograms(name, step_values)
         # Deferred metrics have their statistics. Without release, gradients would stay through the next backward pass.
         for tensors in (context.gradients, context.weights, updates):
