@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -25,6 +25,7 @@ from tbx_callbacks.metrics.values import (
     Partials,
     Sum,
     Value,
+    Vector,
     checked,
     results,
 )
@@ -61,6 +62,9 @@ class StepValues:
         self._counts: dict[str, Tensor] = {}
         self._finished: dict[str, FinalValue] = {}
         self._owners: dict[str, str] = {}  # of histograms
+        self._vectors: dict[str, tuple[Vector, Tensor]] = {}
+        self.judge: Callable[[Partials], Collection[str]] = _accept
+        """Returns the tags and the metrics to leave out, from all merged parts."""
         self._packed: PackedStep | None = None
 
     @property
@@ -110,13 +114,17 @@ class StepValues:
         flag = float(failed)
         self._shared.append((_FAILED + owner, Sum(flag), "", (flag,), ()))
 
+    def add_vector(self, tag: str, value: Vector, numbers: Tensor) -> None:
+        """Adds numbers of this rank, `[numbers]`, for `judge` to compare over ranks."""
+        self._vectors[tag] = value, numbers
+
     def update(self, other: StepValues) -> None:
         """Adds all values of another object."""
         self._shared += other._shared
         self._local += other._local
         for tag, (owners, derived) in other._derived.items():
             self._derived[tag] = self._derived.get(tag, (set(), derived))[0] | owners, derived
-        for name in ("uncounted", "_counts", "_finished", "_owners"):
+        for name in ("uncounted", "_counts", "_finished", "_owners", "_vectors"):
             getattr(self, name).update(getattr(other, name))
 
     def count_histograms(self, agree: Agree | None = None) -> None:
@@ -143,7 +151,7 @@ class StepValues:
         """Starts the copy to the host and returns it."""
         if self.uncounted:
             self.count_histograms()
-        self._packed = PackedStep(self._shared, self._local, self._counts, self._owners)
+        self._packed = PackedStep(self._shared, self._local, self._counts, self._owners, self._vectors)
         return self._packed
 
     def finish_local(self, facts: Facts | None = None) -> dict[str, FinalValue]:
@@ -158,6 +166,7 @@ class StepValues:
             facts: numbers that the trainer reported for this step.
         """
         failed = {tag.removeprefix(_FAILED) for tag, part in parts.items() if tag.startswith(_FAILED) and any(part[1])}
+        failed.update(self.judge(parts))
         complete = {
             tag: part for tag, part in parts.items() if part.owner not in failed and not tag.startswith(_FAILED)
         }
@@ -187,6 +196,7 @@ class PackedStep:
         local: values of this rank alone.
         counts: numbers of histograms (`histogram.count`), by tag.
         owners: owners of the histograms, by tag.
+        vectors: numbers to compare over ranks, by tag.
     """
 
     def __init__(
@@ -195,13 +205,17 @@ class PackedStep:
         local: Sequence[Entry],
         counts: Mapping[str, Tensor],
         owners: Mapping[str, str],
+        vectors: Mapping[str, tuple[Vector, Tensor]],
     ) -> None:
         self._owners = owners
         parts: list[Number] = []
         self._shared = [_Family(entry, parts) for entry in shared]
         self._local = [_Family(entry, parts) for entry in local]
-        self._histograms = dict(zip(counts, range(len(parts), len(parts) + len(counts)), strict=True))
-        self._copy = HostCopy([*parts, *counts.values()])
+        self._histograms = {tag: len(parts) + index for index, tag in enumerate(counts)}
+        self._vectors = {
+            tag: (value, len(parts) + len(counts) + index) for index, (tag, (value, _)) in enumerate(vectors.items())
+        }
+        self._copy = HostCopy([*parts, *counts.values(), *(numbers for _, numbers in vectors.values())])
 
     @property
     def is_pending(self) -> bool:
@@ -218,6 +232,8 @@ class PackedStep:
         for tag, index in self._histograms.items():
             low, high, *counts = numbers[index]
             parts[tag] = Partial(HistogramParts(), counts, (-low, high), self._owners.get(tag, ""))
+        for tag, (value, index) in self._vectors.items():
+            parts[tag] = Partial(value, (), value.maxes_of(numbers[index]))
         return parts
 
     def local_parts(self) -> Partials:
@@ -289,3 +305,7 @@ class _Family:
 
 def _raise(_: str, error: Exception) -> None:
     raise error
+
+
+def _accept(_: Partials) -> Collection[str]:
+    return ()

@@ -23,6 +23,7 @@ from tbx_callbacks._engine.error_guard import Guard
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.metric_runner import EndOfStepRuns, MetricRunner, with_interval
 from tbx_callbacks._engine.publisher import Publisher
+from tbx_callbacks._engine.replica_check import ReplicaCheck
 from tbx_callbacks._engine.snapshots import EnteringGradients, GradientSnapshot, WeightSnapshot
 from tbx_callbacks._engine.supported_metrics import PartialGradients
 from tbx_callbacks._engine.training_info import TrainingInfo
@@ -90,6 +91,7 @@ class StepRecorder:
         self._gradient_snapshot, self._weight_snapshot = GradientSnapshot(), WeightSnapshot()
         self._entering = EnteringGradients()
         self._partial_gradients = PartialGradients()
+        self._replica_check = ReplicaCheck() if publisher.reducer is not None else None
         self.end_of_step = EndOfStepRuns()
         """Metrics that run at the end of the step."""
         self.watches_loss_scale = counters.loss_scale is not None
@@ -322,7 +324,7 @@ class StepRecorder:
             updates = self._weight_snapshot.updates(self._access, name, skipped, entered)
         context = replace(
             self._context(name),
-            gradients=Tensors(entered or ()),
+            gradients=Tensors(self._access.counted(name, entered or ())),
             before_clip=self._gradient_snapshot.gradients.get(name),
             updates=updates,
             skipped=skipped,
@@ -335,6 +337,9 @@ class StepRecorder:
             step_values.add_local(self._user_scalars.pop())
         self._run(due, context, step_values)
         self._partial_gradients.flag(self._access, self.due, name, step_values)
+        if self._replica_check is not None:
+            key = self._runner.key(self.due)
+            self._replica_check.add(self._access, self.due, key, name, context, entered, step_values)
         self._count_histograms(due, step_values)
         # Deferred metrics have their statistics. Without release, gradients would stay through the next backward pass.
         for tensors in (context.gradients, context.weights, updates):

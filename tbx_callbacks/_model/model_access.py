@@ -84,12 +84,19 @@ class ModelAccess:
         return not same or _grouped_ids(self.optimizers) != self._seen_groups
 
     def gradient_elements(self, name: str) -> list[Tensor | None]:
-        """Returns this rank's elements of the gradients of one optimizer's parameters."""
-        return self._read(self._chosen[name], self.sharding.gradients)
+        """Returns this rank's elements of the gradients of one optimizer's parameters, counted on this rank or not."""
+        return self._read(self.parameters_by_optimizer[name], self.sharding.gradients)
+
+    def counted(self, name: str, elements: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Returns the elements of the optimizer's parameters that this rank counts, and None for all others."""
+        result: list[Tensor | None] = [None] * len(self._tensors)
+        for index in self._chosen[name] if elements else ():
+            result[index] = elements[index]
+        return result
 
     def gradients(self, name: str, scale: Tensor | None = None) -> Tensors:
         """Returns the gradients of one optimizer's parameters; `scale` is the loss scale that they still contain."""
-        return Tensors(self.gradient_elements(name), scale)
+        return Tensors(self._read(self._chosen[name], self.sharding.gradients), scale)
 
     def weights(self, name: str) -> Tensors:
         """Returns the parameters of one optimizer."""

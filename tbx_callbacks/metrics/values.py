@@ -230,6 +230,17 @@ class HistogramParts(Value):
         return histogram.finish([-maxes[0], maxes[1], *sums])
 
 
+class Vector(Value):
+    """Many numbers under one tag that ranks compare, and that are not written."""
+
+    def maxes_of(self, numbers: Sequence[float]) -> list[float]:
+        """Returns the parts of which to take the maximum over ranks, from this rank's numbers on the host."""
+        raise NotImplementedError
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> FinalValue | None:
+        return None
+
+
 @dataclass(frozen=True)
 class Derived:
     """Values that are computed from the finished numbers of the step, on the rank that writes.
