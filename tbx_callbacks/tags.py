@@ -12,6 +12,7 @@ import re
 
 TRAIN = "train"
 EVAL = "eval"
+TEST = "test"
 BEST = "best"
 TRAIN_LOSS = "train/loss"
 TRAIN_LOSS_MAX = "train/loss_max"
@@ -85,6 +86,9 @@ CUSTOM_SCALARS = "custom_scalars__config__"
 
 AXIS = "axis:"
 """Prefix of the values that tell the axes writer how far a step advances along an axis; no tag contains a colon."""
+
+EARLIER = "earlier:"
+"""Prefix of values that belong to an earlier step, `earlier:<steps ago>:<tag>`; they are written at that step."""
 
 HIDDEN = "hidden:"
 """Prefix of numbers that other values of the step are derived from; they are not written."""

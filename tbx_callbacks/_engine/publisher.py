@@ -13,8 +13,8 @@ from tbx_callbacks._distributed.packing import Facts, PackedStep, StepValues
 from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.live_rules import LiveRules
 from tbx_callbacks.metrics.host_values import FinalValue
-from tbx_callbacks.metrics.values import Partials
-from tbx_callbacks.tags import HIDDEN
+from tbx_callbacks.metrics.values import Partials, Value
+from tbx_callbacks.tags import EARLIER, HIDDEN
 from tbx_callbacks.writers.base import Writer
 
 logger = logging.getLogger(__name__)
@@ -122,6 +122,16 @@ class Publisher:
         self.step_values(step).update(local_values)
         self.flush(facts)
 
+    def send_last(self, step: int, values: Mapping[str, Value]) -> None:
+        """Passes values to the writer at the end of a training; all ranks make this call.
+
+        It comes after the last step, whose values may have been sent already.
+        """
+        self.flush()
+        step_values = self.new_values()
+        step_values.add(values)
+        self._send(step, step_values, ("end",), {})
+
     def start(self, reducer: Reducer | None) -> None:
         """Starts a run whose values are reduced by `reducer`; None with one rank."""
         self.close_reducer()
@@ -174,6 +184,12 @@ class Publisher:
 
     def _write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Writes the values that this step has not written yet: the trainer logs some of them (epoch) twice."""
+        earlier = {tag for tag in values if tag.startswith(EARLIER)}
+        for tag in earlier:
+            _, steps_ago, own_tag = tag.split(":", 2)
+            self._write(step - int(steps_ago), {own_tag: values[tag]})
+        if earlier:
+            values = {tag: value for tag, value in values.items() if tag not in earlier}
         with self._write_lock:
             new = {tag: value for tag, value in values.items() if self._last_values.get(tag) != (step, value)}
             self._last_values.update({tag: (step, value) for tag, value in new.items()})

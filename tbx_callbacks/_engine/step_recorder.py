@@ -165,9 +165,8 @@ class StepRecorder:
         """Runs the metrics that are due in the step of this optimizer."""
         if name == self._first_optimizer:
             self._counters.steps += 1
-        if (
-            self.due or (self._user_scalars.sums and self._user_scalars.due(self.step))
-        ) and not self._training_abandoned():
+        self._user_scalars.after_step()
+        if self.due and not self._training_abandoned():
             with self._guard("measuring", self.step, self._due(name)):
                 try:
                     self._run_due(name, self.sharding.skipped(self._info.optimizers[name]))
@@ -198,8 +197,6 @@ class StepRecorder:
         step_values = self.step_values()
         if name == self._first_optimizer and (activation_values := self._activations.take()) is not None:
             step_values.update(activation_values)
-        if self._user_scalars.due(self.step):
-            step_values.add_local(self._user_scalars.pop())
         for metric_run in self._due(name):
             selected = replace(context, selection=metric_run.selection)
             if not self.end_of_step.defer(metric_run, selected):

@@ -6,6 +6,9 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
 from tbx_callbacks.tags import clean
 
 _WRAPPERS = re.compile(
@@ -37,6 +40,19 @@ def clean_parameter_names(names: Sequence[str]) -> list[str]:
             clean_path = (*clean_path, parts[path])
         cleaned.append(".".join(clean_path))
     return unique(cleaned)
+
+
+_WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Returns the user's model inside wrappers (DDP, FSDP, compile, Fabric)."""
+    while True:
+        names = ("module",) if isinstance(model, (DataParallel, DistributedDataParallel)) else _WRAPPED
+        inner = next((model._modules[name] for name in names if name in model._modules), None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 def unique(names: Iterable[str]) -> list[str]:

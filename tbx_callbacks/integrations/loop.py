@@ -145,9 +145,14 @@ class TbxLoop(SessionHolder):
         """
         self._session.end_batch(loss=loss, samples=samples, tokens=tokens, outputs=outputs, labels=labels)
 
-    def evaluate(self, **metrics: float) -> None:
-        """Logs evaluation metrics at the current step, as `eval/<name>`."""
-        self._session.evaluate(**metrics)
+    def evaluate(self, dataset: str | None = None, /, **metrics: Tensor | float) -> None:
+        """Logs evaluation metrics at the current step, as `eval/<name>`.
+
+        Args:
+            dataset: name of the evaluation set, if there are several. The tags are then `eval/<dataset>_<name>`.
+            **metrics: numbers by name.
+        """
+        self._session.evaluate(dataset, **metrics)
 
     def __enter__(self) -> TbxLoop:
         return self

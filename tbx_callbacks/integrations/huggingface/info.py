@@ -101,6 +101,17 @@ def log_tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
     return tagged
 
 
+def evaluation_in(logs: Mapping[str, Any]) -> str | None:
+    """The name of the evaluation whose metrics the Trainer logs: `eval`, `test` or `eval/<set>`; None without one."""
+    prefixes = [key.removesuffix("_runtime") for key in logs if key.endswith("_runtime")]
+    if not prefixes or prefixes[0] == tags.TRAIN:
+        return None
+    first, _, dataset = prefixes[0].partition("_")
+    if first not in (tags.EVAL, tags.TEST):
+        first, dataset = tags.EVAL, prefixes[0]
+    return tags.clean(f"{first}/{dataset}" if dataset else first)
+
+
 def clip_factor_in(logs: Mapping[str, Any], args: Any) -> float | None:
     """The clip factor computed from the norm in the Trainer's logs; None without one."""
     norm, limit = logs.get("grad_norm") if "loss" in logs else None, args.max_grad_norm or 0.0
