@@ -57,7 +57,7 @@ class Hparams(Metric):
             f"{BEST}/{tag.removeprefix(f'{EVAL}/')}": Max(run.best[tag]) for tag in eval_tags if tag in run.best
         }
         shown = [*eval_tags, *values] if eval_tags else [tag for tag in context.logs if tag == TRAIN_SUMMARY_LOSS]
-        if shown:
+        if shown and run.hparams:  # TensorBoard takes one run's list for its whole folder: an empty one hides all
             values[HPARAMS_METRICS] = HParamsMetrics(run.hparams, shown)
         return values
 

@@ -433,3 +433,24 @@ def test_lightning_scalars_of_evaluation_stay_apart(tmp_path: Path, sets: int) -
     assert (read.at("aux/after"), read.at("test/aux/number")) == ({8: 1.0}, {8: 7.0})
     with pytest.raises(ValueError, match="a tag must be made of"):
         callback.log("my tag", 1.0)
+
+
+def test_lightning_hparams_recorded_from_trainer(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams import metadata
+
+    class Odd(Classifier):
+        def __init__(self, lr: float = 1e-2, path: Path = Path("a/b"), loss: Any = None, nested: Any = None) -> None:
+            super().__init__(lr)
+
+    module = Odd(nested={"size": 3}, loss=nn.CrossEntropyLoss())
+    callback = TbxLightningCallback({"every": 2, "metrics": ["loss", "hparams"]}, log_dir=tmp_path / "run")
+    trainer(tmp_path, callback, accumulate_grad_batches=2, gradient_clip_val=0.5, max_steps=2).fit(module, loader())
+    content = Run(tmp_path / "run").plugin("hparams")["_hparams_/session_start_info"]
+    recorded = metadata.parse_session_start_info_plugin_data(content).hparams
+    numbers = {name: value.number_value for name, value in recorded.items() if value.HasField("number_value")}
+    assert numbers == {
+        "learning_rate": 1e-2, "weight_decay": 1e-2, "batch_size": 4, "gradient_accumulation_steps": 2,
+        "max_grad_norm": 0.5, "lr": 1e-2, "nested/size": 3,
+    }  # fmt: skip
+    texts = {name: value.string_value for name, value in recorded.items() if name not in numbers}
+    assert texts == {"optimizer": "AdamW", "path": "a/b", "loss": "CrossEntropyLoss"}

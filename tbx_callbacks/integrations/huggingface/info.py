@@ -145,7 +145,7 @@ def steps_per_epoch(args: Any, dataloader: Any) -> int | None:
     return max(1, math.ceil(batches / int(args.gradient_accumulation_steps)))
 
 
-def hparams(args: Any, model: nn.Module) -> dict[str, bool | float | str]:
+def hparams(args: Any, model: nn.Module) -> dict[str, Any]:
     """Hyper-parameters for the HParams tab: the standard ones, and all others that differ from their default."""
     selected = {}
     for field in fields(args):
@@ -157,7 +157,7 @@ def hparams(args: Any, model: nn.Module) -> dict[str, bool | float | str]:
             selected[field.name] = value
     config = getattr(model, "config", None)
     selected.update({f"model/{name}": getattr(config, name) for name in _MODEL_HPARAMS if hasattr(config, name)})
-    return {name: value for name, value in selected.items() if isinstance(value, (bool, int, float, str))}
+    return {name: value for name, value in selected.items() if value is not None}
 
 
 def texts(args: Any, model: nn.Module) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -374,3 +375,24 @@ def test_loop_log_dict_logs_each_value(tmp_path: Path) -> None:
             loop.end_step()
     read = Run(tmp_path)
     assert (read.at("a/x"), read.at("a/y")) == ({2: 1.5}, {2: 3.0})
+
+
+def test_loop_hparams_recorded_by_itself(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams import metadata
+
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
+    metrics = {"every": 1, "metrics": ["loss", "hparams"]}
+    with TbxLoop(
+        model, optimizer, metrics, log_dir=tmp_path, max_grad_norm=0.25, hparams={"path": Path("a"), "type": None}
+    ) as loop:
+        optimizer.step()
+        loop.end_step(loss=1.0)
+    read = Run(tmp_path)
+    recorded = metadata.parse_session_start_info_plugin_data(read.plugin("hparams")["_hparams_/session_start_info"])
+    values = {name: value.number_value or value.string_value for name, value in recorded.hparams.items()}
+    assert values == {
+        "optimizer": "AdamW", "learning_rate": 0.5, "weight_decay": 0.01, "max_grad_norm": 0.25, "path": "a",
+        "type": "None",
+    }  # fmt: skip
+    assert json.loads(read.texts["args"][0].strip("`json\n")) == {"path": "a", "type": "None"}
