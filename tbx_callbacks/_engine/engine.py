@@ -170,12 +170,11 @@ class Engine:
     def end(self, step: int, *, succeeded: bool) -> None:
         """Publishes the remaining values and the final ones. Values that the trainer logs later are still recorded."""
         self.flush_step(ended=step)
-        if self.publisher.reducer is not None:
-            self._send_last_user_scalars(step, succeeded=succeeded)
         self.detach()
         self.stopwatch.pause()
         timeout = _DRAIN_SECONDS if succeeded else _FAILED_DRAIN_SECONDS
-        if not self.publisher.drain(timeout):
+        own, local = self.user_scalars.pop(step, is_last=True), self.publisher.reducer is None
+        if not self.publisher.drain(timeout, None if local else (step, own)):
             logger.warning(
                 "cross-rank values of the last steps are lost: other ranks did not answer within %.0f s at the end"
                 " of training",
@@ -184,22 +183,9 @@ class Engine:
         self.publisher.close_live_rules(step, timeout)
         self._run = replace(self._run, succeeded=succeeded)
         final_values = self._runner.run_event(Context("end", step, self._run), self.publisher.new_values())
-        final_values.add_local(self.user_scalars.pop(step, is_last=True))
+        final_values.add_local(own if local else {})
         self.publisher.write(step, final_values.finish_local())
         self.publisher.writer.flush()
-
-    def _send_last_user_scalars(self, step: int, *, succeeded: bool) -> None:
-        """Merges the user's scalars since the last point. After a failure the other ranks may not take part."""
-        with self._guard("publishing the last scalars", step):
-            means = self.user_scalars.pop(step, is_last=True)
-            self.user_scalars.is_shared = False
-            if succeeded:
-                self.publisher.send_last(step, means)
-            elif means and not isinstance(self.writer, NullWriter):
-                logger.warning(
-                    "%s of the last steps is not written: the training failed before ranks merged it; log more often",
-                    min(tag.rpartition(":")[2] for tag in means),
-                )
 
     def detach(self) -> None:
         """Removes every hook."""

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _MAX_QUEUED = 1000  # jobs; a longer queue blocks the training until the device catches up
 
 
+_LAST_SECONDS = 5.0  # maximum wait for other ranks that have not ended yet
 _DEVICE_TIMEOUT = 60.0  # maximum wait for the device at the end of a training, in seconds
 
 
@@ -122,16 +123,6 @@ class Publisher:
         self.step_values(step).update(local_values)
         self.flush(facts)
 
-    def send_last(self, step: int, values: Mapping[str, Value]) -> None:
-        """Passes values to the writer at the end of a training; all ranks make this call.
-
-        It comes after the last step, whose values may have been sent already.
-        """
-        self.flush()
-        step_values = self.new_values()
-        step_values.add(values)
-        self._send(step, step_values, ("end",), {})
-
     def start(self, reducer: Reducer | None) -> None:
         """Starts a run whose values are reduced by `reducer`; None with one rank."""
         self.close_reducer()
@@ -158,10 +149,14 @@ class Publisher:
             self.reducer.close()
             self.reducer = None
 
-    def drain(self, seconds: float) -> bool:
+    def drain(self, seconds: float, last: tuple[int, Mapping[str, Value]] | None = None) -> bool:
         """Writes all pending values, then closes the reducer.
 
         The wait for the device has its own limit: a training does not end before its device does.
+
+        Args:
+            seconds: the longest wait for the other ranks.
+            last: the step and this rank's part of values that ranks merge as they end.
 
         Returns:
             Whether the other ranks answered within `seconds`.
@@ -169,10 +164,25 @@ class Publisher:
         self.wait_for_device()
         self._queue.close()
         answered = self.reducer is None or self.reducer.drain(seconds)
+        if self.reducer is not None and answered and last is not None:
+            self._merge_last(self.reducer, *last)
         if self.reducer is not None and not answered:
             self.reducer.shutdown(0.0)
         self.close_reducer()
         return answered
+
+    def _merge_last(self, reducer: Reducer, step: int, values: Mapping[str, Value]) -> None:
+        step_values = self.new_values()
+        step_values.add(values)
+        pending = step_values.pack()
+        merged = reducer.finish(
+            pending.partials, lambda merged: self._write(step, step_values.finish(merged, {})), _LAST_SECONDS
+        )
+        if values and not merged:
+            logger.warning(
+                "%s of the last steps is not written: other ranks train on; end the training on all ranks together",
+                min(tag.rpartition(":")[2] for tag in values),
+            )
 
     def wait_for_device(self) -> None:
         """Writes the values that wait for a device."""

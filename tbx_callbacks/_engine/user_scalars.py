@@ -133,6 +133,7 @@ class UserScalars:
             is_last: whether no step follows. Then all means are due.
         """
         means: dict[str, Mean] = {}
+        self.is_shared = self.is_shared and not is_last
         if is_last or self._is_point(step):
             late = self._last_tags & {*self._training} if step == self._last_point else ()
             if late:
