@@ -396,3 +396,22 @@ def test_loop_hparams_recorded_by_itself(tmp_path: Path) -> None:
         "type": "None",
     }  # fmt: skip
     assert json.loads(read.texts["args"][0].strip("`json\n")) == {"path": "a", "type": "None"}
+
+
+@pytest.mark.parametrize("normed", [nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm])
+def test_loop_parametrized_layers_one_norm_each(tmp_path: Path, normed: Callable[[nn.Module], Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"enc": nn.Linear(4, 4), "fc": nn.Linear(4, 2)})
+    for layer in model.values():
+        normed(layer)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    metrics = [{"grad_norm": {"by": "layer"}}, {"weight_norm": {"by": "module"}}, {"activations": {"modules": "."}}]
+    with TbxLoop(model, optimizer, {"every": 1, "metrics": metrics}, log_dir=tmp_path) as loop:
+        model["fc"](model["enc"](torch.randn(6, 4))).square().mean().backward()
+        expected = {name: pytest.approx(norm([p.grad for p in layer.parameters()])) for name, layer in model.items()}
+        optimizer.step()
+        loop.end_step()
+    read = Run(tmp_path)
+    assert {name: read.at(f"grad_norm/{name}")[1] for name in read.family("grad_norm")} == expected
+    assert read.family("weight_norm") == {"enc", "fc"}
+    assert {tag.rpartition("/")[0] for tag in read.family("activations")} <= {"enc", "fc"}
