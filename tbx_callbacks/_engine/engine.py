@@ -61,6 +61,7 @@ class Engine:
         stopwatch: times the training.
         budget: the largest share of the training time for monitoring; None sets no limit.
         live: the rules that are evaluated during the training.
+        best: by name or tag of an evaluation metric, whether a larger value is better.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Engine:
         stopwatch: Stopwatch | None = None,
         budget: float | None = None,
         live: LiveRuleConfig = NO_LIVE_RULES,
+        best: Mapping[str, bool] | None = None,
     ) -> None:
         self.publisher = Publisher(writer, strict=strict)
         self.stopwatch = stopwatch or Stopwatch()
@@ -85,7 +87,8 @@ class Engine:
         self._share, self._live = budget, live
         self._control = Control(self.publisher, self._runner, self.stopwatch, share=None, live=NO_LIVE_RULES)
         self._recorder: StepRecorder | None = None
-        self._best = BestValues({})
+        self._best_directions = dict(best or {})
+        self._best = BestValues({}, self._best_directions)
         self._run = RunInfo()
         self.user_scalars = UserScalars()
         """Scalars that the user logs."""
@@ -138,7 +141,7 @@ class Engine:
         self.stopwatch.cancel_waiting()
         for metric_run in metric_runs:
             metric_run.last_totals = self._counters.totals()  # the stopwatch keeps its total between trainings
-        self._best = BestValues(info.larger_is_better)
+        self._best = BestValues(info.larger_is_better, self._best_directions)
         for logs in info.earlier_logs:
             self._best.update(logs)
         self._run = RunInfo(

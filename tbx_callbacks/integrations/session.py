@@ -125,6 +125,7 @@ class Session:
             writer=NullWriter(),
             budget=self.config.overhead_budget,
             live=self.config.live,
+            best=dict(self.config.best),
         )
         self.stopwatch = self._engine.stopwatch
         self._writer_options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
