@@ -12,6 +12,7 @@ import re
 
 TRAIN = "train"
 EVAL = "eval"
+TEST = "test"
 BEST = "best"
 TRAIN_LOSS = "train/loss"
 TRAIN_LOSS_MAX = "train/loss_max"
@@ -86,6 +87,9 @@ CUSTOM_SCALARS = "custom_scalars__config__"
 AXIS = "axis:"
 """Prefix of the values that tell the axes writer how far a step advances along an axis; no tag contains a colon."""
 
+EARLIER = "earlier:"
+"""Prefix of values that belong to an earlier step, `earlier:<steps ago>:<tag>`; they are written at that step."""
+
 HIDDEN = "hidden:"
 """Prefix of numbers that other values of the step are derived from; they are not written."""
 TRAINER_CLIP_FACTOR = "hidden:trainer_clip_factor"
@@ -94,7 +98,20 @@ TRAINER_CLIP_FACTOR = "hidden:trainer_clip_factor"
 EVALUATION = ("eval/", "val/", "val_", "valid/", "valid_", "validation/")
 """Prefixes of the tags that trainers use for evaluation metrics."""
 
-_LOWER_IS_BETTER = ("loss", "perplexity", "error", "error_rate", "mae", "mse", "rmse", "wer", "cer", "ppl")
+# Words in the names of metrics. A short word must be a whole word, or a longer one could contain it by chance.
+_SMALLER_WORDS = (
+    r"(?<![a-z0-9])neg(?:ative)?_log_likelihood|(?<![a-z0-9])inaccura|losses|loss|error|perplexity|cross_?entropy|deviance"
+    r"|misclassif|divergence|(?<![a-z0-9])(?:[a-z]*(?:mse|mae|msle)|s?mape|nll|ppl|bpc|bpb|wer|cer|ter|eer|der|fid|kid"
+    r"|fpr|fnr|kld?|lpips|brier|false)(?![a-z0-9])"
+)
+_LARGER_WORDS = (
+    r"accura|precision|recall|bleu|rouge|meteor|matthews|pearson|spearman|kendall|correlation|sensitivity|specificity"
+    r"|jaccard|exact_?match|likelihood|reward|auroc|auprc|(?<![a-z0-9])(?:acc|f\d|fbeta|f1_?score|aucs?|map|mar)\d*"
+    r"(?![a-z0-9])|(?<![a-z0-9])(?:(?:m|mean)?iou|em|exact|mcc|ndcg|mrr|dice|psnr|m?s?ssim|chrf|kappa|r2|hits?|top\d+)(?![a-z0-9])"
+)
+_DIRECTIONS = re.compile(f"(?P<smaller>{_SMALLER_WORDS})|(?P<larger>{_LARGER_WORDS})")
+_NEGATED = re.compile(r"(?<![a-z0-9])neg(?:ative)?_")
+_GLOSS = re.compile(r"(?<![a-z0-9])gloss")
 _ILLEGAL = re.compile(r"[^A-Za-z0-9_./-]")
 
 
@@ -117,7 +134,15 @@ def clean(name: str) -> str:
     return _ILLEGAL.sub("_", name)
 
 
-def larger_is_better(tag: str) -> bool:
-    """Whether a larger value of an evaluation metric is better, judged by its name: False for losses and errors."""
+def larger_is_better(tag: str) -> bool | None:
+    """Whether a larger value of an evaluation metric is better, judged by the words in its name; None if unknown.
+
+    The last known word decides: `accuracy_loss` is a loss. scikit-learn's `neg_mean_squared_error` is better if larger.
+    """
     name = tag.rpartition("/")[2]
-    return not any(name == word or name.endswith(f"_{word}") for word in _LOWER_IS_BETTER)
+    separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    for spelled in (separated, name.lower()):  # `meanIoU` and `mAP` need one each
+        found = [match.lastgroup == "larger" for match in _DIRECTIONS.finditer(_GLOSS.sub("", spelled))]
+        if found:
+            return found[-1] != bool(_NEGATED.search(spelled) and not found[-1] and "log_likelihood" not in spelled)
+    return None

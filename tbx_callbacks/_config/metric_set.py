@@ -36,6 +36,7 @@ class Config:
         strict: raise an error inside a metric instead of disabling the metric.
         overhead_budget: the largest share of the training time for monitoring; None sets no limit.
         axis: the x axes of the run: always `step`, and optionally `samples`, `tokens` and `epochs`.
+        best: pairs of an evaluation metric, by name or tag, and whether a larger value is better.
         live: the rules that are evaluated during the training.
         writers: the writers of the run.
         source: where the set comes from, for messages.
@@ -46,6 +47,7 @@ class Config:
     strict: bool = False
     overhead_budget: float | None = None
     axis: tuple[str, ...] = ("step",)
+    best: tuple[tuple[str, bool], ...] = ()
     live: LiveRuleConfig = NO_LIVE_RULES
     writers: tuple[WriterSpec, ...] = TENSORBOARD_ONLY
     source: str = field(default="a mapping", compare=False)
@@ -84,6 +86,7 @@ class Config:
         writers = [[writer.name, writer.options] for writer in self.writers]
         return {
             **({"writers": writers} if self.writers != TENSORBOARD_ONLY else {}),
+            **({"best": self.best} if self.best else {}),
             "metrics": metrics,
             "every": self.every,
             "strict": self.strict,
@@ -119,6 +122,21 @@ def _axis_schema() -> dict[str, Any]:
     return {"type": "array", **axes, "minItems": 1, "uniqueItems": True}
 
 
+def _best(value: object) -> tuple[tuple[str, bool], ...]:
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise SpecError(
+            f" must be a mapping of metrics to max or min, got {short(value)}; write for example score: max"
+        )
+    for name, direction in value.items():
+        if direction not in ("max", "min"):
+            raise SpecError(f".{name} must be max or min, got {short(direction)}; max if a larger value is better")
+    return tuple((name, direction == "max") for name, direction in value.items())
+
+
+def _best_schema() -> dict[str, Any]:
+    return {"type": "object", "additionalProperties": {"enum": ["max", "min"]}}
+
+
 class MetricSet(Model):
     """The keys of a metric set. Their defaults are those of `Config`, or of the set that is extended."""
 
@@ -137,6 +155,11 @@ class MetricSet(Model):
         Parsed(_axis, _axis_schema),
         _about("The x axes of the run: step, and further axes in subfolders."),
     ] = ("step",)
+    best: Annotated[
+        tuple[tuple[str, bool], ...],
+        Parsed(_best, _best_schema),
+        _about("By evaluation metric, whether the largest (max) or the smallest (min) value is the best one."),
+    ] = ()
     rules: Annotated[Any, Parsed(lambda raw: raw, live_rules_schema)] = None
     writers: Writers = ()
     metrics: Annotated[Sequence[MetricEntry], Must("a list of metrics")] = ()
@@ -193,6 +216,8 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
         settings = validate(MetricSet, data, "key")
         parent = _load_parent(settings.pop("extends", None), source, base, chain)
         settings["items"] = _merge(parent.items, settings.pop("metrics", ()))
+        if "best" in settings:
+            settings["best"] = tuple(({**dict(parent.best), **dict(settings["best"])}).items())
         with located("rules"):
             settings["live"] = parse_live_rules(settings.pop("rules", None), parent.live)
     except SpecError as error:

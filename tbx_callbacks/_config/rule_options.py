@@ -31,7 +31,7 @@ from tbx_callbacks.rules import RULES, Finding, Rule, default_rules
 from tbx_callbacks.rules.base import ACTIONS
 from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
 
-METRIC_SET_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "rules", "writers", "metrics")
+METRIC_SET_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "best", "rules", "writers", "metrics")
 RESPONSES = ("warn", *ACTIONS)
 Call = Callable[[Finding], object]
 

@@ -51,6 +51,8 @@ class Reducer:
         self._worker = Worker("tbx_callbacks ranks", self._on_lost)
         self._broken, self._closing, self._finished = False, False, threading.Event()
         self._publishing_failed = False
+        self._last_parts: Callable[[], Partials] = dict
+        self._on_last: Callable[[Partials], None] | None = None
         atexit.register(_shutdown_at_exit, weakref.ref(self))
 
     def min_reduce(self, numbers: Tensor, names: Sequence[str]) -> Tensor:
@@ -205,6 +207,23 @@ class Reducer:
             self._enqueue(self._goodbye)
             self._worker.close()
 
+    def finish(self, parts: Callable[[], Partials], on_merged: Callable[[Partials], None], seconds: float) -> bool:
+        """Closes, and merges last values with those of the ranks that end too.
+
+        Args:
+            parts: returns the partial values of this rank; may wait for a device.
+            on_merged: receives the merged values on rank 0.
+            seconds: longest time that rank 0 waits for the other ranks.
+
+        Returns:
+            Whether rank 0 has received them; always True on other ranks, and if reduction has ended with a warning.
+        """
+        if self._closing or self._broken:
+            return True
+        self._last_parts, self._on_last = parts, on_merged
+        self.close()
+        return self.rank != 0 or (self._finished.wait(seconds) and self._on_last is None)
+
     def shutdown(self, seconds: float) -> None:
         """Ends the thread, even if it waits for other ranks."""
         self.close()
@@ -251,7 +270,10 @@ class Reducer:
         """Tells ranks that still run metrics that this rank has ended; ended ranks meet in this collective."""
         try:
             if not self._broken:
-                self._merger.max_reduce("goodbye", END, {})
+                merged = self._merger.all_reduce("goodbye", END, self._last_parts())
+                if self.rank == 0 and self._on_last is not None:
+                    self._publish(self._on_last, merged)
+                self._on_last = None
         except (RuntimeError, GroupAbandonedError):
             self._broken = True
         must_keep_group = not self._group.close()

@@ -20,7 +20,7 @@ from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._model.forward_hooks import is_compiled
 from tbx_callbacks._model.layers import layers_of
-from tbx_callbacks._model.names import clean_parameter_names, near
+from tbx_callbacks._model.names import clean_parameter_names, near, without_parametrizations
 from tbx_callbacks._model.sharding.dtensor import tensor_parallel_layer
 from tbx_callbacks.metrics.context import Context, RunInfo
 from tbx_callbacks.metrics.values import Histogram
@@ -210,14 +210,14 @@ def _modules_of(
 
 def _modules(model: nn.Module, regex: str | None) -> dict[str, nn.Module]:
     """The modules selected by the regex, by clean name. Without a regex: the model's layers."""
-    paths = [(path, module) for path, module in model.named_modules() if path]
-    cleaned = clean_parameter_names([f"{path}._" for path, _ in paths])
+    paths = [(path, module) for path, module in without_parametrizations(model) if path]
+    cleaned = clean_parameter_names([f"{path}._" for path, _ in paths], model)
     modules_by_name = {
         name.removesuffix("._"): module for name, (_, module) in zip(cleaned, paths, strict=True) if name.endswith("._")
     }
     if regex is not None:
         return {name: module for name, module in modules_by_name.items() if re.search(regex, name)}
-    parameters = clean_parameter_names([name for name, _ in model.named_parameters()])
+    parameters = clean_parameter_names([name for name, _ in model.named_parameters()], model)
     layers = dict.fromkeys(layers_of(parameters))
     return {name: modules_by_name[name] for name in layers if name in modules_by_name}
 

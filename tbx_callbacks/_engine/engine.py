@@ -16,6 +16,7 @@ from tbx_callbacks._config.cadence import Cadence
 from tbx_callbacks._config.metric_spec import MetricSpec
 from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig
 from tbx_callbacks._config.schedule import never
+from tbx_callbacks._config.validation import short
 from tbx_callbacks._distributed.packing import Facts
 from tbx_callbacks._distributed.rank import in_group, is_rank_zero, world_size
 from tbx_callbacks._distributed.reducer import join
@@ -36,9 +37,9 @@ from tbx_callbacks._model.outputs import Predictions
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.context import Context, RunInfo
 from tbx_callbacks.metrics.host_values import FinalValue
-from tbx_callbacks.metrics.values import Value
+from tbx_callbacks.metrics.values import Mean, Value
 from tbx_callbacks.rules.base import Action
-from tbx_callbacks.writers.base import Writer
+from tbx_callbacks.writers.base import NullWriter, Writer
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Engine:
         stopwatch: times the training.
         budget: the largest share of the training time for monitoring; None sets no limit.
         live: the rules that are evaluated during the training.
+        best: by name or tag of an evaluation metric, whether a larger value is better.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Engine:
         stopwatch: Stopwatch | None = None,
         budget: float | None = None,
         live: LiveRuleConfig = NO_LIVE_RULES,
+        best: Mapping[str, bool] | None = None,
     ) -> None:
         self.publisher = Publisher(writer, strict=strict)
         self.stopwatch = stopwatch or Stopwatch()
@@ -84,9 +87,12 @@ class Engine:
         self._share, self._live = budget, live
         self._control = Control(self.publisher, self._runner, self.stopwatch, share=None, live=NO_LIVE_RULES)
         self._recorder: StepRecorder | None = None
-        self._best = BestValues({})
+        self._best_directions = dict(best or {})
+        self._best = BestValues({}, self._best_directions)
         self._run = RunInfo()
-        self._user_scalars = UserScalars()
+        self.user_scalars = UserScalars()
+        """Scalars that the user logs."""
+        self._warned_evaluation = False
         self._counts_batches = True
         self.labels: Any = None
         """Labels of the current micro-batch, if an integration read them before the model's forward pass."""
@@ -117,7 +123,9 @@ class Engine:
         )
         self._control = Control(self.publisher, self._runner, self.stopwatch, share=self._share, live=cadences.live)
         self.wants_labels = "predictions" in self.needs
-        self._user_scalars.schedule = schedule_of(cadences.every, info.log_schedule)
+        self.user_scalars.start(
+            info.model, schedule_of(cadences.every, info.log_schedule), is_shared=reducer is not None
+        )
         scaler = info.scaler if "loss_scale" in self.needs else None
         self._counters = Counters(
             self.stopwatch, loss_scale(scaler), Predictions(info.model, info.predictions_remedy, warns=is_rank_zero())
@@ -125,7 +133,7 @@ class Engine:
         self.stopwatch.cancel_waiting()
         for metric_run in metric_runs:
             metric_run.last_totals = self._counters.totals()  # the stopwatch keeps its total between trainings
-        self._best = BestValues(info.larger_is_better)
+        self._best = BestValues(info.larger_is_better, self._best_directions)
         for logs in info.earlier_logs:
             self._best.update(logs)
         self._run = RunInfo(
@@ -143,7 +151,7 @@ class Engine:
             self._run,
             publisher=self.publisher,
             counters=self._counters,
-            user_scalars=self._user_scalars,
+            user_scalars=self.user_scalars,
             guard=self._guard,
             any_sharded=planner.any_rank_sharded(access),
         )
@@ -157,11 +165,12 @@ class Engine:
 
     def end(self, step: int, *, succeeded: bool) -> None:
         """Publishes the remaining values and the final ones. Values that the trainer logs later are still recorded."""
-        self.flush_step()
+        self.flush_step(ended=step)
         self.detach()
         self.stopwatch.pause()
         timeout = _DRAIN_SECONDS if succeeded else _FAILED_DRAIN_SECONDS
-        if not self.publisher.drain(timeout):
+        own, local = self.user_scalars.pop(step, is_last=True), self.publisher.reducer is None
+        if not self.publisher.drain(timeout, None if local else (step, own)):
             logger.warning(
                 "cross-rank values of the last steps are lost: other ranks did not answer within %.0f s at the end"
                 " of training",
@@ -170,7 +179,8 @@ class Engine:
         self.publisher.close_live_rules(step, timeout)
         self._run = replace(self._run, succeeded=succeeded)
         final_values = self._runner.run_event(Context("end", step, self._run), self.publisher.new_values())
-        self.publisher.write(step, {**self._user_scalars.pop_final(), **final_values.finish_local()})
+        final_values.add_local(own if local else {})
+        self.publisher.write(step, final_values.finish_local())
         self.publisher.writer.flush()
 
     def detach(self) -> None:
@@ -218,8 +228,9 @@ class Engine:
         With `captures_rates`, `first_rate` is known at its end.
         """
         recorder = self._recorder
-        if self.publisher.buffered is not None or (recorder is not None and recorder.end_of_step.pending):
-            self.flush_step()
+        ended = recorder.step if recorder is not None else None
+        if self._has_values(ended):
+            self.flush_step(ended=ended)
         self.stopwatch.resume()
         if recorder is not None:
             recorder.begin_step(step)
@@ -258,9 +269,18 @@ class Engine:
             action = self.poll_actions(step)
         if recorder is not None and (recorder.due or recorder.watches_loss_scale):
             recorder.end_microbatch(is_step=True)
-        if flush and (self.publisher.buffered is not None or (recorder is not None and recorder.end_of_step.pending)):
-            self.flush_step()
+        if flush and self._has_values(step):
+            self.flush_step(ended=step)
         return action
+
+    def _has_values(self, ended: int | None) -> bool:
+        """Whether there are values to publish, at the end of the step `ended` if any; not so in most steps."""
+        recorder = self._recorder
+        if self.publisher.buffered is not None:
+            return True
+        if recorder is None:
+            return False
+        return bool(recorder.end_of_step.pending) or (ended is not None and self.user_scalars.due(ended))
 
     def record_batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
         """Counts one micro-batch; returns a copy of its loss, or None if it is not counted."""
@@ -304,27 +324,36 @@ class Engine:
         if self._recorder is not None and not self._recorder.sharding.clips_gradients:
             self._recorder.record_clipping(norm, max_norm)
 
-    def log(self, tag: str, value: Tensor | float) -> None:
+    def log(self, tag: str, value: Tensor | float, step: int = 0) -> None:
         """Adds a user scalar to the mean that is written under `tag` at the next point.
 
+        Args:
+            tag: the user's tag.
+            value: a number or a tensor with one element.
+            step: number of finished steps, for values of an evaluation.
+
         Raises:
+            TypeError: the value is not a number.
             ValueError: TensorBoard would rewrite the tag, the tag belongs to a metric, or the value is not a scalar.
         """
+        if not isinstance(tag, str):
+            raise TypeError(f"tag must be a string, got {short(tag)}; write log(tag, value)")
         if self._runner.owns_tag(tag):
             raise ValueError(f"tag must not be one that a metric writes, got {tag!r}; choose another")
-        self._user_scalars.add(tag, value)
+        self.user_scalars.add(tag, value, step)
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
-    def flush_step(self, facts: Facts | None = None) -> None:
-        """Passes the step's values to the writer. `facts` holds numbers that the trainer reported for it."""
+    def flush_step(self, *, ended: int | None = None) -> None:
+        """Passes the buffered values to the writer, and the user's scalars if the step `ended` is their point."""
         recorder = self._recorder
-        if self.publisher.buffered is None and (recorder is None or not recorder.end_of_step.pending):
+        if not self._has_values(ended):
             return  # nothing was due, as in most steps
         with self._guard("publishing", self._step):
             if recorder is not None:
                 recorder.finish_step()
-            self.publisher.flush(facts)
+                self._add_user_scalars(recorder, ended)
+            self.publisher.flush()
         self._apply_budget()
 
     def record_logs(
@@ -342,7 +371,7 @@ class Engine:
         Args:
             step: finished optimizer steps.
             logs: values of the whole run.
-            facts: see `flush_step`.
+            facts: numbers that the trainer reported for this step, for values that are derived from others.
             shared: this rank's part of values of this same step, perhaps empty. Either all ranks pass None or none
                 does.
             on_all_ranks: whether all ranks make this call. Only then may the step be shared with them.
@@ -364,10 +393,27 @@ class Engine:
             self._runner.drop_logged_tags(log_values.tags)
             if self._recorder is not None:
                 self._recorder.finish_step()
+                self._add_user_scalars(self._recorder, step if step == self._recorder.step else None)
             else:
-                log_values.add_local(self._user_scalars.pop())  # outside a training there is no next point
+                log_values.add_local(self._user_scalars_outside_training(step))
             self.publisher.flush_with_logs(step, log_values, facts)
         self._apply_budget()
+
+    def _add_user_scalars(self, recorder: StepRecorder, ended: int | None) -> None:
+        """Adds the user's scalars to the values of the step `ended`, if it is one of their points."""
+        if ended is not None and self.user_scalars.due(ended):
+            recorder.step_values(ended).add(self.user_scalars.pop(ended))
+
+    def _user_scalars_outside_training(self, step: int) -> dict[str, Mean]:
+        """The user's scalars that are written at once, because there is no next point. Ranks cannot merge them."""
+        if world_size() > 1 and self.user_scalars.discard_evaluations() and not self._warned_evaluation:
+            self._warned_evaluation = True
+            if not isinstance(self.writer, NullWriter):
+                logger.warning(
+                    "scalars logged in an evaluation outside the training are not written: ranks cannot merge them;"
+                    " return them from compute_metrics"
+                )
+        return self.user_scalars.pop_outside_training(step)
 
     def poll_actions(self, step: int) -> Action:
         """Applies the decisions of rank 0 after `step`; returns the action to take, the same on all ranks."""

@@ -13,8 +13,8 @@ from tbx_callbacks._distributed.packing import Facts, PackedStep, StepValues
 from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.live_rules import LiveRules
 from tbx_callbacks.metrics.host_values import FinalValue
-from tbx_callbacks.metrics.values import Partials
-from tbx_callbacks.tags import HIDDEN
+from tbx_callbacks.metrics.values import Partials, Value
+from tbx_callbacks.tags import EARLIER, HIDDEN
 from tbx_callbacks.writers.base import Writer
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _MAX_QUEUED = 1000  # jobs; a longer queue blocks the training until the device catches up
 
 
+_LAST_SECONDS = 5.0  # maximum wait for other ranks that have not ended yet
 _DEVICE_TIMEOUT = 60.0  # maximum wait for the device at the end of a training, in seconds
 
 
@@ -149,10 +150,14 @@ class Publisher:
             self.reducer.close()
             self.reducer = None
 
-    def drain(self, seconds: float) -> bool:
+    def drain(self, seconds: float, last: tuple[int, Mapping[str, Value]] | None = None) -> bool:
         """Writes all pending values, then closes the reducer.
 
         The wait for the device has its own limit: a training does not end before its device does.
+
+        Args:
+            seconds: the longest wait for the other ranks.
+            last: the step and this rank's part of values that ranks merge as they end.
 
         Returns:
             Whether the other ranks answered within `seconds`.
@@ -160,10 +165,25 @@ class Publisher:
         self.wait_for_device()
         self._queue.close()
         answered = self.reducer is None or self.reducer.drain(seconds)
+        if self.reducer is not None and answered and last is not None:
+            self._merge_last(self.reducer, *last)
         if self.reducer is not None and not answered:
             self.reducer.shutdown(0.0)
         self.close_reducer()
         return answered
+
+    def _merge_last(self, reducer: Reducer, step: int, values: Mapping[str, Value]) -> None:
+        step_values = self.new_values()
+        step_values.add(values)
+        pending = step_values.pack()
+        merged = reducer.finish(
+            pending.partials, lambda merged: self._write(step, step_values.finish(merged, {})), _LAST_SECONDS
+        )
+        if values and not merged:
+            logger.warning(
+                "%s of the last steps is not written: other ranks train on; end the training on all ranks together",
+                min(tag.rpartition(":")[2] for tag in values),
+            )
 
     def wait_for_device(self) -> None:
         """Writes the values that wait for a device."""
@@ -175,6 +195,12 @@ class Publisher:
 
     def _write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Writes the values that this step has not written yet: the trainer logs some of them (epoch) twice."""
+        earlier = {tag for tag in values if tag.startswith(EARLIER)}
+        for tag in earlier:
+            _, steps_ago, own_tag = tag.split(":", 2)
+            self._write(step - int(steps_ago), {own_tag: values[tag]})
+        if earlier:
+            values = {tag: value for tag, value in values.items() if tag not in earlier}
         with self._write_lock:
             new = {tag: value for tag, value in values.items() if self._last_values.get(tag) != (step, value)}
             self._last_values.update({tag: (step, value) for tag, value in new.items()})

@@ -294,7 +294,8 @@ class StepRecorder:
             self._has_tensor_rates = self._info.logs_elsewhere and any(isinstance(rate, Tensor) for rate in rates)
         elif self._info.logs_elsewhere:
             self._rates[name] = [group.get("lr") for group in optimizer.param_groups]  # the same, in fewer calls
-        if not self.due and not (self._user_scalars.sums and self._user_scalars.due(self.step)):
+        self._user_scalars.after_step()
+        if not self.due:
             return
         if name in self._depths and _stack_depth() > self._depths[name]:
             return  # a step of the base class: the step itself has not ended
@@ -333,8 +334,6 @@ class StepRecorder:
         step_values = self.step_values()
         if (activation_values := self._activations.take()) is not None:
             step_values.update(activation_values)
-        if self._user_scalars.due(self.step):
-            step_values.add_local(self._user_scalars.pop())
         self._run(due, context, step_values)
         self._partial_gradients.flag(self._access, self.due, name, step_values)
         if self._replica_check is not None:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from tbx_callbacks._config.schedule import every, guarded
 from tbx_callbacks._model.optimizers import KnownOptimizers, named_optimizers, optimizer_list, scaler_of
 from tbx_callbacks._model.sharding import find_sharding
 from tbx_callbacks._model.sharding.base import Sharding
+from tbx_callbacks.metrics.hparam_values import HParamValue, plain_hparams
 
 _CLIPPING = ("none", "norm", "other")
 
@@ -36,7 +38,8 @@ class TrainingInfo:
         sharding: reads the model's elements. Default: found in the model and the optimizers.
         unsupported_sharding: describes a sharding that metrics do not support, with a remedy, if only the integration
             knows it.
-        hparams: hyper-parameters for the HParams tab.
+        hparams: hyper-parameters for the HParams tab, of any type. Read them as numbers, booleans and texts. The
+            optimizer, its rate and its weight decay are added.
         texts: texts to write, by name.
         larger_is_better: by tag, the trainer's own setting for evaluation metrics.
         earlier_logs: values by tag that a checkpoint restored from the earlier part of the run.
@@ -60,7 +63,7 @@ class TrainingInfo:
     spreads_nonfinite: bool = False
     sharding: Sharding | None = None
     unsupported_sharding: str | None = None
-    hparams: Mapping[str, bool | float | str] = field(default_factory=dict)
+    hparams: Mapping[str, Any] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
     larger_is_better: Mapping[str, bool] = field(default_factory=dict)
     earlier_logs: Sequence[Mapping[str, float | str]] = ()
@@ -95,7 +98,23 @@ class TrainingInfo:
             "log_schedule": every(interval) if isinstance(interval, int) else guarded(interval),
             "spreads_nonfinite": self.spreads_nonfinite or self.clipping == "norm",
             "sharding": self.sharding or find_sharding(self.model, next(iter(optimizer_list(wrapped)), None)),
+            "hparams": {**_optimizer_hparams(named_optimizers(wrapped)), **plain_hparams(self.hparams)},
             "scaler": scaler_of(wrapped) if self.scaler is None else self.scaler,
         }
         for name, value in complete.items():
             object.__setattr__(self, name, value)
+
+
+def _optimizer_hparams(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[str, HParamValue]:
+    """The class of each optimizer, and the options of its first group; with the optimizer's name if there are several.
+
+    A scheduler with a warm-up begins with another rate, and stores the optimizer's own as `initial_lr`.
+    """
+    found: dict[str, Any] = {}
+    for name, optimizer in optimizers.items():
+        suffix = f"/{name}" if len(optimizers) > 1 else ""
+        group = optimizer.param_groups[0] if optimizer.param_groups else {}
+        options = {"learning_rate": group.get("initial_lr", group.get("lr")), "weight_decay": group.get("weight_decay")}
+        found[f"optimizer{suffix}"] = type(optimizer).__name__
+        found.update({f"{key}{suffix}": value for key, value in options.items() if value is not None})
+    return plain_hparams(found)

@@ -37,12 +37,26 @@ def named_outputs(outputs: Any) -> Mapping[Any, Any]:
 
 
 def losses_in(outputs: Any) -> dict[str, Tensor]:
-    """Returns every scalar `*loss*` besides `loss`, 0-d and detached, by the model's own name."""
-    return {
-        name: value.detach().reshape(()).to(torch.float32, copy=True)  # the model may reuse the memory
-        for name, value in named_outputs(outputs).items()
-        if isinstance(name, str) and "loss" in name.lower() and name != "loss" and _is_scalar(value)
-    }
+    """Returns every scalar `*loss*` besides `loss`, 0-d and detached, by the model's own name.
+
+    The scalars of a mapping such as `loss_dict` are losses too. Those without `loss` in their name get the mapping's
+    name as a prefix: `loss_dict/cardinality_error`.
+    """
+    losses: dict[str, Tensor] = {}
+    for name, value in named_outputs(outputs).items():
+        if not _names_loss(name):
+            continue
+        scalars = {name: value}
+        if isinstance(value, Mapping):
+            scalars = {inner if _names_loss(inner) else f"{name}/{inner}": each for inner, each in value.items()}
+        for own_name, each in scalars.items():
+            if own_name != "loss" and _is_scalar(each):
+                losses.setdefault(own_name, each.detach().reshape(()).to(torch.float32, copy=True))  # memory is reused
+    return losses
+
+
+def _names_loss(name: Any) -> bool:
+    return isinstance(name, str) and "loss" in name.lower()
 
 
 def logits_in(outputs: Any) -> Tensor | None:

@@ -131,7 +131,7 @@ NO_SELECTION = Selection(())
 def parameters_of(model: nn.Module) -> tuple[Parameter, ...]:
     """Returns all parameters of a model under clean names, each once, also when tied."""
     named = list(model.named_parameters())
-    names = clean_parameter_names([name for name, _ in named])
+    names = clean_parameter_names([name for name, _ in named], model)
     return tuple(Parameter(name, tensor) for name, (_, tensor) in zip(names, named, strict=True))
 
 

@@ -15,6 +15,7 @@ from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.integrations.notebook import show_link
 from tbx_callbacks.integrations.session import ConfigSource
 from tbx_callbacks.integrations.session_holder import SessionHolder
+from tbx_callbacks.metrics.hparam_values import plain_hparams
 
 T = TypeVar("T")
 
@@ -48,7 +49,8 @@ class TbxLoop(SessionHolder):
         steps_per_epoch: optimizer steps in an epoch, for metrics with `every: {epochs: ...}`.
         max_grad_norm: the limit if the loop clips by norm; None if it does not clip. Norms before clipping then need a
             call of `before_clip`.
-        hparams: hyper-parameters for the HParams tab.
+        hparams: hyper-parameters for the HParams tab, for example `vars(args)`; values that are not numbers become
+            text. The optimizer, its rate, its weight decay and `max_grad_norm` are added.
         start_step: finished steps of a resumed loop. The run continues in `log_dir`, and TensorBoard hides later steps
             that the folder contains.
         scaler: the loop's GradScaler, so the metric `amp` can read the loss scale. Accelerate's is found in its
@@ -65,7 +67,7 @@ class TbxLoop(SessionHolder):
         log_every: int = 10,
         steps_per_epoch: int | None = None,
         max_grad_norm: float | None = None,
-        hparams: Mapping[str, bool | float | str] | None = None,
+        hparams: Mapping[str, Any] | None = None,
         start_step: int = 0,
         scaler: torch.amp.GradScaler | None = None,
         **options: Any,
@@ -75,13 +77,14 @@ class TbxLoop(SessionHolder):
             raise ValueError(f"log_every must be at least 1 step, got {log_every}; pass the logging interval")
         self._session.runs_dir = "runs"
         self._model, self._max_grad_norm = model, max_grad_norm
+        own_hparams = plain_hparams(hparams or {})
         info = TrainingInfo(
             model=model,
             optimizers=optimizer,
             log_schedule=log_every,
             clipping="norm" if max_grad_norm else "none",
-            hparams=hparams or {},
-            texts={tags.ARGS: json.dumps(dict(hparams), indent=2)} if hparams else {},
+            hparams={**({"max_grad_norm": max_grad_norm} if max_grad_norm else {}), **own_hparams},
+            texts={tags.ARGS: json.dumps(own_hparams, indent=2)} if own_hparams else {},
             scaler=scaler,
             steps_per_epoch=steps_per_epoch,
             predictions_remedy="pass outputs=... and labels=... to end_step",
@@ -145,9 +148,14 @@ class TbxLoop(SessionHolder):
         """
         self._session.end_batch(loss=loss, samples=samples, tokens=tokens, outputs=outputs, labels=labels)
 
-    def evaluate(self, **metrics: float) -> None:
-        """Logs evaluation metrics at the current step, as `eval/<name>`."""
-        self._session.evaluate(**metrics)
+    def evaluate(self, dataset: str | None = None, /, **metrics: Tensor | float) -> None:
+        """Logs evaluation metrics at the current step, as `eval/<name>`.
+
+        Args:
+            dataset: name of the evaluation set, if there are several. The tags are then `eval/<dataset>_<name>`.
+            **metrics: numbers by name.
+        """
+        self._session.evaluate(dataset, **metrics)
 
     def __enter__(self) -> TbxLoop:
         return self

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from tbx_callbacks import tags
 from tbx_callbacks._config.metric_set import Config, load_config
+from tbx_callbacks._config.validation import short
 from tbx_callbacks._distributed.rank import in_group, is_rank_zero
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.metric_plan import axis_specs
 from tbx_callbacks._engine.training_info import TrainingInfo
+from tbx_callbacks._engine.user_scalars import scalar
 from tbx_callbacks._model.forward_hooks import on_forward
 from tbx_callbacks._model.optimizers import unwrap_optimizer
 from tbx_callbacks._model.outputs import OUTPUTS
@@ -123,6 +125,7 @@ class Session:
             writer=NullWriter(),
             budget=self.config.overhead_budget,
             live=self.config.live,
+            best=dict(self.config.best),
         )
         self.stopwatch = self._engine.stopwatch
         self._writer_options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
@@ -181,13 +184,46 @@ class Session:
     def log(self, tag: str, value: Tensor | float) -> None:
         """Logs a user scalar, for example from a loss function.
 
-        Values are averaged on their device until the next point of the set's cadence, without a host sync.
+        Values are averaged on their device until the next point of the set's cadence, without a host sync. Over ranks
+        it is the mean of all values that any rank logged under the tag.
+
+        Values that are logged while the model is evaluated are averaged separately for each evaluation. They are
+        written at its step as `eval/<tag>`, as `eval/<set>/<tag>` with several evaluation sets, or as `test/<tag>`.
 
         Raises:
-            ValueError: the tag contains characters that TensorBoard would rewrite, or the value is not a scalar.
+            TypeError: the value is not a number.
+            ValueError: the tag contains characters that TensorBoard would rewrite, a metric writes it, or the value is
+                not a scalar.
         """
-        if self.is_writer:
-            self._engine.log(tag, value)
+        if self.is_active or not isinstance(tag, str):
+            self._engine.log(tag, value, self._measured_step)
+
+    def log_dict(self, values: Mapping[str, Tensor | float]) -> None:
+        """Logs several user scalars, by tag; see `log`."""
+        for tag, value in values.items():
+            self.log(tag, value)
+
+    def begin_evaluation(self) -> None:
+        """Begins an evaluation, until `end_evaluation`; see `log`.
+
+        Not needed where the model is in evaluation mode then, and in training mode otherwise.
+        """
+        self._engine.user_scalars.evaluating = True
+
+    def end_evaluation(self, name: str | None = tags.EVAL) -> None:
+        """Ends the evaluation on one data set.
+
+        Args:
+            name: the first part of the tags of its scalars: `eval`, `test`, or `eval/<set>` for one set of several.
+                None discards them.
+        """
+        if self._engine.user_scalars.evaluating is not None:
+            self._engine.user_scalars.evaluating = False
+        self._engine.user_scalars.end_evaluation(name)
+
+    def watch_model(self, model: Any) -> None:
+        """Sets the model whose mode tells whether it is evaluated, before the training starts."""
+        self._engine.user_scalars.watch(model)
 
     def last_value(self, tag: str) -> FinalValue | None:
         """The last value written under a tag, for example for a progress bar; None before the first one."""
@@ -475,14 +511,32 @@ class Session:
         """
         self._record_logs(logs, step=step, clip_factor=clip_factor, on_all_ranks=True, is_point=is_point)
 
-    def evaluate(self, **metrics: float) -> None:
-        """Logs evaluation metrics at the current step, as `eval/<name>`; on rank 0 or on every rank."""
-        if self.is_writer:
-            logs = {f"{tags.EVAL}/{name}": float(value) for name, value in metrics.items()}
-            if self._counter is not None and self._counter.stepped:
-                self._counter.add_evaluation(logs)  # they belong to the step whose batch has not ended
-            else:
-                self._record_logs(logs, on_all_ranks=False)
+    def evaluate(self, dataset: str | None = None, /, **metrics: Tensor | float) -> None:
+        """Logs evaluation metrics at the current step, as `eval/<name>`; on rank 0 or on every rank.
+
+        Args:
+            dataset: name of the evaluation set, if there are several. The tags are then `eval/<dataset>_<name>`.
+            **metrics: numbers by name.
+
+        Raises:
+            TypeError: a metric is not a number.
+            ValueError: a metric or the name of the set cannot be written.
+        """
+        if dataset is not None and not isinstance(dataset, str):
+            raise TypeError(
+                f"dataset must be a name, got {short(dataset)}; pass metrics by name, as evaluate(loss=...)"
+            )
+        prefix = tags.check_tag(f"{tags.EVAL}/{dataset}_" if dataset else f"{tags.EVAL}/")
+        logs: dict[str, Number | str] = {
+            tags.check_tag(f"{prefix}{name}"): float(scalar(name, value)) for name, value in metrics.items()
+        }
+        self.end_evaluation(f"{tags.EVAL}/{dataset}" if dataset else tags.EVAL)
+        if not self.is_writer:
+            return
+        if self._counter is not None and self._counter.stepped:
+            self._counter.add_evaluation(logs)  # they belong to the step whose batch has not ended
+        else:
+            self._record_logs(logs, on_all_ranks=False)
 
     @property
     def should_stop(self) -> bool:
@@ -495,6 +549,11 @@ class Session:
         return Action.CHECKPOINT in self._action
 
     # -- private -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _measured_step(self) -> int:
+        """The step of an evaluation that happens now."""
+        return self.step + (self._counter is not None and self._counter.stepped)
 
     def _record_logs(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWrite
 
 
 class SessionHolder:
-    """Passes `writer`, `log`, `log_dir`, `step` and `close` on to a session, `_session`.
+    """Passes `writer`, `log`, `log_dict`, `log_dir`, `step` and `close` on to a session, `_session`.
 
     Where the trainer keeps its output is unknown at first: set `_session.runs_dir`.
 
@@ -62,12 +63,22 @@ class SessionHolder:
     def log(self, tag: str, value: Tensor | float) -> None:
         """Logs a user scalar, for example from a loss function.
 
-        Values are averaged on their device until the next point of the set's cadence, without a host sync.
+        Values are averaged on their device until the next point of the set's cadence, without a host sync. Over ranks
+        it is the mean of all values that any rank logged under the tag.
+
+        Values that are logged while the model is evaluated are averaged separately for each evaluation. They are
+        written at its step as `eval/<tag>`, as `eval/<set>/<tag>` with several evaluation sets, or as `test/<tag>`.
 
         Raises:
-            ValueError: the tag contains characters that TensorBoard would rewrite, or the value is not a scalar.
+            TypeError: the value is not a number.
+            ValueError: the tag contains characters that TensorBoard would rewrite, a metric writes it, or the value is
+                not a scalar.
         """
         self._session.log(tag, value)
+
+    def log_dict(self, values: Mapping[str, Tensor | float]) -> None:
+        """Logs several user scalars, by tag; see `log`."""
+        self._session.log_dict(values)
 
     def close(self) -> None:
         """Closes the event file. This happens automatically when the process ends.

@@ -37,9 +37,10 @@ _NOT_QUALITY = ("runtime", "samples_per_second", "steps_per_second", "model_prep
 class Hparams(Metric):
     """TensorBoard's HParams tab, and the training arguments and model configuration as text.
 
-    The tab shows the run's hyper-parameters next to the last and the best value of each evaluation metric. The best
-    value is the smallest for losses and errors and the largest for other metrics. The trainer's own definition of the
-    best model takes precedence. Cost: none.
+    The tab shows the run's hyper-parameters next to the last and the best value of each evaluation metric. The words
+    in a metric's name tell whether the largest value is the best one (accuracy, F1) or the smallest (loss, error). The
+    trainer's own definition of the best model takes precedence, and the key `best` of the set over both:
+    `best: {my_score: max}`. A metric of unknown direction has no best value. Cost: none.
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{BEST}/<eval metric>": "", ARGS: "text", MODEL_CONFIG: "text"}
@@ -57,7 +58,7 @@ class Hparams(Metric):
             f"{BEST}/{tag.removeprefix(f'{EVAL}/')}": Max(run.best[tag]) for tag in eval_tags if tag in run.best
         }
         shown = [*eval_tags, *values] if eval_tags else [tag for tag in context.logs if tag == TRAIN_SUMMARY_LOSS]
-        if shown:
+        if shown and run.hparams:  # TensorBoard takes one run's list for its whole folder: an empty one hides all
             values[HPARAMS_METRICS] = HParamsMetrics(run.hparams, shown)
         return values
 

@@ -32,6 +32,7 @@ class Loss(Metric):
 class Outputs(Metric):
     """Mean since the last point of every further loss that the model returns: each scalar `*loss*` besides `loss`.
 
+    The scalars of a mapping such as `loss_dict` are further losses too.
     Models with several tasks or auxiliary losses return such scalars in a mapping or a dataclass. With Lightning, the
     outputs of `training_step` count too. A name that the trainer logs itself is left to the trainer. The mean covers
     all training micro-batches of all ranks. Cost: a small sum every few micro-batches.

@@ -153,26 +153,32 @@ def _is_result(tag: str) -> bool:
 
 
 def _best(run: Run, tag: str) -> tuple[float, int] | None:
+    """The best value and its step; the last one if it is unknown which values are better."""
     series = run.scalars.get(tag)
     values = series.values if series is not None else np.empty(0)
     finite = np.isfinite(values)
     if series is None or not finite.any():
         return None
-    index = int(np.argmax(np.where(finite, values if larger_is_better(tag) else -values, -np.inf)))
+    larger = larger_is_better(tag)
+    if larger is None:
+        index = int(np.flatnonzero(finite)[-1])
+    else:
+        index = int(np.argmax(np.where(finite, values if larger else -values, -np.inf)))
     return float(values[index]), int(series.steps[index])
 
 
 def _best_row(loaded_runs: Sequence[LoadedRun], tag: str) -> Row:
-    """The best value with its step; without the step if the value was logged once."""
+    """The best value with its step; without the step if the value was logged once. See `_best`."""
     best_by_run = [_best(loaded_run.run, tag) for loaded_run in loaded_runs]
-    values = [entry[0] for entry in best_by_run if entry is not None]
-    best_value = max(values, key=lambda value: value if larger_is_better(tag) else -value, default=math.nan)
+    values, larger = [entry[0] for entry in best_by_run if entry is not None], larger_is_better(tag)
+    best_value = math.nan if larger is None else max(values, key=lambda v: v if larger else -v, default=math.nan)
     best = frozenset(index for index, entry in enumerate(best_by_run) if entry and entry[0] == best_value)
     has_series = any(len(loaded_run.run.scalars.get(tag, ())) > 1 for loaded_run in loaded_runs)
     cells = tuple(
         f"{entry[0]:.4f}" + (f" (step {entry[1]:,})" if has_series else "") if entry else "" for entry in best_by_run
     )
-    return Row(f"{tag}, best" if has_series else tag, cells, best if len(set(values)) > 1 else frozenset())
+    kind = "last" if larger is None else "best"
+    return Row(f"{tag}, {kind}" if has_series else tag, cells, best if len(set(values)) > 1 else frozenset())
 
 
 def _last_loss(run: Run) -> str:

@@ -169,6 +169,7 @@ def main() -> None:
                     engine.record_outputs({"logits": logits, "aux_loss": one}, of)
                 engine.record_outputs({"logits": torch.zeros(4, 3), "aux_loss": on_host[0]}, labels)
                 engine._recorder.finish_step()
+                engine._add_user_scalars(engine._recorder, engine._recorder.step)
             optimizer.zero_grad()
             step_values = engine.publisher.buffered
             assert step_values is not None

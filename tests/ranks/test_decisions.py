@@ -50,7 +50,8 @@ def test_decisions_of_thread_delivered_at_same_step(printed: list[str]) -> None:
     first, second = (value_of(rank, "thread", "acted") for rank in printed)
     assert first == second
     assert [numbers for _, numbers in first] == [[float(n), 0.5] for n in (1, 2, 3)]
-    assert all(step % 3 == 1 for step, _ in first)  # the step after a due one
+    # The step after a due one, or after a point of the user's scalars.
+    assert all(step % 3 == 1 or step % 10 == 1 for step, _ in first)
 
 
 def test_memory_largest_rank_named(printed: list[str]) -> None:

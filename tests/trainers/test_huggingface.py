@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 from tbx_callbacks import ConfigError, TbxTrainerCallback
-from tests.helpers.data import FULL
+from tests.helpers.data import FULL, rows
 from tests.helpers.models import bert, trainer
 from tests.helpers.outside_package import install
 from tests.helpers.runs import Run, files
@@ -668,3 +668,72 @@ def test_huggingface_error_outside_metric_training_continues(
     assert caplog.text.count("is not written: its value cannot be computed") == 3  # three families of norms
     with pytest.raises(ArithmeticError):
         trainer(tmp_path, callbacks=[TbxTrainerCallback({"extends": "default", "strict": True})]).train()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"eval_steps": 2},
+        {"eval_steps": 3},
+        {"eval_steps": 4, "eval_on_start": True},
+        {"eval_steps": 2, "gradient_accumulation_steps": 2},
+        {"eval_steps": 2, "eval_dataset": "several"},
+    ],
+)
+def test_huggingface_scalars_of_evaluation_stay_apart(tmp_path: Path, options: dict[str, Any]) -> None:
+    from transformers import Trainer
+
+    callback = TbxTrainerCallback("minimal")
+    seen: dict[int, list[float]] = {}
+
+    class WithOwnLoss(Trainer):
+        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+            value = (loss[0] if isinstance(loss, tuple) else loss).detach()
+            if not model.training:
+                seen.setdefault(self.state.global_step, []).append(value.item())
+            callback.log("aux/loss", value if not model.training else -1.0)
+            return loss
+
+    run = trainer(
+        tmp_path,
+        cls=WithOwnLoss,
+        callbacks=[callback],
+        eval_strategy="steps",
+        per_device_eval_batch_size=8,
+        **{name: value for name, value in options.items() if name != "eval_dataset"},
+    )
+    several = "eval_dataset" in options
+    if several:
+        run.eval_dataset = {"one": rows(8, seed=5), "two": rows(8, seed=6)}
+    run.train()
+    callback.close()
+    read = Run(callback.log_dir)
+    assert {value for _, value in read.scalars["aux/loss"]} == {-1.0}
+    assert len(read.steps("aux/loss")) == len(set(read.steps("aux/loss"))) == 4
+    if several:
+        for index, name in enumerate(("one", "two")):
+            expected = {step: pytest.approx(losses[index], rel=1e-5) for step, losses in seen.items()}
+            assert read.at(f"eval/{name}/aux/loss") == expected
+            assert read.at(f"eval/{name}_loss") == expected
+    else:
+        expected = {step: pytest.approx(sum(losses) / len(losses), rel=1e-5) for step, losses in seen.items()}
+        assert read.at("eval/aux/loss") == expected
+        assert len(read.steps("eval/aux/loss")) == len(expected) > 1
+
+
+def test_huggingface_scalars_of_later_evaluations_written(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback("minimal")
+    run = trainer(tmp_path, callbacks=[callback])
+    run.compute_metrics = lambda prediction: callback.log("aux/rows", len(prediction.label_ids)) or {}  # type: ignore[func-returns-value]
+    run.evaluate(rows(4))
+    run.train()
+    run.evaluate(rows(8))
+    run.predict(rows(12))
+    run.evaluate(rows(16), metric_key_prefix="hard")
+    callback.close()
+    read = Run(callback.log_dir)
+    assert read.scalars["eval/aux/rows"] == [(0, 4.0), (8, 8.0)]
+    assert read.scalars["test/aux/rows"] == [(8, 12.0)]
+    assert read.scalars["eval/hard/aux/rows"] == [(8, 16.0)]
+    assert "aux/rows" not in read.scalars

@@ -388,3 +388,69 @@ def test_pytorch_lightning_package_training_writes_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     read = Run(tmp_path / "run")
     assert read.steps("train/loss") == read.steps("mine") == [2, 4]
+
+
+class OwnScalars(pl.LightningModule):
+    """Logs scalars of its own through a callback, in the training and in evaluations."""
+
+    def __init__(self, callback: TbxLightningCallback) -> None:
+        super().__init__()
+        self.net, self.callback = nn.Linear(4, 1), callback
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        self.callback.log("aux/number", float(batch_idx + 1))
+        return self.net(batch[0]).square().mean()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.callback.log("aux/number", 100.0 * (dataloader_idx + 1) + batch_idx)
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.callback.log_dict({"aux/number": 7.0})
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def numbers(samples: int) -> Any:
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(samples, 4)), batch_size=4)
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_lightning_scalars_of_evaluation_stay_apart(tmp_path: Path, sets: int) -> None:
+    callback = TbxLightningCallback({"every": 4, "metrics": ["loss"]}, log_dir=tmp_path / "run")
+    module = OwnScalars(callback)
+    fitted = trainer(tmp_path, callback, max_epochs=1, max_steps=-1, val_check_interval=3, log_every_n_steps=4)
+    fitted.fit(module, numbers(32), [numbers(8)] * sets if sets > 1 else numbers(8))
+    callback.log("aux/after", 1.0)
+    fitted.test(module, numbers(8), verbose=False)
+    callback.close()
+    read = Run(tmp_path / "run")
+    assert read.scalars["aux/number"] == [(4, 2.5), (8, 6.5)]
+    names = ["eval/aux/number"] if sets == 1 else [f"eval/dataloader_idx_{index}/aux/number" for index in range(2)]
+    for index, name in enumerate(names):
+        assert read.scalars[name] == [(3, 100.0 * (index + 1) + 0.5), (6, 100.0 * (index + 1) + 0.5)]
+    assert read.family("eval") == {name.removeprefix("eval/") for name in names}
+    assert (read.at("aux/after"), read.at("test/aux/number")) == ({8: 1.0}, {8: 7.0})
+    with pytest.raises(ValueError, match="a tag must be made of"):
+        callback.log("my tag", 1.0)
+
+
+def test_lightning_hparams_recorded_from_trainer(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams import metadata
+
+    class Odd(Classifier):
+        def __init__(self, lr: float = 1e-2, path: Path = Path("a/b"), loss: Any = None, nested: Any = None) -> None:
+            super().__init__(lr)
+
+    module = Odd(nested={"size": 3}, loss=nn.CrossEntropyLoss())
+    callback = TbxLightningCallback({"every": 2, "metrics": ["loss", "hparams"]}, log_dir=tmp_path / "run")
+    trainer(tmp_path, callback, accumulate_grad_batches=2, gradient_clip_val=0.5, max_steps=2).fit(module, loader())
+    content = Run(tmp_path / "run").plugin("hparams")["_hparams_/session_start_info"]
+    recorded = metadata.parse_session_start_info_plugin_data(content).hparams
+    numbers = {name: value.number_value for name, value in recorded.items() if value.HasField("number_value")}
+    assert numbers == {
+        "learning_rate": 1e-2, "weight_decay": 1e-2, "batch_size": 4, "gradient_accumulation_steps": 2,
+        "max_grad_norm": 0.5, "lr": 1e-2, "nested/size": 3,
+    }  # fmt: skip
+    texts = {name: value.string_value for name, value in recorded.items() if name not in numbers}
+    assert texts == {"optimizer": "AdamW", "path": "a/b", "loss": "CrossEntropyLoss"}

@@ -10,9 +10,16 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
+from tbx_callbacks import tags
 from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.integrations.huggingface.attach import attach, is_attached
-from tbx_callbacks.integrations.huggingface.info import apply_action, clip_factor_in, log_tags, training_info
+from tbx_callbacks.integrations.huggingface.info import (
+    apply_action,
+    clip_factor_in,
+    evaluation_in,
+    log_tags,
+    training_info,
+)
 from tbx_callbacks.integrations.huggingface.run_folder import checkpoint_state, choose, runs_dir
 from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.runs.folders import RunLocation
@@ -47,6 +54,7 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
             trainer.add_callback(self)
             self.on_init_end(trainer.args, trainer.state, trainer.control)
         self._trainer = trainer
+        self._session.watch_model(trainer.model)
         attach(trainer, self._session)
         return self
 
@@ -60,6 +68,7 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._use(args)
         self._session.is_writer = state.is_world_process_zero
+        self._session.watch_model(kwargs.get("model"))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._use(args)
@@ -101,12 +110,17 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
         if logs:
             if self._args is None:
                 self._use(args)  # a callback added after the Trainer was created has no arguments yet
+            if (evaluation := evaluation_in(logs)) is not None:
+                self._session.end_evaluation(evaluation)
             self._session.record_logs(
                 log_tags(logs),
                 step=state.global_step,
                 clip_factor=clip_factor_in(logs, args),
                 is_point="loss" in logs,
             )
+
+    def on_predict(self, args: Any, state: Any, control: Any, metrics: dict[str, Any], **kwargs: Any) -> None:
+        self._session.end_evaluation(evaluation_in(metrics) or tags.TEST)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.end(succeeded=True)

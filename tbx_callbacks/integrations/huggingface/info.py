@@ -102,6 +102,17 @@ def log_tags(logs: Mapping[str, Any]) -> dict[str, float | str]:
     return tagged
 
 
+def evaluation_in(logs: Mapping[str, Any]) -> str | None:
+    """The name of the evaluation whose metrics the Trainer logs: `eval`, `test` or `eval/<set>`; None without one."""
+    prefixes = [key.removesuffix("_runtime") for key in logs if key.endswith("_runtime")]
+    if not prefixes or prefixes[0] == tags.TRAIN:
+        return None
+    first, _, dataset = prefixes[0].partition("_")
+    if first not in (tags.EVAL, tags.TEST):
+        first, dataset = tags.EVAL, prefixes[0]
+    return tags.clean(f"{first}/{dataset}" if dataset else first)
+
+
 def clip_factor_in(logs: Mapping[str, Any], args: Any) -> float | None:
     """The clip factor computed from the norm in the Trainer's logs; None without one."""
     norm, limit = logs.get("grad_norm") if "loss" in logs else None, args.max_grad_norm or 0.0
@@ -135,7 +146,7 @@ def steps_per_epoch(args: Any, dataloader: Any) -> int | None:
     return max(1, math.ceil(batches / int(args.gradient_accumulation_steps)))
 
 
-def hparams(args: Any, model: nn.Module) -> dict[str, bool | float | str]:
+def hparams(args: Any, model: nn.Module) -> dict[str, Any]:
     """Hyper-parameters for the HParams tab: the standard ones, and all others that differ from their default."""
     selected = {}
     for field in fields(args):
@@ -147,7 +158,7 @@ def hparams(args: Any, model: nn.Module) -> dict[str, bool | float | str]:
             selected[field.name] = value
     config = getattr(model, "config", None)
     selected.update({f"model/{name}": getattr(config, name) for name in _MODEL_HPARAMS if hasattr(config, name)})
-    return {name: value for name, value in selected.items() if isinstance(value, (bool, int, float, str))}
+    return {name: value for name, value in selected.items() if value is not None}
 
 
 def texts(args: Any, model: nn.Module) -> dict[str, str]:

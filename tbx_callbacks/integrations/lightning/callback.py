@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tbx_callbacks import tags
 from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.integrations.lightning.batch_outputs import BatchOutputs
 from tbx_callbacks.integrations.lightning.compat import Callback
@@ -29,6 +30,8 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     as under the other trainers.
     """
 
+    _evaluation: str | None = None  # name of the evaluation in progress, and of its data sets if there are several
+    _datasets: Sequence[str] = ()
     _checkpoint_state: Mapping[str, Any] = {}
     _max_norm: float | None = None
     _batch_outputs: BatchOutputs | None = None  # set if a metric reads the model's outputs
@@ -91,10 +94,34 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._session.stopwatch.pause()
+        self._begin_evaluation(None if trainer.sanity_checking else tags.EVAL, trainer.val_dataloaders)
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._evaluate_batch(dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._end_datasets(tags.EVAL)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._session.end_evaluation(self._evaluation)
         if self._session.running:
             self._session.stopwatch.resume()
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        self._begin_evaluation(tags.TEST, trainer.test_dataloaders)
+
+    def on_test_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._evaluate_batch(dataloader_idx)
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._end_datasets(tags.TEST)
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        self._session.end_evaluation(self._evaluation)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._session.end(succeeded=True)
@@ -113,7 +140,36 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         """Restores the state from a checkpoint."""
         self._checkpoint_state = state_dict
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in ("log", "log_dict"):  # the Trainer sets the module's functions on every callback
+            super().__setattr__(name, value)
+
     # -- private ---------------------------------------------------------------------------------------------------
+
+    def _begin_evaluation(self, name: str | None, dataloaders: Any) -> None:
+        """Begins an evaluation; each of several data loaders is a set. Without a name it is not logged."""
+        self._datasets = []
+        if name is None:
+            pass  # the sanity check before the training
+        elif isinstance(dataloaders, Mapping):
+            self._datasets = [f"{name}/{tags.clean(str(key))}" for key in dataloaders]
+        elif isinstance(dataloaders, (list, tuple)) and len(dataloaders) > 1:
+            self._datasets = [f"{name}/dataloader_idx_{index}" for index in range(len(dataloaders))]
+        self._evaluation = self._datasets[0] if self._datasets else name
+        self._session.begin_evaluation()
+
+    def _evaluate_batch(self, dataloader_idx: int) -> None:
+        if dataloader_idx < len(self._datasets) and self._evaluation != self._datasets[dataloader_idx]:
+            self._session.end_evaluation(self._evaluation)
+            self._session.begin_evaluation()
+            self._evaluation = self._datasets[dataloader_idx]
+
+    def _end_datasets(self, name: str) -> None:
+        """Ends the last of several data sets. What the module logs now belongs to the evaluation as a whole."""
+        if self._datasets:
+            self._session.end_evaluation(self._evaluation)
+            self._session.begin_evaluation()
+            self._evaluation = name
 
     def _stored_location(self, state: Mapping[str, Any]) -> RunLocation | None:
         """The folder of the checkpoint, if it still holds the run and the user has not requested another."""

@@ -12,6 +12,7 @@ from tbx_callbacks._model.amp import scale_of
 from tbx_callbacks._model.sharding import find_sharding
 from tbx_callbacks._model.sharding.torch_sharding import TorchSharding
 from tbx_callbacks.integrations.lightning.batch_outputs import REMEDY
+from tbx_callbacks.metrics.hparam_values import plain_hparams
 
 # Runs on CUDA only, and is untested.
 _DEEPSPEED = "Lightning's DeepSpeedStrategy (remedy: the Hugging Face Trainer, or a loop with TbxLoop)"
@@ -27,7 +28,7 @@ def training_info(trainer: Any, pl_module: Any) -> TrainingInfo:
         clipping=clipping(trainer, pl_module),
         sharding=sharding,
         unsupported_sharding=None if isinstance(sharding, TorchSharding) else _DEEPSPEED,
-        hparams=hparams(pl_module),
+        hparams=hparams(trainer, pl_module),
         texts=texts(pl_module),
         scaler=scaler(trainer),
         steps_per_epoch=steps_per_epoch(trainer, pl_module),
@@ -83,12 +84,17 @@ def scaler(trainer: Any) -> Any:
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
-def hparams(pl_module: Any) -> dict[str, bool | float | str]:
-    """Hyper-parameters for the HParams tab."""
-    return {name: value for name, value in pl_module.hparams.items() if isinstance(value, (bool, int, float, str))}
+def hparams(trainer: Any, pl_module: Any) -> dict[str, Any]:
+    """Hyper-parameters for the HParams tab: those of the Trainer, then those that the module has saved."""
+    found: dict[str, Any] = {"batch_size": getattr(trainer.train_dataloader, "batch_size", None)}
+    if pl_module.automatic_optimization:
+        found["gradient_accumulation_steps"] = trainer.accumulate_grad_batches
+        found["max_grad_norm"] = trainer.gradient_clip_val or None
+    known = {name: value for name, value in found.items() if value is not None}
+    return {**known, **plain_hparams(pl_module.hparams)}
 
 
 def texts(pl_module: Any) -> dict[str, str]:
-    """All hyper-parameters, as text."""
-    lines = [f"{name}: {value}" for name, value in pl_module.hparams.items()]
+    """The hyper-parameters that the module has saved, as text."""
+    lines = [f"{name}: {value}" for name, value in plain_hparams(pl_module.hparams).items()]
     return {"hparams": "\n".join(lines)} if lines else {}

@@ -65,6 +65,7 @@ def test_digest_renamed_metric_class_stays(monkeypatch: pytest.MonkeyPatch) -> N
         {"strict": True},
         {"overhead_budget": 0.03},
         {"axis": ["step", "tokens"]},
+        {"best": {"score": "max"}},
         {"every": {"epochs": 1}},
         {"every": {"per_decade": 4}},
         {"every": {"at": [1, 10]}},

@@ -121,6 +121,10 @@ BAD: list[tuple[Any, str]] = [
         r"axis must be a list of step and .*, got \['step', 'sample'\]",
     ),
     ({"metrics": ["loss"], "axis": "samples"}, r"axis must be a list of step and perhaps .*, got 'samples'"),
+    ({"metrics": ["loss"], "best": ["f1"]}, r"best must be a mapping of metrics to max or min, got \['f1'\]; write"),
+    ({"metrics": ["loss"], "best": {1: "max"}}, r"best must be a mapping of metrics to max or min, got "),
+    ({"metrics": ["loss"], "best": {"f1": "larger"}}, r"best\.f1 must be max or min, got 'larger'; max if a larger"),
+    ({"metrics": ["loss"], "best": {"f1": ["max"]}}, r"best\.f1 must be max or min, got \['max'\]"),
     ({"metrics": ["loss"], "strict": "yes"}, r"strict must be true or false, got 'yes'"),
     ({"metrics": ["loss"], "rules": ["nonfinite"]}, r"rules must be a mapping of a rule's name to an action"),
     (
@@ -271,3 +275,11 @@ def test_schema_accepts_bundled_sets_refuses_mistakes() -> None:
     # Mistakes that a schema cannot find: invalid regexes, repeated items, off without extends, empty mappings.
     assert len(refused) >= 26
     assert json.loads(json.dumps(schema)) == schema
+
+
+def test_metric_set_best_extends_that_of_parent(tmp_path: Path) -> None:
+    parent = tmp_path / "parent.yaml"
+    parent.write_text("metrics: [loss]\nbest: {score: max, ber: min}\n")
+    config = load_config({"extends": str(parent), "best": {"score": "min", "eval/x": "max"}})
+    assert dict(config.best) == {"score": False, "ber": False, "eval/x": True}
+    assert load_config("default").best == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,3 +51,13 @@ def test_training_info_wrong_fact_raises(options: dict[str, Any], message: str) 
     arguments: dict[str, Any] = {"model": MODEL, "optimizers": OPTIMIZER, "log_schedule": 10, **options}
     with pytest.raises((TypeError, ValueError), match=message):
         TrainingInfo(**arguments)
+
+
+def test_training_info_hparams_of_optimizers_added() -> None:
+    scheduled = torch.optim.AdamW(MODEL.parameters(), lr=0.5, weight_decay=0.25)
+    torch.optim.lr_scheduler.LinearLR(scheduled, 0.1)
+    info = TrainingInfo(MODEL, scheduled, log_schedule=1, hparams={"weight_decay": Path("none")})
+    assert info.hparams == {"optimizer": "AdamW", "learning_rate": 0.5, "weight_decay": "none"}
+    several = TrainingInfo(MODEL, {"a": scheduled, "b": OPTIMIZER}, log_schedule=1)
+    expected = {"optimizer/a": "AdamW", "learning_rate/a": 0.5, "weight_decay/a": 0.25, "optimizer/b": "SGD"}
+    assert expected.items() <= several.hparams.items()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -305,3 +306,116 @@ def test_loop_default_device_changes_nothing(tmp_path: Path) -> None:
     assert set(runs["cpu"].histograms) == set(runs["meta"].histograms) != set()
     for tag in ("grad_norm/total", "weight_norm/total", "mine/loss"):
         assert runs["meta"].at(tag) == runs["cpu"].at(tag)
+
+
+OWN = {"every": 2, "metrics": ["loss", {"weight_norm": {"by": "total"}}]}
+
+
+def steps_of(model: nn.Module, optimizer: torch.optim.Optimizer, number: int) -> Iterator[int]:
+    for step in range(1, number + 1):
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+        yield step
+
+
+def test_loop_scalar_after_optimizer_step_belongs_to_it(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, OWN, log_dir=tmp_path) as loop:
+        for step in steps_of(model, optimizer, 5):
+            loop.log("aux/step", step)
+            loop.end_step()
+    assert Run(tmp_path).scalars["aux/step"] == [(2, 1.5), (4, 3.5), (5, 5.0)]
+
+
+@pytest.mark.parametrize("cadence", [1, 2, 3, "log"])
+def test_loop_scalars_of_evaluation_stay_apart(tmp_path: Path, cadence: Any) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, {**OWN, "every": cadence}, log_dir=tmp_path, log_every=2) as loop:
+
+        def forward(number: float) -> None:
+            loop.log("aux/number", number)
+
+        for step in steps_of(model, optimizer, 6):
+            forward(1.0)
+            loop.end_step()
+            if step % 2 == 0:
+                model.eval()
+                for batch in range(3):
+                    forward(100.0 * step + batch)
+                loop.evaluate(accuracy=0.5)
+                model.train()
+    read = Run(tmp_path)
+    assert {value for _, value in read.scalars["aux/number"]} == {1.0}
+    assert read.scalars["eval/aux/number"] == [(2, 201.0), (4, 401.0), (6, 601.0)]
+    assert read.steps("eval/accuracy") == [2, 4, 6]
+
+
+def test_loop_evaluation_sets_named_apart(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, OWN, log_dir=tmp_path) as loop:
+        for step in steps_of(model, optimizer, 2):
+            loop.end_step()
+            model.eval()
+            for name in ("dev", "hard"):
+                loop.log("aux/number", step + len(name))
+                loop.evaluate(name, accuracy=len(name))
+            model.train()
+    read = Run(tmp_path)
+    assert read.scalars["eval/dev/aux/number"] == [(1, 4.0), (2, 5.0)]
+    assert read.scalars["eval/hard/aux/number"] == [(1, 5.0), (2, 6.0)]
+    assert read.at("eval/dev_accuracy") == {1: 3.0, 2: 3.0}
+    assert "aux/number" not in read.scalars
+
+
+def test_loop_log_dict_logs_each_value(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, OWN, log_dir=tmp_path) as loop:
+        for step in steps_of(model, optimizer, 2):
+            loop.log_dict({"a/x": step, "a/y": torch.tensor(2.0 * step)})
+            loop.end_step()
+    read = Run(tmp_path)
+    assert (read.at("a/x"), read.at("a/y")) == ({2: 1.5}, {2: 3.0})
+
+
+def test_loop_hparams_recorded_by_itself(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams import metadata
+
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
+    metrics = {"every": 1, "metrics": ["loss", "hparams"]}
+    with TbxLoop(
+        model, optimizer, metrics, log_dir=tmp_path, max_grad_norm=0.25, hparams={"path": Path("a"), "type": None}
+    ) as loop:
+        optimizer.step()
+        loop.end_step(loss=1.0)
+    read = Run(tmp_path)
+    recorded = metadata.parse_session_start_info_plugin_data(read.plugin("hparams")["_hparams_/session_start_info"])
+    values = {name: value.number_value or value.string_value for name, value in recorded.hparams.items()}
+    assert values == {
+        "optimizer": "AdamW", "learning_rate": 0.5, "weight_decay": 0.01, "max_grad_norm": 0.25, "path": "a",
+        "type": "None",
+    }  # fmt: skip
+    assert json.loads(read.texts["args"][0].strip("`json\n")) == {"path": "a", "type": "None"}
+
+
+@pytest.mark.parametrize("normed", [nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm])
+def test_loop_parametrized_layers_one_norm_each(tmp_path: Path, normed: Callable[[nn.Module], Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"enc": nn.Linear(4, 4), "fc": nn.Linear(4, 2)})
+    for layer in model.values():
+        normed(layer)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    metrics = [{"grad_norm": {"by": "layer"}}, {"weight_norm": {"by": "module"}}, {"activations": {"modules": "."}}]
+    with TbxLoop(model, optimizer, {"every": 1, "metrics": metrics}, log_dir=tmp_path) as loop:
+        model["fc"](model["enc"](torch.randn(6, 4))).square().mean().backward()
+        expected = {name: pytest.approx(norm([p.grad for p in layer.parameters()])) for name, layer in model.items()}
+        optimizer.step()
+        loop.end_step()
+    read = Run(tmp_path)
+    assert {name: read.at(f"grad_norm/{name}")[1] for name in read.family("grad_norm")} == expected
+    assert read.family("weight_norm") == {"enc", "fc"}
+    assert {tag.rpartition("/")[0] for tag in read.family("activations")} <= {"enc", "fc"}

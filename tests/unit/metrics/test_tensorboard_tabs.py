@@ -31,3 +31,9 @@ def test_layout_charts_of_families_without_nonfinite() -> None:
     assert isinstance(charts, Charts)
     assert charts.charts["by layer"] == {"grad_norm": ["^grad_norm/(?!total$).+"]}
     assert set(charts.charts) == {"loss", "by layer", "learning rate"}
+
+
+def test_hparams_without_hyperparameters_no_experiment() -> None:
+    run = RunInfo(best={"eval/loss": 0.25})
+    values = finished(Hparams()(context(event="log", run=run, logs={"eval/loss": 0.5})))
+    assert set(values) == {"best/loss"}
