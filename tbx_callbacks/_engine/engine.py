@@ -250,7 +250,7 @@ class Engine:
             self.flush_step()
         return action
 
-    def record_batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
+    def record_batch(self, *, loss: Tensor | None, samples: int | None, tokens: Tensor | None) -> Tensor | None:
         """Counts one micro-batch; returns a copy of its loss, or None if it is not counted."""
         if self._counts_batches and self._counters.counting:
             try:

@@ -300,7 +300,7 @@ class Session:
         self,
         *,
         loss: Tensor | float | None = None,
-        samples: int = 0,
+        samples: int | None = None,
         tokens: Tensor | int | None = None,
         epoch: float | None = None,
         outputs: Any = None,
@@ -346,7 +346,7 @@ class Session:
         self._engine.begin_step(step)
 
     def record_batch(
-        self, *, loss: Tensor | float | None = None, samples: int = 0, tokens: Tensor | int | None = None
+        self, *, loss: Tensor | float | None = None, samples: int | None = None, tokens: Tensor | int | None = None
     ) -> None:
         """Counts one micro-batch; see `end_batch`."""
         if not self.running or self._counter is not None:

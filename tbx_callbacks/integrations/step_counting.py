@@ -50,7 +50,7 @@ class StepCounter:
         self._log_due = self._log_schedule(self.step + 1)
         self._engine.begin_step(self.step + 1)
 
-    def end_batch(self, loss: Tensor | None, samples: int, tokens: Tensor | None, epoch: float | None) -> Action:
+    def end_batch(self, loss: Tensor | None, samples: int | None, tokens: Tensor | None, epoch: float | None) -> Action:
         """Ends a micro-batch; if the optimizer stepped, the step is complete. Returns the new requests of rules."""
         loss_copy = self._engine.record_batch(loss=loss, samples=samples, tokens=tokens)
         if loss_copy is None and loss is not None:
@@ -58,7 +58,7 @@ class StepCounter:
         elif loss_copy is not None:
             self._losses.add(loss_copy)
             self._num_losses += 1
-            self._samples += samples
+            self._samples += samples or 0
         if self.stepped:
             if epoch is not None and self._log_due:
                 self._step_logs[tags.TRAIN_EPOCH] = epoch
