@@ -19,6 +19,9 @@ from tbx_callbacks.metrics.context import Interval
 class Stopwatch:
     """Seconds of training. `pause` and `resume` exclude evaluation and saving.
 
+    Where an evaluation is noticed only after it began, `exclude` leaves out the time since the last `mark`, which says
+    that the training ran until then.
+
     `monitoring` is the time spent on measuring and publishing. `waiting` is the time between `start_waiting` and
     `stop_waiting`, and `waits` the number of such waits.
     """
@@ -29,16 +32,32 @@ class Stopwatch:
         self.waits = 0
         self._elapsed = 0.0
         self._resumed_at: float | None = None
+        self._marked_at = 0.0
         self._wait_started: float | None = None
 
     def resume(self) -> None:
         """Starts or resumes counting."""
         if self._resumed_at is None:
-            self._resumed_at = self.clock()
+            self._resumed_at = self._marked_at = self.clock()
 
     def pause(self) -> None:
         """Stops counting."""
         self._elapsed, self._resumed_at, self._wait_started = self.seconds, None, None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether time is counted."""
+        return self._resumed_at is not None
+
+    def mark(self) -> None:
+        """Records that all time until now belongs to the training."""
+        self._marked_at = self.clock()
+
+    def exclude(self) -> None:
+        """Stops counting, and leaves out the time since the last mark: something else began after it."""
+        if self._resumed_at is not None:
+            self._elapsed += max(0.0, self._marked_at - self._resumed_at)
+        self._resumed_at = self._wait_started = None
 
     def start_waiting(self) -> None:
         """Starts a wait: the training asks for its next batch and does nothing else until it has it."""
@@ -140,6 +159,7 @@ class Counters:
 
     def totals(self) -> Interval:
         """All counts so far."""
+        self.stopwatch.mark()  # the point includes the time until now
         hits, predictions = self.predictions.totals()
         stopwatch, loss_scale = self.stopwatch, self.loss_scale
         sums: dict[str, Any] = {name: total.total() for name, total in self._sums.items()}

@@ -274,6 +274,10 @@ class Engine:
         """Catches errors while an integration reads the model's outputs."""
         return self._guard("reading model outputs", self._step)
 
+    def guard_batches(self) -> AbstractContextManager[None]:
+        """Catches errors while an integration reads a micro-batch."""
+        return self._guard("counting micro-batches", self._step)
+
     def before_clip(
         self, scale: Tensor | None = None, *, optimizer: str | None = None, max_norm: float | None = None
     ) -> None:

@@ -65,15 +65,15 @@ def tokens_in(batch: Any) -> Tensor | None:
         return None
 
 
-def loss_in(outputs: Any) -> Tensor | None:
-    """The loss in a model's outputs, 0-d and detached; None without one."""
+def loss_in(outputs: Any, *, keeps_graph: bool = False) -> Tensor | None:
+    """The loss in a model's outputs, 0-d; None without one. Detached, unless the caller reads its graph."""
     if isinstance(outputs, Mapping):
         loss = outputs.get("loss")
     else:
         loss = outputs[0] if isinstance(outputs, tuple) and outputs else getattr(outputs, "loss", None)
     if not isinstance(loss, Tensor) or loss.ndim:
         return None
-    return loss.detach() if loss.requires_grad else loss
+    return loss.detach() if loss.requires_grad and not keeps_graph else loss
 
 
 def scalar_norm(norm: Any) -> Any:
@@ -108,7 +108,7 @@ def _samples(batch: Any, batch_size: int | None) -> int | None:
     parts = [part for part in _mappings(batch) if _IDS in part or any(name in part for name in _BOUNDARIES)]
     if parts:
         return _agreed([_samples_of_ids(part, batch_size) for part in parts])
-    sizes = list(_sizes(batch, batch_size))
+    sizes: Sequence[int | None] = list(_sizes(batch, batch_size))
     if len(set(sizes)) > 1 and isinstance(labels := labels_in(batch), Tensor) and labels.ndim:
         sizes = [size for size in sizes if size == labels.shape[0]][1:]  # another tensor besides the labels
     return _agreed(sizes)
@@ -118,7 +118,7 @@ def _samples_of_rows(rows: Sequence[Any]) -> int | None:
     """The number of rows, unless they are features of whole batches, as those of texts that are compared."""
     ids = [row.get(_IDS) if isinstance(row, Mapping) else None for row in rows]
     sizes = {each.shape[0] for each in ids if isinstance(each, Tensor) and each.ndim > 1}
-    return len(rows) if sizes <= {1} else _agreed(list(sizes))
+    return len(rows) if sizes <= {1} else _agreed(tuple(sizes))
 
 
 def _samples_of_ids(part: Mapping[Any, Any], batch_size: int | None) -> int | None:
