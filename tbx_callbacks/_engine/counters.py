@@ -19,6 +19,9 @@ from tbx_callbacks.metrics.context import Interval
 class Stopwatch:
     """Seconds of training. `pause` and `resume` exclude evaluation and saving.
 
+    Where an evaluation is noticed only after it began, `exclude` leaves out the time since the last `mark`, which says
+    that the training ran until then.
+
     `monitoring` is the time spent on measuring and publishing. `waiting` is the time between `start_waiting` and
     `stop_waiting`, and `waits` the number of such waits.
     """
@@ -29,16 +32,32 @@ class Stopwatch:
         self.waits = 0
         self._elapsed = 0.0
         self._resumed_at: float | None = None
+        self._marked_at = 0.0
         self._wait_started: float | None = None
 
     def resume(self) -> None:
         """Starts or resumes counting."""
         if self._resumed_at is None:
-            self._resumed_at = self.clock()
+            self._resumed_at = self._marked_at = self.clock()
 
     def pause(self) -> None:
         """Stops counting."""
         self._elapsed, self._resumed_at, self._wait_started = self.seconds, None, None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether time is counted."""
+        return self._resumed_at is not None
+
+    def mark(self) -> None:
+        """Records that all time until now belongs to the training."""
+        self._marked_at = self.clock()
+
+    def exclude(self) -> None:
+        """Stops counting, and leaves out the time since the last mark: something else began after it."""
+        if self._resumed_at is not None:
+            self._elapsed += max(0.0, self._marked_at - self._resumed_at)
+        self._resumed_at = self._wait_started = None
 
     def start_waiting(self) -> None:
         """Starts a wait: the training asks for its next batch and does nothing else until it has it."""
@@ -87,39 +106,42 @@ class Counters:
         self.steps = 0
         self.counting = True
         """Whether micro-batches are counted. False once one could not be counted: later intervals then contain none."""
-        self._batches = 0
         self._max_norm = 0.0
         # By the name of their field in Interval. A new counter is a field there, an entry here, and a line that counts.
-        self._counts: dict[str, Any] = {"samples": 0, "token_batches": 0, "losses": 0, "clip_steps": 0}
+        names = ("batches", "sample_batches", "samples", "token_batches", "losses", "clip_steps")
+        self._counts: dict[str, Any] = dict.fromkeys(names, 0)
         self._sums = {
             "tokens": LazySum(add_up),
             "nonfinite_losses": LazySum(_count_nonfinite),
             "clipped_steps": LazySum(self._count_clipped),
         }
 
-    def record_batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
+    def record_batch(self, *, loss: Tensor | None, samples: int | None, tokens: Tensor | None) -> Tensor | None:
         """Counts one micro-batch of training.
 
         Args:
             loss: 0-d.
-            samples: number of samples.
-            tokens: number of tokens, or their mask.
+            samples: number of samples; None if it is unknown.
+            tokens: number of tokens, or their mask; None if it is unknown.
 
         Returns:
             A copy of the loss, in float32 or wider. The next micro-batch may overwrite the memory of the model's own
             tensor, as CUDA graphs do.
         """
-        self._counts["samples"] += samples
+        counts = self._counts
+        counts["batches"] += 1
+        if samples is not None:
+            counts["sample_batches"] += 1
+            counts["samples"] += samples
         if loss is not None:
-            self._counts["losses"] += 1
+            counts["losses"] += 1
             self._sums["nonfinite_losses"].pending.append(
                 loss := loss.float() if loss.dtype.itemsize < 4 else loss.clone()
             )
         if tokens is not None:
-            self._counts["token_batches"] += 1
-            self._sums["tokens"].pending.append(tokens.sum())
-        self._batches += 1
-        if self._batches % KEPT == 0:
+            counts["token_batches"] += 1
+            self._sums["tokens"].pending.append(tokens.sum() if tokens.ndim else tokens)
+        if counts["batches"] % KEPT == 0:
             self._sums["nonfinite_losses"].total()
             self._sums["tokens"].total()
         return loss
@@ -137,12 +159,14 @@ class Counters:
 
     def totals(self) -> Interval:
         """All counts so far."""
+        self.stopwatch.mark()  # the point includes the time until now
         hits, predictions = self.predictions.totals()
         stopwatch, loss_scale = self.stopwatch, self.loss_scale
         sums: dict[str, Any] = {name: total.total() for name, total in self._sums.items()}
         return Interval(
             **self._counts,
             **sums,
+            incomplete=self._incomplete(),
             steps=self.steps,
             seconds=stopwatch.seconds,
             monitoring=stopwatch.monitoring,
@@ -153,6 +177,12 @@ class Counters:
             skipped_steps=loss_scale.skipped if loss_scale else 0,
             loss_scale=loss_scale.now if loss_scale else None,
         )
+
+    def _incomplete(self) -> frozenset[str]:
+        """The counts that lack a micro-batch since the start of the training."""
+        counts = self._counts
+        counted = {"samples": counts["sample_batches"], "tokens": counts["token_batches"]}
+        return frozenset(name for name, number in counted.items() if not self.counting or number < counts["batches"])
 
     def since(self, last: Interval) -> tuple[Interval, Interval]:
         """Returns the counters since `last`, and the totals. Batches are left out once some could not be counted."""
@@ -165,7 +195,8 @@ class Counters:
 
 
 _NO_BATCHES: dict[str, Any] = {
-    "samples": 0, "token_batches": 0, "tokens": None, "losses": 0, "nonfinite_losses": 0,
+    "batches": 0, "sample_batches": 0, "samples": None, "token_batches": 0, "tokens": None, "losses": 0,
+    "nonfinite_losses": 0,
 }  # fmt: skip
 
 

@@ -282,7 +282,7 @@ class Engine:
             return False
         return bool(recorder.end_of_step.pending) or (ended is not None and self.user_scalars.due(ended))
 
-    def record_batch(self, *, loss: Tensor | None, samples: int, tokens: Tensor | None) -> Tensor | None:
+    def record_batch(self, *, loss: Tensor | None, samples: int | None, tokens: Tensor | None) -> Tensor | None:
         """Counts one micro-batch; returns a copy of its loss, or None if it is not counted."""
         if self._counts_batches and self._counters.counting:
             try:
@@ -305,6 +305,10 @@ class Engine:
     def guard_outputs(self) -> AbstractContextManager[None]:
         """Catches errors while an integration reads the model's outputs."""
         return self._guard("reading model outputs", self._step)
+
+    def guard_batches(self) -> AbstractContextManager[None]:
+        """Catches errors while an integration reads a micro-batch."""
+        return self._guard("counting micro-batches", self._step)
 
     def before_clip(
         self, scale: Tensor | None = None, *, optimizer: str | None = None, max_norm: float | None = None

@@ -127,7 +127,7 @@ class TbxLoop(SessionHolder):
         self,
         *,
         loss: Tensor | float | None = None,
-        samples: int = 0,
+        samples: int | None = None,
         tokens: Tensor | int | None = None,
         outputs: Any = None,
         labels: Tensor | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping
@@ -24,7 +25,7 @@ from tbx_callbacks._model.forward_hooks import on_forward
 from tbx_callbacks._model.optimizers import unwrap_optimizer
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
-from tbx_callbacks.integrations.batches import scalar_loss, scalar_norm
+from tbx_callbacks.integrations.batches import samples_in, scalar_loss, scalar_norm, tokens_in
 from tbx_callbacks.integrations.step_counting import StepCounter
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.rules.base import Action
@@ -34,6 +35,8 @@ from tbx_callbacks.writers.fan_out import FanOutWriter, NoEventFile
 from tbx_callbacks.writers.registry import TENSORBOARD
 from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+
+logger = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 5.0  # maximum wait for the other ranks' values of the previous training
 _NOWHERE = RunLocation("")
@@ -98,7 +101,8 @@ class Session:
         started: whether `start` was called.
         needs_labels: whether a metric of this training reads labels.
         stopwatch: times the training. `pause()` and `resume()` exclude an evaluation or a checkpoint; the next step
-            resumes too. The metric `input_share` needs `start_waiting()` when the trainer asks for its next batch, and
+            resumes too. `exclude()` does so where one is noticed late: it leaves out the time since the last `mark()`.
+            The metric `input_share` needs `start_waiting()` when the trainer asks for its next batch, and
             `stop_waiting()` when the batch has arrived (`begin_step` does the latter).
 
     Raises:
@@ -137,6 +141,8 @@ class Session:
         self._hooks: list[Any] = []
         self._step = 0
         self._action = Action.NONE
+        self._counts_samples = True  # False once the samples of a batch were unknown
+        self._warned_samples = False
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
@@ -272,6 +278,7 @@ class Session:
         counter = None if numbered else StepCounter(self._engine, info, step)
         self._engine.start(info, resumed_from)
         self._info, self._counter, self._step, self._action = info, counter, step, Action.NONE
+        self._counts_samples = True
         self.needs_labels = self._engine.wants_labels
         self.running = self.started = True
         atexit.register(_close, weakref.ref(self))
@@ -334,7 +341,7 @@ class Session:
         self,
         *,
         loss: Tensor | float | None = None,
-        samples: int = 0,
+        samples: int | None = None,
         tokens: Tensor | int | None = None,
         epoch: float | None = None,
         outputs: Any = None,
@@ -380,7 +387,7 @@ class Session:
         self._engine.begin_step(step)
 
     def record_batch(
-        self, *, loss: Tensor | float | None = None, samples: int = 0, tokens: Tensor | int | None = None
+        self, *, loss: Tensor | float | None = None, samples: int | None = None, tokens: Tensor | int | None = None
     ) -> None:
         """Counts one micro-batch; see `end_batch`."""
         if not self.running or self._counter is not None:
@@ -405,6 +412,32 @@ class Session:
         self._step = step
         action = self._engine.end_step(step, flush=not logs_follow)
         return action if action is self._action else self._add(action)
+
+    def measure_batch(self, batch: Any, batch_size: int | None = None) -> tuple[int | None, Tensor | None]:
+        """Counts samples and tokens of a batch of any structure, for `end_batch` or `record_batch`.
+
+        What cannot be counted is None. Once that happens to samples, they are None for the rest of the training, with
+        one warning: the trainer's batches have a form that may also be misread. It never raises.
+
+        Args:
+            batch: see `samples_in` and `tokens_in`.
+            batch_size: the trainer's own batch size, if it is known.
+        """
+        samples = tokens = None
+        with self._engine.guard_batches():
+            tokens = tokens_in(batch)
+            samples = samples_in(batch, batch_size) if self._counts_samples else None
+            if samples is None:
+                self.lack_samples(f"a batch ({type(batch).__name__}) has no known size", "use a mapping of tensors")
+        return samples, tokens
+
+    def lack_samples(self, reason: str, remedy: str) -> None:
+        """Stops counting samples in this training; warns once if that leaves out a number."""
+        self._counts_samples = False
+        is_written = any(tags.SAMPLES_PER_SECOND in item.metric.tags for item in self.config.items)
+        if self.is_writer and not self._warned_samples and (is_written or "samples" in self.config.axis):
+            self._warned_samples = True
+            logger.warning("%s is left out: %s; %s", tags.SAMPLES_PER_SECOND, reason, remedy)
 
     # -- gradients and outputs ---------------------------------------------------------------------------------------
 
@@ -438,10 +471,12 @@ class Session:
             return
         self._engine.record_clipping(norm if type(norm) is Tensor and not norm.ndim else scalar_norm(norm), max_norm)
 
-    def on_forward(self, hook: Callable[[Any, Mapping[str, Any]], None]) -> None:
-        """Calls `hook(outputs, keyword_arguments)` after each forward pass of the model in training mode, until `end`.
+    def on_forward(self, hook: Callable[[Any, Mapping[Any, Any]], None]) -> None:
+        """Calls `hook(outputs, inputs)` after each training pass of the model, until `end`.
 
-        Does nothing unless the training runs.
+        A training pass is a forward pass in training mode with gradients, except those that activation checkpointing
+        repeats. `inputs` are the keyword arguments, and the positional ones by their number. Does nothing unless the
+        training runs.
         """
         if self._info is not None:
             call = _ForwardHook(self, self._info, hook)
@@ -653,15 +688,16 @@ class _ForwardHook:
         hook: see `Session.on_forward`.
     """
 
-    def __init__(self, session: Session, info: TrainingInfo, hook: Callable[[Any, Mapping[str, Any]], None]) -> None:
+    def __init__(self, session: Session, info: TrainingInfo, hook: Callable[[Any, Mapping[Any, Any]], None]) -> None:
         self._session, self._still_training, self._hook = session, info.still_training, hook
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
         if not self._still_training():  # ended by an exception that the trainer does not report
             self._session._unhook()
             self._session.suspend()
-        elif module.training:
-            self._hook(outputs, kwargs)
+        elif module.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+            named: Mapping[Any, Any] = dict(enumerate(args))
+            self._hook(outputs, {**named, **kwargs} if named else kwargs)
 
 
 def _close(reference: weakref.ref[Session]) -> None:

@@ -54,7 +54,13 @@ class StepCounter:
         self._engine.begin_step(self.step + 1, captures_rates=self._log_due)
 
     def end_batch(
-        self, loss: Tensor | None, samples: int, tokens: Tensor | None, epoch: float | None, *, is_step: bool = False
+        self,
+        loss: Tensor | None,
+        samples: int | None,
+        tokens: Tensor | None,
+        epoch: float | None,
+        *,
+        is_step: bool = False,
     ) -> Action:
         """Ends a micro-batch; if an optimizer stepped, the step is complete. Returns the new requests of rules.
 
@@ -66,7 +72,7 @@ class StepCounter:
         elif loss_copy is not None:
             self._losses.add(loss_copy)
             self._num_losses += 1
-            self._samples += samples
+            self._samples += samples or 0
         self._idle, self._has_batches = self._idle + 1, True
         if self._engine.stepped:
             self._longest, self._idle = max(self._longest, self._idle), 0

@@ -8,13 +8,18 @@ from typing import ClassVar
 
 from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
+from tbx_callbacks.metrics.performance import counted
 from tbx_callbacks.metrics.values import Sum
 from tbx_callbacks.tags import AXIS
 
 
 @dataclass(frozen=True)
 class AxisProgress(Metric):
-    """Samples and tokens that all ranks have trained on since the last point. Cost: one small sum per micro-batch."""
+    """Samples and tokens that all ranks have trained on since the last point. Cost: one small sum per micro-batch.
+
+    Once the samples (tokens) of a micro-batch were not counted on any rank, its axis ends: later positions would be too
+    small.
+    """
 
     axes: tuple[str, ...]
 
@@ -23,5 +28,6 @@ class AxisProgress(Metric):
     cost: ClassVar[str] = "one small sum a micro-batch"
 
     def __call__(self, context: Context) -> Values:
-        counts = {"samples": context.interval.samples or None, "tokens": context.interval.tokens}
-        return {f"{AXIS}{axis}": Sum(count) for axis in self.axes if (count := counts[axis]) is not None}
+        interval = context.interval
+        counts = {"samples": interval.samples, "tokens": interval.tokens}
+        return {f"{AXIS}{axis}": counted(Sum, counts[axis], axis not in interval.incomplete) for axis in self.axes}

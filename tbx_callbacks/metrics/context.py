@@ -31,11 +31,18 @@ class Interval:
     """Measured waits for the next batch."""
     waiting: float | None = None
     """Seconds of `seconds` that these waits took; None without one."""
-    samples: int = 0
+    batches: int = 0
+    """Micro-batches."""
+    sample_batches: int = 0
+    """Micro-batches whose samples were counted."""
+    samples: Number | None = None
+    """Samples; None unless those of every micro-batch were counted."""
     token_batches: int = 0
     """Micro-batches whose tokens were counted."""
     tokens: Number | None = None
-    """Tokens that the attention mask does not mask; None when the model receives no mask."""
+    """Tokens without padding; None unless those of every micro-batch were counted."""
+    incomplete: frozenset[str] = frozenset()
+    """`samples` and `tokens`, if some micro-batch since the start of the training was not counted."""
     losses: int = 0
     """Micro-batches whose loss was recorded."""
     nonfinite_losses: Number = 0
@@ -54,18 +61,22 @@ class Interval:
     """Losses that the model returned besides the training loss, by name."""
 
     def __sub__(self, earlier: Interval) -> Interval:
-        """Returns the counters between two totals; `loss_scale` and `extra_losses` are those of the later one."""
+        """Returns the counters between two totals; those of `_LATEST` are those of the later one."""
         changes: dict[str, Any] = {}
         for name in self.__dataclass_fields__:
             if name not in _LATEST:
                 now, before = getattr(self, name), getattr(earlier, name)
                 changes[name] = now if before is None else before if now is None else now - before
-        changes |= {name: None for name, count in _COUNTED_BY.items() if not changes[count]}
+        if not changes["waits"]:
+            changes["waiting"] = None
+        for name, count in _COUNTED_BY.items():
+            if changes[count] != changes["batches"] or not changes[count]:
+                changes[name] = None  # a part of the micro-batches would pass for all of them
         return replace(self, **changes)
 
 
-_LATEST = ("loss_scale", "extra_losses")
-_COUNTED_BY = {"tokens": "token_batches", "waiting": "waits"}  # None in an interval where nothing was counted
+_LATEST = ("loss_scale", "extra_losses", "incomplete")
+_COUNTED_BY = {"samples": "sample_batches", "tokens": "token_batches"}
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import psutil
 import torch
 
+from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
-from tbx_callbacks.metrics.values import Inverse, Max, RankOfMax, Rate, Value
+from tbx_callbacks.metrics.values import Inverse, Max, RankOfMax, Rate, Unless, Value
 from tbx_callbacks.tags import (
     INPUT_SHARE,
     MEMORY_LARGEST_RANK,
@@ -26,13 +28,20 @@ from tbx_callbacks.tags import (
 )
 
 
+def counted(make: Callable[[Number], Value], count: Number | None, is_complete: bool = True) -> Value:
+    """The value of a count; left out on all ranks where it is unknown on any rank: a sum of the others is too small."""
+    is_known = count is not None and is_complete
+    return Unless(make(0.0 if count is None else count), 0.0 if is_known else 1.0)
+
+
 @dataclass(frozen=True)
 class Throughput(Metric):
     """Speed since this metric's last point, without evaluation and saving.
 
-    Samples and tokens are added over ranks and divided by the slowest rank's time. Only tokens that the attention mask
-    keeps are counted; without a mask the token rate is not written. `perf/monitor_share` is the share of time that
-    metrics and publishing took in the training thread of the slowest rank. Cost: one small sum per micro-batch.
+    Samples and tokens are added over ranks and divided by the slowest rank's time. Tokens are those that the attention
+    mask keeps. A packed batch (one row without a mask) has no padding, so all its token ids count. A rate is left out
+    at a point where the number of some micro-batch is unknown on any rank. `perf/monitor_share` is the share of time
+    that metrics and publishing took in the training thread of the slowest rank. Cost: one small sum per micro-batch.
     """
 
     tags: ClassVar[Mapping[str, str]] = {
@@ -49,16 +58,13 @@ class Throughput(Metric):
         interval = context.interval
         if not interval.steps or interval.seconds <= 0:
             return {}
-        values: dict[str, Value] = {
+        return {
             STEP_SECONDS: Max(interval.seconds / interval.steps),
             STEPS_PER_SECOND: Inverse(interval.seconds / interval.steps),
             MONITOR_SHARE: Max(interval.monitoring / interval.seconds),
+            SAMPLES_PER_SECOND: counted(partial(Rate, seconds=interval.seconds), interval.samples),
+            TOKENS_PER_SECOND: counted(partial(Rate, seconds=interval.seconds), interval.tokens),
         }
-        if interval.samples:
-            values[SAMPLES_PER_SECOND] = Rate(interval.samples, interval.seconds)
-        if interval.tokens is not None:
-            values[TOKENS_PER_SECOND] = Rate(interval.tokens, interval.seconds)
-        return values
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,35 @@
 """Wraps methods of one Hugging Face Trainer, so that an attached callback receives its batches and gradients.
 
-The wrapped methods are public, and their behaviour is unchanged: `Trainer.training_step` and
-`Accelerator.clip_grad_norm_`. Tested on transformers 4.52 to 5.23.
+The wrapped methods are public, and their behaviour is unchanged: `Trainer.training_step`, `evaluate` and `predict`, and
+`Accelerator.clip_grad_norm_`. `compute_loss` is wrapped for the first micro-batch only. Tested on transformers 4.52 to
+5.23.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import logging
 import math
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from tbx_callbacks._model.amp import scale_of
-from tbx_callbacks.integrations.batches import labels_in, samples_in, tokens_in
+from tbx_callbacks.integrations.batches import labels_in
+from tbx_callbacks.integrations.huggingface.batch_size import batch_size_of
+from tbx_callbacks.integrations.huggingface.loss_scale import (
+    REMEDY,
+    REMEDY_OF_FUNCTION,
+    is_mean,
+    multiplied_by,
+    nearest_factor,
+    warning,
+)
 from tbx_callbacks.integrations.session import Session
+
+logger = logging.getLogger(__name__)
 
 
 def attach(trainer: Any, session: Session) -> None:
@@ -21,6 +39,8 @@ def attach(trainer: Any, session: Session) -> None:
     """
     if _mark_attached(trainer, session):
         _wrap_training_step(trainer, session)
+        for name in ("evaluate", "predict"):
+            _wrap_evaluation(trainer, session, name)
     if _mark_attached(trainer.accelerator, session):
         _wrap_clipping(trainer.accelerator, session)
 
@@ -39,10 +59,17 @@ def _mark_attached(owner: Any, session: Session) -> bool:
 
 def _wrap_training_step(trainer: Any, session: Session) -> None:
     original_step = trainer.training_step
+    loss_check = _LossCheck(trainer) if _accumulates(trainer.args) else None
 
+    @functools.wraps(original_step)
     def training_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal loss_check
         if session.needs_labels:  # label smoothing and compute_loss remove them before the forward pass
-            session.expect_labels(labels_in(inputs))
+            with session.guard_outputs():
+                session.expect_labels(labels_in(inputs))
+        samples = tokens = None
+        if session.needs_batches:  # read now: the training may change the batch
+            samples, tokens = session.measure_batch(inputs, batch_size_of(trainer, inputs))
         try:
             loss = original_step(model, inputs, *args, **kwargs)
         except BaseException:
@@ -52,15 +79,91 @@ def _wrap_training_step(trainer: Any, session: Session) -> None:
             if session.needs_labels:
                 session.expect_labels(None)
         if session.running:
-            session.record_batch(loss=loss.detach(), samples=samples_in(inputs), tokens=tokens_in(inputs))
+            with session.guard_outputs():
+                if loss_check is not None:
+                    check, loss_check = loss_check, None
+                    check.finish(loss, is_writer=session.is_writer)
+            if session.needs_batches:
+                session.record_batch(loss=loss.detach(), samples=samples, tokens=tokens)
         return loss
 
     trainer.training_step = training_step
 
 
+class _LossCheck:
+    """Warns if the Trainer does not divide a mean loss by the micro-batches of a step; reads the first micro-batch.
+
+    Args:
+        trainer: its `compute_loss` is wrapped until `finish`.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer, self._ranks = trainer, max(1, int(trainer.args.world_size))
+        self._loss: Tensor | None = None
+        self._times = 1.0
+        self._own = trainer.__dict__.get("compute_loss")
+        original = trainer.compute_loss
+
+        @functools.wraps(original)
+        def compute_loss(model: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(model, *args, **kwargs)
+            with contextlib.suppress(Exception):  # the result may be anything
+                if model.training and torch.is_grad_enabled():
+                    self._read(result[0] if isinstance(result, tuple) else result, kwargs.get("num_items_in_batch"))
+            return result
+
+        trainer.compute_loss = self._wrapper = compute_loss
+
+    def finish(self, loss: Tensor, *, is_writer: bool) -> None:
+        """Ends the check with the loss that `training_step` returned for the micro-batch."""
+        trainer = self._trainer
+        if trainer.compute_loss is self._wrapper:  # the user may have replaced it
+            del trainer.compute_loss
+            if self._own is not None:
+                trainer.compute_loss = self._own
+        if self._loss is None or not is_writer or not float(self._loss):
+            return
+        configured = int(trainer.args.gradient_accumulation_steps)
+        micro_batches = int(getattr(trainer, "current_gradient_accumulation_steps", configured))
+        ratio = float(loss) / float(self._loss) * micro_batches * self._times
+        factor = nearest_factor(ratio, micro_batches, self._ranks)
+        if factor > 1:
+            own_function = getattr(trainer, "compute_loss_func", None) is not None
+            logger.warning(warning(factor, REMEDY_OF_FUNCTION if own_function else REMEDY))
+
+    def _read(self, loss: Tensor, num_items: Any) -> None:
+        if self._loss is None and is_mean(loss, num_items):
+            self._loss = loss.detach().clone()
+            self._times = float(self._ranks) if multiplied_by(loss) == self._ranks else 1.0
+
+
+def _accumulates(args: Any) -> bool:
+    """Whether a loss can be too large by the micro-batches of a step or by the ranks."""
+    return bool(args.gradient_accumulation_steps > 1 or args.world_size > 1)
+
+
+def _wrap_evaluation(trainer: Any, session: Session, name: str) -> None:
+    original = getattr(trainer, name)
+
+    @functools.wraps(original)
+    def evaluation(*args: Any, **kwargs: Any) -> Any:
+        watch = session.stopwatch
+        was_running = watch.is_running
+        if was_running:
+            watch.pause()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            if was_running:
+                watch.resume()
+
+    setattr(trainer, name, evaluation)
+
+
 def _wrap_clipping(accelerator: Any, session: Session) -> None:
     original_clip = accelerator.clip_grad_norm_
 
+    @functools.wraps(original_clip)
     def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
         if session.has_due_metrics:
             session.before_clip(scale_of(getattr(accelerator, "scaler", None)))

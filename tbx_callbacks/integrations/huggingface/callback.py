@@ -11,8 +11,10 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from tbx_callbacks import tags
-from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
+from tbx_callbacks.integrations.batches import loss_in
 from tbx_callbacks.integrations.huggingface.attach import attach, is_attached
+from tbx_callbacks.integrations.huggingface.batch_size import batch_size
+from tbx_callbacks.integrations.huggingface.forward_passes import ForwardPasses
 from tbx_callbacks.integrations.huggingface.info import (
     apply_action,
     clip_factor_in,
@@ -20,6 +22,7 @@ from tbx_callbacks.integrations.huggingface.info import (
     log_tags,
     training_info,
 )
+from tbx_callbacks.integrations.huggingface.loss_scale import REMEDY, LossComparison, warning
 from tbx_callbacks.integrations.huggingface.run_folder import checkpoint_state, choose, runs_dir
 from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.runs.folders import RunLocation
@@ -40,6 +43,9 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
 
     _args: Any = None
     _trainer: Any = None
+    _passes: ForwardPasses | None = None  # counts micro-batches if the callback is not attached
+    _comparison: LossComparison | None = None  # likewise, until the first log
+    _in_step = False
     _warned_no_loss = False
     stored: dict[str, str] = {}  # noqa: RUF012 - state from a checkpoint; the Trainer sets it on the instance
 
@@ -82,16 +88,60 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
         info = training_info(args, state, kwargs["model"], kwargs["optimizer"], dataloader, attached=attached)
         location = self._choose_location(args, state) if session.is_writer else None
         session.start(info, location, step=state.global_step, numbered=True)
-        if session.needs_outputs or (session.needs_batches and not attached):
+        self._in_step, self._passes, self._comparison = False, None, None
+        if not attached:
+            self._passes = ForwardPasses(batch_size(args, state, dataloader)) if session.needs_batches else None
+            comparison = LossComparison(int(args.gradient_accumulation_steps), max(1, int(args.world_size)))
+            self._comparison = comparison if comparison.is_open else None
+        if session.needs_outputs or self._passes is not None or self._comparison is not None:
             session.on_forward(self._on_forward)
+        session.stopwatch.mark()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._session.running:
+            self._in_step = True
+            if self._passes is not None:
+                self._passes.clear()
             self._session.begin_step(state.global_step + 1)
+            self._session.stopwatch.mark()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._session.running:
+            self._end_microbatch()
+            self._trains()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._session.running:
+            self._trains()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._session.running:
+            self._trains()
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._session.running:
+            self._session.stopwatch.exclude()  # the evaluation began after the last event of the training
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._session.running:
+            self._session.stopwatch.exclude()
+            if self._in_step:  # else the next step resumes: a checkpoint may follow
+                self._session.stopwatch.resume()
+
+    def on_predict(self, args: Any, state: Any, control: Any, metrics: dict[str, Any], **kwargs: Any) -> None:
+        self._session.end_evaluation(evaluation_in(metrics) or tags.TEST)
+        self.on_evaluate(args, state, control)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._session.running:
+            self._session.stopwatch.exclude()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self._session.running:
             return
+        self._end_microbatch()
+        self._in_step = False
+        self._session.stopwatch.resume()
         # When the trainer is about to log, its values are written with the step. With logging by epoch that is only
         # known at the epoch's end; the step is then published when the next one begins at the latest.
         logs_follow = control.should_log or args.logging_strategy == "epoch"
@@ -101,9 +151,13 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
         if control.should_evaluate or control.should_save:
             self._session.stopwatch.pause()
         self._session.stopwatch.start_waiting()
+        self._session.stopwatch.mark()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._session.running and (control.should_evaluate or control.should_save):
+        if not self._session.running:
+            return
+        self._session.stopwatch.mark()
+        if control.should_evaluate or control.should_save:
             self._session.stopwatch.pause()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -118,9 +172,9 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
                 clip_factor=clip_factor_in(logs, args),
                 is_point="loss" in logs,
             )
-
-    def on_predict(self, args: Any, state: Any, control: Any, metrics: dict[str, Any], **kwargs: Any) -> None:
-        self._session.end_evaluation(evaluation_in(metrics) or tags.TEST)
+            if "loss" in logs and self._session.running:
+                self._compare_loss(logs["loss"])
+                self._session.stopwatch.mark()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.end(succeeded=True)
@@ -147,13 +201,38 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
         used = {session.log_dir for session in others if session.running}
         return choose(args, state, self._session, callback_name=type(self).__name__, used=used)
 
-    def _on_forward(self, outputs: Any, kwargs: Mapping[str, Any]) -> None:
+    def _trains(self) -> None:
+        """Records that the training has run until now."""
+        self._session.stopwatch.resume()
+        self._session.stopwatch.mark()
+
+    def _on_forward(self, outputs: Any, inputs: Mapping[Any, Any]) -> None:
         session = self._session
-        session.record_outputs(outputs, kwargs.get("labels"))
-        if is_attached(self._trainer, session) or not session.needs_batches:
+        session.record_outputs(outputs, inputs.get("labels"))
+        with session.guard_outputs():
+            if self._comparison is not None and self._comparison.is_open:
+                self._comparison.add(loss_in(outputs, keeps_graph=True), inputs.get("num_items_in_batch"))
+            if self._passes is not None:
+                self._passes.add(outputs, inputs)
+
+    def _end_microbatch(self) -> None:
+        """Counts the micro-batch whose forward passes are over."""
+        if self._passes is None:
             return
-        loss = loss_in(outputs)
+        loss, samples, tokens = self._passes.take()
         if loss is None and not self._warned_no_loss:
             self._warned_no_loss = True
             logger.warning("NaN losses are not counted: the model returns no loss; call callback.attach(trainer)")
-        session.record_batch(loss=loss, samples=samples_in(kwargs), tokens=tokens_in(kwargs))
+        if samples is None:
+            self._session.lack_samples("the forward passes do not tell it", "call callback.attach(trainer)")
+        self._session.record_batch(loss=loss, samples=samples, tokens=tokens)
+
+    def _compare_loss(self, logged: float) -> None:
+        """Warns once if the logged loss is a multiple of the model's own."""
+        if self._comparison is not None:
+            with self._session.guard_outputs():
+                factor = self._comparison.factor(float(logged))
+                if not self._comparison.is_open:
+                    self._comparison = None
+                if factor > 1 and self._session.is_writer:
+                    logger.warning(warning(factor, REMEDY))
