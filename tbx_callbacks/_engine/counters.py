@@ -115,6 +115,7 @@ class Counters:
             "nonfinite_losses": LazySum(_count_nonfinite),
             "clipped_steps": LazySum(self._count_clipped),
         }
+        self._clipped_flags = LazySum(add_up)
 
     def record_batch(self, *, loss: Tensor | None, samples: int | None, tokens: Tensor | None) -> Tensor | None:
         """Counts one micro-batch of training.
@@ -157,12 +158,18 @@ class Counters:
         if self._counts["clip_steps"] % KEPT == 0:
             clipped.total()
 
+    def record_clipped(self, flag: Tensor) -> None:
+        """Counts one step; `flag` is 1.0 if its gradient was clipped, else 0.0."""
+        self._counts["clip_steps"] += 1
+        self._clipped_flags.add(flag)
+
     def totals(self) -> Interval:
         """All counts so far."""
         self.stopwatch.mark()  # the point includes the time until now
         hits, predictions = self.predictions.totals()
         stopwatch, loss_scale = self.stopwatch, self.loss_scale
         sums: dict[str, Any] = {name: total.total() for name, total in self._sums.items()}
+        sums["clipped_steps"] = sums["clipped_steps"] + self._clipped_flags.total()
         return Interval(
             **self._counts,
             **sums,

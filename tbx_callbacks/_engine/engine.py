@@ -251,11 +251,16 @@ class Engine:
         """The learning rate of the first optimizer in this step; None if it did not step."""
         return self._recorder.first_rate() if self._recorder is not None else None
 
-    def end_microbatch(self, *, is_step: bool) -> None:
-        """Ends one iteration of the trainer's loop; `is_step` if it counts as a step even without an optimizer call."""
+    def end_microbatch(self, *, is_step: bool, sees_steps: bool = False) -> None:
+        """Ends one iteration of the trainer's loop.
+
+        Args:
+            is_step: whether it counts as a step even if no optimizer has stepped.
+            sees_steps: whether no optimizer has stepped then. Otherwise its hooks may be missing.
+        """
         recorder = self._recorder
         if recorder is not None and (recorder.due or recorder.watches_loss_scale):
-            recorder.end_microbatch(is_step=is_step)
+            recorder.end_microbatch(is_step=is_step, sees_steps=sees_steps)
 
     def end_step(self, step: int, *, flush: bool) -> Action:
         """Ends a step of a trainer that numbers its steps; returns the action to take, the same on all ranks.
@@ -435,6 +440,11 @@ class Engine:
     def has_decisions(self) -> bool:
         """Whether rank 0 may have decided something that `poll_actions` has to apply."""
         return bool(self.publisher.decisions.pending)
+
+    @property
+    def wants_before_clip(self) -> bool:
+        """Whether this step needs a call of `before_clip`."""
+        return self._recorder is not None and (bool(self._recorder.due) or self._recorder.probes_clipping)
 
     @property
     def has_due_metrics(self) -> bool:

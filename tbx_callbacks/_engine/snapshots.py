@@ -30,6 +30,8 @@ class GradientSnapshot:
         self.factor: Number | None = None
         self.square: Number = 0.0
         self.max_norm: float | None = None
+        self.separate = False
+        """Whether several optimizers clip their gradients separately."""
 
     def take(
         self,
@@ -41,6 +43,8 @@ class GradientSnapshot:
     ) -> None:
         """Computes the gradient statistics that due metrics need; see `Engine.before_clip`."""
         names = list(access.parameters_by_optimizer) if optimizer is None else [optimizer]
+        several = len(access.parameters_by_optimizer) > 1
+        self.separate = self.separate or (several and (bool(self.gradients) or optimizer is not None))
         squares: list[Tensor] = []
         for name in names:
             needs = needs_of(due, name)
@@ -57,6 +61,8 @@ class GradientSnapshot:
 
     def clip_factor(self) -> Value | None:
         """The clip factor; None if it is unknown."""
+        if self.separate:
+            return None
         if self.max_norm is not None:
             return ClipFactor(self.square, self.max_norm)
         return None if self.factor is None else Max(self.factor)

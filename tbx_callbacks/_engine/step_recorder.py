@@ -17,6 +17,7 @@ from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._distributed.packing import Agree, StepValues
 from tbx_callbacks._distributed.rank import is_rank_zero
 from tbx_callbacks._engine.activation_hooks import Activations
+from tbx_callbacks._engine.clip_probe import ClipProbe
 from tbx_callbacks._engine.cost import DeviceTime, device_marker
 from tbx_callbacks._engine.counters import Counters
 from tbx_callbacks._engine.error_guard import Guard
@@ -90,6 +91,9 @@ class StepRecorder:
         self._activations = self._watch_activations()
         self._gradient_snapshot, self._weight_snapshot = GradientSnapshot(), WeightSnapshot()
         self._entering = EnteringGradients()
+        self._clip_probe = ClipProbe()
+        self.probes_clipping = info.clipping == "norm" and "clipping" in runner.needs and len(info.optimizers) == 1
+        """Whether each step's gradients are compared with those before clipping."""
         self._partial_gradients = PartialGradients()
         self._replica_check = ReplicaCheck() if publisher.reducer is not None else None
         self.end_of_step = EndOfStepRuns()
@@ -208,7 +212,7 @@ class StepRecorder:
                 )
         return left
 
-    def end_microbatch(self, *, is_step: bool) -> None:
+    def end_microbatch(self, *, is_step: bool, sees_steps: bool = False) -> None:
         """See `Engine.end_microbatch`."""
         if self._counters.loss_scale is not None:
             self._counters.loss_scale.sample()  # the GradScaler may have updated it
@@ -218,7 +222,7 @@ class StepRecorder:
             self._gradient_snapshot = GradientSnapshot()  # the step of the captured gradients was skipped
         if not is_step or not self.due:
             return
-        if self._cannot_see_steps():
+        if not sees_steps and self._cannot_see_steps():
             self._run_without_gradients()
             return
         for metric_run in self.due:
@@ -233,12 +237,16 @@ class StepRecorder:
             with self._guard(what, self.step, self._due(optimizer, "before_clip")):
                 self._refresh()
                 self._gradient_snapshot.take(self._access, self.due, scale, optimizer, max_norm)
+        if self.probes_clipping:
+            with self._guard("reading gradients before clipping", self.step):
+                self._clip_probe.begin(self._access, scale)
 
     def record_clipping(self, norm: Tensor | float, max_norm: float) -> None:
         """See `Engine.record_clipping`."""
         local_norm = norm if type(norm) is Tensor else local(norm) if isinstance(norm, Tensor) else torch.tensor(norm)
         if local_norm is None:
             return  # a partial sum is a norm only after reduction over ranks
+        self.probes_clipping = False  # the trainer tells it
         self._counters.record_clipping(local_norm, max_norm)
         if self.due:
             self._gradient_snapshot.record_clipping(local_norm, max_norm)
@@ -257,6 +265,10 @@ class StepRecorder:
 
     def before_step(self, name: str, closure: Closure | None) -> Closure | None:
         """Holds the gradients and copies the weights that due metrics need; see `StepEvents`."""
+        if closure is None:
+            self._end_probe()
+        if not self.due:
+            return None
         depth = _stack_depth()
         if depth > self._depths.get(name, depth) or not self._due(name) or self._training_abandoned():
             return None  # a step that calls the step of its base class reports it too
@@ -295,6 +307,8 @@ class StepRecorder:
         elif self._info.logs_elsewhere:
             self._rates[name] = [group.get("lr") for group in optimizer.param_groups]  # the same, in fewer calls
         self._user_scalars.after_step()
+        if self.probes_clipping:
+            self._end_probe()
         if not self.due:
             return
         if name in self._depths and _stack_depth() > self._depths[name]:
@@ -310,6 +324,10 @@ class StepRecorder:
                     self._publisher.reducer.withdraw(error)
                 raise
 
+    def _end_probe(self) -> None:
+        if self._clip_probe.is_pending and (flag := self._clip_probe.end()) is not None and self.probes_clipping:
+            self._counters.record_clipped(flag)
+
     def report(self, error: Exception) -> None:
         """Logs an error once, or raises it if the set is strict."""
         self._guard.report("following the optimizers", self.step, error)
@@ -323,6 +341,11 @@ class StepRecorder:
             self._warn_without_gradients(name)
         with self._guard.charged(self.step, self._due(name, "weights_before")):
             updates = self._weight_snapshot.updates(self._access, name, skipped, entered)
+        if self._gradient_snapshot.separate and any("clipping" in run.spec.metric.needs for run in due):
+            self._warn(
+                "clipping",
+                "clip/factor is left out: several optimizers clip separately; compare grad_norm with grad_norm_clipped",
+            )
         context = replace(
             self._context(name),
             gradients=Tensors(self._access.counted(name, entered or ())),

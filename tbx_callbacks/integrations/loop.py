@@ -115,13 +115,16 @@ class TbxLoop(SessionHolder):
                 if isinstance(loss, float):
                     bar.set_postfix(step=self.step, loss=f"{loss:.4g}", refresh=False)
 
-    def before_clip(self, loss_scale: Tensor | None = None) -> None:
+    def before_clip(self, loss_scale: Tensor | None = None, *, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Captures the gradients of this step before clipping: exact norms, and the first non-finite layer.
+
+        Call it in every step, between the backward pass and clipping.
 
         Args:
             loss_scale: the factor by which gradients are still multiplied, if a GradScaler has not unscaled them.
+            optimizer: the optimizer that steps next, if several clip separately. Default: all optimizers.
         """
-        self._session.before_clip(loss_scale, max_norm=self._max_grad_norm)
+        self._session.before_clip(loss_scale, optimizer=optimizer, max_norm=self._max_grad_norm)
 
     def end_step(
         self,

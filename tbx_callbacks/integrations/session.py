@@ -49,8 +49,8 @@ class Session:
     Create one on every rank and make the same calls on every rank. All ranks compute metrics, and only rank 0 writes.
     The metrics run in the optimizers' own step hooks. There are two ways to tell the session about steps.
 
-    **The session counts steps**, where the trainer has an event after each micro-batch. A step is one of the first
-    optimizer, and is complete at the end of its batch. The session writes `train/loss` and `train/learning_rate`.
+    **The session counts steps**, where the trainer has an event after each micro-batch. A step is a batch in which any
+    optimizer steps. The session writes `train/loss` and `train/learning_rate`.
 
     ```python
     session = Session("default", log_dir="runs/exp1")
@@ -346,8 +346,9 @@ class Session:
         epoch: float | None = None,
         outputs: Any = None,
         labels: Any = None,
+        is_step: bool = False,
     ) -> Action:
-        """Ends a micro-batch, and the step if the first optimizer made one; returns the request of rules.
+        """Ends a micro-batch, and the step if any optimizer made one; returns the request of rules.
 
         Args:
             loss: loss of the (micro-)batch, 0-d; it stays on its device.
@@ -357,6 +358,7 @@ class Session:
             epoch: finished epochs, with the fraction of the current one, for `train/epoch`.
             outputs: see `record_outputs`.
             labels: see `record_outputs`.
+            is_step: whether the batch counts as a step even if no optimizer stepped, for trainers that count so.
 
         Returns:
             A request to stop persists; a checkpoint is requested once. All ranks receive the same.
@@ -370,7 +372,8 @@ class Session:
             tokens = torch.tensor(tokens)
         if outputs is not None:
             self.record_outputs(outputs, labels)
-        action = self._counter.end_batch(None if loss is None else scalar_loss(loss), samples, tokens, epoch)
+        loss = None if loss is None else scalar_loss(loss)
+        action = self._counter.end_batch(loss, samples, tokens, epoch, is_step=is_step)
         return action if action is self._action else self._add(action)
 
     # -- steps that the trainer numbers ------------------------------------------------------------------------------
@@ -454,7 +457,7 @@ class Session:
         if not self.running:
             self._ignore("before_clip")
             return
-        if not self._engine.has_due_metrics:
+        if not self._engine.wants_before_clip:
             return
         name = None if optimizer is None else self._name_of(optimizer)
         if optimizer is not None and name is None:

@@ -78,6 +78,7 @@ class StepCounter:
             self._longest, self._idle = max(self._longest, self._idle), 0
             self.finish_step(epoch)
         elif is_step:
+            self._engine.end_microbatch(is_step=True, sees_steps=True)
             self.finish_step(epoch)
         else:
             self._engine.end_microbatch(is_step=False)
@@ -89,7 +90,8 @@ class StepCounter:
     def finish_step(self, epoch: float | None = None) -> None:
         """Completes the step, and begins the next one."""
         self.step += 1
-        self._engine.end_microbatch(is_step=False)
+        if self._engine.stepped:
+            self._engine.end_microbatch(is_step=False)
         if self._log_due:
             logs: dict[str, Number] = {}
             rate = self._engine.first_rate

@@ -22,6 +22,7 @@ NEEDS = frozenset(
         "weights_before",
         "activations",
         "batches",
+        "clipping",
         "losses",
         "predictions",
         "nonfinite",
@@ -53,6 +54,7 @@ class Metric(Protocol):
         - `activations`: module outputs; the engine calls the metric while the model runs, once for each module that
           the option `modules` chooses;
         - `batches`: loss, samples and tokens of each micro-batch;
+        - `clipping`: whether each step's gradients were clipped;
         - `losses`: further losses that the model returns;
         - `predictions`: the model's logits, compared with the labels;
         - `nonfinite`: counts of non-finite elements, taken together with the norms;

@@ -18,12 +18,16 @@ class Clip(Metric):
     """Clip factor of the step's gradient, and the share of steps that were clipped.
 
     `clip/factor` is the factor that clipping applied in this step: `min(1, max_norm / (norm + 1e-6))`, as in
-    torch.nn.utils.clip_grad_norm_. Without an attached callback it exists only on steps where the trainer logs its
-    norm. `clip/share` is the share of steps since the last point whose gradient was clipped; it needs an attached
-    callback. The metric writes nothing when the trainer does not clip by norm. Cost: none.
+    torch.nn.utils.clip_grad_norm_. `clip/share` is the share of steps since the last point whose gradient was clipped.
+
+    With the Hugging Face Trainer, an attached callback is needed: without it the factor exists only on steps where the
+    Trainer logs its norm, and there is no share. A loop must call `before_clip` in every step. The share is left out
+    with several optimizers, and both are left out if these clip separately. The metric writes nothing when the trainer
+    does not clip by norm. Cost: none; in Lightning and in loops two norms of a few small gradients per step.
     """
 
     tags: ClassVar[Mapping[str, str]] = {CLIP_FACTOR: "", CLIP_SHARE: "share of steps"}
+    needs: ClassVar[frozenset[str]] = frozenset({"clipping"})
 
     def __call__(self, context: Context) -> Values:
         if context.clipping != "norm":

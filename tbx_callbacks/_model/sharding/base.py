@@ -15,9 +15,12 @@ Closure = Callable[[], Any]
 class StepEvents(Protocol):
     """Receives the events of optimizers' steps; `name` is the optimizer's."""
 
+    probes_clipping: bool
+    """Whether `before_step` is needed in every step."""
+
     @property
     def due(self) -> Sequence[object]:
-        """The metrics that are due. Without any, `before_step` is not needed and `after_step` reads no gradients."""
+        """The metrics that are due. Without any, `after_step` reads no gradients."""
 
     def name_of(self, optimizer: torch.optim.Optimizer) -> str | None:
         """Returns the name of an optimizer of this training; None for one whose steps are not reported."""

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tbx_callbacks import tags
+from tbx_callbacks._model.amp import scale_of
 from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.integrations.lightning.batch_outputs import BatchOutputs
 from tbx_callbacks.integrations.lightning.compat import Callback
-from tbx_callbacks.integrations.lightning.info import epoch, loss_scale, training_info
+from tbx_callbacks.integrations.lightning.info import epoch, is_step, loss_scale, scaler, training_info
 from tbx_callbacks.integrations.lightning.logger import Listener
 from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.rules.base import Action
@@ -21,8 +22,9 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     """Logs a metric set to TensorBoard from a Lightning `Trainer`, on rank 0 only.
 
     Arguments, `writer`, `log` and `close` are those of `Session`. Without `log_dir` the run is written to a new
-    folder in `<default_root_dir>/runs/`. Steps are finished steps of the first optimizer, counted from 1. `every: log`
-    means every `log_every_n_steps` of them.
+    folder in `<default_root_dir>/runs/`. Steps are those of Lightning's own loggers and monitors, counted from 1: each
+    complete accumulation, or each batch if the module optimizes manually. `every: log` means every `log_every_n_steps`
+    of them.
 
     Values that the module logs with `self.log` are written under their own names, with or without a logger in the
     Trainer. `train/loss` is the loss that `training_step` returns. Gradients are captured before clipping, so norms and
@@ -73,8 +75,13 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
         self._session.stopwatch.cancel_waiting()
 
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        # A module that optimizes manually may clip before the next event. The last backward pass of the step counts.
+        if self._session.running and not pl_module.automatic_optimization:
+            self._session.before_clip(scale_of(scaler(trainer)))
+
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        if self._session.running:
+        if self._session.running and pl_module.automatic_optimization:
             self._session.before_clip(loss_scale(trainer, optimizer), optimizer=optimizer, max_norm=self._max_norm)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -86,7 +93,11 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         if loss is not None and self._scales_loss:
             loss = loss * trainer.accumulate_grad_batches
         action = self._session.end_batch(
-            loss=loss, samples=samples_in(batch), tokens=tokens_in(batch), epoch=epoch(trainer, batch_idx)
+            loss=loss,
+            samples=samples_in(batch),
+            tokens=tokens_in(batch),
+            epoch=epoch(trainer, batch_idx),
+            is_step=is_step(trainer, pl_module, batch_idx),
         )
         if action:
             self._apply_action(action, trainer)

@@ -65,6 +65,16 @@ def epoch(trainer: Any, batch_idx: int) -> float | None:
     return trainer.current_epoch + (batch_idx + 1) / batches if math.isfinite(batches) else None
 
 
+def is_step(trainer: Any, pl_module: Any, batch_idx: int) -> bool:
+    """Whether Lightning counts this batch as a step, as in the steps of its own loggers and monitors.
+
+    It counts each batch of a module that optimizes manually, and each complete accumulation otherwise, also where the
+    loss scale skips the optimizer's step.
+    """
+    accumulated = (batch_idx + 1) % int(trainer.accumulate_grad_batches) == 0
+    return not pl_module.automatic_optimization or accumulated or bool(trainer.is_last_batch)
+
+
 def steps_per_epoch(trainer: Any, pl_module: Any) -> int | None:
     """Optimizer steps in an epoch; None for data without a length, and for a module that steps by itself."""
     batches: float = trainer.num_training_batches

@@ -19,6 +19,8 @@ from tbx_callbacks._model.sharding.step_hooks import StepHooks
 class Recorder:
     """Receives the events of the steps of known optimizers."""
 
+    probes_clipping = False
+
     def __init__(self, **known: torch.optim.Optimizer) -> None:
         self.known, self.events, self.errors = known, list[tuple[Any, ...]](), list[Exception]()
         self.replacement: Closure | None = None
