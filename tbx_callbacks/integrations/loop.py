@@ -12,7 +12,6 @@ from tqdm.auto import tqdm
 
 from tbx_callbacks import tags
 from tbx_callbacks._engine.training_info import TrainingInfo
-from tbx_callbacks.integrations.notebook import show_link
 from tbx_callbacks.integrations.session import ConfigSource
 from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.metrics.hparam_values import plain_hparams
@@ -90,8 +89,6 @@ class TbxLoop(SessionHolder):
             predictions_remedy="pass outputs=... and labels=... to end_step",
         )
         self._session.start(info, step=start_step)
-        if self.log_dir is not None:
-            show_link(self.log_dir)
 
     @property
     def should_stop(self) -> bool:

@@ -25,6 +25,7 @@ from tbx_callbacks._model.optimizers import unwrap_optimizer
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.integrations.batches import scalar_loss, scalar_norm
+from tbx_callbacks.integrations.notebook import announce
 from tbx_callbacks.integrations.step_counting import StepCounter
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.rules.base import Action
@@ -70,6 +71,9 @@ class Session:
     Both ways: call `before_clip` between the backward pass and clipping, if the trainer clips. `end_batch` and
     `end_step` return the request of rules (`Action`): stop, save a checkpoint, or both. Call `end(succeeded=False)`
     where the trainer reports an exception.
+
+    The first line on stderr says where the run is written, or a link in a notebook. `TBX_CALLBACKS_QUIET=1` in the
+    environment switches it off.
 
     To continue a run, store `log_dir` and `step` in the trainer's checkpoint and pass them on:
     `start(info, RunLocation(log_dir, resume=True), step=step)`.
@@ -135,6 +139,7 @@ class Session:
         self._info: TrainingInfo | None = None  # of the training in progress
         self._counter: StepCounter | None = None  # likewise, if the session counts steps
         self._hooks: list[Any] = []
+        self._announced: str | None = None  # the folder that the user knows
         self._step = 0
         self._action = Action.NONE
 
@@ -266,6 +271,9 @@ class Session:
         resumed_from = None
         if location is not None:
             writer = self._open(location)
+            if writer.has_event_file and location.folder != self._announced:
+                self._announced = location.folder
+                announce(location.folder)
             if location.resume:
                 writer.purge(step + 1)
                 resumed_from = location.folder, step

@@ -737,3 +737,13 @@ def test_huggingface_scalars_of_later_evaluations_written(tmp_path: Path) -> Non
     assert read.scalars["test/aux/rows"] == [(8, 12.0)]
     assert read.scalars["eval/hard/aux/rows"] == [(8, 16.0)]
     assert "aux/rows" not in read.scalars
+
+
+@pytest.mark.parametrize("report_to", ["tensorboard", "none"])
+def test_huggingface_second_tensorboard_writer_mentioned_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, report_to: str
+) -> None:
+    run = trainer(tmp_path, callbacks=[TbxTrainerCallback("minimal")], report_to=report_to, max_steps=2)
+    run.train()
+    run.train()
+    assert caplog.text.count("report_to has tensorboard too; remove it from report_to") == (report_to != "none")

@@ -6,7 +6,6 @@ import pytest
 
 from tbx_callbacks.tags import check_tag, clean, larger_is_better
 
-
 SMALLER = (
     *("loss", "mlm_loss", "avgloss", "MSELoss", "LossTotal", "accuracy_loss", "hamming_loss"),
     *("error_rate", "mean_absolute_error", "auc_error", "MSE", "rmse", "nRMSE", "mse_total", "MAE", "smape", "wer"),

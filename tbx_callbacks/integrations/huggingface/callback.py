@@ -40,7 +40,7 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
 
     _args: Any = None
     _trainer: Any = None
-    _warned_no_loss = False
+    _warned_no_loss = _warned_twice = False
     stored: dict[str, str] = {}  # noqa: RUF012 - state from a checkpoint; the Trainer sets it on the instance
 
     def attach(self, trainer: Any) -> TbxTrainerCallback:
@@ -78,6 +78,9 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
             return
         if self._trainer is not None:
             attach(self._trainer, session)
+        if session.is_writer and not self._warned_twice and "tensorboard" in (args.report_to or ()):
+            self._warned_twice = True
+            logger.warning("numbers are written twice: report_to has tensorboard too; remove it from report_to")
         attached, dataloader = is_attached(self._trainer, session), kwargs.get("train_dataloader")
         info = training_info(args, state, kwargs["model"], kwargs["optimizer"], dataloader, attached=attached)
         location = self._choose_location(args, state) if session.is_writer else None
