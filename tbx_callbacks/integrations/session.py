@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from tbx_callbacks._model.forward_hooks import on_forward
 from tbx_callbacks._model.optimizers import unwrap_optimizer
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
+from tbx_callbacks.integrations.arguments import refuse_unknown
 from tbx_callbacks.integrations.batches import scalar_loss, scalar_norm
 from tbx_callbacks.integrations.notebook import announce
 from tbx_callbacks.integrations.step_counting import StepCounter
@@ -116,7 +117,11 @@ class Session:
         log_dir: str | os.PathLike[str] | None = None,
         flush_secs: float | None = None,
         max_mib: float = 64.0,
+        **unknown: Never,
     ) -> None:
+        refuse_unknown(unknown, Session)
+        if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
+            raise TypeError(f"log_dir must be a path, got {short(log_dir)}; pass the run's folder")
         self.config = load_config(config)
         requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self.requested_dir = os.path.expanduser(requested) if requested else None

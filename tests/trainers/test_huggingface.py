@@ -747,3 +747,12 @@ def test_huggingface_second_tensorboard_writer_mentioned_once(
     run.train()
     run.train()
     assert caplog.text.count("report_to has tensorboard too; remove it from report_to") == (report_to != "none")
+
+
+def test_huggingface_wrong_argument_refused(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    for wrong in (run.args, run.model, None):
+        with pytest.raises(TypeError, match=r"trainer must be a transformers Trainer, got .*; create the Trainer"):
+            TbxTrainerCallback("minimal").attach(wrong)
+    with pytest.raises(TypeError, match="logdir must be a known argument, got logdir='x'; did you mean 'log_dir'"):
+        TbxTrainerCallback("minimal", logdir="x")  # type: ignore[arg-type]

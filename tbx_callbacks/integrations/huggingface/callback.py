@@ -48,7 +48,15 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
 
         It also provides the training loss where that is not the model's own (label smoothing, `compute_loss`). Adds the
         callback to the trainer if necessary, and returns the callback.
+
+        Raises:
+            TypeError: it is not a Trainer.
         """
+        if not all(hasattr(trainer, name) for name in ("callback_handler", "training_step", "accelerator")):
+            kind = type(trainer).__name__
+            raise TypeError(
+                f"trainer must be a transformers Trainer, got {kind}; create the Trainer, then attach to it"
+            )
         # A restored callback may have taken this one's place; both share the session.
         if not any(getattr(known, "_session", None) is self._session for known in trainer.callback_handler.callbacks):
             trainer.add_callback(self)
