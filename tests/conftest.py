@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # One thread a test process: tests run in parallel, and small models are faster with one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TBX_CALLBACKS_QUIET"] = "1"  # the tests of the message unset it
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may wait for a model hub
 # Scripts that tests start import the checkout, its recipes and the helpers of the tests.
 os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "recipes")))

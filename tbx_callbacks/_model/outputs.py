@@ -22,6 +22,10 @@ OUTPUTS = frozenset({"losses", "predictions"})
 """Needs of metrics that read the model's outputs."""
 _MAX_PENDING = 32  # batches of predictions that are compared together
 _LOG_YOUR_OWN = "remove train_accuracy from the set and log your own number with log()"
+_PROBLEMS = {
+    "regression": "the model predicts numbers",
+    "multi_label_classification": "an input may have several classes",
+}
 
 
 def named_outputs(outputs: Any) -> Mapping[Any, Any]:
@@ -81,6 +85,18 @@ def vocabulary_of(model: nn.Module) -> int | None:
     return max((module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)), default=None)
 
 
+def predicts_tokens(model: nn.Module) -> bool:
+    """Whether the model is a language model of transformers: it has a head over its vocabulary."""
+    for module in model.modules():
+        find_head = getattr(type(module), "get_output_embeddings", None)
+        if callable(find_head) and getattr(module, "config", None) is not None:
+            try:
+                return find_head(module) is not None
+            except (AttributeError, NotImplementedError):
+                return False
+    return False
+
+
 def _is_scalar(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
 
@@ -121,6 +137,7 @@ class Predictions:
         *,
         warns: bool = True,
     ) -> None:
+        self._model = model
         self._vocabulary = vocabulary_of(model) if model is not None else None
         self._how_to_provide = remedy
         self._reason, self._remedy = "no outputs of the model were found", remedy
@@ -135,6 +152,9 @@ class Predictions:
         Labels are `[batch]` or `[batch, length]`; negative labels (-100) do not count. Other shapes are ignored.
         """
         logits = logits_in(outputs)
+        if (no_classes := self._why_no_classes(outputs, logits)) is not None:
+            self._reason, self._remedy = no_classes, _LOG_YOUR_OWN
+            return
         if logits is None or not isinstance(labels, Tensor):
             self._reason = (
                 "the model's outputs have no `logits`" if logits is None else "no labels of the batch were found"
@@ -145,10 +165,6 @@ class Predictions:
             self._reason = f"labels {_summary(labels)} are not class indices for logits {_summary(logits)}"
             self._remedy = _LOG_YOUR_OWN
             return
-        if logits.ndim == 3 and self._vocabulary is not None and logits.shape[-1] >= self._vocabulary:
-            self._reason = "logits are over the vocabulary; a language model may shift its labels"
-            self._remedy = _LOG_YOUR_OWN
-            return
         self._has_predictions = True
         self._pending.append(
             (logits.argmax(-1).flatten(), labels)
@@ -156,10 +172,27 @@ class Predictions:
         if len(self._pending) >= _MAX_PENDING:
             self.totals()
 
+    def _why_no_classes(self, outputs: Any, logits: Tensor | None) -> str | None:
+        """Why accuracy has no meaning for this model, whatever its labels are; None if it may have one."""
+        if logits is not None and logits.ndim == 3 and self._vocabulary is not None:
+            if logits.shape[-1] >= self._vocabulary:
+                return "logits are over the vocabulary"
+        elif logits is not None and logits.ndim < 3 and logits.shape[-1] == 1:
+            return "the model has a single output"
+        if logits is None and self._model is not None and predicts_tokens(self._model):
+            return "a language model has no classes"
+        others = [name for name in named_outputs(outputs) if isinstance(name, str) and name.endswith("_logits")]
+        if logits is None and others:
+            return f"{others[0]} is not one class for each input"
+        problem = getattr(getattr(self._model, "config", None), "problem_type", None)
+        return _PROBLEMS.get(problem) if isinstance(problem, str) else None
+
     def warn_if_empty(self) -> None:
         """Warns once, at a point, if there is nothing to write, and gives the reason."""
         if not (self._has_predictions or self._has_warned):
             self._has_warned = True
+            if self._model is not None and self._remedy == self._how_to_provide and predicts_tokens(self._model):
+                self._reason, self._remedy = "a language model has no classes", _LOG_YOUR_OWN
             logger.warning("train/accuracy is not written: %s; remedy: %s", self._reason, self._remedy)
 
     def totals(self) -> tuple[Number, Number]:

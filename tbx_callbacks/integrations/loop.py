@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from tbx_callbacks import tags
+from tbx_callbacks._config.validation import short
 from tbx_callbacks._engine.training_info import TrainingInfo
-from tbx_callbacks.integrations.notebook import show_link
+from tbx_callbacks.integrations.arguments import check_module, check_whole_number
 from tbx_callbacks.integrations.session import ConfigSource
 from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.metrics.hparam_values import plain_hparams
@@ -73,8 +74,17 @@ class TbxLoop(SessionHolder):
         **options: Any,
     ) -> None:
         super().__init__(config, **options)
+        check_module(model)
+        check_whole_number("log_every", log_every, "pass the logging interval")
+        check_whole_number("start_step", start_step, "pass the number of finished steps")
+        if steps_per_epoch is not None:
+            check_whole_number("steps_per_epoch", steps_per_epoch, "leave it out if it is unknown")
         if log_every < 1:
             raise ValueError(f"log_every must be at least 1 step, got {log_every}; pass the logging interval")
+        if start_step < 0:
+            raise ValueError(f"start_step must be at least 0, got {start_step}; pass the number of finished steps")
+        if max_grad_norm is not None and not isinstance(max_grad_norm, (int, float)):
+            raise TypeError(f"max_grad_norm must be a number, got {short(max_grad_norm)}; pass the limit of clipping")
         self._session.runs_dir = "runs"
         self._model, self._max_grad_norm = model, max_grad_norm
         own_hparams = plain_hparams(hparams or {})
@@ -90,8 +100,6 @@ class TbxLoop(SessionHolder):
             predictions_remedy="pass outputs=... and labels=... to end_step",
         )
         self._session.start(info, step=start_step)
-        if self.log_dir is not None:
-            show_link(self.log_dir)
 
     @property
     def should_stop(self) -> bool:

@@ -1,12 +1,17 @@
-"""Displays the run's folder in a notebook."""
+"""Tells the user where the run is written: a line on stderr, or a link in a notebook."""
 
 from __future__ import annotations
 
 import html
 import os
+import shlex
 import sys
+from contextlib import suppress
 
 from tbx_callbacks.runs.folders import is_remote
+
+QUIET = "TBX_CALLBACKS_QUIET"
+"""Environment variable that switches the message off."""
 
 
 def in_notebook() -> bool:
@@ -15,10 +20,22 @@ def in_notebook() -> bool:
     return shell is not None and hasattr(shell, "kernel")
 
 
-def show_link(log_dir: str) -> None:
-    """Displays a link to the run's folder and the TensorBoard commands; does nothing outside a notebook."""
-    if not in_notebook():
+def announce(log_dir: str) -> None:
+    """Says where the run is written and how to view it, unless `TBX_CALLBACKS_QUIET` is set in the environment."""
+    if os.environ.get(QUIET, "") not in ("", "0"):
         return
+    if in_notebook():
+        _show_link(log_dir)
+    else:
+        with suppress(OSError, ValueError):  # stderr is closed
+            line = (
+                f"tbx_callbacks writes this run to {log_dir}; view it with: tensorboard --logdir {shlex.quote(log_dir)}"
+            )
+            print(line, file=sys.stderr, flush=True)
+
+
+def _show_link(log_dir: str) -> None:
+    """Displays a link to the run's folder and the TensorBoard commands."""
     from IPython.display import HTML, display
 
     if is_remote(log_dir):

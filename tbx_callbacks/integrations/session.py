@@ -8,7 +8,7 @@ import os
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,9 @@ from tbx_callbacks._model.forward_hooks import on_forward
 from tbx_callbacks._model.optimizers import unwrap_optimizer
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
+from tbx_callbacks.integrations.arguments import refuse_unknown
 from tbx_callbacks.integrations.batches import samples_in, scalar_loss, scalar_norm, tokens_in
+from tbx_callbacks.integrations.notebook import announce
 from tbx_callbacks.integrations.step_counting import StepCounter
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.rules.base import Action
@@ -74,6 +76,9 @@ class Session:
     `end_step` return the request of rules (`Action`): stop, save a checkpoint, or both. Call `end(succeeded=False)`
     where the trainer reports an exception.
 
+    The first line on stderr says where the run is written, or a link in a notebook. `TBX_CALLBACKS_QUIET=1` in the
+    environment switches it off.
+
     To continue a run, store `log_dir` and `step` in the trainer's checkpoint and pass them on:
     `start(info, RunLocation(log_dir, resume=True), step=step)`.
 
@@ -116,7 +121,11 @@ class Session:
         log_dir: str | os.PathLike[str] | None = None,
         flush_secs: float | None = None,
         max_mib: float = 64.0,
+        **unknown: Never,
     ) -> None:
+        refuse_unknown(unknown, Session)
+        if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
+            raise TypeError(f"log_dir must be a path, got {short(log_dir)}; pass the run's folder")
         self.config = load_config(config)
         requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self.requested_dir = os.path.expanduser(requested) if requested else None
@@ -139,6 +148,7 @@ class Session:
         self._info: TrainingInfo | None = None  # of the training in progress
         self._counter: StepCounter | None = None  # likewise, if the session counts steps
         self._hooks: list[Any] = []
+        self._announced: str | None = None  # the folder that the user knows
         self._step = 0
         self._action = Action.NONE
         self._counts_samples = True  # False once the samples of a batch were unknown
@@ -272,6 +282,9 @@ class Session:
         resumed_from = None
         if location is not None:
             writer = self._open(location)
+            if writer.has_event_file and location.folder != self._announced:
+                self._announced = location.folder
+                announce(location.folder)
             if location.resume:
                 writer.purge(step + 1)
                 resumed_from = location.folder, step

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Never
 
 from torch import Tensor
 
 from tbx_callbacks._config.metric_set import Config
+from tbx_callbacks.integrations.arguments import refuse_unknown
 from tbx_callbacks.integrations.session import ConfigSource, Session
 from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
 
@@ -31,7 +33,9 @@ class SessionHolder:
         log_dir: str | os.PathLike[str] | None = None,
         flush_secs: float | None = None,
         max_mib: float = 64.0,
+        **unknown: Never,
     ) -> None:
+        refuse_unknown(unknown, type(self), SessionHolder)
         self._session = Session(config, log_dir=log_dir, flush_secs=flush_secs, max_mib=max_mib)
         self._session.runs_dir = None
 

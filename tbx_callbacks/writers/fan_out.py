@@ -75,6 +75,11 @@ class FanOutWriter(Writer):
         self._others = [_BackgroundWriter(spec, main.log_dir) for spec in others]
 
     @property
+    def has_event_file(self) -> bool:
+        """Whether TensorBoard can show the run."""
+        return isinstance(self._main, TensorBoardWriter)
+
+    @property
     def summary_writer(self) -> SummaryWriter | NullSummaryWriter:
         """The run's SummaryWriter. Raises LogDirError if the folder cannot be written."""
         return self._main.summary_writer

@@ -737,3 +737,22 @@ def test_huggingface_scalars_of_later_evaluations_written(tmp_path: Path) -> Non
     assert read.scalars["test/aux/rows"] == [(8, 12.0)]
     assert read.scalars["eval/hard/aux/rows"] == [(8, 16.0)]
     assert "aux/rows" not in read.scalars
+
+
+@pytest.mark.parametrize("report_to", ["tensorboard", "none"])
+def test_huggingface_second_tensorboard_writer_mentioned_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, report_to: str
+) -> None:
+    run = trainer(tmp_path, callbacks=[TbxTrainerCallback("minimal")], report_to=report_to, max_steps=2)
+    run.train()
+    run.train()
+    assert caplog.text.count("report_to has tensorboard too; remove it from report_to") == (report_to != "none")
+
+
+def test_huggingface_wrong_argument_refused(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    for wrong in (run.args, run.model, None):
+        with pytest.raises(TypeError, match=r"trainer must be a transformers Trainer, got .*; create the Trainer"):
+            TbxTrainerCallback("minimal").attach(wrong)
+    with pytest.raises(TypeError, match="logdir must be a known argument, got logdir='x'; did you mean 'log_dir'"):
+        TbxTrainerCallback("minimal", logdir="x")  # type: ignore[arg-type]

@@ -13,7 +13,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import BertConfig, BertLMHeadModel, Trainer
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertLMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    default_data_collator,
+)
 
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
 from tests.helpers.data import collate
@@ -122,6 +132,58 @@ def test_huggingface_labels_used_for_one_pass(tmp_path: Path) -> None:
     run.data_collator = lambda batch: labels.append((made := collate(batch))["labels"].clone()) or made
     run.train()
     assert Run(callback.log_dir).at("train/accuracy") == shares(first[::2], labels, 1)
+
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+}  # fmt: skip
+IDS = torch.arange(1, 9)
+
+
+def small_bert(cls: type, **config: Any) -> nn.Module:
+    return cls(BertConfig(**SIZES, **config))  # type: ignore[no-any-return]
+
+
+def t5() -> nn.Module:
+    small = {"vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    return T5ForConditionalGeneration(T5Config(**small, decoder_start_token_id=0))
+
+
+OTHER_TASKS: dict[str, tuple[Callable[[], nn.Module], dict[str, Tensor], dict[str, Any]]] = {
+    "language model": (lambda: small_bert(BertLMHeadModel, is_decoder=True), {"labels": IDS}, {}),
+    "smoothed language model": (
+        lambda: small_bert(BertLMHeadModel, is_decoder=True), {"labels": IDS}, {"label_smoothing_factor": 0.1},
+    ),
+    "masked language model": (lambda: small_bert(BertForMaskedLM), {"labels": IDS}, {}),
+    "sequence to sequence": (t5, {"labels": IDS}, {}),
+    "question answering": (
+        lambda: small_bert(BertForQuestionAnswering), {"start_positions": IDS[0], "end_positions": IDS[1]}, {},
+    ),
+    "regression": (lambda: small_bert(BertForSequenceClassification, num_labels=1), {"labels": torch.tensor(0.5)}, {}),
+    "multi-label": (
+        lambda: small_bert(BertForSequenceClassification, num_labels=2), {"labels": torch.tensor([0.0, 1.0])}, {},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_huggingface_other_task_no_advice_about_labels(
+    tmp_path: Path, task: str, attached: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    make, labels, options = OTHER_TASKS[task]
+    callback = TbxTrainerCallback(SET)
+    run = trainer(tmp_path, model=make(), callbacks=[callback], **options)
+    run.data_collator = default_data_collator
+    run.train_dataset = [{"input_ids": IDS, **labels} for _ in range(16)]
+    if attached:
+        callback.attach(run)
+    with caplog.at_level(logging.WARNING, logger="tbx_callbacks"):
+        run.train()
+    assert "train/accuracy" not in Run(callback.log_dir).scalars
+    (printed,) = [record.getMessage() for record in caplog.records if "train/accuracy" in record.getMessage()]
+    assert "; remedy: remove train_accuracy from the set" in printed
+    assert not {"attach", "labels", "`logits`"} & set(printed.replace("(", " ").split())
 
 
 # -- Lightning -----------------------------------------------------------------------------------------------------

@@ -454,3 +454,49 @@ def test_lightning_hparams_recorded_from_trainer(tmp_path: Path) -> None:
     }  # fmt: skip
     texts = {name: value.string_value for name, value in recorded.items() if name not in numbers}
     assert texts == {"optimizer": "AdamW", "path": "a/b", "loss": "CrossEntropyLoss"}
+
+
+class WithExperiment(Classifier):
+    """Writes through the Trainer's logger."""
+
+    def on_fit_start(self) -> None:
+        self.logger.log_hyperparams({"before": 2})
+        self.logger.experiment.add_text("own/note", "before the training")
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        self.logger.experiment.add_scalar("own/x", batch_idx, self.global_step)
+        self.logger.experiment.add_histogram("own/h", torch.ones(3), self.global_step)
+        self.logger.log_metrics({"own/y": 3.0})
+        if batch_idx == 1:
+            self.logger.log_hyperparams({"late": "yes"})
+        return self.net(**batch).loss
+
+
+def test_lightning_without_logger_experiment_is_writer(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams import metadata
+
+    callback = TbxLightningCallback({"every": 2, "metrics": ["loss", "hparams"]}, log_dir=tmp_path / "run")
+    trainer(tmp_path, callback, max_steps=3).fit(WithExperiment(), loader())
+    assert callback.log_dir == str(tmp_path / "run")
+    read = Run(tmp_path / "run")
+    assert read.scalars["own/x"] == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert list(read.histograms["own/h"]) == [0, 1, 2]
+    assert read.steps("own/y") == [0, 1, 2]
+    assert (read.texts["own/note"], read.texts["hparams"][-1]) == (["before the training"], "late: yes")
+    content = read.plugin("hparams")["_hparams_/session_start_info"]
+    recorded = metadata.parse_session_start_info_plugin_data(content).hparams
+    assert recorded["before"].number_value == 2
+    assert len(files(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize("has_logger", [True, False])
+def test_lightning_second_tensorboard_logger_mentioned_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, has_logger: bool
+) -> None:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    callback = TbxLightningCallback("minimal", log_dir=tmp_path / "run")
+    logger = TensorBoardLogger(tmp_path / "theirs") if has_logger else False
+    for _ in range(2):
+        trainer(tmp_path, callback, logger=logger, max_steps=2).fit(Classifier(), loader())
+    assert caplog.text.count("the Trainer has a TensorBoardLogger too; pass logger=False") == has_logger

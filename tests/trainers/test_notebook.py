@@ -28,7 +28,8 @@ with TbxLoop(model, optimizer, "minimal", log_dir="logs/<b>", log_every=2) as lo
 
 
 @pytest.mark.filterwarnings("ignore")  # in the notebook client
-def test_notebook_loop_shows_link_and_progress_bar(tmp_path: Path) -> None:
+def test_notebook_loop_shows_link_and_progress_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TBX_CALLBACKS_QUIET")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
     NotebookClient(notebook, timeout=int(limit(120)), resources={"metadata": {"path": str(tmp_path)}}).execute()
     (cell,) = notebook.cells

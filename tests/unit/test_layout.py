@@ -45,7 +45,6 @@ WITHOUT_UNIT_TEST = {
     "integrations/lightning/compat",
     "integrations/lightning/info",
     "integrations/lightning/logger",
-    "integrations/notebook",
     "metrics/base",
     "metrics/host_values",
     "metrics/optimizer_state",

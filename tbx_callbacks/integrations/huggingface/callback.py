@@ -46,7 +46,7 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
     _passes: ForwardPasses | None = None  # counts micro-batches if the callback is not attached
     _comparison: LossComparison | None = None  # likewise, until the first log
     _in_step = False
-    _warned_no_loss = False
+    _warned_no_loss = _warned_twice = False
     stored: dict[str, str] = {}  # noqa: RUF012 - state from a checkpoint; the Trainer sets it on the instance
 
     def attach(self, trainer: Any) -> TbxTrainerCallback:
@@ -54,7 +54,15 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
 
         It also provides the training loss where that is not the model's own (label smoothing, `compute_loss`). Adds the
         callback to the trainer if necessary, and returns the callback.
+
+        Raises:
+            TypeError: it is not a Trainer.
         """
+        if not all(hasattr(trainer, name) for name in ("callback_handler", "training_step", "accelerator")):
+            kind = type(trainer).__name__
+            raise TypeError(
+                f"trainer must be a transformers Trainer, got {kind}; create the Trainer, then attach to it"
+            )
         # A restored callback may have taken this one's place; both share the session.
         if not any(getattr(known, "_session", None) is self._session for known in trainer.callback_handler.callbacks):
             trainer.add_callback(self)
@@ -84,6 +92,9 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
             return
         if self._trainer is not None:
             attach(self._trainer, session)
+        if session.is_writer and not self._warned_twice and "tensorboard" in (args.report_to or ()):
+            self._warned_twice = True
+            logger.warning("numbers are written twice: report_to has tensorboard too; remove it from report_to")
         attached, dataloader = is_attached(self._trainer, session), kwargs.get("train_dataloader")
         info = training_info(args, state, kwargs["model"], kwargs["optimizer"], dataloader, attached=attached)
         location = self._choose_location(args, state) if session.is_writer else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from tbx_callbacks import tags
@@ -12,10 +14,14 @@ from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
 from tbx_callbacks.integrations.lightning.batch_outputs import BatchOutputs
 from tbx_callbacks.integrations.lightning.compat import Callback
 from tbx_callbacks.integrations.lightning.info import epoch, is_step, loss_scale, scaler, training_info
-from tbx_callbacks.integrations.lightning.logger import Listener
+from tbx_callbacks.integrations.lightning.logger import Listener, is_tensorboard
 from tbx_callbacks.integrations.session_holder import SessionHolder
+from tbx_callbacks.metrics.hparam_values import HParamValue, plain_hparams
 from tbx_callbacks.rules.base import Action
 from tbx_callbacks.runs.folders import RunLocation, holds_run
+from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
+
+logger = logging.getLogger(__name__)
 
 
 class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
@@ -27,13 +33,15 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     of them.
 
     Values that the module logs with `self.log` are written under their own names, with or without a logger in the
-    Trainer. `train/loss` is the loss that `training_step` returns. Gradients are captured before clipping, so norms and
-    the first non-finite layer are exact. If the module's only child with parameters is the model, parameters are named
-    as under the other trainers.
+    Trainer. With `logger=False`, `self.logger.experiment` is the run's `writer`. `train/loss` is the loss that
+    `training_step` returns. Gradients are captured before clipping, so norms and the first non-finite layer are exact.
+    If the module's only child with parameters is the model, parameters are named as under the other trainers.
     """
 
     _evaluation: str | None = None  # name of the evaluation in progress, and of its data sets if there are several
     _datasets: Sequence[str] = ()
+    _logged_hparams: Mapping[str, HParamValue] = {}
+    _warned_twice = False  # whether the user knows about a second TensorBoard logger
     _checkpoint_state: Mapping[str, Any] = {}
     _max_norm: float | None = None
     _batch_outputs: BatchOutputs | None = None  # set if a metric reads the model's outputs
@@ -54,7 +62,13 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.fast_dev_run or not self._session.is_active:
             return
-        info = training_info(trainer, pl_module)
+        info = training_info(trainer, pl_module, self._logged_hparams)
+        if not self._warned_twice and self._session.is_writer and any(map(is_tensorboard, trainer.loggers)):
+            self._warned_twice = True
+            logger.warning(
+                "values that the module logs are written twice: the Trainer has a TensorBoardLogger too; pass"
+                " logger=False to the Trainer"
+            )
         self._max_norm = trainer.gradient_clip_val if info.clipping == "norm" else None
         self._scales_loss = pl_module.automatic_optimization and trainer.accumulate_grad_batches > 1
         state, self._checkpoint_state = self._checkpoint_state, {}  # a later fit continues from here
@@ -201,11 +215,26 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
 
     def _add_listener(self, trainer: Any) -> None:
         """Receives the values that the module logs, until `_remove_listener`."""
-        if not trainer.fast_dev_run and not any(isinstance(logger, Listener) for logger in trainer.loggers):
-            trainer.loggers = [*trainer.loggers, Listener(self._on_logs, trainer.default_root_dir)]
+        if trainer.fast_dev_run or any(isinstance(logger, Listener) for logger in trainer.loggers):
+            return
+        listener = Listener(self._on_logs, self._on_hparams, self._get_writer, trainer.default_root_dir)
+        trainer.loggers = [*trainer.loggers, listener]
 
     def _remove_listener(self, trainer: Any) -> None:
         trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, Listener)]
+
+    def _get_writer(self) -> SummaryWriter | NullSummaryWriter:
+        return self.writer
+
+    def _on_hparams(self, params: Any) -> None:
+        """Keeps hyper-parameters that are logged before the training begins; later ones are written as text."""
+        with suppress(TypeError):  # not by name
+            plain = plain_hparams(params)
+            self._logged_hparams = {**self._logged_hparams, **plain}
+            if self._session.running:
+                self.writer.add_text(
+                    "hparams", "\n".join(f"{name}: {value}" for name, value in plain.items()), self.step
+                )
 
     def _on_logs(self, metrics: Mapping[str, float]) -> None:
         """Records values that the module logged after the finished steps."""

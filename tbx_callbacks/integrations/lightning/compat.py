@@ -26,4 +26,3 @@ def _import_packages() -> list[Any]:
 _packages = _import_packages()
 Callback: Any = type("Callback", tuple(package.callbacks.Callback for package in _packages), {})
 Logger: Any = type("Logger", tuple(package.loggers.Logger for package in _packages), {})
-DummyExperiment: Any = importlib.import_module(f"{_packages[0].__name__}.loggers.logger").DummyExperiment

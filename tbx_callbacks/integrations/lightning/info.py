@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,14 +13,14 @@ from tbx_callbacks._model.amp import scale_of
 from tbx_callbacks._model.sharding import find_sharding
 from tbx_callbacks._model.sharding.torch_sharding import TorchSharding
 from tbx_callbacks.integrations.lightning.batch_outputs import REMEDY
-from tbx_callbacks.metrics.hparam_values import plain_hparams
+from tbx_callbacks.metrics.hparam_values import HParamValue, plain_hparams
 
 # Runs on CUDA only, and is untested.
 _DEEPSPEED = "Lightning's DeepSpeedStrategy (remedy: the Hugging Face Trainer, or a loop with TbxLoop)"
 
 
-def training_info(trainer: Any, pl_module: Any) -> TrainingInfo:
-    """Describes the training that begins, for the engine."""
+def training_info(trainer: Any, pl_module: Any, logged_hparams: Mapping[str, HParamValue]) -> TrainingInfo:
+    """Describes the training that begins, for the engine; `logged_hparams` were passed to the Trainer's loggers."""
     sharding = find_sharding(pl_module, next(iter(trainer.optimizers), None))
     return TrainingInfo(
         model=wrapped_model(pl_module),
@@ -28,7 +29,7 @@ def training_info(trainer: Any, pl_module: Any) -> TrainingInfo:
         clipping=clipping(trainer, pl_module),
         sharding=sharding,
         unsupported_sharding=None if isinstance(sharding, TorchSharding) else _DEEPSPEED,
-        hparams=hparams(trainer, pl_module),
+        hparams={**logged_hparams, **hparams(trainer, pl_module)},
         texts=texts(pl_module),
         scaler=scaler(trainer),
         steps_per_epoch=steps_per_epoch(trainer, pl_module),
