@@ -36,9 +36,10 @@ class Stopwatch:
         self._wait_started: float | None = None
 
     def resume(self) -> None:
-        """Starts or resumes counting."""
+        """Starts or resumes counting; a mark too."""
+        self._marked_at = self.clock()
         if self._resumed_at is None:
-            self._resumed_at = self._marked_at = self.clock()
+            self._resumed_at = self._marked_at
 
     def pause(self) -> None:
         """Stops counting."""

@@ -23,7 +23,7 @@ from tbx_callbacks._model.forward_hooks import on_forward
 from tbx_callbacks._model.optimizers import unwrap_optimizer
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
-from tbx_callbacks.integrations.batches import samples_in, scalar_loss, scalar_norm, tokens_in
+from tbx_callbacks.integrations.batches import samples_in, scalar_loss, scalar_norm, tokens_in, usual_size
 from tbx_callbacks.integrations.step_counting import StepCounter
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.rules.base import Action
@@ -98,6 +98,7 @@ class Session:
         running: whether a training is in progress on this rank.
         started: whether `start` was called.
         needs_labels: whether a metric of this training reads labels.
+        needs_batches: whether a metric of this training reads counts of micro-batches (samples, tokens, losses).
         stopwatch: times the training. `pause()` and `resume()` exclude an evaluation or a checkpoint; the next step
             resumes too. `exclude()` does so where one is noticed late: it leaves out the time since the last `mark()`.
             The metric `input_share` needs `start_waiting()` when the trainer asks for its next batch, and
@@ -119,7 +120,7 @@ class Session:
         requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self.requested_dir = os.path.expanduser(requested) if requested else None
         self.runs_dir: str | None = "runs"
-        self.running = self.started = self.needs_labels = False
+        self.running = self.started = self.needs_labels = self.needs_batches = False
         self._engine = Engine(
             [*self.config.items, *axis_specs(self.config.axis)],
             every=self.config.every,
@@ -249,6 +250,7 @@ class Session:
         self._info, self._counter, self._step, self._action = info, counter, step, Action.NONE
         self._counts_samples = True
         self.needs_labels = self._engine.wants_labels
+        self.needs_batches = "batches" in self._engine.needs
         self.running = self.started = True
         atexit.register(_close, weakref.ref(self))
         if counter is not None:
@@ -266,7 +268,7 @@ class Session:
             self._counter.finish_step()
         self._unhook()
         self._step, self._counter, self._info = self.step, None, None
-        self.running = False
+        self.running = self.needs_batches = False
         self._engine.end(self._step, succeeded=succeeded)
 
     def close(self) -> None:
@@ -389,6 +391,8 @@ class Session:
             batch: see `samples_in` and `tokens_in`.
             batch_size: the trainer's own batch size, if it is known.
         """
+        if self._counts_samples and (usual := usual_size(batch, batch_size)) is not None:
+            return usual
         samples = tokens = None
         with self._engine.guard_batches():
             tokens = tokens_in(batch)
@@ -477,11 +481,6 @@ class Session:
     def needs_outputs(self) -> bool:
         """Whether a metric of this training reads the model's outputs."""
         return self.running and not OUTPUTS.isdisjoint(self._engine.needs)
-
-    @property
-    def needs_batches(self) -> bool:
-        """Whether a metric of this training reads counts of micro-batches (samples, tokens, losses)."""
-        return self.running and "batches" in self._engine.needs
 
     @property
     def has_due_metrics(self) -> bool:

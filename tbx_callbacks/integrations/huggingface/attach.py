@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tbx_callbacks._model.amp import scale_of
 from tbx_callbacks.integrations.batches import labels_in
-from tbx_callbacks.integrations.huggingface.batch_size import batch_size_of
+from tbx_callbacks.integrations.huggingface.batch_size import BatchSize
 from tbx_callbacks.integrations.huggingface.loss_scale import (
     REMEDY,
     REMEDY_OF_FUNCTION,
@@ -60,6 +60,7 @@ def _mark_attached(owner: Any, session: Session) -> bool:
 def _wrap_training_step(trainer: Any, session: Session) -> None:
     original_step = trainer.training_step
     loss_check = _LossCheck(trainer) if _accumulates(trainer.args) else None
+    batch_size = BatchSize(trainer)
 
     @functools.wraps(original_step)
     def training_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -69,7 +70,7 @@ def _wrap_training_step(trainer: Any, session: Session) -> None:
                 session.expect_labels(labels_in(inputs))
         samples = tokens = None
         if session.needs_batches:  # read now: the training may change the batch
-            samples, tokens = session.measure_batch(inputs, batch_size_of(trainer, inputs))
+            samples, tokens = session.measure_batch(inputs, batch_size(inputs))
         try:
             loss = original_step(model, inputs, *args, **kwargs)
         except BaseException:
@@ -79,9 +80,9 @@ def _wrap_training_step(trainer: Any, session: Session) -> None:
             if session.needs_labels:
                 session.expect_labels(None)
         if session.running:
-            with session.guard_outputs():
-                if loss_check is not None:
-                    check, loss_check = loss_check, None
+            if loss_check is not None:
+                check, loss_check = loss_check, None
+                with session.guard_outputs():
                     check.finish(loss, is_writer=session.is_writer)
             if session.needs_batches:
                 session.record_batch(loss=loss.detach(), samples=samples, tokens=tokens)

@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
+from tbx_callbacks.integrations.batches import loss_in
 from tbx_callbacks.integrations.lightning.batch_outputs import BatchOutputs
 from tbx_callbacks.integrations.lightning.compat import Callback
-from tbx_callbacks.integrations.lightning.info import epoch, loss_scale, training_info
+from tbx_callbacks.integrations.lightning.info import batch_size, epoch, loss_scale, training_info
 from tbx_callbacks.integrations.lightning.logger import Listener
 from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.rules.base import Action
@@ -32,6 +32,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     _checkpoint_state: Mapping[str, Any] = {}
     _max_norm: float | None = None
     _batch_outputs: BatchOutputs | None = None  # set if a metric reads the model's outputs
+    _batch_size: int | None = None
     _scales_loss = False  # whether to undo the division of the loss by accumulate_grad_batches
 
     # -- events of the Trainer -------------------------------------------------------------------------------------
@@ -55,6 +56,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         state, self._checkpoint_state = self._checkpoint_state, {}  # a later fit continues from here
         step = state.get("step", self.step) if trainer.global_step else 0
         self._session.start(info, self._stored_location(state) if step else None, step=step)
+        self._batch_size = batch_size(trainer)
         self._batch_outputs = BatchOutputs(self._session) if self._session.needs_outputs else None
         if self._batch_outputs is not None:
             self._session.on_forward(self._batch_outputs.on_forward)
@@ -82,9 +84,8 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         loss = loss_in(outputs)
         if loss is not None and self._scales_loss:
             loss = loss * trainer.accumulate_grad_batches
-        action = self._session.end_batch(
-            loss=loss, samples=samples_in(batch), tokens=tokens_in(batch), epoch=epoch(trainer, batch_idx)
-        )
+        samples, tokens = self._session.measure_batch(batch, self._batch_size)
+        action = self._session.end_batch(loss=loss, samples=samples, tokens=tokens, epoch=epoch(trainer, batch_idx))
         if action:
             self._apply_action(action, trainer)
         self._session.stopwatch.start_waiting()
