@@ -29,20 +29,32 @@ def batches(task: Task, split: str) -> DataLoader[Any]:
     )
 
 
-def total_steps(task: Task) -> int:
+def total_steps(task: Task, ranks: int = 1) -> int:
     """Number of optimizer steps of the whole training."""
     if task.max_steps > 0:
         return task.max_steps
-    return math.ceil(task.epochs * steps_per_epoch(task))
+    return math.ceil(task.epochs * steps_per_epoch(task, ranks))
 
 
-def steps_per_epoch(task: Task) -> int:
+def steps_per_epoch(task: Task, ranks: int = 1) -> int:
     """Number of optimizer steps per epoch; the last one may have fewer batches."""
-    return math.ceil(math.ceil(len(task.encoded["train"]) / task.batch) / task.accumulate)
+    return math.ceil(math.ceil(rows_of_rank(task, ranks) / task.batch) / task.accumulate)
+
+
+def rows_of_rank(task: Task, ranks: int = 1) -> int:
+    """Number of training rows that a rank sees in an epoch."""
+    return math.ceil(len(task.encoded["train"]) / ranks)
+
+
+def weight(task: Task, batch_index: int, batch: Any, ranks: int = 1) -> float:
+    """The share of a batch in the samples of its step: mean losses with this factor add up to the step's mean."""
+    samples_of_step = task.accumulate * task.batch
+    earlier = batch_index // task.accumulate * samples_of_step
+    return len(batch["labels"]) / min(samples_of_step, rows_of_rank(task, ranks) - earlier)
 
 
 def optimizer_and_schedule(
-    task: Task, model: torch.nn.Module
+    task: Task, model: torch.nn.Module, ranks: int = 1
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW as in the Trainer: no weight decay on biases and norms; linear warm-up, then linear decay to 0."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -52,7 +64,7 @@ def optimizer_and_schedule(
         {"params": others, "weight_decay": 0.0, "name": "no_decay"},
     ]
     optimizer = torch.optim.AdamW(groups, lr=task.lr)
-    steps = total_steps(task)
+    steps = total_steps(task, ranks)
     return optimizer, get_linear_schedule_with_warmup(optimizer, math.ceil(task.warmup * steps), steps)
 
 

@@ -163,6 +163,7 @@ class StepRecorder:
 
     def after_step(self, name: str, *hook_arguments: object) -> None:
         """Runs the metrics that are due in the step of this optimizer."""
+        self._counters.stopwatch.resume()
         if name == self._first_optimizer:
             self._counters.steps += 1
         if (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
@@ -103,7 +104,8 @@ class TbxLoop(SessionHolder):
     def track(self, batches: Iterable[T], description: str | None = None) -> Iterator[T]:
         """Yields the batches, with a progress bar for terminals and notebooks that shows the logged loss.
 
-        The metric `input_share` measures the time spent waiting for these batches.
+        The metric `input_share` measures the time spent waiting for these batches. In evaluation mode, batches without
+        a step are an evaluation: their time is not training time.
         """
         with tqdm(batches, desc=description, disable=not self._session.is_writer) as bar:
             for batch in self._time_waiting(bar):
@@ -146,8 +148,16 @@ class TbxLoop(SessionHolder):
         self._session.end_batch(loss=loss, samples=samples, tokens=tokens, outputs=outputs, labels=labels)
 
     def evaluate(self, **metrics: float) -> None:
-        """Logs evaluation metrics at the current step, as `eval/<name>`."""
+        """Logs evaluation metrics at the current step, as `eval/<name>`.
+
+        The evaluation came after the last step, so the time since then is not training time. See `evaluation` where it
+        did not.
+        """
         self._session.evaluate(**metrics)
+
+    def evaluation(self) -> AbstractContextManager[None]:
+        """A context for an evaluation or a checkpoint, `with loop.evaluation():`; its time is not training time."""
+        return self._session.evaluation()
 
     def __enter__(self) -> TbxLoop:
         return self
@@ -158,13 +168,19 @@ class TbxLoop(SessionHolder):
     def _time_waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Yields the batches; counts the waiting time while the model trains, except at the end of the data."""
         watch, iterator = self._session.stopwatch, iter(batches)
-        while True:
-            if self._model.training:
-                watch.start_waiting()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                watch.cancel_waiting()
-                return
-            watch.stop_waiting()
-            yield batch
+        evaluates, last_mark = not self._model.training, watch.marked_at
+        try:
+            while True:
+                if self._model.training:
+                    watch.start_waiting()
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    watch.cancel_waiting()
+                    return
+                watch.stop_waiting()
+                yield batch
+        finally:
+            if evaluates and watch.marked_at == last_mark and watch.is_running:  # a model may train in evaluation mode
+                watch.exclude()
+                watch.resume()

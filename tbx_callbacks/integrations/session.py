@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -339,6 +340,7 @@ class Session:
         if outputs is not None:
             self.record_outputs(outputs, labels)
         action = self._counter.end_batch(None if loss is None else scalar_loss(loss), samples, tokens, epoch)
+        self.stopwatch.resume()
         return action if action is self._action else self._add(action)
 
     # -- steps that the trainer numbers ------------------------------------------------------------------------------
@@ -508,12 +510,31 @@ class Session:
         self._record_logs(logs, step=step, clip_factor=clip_factor, on_all_ranks=True)
 
     def evaluate(self, **metrics: float) -> None:
-        """Logs evaluation metrics at the current step, as `eval/<name>`; on rank 0 or on every rank."""
+        """Logs evaluation metrics at the current step, as `eval/<name>`; on rank 0 or on every rank.
+
+        The evaluation came after the last step, so the time since then is not training time. See `evaluation` where it
+        did not.
+        """
+        if self.running and self.stopwatch.is_running:
+            self.stopwatch.exclude()
+            self.stopwatch.resume()
         if self._counter is not None and self._counter.stepped:
             self._counter.finish_step()
         if self.is_writer:
             logs = {f"{tags.EVAL}/{name}": float(value) for name, value in metrics.items()}
             self._record_logs(logs, on_all_ranks=False)
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """A context for an evaluation or a checkpoint: its time is not training time."""
+        was_running = self.stopwatch.is_running
+        if was_running:
+            self.stopwatch.pause()
+        try:
+            yield
+        finally:
+            if was_running:
+                self.stopwatch.resume()
 
     @property
     def should_stop(self) -> bool:

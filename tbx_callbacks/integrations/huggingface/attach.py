@@ -23,7 +23,7 @@ from tbx_callbacks.integrations.huggingface.loss_scale import (
     REMEDY,
     REMEDY_OF_FUNCTION,
     is_mean,
-    multiplied_by,
+    last_factor,
     nearest_factor,
     warning,
 )
@@ -124,18 +124,32 @@ class _LossCheck:
                 trainer.compute_loss = self._own
         if self._loss is None or not is_writer or not float(self._loss):
             return
-        configured = int(trainer.args.gradient_accumulation_steps)
-        micro_batches = int(getattr(trainer, "current_gradient_accumulation_steps", configured))
-        ratio = float(loss) / float(self._loss) * micro_batches * self._times
-        factor = nearest_factor(ratio, micro_batches, self._ranks)
+        ratio = float(loss) / float(self._loss) * self._micro_batches * self._times
+        factor = nearest_factor(ratio, self._micro_batches, self._ranks)
         if factor > 1:
-            own_function = getattr(trainer, "compute_loss_func", None) is not None
-            logger.warning(warning(factor, REMEDY_OF_FUNCTION if own_function else REMEDY))
+            logger.warning(warning(factor, REMEDY_OF_FUNCTION if self._has_function else REMEDY))
+
+    @property
+    def _micro_batches(self) -> int:
+        configured = self._trainer.args.gradient_accumulation_steps
+        return int(getattr(self._trainer, "current_gradient_accumulation_steps", configured))
+
+    @property
+    def _has_function(self) -> bool:
+        return getattr(self._trainer, "compute_loss_func", None) is not None
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether the user computes the loss."""
+        return self._has_function or type(self._trainer).compute_loss.__module__ != "transformers.trainer"
 
     def _read(self, loss: Tensor, num_items: Any) -> None:
         if self._loss is None and is_mean(loss, num_items):
+            last = last_factor(loss)
+            if self._is_own and last is not None and math.isclose(last, 1 / self._micro_batches):
+                return  # the user's function divides
             self._loss = loss.detach().clone()
-            self._times = float(self._ranks) if multiplied_by(loss) == self._ranks else 1.0
+            self._times = float(self._ranks) if last == self._ranks else 1.0
 
 
 def _accumulates(args: Any) -> bool:
@@ -148,15 +162,8 @@ def _wrap_evaluation(trainer: Any, session: Session, name: str) -> None:
 
     @functools.wraps(original)
     def evaluation(*args: Any, **kwargs: Any) -> Any:
-        watch = session.stopwatch
-        was_running = watch.is_running
-        if was_running:
-            watch.pause()
-        try:
+        with session.evaluation():
             return original(*args, **kwargs)
-        finally:
-            if was_running:
-                watch.resume()
 
     setattr(trainer, name, evaluation)
 

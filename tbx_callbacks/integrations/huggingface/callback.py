@@ -105,10 +105,6 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
         if self._session.running:
             self._session.stopwatch.resume()
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._session.running:
-            self._session.stopwatch.resume()
-
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._session.running:
             self._session.stopwatch.exclude()  # the evaluation began after the last event of the training

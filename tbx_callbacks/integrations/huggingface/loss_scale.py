@@ -16,14 +16,14 @@ from torch import Tensor
 _MEAN, _SUM = 1, 2  # values of `reduction` in torch's losses
 _POINTWISE = ("Add", "Sub", "Mul", "Div", "Neg", "ToCopy", "Clone", "Squeeze", "Unsqueeze", "View", "Reshape", "Alias")
 _MAX_NODES = 64
-REMEDY = "set model.accepts_loss_kwargs = False before creating it"
+REMEDY = "first set model.accepts_loss_kwargs = False"
 REMEDY_OF_FUNCTION = "divide its sum by num_items_in_batch in compute_loss_func"
 
 
 def warning(factor: int, remedy: str) -> str:
     """The warning about a loss that is `factor` times too large."""
     return (
-        f"train/loss and gradients are {factor} times too large: the Trainer takes a mean loss for one normalised by"
+        f"train/loss and gradients are {factor} times too large: the Trainer takes a mean loss as normalised by"
         f" num_items_in_batch; {remedy}"
     )
 
@@ -36,9 +36,12 @@ def is_mean(loss: Tensor, num_items: Any) -> bool:
     return set(_normalisations(loss.grad_fn, _number(num_items))) == {"mean"}
 
 
-def multiplied_by(loss: Tensor) -> float | None:
-    """The number by which a loss was multiplied last; None without one."""
-    return _other(loss.grad_fn) if _name(loss.grad_fn) == "Mul" else None
+def last_factor(loss: Tensor) -> float | None:
+    """The number by which a loss was multiplied last, or divided (its inverse); None without one."""
+    name, number = _name(loss.grad_fn), _other(loss.grad_fn)
+    if not number or name not in ("Mul", "Div"):
+        return None
+    return number if name == "Mul" else 1 / number
 
 
 def nearest_factor(ratio: float, micro_batches: int, ranks: int) -> int:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from tbx_callbacks.integrations.batches import loss_in
 from tbx_callbacks.integrations.lightning.batch_outputs import BatchOutputs
 from tbx_callbacks.integrations.lightning.compat import Callback
@@ -33,6 +35,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     _max_norm: float | None = None
     _batch_outputs: BatchOutputs | None = None  # set if a metric reads the model's outputs
     _batch_size: int | None = None
+    _size: tuple[int | None, Tensor | None] = (None, None)  # samples and tokens of the batch
     _scales_loss = False  # whether to undo the division of the loss by accumulate_grad_batches
 
     # -- events of the Trainer -------------------------------------------------------------------------------------
@@ -62,15 +65,22 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
             self._session.on_forward(self._batch_outputs.on_forward)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        session = self._session
         if self._batch_outputs is not None:
             self._batch_outputs.begin(batch)
-        self._session.stopwatch.stop_waiting()
+        if session.running:
+            session.stopwatch.stop_waiting()
+            session.stopwatch.resume()
+            self._size = session.measure_batch(batch, self._batch_size)  # now: the module may change the batch
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self._session.stopwatch.start_waiting()
+        if self._session.running:
+            self._session.stopwatch.resume()
+            self._session.stopwatch.start_waiting()
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
-        self._session.stopwatch.cancel_waiting()
+        if self._session.running:
+            self._session.stopwatch.exclude()  # until the training goes on; no event tells when the file is written
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         if self._session.running:
@@ -84,18 +94,15 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         loss = loss_in(outputs)
         if loss is not None and self._scales_loss:
             loss = loss * trainer.accumulate_grad_batches
-        samples, tokens = self._session.measure_batch(batch, self._batch_size)
+        (samples, tokens), self._size = self._size, (None, None)
         action = self._session.end_batch(loss=loss, samples=samples, tokens=tokens, epoch=epoch(trainer, batch_idx))
         if action:
             self._apply_action(action, trainer)
         self._session.stopwatch.start_waiting()
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        self._session.stopwatch.pause()
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if self._session.running:
-            self._session.stopwatch.resume()
+            self._session.stopwatch.exclude()  # since the end of the batch; the next one resumes
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._session.end(succeeded=True)
