@@ -53,7 +53,7 @@ class Training:
 
     def shuffle(self, loader: Any, epoch: int) -> Any:
         """The loader in the order of this epoch, which is the same in a resumed training."""
-        loader.generator.manual_seed(self.task.seed + epoch)
+        loader.sampler.set_epoch(epoch)
         return loader
 
     def save_checkpoint(self, step: int, dev: Scores) -> None:

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from sentiment import Task
 from sentiment_results import scores
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import DataCollatorWithPadding, get_linear_schedule_with_warmup
 
 Predictions = tuple[Tensor, Tensor, Tensor]
 """Sum of the losses, logits `[samples, classes]` and labels `[samples]` of a batch."""
+
+
+class Shuffled(Sampler[int]):
+    """Indices in an order that depends on the seed and the epoch only, not on the size of the batches."""
+
+    def __init__(self, number: int, seed: int) -> None:
+        self.number, self.seed, self.epoch = number, seed, 0
+
+    def __len__(self) -> int:
+        return self.number
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of an epoch; Lightning calls it."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(torch.randperm(self.number, generator=generator).tolist())
 
 
 def batches(task: Task, split: str) -> DataLoader[Any]:
@@ -22,8 +41,7 @@ def batches(task: Task, split: str) -> DataLoader[Any]:
     return DataLoader(
         task.encoded[split],
         batch_size=task.batch if training else 128,
-        shuffle=training,
-        generator=torch.Generator().manual_seed(task.seed),
+        sampler=Shuffled(len(task.encoded[split]), task.seed) if training else None,
         collate_fn=DataCollatorWithPadding(task.tokenizer),
         pin_memory=torch.cuda.is_available(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -13,14 +14,43 @@ from tqdm.auto import tqdm
 
 from tbx_callbacks import tags
 from tbx_callbacks._engine.training_info import TrainingInfo
+from tbx_callbacks.integrations.loss_graph import divides_mean
 from tbx_callbacks.integrations.notebook import show_link
 from tbx_callbacks.integrations.session import ConfigSource
 from tbx_callbacks.integrations.session_holder import SessionHolder
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+_STEPS_WITHOUT_DIVISION = 20  # after them the losses are no longer examined
 
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
+
+
+class _Division:
+    """Warns if a loop with gradient accumulation passes losses that it divided by the number of micro-batches."""
+
+    def __init__(self) -> None:
+        self._batches = self._divided = self._steps = self._found = 0
+
+    def is_noticed(self, loss: Any, *, is_step: bool) -> bool:
+        """Whether nothing more is to be noticed, after a micro-batch."""
+        self._batches += 1
+        self._divided += divides_mean(loss)
+        if not is_step:
+            return False
+        batches, divided, self._batches, self._divided = self._batches, self._divided, 0, 0
+        self._steps += 1
+        self._found = self._found + 1 if batches > 1 and divided == batches else 0
+        if self._found < 2:  # a step that a loss scale skipped looks like accumulation, but only once
+            return self._steps >= _STEPS_WITHOUT_DIVISION
+        logger.warning(
+            "train/loss may be too small: %d batches make a step, and end_step gets a loss divided after its mean;"
+            " pass the undivided loss",
+            batches,
+        )
+        return True
 
 
 class TbxLoop(SessionHolder):
@@ -76,6 +106,7 @@ class TbxLoop(SessionHolder):
             raise ValueError(f"log_every must be at least 1 step, got {log_every}; pass the logging interval")
         self._session.runs_dir = "runs"
         self._model, self._max_grad_norm = model, max_grad_norm
+        self._division: _Division | None = _Division()
         info = TrainingInfo(
             model=model,
             optimizers=optimizer,
@@ -134,7 +165,8 @@ class TbxLoop(SessionHolder):
         """Ends one iteration of the loop; with gradient accumulation, call it for each micro-batch.
 
         Args:
-            loss: loss of the (micro-)batch, 0-d; it stays on its device.
+            loss: loss of the (micro-)batch, 0-d; it stays on its device. With gradient accumulation, the loss before its
+                division by the number of micro-batches: `train/loss` is the mean of these losses.
             samples: number of samples in the batch. Where ranks share one batch (tensor parallelism), this rank's
                 share, so that the sum over ranks is right.
             tokens: number of tokens in the batch, with the same rule.
@@ -145,7 +177,10 @@ class TbxLoop(SessionHolder):
         Raises:
             ValueError: the loss is not a scalar.
         """
+        step = self.step
         self._session.end_batch(loss=loss, samples=samples, tokens=tokens, outputs=outputs, labels=labels)
+        if self._division is not None and self._division.is_noticed(loss, is_step=self.step > step):
+            self._division = None
 
     def evaluate(self, **metrics: float) -> None:
         """Logs evaluation metrics at the current step, as `eval/<name>`.

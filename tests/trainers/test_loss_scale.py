@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from tbx_callbacks import TbxTrainerCallback
-from tbx_callbacks.integrations.huggingface.loss_scale import is_mean, nearest_factor
+from tbx_callbacks.integrations.huggingface.loss_scale import nearest_factor
 from tests.helpers.data import collate, rows
 from tests.helpers.models import bert, trainer
 
@@ -195,25 +195,6 @@ def test_huggingface_attach_restores_compute_loss(tmp_path: Path) -> None:
     assert inspect.signature(run.compute_loss) == inspect.signature(own)
     run.train()
     assert "compute_loss" not in vars(run)
-
-
-def test_is_mean_of_graphs_recognised() -> None:
-    logits, labels = torch.randn(6, 3, requires_grad=True), torch.tensor([0, 1, 2, 0, 1, 2])
-    mean = nn.functional.cross_entropy(logits, labels)
-    total = nn.functional.cross_entropy(logits, labels, reduction="sum")
-    means = (
-        mean,
-        mean + 0.1 * mean,
-        -mean,
-        mean.bfloat16().float(),
-        total / 6,
-        logits.square().mean(),
-        (mean + mean) / 2,
-    )
-    assert all(is_mean(loss, 24) for loss in means)
-    others = (total / 24, total / torch.tensor(24), total, total / 24 + mean, logits[0, 0], mean.detach(), mean.exp())
-    assert not any(is_mean(loss, 24) for loss in others)
-    assert is_mean(mean, None)
 
 
 def test_nearest_factor_of_ratio_found() -> None:

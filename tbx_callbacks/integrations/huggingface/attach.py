@@ -22,11 +22,10 @@ from tbx_callbacks.integrations.huggingface.batch_size import BatchSize
 from tbx_callbacks.integrations.huggingface.loss_scale import (
     REMEDY,
     REMEDY_OF_FUNCTION,
-    is_mean,
-    last_factor,
     nearest_factor,
     warning,
 )
+from tbx_callbacks.integrations.loss_graph import is_mean, last_factor
 from tbx_callbacks.integrations.session import Session
 
 logger = logging.getLogger(__name__)

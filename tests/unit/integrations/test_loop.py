@@ -301,3 +301,29 @@ def test_loop_default_device_changes_nothing(tmp_path: Path) -> None:
     assert set(runs["cpu"].histograms) == set(runs["meta"].histograms) != set()
     for tag in ("grad_norm/total", "weight_norm/total", "mine/loss"):
         assert runs["meta"].at(tag) == runs["cpu"].at(tag)
+
+
+@pytest.mark.parametrize("divided", ["before", "after", "never", "without accumulation"])
+def test_loop_divided_loss_noticed_once(tmp_path: Path, divided: str, caplog: pytest.LogCaptureFixture) -> None:
+    model, accumulate = net(), 1 if divided == "without accumulation" else 4
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, {"metrics": ["loss"]}, log_dir=tmp_path, log_every=1) as loop:
+        for batch in range(8 * accumulate):
+            x, y = data(batch)
+            loss = nn.functional.cross_entropy(model(x), y)
+            if divided != "never":
+                part = loss / 4
+                part.backward()
+                loss = loss if divided == "after" else part
+            else:
+                loss.backward()
+            if (batch + 1) % accumulate == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+            loop.end_step(loss=loss)
+    printed = [record.getMessage() for record in caplog.records]
+    line = (
+        "train/loss may be too small: 4 batches make a step, and end_step gets a loss divided after its mean;"
+        " pass the undivided loss"
+    )
+    assert printed == ([line] if divided == "before" else [])
