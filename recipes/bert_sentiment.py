@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from sentiment import Task, run
 from sentiment_results import SHOWN, Outcome, evaluation_line, scores, show_predictions
+from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -59,7 +60,6 @@ def train(task: Task) -> Outcome | None:
             greater_is_better=True,
             report_to="none",
             disable_tqdm=False,
-            average_tokens_across_devices=False,  # BERT's loss is a mean: a sum over ranks would grow with their number
             use_cpu=not getattr(torch, "accelerator", torch.cuda).is_available(),  # else ranks train apart on CPU
             dataloader_pin_memory=torch.cuda.is_available(),
             seed=task.seed,
@@ -68,6 +68,7 @@ def train(task: Task) -> Outcome | None:
         eval_dataset=task.encoded["dev"],
         processing_class=task.tokenizer,
         data_collator=DataCollatorWithPadding(task.tokenizer),
+        compute_loss_func=mean_over_step,  # the model's own loss would grow with --accumulate and the ranks
         compute_metrics=metrics,
         callbacks=[callback],
     )
@@ -82,6 +83,12 @@ def train(task: Task) -> Outcome | None:
     evaluations = [entry for entry in trainer.state.log_history if "eval_accuracy" in entry]
     best = max(evaluations, key=lambda entry: entry["eval_accuracy"], default=None)
     return Outcome(trainer.state.global_step, callback.log_dir or "", _scores(best, "eval"), _scores(test, "test"))
+
+
+def mean_over_step(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | None = None) -> Tensor:
+    """This batch's part of the mean loss over all samples of a step; without their number, the batch's own mean."""
+    total = nn.functional.cross_entropy(outputs.logits, labels, reduction="sum")
+    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
 def find(folder: Path) -> Path | None:

@@ -23,6 +23,7 @@ from sentiment_torch import (
     predictions,
     steps_per_epoch,
     total_steps,
+    weight,
 )
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -42,11 +43,17 @@ class Sentiment(pl.LightningModule):  # type: ignore[misc]
             {"lr": task.lr, "batch": task.batch, "accumulate": task.accumulate, "seed": task.seed}, logger=False
         )
         self._predictions: list[Predictions] = []
+        self._weight = 1.0
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
+        self._weight = weight(self.task, batch_idx, batch, self.trainer.world_size)
         loss: Tensor = self.network(**batch).loss
         return loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Computes gradients of the mean loss of a step, whose last batches may be fewer and smaller than usual."""
+        super().backward(loss * self.task.accumulate * self._weight, *args, **kwargs)  # Lightning divides it
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Collects the predictions, because F1 is not a mean over batches."""
@@ -64,7 +71,7 @@ class Sentiment(pl.LightningModule):  # type: ignore[misc]
 
     def configure_optimizers(self) -> Any:
         """AdamW with a linear schedule."""
-        optimizer, schedule = optimizer_and_schedule(self.task, self.network)
+        optimizer, schedule = optimizer_and_schedule(self.task, self.network, self.trainer.world_size)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _log_scores(self, split: str, family: str) -> None:
@@ -82,8 +89,8 @@ class Evaluations(Callback):  # type: ignore[misc]
     ModelCheckpoint would miss an evaluation after the last step.
     """
 
-    def __init__(self, folder: Path, epoch_steps: int) -> None:
-        self.folder, self.epoch_steps = folder, epoch_steps
+    def __init__(self, task: Task) -> None:
+        self.task, self.folder = task, task.output_dir
         self.step = -1
         self.best: dict[str, float] | None = None
 
@@ -92,7 +99,8 @@ class Evaluations(Callback):  # type: ignore[misc]
         dev = {name: float(trainer.callback_metrics[f"eval/{name}"]) for name in SHOWN}
         self.step = trainer.global_step
         if trainer.is_global_zero:
-            tqdm.write(evaluation_line(self.step, self.step / self.epoch_steps, dev))
+            epoch = self.step / steps_per_epoch(self.task, trainer.world_size)
+            tqdm.write(evaluation_line(self.step, epoch, dev))
         if self.best is None or dev["accuracy"] > self.best["accuracy"]:
             self.best = dev
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
@@ -110,13 +118,12 @@ class Evaluations(Callback):  # type: ignore[misc]
 def train(task: Task) -> Outcome | None:
     """Trains with the Lightning Trainer; evaluates and saves at the end of each epoch."""
     callback = TbxLightningCallback(task.config)
-    evaluations = Evaluations(task.output_dir, steps_per_epoch(task))
+    evaluations = Evaluations(task)
     if task.checkpoint is None:
         task.network.save_pretrained(start_folder(task.output_dir))
         task.tokenizer.save_pretrained(start_folder(task.output_dir))
     trainer = pl.Trainer(
         default_root_dir=task.output_dir,
-        max_steps=total_steps(task),
         max_epochs=-1,
         accumulate_grad_batches=task.accumulate,
         gradient_clip_val=task.max_grad_norm,
@@ -127,6 +134,7 @@ def train(task: Task) -> Outcome | None:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
+    trainer.fit_loop.epoch_loop.max_steps = total_steps(task, trainer.world_size)
     module, dev = Sentiment(task, callback), batches(task, "dev")
     trainer.fit(module, batches(task, "train"), dev, ckpt_path=task.checkpoint)
     if evaluations.step != trainer.global_step:  # the last epoch is incomplete

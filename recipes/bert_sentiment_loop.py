@@ -22,6 +22,7 @@ from sentiment_torch import (
     predictions,
     steps_per_epoch,
     total_steps,
+    weight,
 )
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -52,7 +53,7 @@ class Training:
 
     def shuffle(self, loader: Any, epoch: int) -> Any:
         """The loader in the order of this epoch, which is the same in a resumed training."""
-        loader.generator.manual_seed(self.task.seed + epoch)
+        loader.sampler.set_epoch(epoch)
         return loader
 
     def save_checkpoint(self, step: int, dev: Scores) -> None:
@@ -99,7 +100,7 @@ def train(task: Task) -> Outcome:
                 if window < finished_windows:  # already trained on before the checkpoint
                     continue
                 loss = network(**batch.to(training.device)).loss
-                (loss / min(task.accumulate, len(loader) - window * task.accumulate)).backward()
+                (loss * weight(task, index, batch)).backward()
                 if (index + 1) % task.accumulate == 0 or index + 1 == len(loader):
                     loop.before_clip()
                     nn.utils.clip_grad_norm_(network.parameters(), task.max_grad_norm)

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from sentiment import Task
 from sentiment_results import scores
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import DataCollatorWithPadding, get_linear_schedule_with_warmup
 
 Predictions = tuple[Tensor, Tensor, Tensor]
 """Sum of the losses, logits `[samples, classes]` and labels `[samples]` of a batch."""
+
+
+class Shuffled(Sampler[int]):
+    """Indices in an order that depends on the seed and the epoch only, not on the size of the batches."""
+
+    def __init__(self, number: int, seed: int) -> None:
+        self.number, self.seed, self.epoch = number, seed, 0
+
+    def __len__(self) -> int:
+        return self.number
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of an epoch; Lightning calls it."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(torch.randperm(self.number, generator=generator).tolist())
 
 
 def batches(task: Task, split: str) -> DataLoader[Any]:
@@ -22,27 +41,38 @@ def batches(task: Task, split: str) -> DataLoader[Any]:
     return DataLoader(
         task.encoded[split],
         batch_size=task.batch if training else 128,
-        shuffle=training,
-        generator=torch.Generator().manual_seed(task.seed),
+        sampler=Shuffled(len(task.encoded[split]), task.seed) if training else None,
         collate_fn=DataCollatorWithPadding(task.tokenizer),
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def total_steps(task: Task) -> int:
+def total_steps(task: Task, ranks: int = 1) -> int:
     """Number of optimizer steps of the whole training."""
     if task.max_steps > 0:
         return task.max_steps
-    return math.ceil(task.epochs * steps_per_epoch(task))
+    return math.ceil(task.epochs * steps_per_epoch(task, ranks))
 
 
-def steps_per_epoch(task: Task) -> int:
+def steps_per_epoch(task: Task, ranks: int = 1) -> int:
     """Number of optimizer steps per epoch; the last one may have fewer batches."""
-    return math.ceil(math.ceil(len(task.encoded["train"]) / task.batch) / task.accumulate)
+    return math.ceil(math.ceil(rows_of_rank(task, ranks) / task.batch) / task.accumulate)
+
+
+def rows_of_rank(task: Task, ranks: int = 1) -> int:
+    """Number of training rows that a rank sees in an epoch."""
+    return math.ceil(len(task.encoded["train"]) / ranks)
+
+
+def weight(task: Task, batch_index: int, batch: Any, ranks: int = 1) -> float:
+    """The share of a batch in the samples of its step: mean losses with this factor add up to the step's mean."""
+    samples_of_step = task.accumulate * task.batch
+    earlier = batch_index // task.accumulate * samples_of_step
+    return len(batch["labels"]) / min(samples_of_step, rows_of_rank(task, ranks) - earlier)
 
 
 def optimizer_and_schedule(
-    task: Task, model: torch.nn.Module
+    task: Task, model: torch.nn.Module, ranks: int = 1
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW as in the Trainer: no weight decay on biases and norms; linear warm-up, then linear decay to 0."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -52,7 +82,7 @@ def optimizer_and_schedule(
         {"params": others, "weight_decay": 0.0, "name": "no_decay"},
     ]
     optimizer = torch.optim.AdamW(groups, lr=task.lr)
-    steps = total_steps(task)
+    steps = total_steps(task, ranks)
     return optimizer, get_linear_schedule_with_warmup(optimizer, math.ceil(task.warmup * steps), steps)
 
 

@@ -32,13 +32,15 @@ class Stopwatch:
         self.waits = 0
         self._elapsed = 0.0
         self._resumed_at: float | None = None
-        self._marked_at = 0.0
+        self.marked_at = 0.0
+        """Time of the last mark."""
         self._wait_started: float | None = None
 
     def resume(self) -> None:
-        """Starts or resumes counting."""
+        """Starts or resumes counting; a mark too."""
+        self.marked_at = self.clock()
         if self._resumed_at is None:
-            self._resumed_at = self._marked_at = self.clock()
+            self._resumed_at = self.marked_at
 
     def pause(self) -> None:
         """Stops counting."""
@@ -51,12 +53,12 @@ class Stopwatch:
 
     def mark(self) -> None:
         """Records that all time until now belongs to the training."""
-        self._marked_at = self.clock()
+        self.marked_at = self.clock()
 
     def exclude(self) -> None:
         """Stops counting, and leaves out the time since the last mark: something else began after it."""
         if self._resumed_at is not None:
-            self._elapsed += max(0.0, self._marked_at - self._resumed_at)
+            self._elapsed += max(0.0, self.marked_at - self._resumed_at)
         self._resumed_at = self._wait_started = None
 
     def start_waiting(self) -> None:

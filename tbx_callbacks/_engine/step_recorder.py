@@ -296,6 +296,7 @@ class StepRecorder:
 
     def after_step(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         """Runs the metrics that are due in the step of this optimizer."""
+        self._counters.stopwatch.resume()
         self.calls += 1
         if not self.stepped:
             self.stepped = self.has_stepped = True

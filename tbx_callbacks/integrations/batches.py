@@ -11,7 +11,7 @@ from torch import Tensor
 
 _LABELS = ("labels", "label", "targets", "target", "y")
 _IDS, _MASK, _POSITIONS, _SEQUENCE_INDEX = "input_ids", "attention_mask", "position_ids", "seq_idx"
-_BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens", "cu_seqlens_q", "cu_seqlens")
+_BOUNDARIES = frozenset({"cu_seq_lens_q", "cu_seq_lens", "cu_seqlens_q", "cu_seqlens"})
 _MASKED = -9e3  # additive masks hold -10000 or less at masked positions; a bias for distances is smaller
 _MAX_DEPTH, _MAX_INPUTS = 4, 3  # of nested structures; of tensors in a list that are the inputs of one batch
 
@@ -23,6 +23,20 @@ def labels_in(batch: Any) -> Any:
     is_pair = isinstance(batch, (list, tuple)) and len(batch) == 2
     labels = batch[1] if is_pair else None
     return labels if isinstance(labels, Tensor) and not labels.is_floating_point() else None
+
+
+def usual_size(batch: Any, batch_size: int | None = None) -> tuple[int, Tensor] | None:
+    """Samples and tokens of the most usual batch, quickly: token ids and their mask by row. None for other batches."""
+    try:
+        ids, mask = batch[_IDS], batch[_MASK]
+        rows, length = ids.shape
+        is_plain = type(ids) is type(mask) is Tensor and mask.shape == (rows, length) and not mask.is_floating_point()
+        is_known = rows > 1 and (batch_size is None or rows <= batch_size)
+        if is_plain and is_known and _BOUNDARIES.isdisjoint(batch):
+            return rows, torch.count_nonzero(mask)
+    except Exception:  # the batch may be any object, with any methods
+        return None
+    return None
 
 
 def samples_in(batch: Any, batch_size: int | None = None) -> int | None:
@@ -105,7 +119,7 @@ def _samples(batch: Any, batch_size: int | None) -> int | None:
         return batch.shape[0] if batch.ndim else None
     if isinstance(batch, list) and batch and all(isinstance(row, (Mapping, str, bytes)) for row in batch):
         return _samples_of_rows(batch)
-    parts = [part for part in _mappings(batch) if _IDS in part or any(name in part for name in _BOUNDARIES)]
+    parts = [part for part in _mappings(batch) if _IDS in part or not _BOUNDARIES.isdisjoint(part)]
     if parts:
         return _agreed([_samples_of_ids(part, batch_size) for part in parts])
     sizes: Sequence[int | None] = list(_sizes(batch, batch_size))
@@ -153,7 +167,7 @@ def _tokens(part: Mapping[Any, Any]) -> Tensor | None:
     counts = [_kept(mask, None) for mask in masks if isinstance(mask, Tensor)]
     if counts:
         return torch.stack([count for count in counts if count is not None]).sum() if None not in counts else None
-    is_packed = rows == 1 or any(name in part for name in _BOUNDARIES)
+    is_packed = rows == 1 or not _BOUNDARIES.isdisjoint(part)
     if not isinstance(ids, Tensor) or not (is_packed or (ids.ndim == 1 and _POSITIONS in part)):
         return None
     return torch.tensor(ids.numel())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import torch
@@ -14,14 +16,43 @@ from tbx_callbacks import tags
 from tbx_callbacks._config.validation import short
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.integrations.arguments import check_module, check_whole_number
+from tbx_callbacks.integrations.loss_graph import divides_mean
 from tbx_callbacks.integrations.session import ConfigSource
 from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.metrics.hparam_values import plain_hparams
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+_STEPS_WITHOUT_DIVISION = 20  # after them the losses are no longer examined
 
 
 Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | Mapping[str, torch.optim.Optimizer]
+
+
+class _Division:
+    """Warns if a loop with gradient accumulation passes losses that it divided by the number of micro-batches."""
+
+    def __init__(self) -> None:
+        self._batches = self._divided = self._steps = self._found = 0
+
+    def is_noticed(self, loss: Any, *, is_step: bool) -> bool:
+        """Whether nothing more is to be noticed, after a micro-batch."""
+        self._batches += 1
+        self._divided += divides_mean(loss)
+        if not is_step:
+            return False
+        batches, divided, self._batches, self._divided = self._batches, self._divided, 0, 0
+        self._steps += 1
+        self._found = self._found + 1 if batches > 1 and divided == batches else 0
+        if self._found < 2:  # a step that a loss scale skipped looks like accumulation, but only once
+            return self._steps >= _STEPS_WITHOUT_DIVISION
+        logger.warning(
+            "train/loss may be too small: %d batches make a step, and end_step gets a loss divided after its mean;"
+            " pass the undivided loss",
+            batches,
+        )
+        return True
 
 
 class TbxLoop(SessionHolder):
@@ -88,6 +119,7 @@ class TbxLoop(SessionHolder):
         self._session.runs_dir = "runs"
         self._model, self._max_grad_norm = model, max_grad_norm
         own_hparams = plain_hparams(hparams or {})
+        self._division: _Division | None = _Division()
         info = TrainingInfo(
             model=model,
             optimizers=optimizer,
@@ -114,7 +146,8 @@ class TbxLoop(SessionHolder):
     def track(self, batches: Iterable[T], description: str | None = None) -> Iterator[T]:
         """Yields the batches, with a progress bar for terminals and notebooks that shows the logged loss.
 
-        The metric `input_share` measures the time spent waiting for these batches.
+        The metric `input_share` measures the time spent waiting for these batches. In evaluation mode, batches without
+        a step are an evaluation: their time is not training time.
         """
         with tqdm(batches, desc=description, disable=not self._session.is_writer) as bar:
             for batch in self._time_waiting(bar):
@@ -146,7 +179,8 @@ class TbxLoop(SessionHolder):
         """Ends one iteration of the loop; with gradient accumulation, call it for each micro-batch.
 
         Args:
-            loss: loss of the (micro-)batch, 0-d; it stays on its device.
+            loss: loss of the (micro-)batch, 0-d; it stays on its device. With gradient accumulation, the loss before
+                its division by the number of micro-batches: `train/loss` is the mean of these losses.
             samples: number of samples in the batch. Where ranks share one batch (tensor parallelism), this rank's
                 share, so that the sum over ranks is right.
             tokens: number of tokens in the batch, with the same rule.
@@ -157,16 +191,26 @@ class TbxLoop(SessionHolder):
         Raises:
             ValueError: the loss is not a scalar.
         """
+        step = self.step
         self._session.end_batch(loss=loss, samples=samples, tokens=tokens, outputs=outputs, labels=labels)
+        if self._division is not None and self._division.is_noticed(loss, is_step=self.step > step):
+            self._division = None
 
     def evaluate(self, dataset: str | None = None, /, **metrics: Tensor | float) -> None:
         """Logs evaluation metrics at the current step, as `eval/<name>`.
+
+        The evaluation came after the last step, so the time since then is not training time. See `evaluation` where it
+        did not.
 
         Args:
             dataset: name of the evaluation set, if there are several. The tags are then `eval/<dataset>_<name>`.
             **metrics: numbers by name.
         """
         self._session.evaluate(dataset, **metrics)
+
+    def evaluation(self) -> AbstractContextManager[None]:
+        """A context for an evaluation or a checkpoint, `with loop.evaluation():`; its time is not training time."""
+        return self._session.evaluation()
 
     def __enter__(self) -> TbxLoop:
         return self
@@ -177,13 +221,19 @@ class TbxLoop(SessionHolder):
     def _time_waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Yields the batches; counts the waiting time while the model trains, except at the end of the data."""
         watch, iterator = self._session.stopwatch, iter(batches)
-        while True:
-            if self._model.training:
-                watch.start_waiting()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                watch.cancel_waiting()
-                return
-            watch.stop_waiting()
-            yield batch
+        evaluates, last_mark = not self._model.training, watch.marked_at
+        try:
+            while True:
+                if self._model.training:
+                    watch.start_waiting()
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    watch.cancel_waiting()
+                    return
+                watch.stop_waiting()
+                yield batch
+        finally:
+            if evaluates and watch.marked_at == last_mark and watch.is_running:  # a model may train in evaluation mode
+                watch.exclude()
+                watch.resume()

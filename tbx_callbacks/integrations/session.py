@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Never
 
@@ -26,7 +27,7 @@ from tbx_callbacks._model.optimizers import unwrap_optimizer
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.integrations.arguments import refuse_unknown
-from tbx_callbacks.integrations.batches import samples_in, scalar_loss, scalar_norm, tokens_in
+from tbx_callbacks.integrations.batches import samples_in, scalar_loss, scalar_norm, tokens_in, usual_size
 from tbx_callbacks.integrations.notebook import announce
 from tbx_callbacks.integrations.step_counting import StepCounter
 from tbx_callbacks.metrics.host_values import FinalValue
@@ -105,6 +106,7 @@ class Session:
         running: whether a training is in progress on this rank.
         started: whether `start` was called.
         needs_labels: whether a metric of this training reads labels.
+        needs_batches: whether a metric of this training reads counts of micro-batches (samples, tokens, losses).
         stopwatch: times the training. `pause()` and `resume()` exclude an evaluation or a checkpoint; the next step
             resumes too. `exclude()` does so where one is noticed late: it leaves out the time since the last `mark()`.
             The metric `input_share` needs `start_waiting()` when the trainer asks for its next batch, and
@@ -130,7 +132,7 @@ class Session:
         requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self.requested_dir = os.path.expanduser(requested) if requested else None
         self.runs_dir: str | None = "runs"
-        self.running = self.started = self.needs_labels = False
+        self.running = self.started = self.needs_labels = self.needs_batches = False
         self._engine = Engine(
             [*self.config.items, *axis_specs(self.config.axis)],
             every=self.config.every,
@@ -293,6 +295,7 @@ class Session:
         self._info, self._counter, self._step, self._action = info, counter, step, Action.NONE
         self._counts_samples = True
         self.needs_labels = self._engine.wants_labels
+        self.needs_batches = "batches" in self._engine.needs
         self.running = self.started = True
         atexit.register(_close, weakref.ref(self))
         if counter is not None:
@@ -313,7 +316,7 @@ class Session:
                 self._counter.finish_step()
         self._unhook()
         self._step, self._counter, self._info = self.step, None, None
-        self.running = False
+        self.running = self.needs_batches = False
         self._engine.end(self._step, succeeded=succeeded)
 
     def close(self) -> None:
@@ -387,6 +390,7 @@ class Session:
             self.record_outputs(outputs, labels)
         loss = None if loss is None else scalar_loss(loss)
         action = self._counter.end_batch(loss, samples, tokens, epoch, is_step=is_step)
+        self.stopwatch.resume()
         return action if action is self._action else self._add(action)
 
     # -- steps that the trainer numbers ------------------------------------------------------------------------------
@@ -439,6 +443,8 @@ class Session:
             batch: see `samples_in` and `tokens_in`.
             batch_size: the trainer's own batch size, if it is known.
         """
+        if self._counts_samples and (usual := usual_size(batch, batch_size)) is not None:
+            return usual
         samples = tokens = None
         with self._engine.guard_batches():
             tokens = tokens_in(batch)
@@ -526,11 +532,6 @@ class Session:
         return self.running and not OUTPUTS.isdisjoint(self._engine.needs)
 
     @property
-    def needs_batches(self) -> bool:
-        """Whether a metric of this training reads counts of micro-batches (samples, tokens, losses)."""
-        return self.running and "batches" in self._engine.needs
-
-    @property
     def has_due_metrics(self) -> bool:
         """Whether a metric is due in this step."""
         return self._engine.has_due_metrics
@@ -565,6 +566,9 @@ class Session:
     def evaluate(self, dataset: str | None = None, /, **metrics: Tensor | float) -> None:
         """Logs evaluation metrics at the current step, as `eval/<name>`; on rank 0 or on every rank.
 
+        The evaluation came after the last step, so the time since then is not training time. See `evaluation` where it
+        did not.
+
         Args:
             dataset: name of the evaluation set, if there are several. The tags are then `eval/<dataset>_<name>`.
             **metrics: numbers by name.
@@ -581,6 +585,9 @@ class Session:
         logs: dict[str, Number | str] = {
             tags.check_tag(f"{prefix}{name}"): float(scalar(name, value)) for name, value in metrics.items()
         }
+        if self.running and self.stopwatch.is_running:
+            self.stopwatch.exclude()
+            self.stopwatch.resume()
         self.end_evaluation(f"{tags.EVAL}/{dataset}" if dataset else tags.EVAL)
         if not self.is_writer:
             return
@@ -588,6 +595,18 @@ class Session:
             self._counter.add_evaluation(logs)  # they belong to the step whose batch has not ended
         else:
             self._record_logs(logs, on_all_ranks=False)
+
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """A context for an evaluation or a checkpoint: its time is not training time."""
+        was_running = self.stopwatch.is_running
+        if was_running:
+            self.stopwatch.pause()
+        try:
+            yield
+        finally:
+            if was_running:
+                self.stopwatch.resume()
 
     @property
     def should_stop(self) -> bool:

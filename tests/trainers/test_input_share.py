@@ -140,9 +140,9 @@ def test_input_share_under_lightning_excludes_validation_and_saving(tmp_path: Pa
     share_by_step = shares(tmp_path / "run")
     after = {1 + step for step in range(1, 16) if step % 3 == 0 or step % 4 == 0}  # a validation, a checkpoint
     assert set(share_by_step) == set(range(1, 17)) - after | {9}  # the first step of an epoch: waiting begins with it
-    # Lightning does not report the time of saving
-    assert share_by_step.pop(9) == round(FETCH / (FETCH + WORK + SAVE), 6)
     assert set(share_by_step.values()) == {FETCH / (FETCH + WORK)}
+    seconds = dict(Run(tmp_path / "run").scalars["perf/step_s"])
+    assert set(seconds.values()) <= {WORK, FETCH + WORK}  # neither validation nor saving
 
 
 def test_input_share_in_loop_without_track_not_written(tmp_path: Path) -> None:
@@ -173,8 +173,7 @@ def test_input_share_in_loop_without_track_not_written(tmp_path: Path) -> None:
         train(loop, clock, loop.track(batches(clock, 2)))
     share_by_step = shares(tmp_path / "tracked")
     quiet = FETCH / (FETCH + WORK)
-    evaluation = 5 * (FETCH + WORK) + 2 * LOG
-    assert share_by_step == {**dict.fromkeys((1, 2, 3, 4, 6), quiet), 5: round(FETCH / (FETCH + WORK + evaluation), 6)}
+    assert share_by_step == dict.fromkeys(range(1, 7), quiet)  # the evaluation is not training time
     with TbxLoop(model, optimizer, SET, log_dir=tmp_path / "plain", log_every=1) as loop:
         train(loop, set_clock(loop), batches(Clock(), 4))
     assert "perf/input_share" not in Run(tmp_path / "plain").scalars

@@ -18,15 +18,14 @@ from torch import Tensor
 
 from tbx_callbacks._model.amp import scale_of
 from tbx_callbacks.integrations.batches import labels_in
-from tbx_callbacks.integrations.huggingface.batch_size import batch_size_of
+from tbx_callbacks.integrations.huggingface.batch_size import BatchSize
 from tbx_callbacks.integrations.huggingface.loss_scale import (
     REMEDY,
     REMEDY_OF_FUNCTION,
-    is_mean,
-    multiplied_by,
     nearest_factor,
     warning,
 )
+from tbx_callbacks.integrations.loss_graph import is_mean, last_factor
 from tbx_callbacks.integrations.session import Session
 
 logger = logging.getLogger(__name__)
@@ -60,6 +59,7 @@ def _mark_attached(owner: Any, session: Session) -> bool:
 def _wrap_training_step(trainer: Any, session: Session) -> None:
     original_step = trainer.training_step
     loss_check = _LossCheck(trainer) if _accumulates(trainer.args) else None
+    batch_size = BatchSize(trainer)
 
     @functools.wraps(original_step)
     def training_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -69,7 +69,7 @@ def _wrap_training_step(trainer: Any, session: Session) -> None:
                 session.expect_labels(labels_in(inputs))
         samples = tokens = None
         if session.needs_batches:  # read now: the training may change the batch
-            samples, tokens = session.measure_batch(inputs, batch_size_of(trainer, inputs))
+            samples, tokens = session.measure_batch(inputs, batch_size(inputs))
         try:
             loss = original_step(model, inputs, *args, **kwargs)
         except BaseException:
@@ -79,9 +79,9 @@ def _wrap_training_step(trainer: Any, session: Session) -> None:
             if session.needs_labels:
                 session.expect_labels(None)
         if session.running:
-            with session.guard_outputs():
-                if loss_check is not None:
-                    check, loss_check = loss_check, None
+            if loss_check is not None:
+                check, loss_check = loss_check, None
+                with session.guard_outputs():
                     check.finish(loss, is_writer=session.is_writer)
             if session.needs_batches:
                 session.record_batch(loss=loss.detach(), samples=samples, tokens=tokens)
@@ -123,18 +123,32 @@ class _LossCheck:
                 trainer.compute_loss = self._own
         if self._loss is None or not is_writer or not float(self._loss):
             return
-        configured = int(trainer.args.gradient_accumulation_steps)
-        micro_batches = int(getattr(trainer, "current_gradient_accumulation_steps", configured))
-        ratio = float(loss) / float(self._loss) * micro_batches * self._times
-        factor = nearest_factor(ratio, micro_batches, self._ranks)
+        ratio = float(loss) / float(self._loss) * self._micro_batches * self._times
+        factor = nearest_factor(ratio, self._micro_batches, self._ranks)
         if factor > 1:
-            own_function = getattr(trainer, "compute_loss_func", None) is not None
-            logger.warning(warning(factor, REMEDY_OF_FUNCTION if own_function else REMEDY))
+            logger.warning(warning(factor, REMEDY_OF_FUNCTION if self._has_function else REMEDY))
+
+    @property
+    def _micro_batches(self) -> int:
+        configured = self._trainer.args.gradient_accumulation_steps
+        return int(getattr(self._trainer, "current_gradient_accumulation_steps", configured))
+
+    @property
+    def _has_function(self) -> bool:
+        return getattr(self._trainer, "compute_loss_func", None) is not None
+
+    @property
+    def _is_own(self) -> bool:
+        """Whether the user computes the loss."""
+        return self._has_function or type(self._trainer).compute_loss.__module__ != "transformers.trainer"
 
     def _read(self, loss: Tensor, num_items: Any) -> None:
         if self._loss is None and is_mean(loss, num_items):
+            last = last_factor(loss)
+            if self._is_own and last is not None and math.isclose(last, 1 / self._micro_batches):
+                return  # the user's function divides
             self._loss = loss.detach().clone()
-            self._times = float(self._ranks) if multiplied_by(loss) == self._ranks else 1.0
+            self._times = float(self._ranks) if last == self._ranks else 1.0
 
 
 def _accumulates(args: Any) -> bool:
@@ -147,15 +161,8 @@ def _wrap_evaluation(trainer: Any, session: Session, name: str) -> None:
 
     @functools.wraps(original)
     def evaluation(*args: Any, **kwargs: Any) -> Any:
-        watch = session.stopwatch
-        was_running = watch.is_running
-        if was_running:
-            watch.pause()
-        try:
+        with session.evaluation():
             return original(*args, **kwargs)
-        finally:
-            if was_running:
-                watch.resume()
 
     setattr(trainer, name, evaluation)
 

@@ -19,11 +19,22 @@ def configured(args: Any, state: Any) -> int:
     return int(getattr(state, "train_batch_size", None) or args.train_batch_size)
 
 
-def batch_size_of(trainer: Any, batch: Any) -> int | None:
-    """Samples in a full micro-batch of a trainer.
+class BatchSize:
+    """Samples in a full micro-batch of a trainer; reads its dataloader once.
 
     A trainer that receives rows (a list) may use them over several steps; its own samples are those of its arguments.
     """
-    if isinstance(batch, list):
-        return configured(trainer.args, trainer.state)
-    return batch_size(trainer.args, trainer.state, trainer.callback_handler.train_dataloader)
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer: Any = trainer
+        self._dataloader: Any = self
+        self._size: int | None = None
+
+    def __call__(self, batch: Any) -> int | None:
+        trainer = self._trainer
+        if isinstance(batch, list):
+            return configured(trainer.args, trainer.state)
+        dataloader = trainer.callback_handler.train_dataloader
+        if dataloader is not self._dataloader:  # a training has begun
+            self._dataloader, self._size = dataloader, batch_size(trainer.args, trainer.state, dataloader)
+        return self._size

@@ -114,20 +114,16 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
             if self._passes is not None:
                 self._passes.clear()
             self._session.begin_step(state.global_step + 1)
-            self._session.stopwatch.mark()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._session.running:
-            self._end_microbatch()
-            self._trains()
+            if self._passes is not None:
+                self._end_microbatch(self._passes)
+            self._session.stopwatch.resume()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._session.running:
-            self._trains()
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._session.running:
-            self._trains()
+            self._session.stopwatch.resume()
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._session.running:
@@ -150,9 +146,9 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self._session.running:
             return
-        self._end_microbatch()
+        if self._passes is not None:
+            self._end_microbatch(self._passes)
         self._in_step = False
-        self._session.stopwatch.resume()
         # When the trainer is about to log, its values are written with the step. With logging by epoch that is only
         # known at the epoch's end; the step is then published when the next one begins at the latest.
         logs_follow = control.should_log or args.logging_strategy == "epoch"
@@ -161,8 +157,9 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
             apply_action(action, control)
         if control.should_evaluate or control.should_save:
             self._session.stopwatch.pause()
+        else:
+            self._session.stopwatch.resume()
         self._session.stopwatch.start_waiting()
-        self._session.stopwatch.mark()
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self._session.running:
@@ -212,11 +209,6 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
         used = {session.log_dir for session in others if session.running}
         return choose(args, state, self._session, callback_name=type(self).__name__, used=used)
 
-    def _trains(self) -> None:
-        """Records that the training has run until now."""
-        self._session.stopwatch.resume()
-        self._session.stopwatch.mark()
-
     def _on_forward(self, outputs: Any, inputs: Mapping[Any, Any]) -> None:
         session = self._session
         session.record_outputs(outputs, inputs.get("labels"))
@@ -226,11 +218,9 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
             if self._passes is not None:
                 self._passes.add(outputs, inputs)
 
-    def _end_microbatch(self) -> None:
+    def _end_microbatch(self, passes: ForwardPasses) -> None:
         """Counts the micro-batch whose forward passes are over."""
-        if self._passes is None:
-            return
-        loss, samples, tokens = self._passes.take()
+        loss, samples, tokens = passes.take()
         if loss is None and not self._warned_no_loss:
             self._warned_no_loss = True
             logger.warning("NaN losses are not counted: the model returns no loss; call callback.attach(trainer)")

@@ -14,7 +14,8 @@ class ForwardPasses:
     """Collects the forward passes of one micro-batch, of which a training may make several.
 
     Passes on the same inputs (two passes with different dropout, an adversarial step) count once. Tokens of passes on
-    different inputs (texts that are compared) are added; the samples are those of the first pass.
+    different inputs (texts that are compared) are added; the samples are those of the first pass. Once the samples of a
+    micro-batch are unknown, they stay so: later ones, of another size, might be misread.
 
     Args:
         batch_size: samples in a full micro-batch; None if it is unknown.
@@ -23,6 +24,7 @@ class ForwardPasses:
     def __init__(self, batch_size: int | None) -> None:
         self._batch_size = batch_size
         self._are_views = False  # whether each pass of a micro-batch is known to take all of its samples
+        self._counts_samples = True
         self.clear()
 
     def clear(self) -> None:
@@ -42,7 +44,9 @@ class ForwardPasses:
 
     def take(self) -> tuple[Tensor | None, int | None, Tensor | None]:
         """Loss, samples and tokens of the micro-batch, None where unknown; then forgets its passes."""
-        loss, samples, tokens = self._loss, self._samples(), self._tokens()
+        samples = self._samples() if self._counts_samples else None
+        self._counts_samples = samples is not None
+        loss, tokens = self._loss, self._tokens()
         self.clear()
         return loss, samples, tokens
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from torch import Tensor
+
 from tbx_callbacks import tags
 from tbx_callbacks._model.amp import scale_of
-from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
+from tbx_callbacks.integrations.batches import loss_in
 from tbx_callbacks.integrations.lightning.batch_outputs import BatchOutputs
 from tbx_callbacks.integrations.lightning.compat import Callback
-from tbx_callbacks.integrations.lightning.info import epoch, is_step, loss_scale, scaler, training_info
+from tbx_callbacks.integrations.lightning.info import batch_size, epoch, is_step, loss_scale, scaler, training_info
 from tbx_callbacks.integrations.lightning.logger import Listener, is_tensorboard
 from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.metrics.hparam_values import HParamValue, plain_hparams
@@ -45,6 +47,8 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     _checkpoint_state: Mapping[str, Any] = {}
     _max_norm: float | None = None
     _batch_outputs: BatchOutputs | None = None  # set if a metric reads the model's outputs
+    _batch_size: int | None = None
+    _size: tuple[int | None, Tensor | None] = (None, None)  # samples and tokens of the batch
     _scales_loss = False  # whether to undo the division of the loss by accumulate_grad_batches
 
     # -- events of the Trainer -------------------------------------------------------------------------------------
@@ -74,20 +78,28 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         state, self._checkpoint_state = self._checkpoint_state, {}  # a later fit continues from here
         step = state.get("step", self.step) if trainer.global_step else 0
         self._session.start(info, self._stored_location(state) if step else None, step=step)
+        self._batch_size = batch_size(trainer)
         self._batch_outputs = BatchOutputs(self._session) if self._session.needs_outputs else None
         if self._batch_outputs is not None:
             self._session.on_forward(self._batch_outputs.on_forward)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        session = self._session
         if self._batch_outputs is not None:
             self._batch_outputs.begin(batch)
-        self._session.stopwatch.stop_waiting()
+        if session.running:
+            session.stopwatch.stop_waiting()
+            session.stopwatch.resume()
+            self._size = session.measure_batch(batch, self._batch_size)  # now: the module may change the batch
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self._session.stopwatch.start_waiting()
+        if self._session.running:
+            self._session.stopwatch.resume()
+            self._session.stopwatch.start_waiting()
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
-        self._session.stopwatch.cancel_waiting()
+        if self._session.running:
+            self._session.stopwatch.exclude()  # until the training goes on; no event tells when the file is written
 
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
         # A module that optimizes manually may clip before the next event. The last backward pass of the step counts.
@@ -106,10 +118,11 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         loss = loss_in(outputs)
         if loss is not None and self._scales_loss:
             loss = loss * trainer.accumulate_grad_batches
+        (samples, tokens), self._size = self._size, (None, None)
         action = self._session.end_batch(
             loss=loss,
-            samples=samples_in(batch),
-            tokens=tokens_in(batch),
+            samples=samples,
+            tokens=tokens,
             epoch=epoch(trainer, batch_idx),
             is_step=is_step(trainer, pl_module, batch_idx),
         )
@@ -118,7 +131,6 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         self._session.stopwatch.start_waiting()
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        self._session.stopwatch.pause()
         self._begin_evaluation(None if trainer.sanity_checking else tags.EVAL, trainer.val_dataloaders)
 
     def on_validation_batch_start(
@@ -132,7 +144,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         self._session.end_evaluation(self._evaluation)
         if self._session.running:
-            self._session.stopwatch.resume()
+            self._session.stopwatch.exclude()  # since the end of the batch; the next one resumes
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
         self._begin_evaluation(tags.TEST, trainer.test_dataloaders)

@@ -84,6 +84,13 @@ def steps_per_epoch(trainer: Any, pl_module: Any) -> int | None:
     return max(1, math.ceil(batches / int(trainer.accumulate_grad_batches)))
 
 
+def batch_size(trainer: Any) -> int | None:
+    """Samples in a full micro-batch; None if there is no single DataLoader that tells."""
+    loader = trainer.train_dataloader
+    sizes = (getattr(source, "batch_size", None) for source in (loader, getattr(loader, "batch_sampler", None)))
+    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+
+
 def loss_scale(trainer: Any, optimizer: Any) -> Tensor | None:
     """The factor by which gradients are still multiplied: fused optimizers unscale them inside their step."""
     fused = getattr(optimizer, "_step_supports_amp_scaling", False)

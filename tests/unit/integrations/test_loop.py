@@ -419,3 +419,29 @@ def test_loop_parametrized_layers_one_norm_each(tmp_path: Path, normed: Callable
     assert {name: read.at(f"grad_norm/{name}")[1] for name in read.family("grad_norm")} == expected
     assert read.family("weight_norm") == {"enc", "fc"}
     assert {tag.rpartition("/")[0] for tag in read.family("activations")} <= {"enc", "fc"}
+
+
+@pytest.mark.parametrize("divided", ["before", "after", "never", "without accumulation"])
+def test_loop_divided_loss_noticed_once(tmp_path: Path, divided: str, caplog: pytest.LogCaptureFixture) -> None:
+    model, accumulate = net(), 1 if divided == "without accumulation" else 4
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, {"metrics": ["loss"]}, log_dir=tmp_path, log_every=1) as loop:
+        for batch in range(8 * accumulate):
+            x, y = data(batch)
+            loss = nn.functional.cross_entropy(model(x), y)
+            if divided != "never":
+                part = loss / 4
+                part.backward()
+                loss = loss if divided == "after" else part
+            else:
+                loss.backward()
+            if (batch + 1) % accumulate == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+            loop.end_step(loss=loss)
+    printed = [record.getMessage() for record in caplog.records]
+    line = (
+        "train/loss may be too small: 4 batches make a step, and end_step gets a loss divided after its mean;"
+        " pass the undivided loss"
+    )
+    assert printed == ([line] if divided == "before" else [])

@@ -14,4 +14,9 @@ def test_axis_progress_only_chosen_axes_counted() -> None:
     both = finished(AxisProgress(("samples", "tokens"))(context(interval=interval)))
     assert both == {"axis:samples": 8.0, "axis:tokens": 100.0}
     assert finished(AxisProgress(("tokens",))(context(interval=interval))) == {"axis:tokens": 100.0}
-    assert AxisProgress(("samples", "tokens"))(context()) == {}
+    assert finished(AxisProgress(("samples", "tokens"))(context())) == {}
+
+
+def test_axis_progress_after_uncounted_batch_left_out() -> None:
+    interval = Interval(samples=8, tokens=torch.tensor(100), incomplete=frozenset({"samples"}))
+    assert finished(AxisProgress(("samples", "tokens"))(context(interval=interval))) == {"axis:tokens": 100.0}

@@ -97,12 +97,21 @@ def test_context_sum_by_group_of_released_tensors_raises() -> None:
 
 
 def test_interval_difference_of_totals() -> None:
-    earlier = Interval(steps=2, seconds=1.0, samples=4, token_batches=1, tokens=torch.tensor(6), waits=1, waiting=0.5)
-    later = Interval(
-        steps=5, seconds=3.0, samples=8, token_batches=1, tokens=torch.tensor(6), waits=3, waiting=1.5, loss_scale=8.0
-    )
+    tokens = torch.tensor(6)
+    one = {"batches": 1, "sample_batches": 1, "token_batches": 1}
+    earlier = Interval(steps=2, seconds=1.0, samples=4, tokens=tokens, waits=1, waiting=0.5, **one)
+    two = {"batches": 2, "sample_batches": 2, "token_batches": 1}
+    later = Interval(steps=5, seconds=3.0, samples=8, tokens=tokens, waits=3, waiting=1.5, loss_scale=8.0, **two)
     difference = later - earlier
     assert (difference.steps, difference.seconds, difference.samples, difference.waiting) == (3, 2.0, 4, 1.0)
     assert difference.tokens is None  # no micro-batch had tokens
     assert difference.loss_scale == 8.0
     assert (earlier - Interval()) == earlier
+
+
+def test_interval_partly_counted_batches_left_out() -> None:
+    earlier = Interval(batches=1, sample_batches=1, samples=4, token_batches=1, tokens=6)
+    later = Interval(batches=3, sample_batches=2, samples=8, token_batches=3, tokens=20)
+    difference = later - earlier
+    assert difference.samples is None  # those of one of the two micro-batches are unknown
+    assert difference.tokens == 14

@@ -1,0 +1,87 @@
+"""Reads from a loss's autograd graph how the loss was reduced and scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+_MEAN, _SUM = 1, 2  # values of `reduction` in torch's losses
+_SAME_VALUE = ("ToCopy", "Clone", "Squeeze", "Unsqueeze", "View", "Reshape", "Alias")
+_POINTWISE = ("Add", "Sub", "Mul", "Div", "Neg", *_SAME_VALUE)
+_MAX_NODES = 64
+
+
+def is_mean(loss: Tensor, num_items: Any) -> bool:
+    """Whether a loss is the mean over one micro-batch, and no part of it is normalised by `num_items`.
+
+    Read from the graph of the loss, which must still exist. False where the graph does not tell.
+    """
+    return set(_normalisations(loss.grad_fn, _number(num_items))) == {"mean"}
+
+
+def last_factor(loss: Tensor) -> float | None:
+    """The number by which a loss was multiplied last, or divided (its inverse); None without one."""
+    name, number = _name(loss.grad_fn), _other(loss.grad_fn)
+    if not number or name not in ("Mul", "Div"):
+        return None
+    return number if name == "Mul" else 1 / number
+
+
+def divides_mean(loss: Any) -> bool:
+    """Whether a loss is a mean that was divided last; also after its backward pass."""
+    node: Any = getattr(loss, "grad_fn", None)
+    if _name(node) != "Div":
+        return False
+    inner: Any = node.next_functions[0][0]
+    while _name(inner) in _SAME_VALUE:
+        inner = inner.next_functions[0][0]
+    return getattr(inner, "_saved_reduction", None) == _MEAN or _name(inner) == "Mean"
+
+
+def _normalisations(node: Any, num_items: float | None) -> Iterator[str]:
+    """How each term of a loss is reduced: `mean`, `items` (divided by `num_items`), or `unknown`."""
+    pending, visited = [(node, False)], 0
+    while pending:
+        node, is_divided = pending.pop()
+        visited += 1
+        name, reduction = _name(node), getattr(node, "_saved_reduction", None)
+        if node is None:
+            continue  # a number without gradient
+        if visited > _MAX_NODES:
+            yield "unknown"
+            return
+        if reduction == _MEAN or name == "Mean":
+            yield "mean"
+        elif reduction == _SUM or name == "Sum":
+            yield "mean" if is_divided else "unknown"
+        elif name == "Div" and num_items is not None and _is_multiple(_other(node), num_items):
+            yield "items"
+        elif name in _POINTWISE:
+            pending += [(inner, is_divided or name == "Div") for inner, _ in node.next_functions]
+        else:
+            yield "unknown"
+
+
+def _name(node: Any) -> str:
+    return "" if node is None else str(node.name()).rstrip("0123456789").removesuffix("Backward")
+
+
+def _other(node: Any) -> float | None:
+    """The number by which a node multiplies or divides; None if it is a tensor, or is no longer kept."""
+    try:
+        return _number(node._saved_other)
+    except (AttributeError, RuntimeError):
+        return None
+
+
+def _is_multiple(divisor: float | None, num_items: float) -> bool:
+    """Whether a term is divided by the items, or by the items times a constant such as the number of classes."""
+    return divisor is not None and num_items > 0 and divisor > 0 and (divisor / num_items).is_integer()
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Tensor):
+        return float(value) if value.numel() == 1 else None
+    return float(value) if isinstance(value, (int, float)) else None
