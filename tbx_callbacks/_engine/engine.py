@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -87,7 +89,7 @@ class Engine:
         self._best = BestValues({})
         self._run = RunInfo()
         self._user_scalars = UserScalars()
-        self._counts_batches = True
+        self._counts_batches, self._shares_logs_at = True, never
         self.labels: Any = None
         """Labels of the current micro-batch, if an integration read them before the model's forward pass."""
         self.wants_labels = False
@@ -95,19 +97,22 @@ class Engine:
 
     # -- start and end of a run --------------------------------------------------------------------------------------
 
-    def start(self, info: TrainingInfo, resumed_from: tuple[str, int] | None = None) -> None:
+    def start(self, info: TrainingInfo, resumed_from: tuple[str, int] | None = None, process_group: Any = None) -> None:
         """Resolves the selections for this model and hooks into the optimizers.
 
         Args:
             info: describes the training.
             resumed_from: folder and last step of the run that is resumed.
+            process_group: the ranks that train; all ranks if None.
 
         Raises:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
         """
         self.detach()
-        self.publisher.start(reducer := join())
-        self._counts_batches = reducer is not None or world_size() == 1  # else one rank's share
+        self.publisher.start(reducer := self._join(info, process_group))
+        is_alone, is_first = world_size(process_group) == 1, is_rank_zero(process_group)
+        self._counts_batches = reducer is not None or is_alone  # else one rank's share
+        self._shares_logs_at = info.log_schedule
         access = ModelAccess(
             info.model,
             info.optimizers,
@@ -115,7 +120,7 @@ class Engine:
             reducer.min_reduce if reducer is not None else None,
         )
         cadences = Cadences(self._items, self._every, self._live).resolve(info.steps_per_epoch, reducer)
-        items = supported_metrics(cadences.items, info, access, reducer)
+        items = supported_metrics(cadences.items, info, access, reducer, is_alone=is_alone, warns=is_first)
         metric_runs = plan(
             items, cadences.every, access.parameters, info.log_schedule, access.parameters_by_optimizer, reducer
         )
@@ -128,7 +133,7 @@ class Engine:
         self._user_scalars.schedule = schedule_of(cadences.every, info.log_schedule)
         scaler = info.scaler if "loss_scale" in self.needs else None
         self._counters = Counters(
-            self.stopwatch, loss_scale(scaler), Predictions(info.model, info.predictions_remedy, warns=is_rank_zero())
+            self.stopwatch, loss_scale(scaler), Predictions(info.model, info.predictions_remedy, warns=is_first)
         )
         self.stopwatch.cancel_waiting()
         for metric_run in metric_runs:
@@ -141,7 +146,7 @@ class Engine:
             info.texts,
             families(metric_runs),
             self._best.values,
-            rank=dist.get_rank() if in_group() else None,
+            rank=dist.get_rank() if in_group(process_group) else None,
         )
         self._recorder = StepRecorder(
             info,
@@ -162,19 +167,34 @@ class Engine:
         )
         self.stopwatch.resume()
 
+    def _join(self, info: TrainingInfo, process_group: Any) -> Reducer | None:
+        """Joins the other ranks; returns None with one warning if they run other metrics or cadences."""
+        reducer = join(process_group)
+        if reducer is None or reducer.is_same(_description(self._items, self._every, self._live, self._share, info)):
+            return reducer
+        if reducer.rank == 0:
+            logger.warning(
+                "cross-rank metrics disabled: ranks have different metric sets or cadences; pass the same config and"
+                " log_every on all ranks"
+            )
+        reducer.close()
+        return None
+
     def end(self, step: int, *, succeeded: bool) -> None:
         """Publishes the remaining values and the final ones. Values that the trainer logs later are still recorded."""
         self.flush_step()
         self.detach()
         self.stopwatch.pause()
-        timeout = _DRAIN_SECONDS if succeeded else _FAILED_DRAIN_SECONDS
+        timeout, started = _DRAIN_SECONDS if succeeded else _FAILED_DRAIN_SECONDS, time.monotonic()
+        if self.publisher.reducer is not None:  # other ranks of the training may wait for this one
+            timeout = min(timeout, self.publisher.reducer.timeout)
         if not self.publisher.drain(timeout):
             logger.warning(
                 "cross-rank values of the last steps are lost: other ranks did not answer within %.0f s at the end"
                 " of training",
                 timeout,
             )
-        self.publisher.close_live_rules(step, timeout)
+        self.publisher.close_live_rules(step, max(1.0, timeout - (time.monotonic() - started)))
         self._run = replace(self._run, succeeded=succeeded)
         final_values = self._runner.run_event(Context("end", step, self._run), self.publisher.new_values())
         self.publisher.write(step, {**self._user_scalars.pop_final(), **final_values.finish_local()})
@@ -202,6 +222,14 @@ class Engine:
     def drain(self, seconds: float) -> bool:
         """Writes all pending values; returns whether the other ranks answered within `seconds`."""
         return self.publisher.drain(seconds)
+
+    def discard_step(self) -> bool:
+        """Drops the values of the step in progress, which are those of one rank; returns whether there were any."""
+        pending = self._recorder.end_of_step.pending if self._recorder is not None else []
+        found = bool(pending) or self.publisher.buffered is not None
+        pending.clear()
+        self.publisher.buffered = None
+        return found
 
     def wait_for_device(self) -> None:
         """Writes the values that wait for a device."""
@@ -340,7 +368,7 @@ class Engine:
                 self._recorder is not None
                 and self._counts_batches
                 and on_all_ranks
-                and (user_scalars or self._control.rule_schedule(step))
+                and (user_scalars or (self._control.rule_schedule(step) and self._all_ranks_log(step, shared)))
             ):
                 self._recorder.step_values(step).add(shared or {})
             self._best.update(logs)
@@ -352,6 +380,13 @@ class Engine:
                 log_values.add_local(self._user_scalars.pop())  # outside a training there is no next point
             self.publisher.flush_with_logs(step, log_values, facts)
         self._apply_budget()
+
+    def _all_ranks_log(self, step: int, shared: Mapping[str, Value] | None) -> bool:
+        """Whether every rank records logs at this step: no rank may share a step that others do not know.
+
+        A user may log on rank 0 alone, at any step.
+        """
+        return self.publisher.reducer is None or shared is not None or self._shares_logs_at(step)
 
     def poll_actions(self, step: int) -> Action:
         """Applies the decisions of rank 0 after `step`; returns the action to take, the same on all ranks."""
@@ -378,6 +413,16 @@ class Engine:
     @property
     def _step(self) -> int:
         return self._recorder.step if self._recorder is not None else 0
+
+
+def _description(
+    items: Sequence[MetricSpec], every: Cadence, live: LiveRuleConfig, share: float | None, info: TrainingInfo
+) -> str:
+    """Describes the metrics and their steps, the same on every rank that runs the same ones."""
+    logs_at = [step for step in range(1, 65) if info.log_schedule(step)]
+    own = getattr(info.log_schedule, "n", None)  # an interval above 64
+    described = f"{[*items]} {every} {live} {share} {logs_at} {own}"
+    return re.sub(r" at 0x[0-9a-f]+", "", described)
 
 
 def _any_rank_sharded(access: ModelAccess, reducer: Reducer | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from torch import Tensor
 
@@ -21,6 +22,7 @@ class SessionHolder:
         log_dir: see `Session`.
         flush_secs: see `Session`.
         max_mib: see `Session`.
+        process_group: see `Session`.
     """
 
     def __init__(
@@ -30,8 +32,11 @@ class SessionHolder:
         log_dir: str | os.PathLike[str] | None = None,
         flush_secs: float | None = None,
         max_mib: float = 64.0,
+        process_group: Any = None,
     ) -> None:
-        self._session = Session(config, log_dir=log_dir, flush_secs=flush_secs, max_mib=max_mib)
+        self._session = Session(
+            config, log_dir=log_dir, flush_secs=flush_secs, max_mib=max_mib, process_group=process_group
+        )
         self._session.runs_dir = None
 
     @property

@@ -80,6 +80,11 @@ class StepCounter:
         if self._engine.has_decisions:
             self._action |= self._engine.poll_actions(self.step)
 
+    def take_over(self, earlier: StepCounter) -> None:
+        """Continues the step of a counter that counted until now."""
+        self.stepped, self._step_logs = earlier.stepped, earlier._step_logs
+        self._losses, self._num_losses, self._samples = earlier._losses, earlier._num_losses, earlier._samples
+
     def remove_hooks(self) -> None:
         """Removes the hooks; later steps are not counted."""
         while self._hooks:
