@@ -36,6 +36,15 @@ def rank_variable() -> str | None:
     return next((f"{name}={value}" for name in names if (value := os.environ.get(name)) and value.strip() != "0"), None)
 
 
+def size_variable() -> str | None:
+    """Returns the launcher's variable that says that several processes train, as `WORLD_SIZE=value`; None if none does.
+
+    It may be left over from a launcher, or belong to a process group that comes later.
+    """
+    size = os.environ.get("WORLD_SIZE", "").strip()
+    return f"WORLD_SIZE={size}" if size.isdigit() and int(size) > 1 else None
+
+
 def check_group(process_group: Any) -> None:
     """Raises TypeError unless this is a process group, or None."""
     if process_group is None or not dist.is_available():
@@ -48,10 +57,7 @@ def check_group(process_group: Any) -> None:
 
 
 def world_size(process_group: Any = None) -> int:
-    """Returns the number of processes that train together.
-
-    Only the process group counts. `WORLD_SIZE` may be left over from a launcher, or belong to a group that comes later.
-    """
+    """Returns the number of ranks in the process group; 1 without one, whatever a launcher's variables say."""
     return max(1, dist.get_world_size(process_group)) if has_group() else 1
 
 

@@ -18,7 +18,7 @@ from tbx_callbacks._config.metric_spec import MetricSpec
 from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig
 from tbx_callbacks._config.schedule import never
 from tbx_callbacks._distributed.packing import Facts
-from tbx_callbacks._distributed.rank import in_group, is_rank_zero, world_size
+from tbx_callbacks._distributed.rank import has_group, in_group, is_rank_zero, size_variable, world_size
 from tbx_callbacks._distributed.reducer import Reducer, join
 from tbx_callbacks._engine.best_values import BestValues
 from tbx_callbacks._engine.control import Control
@@ -90,6 +90,7 @@ class Engine:
         self._run = RunInfo()
         self._user_scalars = UserScalars()
         self._counts_batches, self._shares_logs_at = True, never
+        self._left_out: list[str] = []
         self.labels: Any = None
         """Labels of the current micro-batch, if an integration read them before the model's forward pass."""
         self.wants_labels = False
@@ -97,20 +98,29 @@ class Engine:
 
     # -- start and end of a run --------------------------------------------------------------------------------------
 
-    def start(self, info: TrainingInfo, resumed_from: tuple[str, int] | None = None, process_group: Any = None) -> None:
+    def start(
+        self,
+        info: TrainingInfo,
+        resumed_from: tuple[str, int] | None = None,
+        process_group: Any = None,
+        *,
+        awaits_group: bool = False,
+    ) -> None:
         """Resolves the selections for this model and hooks into the optimizers.
 
         Args:
             info: describes the training.
             resumed_from: folder and last step of the run that is resumed.
             process_group: the ranks that train; all ranks if None.
+            awaits_group: whether a process group may still come; see `warn_about_share`.
 
         Raises:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
         """
         self.detach()
         self.publisher.start(reducer := self._join(info, process_group))
-        is_alone, is_first = world_size(process_group) == 1, is_rank_zero(process_group)
+        is_alone = world_size(process_group) == 1 and (has_group() or size_variable() is None)
+        is_first = is_rank_zero(process_group)
         self._counts_batches = reducer is not None or is_alone  # else one rank's share
         self._shares_logs_at = info.log_schedule
         access = ModelAccess(
@@ -120,7 +130,10 @@ class Engine:
             reducer.min_reduce if reducer is not None else None,
         )
         cadences = Cadences(self._items, self._every, self._live).resolve(info.steps_per_epoch, reducer)
-        items = supported_metrics(cadences.items, info, access, reducer, is_alone=is_alone, warns=is_first)
+        items = supported_metrics(
+            cadences.items, info, access, reducer, is_alone=is_alone, warns=is_first and not awaits_group
+        )
+        self._left_out = sorted({item.name for item in cadences.items} - {item.name for item in items})
         metric_runs = plan(
             items, cadences.every, access.parameters, info.log_schedule, access.parameters_by_optimizer, reducer
         )
@@ -223,6 +236,17 @@ class Engine:
         """Writes all pending values; returns whether the other ranks answered within `seconds`."""
         return self.publisher.drain(seconds)
 
+    def warn_about_share(self) -> None:
+        """Warns that a launcher's variable announced other processes, and that no process group has come."""
+        variable = size_variable()
+        if variable is not None and not self._counts_batches:
+            logger.warning(
+                "disabled, because each would cover its share of the data only: train/loss%s; %s is set without a"
+                " process group: unset it, or call init_process_group first",
+                "".join(f", {name}" for name in self._left_out),
+                variable,
+            )
+
     def discard_step(self) -> bool:
         """Drops the values of the step in progress, which are those of one rank; returns whether there were any."""
         pending = self._recorder.end_of_step.pending if self._recorder is not None else []
@@ -239,6 +263,11 @@ class Engine:
         """Removes every hook of a training that an exception may have ended. The next step installs them again."""
         if self._recorder is not None:
             self._recorder.suspend()
+
+    @property
+    def has_other_ranks(self) -> bool:
+        """Whether values are merged with those of other ranks."""
+        return self.publisher.reducer is not None
 
     @property
     def needs(self) -> frozenset[str]:

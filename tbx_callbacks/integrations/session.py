@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tbx_callbacks import tags
 from tbx_callbacks._config.metric_set import Config, load_config
-from tbx_callbacks._distributed.rank import check_group, has_group, in_group, is_rank_zero, rank_variable
+from tbx_callbacks._distributed.rank import check_group, has_group, in_group, is_rank_zero, rank_variable, size_variable
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.metric_plan import axis_specs
 from tbx_callbacks._engine.training_info import TrainingInfo
@@ -137,7 +137,7 @@ class Session:
         self._is_writer: bool | None = None  # set by the integration
         self._process_group = process_group
         self._was_rank_zero: bool | None = None  # when the training started
-        self._lacks_group = False  # whether a process group may still come, and change the ranks
+        self._lacks_group = self._has_looked = False  # whether a process group may still come, and change the ranks
         self._info: TrainingInfo | None = None  # of the training in progress
         self._counter: StepCounter | None = None  # likewise, if the session counts steps
         self._hooks: list[Any] = []
@@ -230,7 +230,7 @@ class Session:
             if not isinstance(given, wanted):
                 raise TypeError(f"{name} must be a {wanted.__name__}, got {type(given).__name__}; see its docstring")
         self._was_rank_zero = is_rank_zero(self._process_group)  # the process group may end before the session
-        self._lacks_group = self._is_writer is None and not has_group()
+        self._lacks_group, self._has_looked = self._is_writer is None and not has_group(), False
         if not self.is_active:
             self.started = True
             return
@@ -245,7 +245,7 @@ class Session:
                 resumed_from = location.folder, step
         counter = None if numbered else StepCounter(self._engine, info, step, copies_weights=self._copies_weights)
         try:
-            self._engine.start(info, resumed_from, self._process_group)
+            self._engine.start(info, resumed_from, self._process_group, awaits_group=self._lacks_group)
         except BaseException:
             if counter is not None:
                 counter.remove_hooks()  # otherwise the optimizer would keep calling it
@@ -263,7 +263,7 @@ class Session:
         Args:
             succeeded: False marks the run as failed in the HParams tab.
         """
-        if self._lacks_group:
+        if self.running and self._lacks_group and not has_group():
             self._look_for_group()
         if not self.running:
             return
@@ -596,9 +596,15 @@ class Session:
         self._engine.drain(_DRAIN_SECONDS)
 
     def _look_for_group(self) -> None:
-        """Starts again if the process group exists by now; ends on a rank that only a launcher's variable names."""
+        """Starts again if the process group exists by now. Otherwise warns where a variable announced one."""
+        looked, self._has_looked = self._has_looked, True
         if has_group():
-            self._restart_with_group()
+            alone = is_rank_zero(self._process_group) and not in_group(self._process_group)
+            self._lacks_group = False
+            if not (alone and self.is_writer and size_variable() is None):
+                self._restart_with_group()
+        elif looked:
+            return  # as on most steps
         elif not self.is_writer:
             self._lacks_group = False
             logger.warning(
@@ -607,13 +613,16 @@ class Session:
                 rank_variable(),
             )
             self.end(succeeded=True)
+        elif size_variable() is not None:
+            self._lacks_group = False
+            self._engine.warn_about_share()
 
     def _restart_with_group(self) -> None:
         """Starts again, so that ranks merge their values: the process group came after the training had begun."""
         assert self._info is not None
         info, earlier, folder, was_writer = self._info, self._counter, self.log_dir, self.is_writer
         lost = self._engine.discard_step()
-        self._was_rank_zero, self._lacks_group = is_rank_zero(self._process_group), False
+        self._was_rank_zero = is_rank_zero(self._process_group)
         if self._writer is not None and not self.is_writer:
             logger.warning(
                 "%s is not written any more: the process group came after this loop; create the loop after"

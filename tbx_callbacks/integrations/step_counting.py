@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks import tags
-from tbx_callbacks._distributed.rank import world_size
 from tbx_callbacks._engine.engine import Engine
+from tbx_callbacks._engine.loss_mean import LossMean
 from tbx_callbacks._engine.training_info import TrainingInfo
-from tbx_callbacks._stats.accumulators import LazySum, add_up
 from tbx_callbacks._stats.types import Number
-from tbx_callbacks.metrics.values import Max, Mean, Value
 from tbx_callbacks.rules.base import Action
 
 
@@ -37,7 +35,7 @@ class StepCounter:
         """Whether the optimizer made a step whose batch has not ended."""
         self._engine, self._log_schedule = engine, info.log_schedule
         self._log_due = False  # whether the trainer logs after this step
-        self._losses, self._num_losses, self._samples = LazySum(add_up), 0, 0
+        self._losses = LossMean()
         self._step_logs: dict[str, Number] = {}
         self._action = Action.NONE
         self.first_name, first = next(iter(info.optimizers.items()))
@@ -48,17 +46,16 @@ class StepCounter:
     def begin(self) -> None:
         """Begins the next step."""
         self._log_due = self._log_schedule(self.step + 1)
+        self._losses.is_shared = self._engine.has_other_ranks
         self._engine.begin_step(self.step + 1)
 
     def end_batch(self, loss: Tensor | None, samples: int, tokens: Tensor | None, epoch: float | None) -> Action:
         """Ends a micro-batch; if the optimizer stepped, the step is complete. Returns the new requests of rules."""
         loss_copy = self._engine.record_batch(loss=loss, samples=samples, tokens=tokens)
         if loss_copy is None and loss is not None:
-            self._losses, self._num_losses = LazySum(add_up), 0  # a mean of only some losses would be wrong
-        elif loss_copy is not None:
-            self._losses.add(loss_copy)
-            self._num_losses += 1
-            self._samples += samples
+            self._losses.clear()  # a mean of only some losses would be wrong
+        else:
+            self._losses.add(loss_copy, samples)
         if self.stepped:
             if epoch is not None and self._log_due:
                 self._step_logs[tags.TRAIN_EPOCH] = epoch
@@ -74,8 +71,8 @@ class StepCounter:
         self._engine.end_microbatch(is_step=False)
         if self._log_due:
             logs, self._step_logs = self._step_logs, {}
-            self._engine.record_logs(self.step, logs, shared=self._loss())
-            self._losses, self._num_losses, self._samples = LazySum(add_up), 0, 0
+            self._engine.record_logs(self.step, logs, shared=self._losses.values())
+            self._losses.clear()
         self.begin()
         if self._engine.has_decisions:
             self._action |= self._engine.poll_actions(self.step)
@@ -83,7 +80,6 @@ class StepCounter:
     def take_over(self, earlier: StepCounter) -> None:
         """Continues the step of a counter that counted until now."""
         self.stepped, self._step_logs = earlier.stepped, earlier._step_logs
-        self._losses, self._num_losses, self._samples = earlier._losses, earlier._num_losses, earlier._samples
 
     def remove_hooks(self) -> None:
         """Removes the hooks; later steps are not counted."""
@@ -101,11 +97,3 @@ class StepCounter:
         if self._log_due:  # read now: the scheduler changes it before the step is finished
             rate = optimizer.param_groups[0]["lr"]
             self._step_logs[tags.TRAIN_LEARNING_RATE] = rate.detach().clone() if isinstance(rate, Tensor) else rate
-
-    def _loss(self) -> dict[str, Value]:
-        """The mean loss since the last point, weighted by samples over ranks, and the largest loss of any rank."""
-        if not self._num_losses:
-            return {}
-        mean, weight = self._losses.total() / self._num_losses, self._samples or self._num_losses
-        values: dict[str, Value] = {tags.TRAIN_LOSS: Mean(mean * weight, weight)}
-        return values if world_size() == 1 else {**values, tags.TRAIN_LOSS_MAX: Max(mean)}

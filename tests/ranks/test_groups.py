@@ -6,13 +6,25 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.helpers.launch import EndedRank, run_ranks
 from tests.helpers.limits import limit
 from tests.helpers.runs import Run
+from tests.ranks.scripts.train_groups import batch, net
 
 SCRIPT = Path(__file__).parent / "scripts" / "train_groups.py"
-TWO = ("usual", "again", "late", "other_sets", "other_log_every", "own_logs", "no_network", "late_unnamed")
+TWO = (
+    "usual",
+    "again",
+    "late",
+    "other_sets",
+    "other_log_every",
+    "own_logs",
+    "no_network",
+    "uneven_batches",
+    "late_unnamed",
+)
 
 
 class Trainings:
@@ -84,6 +96,20 @@ def test_logs_of_rank_0_alone_keep_merging(trainings: Trainings) -> None:
     assert run.steps("grad_norm/total") == [2, 4, 6, 8]
     assert run.steps("train/also") == [1, 2, 3, 4, 5, 6, 7, 8]
     assert run.steps("train/of_rank_0") == [2]
+
+
+def test_batches_of_other_sizes_same_loss_as_one_process(trainings: Trainings) -> None:
+    assert not any(trainings.printed("uneven_batches"))
+    model = net().double()
+    with torch.no_grad():
+        losses = [
+            float(model(torch.cat([batch(number, rank) for rank in range(2)]).double()).square().mean())
+            for number in range(1, 9)
+        ]
+    right = [sum(losses[start : start + 4]) / 4 for start in (0, 4)]
+    run = trainings.run("uneven_batches")
+    assert [value for _, value in run.scalars["train/loss"]] == pytest.approx(right, rel=1e-6)
+    assert run.steps("train/loss") == [2, 4]
 
 
 def test_rank_without_network_training_goes_on(trainings: Trainings) -> None:

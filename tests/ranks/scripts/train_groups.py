@@ -153,6 +153,33 @@ def own_logs() -> None:
     dist.destroy_process_group()
 
 
+def batch(number: int, rank: int) -> torch.Tensor:
+    """Returns a micro-batch of a size of its own; one is empty, and the last of each step is small."""
+    generator = torch.Generator().manual_seed(10 * number + rank)
+    size = 0 if (number, rank) == (5, 1) else 1 if number % 2 else 2 + (3 * number + 5 * rank) % 7
+    return torch.randn(size, 3, generator=generator)
+
+
+def uneven_batches() -> None:
+    """Accumulates two micro-batches whose sizes differ by rank and step; the model does not change."""
+    begin("uneven_batches.store")
+    model = DistributedDataParallel(net())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with TbxLoop(model, optimizer, SET, log_dir=FOLDER / "uneven_batches", log_every=2) as loop:
+        for number in range(1, 9):
+            inputs = batch(number, RANK)
+            loss = model(inputs).square().mean()  # NaN for an empty batch
+            if len(inputs):
+                loss.backward()
+            else:
+                (model(torch.zeros(1, 3)).sum() * 0).backward()
+            if not number % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+            loop.end_step(loss=loss, samples=len(inputs))
+    dist.destroy_process_group()
+
+
 def no_network() -> None:
     """Has a rank whose network interface does not exist."""
     begin("no_network.store", seconds=10)
