@@ -20,7 +20,11 @@ _INITIAL_ROOM = 256  # numbers in the first collective; all ranks grow it in the
 
 
 class RankMismatchError(RuntimeError):
-    """Ranks do not run metrics at the same steps."""
+    """A rank has ended, and others have not."""
+
+
+class UnmatchedError(RuntimeError):
+    """Other ranks do not have this step, or have other metrics at it. Later steps can still be merged."""
 
 
 class Merger:
@@ -36,7 +40,15 @@ class Merger:
         self._room = _INITIAL_ROOM
 
     def all_reduce(self, what: str, step: int, parts: Partials) -> Partials:
-        """Returns all tags with their merged parts; `what` and `step` must be the same on all ranks."""
+        """Returns all tags with their merged parts.
+
+        Ranks that come with different steps wait for each other: the lower step is left out, and the higher one is
+        merged when the other ranks reach it.
+
+        Raises:
+            UnmatchedError: other ranks do not have this step, or have another `what` at it.
+            RankMismatchError: other ranks have ended.
+        """
         layout, maxima = self._maxima(what, step, parts)
         numbers = [float(tag in parts) for tag in layout]
         for tag, template in layout.items():
@@ -62,20 +74,24 @@ class Merger:
         """Returns the layout of all tags, and the maxima over ranks by tag."""
         layout, digest = self._layouts.get(what, {}), hash_of([what])
         new = what not in self._layouts or not _covers(layout, parts)
-        numbers = torch.full((self._room,), -torch.inf, dtype=torch.float64)
         row = [float(step), -float(step), digest, -digest, float(new)]
         start = len(row)
         for tag, template in layout.items():
             row += _padded(_encoded(parts[tag].maxes) if tag in parts else (), len(template.maxes), -torch.inf)
-        numbers[: len(row)] = torch.tensor(row, dtype=torch.float64)
-        self._group.all_reduce_max(numbers)
-        row = numbers[: len(row)].tolist()
-        last, first, high, low, changed = row[:start]
-        if last != -first or high != -low:
-            lowest, highest = ("the end" if position == END else f"step {position:g}" for position in (-first, last))
-            raise RankMismatchError(
-                f"all ranks must run the same metrics at the same steps, got steps from {lowest} to {highest}"
-            )
+        own_row = torch.tensor(row, dtype=torch.float64)
+        while True:
+            numbers = torch.full((self._room,), -torch.inf, dtype=torch.float64)
+            numbers[: len(row)] = own_row
+            self._group.all_reduce_max(numbers)
+            row = numbers[: len(row)].tolist()
+            last, first, high, low, changed = row[:start]
+            if last == -first and high == -low:
+                break
+            if last == END:
+                where = "the end" if first == -END else f"step {-first:g}"
+                raise RankMismatchError(f"all ranks must make the same steps, got steps from {where} to the end")
+            if step < last or last == -first:
+                raise UnmatchedError(f"step {step} is not merged: ranks are at step {-first:g} and {last:g}")
         if changed:
             layout = self._layouts[what] = self._union(layout, parts)
             self._room = max(self._room, start + sum(len(template.maxes) for template in layout.values()))

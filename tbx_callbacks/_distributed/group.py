@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 import time
 from datetime import timedelta
 from typing import Any
@@ -10,19 +12,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr-defined]
+
+from tbx_callbacks._distributed.rank import in_group
 
 logger = logging.getLogger(__name__)
 
-_CONNECT_TIMEOUT = timedelta(seconds=60)
 _COLLECTIVE_TIMEOUT = timedelta(
     days=30
 )  # rank 0 may evaluate alone for an hour; the collective waits in a background thread
 _MAX_SLEEP = 0.02
-
-
 _JOIN_SECONDS, _GRACE_SECONDS = 60.0, 5.0
-_last_rendezvous = [0]  # number of the last rendezvous that this process knows; a global, like the default store
 
 
 class GroupAbandonedError(RuntimeError):
@@ -38,11 +38,15 @@ class GlooGroup:
         store: the store through which ranks find each other.
         rank: rank of this process.
         size: number of ranks.
+        seconds: longest time to connect.
+
+    Raises:
+        RuntimeError: a rank cannot connect.
     """
 
-    def __init__(self, store: Store, rank: int, size: int) -> None:
+    def __init__(self, store: Store, rank: int, size: int, seconds: float) -> None:
         self.rank, self.size = rank, size
-        self._group: Any = dist.ProcessGroupGloo(store, rank, size, _CONNECT_TIMEOUT)
+        self._group = _connect(store, rank, size, seconds)
         self._abandoned = False
 
     def all_reduce_sum(self, numbers: Tensor) -> None:
@@ -95,75 +99,135 @@ class GlooGroup:
         work.wait()
 
 
-def rendezvous() -> GlooGroup | None:
-    """Returns a group of all ranks that start a run now; None if some do not come, or with a single rank."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+def rendezvous(process_group: Any = None) -> GlooGroup | None:
+    """Returns a group of all ranks that start a run now; None if some do not come, or with a single rank.
+
+    All waits together take at most half of the training's own timeout, so that no rank of the training gives up.
+
+    Args:
+        process_group: the ranks that train; all ranks if None.
+    """
+    if not in_group(process_group):
         return None
-    rank, size = dist.get_rank(), dist.get_world_size()
+    rank, size = dist.get_rank(process_group), dist.get_world_size(process_group)
     # A private function of torch (2.4 to 2.13).
-    store = PrefixStore("tbx_callbacks", dist.distributed_c10d._get_default_store())
+    store = PrefixStore(f"tbx_callbacks{_suffix(process_group)}", dist.distributed_c10d._get_default_store())
+    timeout = step_timeout(process_group)
+    join, deadline = min(_JOIN_SECONDS, 0.75 * timeout), time.monotonic() + timeout
+    remedy = "create the callback or TbxLoop on every rank, or pass process_group= with the ranks that train"
     try:
-        number = _rendezvous_number(store, rank)
-        missing = "rank 0" if number is None else _missing_ranks(PrefixStore(str(number), store), rank, size)
+        number = _rendezvous_number(store, rank, join)
+        meeting, line = PrefixStore(f"{number}", store), PrefixStore(f"{number}/line", store)
+        missing = "rank 0" if number is None else _missing_ranks(meeting, rank, size, join, deadline)
         if not missing:
-            return GlooGroup(PrefixStore(f"{number}/line", store), rank, size)
+            return GlooGroup(line, rank, size, max(1.0, min(_JOIN_SECONDS, deadline - time.monotonic())))
+        if number is not None and rank and missing == "rank 0":
+            line.set("failure", f"rank {rank} waits no longer")  # rank 0 may still decide that all ranks are there
+        reason = missing if _UNABLE in missing else f"some ranks did not join in time ({missing})"
     except RuntimeError as error:
-        missing = str(error)
-    logger.warning(
-        "cross-rank metrics disabled: some ranks did not join in time (%s);"
-        " create the callback or TbxLoop on every rank, not only on rank 0",
-        missing,
-    )
+        reason = str(error).partition("\n")[0]
+    if _UNABLE in reason:
+        remedy = "set GLOO_SOCKET_IFNAME to a network interface of this machine"
+    logger.warning("cross-rank metrics disabled: %s; %s", reason, remedy)
     return None
 
 
-def step_timeout() -> float:
+def step_timeout(process_group: Any = None) -> float:
     """Returns the seconds that a step may wait for other ranks: half of the training's own collective timeout."""
-    device = torch.device("cpu") if "gloo" in str(dist.get_backend()) else torch.device("cuda")
+    device = torch.device("cpu") if "gloo" in str(dist.get_backend(process_group)) else torch.device("cuda")
     try:
-        timeout: timedelta = dist.distributed_c10d._get_default_group()._get_backend(device).options._timeout
+        group = process_group or dist.distributed_c10d._get_default_group()
+        timeout: timedelta = group._get_backend(device).options._timeout
     except (RuntimeError, AttributeError):
         timeout = timedelta(minutes=10)  # NCCL's default, the shortest of torch
     return timeout.total_seconds() / 2
 
 
-def _rendezvous_number(store: Store, rank: int) -> int | None:
+_UNABLE = "cannot open a connection"
+
+
+def _connect(store: Store, rank: int, size: int, seconds: float) -> Any:
+    """Connects all ranks. A rank that cannot connect tells the others, which then stop at once.
+
+    gloo waits for other ranks inside its constructor, which nothing can stop. So it runs on another thread.
+    """
+    connected: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            connected.put(dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=seconds)))
+        except Exception as error:
+            connected.put(error)
+
+    threading.Thread(target=connect, name="tbx_callbacks connect", daemon=True).start()
+    while True:
+        try:
+            group = connected.get(timeout=0.05)
+        except queue.Empty:
+            if store.check(["failure"]):
+                raise RuntimeError(store.get("failure").decode()) from None
+            continue
+        if isinstance(group, Exception):
+            failure = f"rank {rank} {_UNABLE} ({_first_line(group)})"
+            store.set("failure", failure)
+            raise RuntimeError(failure) from group
+        return group
+
+
+def _failure_alone() -> str:
+    """Returns the reason why this rank can open no connection at all; empty if it can."""
+    try:
+        dist.ProcessGroupGloo(HashStore(), 0, 1, timedelta(seconds=1))
+    except Exception as error:
+        return f"{_UNABLE} ({_first_line(error)})"
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    """Returns the reason in gloo's error, without its place in gloo's source."""
+    return str(error).partition("\n")[0].rpartition("] ")[2][:120]
+
+
+def _suffix(process_group: Any) -> str:
+    """Returns a text that identifies the ranks of a group on all of them."""
+    return "" if process_group is None else " " + ",".join(map(str, dist.get_process_group_ranks(process_group)))
+
+
+def _rendezvous_number(store: Store, rank: int, join: float) -> int | None:
     """Returns the number of this rendezvous, or None if rank 0 does not open one in time.
 
-    Rank 0 opens each rendezvous. Another rank joins the open one, or waits for the next.
+    Rank 0 opens each rendezvous. Another rank joins the open one, or waits for the next. The store alone remembers
+    earlier ones: it ends with the training's process group, or lasts longer, as that of torchrun does.
     """
     if rank == 0:
         number: int = store.add("opened", 1)
         store.set(f"{number}/open", "1")
         return number
     number = store.add("opened", 0)
-    previous, _last_rendezvous[0] = _last_rendezvous[0], number
-    if number > previous and not store.check([f"{number}/missing"]):
+    took_part = not number or store.check([f"{number}/here/{rank}"])
+    if not took_part and not store.check([f"{number}/missing"]):
         return number
-    # A rendezvous ended without this rank. It is either too late, or slightly ahead of rank 0 for the next one.
-    if not _wait(store, [f"{number + 1}/open"], _GRACE_SECONDS if number > previous else _join_timeout()):
-        return None
-    _last_rendezvous[0] = number + 1
-    return number + 1
+    # A rendezvous that ended without this rank: it is either too late, or slightly ahead of rank 0 for the next one.
+    return number + 1 if _wait(store, [f"{number + 1}/open"], join if took_part else _GRACE_SECONDS) else None
 
 
-def _missing_ranks(store: Store, rank: int, size: int) -> str:
-    """Returns the absent ranks as text, empty if none; rank 0 decides, so that all ranks do the same."""
-    store.set(f"here/{rank}", "1")
+def _missing_ranks(store: Store, rank: int, size: int, join: float, deadline: float) -> str:
+    """Returns the ranks that are absent or unable to connect as text, empty if none.
+
+    Rank 0 decides, so that all ranks do the same.
+    """
+    store.set(f"here/{rank}", _failure_alone())
     if rank == 0:
         keys = [f"here/{other}" for other in range(size)]
-        absent = [] if _wait(store, keys, _join_timeout()) else [key[5:] for key in keys if not store.check([key])]
+        absent = [] if _wait(store, keys, join) else [key[5:] for key in keys if not store.check([key])]
         text = f"rank {', '.join(absent[:8])}{' and more' if absent[8:] else ''}" if absent else ""
-        store.set("missing", text)
-        return text
-    if not _wait(store, ["missing"], _join_timeout() + _GRACE_SECONDS):
+        unable = [] if absent else [f"rank {n} {why}" for n, key in enumerate(keys) if (why := store.get(key).decode())]
+        store.set("missing", text or "".join(unable[:1]))
+        return text or "".join(unable[:1])
+    if not _wait(store, ["missing"], min(join + _GRACE_SECONDS, deadline - time.monotonic())):
         return "rank 0"
     decision: str = store.get("missing").decode()
     return decision
-
-
-def _join_timeout() -> float:
-    return min(_JOIN_SECONDS, step_timeout())
 
 
 def _wait(store: Store, keys: list[str], seconds: float) -> bool:

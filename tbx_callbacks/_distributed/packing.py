@@ -62,7 +62,7 @@ class StepValues:
         self._counts: dict[str, Tensor] = {}
         self._finished: dict[str, FinalValue] = {}
         self._owners: dict[str, str] = {}  # of histograms
-        self._vectors: dict[str, tuple[Vector, Tensor]] = {}
+        self._vectors: dict[str, Vector] = {}
         self.judge: Callable[[Partials], Collection[str]] = _accept
         """Returns the tags and the metrics to leave out, from all merged parts."""
         self._packed: PackedStep | None = None
@@ -71,7 +71,7 @@ class StepValues:
     def tags(self) -> list[str]:
         """Tags of all values so far."""
         tags = [tag for entry in (*self._shared, *self._local) for tag in _Family(entry, []).tags]
-        return [*tags, *self._derived, *self.uncounted, *self._counts, *self._finished]
+        return [*tags, *self._derived, *self.uncounted, *self._counts, *self._vectors, *self._finished]
 
     def add(self, values: Values, owner: str = "") -> None:
         """Adds the values of one metric, to merge over ranks; `owner` is its name, if it may fail on another rank.
@@ -83,7 +83,12 @@ class StepValues:
         parts = checked_parts(values)  # before anything is added
         if owner:
             self.flag_failure(owner, failed=False)
-        self._shared += [(tag, value, owner, *parts[tag]) for tag, value in values.items() if isinstance(value, Value)]
+        self._vectors.update({tag: value for tag, value in values.items() if isinstance(value, Vector)})
+        self._shared += [
+            (tag, value, owner, *parts[tag])
+            for tag, value in values.items()
+            if isinstance(value, Value) and tag not in self._vectors
+        ]
         for tag, value in values.items():
             if isinstance(value, Histogram):
                 self.uncounted[tag] = value
@@ -113,10 +118,6 @@ class StepValues:
         """Records whether a metric, or a tag, failed on this rank: the values of other ranks are then incomplete."""
         flag = float(failed)
         self._shared.append((_FAILED + owner, Sum(flag), "", (flag,), ()))
-
-    def add_vector(self, tag: str, value: Vector, numbers: Tensor) -> None:
-        """Adds numbers of this rank, `[numbers]`, for `judge` to compare over ranks."""
-        self._vectors[tag] = value, numbers
 
     def update(self, other: StepValues) -> None:
         """Adds all values of another object."""
@@ -196,7 +197,7 @@ class PackedStep:
         local: values of this rank alone.
         counts: numbers of histograms (`histogram.count`), by tag.
         owners: owners of the histograms, by tag.
-        vectors: numbers to compare over ranks, by tag.
+        vectors: values with many parts to merge over ranks, by tag.
     """
 
     def __init__(
@@ -205,7 +206,7 @@ class PackedStep:
         local: Sequence[Entry],
         counts: Mapping[str, Tensor],
         owners: Mapping[str, str],
-        vectors: Mapping[str, tuple[Vector, Tensor]],
+        vectors: Mapping[str, Vector],
     ) -> None:
         self._owners = owners
         parts: list[Number] = []
@@ -213,9 +214,9 @@ class PackedStep:
         self._local = [_Family(entry, parts) for entry in local]
         self._histograms = {tag: len(parts) + index for index, tag in enumerate(counts)}
         self._vectors = {
-            tag: (value, len(parts) + len(counts) + index) for index, (tag, (value, _)) in enumerate(vectors.items())
+            tag: (value, len(parts) + len(counts) + index) for index, (tag, value) in enumerate(vectors.items())
         }
-        self._copy = HostCopy([*parts, *counts.values(), *(numbers for _, numbers in vectors.values())])
+        self._copy = HostCopy([*parts, *counts.values(), *(value.numbers for value in vectors.values())])
 
     @property
     def is_pending(self) -> bool:
@@ -233,7 +234,7 @@ class PackedStep:
             low, high, *counts = numbers[index]
             parts[tag] = Partial(HistogramParts(), counts, (-low, high), self._owners.get(tag, ""))
         for tag, (value, index) in self._vectors.items():
-            parts[tag] = Partial(value, (), value.maxes_of(numbers[index]))
+            parts[tag] = Partial(value, *value.parts_of(numbers[index]))
         return parts
 
     def local_parts(self) -> Partials:

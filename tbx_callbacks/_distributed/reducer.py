@@ -11,13 +11,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as LateError
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from tbx_callbacks._distributed.background_worker import Worker
-from tbx_callbacks._distributed.collectives import END, Merger
+from tbx_callbacks._distributed.collectives import END, Merger, UnmatchedError, hash_of
 from tbx_callbacks._distributed.decisions import Decisions, Numbers
 from tbx_callbacks._distributed.group import GlooGroup, GroupAbandonedError, rendezvous, step_timeout
 from tbx_callbacks._stats.flat import moved
@@ -45,12 +45,12 @@ class Reducer:
     """
 
     def __init__(self, group: GlooGroup, timeout: float) -> None:
-        self.rank, self.size = group.rank, group.size
-        self._group, self._timeout, self._merger = group, timeout, Merger(group)
+        self.rank, self.size, self.timeout = group.rank, group.size, timeout
+        self._group, self._merger = group, Merger(group)
         self.decisions = Decisions(group.rank)
         self._worker = Worker("tbx_callbacks ranks", self._on_lost)
         self._broken, self._closing, self._finished = False, False, threading.Event()
-        self._publishing_failed = False
+        self._publishing_failed = self._warned_unmatched = False
         self._last_parts: Callable[[], Partials] = dict
         self._on_last: Callable[[Partials], None] | None = None
         atexit.register(_shutdown_at_exit, weakref.ref(self))
@@ -74,6 +74,12 @@ class Reducer:
         parts = {name: Partial(Max(0.0), (), (number,)) for name, number in numbers.items()}
         maxima: dict[str, list[float]] = self._run_and_wait(lambda: self._merger.max_reduce("largest", 0, parts), {})
         return {tag: largest for tag, (largest,) in maxima.items() if largest > -torch.inf}
+
+    def is_same(self, text: str) -> bool:
+        """Whether all ranks have the same text."""
+        number = hash_of([text])
+        largest = self.max_reduce({"+": number, "-": -number})
+        return largest.get("+") == -largest.get("-", 0.0) or not largest
 
     def union(self, names: Collection[str]) -> set[str]:
         """Returns the names that any rank has."""
@@ -144,16 +150,20 @@ class Reducer:
         """Merges a step, then sends what rank 0 decides from it to all ranks."""
         merged: Partials = {}
         received: Numbers = ()
+        matched = True
         try:
             if not self._broken:
                 merged = self._merger.all_reduce(what, step, parts())
+        except UnmatchedError as error:
+            matched = False
+            self._on_unmatched(error)
         except Exception as error:
             self._on_lost(error)
             self.close()
         try:
             if self.rank == 0:
                 self._publish(on_merged, merged)
-            if decisions is not None and not self._broken:
+            if decisions is not None and matched and not self._broken:
                 numbers = self.decisions.outgoing(size)
                 self._group.broadcast(numbers, 0)
                 received = numbers.tolist()
@@ -178,7 +188,7 @@ class Reducer:
     def _await_decisions(self, decisions: Future[Numbers]) -> Numbers:
         """Waits for the decisions of a step, at most as long as a step may wait for other ranks."""
         try:
-            return decisions.result(self._timeout)
+            return decisions.result(self.timeout)
         except LateError:
             self._group.abandon()
             return ()
@@ -246,6 +256,8 @@ class Reducer:
             result = default
             try:
                 result = default if self._broken else function()
+            except UnmatchedError as error:
+                self._on_unmatched(error)
             except Exception as error:
                 self._on_lost(error)
             results.put(result)
@@ -254,7 +266,7 @@ class Reducer:
             return default
         self._enqueue(job)
         try:
-            return results.get(timeout=self._timeout)
+            return results.get(timeout=self.timeout)
         except queue.Empty:
             self._group.abandon()
             return default
@@ -264,6 +276,14 @@ class Reducer:
             self._broken = True
             logger.warning(
                 "cross-rank metrics disabled for the rest of this run: lost contact with other ranks (%s)", error
+            )
+
+    def _on_unmatched(self, error: UnmatchedError) -> None:
+        """Leaves out a step that this rank has and others do not; the first time with a warning of rank 0."""
+        if self.rank == 0 and not self._warned_unmatched:
+            self._warned_unmatched = True
+            logger.warning(
+                "%s; use the same set, cadences, log_every and number of calls of end_step on all ranks", error
             )
 
     def _goodbye(self) -> None:
@@ -282,10 +302,14 @@ class Reducer:
             threading.Event().wait()  # forever: the daemon thread must keep the group until the process ends
 
 
-def join() -> Reducer | None:
-    """Returns a reducer over all ranks that start a run now; None if some do not come, or with a single rank."""
-    group = rendezvous()
-    return None if group is None else Reducer(group, step_timeout())
+def join(process_group: Any = None) -> Reducer | None:
+    """Returns a reducer over all ranks that start a run now; None if some do not come, or with a single rank.
+
+    Args:
+        process_group: the ranks that train; all ranks if None.
+    """
+    group = rendezvous(process_group)
+    return None if group is None else Reducer(group, step_timeout(process_group))
 
 
 def _shutdown_at_exit(reference: weakref.ref[Reducer]) -> None:

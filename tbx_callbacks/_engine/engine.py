@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -18,8 +20,8 @@ from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig
 from tbx_callbacks._config.schedule import never
 from tbx_callbacks._config.validation import short
 from tbx_callbacks._distributed.packing import Facts
-from tbx_callbacks._distributed.rank import in_group, is_rank_zero, world_size
-from tbx_callbacks._distributed.reducer import join
+from tbx_callbacks._distributed.rank import has_group, in_group, is_rank_zero, size_variable, world_size
+from tbx_callbacks._distributed.reducer import Reducer, join
 from tbx_callbacks._engine.best_values import BestValues
 from tbx_callbacks._engine.control import Control
 from tbx_callbacks._engine.counters import Counters, Stopwatch
@@ -93,7 +95,8 @@ class Engine:
         self.user_scalars = UserScalars()
         """Scalars that the user logs."""
         self._warned_evaluation = False
-        self._counts_batches = True
+        self._counts_batches, self._shares_logs_at = True, never
+        self._left_out: list[str] = []
         self.labels: Any = None
         """Labels of the current micro-batch, if an integration read them before the model's forward pass."""
         self.wants_labels = False
@@ -101,22 +104,35 @@ class Engine:
 
     # -- start and end of a run --------------------------------------------------------------------------------------
 
-    def start(self, info: TrainingInfo, resumed_from: tuple[str, int] | None = None) -> None:
+    def start(
+        self,
+        info: TrainingInfo,
+        resumed_from: tuple[str, int] | None = None,
+        process_group: Any = None,
+        *,
+        awaits_group: bool = False,
+    ) -> None:
         """Resolves the selections for this model and hooks into the optimizers.
 
         Args:
             info: describes the training.
             resumed_from: folder and last step of the run that is resumed.
+            process_group: the ranks that train; all ranks if None.
+            awaits_group: whether a process group may still come; see `warn_about_share`.
 
         Raises:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
         """
         self.detach()
-        self.publisher.start(reducer := join())
-        self._counts_batches = reducer is not None or world_size() == 1  # else one rank's share
+        self.publisher.start(reducer := self._join(info, process_group))
+        is_alone = world_size(process_group) == 1 and (has_group() or size_variable() is None)
+        is_first = is_rank_zero(process_group)
+        self._counts_batches = reducer is not None or is_alone  # else one rank's share
+        self._shares_logs_at = info.log_schedule
         cadences = Cadences(self._items, self._every, self._live).resolve(info.steps_per_epoch, reducer)
-        planner = Planner(cadences, info, reducer)
+        planner = Planner(cadences, info, reducer, is_alone=is_alone, warns=is_first and not awaits_group)
         access, metric_runs = planner.plan()
+        self._left_out = sorted({item.name for item in cadences.items} - {run.spec.name for run in metric_runs})
         follow_other_metrics(metric_runs, info.log_schedule)
         self._runner = MetricRunner(
             metric_runs, strict=self._strict, clock=self.stopwatch.clock, shared=reducer is not None
@@ -128,7 +144,7 @@ class Engine:
         )
         scaler = info.scaler if "loss_scale" in self.needs else None
         self._counters = Counters(
-            self.stopwatch, loss_scale(scaler), Predictions(info.model, info.predictions_remedy, warns=is_rank_zero())
+            self.stopwatch, loss_scale(scaler), Predictions(info.model, info.predictions_remedy, warns=is_first)
         )
         self.stopwatch.cancel_waiting()
         for metric_run in metric_runs:
@@ -141,7 +157,7 @@ class Engine:
             info.texts,
             families(metric_runs),
             self._best.values,
-            rank=dist.get_rank() if in_group() else None,
+            rank=dist.get_rank() if in_group(process_group) else None,
         )
         self._recorder = StepRecorder(
             info,
@@ -163,12 +179,27 @@ class Engine:
         )
         self.stopwatch.resume()
 
+    def _join(self, info: TrainingInfo, process_group: Any) -> Reducer | None:
+        """Joins the other ranks; returns None with one warning if they run other metrics or cadences."""
+        reducer = join(process_group)
+        if reducer is None or reducer.is_same(_description(self._items, self._every, self._live, self._share, info)):
+            return reducer
+        if reducer.rank == 0:
+            logger.warning(
+                "cross-rank metrics disabled: ranks have different metric sets or cadences; pass the same config and"
+                " log_every on all ranks"
+            )
+        reducer.close()
+        return None
+
     def end(self, step: int, *, succeeded: bool) -> None:
         """Publishes the remaining values and the final ones. Values that the trainer logs later are still recorded."""
         self.flush_step(ended=step)
         self.detach()
         self.stopwatch.pause()
-        timeout = _DRAIN_SECONDS if succeeded else _FAILED_DRAIN_SECONDS
+        timeout, started = _DRAIN_SECONDS if succeeded else _FAILED_DRAIN_SECONDS, time.monotonic()
+        if self.publisher.reducer is not None:  # other ranks of the training may wait for this one
+            timeout = min(timeout, self.publisher.reducer.timeout)
         own, local = self.user_scalars.pop(step, is_last=True), self.publisher.reducer is None
         if not self.publisher.drain(timeout, None if local else (step, own)):
             logger.warning(
@@ -176,7 +207,7 @@ class Engine:
                 " of training",
                 timeout,
             )
-        self.publisher.close_live_rules(step, timeout)
+        self.publisher.close_live_rules(step, max(1.0, timeout - (time.monotonic() - started)))
         self._run = replace(self._run, succeeded=succeeded)
         final_values = self._runner.run_event(Context("end", step, self._run), self.publisher.new_values())
         final_values.add_local(own if local else {})
@@ -206,6 +237,26 @@ class Engine:
         """Writes all pending values; returns whether the other ranks answered within `seconds`."""
         return self.publisher.drain(seconds)
 
+    def warn_about_share(self) -> None:
+        """Warns that a launcher's variable announced other processes, and that no process group has come."""
+        variable = size_variable()
+        if variable is not None and not self._counts_batches:
+            logger.warning(
+                "disabled, because each would cover its share of the data only: train/loss%s; %s is set without a"
+                " process group: unset it, or call init_process_group first",
+                "".join(f", {name}" for name in self._left_out),
+                variable,
+            )
+
+    def discard_step(self) -> bool:
+        """Drops the values of the step in progress, which are those of one rank; returns whether there were any."""
+        found = self.publisher.buffered is not None
+        if self._recorder is not None:
+            found |= bool(self._recorder.end_of_step.pending)
+            self._recorder.end_of_step.pending.clear()
+        self.publisher.buffered = None
+        return found
+
     def wait_for_device(self) -> None:
         """Writes the values that wait for a device."""
         self.publisher.wait_for_device()
@@ -214,6 +265,11 @@ class Engine:
         """Removes every hook of a training that an exception may have ended. The next step installs them again."""
         if self._recorder is not None:
             self._recorder.suspend()
+
+    @property
+    def has_other_ranks(self) -> bool:
+        """Whether values are merged with those of other ranks."""
+        return self.publisher.reducer is not None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -394,7 +450,7 @@ class Engine:
                 self._recorder is not None
                 and self._counts_batches
                 and on_all_ranks
-                and (user_scalars or self._control.rule_schedule(step))
+                and (user_scalars or (self._control.rule_schedule(step) and self._all_ranks_log(step, shared)))
             ):
                 self._recorder.step_values(step).add(shared or {})
             self._best.update(logs)
@@ -423,6 +479,13 @@ class Engine:
                     " return them from compute_metrics"
                 )
         return self.user_scalars.pop_outside_training(step)
+
+    def _all_ranks_log(self, step: int, shared: Mapping[str, Value] | None) -> bool:
+        """Whether every rank records logs at this step: no rank may share a step that others do not know.
+
+        A user may log on rank 0 alone, at any step.
+        """
+        return self.publisher.reducer is None or shared is not None or self._shares_logs_at(step)
 
     def poll_actions(self, step: int) -> Action:
         """Applies the decisions of rank 0 after `step`; returns the action to take, the same on all ranks."""
@@ -454,3 +517,13 @@ class Engine:
     @property
     def _step(self) -> int:
         return self._recorder.step if self._recorder is not None else 0
+
+
+def _description(
+    items: Sequence[MetricSpec], every: Cadence, live: LiveRuleConfig, share: float | None, info: TrainingInfo
+) -> str:
+    """Describes the metrics and their steps, the same on every rank that runs the same ones."""
+    logs_at = [step for step in range(1, 65) if info.log_schedule(step)]
+    own = getattr(info.log_schedule, "n", None)  # an interval above 64
+    described = f"{[*items]} {every} {live} {share} {logs_at} {own}"
+    return re.sub(r" at 0x[0-9a-f]+", "", described)

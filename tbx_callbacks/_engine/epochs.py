@@ -44,7 +44,7 @@ class Cadences:
         known = [not isinstance(cadence, EveryEpochs) for cadence in cadences]
         unknown = [item.name for item, is_known in zip(self.items, known, strict=True) if not is_known]
         unknown += ["rules"] if isinstance(rules, EveryEpochs) and self.live.active_rules() else []
-        if unknown and is_rank_zero():
+        if unknown and (reducer.rank == 0 if reducer is not None else is_rank_zero()):
             logger.warning(
                 "%s: left out, because the number of steps per epoch is unknown; pass `steps_per_epoch` to TbxLoop, or"
                 " set `every` to a number of steps",

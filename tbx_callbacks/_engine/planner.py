@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 from tbx_callbacks._config.errors import ConfigError
-from tbx_callbacks._distributed.rank import is_rank_zero
 from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.epochs import Cadences
 from tbx_callbacks._engine.metric_plan import MetricRun, plan
@@ -26,10 +25,15 @@ class Planner:
         cadences: the metrics of the set.
         info: describes the training.
         reducer: reduces over ranks; None with one rank.
+        is_alone: whether this process trains alone.
+        warns: whether this rank logs warnings.
     """
 
-    def __init__(self, cadences: Cadences, info: TrainingInfo, reducer: Reducer | None) -> None:
+    def __init__(
+        self, cadences: Cadences, info: TrainingInfo, reducer: Reducer | None, *, is_alone: bool, warns: bool
+    ) -> None:
         self._cadences, self._info, self._reducer = cadences, info, reducer
+        self._is_alone, self._warns = is_alone, warns
         names = list(info.optimizers)
         self._without_prefix = names[0] if len(names) == 1 else None
         self._sharding: Sharding = info.sharding or find_sharding(info.model)
@@ -45,7 +49,7 @@ class Planner:
             info.model, info.optimizers, self._sharding, reducer.min_reduce if reducer is not None else None
         )
         metric_runs = plan(
-            supported_metrics(self._cadences.items, info, access, reducer),
+            supported_metrics(self._cadences.items, info, access, reducer, is_alone=self._is_alone, warns=self._warns),
             self._cadences.every,
             access.parameters,
             info.log_schedule,
@@ -68,7 +72,7 @@ class Planner:
         except ConfigError as error:
             # The set was valid when the training started: an item that matches nothing any more is left out.
             items = [item for item in self._cadences.items if item.select is None or item.select.include is None]
-            if is_rank_zero():
+            if self._warns:
                 logger.warning("metrics with include or by patterns are left out: the model has changed; %s", error)
             self._cadences = Cadences(items, self._cadences.every, self._cadences.live)
             access, metric_runs = self.plan()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,10 +47,14 @@ class Fingerprints(Vector):
     members: tuple[tuple[str, tuple[int, ...], bool], ...]
     """Tags or metrics, the parameters that each depends on, and whether it reads the optimizer's state."""
 
-    def maxes_of(self, numbers: Sequence[float]) -> list[float]:
+    def parts_of(self, numbers: Sequence[float]) -> tuple[list[float], list[float]]:
         present = [number != _ABSENT for number in numbers]
         lowest = [-number if found else -math.inf for number, found in zip(numbers, present, strict=True)]
-        return [*(number if found else -math.inf for number, found in zip(numbers, present, strict=True)), *lowest]
+        highest = [number if found else -math.inf for number, found in zip(numbers, present, strict=True)]
+        return [], [*highest, *lowest]
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> None:
+        """Nothing is written; see `differing`."""
 
     def differing(self, maxes: Sequence[float]) -> tuple[set[int], set[int]]:
         """Returns the parameters whose gradients or weights differ between ranks, and those whose state does."""
@@ -119,7 +123,8 @@ class ReplicaCheck:
             rows.append(_squares(context.weights, indices, access.sharding.weights(tensors)))
         if value.states:
             rows.append(moved(_has_state(access, name, tensors).to(rows[0].dtype), rows[0].device))
-        step_values.add_vector(f"copies:{name} {hash_of(value.names):.0f}", value, torch.cat(rows))
+        tag = f"copies:{name} {hash_of(value.names):.0f}"
+        step_values.add({tag: replace(value, numbers=torch.cat(rows))})
 
     def judge(self, parts: Partials) -> Collection[str]:
         """Returns the tags and the metrics to leave out of a merged step. The first ones cause a warning."""
@@ -174,6 +179,7 @@ def _describe(
             if known:
                 members.append((tag, known, _reads_state(run)))
     return indices, Fingerprints(
+        numbers=torch.empty(0),
         names=tuple(access.parameters[index].name for index in indices),
         weights=any(run.is_outside or "gradients" not in run.spec.metric.needs for run in runs),
         states=any(map(_reads_state, runs)) and _may_lack_state(access.optimizers[name]),

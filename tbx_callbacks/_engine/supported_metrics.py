@@ -12,7 +12,6 @@ from torch.distributed.tensor import DTensor
 from tbx_callbacks._config.metric_spec import MetricSpec
 from tbx_callbacks._distributed.collectives import hash_of
 from tbx_callbacks._distributed.packing import StepValues
-from tbx_callbacks._distributed.rank import is_rank_zero, world_size
 from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.training_info import TrainingInfo
@@ -55,7 +54,11 @@ def describe_mismatch(
     names = [tag[1:] for tag in maxima if tag[0] == "+" and maxima[tag] != -maxima["-" + tag[1:]]]
     if not names:
         return None
-    return f"plain tensors that differ between ranks ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
+    shown = f"{', '.join(names[:3])}{', ...' if names[3:] else ''}"
+    return (
+        f"plain tensors that differ between ranks ({shown}); wrap the model (DDP, fully_shard) before the callback or"
+        " loop is created, or pass process_group= if ranks train several models"
+    )
 
 
 @torch.no_grad()
@@ -67,16 +70,33 @@ def _checksum(tensor: Tensor) -> float:
 
 
 def supported_metrics(
-    items: Sequence[MetricSpec], info: TrainingInfo, access: ModelAccess, reducer: Reducer | None
+    items: Sequence[MetricSpec],
+    info: TrainingInfo,
+    access: ModelAccess,
+    reducer: Reducer | None,
+    *,
+    is_alone: bool,
+    warns: bool,
 ) -> list[MetricSpec]:
-    """The items that are correct with these ranks. `reducer` is None with one rank, or if other ranks do not log."""
+    """The items that are correct with these ranks.
+
+    Args:
+        items: the metrics.
+        info: describes the training.
+        access: reads the model.
+        reducer: reduces over ranks; None with one rank, or if other ranks do not log.
+        is_alone: whether this process trains alone.
+        warns: whether this rank logs warnings.
+    """
     unsupported = info.unsupported_sharding or access.sharding.unsupported_reason
     mismatch = None if unsupported else describe_mismatch(access.parameters, reducer, access.sharded_ids)
-    items = _drop_sharded(items, unsupported or mismatch, *(["activations"] if mismatch else []))
-    return _drop_cross_rank(items, has_shards=access.is_sharded) if reducer is None and world_size() > 1 else items
+    items = _drop_sharded(items, unsupported or mismatch, *(["activations"] if mismatch else []), warns=warns)
+    if reducer is not None or is_alone:
+        return items
+    return _drop_cross_rank(items, has_shards=access.is_sharded, warns=warns)
 
 
-def _drop_sharded(items: Sequence[MetricSpec], sharding: str | None, *extra: str) -> list[MetricSpec]:
+def _drop_sharded(items: Sequence[MetricSpec], sharding: str | None, *extra: str, warns: bool) -> list[MetricSpec]:
     """Drops items that read sharded parameters: a shard's norm is not the parameter's norm.
 
     `extra` names needs of further metrics to drop.
@@ -84,7 +104,7 @@ def _drop_sharded(items: Sequence[MetricSpec], sharding: str | None, *extra: str
     if sharding is None:
         return list(items)
     dropped = sorted({item.name for item in items if item.select is not None or item.metric.needs & {*extra}})
-    if dropped and is_rank_zero():
+    if dropped and warns:
         logger.warning(
             "parameter sharding is not supported: %s; disabled metrics: %s",
             sharding,
@@ -93,7 +113,7 @@ def _drop_sharded(items: Sequence[MetricSpec], sharding: str | None, *extra: str
     return [item for item in items if item.name not in dropped]
 
 
-def _drop_cross_rank(items: Sequence[MetricSpec], *, has_shards: bool) -> list[MetricSpec]:
+def _drop_cross_rank(items: Sequence[MetricSpec], *, has_shards: bool, warns: bool = True) -> list[MetricSpec]:
     """Drops items that need the other ranks, which do not log: replicas suffice, shares of the data do not."""
     dropped = {
         item.name
@@ -102,7 +122,7 @@ def _drop_cross_rank(items: Sequence[MetricSpec], *, has_shards: bool) -> list[M
         or item.metric.needs & _DATA_NEEDS
         or (has_shards and item.select is not None)
     }
-    if dropped:
+    if dropped and warns:
         logger.warning(
             "only this rank is logging, so these metrics would cover its share of the data only; disabled: %s",
             ", ".join(sorted(dropped)),

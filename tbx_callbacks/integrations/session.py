@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tbx_callbacks import tags
 from tbx_callbacks._config.metric_set import Config, load_config
 from tbx_callbacks._config.validation import short
-from tbx_callbacks._distributed.rank import in_group, is_rank_zero
+from tbx_callbacks._distributed.rank import check_group, has_group, in_group, is_rank_zero, rank_variable, size_variable
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.metric_plan import axis_specs
 from tbx_callbacks._engine.training_info import TrainingInfo
@@ -97,6 +97,8 @@ class Session:
         flush_secs: longest time in seconds until a step is fsynced (default 2; 30 for uploads). The step is in the file
             as soon as it is over. Before the fsync, only a crash of the machine can lose it.
         max_mib: memory in MiB for values while the disk cannot be written.
+        process_group: the ranks that train this model, if not all ranks do (`torch.distributed.new_group`). The first
+            of them writes the run. Other ranks ignore all calls.
 
     Attributes:
         config: the metric set.
@@ -123,11 +125,13 @@ class Session:
         log_dir: str | os.PathLike[str] | None = None,
         flush_secs: float | None = None,
         max_mib: float = 64.0,
+        process_group: Any = None,
         **unknown: Never,
     ) -> None:
         refuse_unknown(unknown, Session)
         if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
             raise TypeError(f"log_dir must be a path, got {short(log_dir)}; pass the run's folder")
+        check_group(process_group)
         self.config = load_config(config)
         requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self.requested_dir = os.path.expanduser(requested) if requested else None
@@ -146,7 +150,9 @@ class Session:
         self._writer_options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
         self._writer: FanOutWriter | None = None
         self._is_writer: bool | None = None  # set by the integration
+        self._process_group = process_group
         self._was_rank_zero: bool | None = None  # when the training started
+        self._lacks_group = self._has_looked = False  # whether a process group may still come, and change the ranks
         self._info: TrainingInfo | None = None  # of the training in progress
         self._counter: StepCounter | None = None  # likewise, if the session counts steps
         self._hooks: list[Any] = []
@@ -161,9 +167,9 @@ class Session:
     @property
     def is_writer(self) -> bool:
         """Whether this rank writes the run: rank 0, unless the integration sets it."""
-        if self._is_writer is not None:
+        if self._is_writer is not None and self._process_group is None:
             return self._is_writer
-        return is_rank_zero() if self._was_rank_zero is None else self._was_rank_zero
+        return is_rank_zero(self._process_group) if self._was_rank_zero is None else self._was_rank_zero
 
     @is_writer.setter
     def is_writer(self, value: bool) -> None:
@@ -172,7 +178,7 @@ class Session:
     @property
     def is_active(self) -> bool:
         """Whether this rank takes part: it writes, or shares its values with the rank that writes."""
-        return self.is_writer or in_group()
+        return self.is_writer or self._lacks_group or in_group(self._process_group)
 
     @property
     def log_dir(self) -> str | None:
@@ -274,7 +280,8 @@ class Session:
         for name, given, wanted in (("info", info, TrainingInfo), ("location", location or _NOWHERE, RunLocation)):
             if not isinstance(given, wanted):
                 raise TypeError(f"{name} must be a {wanted.__name__}, got {type(given).__name__}; see its docstring")
-        self._was_rank_zero = is_rank_zero()  # the process group may end before the session
+        self._was_rank_zero = is_rank_zero(self._process_group)  # the process group may end before the session
+        self._lacks_group, self._has_looked = self._is_writer is None and not has_group(), False
         if not self.is_active:
             self.started = True
             return
@@ -291,7 +298,7 @@ class Session:
                 writer.purge(step + 1)
                 resumed_from = location.folder, step
         counter = None if numbered else StepCounter(self._engine, info, step)
-        self._engine.start(info, resumed_from)
+        self._engine.start(info, resumed_from, self._process_group, awaits_group=self._lacks_group)
         self._info, self._counter, self._step, self._action = info, counter, step, Action.NONE
         self._counts_samples = True
         self.needs_labels = self._engine.wants_labels
@@ -307,6 +314,8 @@ class Session:
         Args:
             succeeded: False marks the run as failed in the HParams tab.
         """
+        if self.running and self._lacks_group and not has_group():
+            self._look_for_group()
         if not self.running:
             return
         if self._counter is not None:
@@ -342,7 +351,8 @@ class Session:
         self._engine.suspend()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_was_rank_zero": None}  # a copy may belong to another rank
+        # A copy may belong to another rank, and a process group cannot be copied.
+        return {**self.__dict__, "_was_rank_zero": None, "_process_group": None}
 
     def __enter__(self) -> Session:
         return self
@@ -382,6 +392,8 @@ class Session:
         Raises:
             ValueError: the loss is not a scalar.
         """
+        if self._lacks_group:
+            self._look_for_group()
         if self._counter is None:
             return self._ignore("end_batch", needs_numbered=False)
         if tokens is not None and not isinstance(tokens, Tensor):
@@ -402,6 +414,8 @@ class Session:
             return
         if step < 1:
             raise ValueError(f"step must be at least 1, got {step}; number steps from 1")
+        if self._lacks_group:
+            self._look_for_group()
         self.stopwatch.stop_waiting()
         self._step = step - 1
         self._engine.begin_step(step)
@@ -707,6 +721,54 @@ class Session:
             self.end(succeeded=False)  # an exception ended it
         self._engine.flush_step()
         self._engine.drain(_DRAIN_SECONDS)
+
+    def _look_for_group(self) -> None:
+        """Starts again if the process group exists by now. Otherwise warns where a variable announced one."""
+        looked, self._has_looked = self._has_looked, True
+        if has_group():
+            alone = is_rank_zero(self._process_group) and not in_group(self._process_group)
+            self._lacks_group = False
+            if not (alone and self.is_writer and size_variable() is None):
+                self._restart_with_group()
+        elif looked:
+            return  # as on most steps
+        elif not self.is_writer:
+            self._lacks_group = False
+            logger.warning(
+                "this process writes no run: %s is set, but there is no process group; unset it, or call"
+                " init_process_group first",
+                rank_variable(),
+            )
+            self.end(succeeded=True)
+        elif size_variable() is not None:
+            self._lacks_group = False
+            self._engine.warn_about_share()
+
+    def _restart_with_group(self) -> None:
+        """Starts again, so that ranks merge their values: the process group came after the training had begun."""
+        assert self._info is not None
+        info, folder, was_writer, numbered = self._info, self.log_dir, self.is_writer, self._counter is None
+        stepped = self._counter is not None and self._counter.stepped
+        lost = self._engine.discard_step()
+        self._was_rank_zero = is_rank_zero(self._process_group)
+        if self._writer is not None and not self.is_writer:
+            logger.warning(
+                "%s is not written any more: the process group came after this loop; create the loop after"
+                " init_process_group",
+                folder,
+            )
+            self._writer.close()
+            self._writer, self._engine.writer = None, NullWriter()
+        elif lost and was_writer:
+            logger.warning(
+                "metrics of step %d are not written: the process group came after this loop; create the loop after"
+                " init_process_group",
+                self.step + 1,
+            )
+        location = RunLocation(folder) if folder is not None and self.is_writer else None
+        self.start(info, location, step=self.step, numbered=numbered)
+        if stepped and self._counter is not None:
+            self._counter.take_over()
 
     def _unhook(self) -> None:
         """Removes the session's own hooks from the model."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Never
+from typing import Any, Never
 
 from torch import Tensor
 
@@ -24,6 +24,7 @@ class SessionHolder:
         log_dir: see `Session`.
         flush_secs: see `Session`.
         max_mib: see `Session`.
+        process_group: see `Session`.
     """
 
     def __init__(
@@ -33,10 +34,13 @@ class SessionHolder:
         log_dir: str | os.PathLike[str] | None = None,
         flush_secs: float | None = None,
         max_mib: float = 64.0,
+        process_group: Any = None,
         **unknown: Never,
     ) -> None:
         refuse_unknown(unknown, type(self), SessionHolder)
-        self._session = Session(config, log_dir=log_dir, flush_secs=flush_secs, max_mib=max_mib)
+        self._session = Session(
+            config, log_dir=log_dir, flush_secs=flush_secs, max_mib=max_mib, process_group=process_group
+        )
         self._session.runs_dir = None
 
     @property

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from tbx_callbacks import tags
-from tbx_callbacks._distributed.rank import world_size
 from tbx_callbacks._engine.engine import Engine
+from tbx_callbacks._engine.loss_mean import LossMean
 from tbx_callbacks._engine.training_info import TrainingInfo
-from tbx_callbacks._stats.accumulators import LazySum, add_up
 from tbx_callbacks._stats.types import Number
-from tbx_callbacks.metrics.values import Max, Mean, Value
 from tbx_callbacks.rules.base import Action
 
 logger = logging.getLogger(__name__)
@@ -37,11 +35,11 @@ class StepCounter:
         """Number of finished steps."""
         self._engine, self._log_schedule = engine, info.log_schedule
         self._log_due = False  # whether the trainer logs after this step
-        self._losses, self._num_losses, self._samples = LazySum(add_up), 0, 0
+        self._losses = LossMean()
         self._evaluations: dict[str, Number | str] = {}  # logged before the end of their step
         self._action = Action.NONE
         self._idle, self._longest, self._warned = 0, 0, False  # micro-batches since the last step
-        self._has_batches = False
+        self._has_batches = self._continues = False
 
     @property
     def stepped(self) -> bool:
@@ -51,6 +49,7 @@ class StepCounter:
     def begin(self) -> None:
         """Begins the next step."""
         self._log_due = self._log_schedule(self.step + 1)
+        self._losses.is_shared = self._engine.has_other_ranks
         self._engine.begin_step(self.step + 1, captures_rates=self._log_due)
 
     def end_batch(
@@ -68,16 +67,14 @@ class StepCounter:
         """
         loss_copy = self._engine.record_batch(loss=loss, samples=samples, tokens=tokens)
         if loss_copy is None and loss is not None:
-            self._losses, self._num_losses = LazySum(add_up), 0  # a mean of only some losses would be wrong
-        elif loss_copy is not None:
-            self._losses.add(loss_copy)
-            self._num_losses += 1
-            self._samples += samples or 0
+            self._losses.clear()  # a mean of only some losses would be wrong
+        else:
+            self._losses.add(loss_copy, samples or 0)
         self._idle, self._has_batches = self._idle + 1, True
         if self._engine.stepped:
             self._longest, self._idle = max(self._longest, self._idle), 0
             self.finish_step(epoch)
-        elif is_step:
+        elif is_step or self._continues:
             self._engine.end_microbatch(is_step=True, sees_steps=True)
             self.finish_step(epoch)
         else:
@@ -89,7 +86,7 @@ class StepCounter:
 
     def finish_step(self, epoch: float | None = None) -> None:
         """Completes the step, and begins the next one."""
-        self.step += 1
+        self.step, self._continues = self.step + 1, False
         if self._engine.stepped:
             self._engine.end_microbatch(is_step=False)
         if self._log_due:
@@ -99,8 +96,8 @@ class StepCounter:
                 logs[tags.TRAIN_LEARNING_RATE] = rate
             if epoch is not None:
                 logs[tags.TRAIN_EPOCH] = epoch
-            self._engine.record_logs(self.step, logs, shared=self._loss())
-            self._losses, self._num_losses, self._samples = LazySum(add_up), 0, 0
+            self._engine.record_logs(self.step, logs, shared=self._losses.values())
+            self._losses.clear()
         if self._evaluations:
             logs_of_rank, self._evaluations = self._evaluations, {}
             self._engine.record_logs(self.step, logs_of_rank, on_all_ranks=False)
@@ -132,10 +129,6 @@ class StepCounter:
                 self._idle,
             )
 
-    def _loss(self) -> dict[str, Value]:
-        """The mean loss since the last point, weighted by samples over ranks, and the largest loss of any rank."""
-        if not self._num_losses:
-            return {}
-        mean, weight = self._losses.total() / self._num_losses, self._samples or self._num_losses
-        values: dict[str, Value] = {tags.TRAIN_LOSS: Mean(mean * weight, weight)}
-        return values if world_size() == 1 else {**values, tags.TRAIN_LOSS_MAX: Max(mean)}
+    def take_over(self) -> None:
+        """Continues a step in which an optimizer has stepped before this object began to count."""
+        self._continues = True

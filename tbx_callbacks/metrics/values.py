@@ -230,15 +230,39 @@ class HistogramParts(Value):
         return histogram.finish([-maxes[0], maxes[1], *sums])
 
 
+@dataclass(frozen=True)
 class Vector(Value):
-    """Many numbers under one tag that ranks compare, and that are not written."""
+    """A value with as many parts as a tensor has numbers."""
 
-    def maxes_of(self, numbers: Sequence[float]) -> list[float]:
-        """Returns the parts of which to take the maximum over ranks, from this rank's numbers on the host."""
+    numbers: Tensor
+    """Numbers of this rank, `[numbers]`."""
+
+    def parts_of(self, numbers: Sequence[float]) -> tuple[list[float], list[float]]:
+        """Returns the parts to add and those of which to take the maximum, from this rank's numbers on the host."""
         raise NotImplementedError
 
-    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> FinalValue | None:
-        return None
+
+@dataclass(frozen=True)
+class BatchMean(Vector):
+    """Mean over batches, each of which is a mean over the samples of all ranks.
+
+    It is the number of one process that has the samples of all ranks in each batch, also where batches have different
+    sizes. For each batch, `numbers` holds its mean times its number of samples, the number of samples, then its mean
+    and 1 if it has no number of samples, and the number of batches that these four stand for.
+    """
+
+    def parts_of(self, numbers: Sequence[float]) -> tuple[list[float], list[float]]:
+        sums = [number for index, number in enumerate(numbers) if index % 5 < 4]
+        return sums, list(numbers[4::5])
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> float | None:
+        total = batches = 0.0
+        for index, number in enumerate(maxes):
+            weighted, samples, mean, count = sums[4 * index : 4 * index + 4]
+            if samples or count:  # a rank without samples has no part in the mean of the others
+                total += number * (weighted / samples if samples else mean / count)
+                batches += number
+        return total / batches if batches else None
 
 
 @dataclass(frozen=True)
