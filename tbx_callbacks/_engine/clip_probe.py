@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks._model.model_access import ModelAccess
+from tbx_callbacks._model.sharding.dtensor import local
 from tbx_callbacks._stats.flat import moved
 
-_NUM_TENSORS, _MAX_ELEMENTS = 4, 2**16
+_NUM_TENSORS, _MAX_ELEMENTS = 8, 2**16
 
 
 class ClipProbe:
@@ -44,8 +45,8 @@ class ClipProbe:
 def _small_gradients(access: ModelAccess) -> list[Tensor]:
     found: list[Tensor] = []
     for parameter in access.parameters:
-        gradient = parameter.tensor.grad
-        if type(gradient) is Tensor and not gradient.is_sparse and gradient.numel() <= _MAX_ELEMENTS:
+        gradient = None if parameter.tensor.grad is None else local(parameter.tensor.grad)
+        if gradient is not None and not gradient.is_sparse and 0 < gradient.numel() <= _MAX_ELEMENTS:
             found.append(gradient)
             if len(found) == _NUM_TENSORS or gradient.device != found[0].device:
                 break

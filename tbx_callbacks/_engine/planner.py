@@ -72,7 +72,7 @@ class Planner:
         except ConfigError as error:
             # The set was valid when the training started: an item that matches nothing any more is left out.
             items = [item for item in self._cadences.items if item.select is None or item.select.include is None]
-            if self._warns:
+            if self._reducer is None or self._reducer.rank == 0:
                 logger.warning("metrics with include or by patterns are left out: the model has changed; %s", error)
             self._cadences = Cadences(items, self._cadences.every, self._cadences.live)
             access, metric_runs = self.plan()

@@ -35,7 +35,8 @@ def compare(
     """
     left_out = tuple(without)
     expected = {tag: series for tag, series in alone.scalars.items() if not tag.startswith(left_out)}
-    assert {*read.scalars} - {"train/loss_max", "memory/largest_rank", *more} == {*expected}
+    tags = {*read.scalars} - {"train/loss_max", "memory/largest_rank", *more}
+    assert tags == {*expected}, tags ^ {*expected}
     for tag, series in expected.items():
         if tag.startswith((*CLOCKS, *PADDING)):
             assert read.steps(tag) == alone.steps(tag), tag
