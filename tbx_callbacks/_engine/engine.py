@@ -525,5 +525,6 @@ def _description(
     """Describes the metrics and their steps, the same on every rank that runs the same ones."""
     logs_at = [step for step in range(1, 65) if info.log_schedule(step)]
     own = getattr(info.log_schedule, "n", None)  # an interval above 64
-    described = f"{[*items]} {every} {live} {share} {logs_at} {own}"
+    metrics = [(item.name, item.every, item.select) for item in items]
+    described = f"{metrics} {every} {live} {share} {logs_at} {own}"
     return re.sub(r" at 0x[0-9a-f]+", "", described)
