@@ -165,8 +165,8 @@ class TbxLoop(SessionHolder):
         """Ends one iteration of the loop; with gradient accumulation, call it for each micro-batch.
 
         Args:
-            loss: loss of the (micro-)batch, 0-d; it stays on its device. With gradient accumulation, the loss before its
-                division by the number of micro-batches: `train/loss` is the mean of these losses.
+            loss: loss of the (micro-)batch, 0-d; it stays on its device. With gradient accumulation, pass it as it was
+                before its division by the number of micro-batches: `train/loss` is the mean of these losses.
             samples: number of samples in the batch. Where ranks share one batch (tensor parallelism), this rank's
                 share, so that the sum over ranks is right.
             tokens: number of tokens in the batch, with the same rule.
