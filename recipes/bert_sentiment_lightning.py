@@ -6,6 +6,7 @@ Without arguments it generates labelled sentences, and trains a vocabulary and a
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,7 @@ class Sentiment(pl.LightningModule):  # type: ignore[misc]
         self.log_dict(
             {f"{family}/{name}": value for name, value in evaluation(self._predictions).items()}, sync_dist=True
         )
-        if self.trainer.world_size == 1:  # with several ranks, this rank has only a part of them
-            show_predictions(self.callback, self.task.rows[split], *concatenate(self._predictions), family)
+        show_predictions(self.callback, self.task.rows[split], *concatenate(self._predictions), family)
         self._predictions = []
 
 
@@ -122,7 +122,10 @@ def train(task: Task) -> Outcome | None:
     if task.checkpoint is None:
         task.network.save_pretrained(start_folder(task.output_dir))
         task.tokenizer.save_pretrained(start_folder(task.output_dir))
+    devices = os.environ.get("LOCAL_WORLD_SIZE")  # of torchrun, which Lightning does not read on CPUs
     trainer = pl.Trainer(
+        devices=int(devices) if devices else "auto",
+        num_nodes=int(os.environ["WORLD_SIZE"]) // int(devices) if devices else 1,
         default_root_dir=task.output_dir,
         max_epochs=-1,
         accumulate_grad_batches=task.accumulate,
@@ -131,12 +134,14 @@ def train(task: Task) -> Outcome | None:
         callbacks=[callback, evaluations, TQDMProgressBar(refresh_rate=10)],
         logger=False,
         num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the training's own sampler shares the rows; every rank evaluates all of them
         enable_checkpointing=False,
         enable_model_summary=False,
     )
     trainer.fit_loop.epoch_loop.max_steps = total_steps(task, trainer.world_size)
     module, dev = Sentiment(task, callback), batches(task, "dev")
-    trainer.fit(module, batches(task, "train"), dev, ckpt_path=task.checkpoint)
+    training_batches = batches(task, "train", trainer.global_rank, trainer.world_size)
+    trainer.fit(module, training_batches, dev, ckpt_path=task.checkpoint)
     if evaluations.step != trainer.global_step:  # the last epoch is incomplete
         trainer.validate(module, dev, verbose=False)
     test = None

@@ -18,13 +18,14 @@ Predictions = tuple[Tensor, Tensor, Tensor]
 
 
 class Shuffled(Sampler[int]):
-    """Indices in an order that depends on the seed and the epoch only, not on the size of the batches."""
+    """This rank's indices, in an order that depends on the seed and the epoch only, not on the size of the batches."""
 
-    def __init__(self, number: int, seed: int) -> None:
-        self.number, self.seed, self.epoch = number, seed, 0
+    def __init__(self, number: int, seed: int, rank: int, ranks: int) -> None:
+        self.number, self.seed, self.rank, self.ranks = number, seed, rank, ranks
+        self.epoch = 0
 
     def __len__(self) -> int:
-        return self.number
+        return math.ceil(self.number / self.ranks)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of an epoch; Lightning calls it."""
@@ -32,16 +33,18 @@ class Shuffled(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return iter(torch.randperm(self.number, generator=generator).tolist())
+        order = torch.randperm(self.number, generator=generator).tolist()
+        missing = len(self) * self.ranks - self.number  # all ranks get as many indices
+        return iter([*order, *order[:missing]][self.rank :: self.ranks])
 
 
-def batches(task: Task, split: str) -> DataLoader[Any]:
-    """Batches of a split: reshuffled each epoch for training, in order otherwise."""
+def batches(task: Task, split: str, rank: int = 0, ranks: int = 1) -> DataLoader[Any]:
+    """Batches of a split: this rank's, reshuffled each epoch, for training; all of them in order otherwise."""
     training = split == "train"
     return DataLoader(
         task.encoded[split],
         batch_size=task.batch if training else 128,
-        sampler=Shuffled(len(task.encoded[split]), task.seed) if training else None,
+        sampler=Shuffled(len(task.encoded[split]), task.seed, rank, ranks) if training else None,
         collate_fn=DataCollatorWithPadding(task.tokenizer),
         pin_memory=torch.cuda.is_available(),
     )

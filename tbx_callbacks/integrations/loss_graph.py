@@ -10,6 +10,7 @@ from torch import Tensor
 _MEAN, _SUM = 1, 2  # values of `reduction` in torch's losses
 _SAME_VALUE = ("ToCopy", "Clone", "Squeeze", "Unsqueeze", "View", "Reshape", "Alias")
 _POINTWISE = ("Add", "Sub", "Mul", "Div", "Neg", *_SAME_VALUE)
+_DDP = "_DDPSink"  # passes every output of the model on
 _MAX_NODES = 64
 
 
@@ -18,7 +19,7 @@ def is_mean(loss: Tensor, num_items: Any) -> bool:
 
     Read from the graph of the loss, which must still exist. False where the graph does not tell.
     """
-    return set(_normalisations(loss.grad_fn, _number(num_items))) == {"mean"}
+    return set(_normalisations(loss, _number(num_items))) == {"mean"}
 
 
 def last_factor(loss: Tensor) -> float | None:
@@ -34,17 +35,18 @@ def divides_mean(loss: Any) -> bool:
     node: Any = getattr(loss, "grad_fn", None)
     if _name(node) != "Div":
         return False
-    inner: Any = node.next_functions[0][0]
-    while _name(inner) in _SAME_VALUE:
-        inner = inner.next_functions[0][0]
+    inner, number = node.next_functions[0]
+    while _name(inner) in _SAME_VALUE or _name(inner) == _DDP:
+        inner, number = _inputs(inner, number)[0]
     return getattr(inner, "_saved_reduction", None) == _MEAN or _name(inner) == "Mean"
 
 
-def _normalisations(node: Any, num_items: float | None) -> Iterator[str]:
+def _normalisations(loss: Tensor, num_items: float | None) -> Iterator[str]:
     """How each term of a loss is reduced: `mean`, `items` (divided by `num_items`), or `unknown`."""
-    pending, visited = [(node, False)], 0
+    pending: list[tuple[Any, int, bool]] = [(loss.grad_fn, loss.output_nr, False)]
+    visited = 0
     while pending:
-        node, is_divided = pending.pop()
+        node, number, is_divided = pending.pop()
         visited += 1
         name, reduction = _name(node), getattr(node, "_saved_reduction", None)
         if node is None:
@@ -58,10 +60,15 @@ def _normalisations(node: Any, num_items: float | None) -> Iterator[str]:
             yield "mean" if is_divided else "unknown"
         elif name == "Div" and num_items is not None and _is_multiple(_other(node), num_items):
             yield "items"
-        elif name in _POINTWISE:
-            pending += [(inner, is_divided or name == "Div") for inner, _ in node.next_functions]
+        elif name in _POINTWISE or name == _DDP:
+            pending += [(*inner, is_divided or name == "Div") for inner in _inputs(node, number)]
         else:
             yield "unknown"
+
+
+def _inputs(node: Any, number: int) -> list[tuple[Any, int]]:
+    """The nodes before one of its outputs, each with the number of the output that it uses."""
+    return [node.next_functions[number]] if _name(node) == _DDP else list(node.next_functions)
 
 
 def _name(node: Any) -> str:
