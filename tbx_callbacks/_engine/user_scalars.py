@@ -33,8 +33,8 @@ class UserScalars:
     Values that are logged while the model is evaluated never enter a mean of the training. They are written at the
     step of the evaluation, under the evaluation's own tag: see `evaluation_tag`.
 
-    The model is evaluated while `evaluating` is True. If it is None, the model's mode decides: the model is evaluated
-    while it is in evaluation mode, unless an optimizer steps in that mode.
+    The model is evaluated while it is in evaluation mode, unless an optimizer steps in that mode, and while the trainer
+    says so (`evaluating`).
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,10 @@ class UserScalars:
         """The points at which means are written."""
         self.is_shared = False
         """Whether the means are merged over ranks. All ranks then take part at every point, with or without values."""
-        self.evaluating: bool | None = None
+        self.evaluating = False
+        """Whether the trainer says that the model is evaluated."""
+        self.in_step = False
+        """Whether a step has begun. The trainer may switch an evaluated model to training mode only later."""
         self._model: weakref.ref[nn.Module] | None = None
         # Sums and counts since the last point.
         self._training: dict[str, tuple[Number, int]] = {}
@@ -57,7 +60,7 @@ class UserScalars:
     def start(self, model: nn.Module, schedule: Schedule, *, is_shared: bool) -> None:
         """Starts a training of this model. Values that were logged before belong to it."""
         self.watch(model)
-        self.evaluating = None if self.evaluating is None else False  # an exception may have ended an evaluation
+        self.evaluating = self.in_step = False  # an exception may have ended an evaluation
         self.schedule, self.is_shared, self._last_point = schedule, is_shared, None
 
     def watch(self, model: object) -> None:
@@ -77,7 +80,7 @@ class UserScalars:
             ValueError: TensorBoard would rewrite the tag, or the value is not a scalar.
         """
         number = scalar(tag, value)
-        if self.evaluating or (self.evaluating is None and self._in_evaluation_mode):
+        if self.evaluating or (self._in_evaluation_mode and not (self.in_step and torch.is_grad_enabled())):
             _add(self._in_progress, _Logged(step, check_tag(tag), torch.is_grad_enabled()), number)
         else:
             _add(self._training, check_tag(tag), number)
@@ -87,21 +90,27 @@ class UserScalars:
         model = None if self._model is None else self._model()
         return model is not None and not model.training
 
+    def begin_step(self) -> None:
+        """Begins a step of a trainer that numbers its steps: an evaluation before it is over."""
+        self.in_step, self.evaluating = True, False
+
     def after_step(self) -> None:
         """Ends an evaluation, because an optimizer has made a step.
 
         If the model is in evaluation mode even now, it is trained in that mode, and values that were logged with
         gradients enabled belong to the training.
         """
+        self.evaluating = self.in_step = False
         if not self._in_progress:
             return
-        if self.evaluating is None and self._in_evaluation_mode:
+        if self._in_evaluation_mode:
             for logged in [logged for logged in self._in_progress if logged.with_gradients]:
                 _add(self._training, logged.tag, *self._in_progress.pop(logged))
         self.end_evaluation()
 
     def end_evaluation(self, name: str | None = EVAL) -> None:
         """Ends an evaluation; its values get the tags of `evaluation_tag`. Without a name they are discarded."""
+        self.evaluating = False
         for logged, (total, count) in self._in_progress.items():
             if name is not None:
                 _add(self._evaluations, (logged.step, evaluation_tag(logged.tag, name)), total, count)

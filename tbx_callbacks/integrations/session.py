@@ -219,7 +219,7 @@ class Session:
             ValueError: the tag contains characters that TensorBoard would rewrite, a metric writes it, or the value is
                 not a scalar.
         """
-        if self.is_active or not isinstance(tag, str):
+        if self.is_active:
             self._engine.log(tag, value, self._measured_step)
 
     def log_dict(self, values: Mapping[str, Tensor | float]) -> None:
@@ -241,8 +241,6 @@ class Session:
             name: the first part of the tags of its scalars: `eval`, `test`, or `eval/<set>` for one set of several.
                 None discards them.
         """
-        if self._engine.user_scalars.evaluating is not None:
-            self._engine.user_scalars.evaluating = False
         self._engine.user_scalars.end_evaluation(name)
 
     def watch_model(self, model: Any) -> None:
@@ -417,6 +415,7 @@ class Session:
         if self._lacks_group:
             self._look_for_group()
         self.stopwatch.stop_waiting()
+        self._engine.user_scalars.begin_step()
         self._step = step - 1
         self._engine.begin_step(step)
 
@@ -443,7 +442,7 @@ class Session:
         """
         if not self.running or self._counter is not None:
             return self._ignore("end_step", needs_numbered=True)
-        self._step = step
+        self._step, self._engine.user_scalars.in_step = step, False
         action = self._engine.end_step(step, flush=not logs_follow)
         return action if action is self._action else self._add(action)
 

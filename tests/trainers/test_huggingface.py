@@ -722,6 +722,25 @@ def test_huggingface_scalars_of_evaluation_stay_apart(tmp_path: Path, options: d
         assert len(read.steps("eval/aux/loss")) == len(expected) > 1
 
 
+def test_huggingface_scalar_of_step_begin_counted(tmp_path: Path) -> None:
+    """The model is still in evaluation mode when the first step after an evaluation begins."""
+    callback = TbxTrainerCallback("minimal")
+
+    class Begins(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            callback.log("aux/begun", state.global_step + 1)
+            if state.global_step == 5:
+                run.evaluate()
+
+    run = trainer(tmp_path, callbacks=[callback, Begins()], eval_strategy="steps", eval_steps=2)
+    run.compute_metrics = lambda prediction: callback.log("aux/metric", 3.0) or {}  # type: ignore[func-returns-value]
+    run.train()
+    read = Run(callback.log_dir)
+    assert read.at("aux/begun") == {2: 1.5, 4: 3.5, 6: 5.5, 8: 7.5}
+    assert read.at("eval/aux/metric") == dict.fromkeys((2, 4, 5, 6, 8), 3.0)
+    assert not {"aux/metric", "eval/aux/begun"} & set(read.scalars)
+
+
 def test_huggingface_scalars_of_later_evaluations_written(tmp_path: Path) -> None:
     callback = TbxTrainerCallback("minimal")
     run = trainer(tmp_path, callbacks=[callback])

@@ -126,6 +126,7 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
             self._session.stopwatch.resume()
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._session.begin_evaluation()  # until its metrics are logged: compute_metrics may log too
         if self._session.running:
             self._session.stopwatch.exclude()  # the evaluation began after the last event of the training
 

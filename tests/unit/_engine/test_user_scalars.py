@@ -109,15 +109,27 @@ def test_user_scalars_wrapped_model_mode_seen(wrap: Any) -> None:
     assert means(scalars, 2) == {"eval/a": 1.0}
 
 
-def test_user_scalars_trainer_knows_better_than_mode() -> None:
-    model = nn.Linear(1, 1)
-    scalars = started(model)
+def test_user_scalars_trainer_says_evaluation_in_training_mode() -> None:
+    scalars = started()
     scalars.evaluating = True
     scalars.add("a", 1.0, 2)
-    scalars.evaluating = False
-    model.eval()
+    scalars.end_evaluation()
     scalars.add("a", 2.0, 2)
     assert means(scalars, 2, is_last=True) == {"a": 2.0, "eval/a": 1.0}
+
+
+def test_user_scalars_step_begun_in_evaluation_mode_counted() -> None:
+    """A trainer may switch to training mode after the event of a new step. An evaluation in it has no gradients."""
+    model = nn.Linear(1, 1).eval()
+    scalars = started(model)
+    scalars.evaluating = True  # an evaluation that has not reported its end
+    scalars.begin_step()
+    scalars.add("a", 1.0, 1)
+    with torch.no_grad():
+        scalars.add("a", 100.0, 1)
+    model.train()
+    scalars.after_step()
+    assert means(scalars, 2) == {"a": 1.0, "earlier:1:eval/a": 100.0}
 
 
 def test_user_scalars_outside_training_keep_their_tag() -> None:
