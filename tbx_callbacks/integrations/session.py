@@ -470,7 +470,7 @@ class Session:
         """Stops counting samples in this training; warns once if that leaves out a number."""
         self._counts_samples = False
         is_written = any(tags.SAMPLES_PER_SECOND in item.metric.tags for item in self.config.items)
-        if self.is_writer and not self._warned_samples and (is_written or "samples" in self.config.axis):
+        if self.is_active and not self._warned_samples and (is_written or "samples" in self.config.axis):
             self._warned_samples = True
             logger.warning("%s is left out: %s; %s", tags.SAMPLES_PER_SECOND, reason, remedy)
 

@@ -38,6 +38,7 @@ def counted(make: Callable[[Number], Value], count: Number | None, is_complete: 
 class Throughput(Metric):
     """Speed since this metric's last point, without evaluation and saving.
 
+    In a plain loop, an evaluation is the time between a step and `loop.evaluate`, and that in `with loop.evaluation()`.
     Samples and tokens are added over ranks and divided by the slowest rank's time. Tokens are those that the attention
     mask keeps. A packed batch (one row without a mask) has no padding, so all its token ids count. A rate is left out
     at a point where the number of some micro-batch is unknown on any rank. `perf/monitor_share` is the share of time

@@ -20,7 +20,11 @@ from tests.helpers.data import collate, rows
 from tests.helpers.models import bert, trainer
 from tests.helpers.runs import Run
 
-SET = {"every": 1, "metrics": ["loss", "throughput", "nonfinite"], "axis": ["step", "samples", "tokens"]}
+SET: dict[str, Any] = {
+    "every": 1,
+    "metrics": ["loss", "throughput", "nonfinite"],
+    "axis": ["step", "samples", "tokens"],
+}
 Inputs = dict[str, Any]
 
 
@@ -343,6 +347,13 @@ def test_huggingface_nan_in_any_pass_counted(tmp_path: Path, caplog: pytest.LogC
     assert list(Run(callback.log_dir).at("nonfinite/losses").values()) == [0, 1, 0, 0]
 
 
+class Unreadable(dict[str, Any]):
+    """Looking for a label in it fails."""
+
+    def __contains__(self, name: object) -> bool:
+        raise RuntimeError("no names")
+
+
 class Module(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
@@ -364,6 +375,7 @@ class Module(pl.LightningModule):
     [
         (lambda batch: [torch.stack(batch), torch.zeros(len(batch), 1)], True),
         (lambda batch: {"x": torch.stack(batch), "text": ["a"] * len(batch)}, True),
+        (lambda batch: Unreadable(x=torch.stack(batch)), False),
         (lambda batch: Odd([torch.stack(batch)]), False),
     ],
 )
@@ -371,7 +383,7 @@ class Module(pl.LightningModule):
 def test_lightning_any_batch_trains(
     tmp_path: Path, collator: Any, counted: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    callback = TbxLightningCallback(SET, log_dir=tmp_path)
+    callback = TbxLightningCallback({**SET, "metrics": [*SET["metrics"], "train_accuracy"]}, log_dir=tmp_path)
     run = pl.Trainer(
         default_root_dir=tmp_path,
         accelerator="cpu",

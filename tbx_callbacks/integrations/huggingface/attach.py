@@ -84,7 +84,8 @@ def _wrap_training_step(trainer: Any, session: Session) -> None:
                 with session.guard_outputs():
                     check.finish(loss, is_writer=session.is_writer)
             if session.needs_batches:
-                session.record_batch(loss=loss.detach(), samples=samples, tokens=tokens)
+                is_scalar = isinstance(loss, Tensor) and loss.numel() == 1
+                session.record_batch(loss=loss.detach() if is_scalar else None, samples=samples, tokens=tokens)
         return loss
 
     trainer.training_step = training_step

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in
+from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in, usual_size
 
 
 class ForwardPasses:
@@ -40,7 +40,9 @@ class ForwardPasses:
             self._loss = loss if self._loss is None else self._loss + loss
         key = _key(inputs)
         if not any(_is_same(key, known) for known, _, _ in self._inputs):
-            self._inputs.append((key, samples_in(inputs, self._batch_size), tokens_in(inputs)))
+            usual = usual_size(inputs, self._batch_size)
+            samples, tokens = usual or (samples_in(inputs, self._batch_size), tokens_in(inputs))
+            self._inputs.append((key, samples, tokens))
 
     def take(self) -> tuple[Tensor | None, int | None, Tensor | None]:
         """Loss, samples and tokens of the micro-batch, None where unknown; then forgets its passes."""

@@ -28,8 +28,10 @@ class BatchOutputs:
 
     def begin(self, batch: Any) -> None:
         """Begins a batch; reads its labels before anything removes them."""
-        self._labels = labels_in(batch)
+        self._labels = None
         self._passes.clear()
+        with self._session.guard_outputs():
+            self._labels = labels_in(batch)
 
     def on_forward(self, outputs: Any, kwargs: Mapping[str, Any]) -> None:
         """Collects the outputs of one forward pass; see `Session.on_forward`."""

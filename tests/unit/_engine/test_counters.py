@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tbx_callbacks import TbxLoop
+from tbx_callbacks._engine.counters import Counters, Stopwatch
 from tests.helpers.runs import Run
 
 SET = {
@@ -41,6 +42,40 @@ def train(folder: Path, loss_of: Any, *, strict: bool = False, **outputs: Tensor
             loss = loss_of(number)
             loop.end_step(loss=loss, samples=2, tokens=torch.ones(2, 3), outputs=outputs, labels=torch.zeros(2).long())
     return Run(folder)
+
+
+def test_stopwatch_excludes_time_since_mark() -> None:
+    now = [0.0]
+    watch = Stopwatch(lambda: now[0])
+    watch.resume()
+    now[0] = 3.0
+    watch.mark()
+    now[0] = 10.0
+    watch.start_waiting()
+    watch.exclude()  # what began after the mark was no training
+    assert (watch.seconds, watch.is_running) == (3.0, False)
+    now[0] = 20.0
+    watch.exclude()
+    watch.mark()  # nothing is counted now
+    watch.stop_waiting()
+    assert (watch.seconds, watch.waits) == (3.0, 0)
+    watch.resume()
+    now[0] = 22.0
+    assert watch.seconds == 5.0
+    watch.exclude()  # the last mark is that of resume
+    assert watch.seconds == 3.0
+
+
+def test_counters_partly_counted_samples_unknown() -> None:
+    counters = Counters(Stopwatch())
+    start = counters.totals()
+    counters.record_batch(loss=None, samples=4, tokens=torch.tensor(9))
+    first, middle = counters.since(start)
+    counters.record_batch(loss=None, samples=None, tokens=torch.ones(2, 3))
+    counters.record_batch(loss=None, samples=4, tokens=torch.tensor(1))
+    second, _ = counters.since(middle)
+    assert (first.samples, first.tokens, first.incomplete) == (4, 9, frozenset())
+    assert (second.samples, second.tokens, second.incomplete) == (None, 7, {"samples"})
 
 
 def test_counters_reused_loss_memory_changes_nothing(tmp_path: Path) -> None:
