@@ -17,6 +17,7 @@ from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.model_access import ModelAccess
 from tbx_callbacks._model.parameters import Parameter
+from tbx_callbacks.metrics.clipping import Clip
 from tbx_callbacks.metrics.performance import InputShare, Memory
 
 logger = logging.getLogger(__name__)
@@ -56,8 +57,8 @@ def describe_mismatch(
         return None
     shown = f"{', '.join(names[:3])}{', ...' if names[3:] else ''}"
     return (
-        f"plain tensors that differ between ranks ({shown}); wrap the model (DDP, fully_shard) before the callback or"
-        " loop is created, or pass process_group= if ranks train several models"
+        f"plain tensors that differ between ranks ({shown}); wrap the model before the loop or callback is created, or"
+        " pass process_group="
     )
 
 
@@ -90,20 +91,27 @@ def supported_metrics(
     """
     unsupported = info.unsupported_sharding or access.sharding.unsupported_reason
     mismatch = None if unsupported else describe_mismatch(access.parameters, reducer, access.sharded_ids)
-    items = _drop_sharded(items, unsupported or mismatch, *(["activations"] if mismatch else []), warns=warns)
+    items = _drop_sharded(items, unsupported or mismatch, differ=mismatch is not None, warns=warns)
     if reducer is not None or is_alone:
         return items
     return _drop_cross_rank(items, has_shards=access.is_sharded, warns=warns)
 
 
-def _drop_sharded(items: Sequence[MetricSpec], sharding: str | None, *extra: str, warns: bool) -> list[MetricSpec]:
+def _drop_sharded(items: Sequence[MetricSpec], sharding: str | None, *, differ: bool, warns: bool) -> list[MetricSpec]:
     """Drops items that read sharded parameters: a shard's norm is not the parameter's norm.
 
-    `extra` names needs of further metrics to drop.
+    Where tensors `differ` between ranks, activations and clipping are those of one rank too.
     """
     if sharding is None:
         return list(items)
-    dropped = sorted({item.name for item in items if item.select is not None or item.metric.needs & {*extra}})
+    dropped = sorted(
+        {
+            item.name
+            for item in items
+            if item.select is not None
+            or (differ and ("activations" in item.metric.needs or isinstance(item.metric, Clip)))
+        }
+    )
     if dropped and warns:
         logger.warning(
             "parameter sharding is not supported: %s; disabled metrics: %s",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -282,6 +283,53 @@ def test_loop_without_other_ranks_leaves_out_shares(
     assert read.steps("grad_norm/total") == [2, 4, 6, 8]
     assert not {"train/loss", "perf/samples_per_s", "perf/tokens_per_s", "nonfinite/losses"} & set(read.scalars)
     assert caplog.text.count("would cover its share of the data only") == 1
+    assert re.search(r"share of the data only: train/loss, .*\bthroughput\b", caplog.text)
+    assert "WORLD_SIZE=2 is set without a process group: unset it" in caplog.text
+
+
+@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"])
+def test_loop_leftover_rank_variable_named_once(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, SET, log_dir=tmp_path / "run", log_every=2) as loop:
+        train(loop, model, optimizer)
+        loop.evaluate(accuracy=0.5)
+    assert not (tmp_path / "run").exists()
+    (record,) = caplog.records
+    assert f"this process writes no run: {variable}=1 is set, but there is no process group" in record.message
+
+
+def test_loop_leftover_rank_without_steps_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    model = net()
+    with TbxLoop(model, torch.optim.SGD(model.parameters(), lr=0.1), SET, log_dir=tmp_path / "run") as loop:
+        loop.evaluate(accuracy=0.5)
+    assert caplog.text.count("RANK=3 is set") == 1
+
+
+def test_loop_late_group_of_one_rank_keeps_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, SET, log_dir=tmp_path / "run", log_every=2) as loop:
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        try:
+            train(loop, model, optimizer)
+        finally:
+            torch.distributed.destroy_process_group()
+    assert Run(tmp_path / "run").steps("train/loss") == [2, 4, 6, 8]
+    assert not caplog.records
+
+
+def test_loop_wrong_process_group_raises() -> None:
+    model = net()
+    with pytest.raises(TypeError, match="process_group must be a group of"):
+        TbxLoop(model, torch.optim.SGD(model.parameters(), lr=0.1), SET, process_group=[0, 1])
 
 
 def test_loop_default_device_changes_nothing(tmp_path: Path) -> None:
