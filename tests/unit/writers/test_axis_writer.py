@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,18 @@ from tests.helpers.axes import along
 from tests.helpers.runs import Run, files
 
 
-def loop_over(folder: Path, sizes: dict[int, int], *, start: int = 0, **options: Any) -> None:
+def loop_over(folder: Path, sizes: Mapping[int, int | None], *, start: int = 0, **options: Any) -> None:
     """Trains on batches of given sizes by step, and evaluates after steps 3 and 4."""
     torch.manual_seed(0)
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, SET, log_dir=folder, log_every=2, start_step=start, **options) as loop:
         for step, size in sizes.items():
-            loss = model(torch.randn(size, 4)).square().mean()
+            loss = model(torch.randn(size or 2, 4)).square().mean()
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            loop.end_step(loss=loss, samples=size, tokens=3 * size)
+            loop.end_step(loss=loss, samples=size, tokens=None if size is None else 3 * size)
             if step in (3, 4):
                 loop.evaluate(accuracy=0.5)
 
@@ -64,7 +65,7 @@ def test_axes_of_resumed_loop_continue(tmp_path: Path) -> None:
 
 
 def test_axes_unknown_samples_not_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    loop_over(tmp_path / "run", {1: 0, 2: 0})  # the loop passes no number of samples
+    loop_over(tmp_path / "run", {1: None, 2: None})  # the loop passes no number of samples
     assert not files(tmp_path / "run" / "by_samples")
     assert "axis samples is not written: it needs the samples of each batch" in caplog.text
     loop_over(tmp_path / "run", {3: 5, 4: 5}, start=2)
