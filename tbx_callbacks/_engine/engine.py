@@ -137,6 +137,7 @@ class Engine:
         self._runner = MetricRunner(
             metric_runs, strict=self._strict, clock=self.stopwatch.clock, shared=reducer is not None
         )
+        self._runner.edges = frozenset({1, info.last_step or 1})
         self._control = Control(self.publisher, self._runner, self.stopwatch, share=self._share, live=cadences.live)
         self.wants_labels = "predictions" in self.needs
         self.user_scalars.start(
@@ -195,6 +196,9 @@ class Engine:
     def end(self, step: int, *, succeeded: bool) -> None:
         """Publishes the remaining values and the final ones. Values that the trainer logs later are still recorded."""
         self.flush_step(ended=step)
+        if succeeded and self._recorder is not None:
+            self._recorder.write_last_weights(step)
+            self.publisher.flush()
         self.detach()
         self.stopwatch.pause()
         timeout, started = _DRAIN_SECONDS if succeeded else _FAILED_DRAIN_SECONDS, time.monotonic()
@@ -443,7 +447,7 @@ class Engine:
             is_point: whether the metrics with `every: log` have a point here, as far as they do not have one yet.
         """
         if is_point and self._recorder is not None and self._recorder.step == step:
-            self._recorder.run_late(self._runner.logged_runs)
+            self._recorder.run_late(self._runner.logged_runs, step)
         with self._guard("publishing", step):
             user_scalars = shared is not None and self._runner.writes_logs
             if (

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tbx_callbacks import tags
-from tbx_callbacks._config.schedule import Every, Schedule
+from tbx_callbacks._config.schedule import At, Every, Schedule
 from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._engine.counters import Counters
 from tbx_callbacks._engine.metric_plan import MetricRun
@@ -47,6 +47,8 @@ class MetricRunner:
         self._failed: set[MetricRun] = set()
         self.needs = needs_of(metric_runs)
         """The needs of all metrics."""
+        self.edges: frozenset[int] = frozenset()
+        """Steps at which histograms have a point in any case: the first one, and the last one if it is known."""
         self._register(metric_runs)
 
     def _register(self, metric_runs: Sequence[MetricRun]) -> None:
@@ -99,7 +101,18 @@ class MetricRunner:
         for schedule, metric_runs in self._others.items():
             if schedule(step):
                 due += metric_runs
+        if step in self.edges:
+            due += [metric_run for metric_run in self.histogram_runs if metric_run not in due]
         return due
+
+    @property
+    def histogram_runs(self) -> list[MetricRun]:
+        """The metrics that write histograms at regular steps, except those that have failed."""
+        return [
+            metric_run
+            for metric_run in self.step_runs
+            if metric_run.has_histograms and not isinstance(metric_run.schedule, At)
+        ]
 
     @property
     def logged_runs(self) -> list[MetricRun]:

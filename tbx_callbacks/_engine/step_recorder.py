@@ -423,12 +423,19 @@ class StepRecorder:
 
     # -- metrics after the optimizers' steps ---------------------------------------------------------------------------
 
-    def run_late(self, metric_runs: Sequence[MetricRun]) -> bool:
-        """Runs metrics at the end of a step where they were not due; returns whether any metric ran.
+    def write_last_weights(self, step: int) -> None:
+        """Runs the histograms of weights once more when the training ends after `step`, unless they ran there."""
+        if self.has_stepped and self._info.ends_with_last_weights:
+            runs = [run for run in self._runner.histogram_runs if not run.spec.metric.needs & _OF_GRADIENTS]
+            self.run_late([run for run in runs if run.last_step != step], step)
+
+    def run_late(self, metric_runs: Sequence[MetricRun], step: int) -> None:
+        """Runs metrics at the end of a step where they were not due.
 
         Gradients and old weights are gone then. Metrics that need them are left out, with one warning.
         """
-        late = [metric_run for metric_run in metric_runs if metric_run not in self._done]
+        done = self._done if step == self.step else ()
+        late = [metric_run for metric_run in metric_runs if metric_run not in done]
         lost = [metric_run for metric_run in late if metric_run.spec.metric.needs & _OF_GRADIENTS]
         late = [metric_run for metric_run in late if metric_run not in lost]
         if lost:
@@ -437,18 +444,17 @@ class StepRecorder:
                 "%s: left out at step %d, because the trainer logs at a step that could not be predicted; set `every`"
                 " to a number of steps",
                 ", ".join(dict.fromkeys(metric_run.spec.name for metric_run in lost)),
-                self.step,
+                step,
             )
         if not late:
-            return False
-        with self._guard("measuring", self.step, late):
+            return
+        with self._guard("measuring", step, late):
             self._refresh()
-            step_values = self._publisher.step_values(self.step, self._runner.key(late) or None, again=True)
+            step_values = self._publisher.step_values(step, self._runner.key(late) or None, again=True)
             for name in dict.fromkeys(metric_run.optimizer for metric_run in late):
                 own = [metric_run for metric_run in late if metric_run.optimizer == name]
-                self._run(own, self._context(name or self._first_name), step_values)
+                self._run(own, replace(self._context(name or self._first_name), step=step), step_values)
                 self._count_histograms(own, step_values)
-        return True
 
     def _cannot_see_steps(self) -> bool:
         """Whether the trainer has finished a step, but the optimizer calls no step hooks."""
@@ -462,7 +468,7 @@ class StepRecorder:
         if lost:
             self._warn_without_gradients(self._first_name)
         due, self.due = [metric_run for metric_run in self.due if metric_run not in lost], []
-        self.run_late(due)
+        self.run_late(due, self.step)
 
     def _warn_without_gradients(self, name: str) -> None:
         lost = [metric_run.spec.name for metric_run in self._due(None) if metric_run.spec.metric.needs & _OF_GRADIENTS]

@@ -49,6 +49,9 @@ class TrainingInfo:
             that do not report an exception.
         steps_per_epoch: optimizer steps in an epoch; None if the number is unknown.
         logs_elsewhere: whether the trainer may log at other steps than `log_schedule` gives.
+        last_step: number of the last step; None if it is unknown. Histograms have a point there.
+        ends_with_last_weights: whether the model has the weights of the last step when the training ends, and not
+            those of a better checkpoint.
         predictions_remedy: how users of this trainer can provide labels and logits.
 
     Raises:
@@ -72,6 +75,8 @@ class TrainingInfo:
     still_training: Callable[[], bool] = _always
     steps_per_epoch: int | None = None
     logs_elsewhere: bool = False
+    last_step: int | None = None
+    ends_with_last_weights: bool = True
     predictions_remedy: str = "pass both to Session.record_outputs"
 
     def __post_init__(self) -> None:

@@ -58,7 +58,7 @@ class KnownOptimizers(Mapping[str, torch.optim.Optimizer]):
         self._current = dict(optimizers)
         # Weak: an optimizer that the training has replaced must free its state.
         self._names: weakref.WeakKeyDictionary[torch.optim.Optimizer, str] = weakref.WeakKeyDictionary(
-            {optimizer: name for name, optimizer in optimizers.items()}
+            {known: name for name, known in optimizers.items() if isinstance(known, torch.optim.Optimizer)}
         )
 
     def __getitem__(self, name: str) -> torch.optim.Optimizer:
@@ -119,7 +119,9 @@ def changes_gradients_itself(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """Returns the torch optimizer inside the wrappers of Accelerate, DeepSpeed, Lightning or Fabric.
+    """Returns the optimizer inside the wrappers of Accelerate, DeepSpeed, Lightning or Fabric.
+
+    It is one of torch, or at least has `param_groups`.
 
     Raises:
         TypeError: there is none.
@@ -130,11 +132,28 @@ def unwrap_optimizer(optimizer: Any) -> torch.optim.Optimizer:
         _step_hooks(inner),
     ):
         optimizer = inner
-    if not isinstance(optimizer, torch.optim.Optimizer):
+    if not isinstance(optimizer, torch.optim.Optimizer) and not isinstance(
+        getattr(optimizer, "param_groups", None), list
+    ):
         raise TypeError(
             f"an optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}; pass the optimizer itself"
         )
-    return optimizer
+    unwrapped: torch.optim.Optimizer = optimizer
+    return unwrapped
+
+
+def check_reports_steps(optimizers: Mapping[str, Any]) -> None:
+    """Raises unless the steps of all optimizers can be seen.
+
+    Raises:
+        TypeError: an optimizer is not one of torch, and calls no hooks.
+    """
+    for optimizer in optimizers.values():
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(
+                f"an optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}; derive its class from"
+                " it, so that its steps can be counted"
+            )
 
 
 def scaler_of(optimizers: Any) -> Any:

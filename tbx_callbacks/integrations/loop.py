@@ -24,6 +24,7 @@ from tbx_callbacks.metrics.hparam_values import plain_hparams
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_LOG_EVERY = 10
 _STEPS_WITHOUT_DIVISION = 20  # after them the losses are no longer examined
 
 
@@ -77,7 +78,8 @@ class TbxLoop(SessionHolder):
         model: the model, wrapped (DDP, compiled, prepared by Accelerate) or not.
         optimizer: one optimizer, several, or several by name; prepared by Accelerate or not.
         config: see `Session`.
-        log_every: the interval, in optimizer steps, of the loss and of metrics with `every: log`.
+        log_every: the interval, in optimizer steps, of the loss and of metrics with `every: log`. Default: `every` of
+            the metric set if it is a number of steps, else 10.
         steps_per_epoch: optimizer steps in an epoch, for metrics with `every: {epochs: ...}`.
         max_grad_norm: the limit if the loop clips by norm; None if it does not clip. Norms before clipping then need a
             call of `before_clip`.
@@ -96,7 +98,7 @@ class TbxLoop(SessionHolder):
         optimizer: Optimizers,
         config: ConfigSource = "default",
         *,
-        log_every: int = 10,
+        log_every: int | None = None,
         steps_per_epoch: int | None = None,
         max_grad_norm: float | None = None,
         hparams: Mapping[str, Any] | None = None,
@@ -106,6 +108,8 @@ class TbxLoop(SessionHolder):
     ) -> None:
         super().__init__(config, **options)
         check_module(model)
+        if log_every is None:
+            log_every = self.config.every if isinstance(self.config.every, int) else _LOG_EVERY
         check_whole_number("log_every", log_every, "pass the logging interval")
         check_whole_number("start_step", start_step, "pass the number of finished steps")
         if steps_per_epoch is not None:

@@ -23,7 +23,7 @@ from tbx_callbacks._engine.metric_plan import axis_specs
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import scalar
 from tbx_callbacks._model.forward_hooks import on_forward
-from tbx_callbacks._model.optimizers import unwrap_optimizer
+from tbx_callbacks._model.optimizers import check_reports_steps, unwrap_optimizer
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.integrations.arguments import refuse_unknown
@@ -295,6 +295,8 @@ class Session:
             if location.resume:
                 writer.purge(step + 1)
                 resumed_from = location.folder, step
+        if not numbered:
+            check_reports_steps(info.optimizers)
         counter = None if numbered else StepCounter(self._engine, info, step)
         self._engine.start(info, resumed_from, self._process_group, awaits_group=self._lacks_group)
         self._info, self._counter, self._step, self._action = info, counter, step, Action.NONE

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Never
 
 from torch import Tensor
 
+from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.metric_set import Config
+from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.integrations.arguments import refuse_unknown
 from tbx_callbacks.integrations.session import ConfigSource, Session
+from tbx_callbacks.runs.folders import RunLocation
 from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
+from tbx_callbacks.writers.tensorboard import LogDirError
+
+logger = logging.getLogger(__name__)
 
 
 class SessionHolder:
@@ -42,6 +49,30 @@ class SessionHolder:
             config, log_dir=log_dir, flush_secs=flush_secs, max_mib=max_mib, process_group=process_group
         )
         self._session.runs_dir = None
+
+    def _starts(
+        self, info: Callable[[], TrainingInfo], location: RunLocation | None, *, step: int, numbered: bool
+    ) -> bool:
+        """Starts the session, see `Session.start`; returns whether it runs.
+
+        A training that would run without the callback must not end because it cannot be described. One warning says so,
+        and the trainer's own numbers are still written.
+
+        Raises:
+            ConfigError: the metric set does not fit the model.
+            LogDirError: the folder cannot be written.
+        """
+        try:
+            self._session.start(info(), location, step=step, numbered=numbered)
+        except (ConfigError, LogDirError):
+            raise
+        except Exception as error:
+            self._session.suspend()
+            if self.config.strict:
+                raise
+            logger.warning("only the trainer's own numbers are written: this training cannot be read; %s", error)
+            return False
+        return True
 
     @property
     def config(self) -> Config:

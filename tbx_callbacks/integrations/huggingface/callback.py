@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from tbx_callbacks import tags
+from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.integrations.batches import loss_in
 from tbx_callbacks.integrations.huggingface.attach import attach, is_attached
 from tbx_callbacks.integrations.huggingface.batch_size import batch_size
@@ -23,6 +24,7 @@ from tbx_callbacks.integrations.huggingface.info import (
     training_info,
 )
 from tbx_callbacks.integrations.huggingface.loss_scale import REMEDY, LossComparison, warning
+from tbx_callbacks.integrations.huggingface.module import module_in
 from tbx_callbacks.integrations.huggingface.run_folder import checkpoint_state, choose, runs_dir
 from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.runs.folders import RunLocation
@@ -96,9 +98,14 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
             self._warned_twice = True
             logger.warning("numbers are written twice: report_to has tensorboard too; remove it from report_to")
         attached, dataloader = is_attached(self._trainer, session), kwargs.get("train_dataloader")
-        info = training_info(args, state, kwargs["model"], kwargs["optimizer"], dataloader, attached=attached)
         location = self._choose_location(args, state) if session.is_writer else None
-        session.start(info, location, step=state.global_step, numbered=True)
+
+        def info() -> TrainingInfo:
+            model = module_in(kwargs["model"], kwargs["optimizer"])
+            return training_info(args, state, model, kwargs["optimizer"], dataloader, attached=attached)
+
+        if not self._starts(info, location, step=state.global_step, numbered=True):
+            return
         self._in_step, self._passes, self._comparison = False, None, None
         if not attached:
             self._passes = ForwardPasses(batch_size(args, state, dataloader)) if session.needs_batches else None

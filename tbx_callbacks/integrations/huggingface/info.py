@@ -84,6 +84,8 @@ def training_info(
         earlier_logs=[log_tags(logs) for logs in state.log_history],
         compiled=is_compiled(model, args),
         steps_per_epoch=steps_per_epoch(args, dataloader),
+        last_step=state.max_steps if state.max_steps > 0 else None,
+        ends_with_last_weights=not args.load_best_model_at_end,
         logs_elsewhere=True,  # callbacks may set control.should_log
         predictions_remedy=_REMEDY_ATTACHED if attached else _REMEDY_NOT_ATTACHED,
     )
@@ -130,11 +132,19 @@ def log_schedule(args: Any, state: Any, dataloader: Any) -> Schedule:
     if strategy == "epoch":
         steps = steps_per_epoch(args, dataloader)
         if steps is None:
-            logger.warning("metrics with `every: log` are disabled: the data has no length; set `every` to a number")
+            _warn_of_gradients("the data has no length")
             return first
         return either(first, every(steps), at(state.max_steps))
-    logger.warning('metrics with `every: log` are disabled: logging_strategy is "no"; set `every` to a number')
+    _warn_of_gradients('logging_strategy is "no"')
     return first
+
+
+def _warn_of_gradients(reason: str) -> None:
+    logger.warning(
+        "metrics of gradients with `every: log` are left out: %s, so the logging steps are unknown; set `every` to a"
+        " number of steps",
+        reason,
+    )
 
 
 def steps_per_epoch(args: Any, dataloader: Any) -> int | None:

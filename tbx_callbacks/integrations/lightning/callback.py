@@ -11,11 +11,20 @@ from typing import Any
 from torch import Tensor
 
 from tbx_callbacks import tags
+from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.amp import scale_of
 from tbx_callbacks.integrations.batches import loss_in
 from tbx_callbacks.integrations.lightning.batch_outputs import BatchOutputs
 from tbx_callbacks.integrations.lightning.compat import Callback
-from tbx_callbacks.integrations.lightning.info import batch_size, epoch, is_step, loss_scale, scaler, training_info
+from tbx_callbacks.integrations.lightning.info import (
+    batch_size,
+    clipping,
+    epoch,
+    is_step,
+    loss_scale,
+    scaler,
+    training_info,
+)
 from tbx_callbacks.integrations.lightning.logger import Listener, is_tensorboard
 from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.metrics.hparam_values import HParamValue, plain_hparams
@@ -66,18 +75,23 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.fast_dev_run or not self._session.is_active:
             return
-        info = training_info(trainer, pl_module, self._logged_hparams)
         if not self._warned_twice and self._session.is_writer and any(map(is_tensorboard, trainer.loggers)):
             self._warned_twice = True
             logger.warning(
                 "values that the module logs are written twice: the Trainer has a TensorBoardLogger too; pass"
                 " logger=False to the Trainer"
             )
-        self._max_norm = trainer.gradient_clip_val if info.clipping == "norm" else None
+        self._max_norm = trainer.gradient_clip_val if clipping(trainer, pl_module) == "norm" else None
         self._scales_loss = pl_module.automatic_optimization and trainer.accumulate_grad_batches > 1
         state, self._checkpoint_state = self._checkpoint_state, {}  # a later fit continues from here
         step = state.get("step", self.step) if trainer.global_step else 0
-        self._session.start(info, self._stored_location(state) if step else None, step=step)
+        location = self._stored_location(state) if step else None
+
+        def info() -> TrainingInfo:
+            return training_info(trainer, pl_module, self._logged_hparams, self.config.every)
+
+        if not self._starts(info, location, step=step, numbered=False):
+            return
         self._batch_size = batch_size(trainer)
         self._batch_outputs = BatchOutputs(self._session) if self._session.needs_outputs else None
         if self._batch_outputs is not None:

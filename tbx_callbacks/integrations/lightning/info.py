@@ -8,24 +8,36 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tbx_callbacks._config.cadence import Cadence
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.amp import scale_of
 from tbx_callbacks._model.sharding import find_sharding
 from tbx_callbacks._model.sharding.torch_sharding import TorchSharding
 from tbx_callbacks.integrations.lightning.batch_outputs import REMEDY
+from tbx_callbacks.integrations.lightning.logger import Listener
 from tbx_callbacks.metrics.hparam_values import HParamValue, plain_hparams
 
 # Runs on CUDA only, and is untested.
 _DEEPSPEED = "Lightning's DeepSpeedStrategy (remedy: the Hugging Face Trainer, or a loop with TbxLoop)"
 
 
-def training_info(trainer: Any, pl_module: Any, logged_hparams: Mapping[str, HParamValue]) -> TrainingInfo:
-    """Describes the training that begins, for the engine; `logged_hparams` were passed to the Trainer's loggers."""
+def training_info(
+    trainer: Any, pl_module: Any, logged_hparams: Mapping[str, HParamValue], every: Cadence
+) -> TrainingInfo:
+    """Describes the training that begins, for the engine.
+
+    Args:
+        trainer: the Trainer.
+        pl_module: the module.
+        logged_hparams: hyper-parameters that were passed to the Trainer's loggers.
+        every: cadence of the metric set.
+    """
     sharding = find_sharding(pl_module, next(iter(trainer.optimizers), None))
     return TrainingInfo(
         model=wrapped_model(pl_module),
         optimizers=trainer.optimizers,
-        log_schedule=max(1, trainer.log_every_n_steps),
+        log_schedule=log_interval(trainer, every),
+        last_step=last_step(trainer, pl_module),
         clipping=clipping(trainer, pl_module),
         sharding=sharding,
         unsupported_sharding=None if isinstance(sharding, TorchSharding) else _DEEPSPEED,
@@ -64,6 +76,20 @@ def epoch(trainer: Any, batch_idx: int) -> float | None:
     """Finished epochs, including the fraction of the current one; None if its length is unknown."""
     batches = trainer.num_training_batches
     return trainer.current_epoch + (batch_idx + 1) / batches if math.isfinite(batches) else None
+
+
+def log_interval(trainer: Any, every: Cadence) -> int:
+    """The interval, in steps, at which the Trainer logs. Without a logger, a number of steps in the set counts."""
+    has_logger = any(not isinstance(logger, Listener) for logger in trainer.loggers)
+    return every if isinstance(every, int) and not has_logger else max(1, int(trainer.log_every_n_steps))
+
+
+def last_step(trainer: Any, pl_module: Any) -> int | None:
+    """The number of the last step, if the training is not stopped early; None if it is unknown."""
+    if not pl_module.automatic_optimization:
+        return None  # max_steps counts the steps of all optimizers
+    steps: float = trainer.estimated_stepping_batches
+    return int(steps) if math.isfinite(steps) and steps > 0 else None
 
 
 def is_step(trainer: Any, pl_module: Any, batch_idx: int) -> bool:
