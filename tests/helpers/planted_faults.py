@@ -153,7 +153,7 @@ FAULTS: dict[str, Fault] = {
         Plan(lr=0.2),
         {
             "learning_rate_too_high": (RATE, (1, 6)),
-            "update_too_large": ("update_ratio/bert.encoder.layer.0", (1, 6)),
+            "update_too_large": ("update_ratio/bert.encoder.layer.1", (1, 6)),
         },
         also=frozenset({"vanishing_gradients"}),
     ),
