@@ -14,6 +14,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from tbx_callbacks import tags
 from tbx_callbacks._config.cadence import Cadence
 from tbx_callbacks._config.metric_spec import MetricSpec
 from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig
@@ -246,10 +247,10 @@ class Engine:
         variable = size_variable()
         if variable is not None and not self._counts_batches:
             logger.warning(
-                "disabled, because each would cover its share of the data only: train/loss%s; %s is set without a"
-                " process group: unset it, or call init_process_group first",
-                "".join(f", {name}" for name in self._left_out),
+                "%s is set without a process group, so these metrics would cover its share of the data only;"
+                " disabled: %s; unset it, or call init_process_group first",
                 variable,
+                ", ".join([*self._left_out, tags.TRAIN_LOSS]),
             )
 
     def discard_step(self) -> bool:
