@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks._model.model_access import ModelAccess
-from tbx_callbacks._model.sharding.dtensor import local
+from tbx_callbacks._model.sharding.dtensor import local_all
 from tbx_callbacks._stats.flat import moved
 
 _NUM_TENSORS, _MAX_ELEMENTS = 8, 2**16
@@ -19,42 +19,43 @@ class ClipProbe:
     """
 
     def __init__(self) -> None:
+        self._access: ModelAccess | None = None
+        self._parameters: list[Tensor] = []
         self._gradients: list[Tensor] = []
-        self._before: Tensor | None = None
+        self._before: tuple[Tensor, ...] = ()
+        self._scale: Tensor | None = None
+        self.is_pending = False
+        """Whether gradients were read and not compared yet."""
 
     def begin(self, access: ModelAccess, scale: Tensor | None) -> None:
         """Reads the gradients before clipping; `scale` is the loss scale that they still contain."""
-        self._gradients = _small_gradients(access)
-        self._before = _norms(self._gradients)
-        if self._before is not None and scale is not None:
-            self._before = self._before / moved(scale, self._before.device).to(self._before.dtype)
+        if access is not self._access or not self._parameters:
+            self._access, self._parameters = access, _with_small_gradients(access)
+        gradients = local_all([parameter.grad for parameter in self._parameters])
+        if not gradients or None in [gradient if gradient is None else 0 for gradient in gradients]:
+            self._parameters, self.is_pending = [], False  # others have gradients now: chosen in the next step
+            return
+        self._gradients, self._scale = gradients, scale  # type: ignore[assignment]
+        self._before, self.is_pending = torch._foreach_norm(self._gradients), True
 
-    def end(self) -> Tensor | None:
-        """Returns 1.0 if the gradients have changed since, else 0.0, without a host sync; None if that is unknown."""
-        before, self._before = self._before, None
-        gradients, self._gradients = self._gradients, []
-        after = _norms(gradients)
-        return None if before is None or after is None else (after != before).any().float()
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether gradients were read and not compared yet."""
-        return self._before is not None
+    def end(self) -> Tensor:
+        """Returns 1.0 if the gradients have changed since, else 0.0, without a host sync."""
+        gradients, before = self._gradients, torch.stack(self._before)
+        self._gradients, self._before, self.is_pending = [], (), False
+        if self._scale is not None:
+            before = before / moved(self._scale, before.device).to(before.dtype)
+        return (torch.stack(torch._foreach_norm(gradients)) != before).any().float()
 
 
-def _small_gradients(access: ModelAccess) -> list[Tensor]:
+def _with_small_gradients(access: ModelAccess) -> list[Tensor]:
     found: list[Tensor] = []
-    for parameter in access.parameters:
-        gradient = None if parameter.tensor.grad is None else local(parameter.tensor.grad)
-        if gradient is not None and not gradient.is_sparse and 0 < gradient.numel() <= _MAX_ELEMENTS:
-            found.append(gradient)
-            if len(found) == _NUM_TENSORS or gradient.device != found[0].device:
+    tensors = [parameter.tensor for parameter in access.parameters]
+    for tensor, gradient in zip(tensors, local_all([tensor.grad for tensor in tensors]), strict=True):
+        if gradient is None or gradient.is_sparse or not 0 < gradient.numel() <= _MAX_ELEMENTS:
+            continue
+        first = found[0].grad if found else gradient
+        if first is not None and (gradient.device, gradient.dtype) == (first.device, first.dtype):
+            found.append(tensor)
+            if len(found) == _NUM_TENSORS:
                 break
-    return [gradient for gradient in found if gradient.device == found[0].device]
-
-
-@torch.no_grad()
-def _norms(gradients: list[Tensor]) -> Tensor | None:
-    if not gradients:
-        return None
-    return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
+    return found

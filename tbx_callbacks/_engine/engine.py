@@ -346,7 +346,9 @@ class Engine:
             return True
         if recorder is None:
             return False
-        return bool(recorder.end_of_step.pending) or (ended is not None and self.user_scalars.due(ended))
+        scalars = self.user_scalars
+        due = scalars.is_used and ended is not None and scalars.due(ended)
+        return due or bool(recorder.end_of_step.pending)
 
     def record_batch(self, *, loss: Tensor | None, samples: int | None, tokens: Tensor | None) -> Tensor | None:
         """Counts one micro-batch; returns a copy of its loss, or None if it is not counted."""

@@ -238,8 +238,11 @@ class StepRecorder:
                 self._refresh()
                 self._gradient_snapshot.take(self._access, self.due, scale, optimizer, max_norm)
         if self.probes_clipping:
-            with self._guard("reading gradients before clipping", self.step):
+            try:
                 self._clip_probe.begin(self._access, scale)
+            except Exception as error:
+                self.probes_clipping = False
+                self._guard.report("reading gradients before clipping", self.step, error)
 
     def record_clipping(self, norm: Tensor | float, max_norm: float) -> None:
         """See `Engine.record_clipping`."""
@@ -265,7 +268,7 @@ class StepRecorder:
 
     def before_step(self, name: str, closure: Closure | None) -> Closure | None:
         """Holds the gradients and copies the weights that due metrics need; see `StepEvents`."""
-        if closure is None:
+        if closure is None and self._clip_probe.is_pending:
             self._end_probe()
         if not self.due:
             return None
@@ -307,12 +310,17 @@ class StepRecorder:
             self._has_tensor_rates = self._info.logs_elsewhere and any(isinstance(rate, Tensor) for rate in rates)
         elif self._info.logs_elsewhere:
             self._rates[name] = [group.get("lr") for group in optimizer.param_groups]  # the same, in fewer calls
-        self._user_scalars.after_step()
-        if self.probes_clipping:
+        scalars = self._user_scalars
+        scalars.evaluating = scalars.in_step = False
+        if scalars.is_used:
+            scalars.after_step()
+        if self._clip_probe.is_pending:
             self._end_probe()
-        if not self.due:
-            return
-        if name in self._depths and _stack_depth() > self._depths[name]:
+        if self.due:
+            self._measure(name, optimizer)
+
+    def _measure(self, name: str, optimizer: torch.optim.Optimizer) -> None:
+        if name in self._depths and _stack_depth() - 1 > self._depths[name]:
             return  # a step of the base class: the step itself has not ended
         self._depths.pop(name, None)
         if self._training_abandoned():
@@ -326,7 +334,8 @@ class StepRecorder:
                 raise
 
     def _end_probe(self) -> None:
-        if self._clip_probe.is_pending and (flag := self._clip_probe.end()) is not None and self.probes_clipping:
+        flag = self._clip_probe.end()
+        if self.probes_clipping:
             self._counters.record_clipped(flag)
 
     def report(self, error: Exception) -> None:

@@ -46,6 +46,8 @@ class UserScalars:
         """Whether the trainer says that the model is evaluated."""
         self.in_step = False
         """Whether a step has begun. The trainer may switch an evaluated model to training mode only later."""
+        self.is_used = False
+        """Whether this object has something to do in a step: a value was logged, or ranks may have values."""
         self._model: weakref.ref[nn.Module] | None = None
         # Sums and counts since the last point.
         self._training: dict[str, tuple[Number, int]] = {}
@@ -62,6 +64,7 @@ class UserScalars:
         self.watch(model)
         self.evaluating = self.in_step = False  # an exception may have ended an evaluation
         self.schedule, self.is_shared, self._last_point = schedule, is_shared, None
+        self.is_used |= is_shared
 
     def watch(self, model: object) -> None:
         """Sets the model whose mode tells whether it is evaluated."""
@@ -79,7 +82,7 @@ class UserScalars:
             TypeError: the value is not a number.
             ValueError: TensorBoard would rewrite the tag, or the value is not a scalar.
         """
-        number = scalar(tag, value)
+        number, self.is_used = scalar(tag, value), True
         if self.evaluating or (self._in_evaluation_mode and not (self.in_step and torch.is_grad_enabled())):
             _add(self._in_progress, _Logged(step, check_tag(tag), torch.is_grad_enabled()), number)
         else:
@@ -90,17 +93,12 @@ class UserScalars:
         model = None if self._model is None else self._model()
         return model is not None and not model.training
 
-    def begin_step(self) -> None:
-        """Begins a step of a trainer that numbers its steps: an evaluation before it is over."""
-        self.in_step, self.evaluating = True, False
-
     def after_step(self) -> None:
         """Ends an evaluation, because an optimizer has made a step.
 
         If the model is in evaluation mode even now, it is trained in that mode, and values that were logged with
         gradients enabled belong to the training.
         """
-        self.evaluating = self.in_step = False
         if not self._in_progress:
             return
         if self._in_evaluation_mode:

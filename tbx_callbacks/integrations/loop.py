@@ -195,7 +195,7 @@ class TbxLoop(SessionHolder):
         Raises:
             ValueError: the loss is not a scalar.
         """
-        step = self.step
+        step = self.step if self._division is not None else 0
         self._session.end_batch(loss=loss, samples=samples, tokens=tokens, outputs=outputs, labels=labels)
         if self._division is not None and self._division.is_noticed(loss, is_step=self.step > step):
             self._division = None

@@ -156,6 +156,7 @@ class Session:
         self._info: TrainingInfo | None = None  # of the training in progress
         self._counter: StepCounter | None = None  # likewise, if the session counts steps
         self._hooks: list[Any] = []
+        self._clipped: tuple[Any, str | None] = (None, None)  # the optimizer of the last `before_clip`, and its name
         self._announced: str | None = None  # the folder that the user knows
         self._step = 0
         self._action = Action.NONE
@@ -300,6 +301,7 @@ class Session:
         counter = None if numbered else StepCounter(self._engine, info, step)
         self._engine.start(info, resumed_from, self._process_group, awaits_group=self._lacks_group)
         self._info, self._counter, self._step, self._action = info, counter, step, Action.NONE
+        self._clipped = None, None
         self._counts_samples = True
         self.needs_labels = self._engine.wants_labels
         self.needs_batches = "batches" in self._engine.needs
@@ -417,7 +419,8 @@ class Session:
         if self._lacks_group:
             self._look_for_group()
         self.stopwatch.stop_waiting()
-        self._engine.user_scalars.begin_step()
+        scalars = self._engine.user_scalars
+        scalars.in_step, scalars.evaluating = True, False  # an evaluation before is over
         self._step = step - 1
         self._engine.begin_step(step)
 
@@ -493,7 +496,9 @@ class Session:
             return
         if not self._engine.wants_before_clip:
             return
-        name = None if optimizer is None else self._name_of(optimizer)
+        if optimizer is not self._clipped[0]:
+            self._clipped = optimizer, None if optimizer is None else self._name_of(optimizer)
+        name = self._clipped[1]
         if optimizer is not None and name is None:
             return  # not an optimizer of this training: its gradients are not measured
         self._engine.before_clip(loss_scale, optimizer=name, max_norm=max_norm)

@@ -53,10 +53,12 @@ class StepHooks:
             return None
         StepHooks._running += 1
         try:
-            name = events.name_of(optimizer)
+            if optimizer is not self._last:
+                self._last, self._last_name = optimizer, events.name_of(optimizer)
+            name = self._last_name
             if name is None:
                 return None
-            closure = _closure_in(args, kwargs)
+            closure = _closure_in(args, kwargs) if kwargs or len(args) > 1 else None
             replaced = events.before_step(name, closure)
             return None if replaced is None or closure is None else _replace(args, kwargs, closure, replaced)
         except Exception as error:
@@ -83,7 +85,11 @@ class StepHooks:
 
 def _closure_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Closure | None:
     """Returns the closure among the arguments of `step`; the first argument is the optimizer."""
-    return next((value for value in (*args[1:], *kwargs.values()) if callable(value)), None)
+    for value in (*args[1:], *kwargs.values()):
+        if callable(value):
+            found: Closure = value
+            return found
+    return None
 
 
 def _replace(
