@@ -433,8 +433,11 @@ class StepRecorder:
     # -- metrics after the optimizers' steps ---------------------------------------------------------------------------
 
     def write_last_weights(self, step: int) -> None:
-        """Runs the histograms of weights once more when the training ends after `step`, unless they ran there."""
-        if self.has_stepped and self._info.ends_with_last_weights:
+        """Runs the histograms of weights once more when the training ends after `step`, unless they ran there.
+
+        Not on several ranks: they may end after different steps.
+        """
+        if self.has_stepped and self._info.ends_with_last_weights and self._publisher.reducer is None:
             runs = [run for run in self._runner.histogram_runs if not run.spec.metric.needs & _OF_GRADIENTS]
             self.run_late([run for run in runs if run.last_step != step], step)
 

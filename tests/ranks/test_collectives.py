@@ -35,7 +35,7 @@ def test_collectives_of_due_steps_bounded(counts: dict[int, Any], strategy: str,
         assert printed[strategy]["training"]  # torch.distributed counts only the training's own collectives
         assert not any(printed[strategy]["without"].values())
     two, four = (printed[strategy]["ours"] for printed in counts.values())
-    for step in range(1, 13):
+    for step in range(2, 13):  # in the first step, ranks agree on the layout of its histograms
         calls = two[str(step)]
         if step % 3:
             assert not calls, step

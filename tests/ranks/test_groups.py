@@ -98,7 +98,7 @@ def test_logs_of_rank_0_alone_keep_merging(trainings: Trainings) -> None:
     assert run.steps("train/of_rank_0") == [2]
 
 
-def test_batches_of_other_sizes_same_loss_as_one_process(trainings: Trainings) -> None:
+def test_batches_of_other_sizes_same_loss(trainings: Trainings) -> None:
     assert not any(trainings.printed("uneven_batches"))
     model = net().double()
     with torch.no_grad():
