@@ -90,9 +90,9 @@ class Amp(Metric):
     """Loss scale of float16 mixed precision, and the steps that were skipped because gradients overflowed.
 
     `amp/scale` is the loss scale after this step. `amp/skipped_steps` counts skipped steps since the last point. Both
-    need a GradScaler. Steps are numbered as in the trainer: the Hugging Face and the Lightning Trainer number skipped steps
-    too. A loop numbers a skipped step only if the optimizer is fused, because only then is it called. Both values are the
-    same on every rank. Cost: a copy of one number per micro-batch.
+    need a GradScaler. Steps are numbered as in the trainer: the Hugging Face and the Lightning Trainer number skipped
+    steps too. A loop numbers a skipped step only if the optimizer is fused, because only then is it called. Both values
+    are the same on every rank. Cost: a copy of one number per micro-batch.
     """
 
     tags: ClassVar[Mapping[str, str]] = {AMP_SCALE: "", AMP_SKIPPED_STEPS: "steps"}
