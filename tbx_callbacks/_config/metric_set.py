@@ -40,6 +40,7 @@ class Config:
         live: the rules that are evaluated during the training.
         writers: the writers of the run.
         source: where the set comes from, for messages.
+        kept: inherited metrics that stay beside those of the same name that the set adds.
     """
 
     items: tuple[MetricSpec, ...]
@@ -51,6 +52,7 @@ class Config:
     live: LiveRuleConfig = NO_LIVE_RULES
     writers: tuple[WriterSpec, ...] = TENSORBOARD_ONLY
     source: str = field(default="a mapping", compare=False)
+    kept: tuple[MetricSpec, ...] = field(default=(), compare=False)
 
     @property
     def digest(self) -> str:
@@ -215,7 +217,7 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
     try:
         settings = validate(MetricSet, data, "key")
         parent = _load_parent(settings.pop("extends", None), source, base, chain)
-        settings["items"] = _merge(parent.items, settings.pop("metrics", ()))
+        settings["items"], settings["kept"] = _merge(parent.items, settings.pop("metrics", ()))
         if "best" in settings:
             settings["best"] = tuple(({**dict(parent.best), **dict(settings["best"])}).items())
         with located("rules"):
@@ -236,8 +238,14 @@ def _load_parent(name: str | None, source: str, base: Path, chain: tuple[Path, .
         raise ConfigError(f"{source}: extends: {error}") from error
 
 
-def _merge(inherited: Sequence[MetricSpec], entries: Sequence[tuple[MetricSpec, bool]]) -> tuple[MetricSpec, ...]:
-    """Inherited items without the disabled ones; repeated ones are replaced in place."""
+def _merge(
+    inherited: Sequence[MetricSpec], entries: Sequence[tuple[MetricSpec, bool]]
+) -> tuple[tuple[MetricSpec, ...], tuple[MetricSpec, ...]]:
+    """Adds the entries to the inherited items, and removes the disabled ones; repeated ones are replaced in place.
+
+    Returns:
+        All items, and the inherited ones that stay beside other entries of the same metric.
+    """
     items = {item.key(): item for item in inherited}
     own_keys: set[tuple[object, ...]] = set()
     for index, (spec, is_off) in enumerate(entries):
@@ -253,7 +261,9 @@ def _merge(inherited: Sequence[MetricSpec], entries: Sequence[tuple[MetricSpec, 
             raise SpecError(f"{where} must differ from the items before it in by, include or exclude: same tags")
         own_keys.add(spec.key())
         items[spec.key()] = spec
-    return tuple(items.values())
+    added = {key[0] for key in own_keys}
+    kept = [item for item in inherited if item.key()[0] in added and items.get(item.key()) is item]
+    return tuple(items.values()), tuple(kept)
 
 
 def _non_default(settings: Any) -> dict[str, Any] | None:

@@ -49,7 +49,14 @@ def check_table(file: str) -> tuple[Table, str]:
     return table, (
         f"{escape(config.source)}: {len(config.items)} metrics, every: {_text(config.every)}, strict: {config.strict},"
         f" rules: {escape(config.live.describe())}, writers: {escape(', '.join(spec.name for spec in config.writers))}"
+        f"{escape(_kept(config))}"
     )
+
+
+def _kept(config: Config) -> str:
+    """Names the inherited metrics that stay beside those that the set adds."""
+    kept = ", ".join(f"{item.name} ({_parameters(item)})" for item in config.kept)
+    return f"\ninherited and kept: {kept}; `- {config.kept[0].name}: off` above an entry removes them" if kept else ""
 
 
 def _cadence(item: MetricSpec, config: Config) -> str:

@@ -157,3 +157,16 @@ def test_help_lists_commands() -> None:
             command in out.stdout + out.stderr
             for command in ("sets", "metrics", "check", "schema", "view", "doctor", "recipe")
         )
+
+
+def test_check_kept_inherited_metrics_named(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("extends: default\nmetrics:\n  - weight_histogram: {every: 20, include: head}\n", encoding="utf-8")
+    assert "inherited and kept: weight_histogram (by layer); `- weight_histogram: off`" in " ".join(
+        run("check", str(own)).stdout.split()
+    )
+    own.write_text(
+        "extends: default\nmetrics:\n  - weight_histogram: off\n  - weight_histogram: {every: 20, include: head}\n",
+        encoding="utf-8",
+    )
+    assert "inherited and kept" not in run("check", str(own)).stdout
