@@ -171,7 +171,7 @@ def test_lightning_points_are_those_of_its_monitors(tmp_path: Path, every: int) 
     callback = TbxLightningCallback(SET)
     fitted = pl.Trainer(
         default_root_dir=tmp_path,
-        callbacks=[callback, LearningRateMonitor()],
+        callbacks=[callback, LearningRateMonitor("step")],
         max_epochs=2,
         log_every_n_steps=every,
         accumulate_grad_batches=2,
