@@ -159,9 +159,13 @@ class WeightSnapshot:
             for index in group.members
             if access.is_local(index)
         }
-        trained = [index for index in sorted(indices) if access.parameters[index].tensor.requires_grad]
-        if not closure:
-            trained = [index for index, found in zip(trained, access.have_gradients(trained), strict=True) if found]
+        # A frozen parameter that has a gradient is updated too.
+        with_gradient = zip(sorted(indices), access.have_gradients(sorted(indices)), strict=True)
+        trained = [
+            index
+            for index, found in with_gradient
+            if found or (closure and access.parameters[index].tensor.requires_grad)
+        ]
         self._copies[name] = {
             index: current.to(_copy_dtype(current.dtype), copy=True)
             for index, current in zip(trained, access.weights_at(trained), strict=True)

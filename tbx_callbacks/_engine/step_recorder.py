@@ -17,6 +17,7 @@ from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._distributed.packing import Agree, StepValues
 from tbx_callbacks._distributed.rank import is_rank_zero
 from tbx_callbacks._engine.activation_hooks import Activations
+from tbx_callbacks._engine.backward_watch import BackwardWatch
 from tbx_callbacks._engine.clip_probe import ClipProbe
 from tbx_callbacks._engine.cost import DeviceTime, device_marker
 from tbx_callbacks._engine.counters import Counters
@@ -91,6 +92,10 @@ class StepRecorder:
         self._activations = self._watch_activations()
         self._gradient_snapshot, self._weight_snapshot = GradientSnapshot(), WeightSnapshot()
         self._entering = EnteringGradients()
+        self._backward_watch = BackwardWatch()
+        self._may_clip = (
+            info.may_clip and publisher.reducer is None and (info.scaler is None or not info.scaler.is_enabled())
+        )
         self._clip_probe = ClipProbe()
         self.probes_clipping = info.clipping == "norm" and "clipping" in runner.needs and len(info.optimizers) == 1
         """Whether each step's gradients are compared with those before clipping."""
@@ -114,11 +119,12 @@ class StepRecorder:
         self._rates: dict[str, list[Number | None]] = {}
         self._depths: dict[str, int] = {}  # of the stack, where an optimizer's step began
         self._strangers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self._is_changed = False  # whether gradients have changed since the backward pass
         self._has_tensor_rates = True  # they must be copied, because schedulers change them
         self.captures_rates = False
         """Whether learning rates are recorded in this step even if no metric is due."""
         self._warned: set[str] = set()
-        self._first_name = next(iter(info.optimizers))
+        self._first_name = self._replacement = next(iter(info.optimizers))
         self._hooks = self._attach()
 
     def _attach(self) -> list[Any]:
@@ -140,6 +146,7 @@ class StepRecorder:
             self._hooks.pop().remove()
         self._weight_snapshot.clear()
         self._entering.clear()
+        self._backward_watch.end()
         self._activations.end()
 
     def suspend(self) -> None:
@@ -188,6 +195,8 @@ class StepRecorder:
         self.step, self.stepped, self.calls, self.due = step, False, 0, self._runner.due(step)
         if unmeasured:
             self.due += [metric_run for metric_run in unmeasured if metric_run not in self.due]
+        if self._may_clip and self._due(None, "before_clip"):
+            self._backward_watch.begin(self._access)
         if not self.has_stepped:  # an optimizer without hooks will not report them, and its scheduler changes them
             self._rates = {name: rates_of(optimizer) for name, optimizer in self._info.optimizers.items()}
         if self._activations.modules:
@@ -264,6 +273,8 @@ class StepRecorder:
         name = self._info.optimizers.adopt(optimizer, {id(tensor) for tensor in self._info.model.parameters()})
         if name is None:
             self._strangers.add(optimizer)
+        else:
+            self._replacement = name
         return name
 
     def before_step(self, name: str, closure: Closure | None) -> Closure | None:
@@ -273,15 +284,19 @@ class StepRecorder:
         if not self.due:
             return None
         depth = _stack_depth()
-        if depth > self._depths.get(name, depth) or not self._due(name) or self._training_abandoned():
+        if depth > self._depths.get(name, depth) or self._training_abandoned():
             return None  # a step that calls the step of its base class reports it too
+        with self._guard("reading the model", self.step):
+            self._refresh()
+        if not self._due(name):
+            return None
         self._depths[name] = depth
+        self._is_changed = closure is None and self._backward_watch.has_changed(self._info.optimizers[name])
         reading, comparing = self._due(name, "gradients"), self._due(name, "weights_before")
         holding = reading or comparing
         hold = partial(self._entering.hold, name=name, copies=bool(reading))
-        with self._guard("reading gradients", self.step, holding):
-            self._refresh()
-            if holding and closure is None:
+        if holding and closure is None:
+            with self._guard("reading gradients", self.step, holding):
                 hold(self._access)
         if comparing:
             with self._guard("copying weights", self.step, comparing):
@@ -351,15 +366,27 @@ class StepRecorder:
             self._warn_without_gradients(name)
         with self._guard.charged(self.step, self._due(name, "weights_before")):
             updates = self._weight_snapshot.updates(self._access, name, skipped, entered)
-        if self._gradient_snapshot.separate and any("clipping" in run.spec.metric.needs for run in due):
+        clips = self._info.clipping == "norm" and any("clipping" in run.spec.metric.needs for run in due)
+        if clips and self._gradient_snapshot.separate:
             self._warn(
                 "clipping",
                 "clip/factor is left out: several optimizers clip separately; compare grad_norm with grad_norm_clipped",
             )
+        before_clip = self._gradient_snapshot.gradients.get(name)
+        clipping = "other" if self._may_clip and before_clip is None and self._is_changed else self._info.clipping
+        reading = [run for run in due if "before_clip" in run.spec.metric.needs]
+        if reading and before_clip is None and clipping != "none" and not self._info.logs_elsewhere:
+            self._warn(
+                "before clipping",
+                "%s: left out before clipping, because gradients change between the backward pass and the step; %s",
+                ", ".join(dict.fromkeys(run.spec.name for run in reading)),
+                self._info.clip_remedy,
+            )
         context = replace(
             self._context(name),
+            clipping=clipping,
             gradients=Tensors(self._access.counted(name, entered or ())),
-            before_clip=self._gradient_snapshot.gradients.get(name),
+            before_clip=before_clip,
             updates=updates,
             skipped=skipped,
             clip_factor=self._gradient_snapshot.clip_factor(),
@@ -509,9 +536,15 @@ class StepRecorder:
         return self._publisher.step_values(step, key or ("log",))
 
     def first_rate(self) -> Number | None:
-        """The learning rate that the first optimizer used in this step; None if it did not step."""
-        rates = self._rates.get(self._first_name)
-        return rates[0] if self.stepped and rates else None
+        """The learning rate that the first optimizer used in this step; None if it did not step.
+
+        An optimizer that is created during the training takes its place in steps without it.
+        """
+        if not self.stepped:
+            return None
+        name = self._first_name if self._first_name in self._rates else self._replacement
+        rates = self._rates.get(name)
+        return rates[0] if rates else None
 
     def finish_step(self) -> None:
         """Ends the step: runs the deferred metrics."""

@@ -49,6 +49,9 @@ class TrainingInfo:
             that do not report an exception.
         steps_per_epoch: optimizer steps in an epoch; None if the number is unknown.
         logs_elsewhere: whether the trainer may log at other steps than `log_schedule` gives.
+        may_clip: whether `clipping` is only assumed to be `none`. Gradients that change between the backward pass and
+            the step are then taken for clipped ones.
+        clip_remedy: how users of this trainer can provide the gradients before clipping.
         last_step: number of the last step; None if it is unknown. Histograms have a point there.
         ends_with_last_weights: whether the model has the weights of the last step when the training ends, and not
             those of a better checkpoint.
@@ -75,6 +78,8 @@ class TrainingInfo:
     still_training: Callable[[], bool] = _always
     steps_per_epoch: int | None = None
     logs_elsewhere: bool = False
+    may_clip: bool = False
+    clip_remedy: str = "call before_clip before clipping"
     last_step: int | None = None
     ends_with_last_weights: bool = True
     predictions_remedy: str = "pass both to Session.record_outputs"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from tbx_callbacks._config.validation import short
 
 _LABELS = ("labels", "label", "targets", "target", "y")
 _IDS, _MASK, _POSITIONS, _SEQUENCE_INDEX = "input_ids", "attention_mask", "position_ids", "seq_idx"
@@ -101,14 +104,35 @@ def scalar_norm(norm: Any) -> Any:
     return norm.reshape(()) if type(norm) is Tensor else norm
 
 
+def batch_count(name: str, number: Any) -> int:
+    """The user's number of samples or tokens in a batch.
+
+    Raises:
+        TypeError: it is not a whole number.
+        ValueError: it is negative.
+    """
+    try:
+        count = operator.index(number)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name} must be a whole number, got {short(number)}; pass len(batch), or leave it out"
+        ) from None
+    if count < 0:
+        raise ValueError(f"{name} must be at least 0, got {count}; leave it out if it is unknown")
+    return count
+
+
 def scalar_loss(loss: Tensor | float) -> Tensor:
     """The user's loss, 0-d and detached.
 
     Raises:
+        TypeError: it is not a number.
         ValueError: it has more than one element.
     """
     if not isinstance(loss, Tensor):
-        return torch.tensor(loss)
+        if not hasattr(loss, "__float__"):
+            raise TypeError(f"loss must be a number or a tensor, got {short(loss)}; pass the loss of the batch")
+        return torch.tensor(float(loss))
     if loss.numel() != 1:
         raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, for example with .mean()")
     return loss.detach().reshape(()) if loss.ndim else loss.detach()

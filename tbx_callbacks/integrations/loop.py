@@ -70,9 +70,9 @@ class TbxLoop(SessionHolder):
         loop.evaluate(accuracy=accuracy)
     ```
 
-    Steps are those of the first optimizer, counted from `start_step` + 1. `train/loss` is the mean of the losses since
-    the last point, computed on their device. Other arguments, `writer`, `log` and `close` are those of `Session`.
-    Without `log_dir` the run is written to a new folder in `runs/`.
+    A step is a batch in which any optimizer steps. Steps are counted from `start_step` + 1. `train/loss` is the mean of
+    the losses since the last point, computed on their device. Other arguments, `writer`, `log` and `close` are those of
+    `Session`. Without `log_dir` the run is written to a new folder in `runs/`.
 
     Args:
         model: the model, wrapped (DDP, compiled, prepared by Accelerate) or not.
@@ -133,6 +133,8 @@ class TbxLoop(SessionHolder):
             texts={tags.ARGS: json.dumps(own_hparams, indent=2)} if own_hparams else {},
             scaler=scaler,
             steps_per_epoch=steps_per_epoch,
+            may_clip=not max_grad_norm and not (scaler is not None and scaler.is_enabled()),
+            clip_remedy="pass max_grad_norm, and call loop.before_clip() before clipping",
             predictions_remedy="pass outputs=... and labels=... to end_step",
         )
         self._session.start(info, step=start_step)

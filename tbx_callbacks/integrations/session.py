@@ -27,7 +27,7 @@ from tbx_callbacks._model.optimizers import check_reports_steps, unwrap_optimize
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.integrations.arguments import refuse_unknown
-from tbx_callbacks.integrations.batches import samples_in, scalar_loss, scalar_norm, tokens_in, usual_size
+from tbx_callbacks.integrations.batches import batch_count, samples_in, scalar_loss, scalar_norm, tokens_in, usual_size
 from tbx_callbacks.integrations.notebook import announce
 from tbx_callbacks.integrations.step_counting import StepCounter
 from tbx_callbacks.metrics.host_values import FinalValue
@@ -392,14 +392,16 @@ class Session:
             A request to stop persists; a checkpoint is requested once. All ranks receive the same.
 
         Raises:
-            ValueError: the loss is not a scalar.
+            TypeError: the loss is not a number, or a count is not a whole one.
+            ValueError: the loss is not a scalar, or a count is negative.
         """
         if self._lacks_group:
             self._look_for_group()
         if self._counter is None:
             return self._ignore("end_batch", needs_numbered=False)
+        samples = None if samples is None else batch_count("samples", samples)
         if tokens is not None and not isinstance(tokens, Tensor):
-            tokens = torch.tensor(tokens)
+            tokens = torch.tensor(batch_count("tokens", tokens))
         if outputs is not None:
             self.record_outputs(outputs, labels)
         loss = None if loss is None else scalar_loss(loss)
@@ -431,8 +433,9 @@ class Session:
         if not self.running or self._counter is not None:
             self._ignore("record_batch", needs_numbered=True)
             return
+        samples = None if samples is None else batch_count("samples", samples)
         if tokens is not None and not isinstance(tokens, Tensor):
-            tokens = torch.tensor(tokens)
+            tokens = torch.tensor(batch_count("tokens", tokens))
         if not (loss is None or (type(loss) is Tensor and not loss.ndim and not loss.requires_grad)):
             loss = scalar_loss(loss)  # the usual loss needs no call
         self._engine.record_batch(loss=loss, samples=samples, tokens=tokens)
@@ -618,13 +621,15 @@ class Session:
 
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:
-        """A context for an evaluation or a checkpoint: its time is not training time."""
+        """A context for an evaluation or a checkpoint: its time and its values are not those of the training."""
         was_running = self.stopwatch.is_running
         if was_running:
             self.stopwatch.pause()
+        self.begin_evaluation()
         try:
             yield
         finally:
+            self.end_evaluation()
             if was_running:
                 self.stopwatch.resume()
 

@@ -121,7 +121,7 @@ class StepCounter:
                 " each batch",
                 calls,
             )
-        elif self._idle:
+        elif self._idle and (not self._longest or self._idle >= _MAX_IDLE):
             self._warned = True
             logger.warning(
                 "nothing is written: no optimizer of this model has stepped in %d micro-batches; pass the one that"

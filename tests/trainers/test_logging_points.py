@@ -186,3 +186,60 @@ def test_lightning_points_are_those_of_its_monitors(tmp_path: Path, every: int) 
         monitored = sorted({int(row["step"]) + 1 for row in csv.DictReader(file) if row["lr-SGD"]})
     run = Run(callback.log_dir)
     assert run.steps("weight_norm/total") == run.steps("grad_norm/total") == run.steps("mine") == monitored
+
+
+class Logging(pl.LightningModule):
+    """Logs own scalars in training and tests, and its rate with `self.log`."""
+
+    def __init__(self, callback: TbxLightningCallback) -> None:
+        super().__init__()
+        self.net, self.callback = nn.Linear(4, 2), callback
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        self.callback.log("own/x", 1.0)
+        self.log("mine", self.optimizers().param_groups[0]["lr"])
+        return self.net(batch[0]).square().mean()
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.callback.log("own/x", 100.0)
+        self.log("test_loss", self.net(batch[0]).square().mean())
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.callback.log("own/x", 50.0)
+        self.log("val_loss", self.net(batch[0]).square().mean())
+
+
+@pytest.mark.parametrize("monitor_is_first", [False, True])
+def test_lightning_monitor_and_log_at_same_steps(tmp_path: Path, monitor_is_first: bool) -> None:
+    callback = TbxLightningCallback({"every": 1, "metrics": ["loss", "learning_rate"]})
+    monitor = LearningRateMonitor("step")
+    fitted = pl.Trainer(
+        default_root_dir=tmp_path,
+        callbacks=[monitor, callback] if monitor_is_first else [callback, monitor],
+        max_epochs=2,
+        log_every_n_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
+    data = DataLoader(TensorDataset(torch.randn(8, 4)), batch_size=4)
+    module = Logging(callback)
+    fitted.fit(module, data, data)
+    for _ in range(2):
+        fitted.test(module, data)
+    fitted.validate(module, data)
+    callback.close()
+    run = Run(callback.log_dir)
+    rates = {step: pytest.approx(0.1 * 0.5 ** (step - 1)) for step in (1, 2, 3, 4)}
+    assert run.at("lr-SGD") == run.at("lr/SGD/pg1") == run.at("mine") == rates
+    assert run.steps("val_loss") == [2, 4]  # the last value did not change
+    assert run.scalars["own/x"] == [(step, 1.0) for step in (1, 2, 3, 4)]
+    assert {value for _, value in run.scalars["test/own/x"]} == {100.0}
+    assert run.steps("eval/own/x") == [2, 4]

@@ -21,6 +21,7 @@ from tbx_callbacks.integrations.lightning.info import (
     clipping,
     epoch,
     is_step,
+    logged_step,
     loss_scale,
     scaler,
     training_info,
@@ -55,6 +56,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     _warned_twice = False  # whether the user knows about a second TensorBoard logger
     _checkpoint_state: Mapping[str, Any] = {}
     _max_norm: float | None = None
+    _fitting: Any = None  # the Trainer, while it fits
     _batch_outputs: BatchOutputs | None = None  # set if a metric reads the model's outputs
     _batch_size: int | None = None
     _size: tuple[int | None, Tensor | None] = (None, None)  # samples and tokens of the batch
@@ -157,6 +159,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         self._session.end_evaluation(self._evaluation)
+        self._evaluation = None
         if self._session.running:
             self._session.stopwatch.exclude()  # since the end of the batch; the next one resumes
 
@@ -173,6 +176,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         self._session.end_evaluation(self._evaluation)
+        self._evaluation = None
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._session.end(succeeded=True)
@@ -243,10 +247,12 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         """Receives the values that the module logs, until `_remove_listener`."""
         if trainer.fast_dev_run or any(isinstance(logger, Listener) for logger in trainer.loggers):
             return
+        self._fitting = trainer if trainer.state.fn == "fit" else None
         listener = Listener(self._on_logs, self._on_hparams, self._get_writer, trainer.default_root_dir)
         trainer.loggers = [*trainer.loggers, listener]
 
     def _remove_listener(self, trainer: Any) -> None:
+        self._fitting = None
         trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, Listener)]
 
     def _get_writer(self) -> SummaryWriter | NullSummaryWriter:
@@ -262,6 +268,11 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
                     "hparams", "\n".join(f"{name}: {value}" for name, value in plain.items()), self.step
                 )
 
-    def _on_logs(self, metrics: Mapping[str, float]) -> None:
-        """Records values that the module logged after the finished steps."""
-        self._session.record_logs({name: float(value) for name, value in metrics.items()})
+    def _on_logs(self, metrics: Mapping[str, float], step: int | None) -> None:
+        """Records values that the module or another callback logged, at the step that they belong to."""
+        if self._evaluation is not None:  # the module's numbers come before the end of their evaluation
+            self._session.end_evaluation(self._evaluation)
+            self._session.begin_evaluation()
+        logs = {name: float(value) for name, value in metrics.items()}
+        step = None if self._fitting is None else logged_step(self._fitting, step, self.step)
+        self._session.record_logs(logs, step=step)

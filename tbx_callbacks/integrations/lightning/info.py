@@ -45,6 +45,7 @@ def training_info(
         texts=texts(pl_module),
         scaler=scaler(trainer),
         steps_per_epoch=steps_per_epoch(trainer, pl_module),
+        clip_remedy="use self.manual_backward(loss)",
         predictions_remedy=REMEDY,
     )
 
@@ -82,6 +83,25 @@ def log_interval(trainer: Any, every: Cadence) -> int:
     """The interval, in steps, at which the Trainer logs. Without a logger, a number of steps in the set counts."""
     has_logger = any(not isinstance(logger, Listener) for logger in trainer.loggers)
     return every if isinstance(every, int) and not has_logger else max(1, int(trainer.log_every_n_steps))
+
+
+def logged_step(trainer: Any, step: int | None, finished: int) -> int:
+    """The step of values that are logged now, counted from 1.
+
+    Lightning counts the finished steps, so that the step in progress has the number of the last one in our count.
+
+    Args:
+        trainer: the Trainer, while it fits.
+        step: the step that is passed to its loggers.
+        finished: number of finished steps.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    own: int | None = getattr(loop, "_batches_that_stepped", None)  # a private attribute, as in Lightning's callbacks
+    if step is not None and own is not None and step != own:
+        return step  # the user's own number
+    batches = loop.batch_progress.current
+    # A monitor logs before the batch: the rate, for example, that its step is going to use.
+    return finished + 1 if batches.ready > batches.processed and own == finished else finished
 
 
 def last_step(trainer: Any, pl_module: Any) -> int | None:

@@ -15,7 +15,7 @@ class Listener(Logger):  # type: ignore[misc]
     With `logger=False` in the Trainer it is the module's `self.logger`.
 
     Args:
-        on_logs: receives the values by name.
+        on_logs: receives the values by name, and Lightning's step.
         on_hparams: receives hyper-parameters.
         writer: returns the run's `SummaryWriter`, the module's `self.logger.experiment`.
         folder: the `save_dir` that Lightning requires of a logger.
@@ -23,7 +23,7 @@ class Listener(Logger):  # type: ignore[misc]
 
     def __init__(
         self,
-        on_logs: Callable[[Mapping[str, float]], None],
+        on_logs: Callable[[Mapping[str, float], int | None], None],
         on_hparams: Callable[[Any], None],
         writer: Callable[[], SummaryWriter | NullSummaryWriter],
         folder: str,
@@ -48,7 +48,7 @@ class Listener(Logger):  # type: ignore[misc]
         return self._writer()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._on_logs(metrics)
+        self._on_logs(metrics, step)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         self._on_hparams(params)

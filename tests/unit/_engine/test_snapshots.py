@@ -57,6 +57,8 @@ def test_weight_snapshot_only_selected_and_trained_copied() -> None:
     model(batch(1)[0]).sum().backward()
     assert set(copies(model, UPDATES)) == {0, 1, 2, 3}
     model[0].requires_grad_(False)
+    assert set(copies(model, UPDATES)) == {0, 1, 2, 3}  # they are updated until their gradients are gone
+    model[0].zero_grad()
     assert set(copies(model, UPDATES, closure=True)) == {2, 3}
 
 

@@ -261,3 +261,44 @@ def test_failed_step_next_step_measured(tmp_path: Path) -> None:
             optimizer.step()
             loop.end_step()
     assert Run(tmp_path).scalars["grad_norm/total"] == expected
+
+
+@pytest.mark.parametrize("metrics", [[{"grad_norm": {"by": "total"}}], NORMS])
+def test_phases_of_separate_optimizers_all_measured(tmp_path: Path, metrics: Any) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(model[1].parameters(), lr=0.1)
+    expected = {}
+    config = {"every": 1, "strict": True, "metrics": [*metrics, "loss"]}
+    with TbxLoop(model, optimizer, config, log_dir=tmp_path, log_every=1) as loop:
+        for step in range(1, 9):
+            if step == 5:
+                optimizer = torch.optim.Adam(model[0].parameters(), lr=0.01)
+            model.zero_grad()
+            loss = model(torch.ones(2, 4)).square().mean()
+            loss.backward()
+            part = model if step < 5 else model[0]  # parameters of no optimizer count for the first one
+            expected[step] = pytest.approx(norm([p.grad for p in part.parameters()]), rel=1e-5)
+            optimizer.step()
+            loop.end_step(loss=loss)
+    run = Run(tmp_path)
+    found = {**run.at("grad_norm/total"), **run.at("grad_norm/Adam-1/total")}
+    assert found == expected
+    assert run.at("train/learning_rate") == {s: pytest.approx(0.1 if s < 5 else 0.01) for s in range(1, 9)}
+
+
+def test_frozen_parameter_with_gradient_update_measured(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    expected = []
+    with TbxLoop(model, optimizer, {"every": 1, "strict": True, "metrics": NORMS}, log_dir=tmp_path) as loop:
+        for step in range(1, 6):
+            if step == 3:
+                model[0].requires_grad_(False)
+            model(torch.randn(6, 4)).square().mean().backward()
+            before = [p.detach().clone() for p in model.parameters()]
+            optimizer.step()
+            change = norm([p.detach() - old for p, old in zip(model.parameters(), before, strict=True)])
+            expected.append((step, pytest.approx(change, rel=1e-4)))
+            optimizer.zero_grad(set_to_none=False)
+            loop.end_step()
+    assert Run(tmp_path).scalars["update_norm/total"] == expected

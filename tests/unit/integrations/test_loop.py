@@ -493,3 +493,63 @@ def test_loop_divided_loss_noticed_once(tmp_path: Path, divided: str, caplog: py
         " pass the undivided loss"
     )
     assert printed == ([line] if divided == "before" else [])
+
+
+def test_loop_evaluation_context_keeps_values_apart(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, OWN, log_dir=tmp_path) as loop:
+        for step in steps_of(model, optimizer, 4):
+            loop.log("t", 1.0)
+            loop.end_step()
+            if step == 3:
+                with loop.evaluation():
+                    loop.log("t", 100.0)
+                    loop.evaluate("dev", accuracy=1.0)
+    read = Run(tmp_path)
+    assert read.scalars["t"] == [(2, 1.0), (4, 1.0)]
+    assert read.scalars["eval/dev/t"] == [(3, 100.0)]
+
+
+@pytest.mark.parametrize("left", [1, 3])
+def test_loop_unfinished_accumulation_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, left: int) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, OWN, log_dir=tmp_path) as loop:
+        for batch in range(1, 8 + left + 1):
+            loss = model(torch.ones(1, 4)).sum()
+            loss.backward()
+            if batch % 4 == 0:
+                optimizer.step()
+            loop.end_step(loss=loss)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"samples": -3}, "samples must be at least 0, got -3; leave it out if it is unknown"),
+        ({"samples": "x"}, "samples must be a whole number, got 'x'; pass len\\(batch\\), or leave it out"),
+        ({"samples": 2.5}, "samples must be a whole number, got 2.5"),
+        ({"tokens": [1]}, "tokens must be a whole number, got \\[1\\]"),
+        ({"loss": "a"}, "loss must be a number or a tensor, got 'a'; pass the loss of the batch"),
+    ],
+)
+def test_loop_wrong_batch_argument_refused(tmp_path: Path, arguments: dict[str, Any], error: str) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with (
+        TbxLoop(model, optimizer, OWN, log_dir=tmp_path) as loop,
+        pytest.raises((TypeError, ValueError), match=error),
+    ):
+        loop.end_step(**arguments)
+
+
+def test_loop_samples_of_any_integer_counted(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    mask = torch.ones(4, dtype=torch.int64)
+    with TbxLoop(model, optimizer, {"every": 1, "metrics": ["throughput"]}, log_dir=tmp_path) as loop:
+        for _ in steps_of(model, optimizer, 3):
+            loop.end_step(samples=mask.sum())
+    assert min(value for _, value in Run(tmp_path).scalars["perf/samples_per_s"]) > 0
