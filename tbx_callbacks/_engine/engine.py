@@ -437,6 +437,7 @@ class Engine:
         *,
         on_all_ranks: bool = True,
         is_point: bool = False,
+        is_over: bool = True,
     ) -> None:
         """Records values (by tag) that the trainer logged after `step` steps, to write them with that step's values.
 
@@ -448,6 +449,7 @@ class Engine:
                 does.
             on_all_ranks: whether all ranks make this call. Only then may the step be shared with them.
             is_point: whether the metrics with `every: log` have a point here, as far as they do not have one yet.
+            is_over: whether the step has ended. Some values are logged before.
         """
         if is_point and self._recorder is not None and self._recorder.step == step:
             self._recorder.run_late(self._runner.logged_runs, step)
@@ -465,7 +467,7 @@ class Engine:
             self._runner.drop_logged_tags(log_values.tags)
             if self._recorder is not None:
                 self._recorder.finish_step()
-                self._add_user_scalars(self._recorder, step if step == self._recorder.step else None)
+                self._add_user_scalars(self._recorder, step if is_over and step == self._recorder.step else None)
             else:
                 log_values.add_local(self._user_scalars_outside_training(step))
             self.publisher.flush_with_logs(step, log_values, facts)

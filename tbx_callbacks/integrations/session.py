@@ -665,7 +665,9 @@ class Session:
             self._open(self._new_location())
         facts = None if clip_factor is None else {tags.TRAINER_CLIP_FACTOR: clip_factor}
         step = self.step if step is None else step
-        self._engine.record_logs(step, logs, facts, on_all_ranks=on_all_ranks, is_point=is_point)
+        self._engine.record_logs(
+            step, logs, facts, on_all_ranks=on_all_ranks, is_point=is_point, is_over=step <= self.step
+        )
         self.stopwatch.restart_waiting()
 
     def _add(self, action: Action) -> Action:
