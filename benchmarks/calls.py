@@ -95,7 +95,8 @@ def count(config: str, step: int) -> CallCounter:
         )
     )  # fmt: skip
     data = [
-        {"input_ids": torch.randint(0, 64, (8,)), "attention_mask": torch.ones(8), "labels": i % 2} for i in range(4)
+        {"input_ids": torch.randint(0, 64, (8,)), "attention_mask": torch.ones(8, dtype=torch.int64), "labels": i % 2}
+        for i in range(4)
     ]
     counter = CallCounter()
     with tempfile.TemporaryDirectory() as folder:
