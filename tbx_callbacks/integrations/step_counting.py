@@ -11,6 +11,7 @@ from tbx_callbacks import tags
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.loss_mean import LossMean
 from tbx_callbacks._engine.training_info import TrainingInfo
+from tbx_callbacks._model.optimizers import ids_of
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.rules.base import Action
 
@@ -40,6 +41,15 @@ class StepCounter:
         self._action = Action.NONE
         self._idle, self._longest, self._warned = 0, 0, False  # micro-batches since the last step
         self._has_batches = self._continues = False
+        trained = set().union(*map(ids_of, info.optimizers.values()))
+        holds_shards = (
+            info.sharding is not None and info.sharding.frees_gradients
+        )  # the optimizer has tensors of its own
+        if not holds_shards and trained.isdisjoint(map(id, info.model.parameters())):
+            logger.warning(
+                "numbers of the optimizer do not belong to the model: it trains none of its parameters; pass the model"
+                " and the optimizer that trains it"
+            )
 
     @property
     def stepped(self) -> bool:

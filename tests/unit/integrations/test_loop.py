@@ -553,3 +553,13 @@ def test_loop_samples_of_any_integer_counted(tmp_path: Path) -> None:
         for _ in steps_of(model, optimizer, 3):
             loop.end_step(samples=mask.sum())
     assert min(value for _, value in Run(tmp_path).scalars["perf/samples_per_s"]) > 0
+
+
+def test_loop_optimizer_of_other_model_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = torch.optim.SGD(nn.Linear(4, 2).parameters(), lr=0.1)
+    with TbxLoop(nn.Linear(4, 2), optimizer, OWN, log_dir=tmp_path):
+        pass
+    assert [record.getMessage() for record in caplog.records] == [
+        "numbers of the optimizer do not belong to the model: it trains none of its parameters; pass the model and the"
+        " optimizer that trains it"
+    ]
