@@ -308,6 +308,11 @@ class Engine:
         return self._recorder.calls if self._recorder is not None else 0
 
     @property
+    def unknown_steps(self) -> int:
+        """Steps since `begin_step` of optimizers that do not train the model."""
+        return self._recorder.unknown_steps if self._recorder is not None else 0
+
+    @property
     def first_rate(self) -> Number | None:
         """The learning rate of the first optimizer in this step; None if it did not step."""
         return self._recorder.first_rate() if self._recorder is not None else None

@@ -93,9 +93,7 @@ class StepRecorder:
         self._gradient_snapshot, self._weight_snapshot = GradientSnapshot(), WeightSnapshot()
         self._entering = EnteringGradients()
         self._backward_watch = BackwardWatch()
-        self._may_clip = (
-            info.may_clip and publisher.reducer is None and (info.scaler is None or not info.scaler.is_enabled())
-        )
+        self._may_clip = info.may_clip and publisher.reducer is None
         self._clip_probe = ClipProbe()
         self.probes_clipping = info.clipping == "norm" and "clipping" in runner.needs and len(info.optimizers) == 1
         """Whether each step's gradients are compared with those before clipping."""
@@ -112,6 +110,8 @@ class StepRecorder:
         """Whether an optimizer has made a step since the training began."""
         self.calls = 0
         """Steps of all optimizers since `begin_step`."""
+        self.unknown_steps = 0
+        """Steps since then of optimizers that do not train this model."""
         self.due: list[MetricRun] = []
         """The metrics that are due in this step."""
         self._done: set[MetricRun] = set()
@@ -192,7 +192,8 @@ class StepRecorder:
             self._depths.clear()
         if not self._hooks:
             self._hooks = self._attach()  # attach again after suspend()
-        self.step, self.stepped, self.calls, self.due = step, False, 0, self._runner.due(step)
+        self.step, self.stepped, self.calls, self.unknown_steps = step, False, 0, 0
+        self.due = self._runner.due(step)
         if unmeasured:
             self.due += [metric_run for metric_run in unmeasured if metric_run not in self.due]
         if self._may_clip and self._due(None, "before_clip"):
@@ -268,10 +269,14 @@ class StepRecorder:
     def name_of(self, optimizer: torch.optim.Optimizer) -> str | None:
         """Returns the optimizer's name. One that is new, and trains this model, belongs to the training from now on."""
         name: str | None = self._info.optimizers.name_of(optimizer)
-        if name is not None or (optimizer in self._strangers and not self.due) or self._training_abandoned():
+        if name is not None or self._training_abandoned():
             return name
+        if optimizer in self._strangers and not self.due:
+            self.unknown_steps += 1
+            return None
         name = self._info.optimizers.adopt(optimizer, {id(tensor) for tensor in self._info.model.parameters()})
         if name is None:
+            self.unknown_steps += 1
             self._strangers.add(optimizer)
         else:
             self._replacement = name
@@ -308,6 +313,7 @@ class StepRecorder:
             result = closure()
             with self._guard("reading gradients", self.step, holding):
                 hold(self._access)
+                self._is_changed = self._backward_watch.has_changed(self._info.optimizers[name])
             return result
 
         return evaluate

@@ -150,7 +150,7 @@ class UserScalars:
             means = {tag: Mean(*sums) for tag, sums in self._training.items() if tag not in late}
             self._training.clear()
             self._last_point, self._last_tags = step, frozenset(means)
-        if is_last:
+        if is_last and not self.evaluating:
             self.end_evaluation()
         for (earlier, tag), sums in self._evaluations.items():
             means[tag if earlier == step else f"{EARLIER}{step - earlier}:{tag}"] = Mean(*sums)
@@ -161,8 +161,8 @@ class UserScalars:
         return step > 0 and step != self._last_point and self.schedule(step)
 
     def pop_outside_training(self, step: int) -> dict[str, Mean]:
-        """Returns all means, where no training is in progress. Values that no evaluation has claimed keep their tag."""
-        for logged in [*self._in_progress]:
+        """Returns all means, where no training is in progress. Values that no evaluation claims keep their tag."""
+        for logged in [] if self.evaluating else [*self._in_progress]:  # the evaluation's end claims them
             _add(self._training, logged.tag, *self._in_progress.pop(logged))
         return self.pop(step, is_last=True)
 

@@ -133,7 +133,7 @@ class TbxLoop(SessionHolder):
             texts={tags.ARGS: json.dumps(own_hparams, indent=2)} if own_hparams else {},
             scaler=scaler,
             steps_per_epoch=steps_per_epoch,
-            may_clip=not max_grad_norm and not (scaler is not None and scaler.is_enabled()),
+            may_clip=not max_grad_norm,
             clip_remedy="pass max_grad_norm, and call loop.before_clip() before clipping",
             predictions_remedy="pass outputs=... and labels=... to end_step",
         )

@@ -131,7 +131,7 @@ class StepCounter:
                 " each batch",
                 calls,
             )
-        elif self._idle and (not self._longest or self._idle >= _MAX_IDLE):
+        elif self._idle and (not self._longest or self._idle >= _MAX_IDLE or self._engine.unknown_steps):
             self._warned = True
             logger.warning(
                 "nothing is written: no optimizer of this model has stepped in %d micro-batches; pass the one that"

@@ -73,7 +73,7 @@ class StepHooks:
             return
         StepHooks._running += 1
         try:
-            if optimizer is not self._last:
+            if optimizer is not self._last or self._last_name is None:
                 self._last, self._last_name = optimizer, events.name_of(optimizer)
             if self._last_name is not None:
                 events.after_step(self._last_name, optimizer)

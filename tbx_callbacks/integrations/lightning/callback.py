@@ -158,8 +158,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         self._end_datasets(tags.EVAL)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        self._session.end_evaluation(self._evaluation)
-        self._evaluation = None
+        self._end_evaluation()
         if self._session.running:
             self._session.stopwatch.exclude()  # since the end of the batch; the next one resumes
 
@@ -175,8 +174,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         self._end_datasets(tags.TEST)
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
-        self._session.end_evaluation(self._evaluation)
-        self._evaluation = None
+        self._end_evaluation()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._session.end(succeeded=True)
@@ -218,6 +216,12 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
             self._session.end_evaluation(self._evaluation)
             self._session.begin_evaluation()
             self._evaluation = self._datasets[dataloader_idx]
+
+    def _end_evaluation(self) -> None:
+        self._session.end_evaluation(self._evaluation)
+        self._evaluation = None
+        if not self._session.running and self._session.log_dir is not None:
+            self._session.record_logs({})  # no step follows that would write its values
 
     def _end_datasets(self, name: str) -> None:
         """Ends the last of several data sets. What the module logs now belongs to the evaluation as a whole."""
@@ -270,9 +274,6 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
 
     def _on_logs(self, metrics: Mapping[str, float], step: int | None) -> None:
         """Records values that the module or another callback logged, at the step that they belong to."""
-        if self._evaluation is not None:  # the module's numbers come before the end of their evaluation
-            self._session.end_evaluation(self._evaluation)
-            self._session.begin_evaluation()
         logs = {name: float(value) for name, value in metrics.items()}
         step = None if self._fitting is None else logged_step(self._fitting, step, self.step)
         self._session.record_logs(logs, step=step)

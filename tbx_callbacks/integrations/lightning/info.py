@@ -88,20 +88,19 @@ def log_interval(trainer: Any, every: Cadence) -> int:
 def logged_step(trainer: Any, step: int | None, finished: int) -> int:
     """The step of values that are logged now, counted from 1.
 
-    Lightning counts the finished steps, so that the step in progress has the number of the last one in our count.
+    Lightning counts finished steps. While a step or an epoch begins, its number is that of our finished steps: what is
+    logged then, such as a rate, belongs to the step that follows. At their end, its number is one less.
 
     Args:
         trainer: the Trainer, while it fits.
         step: the step that is passed to its loggers.
         finished: number of finished steps.
     """
-    loop = trainer.fit_loop.epoch_loop
-    own: int | None = getattr(loop, "_batches_that_stepped", None)  # a private attribute, as in Lightning's callbacks
+    # A private attribute, as in Lightning's own callbacks.
+    own: int | None = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", None)
     if step is not None and own is not None and step != own:
         return step  # the user's own number
-    batches = loop.batch_progress.current
-    # A monitor logs before the batch: the rate, for example, that its step is going to use.
-    return finished + 1 if batches.ready > batches.processed and own == finished else finished
+    return finished + 1 if own == finished else finished
 
 
 def last_step(trainer: Any, pl_module: Any) -> int | None:

@@ -45,7 +45,17 @@ def train(folder: Path, between: Callable[[nn.Module], None], *, micro: int = 1,
     return Run(folder)
 
 
-@pytest.mark.parametrize("between", [clip, clip_value])
+def clamp_data(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.grad.data.clamp_(-0.01, 0.01)  # type: ignore[union-attr]
+
+
+def assign(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.grad = parameter.grad.clamp(-0.01, 0.01)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("between", [clip, clip_value, clamp_data, assign])
 @pytest.mark.parametrize("micro", [1, 3])
 def test_loop_undeclared_clipping_norm_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, between: Callable[[nn.Module], None], micro: int
@@ -70,3 +80,56 @@ def test_loop_declared_clipping_without_call_warns(tmp_path: Path, caplog: pytes
     run = train(tmp_path, clip, max_grad_norm=0.01)
     assert "grad_norm/total" not in run.scalars
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("clips", [False, True])
+@pytest.mark.parametrize("is_told", [False, True])
+def test_loop_with_gradscaler_only_clipping_noticed(tmp_path: Path, clips: bool, is_told: bool) -> None:
+    model, scaler = nn.Linear(4, 2), torch.amp.GradScaler("cpu")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with TbxLoop(model, optimizer, SET, log_dir=tmp_path, scaler=scaler if is_told else None) as loop:
+        for _ in range(4):
+            scaler.scale(model(torch.randn(3, 4)).square().mean()).backward()  # type: ignore[no-untyped-call]
+            scaler.unscale_(optimizer)
+            if clips:
+                clip(model)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            loop.end_step()
+    assert ("grad_norm/total" in Run(tmp_path).scalars) == (not clips)
+
+
+def test_loop_second_optimizer_clips_only_its_norm_left_out(tmp_path: Path) -> None:
+    model = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)])
+    optimizers = {"first": torch.optim.SGD(model[:2].parameters(), lr=0.1)}
+    optimizers["second"] = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    with TbxLoop(model, optimizers, SET, log_dir=tmp_path) as loop:
+        for _ in range(4):
+            model.zero_grad()
+            model[2](model[1](model[0](torch.randn(3, 4)))).square().mean().backward()
+            clip(model[2])
+            for optimizer in optimizers.values():
+                optimizer.step()
+            loop.end_step()
+    run = Run(tmp_path)
+    assert run.steps("grad_norm/first/total") == [2, 4]
+    assert "grad_norm/second/total" not in run.scalars
+
+
+def test_loop_clipping_in_closure_noticed(tmp_path: Path) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+    with TbxLoop(model, optimizer, SET, log_dir=tmp_path) as loop:
+        for _ in range(4):
+
+            def closure(x: Any = torch.randn(3, 4)) -> Any:  # noqa: B008
+                optimizer.zero_grad()
+                loss = model(x).square().mean()
+                loss.backward()
+                clip(model)
+                return loss
+
+            optimizer.step(closure)
+            loop.end_step()
+    assert "grad_norm/total" not in Run(tmp_path).scalars

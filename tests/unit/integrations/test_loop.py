@@ -563,3 +563,19 @@ def test_loop_optimizer_of_other_model_warns(tmp_path: Path, caplog: pytest.LogC
         "numbers of the optimizer do not belong to the model: it trains none of its parameters; pass the model and the"
         " optimizer that trains it"
     ]
+
+
+def test_loop_replaced_model_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, OWN, log_dir=tmp_path) as loop:
+        for step in range(1, 9):
+            if step == 5:
+                model = nn.Linear(4, 2)
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            model(torch.ones(1, 4)).sum().backward()
+            optimizer.step()
+            loop.end_step()
+    assert [record.getMessage() for record in caplog.records] == [
+        "nothing is written: no optimizer of this model has stepped in 4 micro-batches; pass the one that trains it"
+    ]
