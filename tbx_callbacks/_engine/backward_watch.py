@@ -18,8 +18,8 @@ class BackwardWatch:
     """Compares gradients after the backward pass with those at the step, as clipping changes them in between.
 
     A gradient has changed if it is another tensor, or its version is another one. Changes through `.data` have no
-    version: on the CPU, the norms of a few small gradients show them. A GradScaler unscales by a power of two, which does
-    not count.
+    version: on the CPU, the norms of a few small gradients show them. A GradScaler unscales by a power of two, which
+    does not count.
 
     The hooks exist in one step, and only where gradients are plain tensors of one process.
     """
