@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._distributed.packing import Agree, StepValues
-from tbx_callbacks._distributed.rank import is_rank_zero
+from tbx_callbacks._distributed.rank import has_group, is_rank_zero
 from tbx_callbacks._engine.activation_hooks import Activations
 from tbx_callbacks._engine.backward_watch import BackwardWatch
 from tbx_callbacks._engine.clip_probe import ClipProbe
@@ -196,7 +196,8 @@ class StepRecorder:
         self.due = self._runner.due(step)
         if unmeasured:
             self.due += [metric_run for metric_run in unmeasured if metric_run not in self.due]
-        if self._may_clip and self._due(None, "before_clip"):
+        # DistributedDataParallel averages gradients after the backward pass, which changes them too.
+        if self._may_clip and self.due and not has_group() and self._due(None, "before_clip"):
             self._backward_watch.begin(self._access)
         if not self.has_stepped:  # an optimizer without hooks will not report them, and its scheduler changes them
             self._rates = {name: rates_of(optimizer) for name, optimizer in self._info.optimizers.items()}
@@ -296,7 +297,7 @@ class StepRecorder:
         if not self._due(name):
             return None
         self._depths[name] = depth
-        self._is_changed = closure is None and self._backward_watch.has_changed(self._info.optimizers[name])
+        self._is_changed = closure is None and self._gradients_changed(name)
         reading, comparing = self._due(name, "gradients"), self._due(name, "weights_before")
         holding = reading or comparing
         hold = partial(self._entering.hold, name=name, copies=bool(reading))
@@ -313,7 +314,7 @@ class StepRecorder:
             result = closure()
             with self._guard("reading gradients", self.step, holding):
                 hold(self._access)
-                self._is_changed = self._backward_watch.has_changed(self._info.optimizers[name])
+                self._is_changed = self._gradients_changed(name)
             return result
 
         return evaluate
@@ -353,6 +354,9 @@ class StepRecorder:
                 if self._publisher.reducer is not None:
                     self._publisher.reducer.withdraw(error)
                 raise
+
+    def _gradients_changed(self, name: str) -> bool:
+        return self._backward_watch.has_changed(self._info.optimizers[name]) and not has_group()
 
     def _end_probe(self) -> None:
         flag = self._clip_probe.end()

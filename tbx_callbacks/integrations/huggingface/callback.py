@@ -24,8 +24,8 @@ from tbx_callbacks.integrations.huggingface.info import (
     training_info,
 )
 from tbx_callbacks.integrations.huggingface.loss_scale import REMEDY, LossComparison, warning
-from tbx_callbacks.integrations.huggingface.module import module_in
 from tbx_callbacks.integrations.huggingface.run_folder import checkpoint_state, choose, runs_dir
+from tbx_callbacks.integrations.module_lookup import module_in
 from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.runs.folders import RunLocation
 
