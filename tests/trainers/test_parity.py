@@ -23,10 +23,12 @@ from tests.helpers.runs import Run
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning warns about settings that suit tests
 
 MORE = ["train_accuracy", {"grad_histogram": {"every": 4}}, {"activations": {"every": 4}}]
+MORE += ["outputs", "memory", "layout", "amp", {"optimizer_state": {"by": "layer"}}]
+MORE += [{"update_ratio": {"by": "layer"}}, {"update_histogram": {"every": 4}}]
 SET = {**EVERY_KIND, "metrics": [*EVERY_KIND["metrics"], *MORE]}
 STEPS, CLIP = 8, 0.05
-# Tags that not every trainer writes (its summary, its own counter, the norm of every step), or that depend on a clock.
-OWN = ("train/grad_norm", "train/epoch", "train/t", "epoch", "eval/", "best/", "perf/", "clip/share")
+# Tags that not every trainer writes (its summary, its own counter), or that depend on a clock.
+OWN = ("train/grad_norm", "train/epoch", "train/t", "epoch", "eval/", "best/", "perf/", "memory/")
 
 
 class Net(nn.Module):
