@@ -100,7 +100,7 @@ def test_loop_with_gradscaler_only_clipping_noticed(tmp_path: Path, clips: bool,
     assert ("grad_norm/total" in Run(tmp_path).scalars) == (not clips)
 
 
-def test_loop_second_optimizer_clips_only_its_norm_left_out(tmp_path: Path) -> None:
+def test_loop_clipping_optimizer_only_its_norm_left_out(tmp_path: Path) -> None:
     model = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)])
     optimizers = {"first": torch.optim.SGD(model[:2].parameters(), lr=0.1)}
     optimizers["second"] = torch.optim.SGD(model[2].parameters(), lr=0.1)
