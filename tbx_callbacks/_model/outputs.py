@@ -28,8 +28,8 @@ _PROBLEMS = {
 }
 
 
-def named_outputs(outputs: Any) -> Mapping[Any, Any]:
-    """Returns a model's outputs by name, from a mapping, a named tuple or a dataclass; empty for other types."""
+def named_parts(outputs: Any) -> Mapping[Any, Any]:
+    """Returns the parts of a mapping, a named tuple or a dataclass by name; empty for other types."""
     if isinstance(outputs, Mapping):
         return outputs
     if isinstance(outputs, tuple) and hasattr(outputs, "_asdict"):
@@ -47,7 +47,7 @@ def losses_in(outputs: Any) -> dict[str, Tensor]:
     name as a prefix: `loss_dict/cardinality_error`.
     """
     losses: dict[str, Tensor] = {}
-    for name, value in named_outputs(outputs).items():
+    for name, value in named_parts(outputs).items():
         if not _names_loss(name):
             continue
         scalars = {name: value}
@@ -68,7 +68,7 @@ def logits_in(outputs: Any) -> Tensor | None:
 
     A tuple that does not begin with a loss is not read: its elements may be hidden states of the labels' shape.
     """
-    logits = named_outputs(outputs).get("logits")
+    logits = named_parts(outputs).get("logits")
     if isinstance(outputs, Tensor):
         logits = outputs
     elif type(outputs) in (tuple, list) and len(outputs) > 1 and _is_scalar(outputs[0]):
@@ -181,7 +181,7 @@ class Predictions:
             return "the model has a single output"
         if logits is None and self._model is not None and predicts_tokens(self._model):
             return "a language model has no classes"
-        others = [name for name in named_outputs(outputs) if isinstance(name, str) and name.endswith("_logits")]
+        others = [name for name in named_parts(outputs) if isinstance(name, str) and name.endswith("_logits")]
         if logits is None and others:
             return f"{others[0]} is not one class for each input"
         problem = getattr(getattr(self._model, "config", None), "problem_type", None)

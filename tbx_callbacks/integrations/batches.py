@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tbx_callbacks._config.validation import short
+from tbx_callbacks._model.outputs import named_parts
 
 _LABELS = ("labels", "label", "targets", "target", "y")
 _IDS, _MASK, _POSITIONS, _SEQUENCE_INDEX = "input_ids", "attention_mask", "position_ids", "seq_idx"
@@ -262,13 +262,9 @@ def _parts(batch: Any, by_name: Mapping[Any, Any] | None) -> Sequence[Any]:
 
 def _by_name(batch: Any, depth: int) -> Mapping[Any, Any] | None:
     """The parts of a mapping, a named tuple, a dataclass or the batch's own object, by name; None for other types."""
-    if isinstance(batch, Mapping):
-        return batch
-    if isinstance(batch, tuple) and hasattr(batch, "_asdict"):
-        by_name: Mapping[Any, Any] = batch._asdict()
-        return by_name
-    if is_dataclass(batch):
-        return {field.name: getattr(batch, field.name) for field in fields(batch)}
+    parts = named_parts(batch)
+    if parts or isinstance(batch, Mapping):
+        return parts
     if depth or isinstance(batch, (Tensor, list, tuple, str, bytes)) or not hasattr(batch, "__dict__"):
         return None
     return {name: value for name, value in vars(batch).items() if not name.startswith("_")}

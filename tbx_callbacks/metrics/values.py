@@ -239,7 +239,7 @@ class Vector(Value):
 
     def parts_of(self, numbers: Sequence[float]) -> tuple[list[float], list[float]]:
         """Returns the parts to add and those of which to take the maximum, from this rank's numbers on the host."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define parts_of")
 
 
 @dataclass(frozen=True)
