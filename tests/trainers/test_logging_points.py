@@ -96,6 +96,11 @@ def test_huggingface_early_stop_in_epoch_followed(tmp_path: Path) -> None:
     assert logged[-1] == 6
 
 
+def quiet_trainer(folder: Path, **options: Any) -> pl.Trainer:
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return pl.Trainer(default_root_dir=folder, accelerator="cpu", **quiet, **options)  # type: ignore[arg-type]
+
+
 class Manual(pl.LightningModule):
     """Steps two optimizers by hand: one in each batch, the other in every second one, and clips in its own way."""
 
@@ -135,16 +140,12 @@ def test_lightning_manual_optimization_norms_before_clipping(tmp_path: Path, cli
     config = {"every": 1, "strict": True, "metrics": ["loss", {"grad_norm": {"by": "total"}}, "learning_rate"]}
     callback, module = TbxLightningCallback(config), Manual(clip)
     data = DataLoader(TensorDataset(torch.randn(24, 4)), batch_size=4)
-    pl.Trainer(
-        default_root_dir=tmp_path,
+    quiet_trainer(
+        tmp_path,
         callbacks=[callback],
         max_epochs=1,
         log_every_n_steps=1,
         logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
     ).fit(module, data)
     run = Run(callback.log_dir)
     for name, expected in module.expected.items():
@@ -169,17 +170,13 @@ def test_lightning_points_are_those_of_its_monitors(tmp_path: Path, every: int) 
             return loss
 
     callback = TbxLightningCallback(SET)
-    fitted = pl.Trainer(
-        default_root_dir=tmp_path,
+    fitted = quiet_trainer(
+        tmp_path,
         callbacks=[callback, LearningRateMonitor("step")],
         max_epochs=2,
         log_every_n_steps=every,
         accumulate_grad_batches=2,
         logger=pl.loggers.CSVLogger(tmp_path),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
     )
     fitted.fit(Net(), DataLoader(TensorDataset(torch.randn(28, 4)), batch_size=4))
     with (Path(fitted.loggers[0].log_dir) / "metrics.csv").open() as file:
@@ -218,16 +215,12 @@ class Logging(pl.LightningModule):
 def test_lightning_monitor_and_log_at_same_steps(tmp_path: Path, monitor_is_first: bool) -> None:
     callback = TbxLightningCallback({"every": 1, "metrics": ["loss", "learning_rate"]})
     monitor = LearningRateMonitor("step")
-    fitted = pl.Trainer(
-        default_root_dir=tmp_path,
+    fitted = quiet_trainer(
+        tmp_path,
         callbacks=[monitor, callback] if monitor_is_first else [callback, monitor],
         max_epochs=2,
         log_every_n_steps=1,
         logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
     )
     data = DataLoader(TensorDataset(torch.randn(8, 4)), batch_size=4)
     module = Logging(callback)
