@@ -314,7 +314,7 @@ class Engine:
 
     @property
     def first_rate(self) -> Number | None:
-        """The learning rate of the first optimizer in this step; None if it did not step."""
+        """The learning rate of the first optimizer in this step; None without one."""
         return self._recorder.first_rate() if self._recorder is not None else None
 
     def end_microbatch(self, *, is_step: bool, sees_steps: bool = False) -> None:
@@ -322,7 +322,7 @@ class Engine:
 
         Args:
             is_step: whether it counts as a step even if no optimizer has stepped.
-            sees_steps: whether no optimizer has stepped then. Otherwise its hooks may be missing.
+            sees_steps: whether the caller knows that no optimizer has stepped. Otherwise its hooks may be missing.
         """
         recorder = self._recorder
         if recorder is not None and (recorder.due or recorder.watches_loss_scale):
@@ -459,12 +459,12 @@ class Engine:
         if is_point and self._recorder is not None and self._recorder.step == step:
             self._recorder.run_late(self._runner.logged_runs, step)
         with self._guard("publishing", step):
-            user_scalars = shared is not None and self._runner.writes_logs
+            writes_shared = shared is not None and self._runner.writes_logs
             if (
                 self._recorder is not None
                 and self._counts_batches
                 and on_all_ranks
-                and (user_scalars or (self._control.rule_schedule(step) and self._all_ranks_log(step, shared)))
+                and (writes_shared or (self._control.rule_schedule(step) and self._all_ranks_log(step, shared)))
             ):
                 self._recorder.step_values(step).add(shared or {})
             self._best.update(logs)

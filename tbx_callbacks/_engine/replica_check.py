@@ -15,6 +15,7 @@ from tbx_callbacks._distributed.collectives import hash_of
 from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._model.model_access import ModelAccess
+from tbx_callbacks._model.names import shown
 from tbx_callbacks._model.tensors import Tensors
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks.metrics.clipping import Clip
@@ -140,7 +141,7 @@ class ReplicaCheck:
                     logger.warning(
                         "optimizer_state of %s is left out: not every rank keeps this state; use an optimizer that"
                         " does, or ZeroRedundancyOptimizer",
-                        _shown([value.names[index] for index in sorted(states)]),
+                        shown([value.names[index] for index in sorted(states)]),
                     )
                 for tag, members, reads_state in value.members:
                     if not tensors.isdisjoint(members) or (reads_state and not states.isdisjoint(members)):
@@ -152,7 +153,7 @@ class ReplicaCheck:
             logger.warning(
                 "numbers of %s are left out: ranks hold different copies; wrap the model in"
                 " DistributedDataParallel, or name the parameters of each rank differently",
-                _shown(names),
+                shown(names),
             )
         self._differing.update(names)
 
@@ -243,7 +244,3 @@ def _is_same(known: Tensor | None, tensor: Tensor | None) -> bool:
     if known is None or tensor is None or tensor.is_sparse:
         return False
     return known is tensor or known.data_ptr() == tensor.data_ptr()
-
-
-def _shown(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"

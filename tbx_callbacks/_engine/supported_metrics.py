@@ -16,6 +16,7 @@ from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.model_access import ModelAccess
+from tbx_callbacks._model.names import shown
 from tbx_callbacks._model.parameters import Parameter
 from tbx_callbacks.metrics.clipping import Clip
 from tbx_callbacks.metrics.performance import InputShare, Memory
@@ -160,5 +161,5 @@ class PartialGradients:
             logger.warning(
                 "gradient metrics of %s are skipped: the gradients are DTensors of partial sums (sequence"
                 " parallelism); before the step, set p.grad = p.grad.redistribute(placements=p.placements)",
-                f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}",
+                shown(names),
             )

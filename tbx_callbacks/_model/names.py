@@ -110,6 +110,11 @@ def unique(names: Iterable[str]) -> list[str]:
     return result
 
 
+def shown(names: Sequence[str]) -> str:
+    """Returns the first three names and the number of the others, for messages."""
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+
+
 def near(pattern: str, names: Sequence[str], most: int = 5) -> list[str]:
     """Returns the `most` names that are most similar to a regex that matched none of them."""
     words = [word for word in re.split(r"[^A-Za-z0-9_]+", pattern) if len(word) > 1]

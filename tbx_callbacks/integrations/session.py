@@ -269,8 +269,8 @@ class Session:
                 holds a run, or else a new one in `runs_dir`.
             step: number of finished steps, of a training that resumes. TensorBoard then hides later steps that the
                 folder contains.
-            numbered: whether the integration calls `begin_step` and `end_step`. Otherwise the session counts the first
-                optimizer's steps.
+            numbered: whether the integration calls `begin_step` and `end_step`. Otherwise the session counts the
+                batches in which any optimizer steps.
 
         Raises:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.

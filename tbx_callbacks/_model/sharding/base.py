@@ -20,7 +20,7 @@ class StepEvents(Protocol):
 
     @property
     def due(self) -> Sequence[object]:
-        """The metrics that are due. Without any, `after_step` reads no gradients."""
+        """The metrics that are due. Without any, `before_step` is only called to compare gradients."""
 
     def name_of(self, optimizer: torch.optim.Optimizer) -> str | None:
         """Returns the name of an optimizer of this training; None for one whose steps are not reported."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tbx_callbacks._config.cadence import Cadence
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.amp import scale_of
+from tbx_callbacks._model.optimizers import changes_gradients_itself
 from tbx_callbacks._model.sharding import find_sharding
 from tbx_callbacks._model.sharding.torch_sharding import TorchSharding
 from tbx_callbacks.integrations.lightning.batch_outputs import REMEDY
@@ -138,8 +139,7 @@ def batch_size(trainer: Any) -> int | None:
 
 def loss_scale(trainer: Any, optimizer: Any) -> Tensor | None:
     """The factor by which gradients are still multiplied: fused optimizers unscale them inside their step."""
-    fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-    return scale_of(scaler(trainer)) if fused else None
+    return scale_of(scaler(trainer)) if changes_gradients_itself(optimizer) else None
 
 
 def scaler(trainer: Any) -> Any:
