@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
@@ -12,6 +14,7 @@ import torch
 
 T = TypeVar("T")
 Job = Callable[[], object]
+Jobs = queue.SimpleQueue[Job | None]
 
 
 class Worker:
@@ -22,6 +25,9 @@ class Worker:
     concurrent.futures. Those executors accept no jobs during interpreter exit, when an unclosed run still has to be
     written and judged.
 
+    The thread ends with `close`, or when nothing refers to the worker any more; queued jobs are still run. A forked
+    child has no such thread: its worker starts again without jobs.
+
     Args:
         name: name of the thread.
         on_error: receives the error of a job, on the thread.
@@ -30,20 +36,28 @@ class Worker:
 
     def __init__(self, name: str, on_error: Callable[[Exception], None], *, most: int = 0) -> None:
         self._name, self._on_error, self._max_pending = name, on_error, most
-        self._idle = threading.Condition()
-        self._jobs: queue.SimpleQueue[Job | None] | None = None  # None while there is no thread
-        self.pending = 0
+        self._jobs: Jobs | None = None  # None while there is no thread
+        self._end_thread: weakref.finalize[..., Worker] | None = None
+        self._progress = _Progress()
+        _workers.add(self)
+
+    @property
+    def pending(self) -> int:
         """Number of jobs that are not finished."""
+        return self._progress.pending
 
     def submit(self, job: Job) -> None:
         """Queues a job; the first job starts the thread."""
-        with self._idle:
-            self._idle.wait_for(lambda: not self._max_pending or self.pending < self._max_pending)
-            self.pending += 1
+        progress = self._progress
+        with progress.idle:
+            progress.idle.wait_for(lambda: not self._max_pending or progress.pending < self._max_pending)
             if self._jobs is None:
-                self._jobs = queue.SimpleQueue()
-                arguments = self._jobs, _current_device()
-                threading.Thread(target=self._work, args=arguments, name=self._name, daemon=True).start()
+                jobs: Jobs = queue.SimpleQueue()
+                arguments = jobs, progress, weakref.ref(self), _current_device()
+                threading.Thread(target=_work, args=arguments, name=self._name, daemon=True).start()
+                self._jobs, self._end_thread = jobs, weakref.finalize(self, jobs.put, None)
+                self._end_thread.atexit = False  # a run that is still open is written then
+            progress.pending += 1
             self._jobs.put(job)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
@@ -61,30 +75,61 @@ class Worker:
 
     def drain(self, seconds: float) -> bool:
         """Waits until all jobs are finished; returns whether they finished in time."""
-        with self._idle:
-            return self._idle.wait_for(lambda: self.pending == 0, timeout=seconds)
+        progress = self._progress
+        with progress.idle:
+            return progress.idle.wait_for(lambda: progress.pending == 0, timeout=seconds)
 
     def close(self) -> None:
         """Ends the thread after all queued jobs; a later job starts a new thread."""
-        with self._idle:
-            if self._jobs is not None:
-                self._jobs.put(None)
-                self._jobs = None
+        with self._progress.idle:
+            if self._end_thread is not None:
+                self._end_thread()
+            self._jobs = self._end_thread = None
 
-    def _work(self, jobs: queue.SimpleQueue[Job | None], device: int | None) -> None:
-        if device is not None:
-            torch.cuda.set_device(device)
-        while (job := jobs.get()) is not None:
-            try:
-                job()
-            except Exception as error:
-                self._on_error(error)
-            del job  # it may hold tensors
-            with self._idle:
-                self.pending -= 1
-                self._idle.notify_all()
+    def _after_fork(self) -> None:
+        if self._end_thread is not None:
+            self._end_thread.detach()
+        self._jobs = self._end_thread = None
+        self._progress = _Progress()
+
+
+class _Progress:
+    """What the thread shares with its worker. It does not keep the worker alive."""
+
+    def __init__(self) -> None:
+        self.idle = threading.Condition()
+        self.pending = 0
+
+
+def _work(jobs: Jobs, progress: _Progress, owner: weakref.ref[Worker], device: int | None) -> None:
+    if device is not None:
+        torch.cuda.set_device(device)
+    while (job := jobs.get()) is not None:
+        try:
+            job()
+        except Exception as error:
+            worker = owner()
+            if worker is not None:
+                worker._on_error(error)
+            del worker
+        del job  # it may hold tensors
+        with progress.idle:
+            progress.pending -= 1
+            progress.idle.notify_all()
 
 
 def _current_device() -> int | None:
     """Returns the thread's CUDA device; None if CUDA is not in use, or for device 0, the default of every thread."""
     return torch.cuda.current_device() or None if torch.cuda.is_initialized() else None
+
+
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for worker in list(_workers):
+        worker._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

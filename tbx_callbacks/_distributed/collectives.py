@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-import pickle
 import sys
 from collections.abc import Sequence
 
 import torch
 
 from tbx_callbacks._distributed.group import GlooGroup
-from tbx_callbacks.metrics.value_checks import without_tensors
+from tbx_callbacks.metrics.value_layouts import from_json, to_json
 from tbx_callbacks.metrics.values import Partial, Partials
 
 END = 2**40
@@ -107,9 +107,7 @@ class Merger:
         Ranks broadcast their layouts one by one; a rank whose layout is already covered is skipped.
         """
         layout = dict(known_layout)
-        data = torch.frombuffer(
-            bytearray(pickle.dumps({tag: _template(part) for tag, part in parts.items()})), dtype=torch.uint8
-        )
+        data = torch.frombuffer(bytearray(_encode(parts)), dtype=torch.uint8)
         while True:
             request = torch.tensor([-self._size if _covers(layout, parts) else -self._rank, 0], dtype=torch.float64)
             self._group.all_reduce_max(request)
@@ -120,8 +118,7 @@ class Merger:
             self._group.broadcast(length, root)
             received = data.clone() if root == self._rank else torch.empty(int(length), dtype=torch.uint8)
             self._group.broadcast(received, root)
-            received_layout: Partials = pickle.loads(received.numpy().tobytes())
-            for tag, template in received_layout.items():
+            for tag, template in _decode(received.numpy().tobytes()).items():
                 known = layout.get(tag, template)
                 layout[tag] = known._replace(
                     sums=max(known.sums, template.sums, key=len), maxes=max(known.maxes, template.maxes, key=len)
@@ -140,9 +137,17 @@ def _covers(layout: Partials, parts: Partials) -> bool:
     )
 
 
-def _template(part: Partial) -> Partial:
-    """Returns the partial value without numbers, which describes the layout to other ranks."""
-    return Partial(without_tensors(part.value), [0.0] * len(part.sums), [0.0] * len(part.maxes), part.owner)
+def _encode(parts: Partials) -> bytes:
+    """Describes the layout of partial values to other ranks: no numbers, only how many there are."""
+    layout = {tag: [to_json(part.value), len(part.sums), len(part.maxes), part.owner] for tag, part in parts.items()}
+    return json.dumps(layout).encode()
+
+
+def _decode(data: bytes) -> Partials:
+    return {
+        tag: Partial(from_json(value), [0.0] * sums, [0.0] * maxes, owner)
+        for tag, (value, sums, maxes, owner) in json.loads(data).items()
+    }
 
 
 def _padded(numbers: Sequence[float], size: int, fill: float) -> list[float]:

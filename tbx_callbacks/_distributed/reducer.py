@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import queue
 import threading
-import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as LateError
@@ -16,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from tbx_callbacks._distributed.at_exit import AtExit
 from tbx_callbacks._distributed.background_worker import Worker
 from tbx_callbacks._distributed.collectives import END, Merger, UnmatchedError, hash_of
 from tbx_callbacks._distributed.decisions import Decisions, Numbers
@@ -53,7 +52,8 @@ class Reducer:
         self._publishing_failed = self._warned_unmatched = False
         self._last_parts: Callable[[], Partials] = dict
         self._on_last: Callable[[Partials], None] | None = None
-        atexit.register(_shutdown_at_exit, weakref.ref(self))
+        self._at_exit = AtExit(self, _shutdown)
+        self._at_exit.register()
 
     def min_reduce(self, numbers: Tensor, names: Sequence[str]) -> Tensor:
         """Returns the minimum of each number over ranks; `names` identify the numbers and may differ by rank."""
@@ -297,6 +297,7 @@ class Reducer:
         except (RuntimeError, GroupAbandonedError):
             self._broken = True
         must_keep_group = not self._group.close()
+        self._at_exit.cancel()
         self._finished.set()
         if must_keep_group:
             threading.Event().wait()  # forever: the daemon thread must keep the group until the process ends
@@ -312,7 +313,5 @@ def join(process_group: Any = None) -> Reducer | None:
     return None if group is None else Reducer(group, step_timeout(process_group))
 
 
-def _shutdown_at_exit(reference: weakref.ref[Reducer]) -> None:
-    reducer = reference()
-    if reducer is not None:
-        reducer.shutdown(_SHUTDOWN_SECONDS)
+def _shutdown(reducer: Reducer) -> None:
+    reducer.shutdown(_SHUTDOWN_SECONDS)

@@ -18,8 +18,8 @@ from tbx_callbacks._engine.publisher import Publisher
 from tbx_callbacks._model.parameters import NO_SELECTION
 from tbx_callbacks.metrics.base import Values
 from tbx_callbacks.metrics.context import Context
-from tbx_callbacks.metrics.value_checks import check_can_travel
-from tbx_callbacks.metrics.values import Mean
+from tbx_callbacks.metrics.value_layouts import check_can_travel
+from tbx_callbacks.metrics.values import Mean, Value
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ class MetricRunner:
             if metric_run.is_outside and isinstance(values, Mapping):  # StepValues refuses other types
                 _check_tags(values, metric_run)
                 if owner:
-                    check_can_travel(values)
+                    _check_can_travel(values)
             if context.event == "step":
                 step_values.add(values, owner)
             else:
@@ -196,6 +196,16 @@ def _place(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     outside = [frame for frame in frames if not frame.filename.startswith(("<", _PACKAGE))]
     return f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
+
+
+def _check_can_travel(values: Values) -> None:
+    """Raises TypeError if a value cannot be described to other ranks."""
+    for tag, value in values.items():
+        if isinstance(value, Value):
+            try:
+                check_can_travel(value)
+            except TypeError as error:
+                raise TypeError(f"the value of {tag} cannot be merged over ranks: {error}") from error
 
 
 def _check_tags(values: Values, metric_run: MetricRun) -> None:

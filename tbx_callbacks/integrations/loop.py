@@ -139,6 +139,10 @@ class TbxLoop(SessionHolder):
         )
         self._session.start(info, step=start_step)
 
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        super().__setstate__(state)
+        self._session.disable("a copy of a TbxLoop writes nothing; create a TbxLoop for the model of the copy")
+
     @property
     def should_stop(self) -> bool:
         """Whether a rule requests a stop; True from one `end_step` on, the same one on every rank."""

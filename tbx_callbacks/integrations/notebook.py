@@ -28,10 +28,17 @@ def announce(log_dir: str) -> None:
         _show_link(log_dir)
     else:
         with suppress(OSError, ValueError):  # stderr is closed
+            folder = _short(log_dir)
             line = (
-                f"tbx_callbacks writes this run to {log_dir}; view it with: tensorboard --logdir {shlex.quote(log_dir)}"
+                f"tbx_callbacks writes this run to {folder}; view it with: tensorboard --logdir {shlex.quote(folder)}"
             )
             print(line, file=sys.stderr, flush=True)
+
+
+def _short(log_dir: str) -> str:
+    """Returns a folder below the working directory without the path of the latter."""
+    relative = log_dir if is_remote(log_dir) else os.path.relpath(log_dir)
+    return log_dir if relative.startswith(os.pardir) else relative
 
 
 def _show_link(log_dir: str) -> None:

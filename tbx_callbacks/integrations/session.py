@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
 import os
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from tbx_callbacks import tags
 from tbx_callbacks._config.metric_set import Config, load_config
 from tbx_callbacks._config.validation import short
+from tbx_callbacks._distributed.at_exit import AtExit
 from tbx_callbacks._distributed.rank import check_group, has_group, in_group, is_rank_zero, rank_variable, size_variable
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.metric_plan import axis_specs
@@ -29,15 +29,14 @@ from tbx_callbacks._stats.types import Number
 from tbx_callbacks.integrations.arguments import refuse_unknown
 from tbx_callbacks.integrations.batches import batch_count, samples_in, scalar_loss, scalar_norm, tokens_in, usual_size
 from tbx_callbacks.integrations.notebook import announce
+from tbx_callbacks.integrations.run_output import RunOutput
 from tbx_callbacks.integrations.step_counting import StepCounter
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.rules.base import Action
-from tbx_callbacks.runs.folders import RunLocation, beside, fresh_folder
+from tbx_callbacks.runs.folders import RunLocation, absolute, beside, fresh_folder
 from tbx_callbacks.writers.base import NullWriter
-from tbx_callbacks.writers.fan_out import FanOutWriter, NoEventFile
-from tbx_callbacks.writers.registry import TENSORBOARD
+from tbx_callbacks.writers.fan_out import FanOutWriter
 from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
-from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +86,10 @@ class Session:
     but it still writes `evaluate`, `record_logs`, `log` and `writer`, and can start again. Calls about steps before
     the first `start` raise RuntimeError.
 
+    A session that has ended holds no thread and no open file: what is written later opens the file again. Its copies
+    (copy, pickle) have the same arguments and no run; they never write to the run of the original. In a forked child
+    a session that runs writes nothing, until the child starts it again.
+
     Args:
         config: the name of a metric set (`minimal`, `default`, `full`), the path of a YAML file, a mapping of the same
             structure, or a `Config`.
@@ -134,7 +137,7 @@ class Session:
         check_group(process_group)
         self.config = load_config(config)
         requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
-        self.requested_dir = os.path.expanduser(requested) if requested else None
+        self.requested_dir = absolute(os.path.expanduser(requested)) if requested else None
         self.runs_dir: str | None = "runs"
         self.running = self.started = self.needs_labels = self.needs_batches = False
         self._engine = Engine(
@@ -147,8 +150,10 @@ class Session:
             best=dict(self.config.best),
         )
         self.stopwatch = self._engine.stopwatch
-        self._writer_options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
-        self._writer: FanOutWriter | None = None
+        self._options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
+        self._output = RunOutput(self.config, **self._options)
+        self._at_exit = AtExit(self, Session.close)
+        self._passive_reason: str | None = None  # why this session writes nothing until it starts
         self._is_writer: bool | None = None  # set by the integration
         self._process_group = process_group
         self._was_rank_zero: bool | None = None  # when the training started
@@ -162,12 +167,15 @@ class Session:
         self._action = Action.NONE
         self._counts_samples = True  # False once the samples of a batch were unknown
         self._warned_samples = False
+        _sessions.add(self)
 
     # -- the run -----------------------------------------------------------------------------------------------------
 
     @property
     def is_writer(self) -> bool:
         """Whether this rank writes the run: rank 0, unless the integration sets it."""
+        if self._passive_reason is not None:
+            return False
         if self._is_writer is not None and self._process_group is None:
             return self._is_writer
         return is_rank_zero(self._process_group) if self._was_rank_zero is None else self._was_rank_zero
@@ -179,12 +187,14 @@ class Session:
     @property
     def is_active(self) -> bool:
         """Whether this rank takes part: it writes, or shares its values with the rank that writes."""
+        if self._passive_reason is not None:
+            return False
         return self.is_writer or self._lacks_group or in_group(self._process_group)
 
     @property
     def log_dir(self) -> str | None:
         """Folder of the run; None before it is known, and on ranks that do not write."""
-        return self._writer.log_dir if self._writer else None
+        return self._output.log_dir
 
     @property
     def step(self) -> int:
@@ -201,10 +211,9 @@ class Session:
         """
         if not self.is_writer:
             return NullSummaryWriter()
-        if self._writer is None:
+        if not self._output.is_known:
             self._open(self._new_location())
-        assert self._writer is not None
-        return self._writer.summary_writer
+        return self._output.summary_writer
 
     def log(self, tag: str, value: Tensor | float) -> None:
         """Logs a user scalar, for example from a loss function.
@@ -222,6 +231,8 @@ class Session:
         """
         if self.is_active:
             self._engine.log(tag, value, self._measured_step)
+            if not self.running:
+                self._at_exit.register()  # nothing else may follow that would write it
 
     def log_dict(self, values: Mapping[str, Tensor | float]) -> None:
         """Logs several user scalars, by tag; see `log`."""
@@ -279,6 +290,7 @@ class Session:
         for name, given, wanted in (("info", info, TrainingInfo), ("location", location or _NOWHERE, RunLocation)):
             if not isinstance(given, wanted):
                 raise TypeError(f"{name} must be a {wanted.__name__}, got {type(given).__name__}; see its docstring")
+        self._passive_reason = None
         self._was_rank_zero = is_rank_zero(self._process_group)  # the process group may end before the session
         self._lacks_group, self._has_looked = self._is_writer is None and not has_group(), False
         if not self.is_active:
@@ -306,7 +318,7 @@ class Session:
         self.needs_labels = self._engine.wants_labels
         self.needs_batches = "batches" in self._engine.needs
         self.running = self.started = True
-        atexit.register(_close, weakref.ref(self))
+        self._at_exit.register()
         if counter is not None:
             counter.begin()
 
@@ -329,6 +341,7 @@ class Session:
         self._step, self._counter, self._info = self.step, None, None
         self.running = self.needs_batches = False
         self._engine.end(self._step, succeeded=succeeded)
+        self._release()
 
     def close(self) -> None:
         """Closes the event file. This happens automatically when the process ends.
@@ -338,12 +351,12 @@ class Session:
         """
         if self.running:
             self.end(succeeded=False)
-        elif self._writer is not None:
+        elif self._output.is_known:
             self._engine.record_logs(self._step, {})  # user scalars logged after the training
         self._engine.detach()
         self._unhook()
-        if self._writer is not None:
-            self._writer.close()
+        self._output.close()
+        self._at_exit.cancel()
 
     def suspend(self) -> None:
         """Removes all hooks of the engine, where an exception may have ended the training.
@@ -352,9 +365,25 @@ class Session:
         """
         self._engine.suspend()
 
-    def __getstate__(self) -> dict[str, object]:
-        # A copy may belong to another rank, and a process group cannot be copied.
-        return {**self.__dict__, "_was_rank_zero": None, "_process_group": None}
+    def disable(self, reason: str) -> None:
+        """Makes the session ignore all calls until it starts again. The first call about a step logs the reason."""
+        self._passive_reason, self.started = reason, True
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy may belong to another rank or process. A process group cannot be copied.
+        return {"config": self.config, "log_dir": self.requested_dir, "runs_dir": self.runs_dir, **self._options}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        arguments = dict(state)
+        runs_dir = arguments.pop("runs_dir")
+        self.__init__(**arguments)  # type: ignore[misc]
+        self.runs_dir = runs_dir
+
+    def __del__(self) -> None:
+        # Without a reference nobody can end the training. Other ranks are not waited for in a garbage collection.
+        if self.__dict__.get("running") and not self._engine.has_other_ranks:
+            with contextlib.suppress(Exception):
+                self.close()
 
     def __enter__(self) -> Session:
         return self
@@ -661,7 +690,7 @@ class Session:
     ) -> None:
         if not self.is_active:
             return
-        if self.is_writer and self._writer is None:
+        if self.is_writer and not self._output.is_known:
             self._open(self._new_location())
         facts = None if clip_factor is None else {tags.TRAINER_CLIP_FACTOR: clip_factor}
         step = self.step if step is None else step
@@ -669,6 +698,15 @@ class Session:
             step, logs, facts, on_all_ranks=on_all_ranks, is_point=is_point, is_over=step <= self.step
         )
         self.stopwatch.restart_waiting()
+        if not self.running:
+            self._release()
+
+    def _release(self) -> None:
+        """Closes what can be opened again, while no training runs."""
+        if self._output.release():
+            self._at_exit.cancel()
+        else:
+            self._at_exit.register()
 
     def _add(self, action: Action) -> Action:
         """Adds the requests of the step that has ended: a stop request persists, a checkpoint is requested once."""
@@ -679,6 +717,9 @@ class Session:
         """Ignores a call on a rank that takes no part, or after the end; raises RuntimeError where it is a mistake."""
         if not self.started:
             raise RuntimeError(f"{method} must be called after start; call start(TrainingInfo(...)) first")
+        if self._passive_reason:
+            logger.warning("%s", self._passive_reason)
+            self._passive_reason = ""
         if self.running and needs_numbered:
             raise RuntimeError(f"{method} must be called where steps are numbered; call start(..., numbered=True)")
         if self.running:
@@ -713,20 +754,10 @@ class Session:
 
     def _open(self, location: RunLocation) -> FanOutWriter:
         """Opens the folder, or keeps it open; raises LogDirError now if it cannot be written."""
-        if self._writer is not None and self._writer.log_dir != location.folder:
+        if self.log_dir != location.folder:
             self._engine.wait_for_device()
-            self._writer.close()
-            self._writer = None
-        if self._writer is None:
-            main: TensorBoardWriter | NoEventFile = NoEventFile(location.folder)
-            others = [spec for spec in self.config.writers if spec.name != TENSORBOARD]
-            for spec in self.config.writers:
-                if spec.name == TENSORBOARD:
-                    main = TensorBoardWriter(location.folder, **{**self._writer_options, **spec.options})
-            writer = FanOutWriter(main, others, axes=self.config.axis[1:])
-            _ = writer.summary_writer
-            self._writer = self._engine.writer = writer
-        return self._writer
+        self._engine.writer = writer = self._output.open(location.folder)
+        return writer
 
     def _finish_previous(self, location: RunLocation | None) -> None:
         """Writes the remaining values of an interrupted training, before its folder or its steps change."""
@@ -764,14 +795,14 @@ class Session:
         stepped = self._counter is not None and self._counter.stepped
         lost = self._engine.discard_step()
         self._was_rank_zero = is_rank_zero(self._process_group)
-        if self._writer is not None and not self.is_writer:
+        if self._output.is_known and not self.is_writer:
             logger.warning(
                 "%s is not written any more: the process group came after this loop; create the loop after"
                 " init_process_group",
                 folder,
             )
-            self._writer.close()
-            self._writer, self._engine.writer = None, NullWriter()
+            self._output.forget()
+            self._engine.writer = NullWriter()
         elif lost and was_writer:
             logger.warning(
                 "metrics of step %d are not written: the process group came after this loop; create the loop after"
@@ -782,6 +813,15 @@ class Session:
         self.start(info, location, step=self.step, numbered=numbered)
         if stepped and self._counter is not None:
             self._counter.take_over()
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: removes the hooks, and leaves the run to the parent."""
+        self._unhook()
+        self._engine.detach()
+        self.running = False
+        self._output.forget()
+        self.__setstate__(self.__getstate__())
+        self.disable("this process writes nothing: it was forked from a training; create a callback in it")
 
     def _unhook(self) -> None:
         """Removes the session's own hooks from the model."""
@@ -810,7 +850,15 @@ class _ForwardHook:
             self._hook(outputs, {**named, **kwargs} if named else kwargs)
 
 
-def _close(reference: weakref.ref[Session]) -> None:
-    session = reference()
-    if session is not None:
-        session.close()
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a forked child, the run is that of the parent."""
+    for session in list(_sessions):
+        if session.running:
+            session._leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any, Never
 
 from torch import Tensor
@@ -26,6 +27,8 @@ class SessionHolder:
 
     Where the trainer keeps its output is unknown at first: set `_session.runs_dir`.
 
+    A copy (copy, pickle) has a session of its own, with the same arguments and without a run.
+
     Args:
         config: see `Session`.
         log_dir: see `Session`.
@@ -33,6 +36,9 @@ class SessionHolder:
         max_mib: see `Session`.
         process_group: see `Session`.
     """
+
+    _not_copied: frozenset[str] = frozenset()
+    """Names of attributes that belong to one trainer; a copy has their class's values."""
 
     def __init__(
         self,
@@ -49,6 +55,12 @@ class SessionHolder:
             config, log_dir=log_dir, flush_secs=flush_secs, max_mib=max_mib, process_group=process_group
         )
         self._session.runs_dir = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in self._not_copied}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state, _session=copy(state["_session"]))
 
     def _starts(
         self, info: Callable[[], TrainingInfo], location: RunLocation | None, *, step: int, numbered: bool

@@ -1,11 +1,9 @@
-"""Checks the values that a metric returns, while its name is known, and describes values to other ranks."""
+"""Checks the values that a metric returns, while its name is known."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from torch import Tensor
@@ -90,34 +88,3 @@ def _check_tensor(tag: str, part: Tensor) -> None:
         raise TypeError(f"a part of {tag} must be this rank's number, got a DTensor; use sum_by_group")
     if part.is_complex() or part.is_meta:
         raise TypeError(f"a part of {tag} must be a real number, got {part.dtype} on {part.device}")
-
-
-def without_tensors(item: Any) -> Any:
-    """Returns a copy of a value without tensors, to describe it to other ranks: its parts travel as numbers."""
-    if isinstance(item, Tensor):
-        return 0.0
-    if isinstance(item, Mapping):
-        return {}
-    if isinstance(item, tuple):
-        return tuple(map(without_tensors, item))
-    if is_dataclass(item) and not isinstance(item, type):
-        changes = {option.name: without_tensors(getattr(item, option.name)) for option in fields(item) if option.init}
-        return replace(item, **changes)
-    return item
-
-
-def check_can_travel(values: Values) -> None:
-    """Checks that values can be described to other ranks.
-
-    Raises:
-        TypeError: a value cannot be pickled without its tensors.
-    """
-    for tag, value in values.items():
-        if isinstance(value, Value):
-            try:
-                pickle.loads(pickle.dumps(without_tensors(value)))
-            except Exception as error:  # a class from outside may raise anything
-                raise TypeError(
-                    f"the value of {tag} must be a dataclass that can be pickled without its tensors: {error!r}; use"
-                    " functions of a module instead of lambdas, and check parts in sums()"
-                ) from error

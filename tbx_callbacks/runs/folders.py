@@ -24,10 +24,18 @@ class RunLocation:
     folder: str
     resume: bool = False
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", absolute(self.folder))
+
+
+def absolute(folder: str) -> str:
+    """Returns the absolute path of a local folder: a later change of the working directory has no effect on it."""
+    return folder if is_remote(folder) else os.path.abspath(folder)
+
 
 def fresh_folder(parent: str) -> str:
     """Returns a new path under `parent`, named by time and host as TensorBoard writers do; creates nothing."""
-    return unused(os.path.join(parent, time.strftime("%b%d_%H-%M-%S") + "_" + socket.gethostname()))
+    return unused(os.path.join(absolute(parent), time.strftime("%b%d_%H-%M-%S") + "_" + socket.gethostname()))
 
 
 def unused(folder: str) -> str:
@@ -54,7 +62,7 @@ def holds_run(folder: str) -> bool:
 
 def belongs(folder: str, wanted: str) -> bool:
     """Whether a folder is the wanted one, a numbered one (`wanted_2`), or below one of these (a trial)."""
-    folder, wanted = (path if is_remote(path) else os.path.abspath(path) for path in (folder, wanted))
+    folder, wanted = (absolute(path) for path in (folder, wanted))
     rest = folder.removeprefix(wanted) if folder.startswith(wanted) else None
     return rest is not None and re.fullmatch(r"(_\d+)?(/.*)?", rest) is not None
 

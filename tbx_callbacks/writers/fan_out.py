@@ -107,6 +107,19 @@ class FanOutWriter(Writer):
         self._main.flush()
         self._call_axes("flush")
 
+    def release(self) -> bool:
+        """Frees the threads and handles of event files until the next write, and flushes the further writers.
+
+        Returns:
+            Whether all are free: further writers stay open until `close`, because a new one may replace what this one
+            has written.
+        """
+        for other in self._others:
+            other.call("flush")
+        self._main.close()
+        self._call_axes("close")
+        return not any(other.is_open for other in self._others)
+
     def close(self) -> None:
         """Closes every writer; waits at most 10 s for the further ones. A later write opens them again."""
         deadline = time.monotonic() + _CLOSE_SECS
@@ -139,6 +152,11 @@ class _BackgroundWriter:
 
     def __reduce__(self) -> tuple[object, ...]:
         return _BackgroundWriter, (self._spec, self._log_dir)  # a copy in another process builds its own writer
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a thread."""
+        return self._pid == os.getpid() and not self._is_disabled
 
     def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Queues the values; drops them if the queue is full."""

@@ -1,8 +1,8 @@
 """Wraps methods of one Hugging Face Trainer, so that an attached callback receives its batches and gradients.
 
-The wrapped methods are public, and their behaviour is unchanged: `Trainer.training_step`, `evaluate` and `predict`, and
-`Accelerator.clip_grad_norm_`. `compute_loss` is wrapped for the first micro-batch only. Tested on transformers 4.52 to
-5.23.
+The wrapped methods are public, and their behaviour is unchanged: `Trainer.train`, `training_step`, `evaluate` and
+`predict`, and `Accelerator.clip_grad_norm_`. `compute_loss` is wrapped for the first micro-batch only. Tested on
+transformers 4.52 to 5.23.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def attach(trainer: Any, session: Session) -> None:
     A second call changes nothing, except that the Trainer creates a new accelerator for each trial of a search.
     """
     if _mark_attached(trainer, session):
+        _wrap_training(trainer, session)
         _wrap_training_step(trainer, session)
         for name in ("evaluate", "predict"):
             _wrap_evaluation(trainer, session, name)
@@ -54,6 +55,20 @@ def _mark_attached(owner: Any, session: Session) -> bool:
         return False
     owner.__dict__.setdefault("_tbx_callbacks_attached", []).append(session)
     return True
+
+
+def _wrap_training(trainer: Any, session: Session) -> None:
+    original_train = trainer.train
+
+    @functools.wraps(original_train)
+    def train(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original_train(*args, **kwargs)
+        except BaseException:
+            session.end(succeeded=False)  # the Trainer fires no event on an exception
+            raise
+
+    trainer.train = train
 
 
 def _wrap_training_step(trainer: Any, session: Session) -> None:

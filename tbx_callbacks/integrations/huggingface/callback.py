@@ -43,6 +43,7 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
     folder in `<output_dir>/runs/`, as by the Trainer's own TensorBoard callback.
     """
 
+    _not_copied = frozenset({"_args", "_trainer", "_passes", "_comparison", "_in_step"})
     _args: Any = None
     _trainer: Any = None
     _passes: ForwardPasses | None = None  # counts micro-batches if the callback is not attached

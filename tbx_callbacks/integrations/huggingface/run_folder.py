@@ -8,7 +8,7 @@ from typing import Any
 
 from tbx_callbacks._config.metric_set import Config
 from tbx_callbacks.integrations.session import Session
-from tbx_callbacks.runs.folders import RunLocation, belongs, beside, fresh_folder, holds_run, is_remote
+from tbx_callbacks.runs.folders import RunLocation, absolute, belongs, beside, fresh_folder, holds_run, is_remote
 
 
 def choose(
@@ -28,7 +28,7 @@ def choose(
     if state.global_step > 0:
         stored_states = state.stateful_callbacks.get(callback_name, [])
         stored = _stored_folder(args, stored_states, requested, session.config, used)
-        folder = stored or (current if session.started else None) or requested or fresh_folder(parent)
+        folder = absolute(stored or (current if session.started else None) or requested or fresh_folder(parent))
         return RunLocation(folder, resume=is_remote(folder) or holds_run(folder) or folder == current)
     if session.running and current is not None and args.auto_find_batch_size:
         return RunLocation(current, resume=True)  # the Trainer restarts with smaller batches
@@ -60,7 +60,7 @@ def _stored_folder(
             continue
         folder = entry_state["log_dir"]
         if not is_remote(folder):
-            folder = os.path.normpath(os.path.join(args.output_dir, folder))
+            folder = os.path.abspath(os.path.join(args.output_dir, folder))
         is_valid = (requested is None or belongs(folder, requested)) and folder not in used
         if is_valid and (is_remote(folder) or holds_run(folder)):
             return folder

@@ -50,6 +50,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     If the module's only child with parameters is the model, parameters are named as under the other trainers.
     """
 
+    _not_copied = frozenset({"_fitting", "_batch_outputs", "_evaluation", "_datasets"})
     _evaluation: str | None = None  # name of the evaluation in progress, and of its data sets if there are several
     _datasets: Sequence[str] = ()
     _logged_hparams: Mapping[str, HParamValue] = {}
@@ -181,6 +182,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._session.end(succeeded=False)
+        self._remove_listener(trainer)  # there is no teardown then
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._remove_listener(trainer)

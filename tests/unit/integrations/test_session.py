@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -277,11 +276,11 @@ def test_session_folder_default_and_environment(tmp_path: Path, monkeypatch: pyt
         with Session("minimal") as session:
             session.runs_dir = runs_dir
             session.start(info)
-            assert Path(session.log_dir or "").parent == Path(runs_dir)
+            assert Path(session.log_dir or "").parent == tmp_path / runs_dir
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "wanted")
     with Session("minimal") as session:
         session.start(info)
-        assert session.log_dir == session.requested_dir == "wanted"
+        assert session.log_dir == session.requested_dir == str(tmp_path / "wanted")
 
 
 def test_session_evaluation_first_shares_folder(tmp_path: Path) -> None:
@@ -418,18 +417,21 @@ def test_session_logged_clip_factor_replaces_missing_gradients(tmp_path: Path) -
     assert Run(tmp_path).at("clip/factor") == {1: 0.25}
 
 
-def test_session_pickles_before_and_after_training(tmp_path: Path) -> None:
-    trainer, session = Trainer(), Session(FULL, log_dir=tmp_path / "first")
-    copy = pickle.loads(pickle.dumps(session))
-    for each in (session, copy):
-        each.start(trainer.info)
-        trainer.optimizer.step()
-        each.end_batch(loss=1.0)
-        each.end()
-        each.close()
-    again = pickle.loads(pickle.dumps(session))
-    assert (again.log_dir, again.step) == (str(tmp_path / "first"), 1)
-    assert copy.log_dir == str(tmp_path / "first_2")
+def test_session_folder_unaffected_by_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    trainer, session = Trainer(), Session(TOTAL, log_dir="run")
+    monkeypatch.chdir(tmp_path / "b")
+    session.start(trainer.info)
+    trainer.optimizer.step()
+    monkeypatch.chdir(tmp_path)
+    session.end_batch(loss=1.0)
+    session.end()
+    session.evaluate(accuracy=0.5)
+    read = Run(tmp_path / "a/run")
+    assert (read.steps("weight_norm/total"), read.at("eval/accuracy")) == ([1], {1: 0.5})
+    assert not list((tmp_path / "b").iterdir())
 
 
 def test_session_last_value_of_tag(tmp_path: Path) -> None:
