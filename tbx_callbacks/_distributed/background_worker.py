@@ -38,6 +38,7 @@ class Worker:
         self._name, self._on_error, self._max_pending = name, on_error, most
         self._jobs: Jobs | None = None  # None while there is no thread
         self._end_thread: weakref.finalize[..., Worker] | None = None
+        self._thread: threading.Thread | None = None
         self._progress = _Progress()
         _workers.add(self)
 
@@ -54,8 +55,9 @@ class Worker:
             if self._jobs is None:
                 jobs: Jobs = queue.SimpleQueue()
                 arguments = jobs, progress, weakref.ref(self), _current_device()
-                threading.Thread(target=_work, args=arguments, name=self._name, daemon=True).start()
-                self._jobs, self._end_thread = jobs, weakref.finalize(self, jobs.put, None)
+                thread = threading.Thread(target=_work, args=arguments, name=self._name, daemon=True)
+                thread.start()
+                self._jobs, self._thread, self._end_thread = jobs, thread, weakref.finalize(self, jobs.put, None)
                 self._end_thread.atexit = False  # a run that is still open is written then
             progress.pending += 1
             self._jobs.put(job)
@@ -79,17 +81,24 @@ class Worker:
         with progress.idle:
             return progress.idle.wait_for(lambda: progress.pending == 0, timeout=seconds)
 
-    def close(self) -> None:
-        """Ends the thread after all queued jobs; a later job starts a new thread."""
+    def close(self, seconds: float = 0.0) -> None:
+        """Ends the thread after all queued jobs, and waits for that; a later job starts a new thread.
+
+        Args:
+            seconds: longest time to wait.
+        """
         with self._progress.idle:
+            thread, self._thread = self._thread, None
             if self._end_thread is not None:
                 self._end_thread()
             self._jobs = self._end_thread = None
+        if thread is not None and seconds > 0 and thread is not threading.current_thread():
+            thread.join(seconds)
 
     def _after_fork(self) -> None:
         if self._end_thread is not None:
             self._end_thread.detach()
-        self._jobs = self._end_thread = None
+        self._jobs = self._thread = self._end_thread = None
         self._progress = _Progress()
 
 

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _JUDGE_TIMEOUT = 10.0  # maximum wait at a step for rules that may act, in seconds
 _CALL_TIMEOUT = 5.0  # maximum wait at the end of a training for functions called on findings, in seconds
+_THREAD_SECONDS = 1.0  # maximum wait for a thread without jobs to end
 Write = Callable[[int, Mapping[str, Text]], None]
 Request = Callable[[int, Action], None]
 
@@ -70,9 +71,10 @@ class RuleRunner:
 
     def close(self, step: int, seconds: float) -> None:
         """Evaluates the whole run once more, reports new findings, and stops the thread."""
-        if not wait([self._worker.call(partial(self._judge, step, is_final=True))], timeout=seconds).done:
+        is_judged = bool(wait([self._worker.call(partial(self._judge, step, is_final=True))], timeout=seconds).done)
+        if not is_judged:
             logger.warning("rules did not finish within %g s at the end: findings may be missing", seconds)
-        self.discard()
+        self._worker.close(_THREAD_SECONDS if is_judged else 0.0)
         deadline = time.monotonic() + _CALL_TIMEOUT
         for call in self._calls:
             call.join(max(0.0, deadline - time.monotonic()))

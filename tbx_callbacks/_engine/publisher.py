@@ -23,6 +23,7 @@ _MAX_QUEUED = 1000  # jobs; a longer queue blocks the training until the device 
 
 
 _LAST_SECONDS = 5.0  # maximum wait for other ranks that have not ended yet
+_THREAD_SECONDS = 1.0  # maximum wait for a thread without jobs to end
 _DEVICE_TIMEOUT = 60.0  # maximum wait for the device at the end of a training, in seconds
 
 
@@ -163,7 +164,7 @@ class Publisher:
             Whether the other ranks answered within `seconds`.
         """
         self.wait_for_device()
-        self._queue.close()
+        self._queue.close(_THREAD_SECONDS)
         answered = self.reducer is None or self.reducer.drain(seconds)
         if self.reducer is not None and answered and last is not None:
             self._merge_last(self.reducer, *last)

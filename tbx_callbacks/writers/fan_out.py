@@ -189,7 +189,7 @@ class _BackgroundWriter:
             self._warn("did not finish within %g s: %d values may be lost", _CLOSE_SECS, self._passed - self._stored)
         elif self._stored < self._passed and not self._is_disabled:
             self._warn("missed %d values: it is slower than the training; log less often", self._passed - self._stored)
-        self._worker.close()
+        self._worker.close(max(0.0, deadline - time.monotonic()))
         self._pid, self._is_slow = None, False
         self._passed = self._stored = 0
 
