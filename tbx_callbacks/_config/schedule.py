@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
+from tbx_callbacks._errors import OUTSIDE_ERRORS, described
+
 logger = logging.getLogger(__name__)
 
 Schedule = Callable[[int], bool]
@@ -122,10 +124,12 @@ class OutsideSchedule:
     def __call__(self, step: int) -> bool:
         try:
             return bool(self.schedule(step))
-        except Exception as error:  # code from outside may raise anything
+        except OUTSIDE_ERRORS as error:  # code from outside may raise anything
             if str(self) not in _warned:
                 _warned.add(str(self))
-                logger.warning("cadence %s is not due where it raises: %r at step %d; fix it", self, error, step)
+                logger.warning(
+                    "cadence %s is not due where it raises: %s at step %d; fix it", self, described(error), step
+                )
             return False
 
     def __str__(self) -> str:

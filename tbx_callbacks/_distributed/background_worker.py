@@ -34,7 +34,7 @@ class Worker:
         most: maximum number of pending jobs before `submit` blocks; 0 for no limit.
     """
 
-    def __init__(self, name: str, on_error: Callable[[Exception], None], *, most: int = 0) -> None:
+    def __init__(self, name: str, on_error: Callable[[BaseException], None], *, most: int = 0) -> None:
         self._name, self._on_error, self._max_pending = name, on_error, most
         self._jobs: Jobs | None = None  # None while there is no thread
         self._end_thread: weakref.finalize[..., Worker] | None = None
@@ -116,7 +116,7 @@ def _work(jobs: Jobs, progress: _Progress, owner: weakref.ref[Worker], device: i
     while (job := jobs.get()) is not None:
         try:
             job()
-        except Exception as error:
+        except BaseException as error:  # not even sys.exit() ends the thread
             worker = owner()
             if worker is not None:
                 worker._on_error(error)

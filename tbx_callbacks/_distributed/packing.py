@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tbx_callbacks._errors import OUTSIDE_ERRORS
 from tbx_callbacks._model.parameters import PerGroup
 from tbx_callbacks._stats import histogram
 from tbx_callbacks._stats.flat import flat_all
@@ -33,7 +34,7 @@ from tbx_callbacks.tags import HIDDEN
 
 _FAILED = "failed:"  # no tag holds a colon
 Agree = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
-OnError = Callable[[str, Exception], None]
+OnError = Callable[[str, BaseException], None]
 Facts = Mapping[str, float]
 """Numbers that the trainer reported for a step, by tag."""
 
@@ -179,7 +180,7 @@ class StepValues:
             try:
                 changes = derived.function({**finished, **facts})
                 values.update({tag: value if value is None else checked(value) for tag, value in changes.items()})
-            except Exception as error:  # a function from outside the package may raise anything
+            except OUTSIDE_ERRORS as error:  # a function from outside the package may raise anything
                 self._on_error(key, error)
         local = results(self._packed.local_parts(), self._on_error) if self._packed is not None else {}
         return {
@@ -304,7 +305,7 @@ class _Family:
         return zip(*columns, strict=False) if columns else repeat(())
 
 
-def _raise(_: str, error: Exception) -> None:
+def _raise(_: str, error: BaseException) -> None:
     raise error
 
 

@@ -11,6 +11,7 @@ import torch
 from tbx_callbacks._engine.cost import DeviceTime, charge
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.metric_plan import MetricRun
+from tbx_callbacks._errors import OUTSIDE_ERRORS, described
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Guard:
                         yield
                 else:
                     yield
-        except Exception as error:
+        except OUTSIDE_ERRORS as error:
             self.report(what, step, error)
         finally:
             self._stopwatch.monitoring += self._stopwatch.clock() - started
@@ -62,10 +63,12 @@ class Guard:
         """Charges a part of the guarded work to the metrics that need this part."""
         return charge([metric_run.cost for metric_run in metric_runs], step, self._stopwatch.clock)
 
-    def report(self, what: str, step: int, error: Exception) -> None:
+    def report(self, what: str, step: int, error: BaseException) -> None:
         """Logs the error, once for each `what`, or raises it if strict."""
         if self._strict:
             raise error
         if what not in self._warned:
             self._warned.add(what)
-            logger.warning("%s failed at step %d; the affected values are not written: %r", what, step, error)
+            logger.warning(
+                "%s failed at step %d; the affected values are not written: %s", what, step, described(error)
+            )

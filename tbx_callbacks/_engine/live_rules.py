@@ -15,6 +15,7 @@ from tbx_callbacks._config.rule_options import LiveRule, LiveRuleConfig, functio
 from tbx_callbacks._config.schedule import Schedule
 from tbx_callbacks._distributed.background_worker import Worker
 from tbx_callbacks._engine.live_history import RunHistory, read_history
+from tbx_callbacks._errors import described
 from tbx_callbacks.metrics.host_values import FinalValue, Text
 from tbx_callbacks.rules import SEVERITIES, Action, Finding, diagnose
 from tbx_callbacks.rules.base import ACTIONS
@@ -83,10 +84,10 @@ class RuleRunner:
         """Stops the thread after the queued work."""
         self._worker.close()
 
-    def _on_record_error(self, error: Exception) -> None:
+    def _on_record_error(self, error: BaseException) -> None:
         if not self._warned:
             self._warned = True
-            logger.warning("live rules may miss values: recording them failed with %r", error)
+            logger.warning("live rules may miss values: recording them failed with %s", described(error))
 
     # -- on the worker thread ----------------------------------------------------------------------------------------
 
@@ -112,18 +113,18 @@ class RuleRunner:
                 for finding in diagnose(run, {name: entry.rule}).findings:
                     if self._is_new(finding):
                         action |= self._alert(finding, step, entry, is_final=is_final)
-            except Exception as error:
+            except BaseException as error:  # not even sys.exit() in a rule ends the thread
                 self._disable(name, step, error, is_final=is_final)
         self.evaluations += 1
         self.seconds += time.perf_counter() - started
         return action
 
-    def _disable(self, name: str, step: int, error: Exception, *, is_final: bool) -> None:
+    def _disable(self, name: str, step: int, error: BaseException, *, is_final: bool) -> None:
         del self._rules[name]
         if self.fail is not None and not is_final:
-            self.fail(RuntimeError(f"rule {name} failed at step {step}: {error!r}"))
+            self.fail(RuntimeError(f"rule {name} failed at step {step}: {described(error)}"))
             return
-        logger.warning("rule %s failed at step %d and is disabled: %r", name, step, error)
+        logger.warning("rule %s failed at step %d and is disabled: %s", name, step, described(error))
 
     def _is_new(self, finding: Finding) -> bool:
         rank = SEVERITIES.index(finding.severity)
@@ -152,8 +153,8 @@ def _call(path: str, finding: Finding) -> None:
     """Calls a user's function on its own thread, where it may take long or fail without effect on the training."""
     try:
         function_of(path)(finding)
-    except Exception as error:
-        logger.warning("%s failed on the finding %s: %r", path, finding.id, error)
+    except BaseException as error:  # also sys.exit()
+        logger.warning("%s failed on the finding %s: %s", path, finding.id, described(error))
 
 
 class LiveRules:

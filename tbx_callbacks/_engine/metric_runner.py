@@ -8,6 +8,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from tbx_callbacks import tags
 from tbx_callbacks._config.schedule import At, Every, Schedule
@@ -15,11 +16,13 @@ from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._engine.counters import Counters
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.publisher import Publisher
+from tbx_callbacks._errors import OUTSIDE_ERRORS, described
 from tbx_callbacks._model.parameters import NO_SELECTION
 from tbx_callbacks.metrics.base import Values
 from tbx_callbacks.metrics.context import Context
+from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.metrics.value_layouts import check_can_travel
-from tbx_callbacks.metrics.values import Mean, Value
+from tbx_callbacks.metrics.values import Derived, Mean, Value
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +155,7 @@ class MetricRunner:
             values = metric_run.spec.metric(context)
             if metric_run.is_outside and isinstance(values, Mapping):  # StepValues refuses other types
                 _check_tags(values, metric_run)
+                values = {tag: _with_checked_tags(value, metric_run) for tag, value in values.items()}
                 if owner:
                     _check_can_travel(values)
             if context.event == "step":
@@ -159,16 +163,16 @@ class MetricRunner:
             else:
                 step_values.add_local(values)
             metric_run.cost.add(self._clock() - started, context.step)
-        except Exception as error:
+        except OUTSIDE_ERRORS as error:
             if self._strict:
-                raise RuntimeError(f"metric {name} failed at step {context.step}: {error}") from error
+                raise RuntimeError(f"metric {name} failed at step {context.step}: {described(error)}") from error
             lost_tags = ", ".join(metric_run.spec.metric.tags)
             logger.warning(
-                "metric %s failed at step %d and is disabled; no longer written: %s; error: %r%s",
+                "metric %s failed at step %d and is disabled; no longer written: %s; error: %s%s",
                 name,
                 context.step,
                 lost_tags,
-                error,
+                described(error),
                 _place(error) if metric_run.is_outside else "",
             )
             if owner:
@@ -191,11 +195,24 @@ class MetricRunner:
         self.regroup()
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """The file and line where the error was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     outside = [frame for frame in frames if not frame.filename.startswith(("<", _PACKAGE))]
     return f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
+
+
+def _with_checked_tags(value: Any, metric_run: MetricRun) -> Any:
+    """Makes a `Derived` raise if it computes a value under a tag that the metric does not declare."""
+    if not isinstance(value, Derived):
+        return value
+
+    def function(numbers: Mapping[str, FinalValue]) -> Mapping[str, FinalValue | None]:
+        changes = value.function(numbers)
+        _check_tags(changes, metric_run)
+        return changes
+
+    return replace(value, function=function)
 
 
 def _check_can_travel(values: Values) -> None:
@@ -208,7 +225,7 @@ def _check_can_travel(values: Values) -> None:
                 raise TypeError(f"the value of {tag} cannot be merged over ranks: {error}") from error
 
 
-def _check_tags(values: Values, metric_run: MetricRun) -> None:
+def _check_tags(values: Iterable[str], metric_run: MetricRun) -> None:
     """Raises ValueError if a metric from outside the package writes a tag that it does not declare."""
     declared = metric_run.spec.metric.tags
     patterns = [re.sub("<[^>]*>", ".+", re.escape(tag)) for tag in declared if "<" in tag]

@@ -12,6 +12,7 @@ from tbx_callbacks._distributed.decisions import Decisions
 from tbx_callbacks._distributed.packing import Facts, PackedStep, StepValues
 from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.live_rules import LiveRules
+from tbx_callbacks._errors import described
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.metrics.values import Partials, Value
 from tbx_callbacks.tags import EARLIER, HIDDEN
@@ -50,10 +51,10 @@ class OrderedQueue:
         else:
             job()
 
-    def _on_error(self, error: Exception) -> None:
+    def _on_error(self, error: BaseException) -> None:
         if not self._warned:
             self._warned = True
-            logger.warning("publishing failed; the step's values are not written: %r", error)
+            logger.warning("publishing failed; the step's values are not written: %s", described(error))
 
 
 class Publisher:
@@ -79,7 +80,7 @@ class Publisher:
         """Returns an object to collect values, whose errors are reported."""
         return StepValues(self._on_value_error)
 
-    def _on_value_error(self, tag: str, error: Exception) -> None:
+    def _on_value_error(self, tag: str, error: BaseException) -> None:
         """Reports a value that cannot be computed, once for each kind of tag and of error."""
         if self._strict:
             raise error
@@ -87,7 +88,9 @@ class Publisher:
         kind = f"{tag.partition('/')[0]} {type(error).__name__}"
         if kind not in self._warned:
             self._warned.add(kind)
-            logger.warning("%s is not written: its value cannot be computed; fix the metric; error: %r", tag, error)
+            logger.warning(
+                "%s is not written: its value cannot be computed; fix the metric; error: %s", tag, described(error)
+            )
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_write_lock": None, "_queue": None, "reducer": None, "live_rules": None}

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from torch import Tensor
 
+from tbx_callbacks._errors import OUTSIDE_ERRORS
 from tbx_callbacks._model.parameters import PerGroup
 from tbx_callbacks._stats import histogram
 from tbx_callbacks._stats.clip_factor import clip_factor
@@ -292,7 +293,9 @@ class Partial(NamedTuple):
 Partials = dict[str, Partial]
 
 
-def results(parts: Mapping[str, Partial], on_error: Callable[[str, Exception], None]) -> dict[str, FinalValue | None]:
+def results(
+    parts: Mapping[str, Partial], on_error: Callable[[str, BaseException], None]
+) -> dict[str, FinalValue | None]:
     """Returns the final values by tag; None for a value to leave out.
 
     Args:
@@ -304,7 +307,7 @@ def results(parts: Mapping[str, Partial], on_error: Callable[[str, Exception], N
         try:
             result = value.result(sums, maxes)
             values[tag] = result if result is None or type(result) is float else checked(result)
-        except Exception as error:  # a value from outside the package may raise anything
+        except OUTSIDE_ERRORS as error:  # a value from outside the package may raise anything
             on_error(tag, error)
     return values
 

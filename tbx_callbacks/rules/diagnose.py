@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tbx_callbacks._errors import OUTSIDE_ERRORS, described
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
 from tbx_callbacks.runs.reader import Progress, UnreadableError, find_runs, read_run
@@ -47,7 +48,7 @@ def diagnose(
     run: Run,
     rules: Mapping[str, Rule] | None = None,
     *,
-    on_error: Callable[[str, Exception], None] | None = None,
+    on_error: Callable[[str, BaseException], None] | None = None,
 ) -> Diagnosis:
     """Applies every rule; a growing run can be diagnosed again and again.
 
@@ -66,7 +67,7 @@ def diagnose(
                 findings += sorted(_findings(rule, run), key=_rank)
             else:
                 unjudged.append(missing)
-        except Exception as error:  # code from outside may raise anything
+        except OUTSIDE_ERRORS as error:  # code from outside may raise anything
             if on_error is None:
                 raise
             on_error(name, error)
@@ -136,10 +137,12 @@ def diagnose_folder(
     """
     number, failed = 0, set[str]()
 
-    def warn(rule: str, error: Exception) -> None:
+    def warn(rule: str, error: BaseException) -> None:
         if rule not in failed:
             failed.add(rule)
-            logger.warning("rule %s is left out: it failed with %r; fix it, or switch it off with --rules", rule, error)
+            logger.warning(
+                "rule %s is left out: it failed with %s; fix it, or switch it off with --rules", rule, described(error)
+            )
 
     for name, folder in find_runs(logdir).items():
         run = read_run(folder, progress=progress(name) if progress else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -47,13 +48,28 @@ class Wrong(Value):
         return (1.0,)
 
     def result(self, sums: Sequence[float], maxes: Sequence[float]) -> Any:
-        if isinstance(self.made, Exception):
+        if isinstance(self.made, BaseException):
             raise self.made
         return self.made
 
 
 def raise_error(numbers: Any) -> Any:
     raise KeyError("no")
+
+
+def exit_process(context: Any) -> Any:
+    sys.exit(3)
+
+
+class BadReprError(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+    __str__ = __repr__
+
+
+def raise_without_repr(context: Any) -> Any:
+    raise BadReprError
 
 
 def train(make: Callable[[Context], Any], steps: int = 2) -> MemoryWriter:
@@ -106,6 +122,8 @@ FAULTS: dict[str, tuple[Callable[[Context], Any], str]] = {
         lambda context: {"mine/{group}": Sum(context.sum_by_group(context.updates, torch.sum))},  # type: ignore[arg-type]
         "add weights_before to needs",
     ),
+    "exit": (exit_process, "error: SystemExit(3)"),
+    "error without repr": (raise_without_repr, "error: BadReprError (its text cannot be shown)"),
     "in place": (
         lambda context: {"mine/{group}": Max(context.max_by_group(context.weights, lambda w: w.abs_().max()))},
         "must not change its argument",
@@ -126,7 +144,7 @@ def test_faulty_metric_named_and_disabled_alone(name: str, caplog: pytest.LogCap
         assert "tbx_callbacks/_engine" not in logged
 
 
-@pytest.mark.parametrize("made", [ValueError("no"), "text", object(), [1.0]])
+@pytest.mark.parametrize("made", [ValueError("no"), SystemExit(1), BadReprError(), "text", object(), [1.0]])
 def test_wrong_result_loses_its_tag_only(made: Any, caplog: pytest.LogCaptureFixture) -> None:
     writer = train(lambda context: {"mine": Wrong(made), "many/a": Max(1.0)})
     assert set(writer.tags) == {"weight_norm/total", "many/a"}
@@ -142,9 +160,20 @@ def test_result_of_other_number_type_written(made: Any) -> None:
 
 
 def test_failing_derived_value_loses_itself_only(caplog: pytest.LogCaptureFixture) -> None:
-    writer = train(lambda context: {"mine": Derived(raise_error), "many/a": Max(1.0)})
-    assert set(writer.tags) == {"weight_norm/total", "many/a"}
-    assert len(caplog.messages) == 1
+    for function in (raise_error, exit_process, raise_without_repr, lambda numbers: None):
+        caplog.clear()
+        writer = train(lambda context, function=function: {"mine": Derived(function), "many/a": Max(1.0)})
+        assert set(writer.tags) == {"weight_norm/total", "many/a"}
+        assert len(caplog.messages) == 1
+
+
+def test_derived_value_of_undeclared_tag_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    writer = train(lambda context: {"mine": Derived(lambda numbers: {"train/loss": 1.0})})
+    assert writer.tags == ["weight_norm/total"]
+    (logged,) = caplog.messages
+    assert "every tag must be declared in tags, got 'train/loss'" in logged
+    writer = train(lambda context: {"mine": Derived(lambda numbers: {"mine": 1.0, "many/x": 2.0})})
+    assert set(writer.tags) == {"mine", "many/x", "weight_norm/total"}
 
 
 @pytest.mark.parametrize("event", ["start", "end", "log"])

@@ -123,21 +123,30 @@ class Broken:
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = ""
 
+    error: type[BaseException] = KeyError
+
     def __call__(self, run: Run) -> Iterator[Finding]:
-        raise KeyError("a fault of the rule")
+        raise self.error("a fault of the rule")
         yield
 
 
+@pytest.mark.parametrize("error", [KeyError, SystemExit])
 @pytest.mark.parametrize("strict", [False, True])
-def test_live_rules_failing_rule_off_others_continue(strict: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_live_rules_failing_rule_off_others_continue(
+    strict: bool, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
     rules, errors = FedRules({"divergence": None}), []
-    rules.runner._rules["broken"] = LiveRule(Broken(), Response())
+    rules.runner._rules["broken"] = LiveRule(Broken(error), Response())
     rules.runner.fail = errors.append if strict else None
     rules.feed("train/loss", FALLS_THEN_RISES)
     assert [tag for _, tag, _ in rules.written] == ["alerts/divergence"]
-    printed = caplog.text.count("rule broken failed at step 10 and is disabled: KeyError('a fault of the rule')")
+    printed = caplog.text.count(
+        f"rule broken failed at step 10 and is disabled: {error.__name__}('a fault of the rule')"
+    )
     assert printed == (0 if strict else 1)
-    assert list(map(str, errors)) == ["rule broken failed at step 10: KeyError('a fault of the rule')"] * strict
+    assert (
+        list(map(str, errors)) == [f"rule broken failed at step 10: {error.__name__}('a fault of the rule')"] * strict
+    )
 
 
 def test_live_rules_due_at_first_published_step() -> None:
