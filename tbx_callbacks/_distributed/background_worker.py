@@ -32,6 +32,7 @@ class Worker:
         self._name, self._on_error, self._max_pending = name, on_error, most
         self._idle = threading.Condition()
         self._jobs: queue.SimpleQueue[Job | None] | None = None  # None while there is no thread
+        self._thread: threading.Thread | None = None
         self.pending = 0
         """Number of jobs that are not finished."""
 
@@ -43,7 +44,8 @@ class Worker:
             if self._jobs is None:
                 self._jobs = queue.SimpleQueue()
                 arguments = self._jobs, _current_device()
-                threading.Thread(target=self._work, args=arguments, name=self._name, daemon=True).start()
+                self._thread = threading.Thread(target=self._work, args=arguments, name=self._name, daemon=True)
+                self._thread.start()
             self._jobs.put(job)
 
     def call(self, function: Callable[[], T]) -> Future[T]:
@@ -64,12 +66,14 @@ class Worker:
         with self._idle:
             return self._idle.wait_for(lambda: self.pending == 0, timeout=seconds)
 
-    def close(self) -> None:
-        """Ends the thread after all queued jobs; a later job starts a new thread."""
+    def close(self, seconds: float = 0.0) -> None:
+        """Ends the thread after all queued jobs; waits at most `seconds` for that. A later job starts a new thread."""
         with self._idle:
             if self._jobs is not None:
                 self._jobs.put(None)
                 self._jobs = None
+        if self._thread is not None and seconds > 0:
+            self._thread.join(seconds)
 
     def _work(self, jobs: queue.SimpleQueue[Job | None], device: int | None) -> None:
         if device is not None:

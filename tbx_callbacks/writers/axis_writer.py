@@ -84,7 +84,7 @@ class AxisWriter(TensorBoardWriter):
 
         self.flush()
         try:
-            written = read_run(self.log_dir).scalars[AXIS_STEP]
+            written = read_run(self.folder).scalars[AXIS_STEP]
         except (UnreadableError, KeyError, ImportError) as error:
             logger.warning(
                 "axis %s is not written: its position at step %d cannot be restored: %s", self._axis, step, error

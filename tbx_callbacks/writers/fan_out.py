@@ -17,7 +17,7 @@ from tbx_callbacks.runs.folders import is_remote
 from tbx_callbacks.tags import AXIS
 from tbx_callbacks.writers.axis_writer import AxisWriter
 from tbx_callbacks.writers.base import NullWriter, Writer
-from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
+from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter, absolute
 from tbx_callbacks.writers.tensorboard import LogDirError, TensorBoardWriter
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class NoEventFile(NullWriter):
     """
 
     def __init__(self, log_dir: str) -> None:
-        self.log_dir, self.options = log_dir, dict[str, Any]()
+        self.log_dir, self.folder, self.options = log_dir, absolute(log_dir), dict[str, Any]()
 
     @property
     def summary_writer(self) -> NullSummaryWriter:
@@ -71,8 +71,12 @@ class FanOutWriter(Writer):
     ) -> None:
         self.log_dir, self._main = main.log_dir, main
         axes = axes if isinstance(main, TensorBoardWriter) else ()
-        self._axes = [AxisWriter(main.log_dir, axis, **main.options) for axis in axes]
-        self._others = [_BackgroundWriter(spec, main.log_dir) for spec in others]
+        self._axes = [AxisWriter(main.folder, axis, **main.options) for axis in axes]
+        self._others = [_BackgroundWriter(spec, main.folder) for spec in others]
+
+    def __del__(self) -> None:
+        for other in getattr(self, "_others", ()):
+            other.drop()
 
     @property
     def has_event_file(self) -> bool:
@@ -164,16 +168,27 @@ class _BackgroundWriter:
 
     def join(self, deadline: float) -> None:
         """Waits until all calls are over, and reports how many values the writer has missed."""
-        if self._is_disabled or self._pid != os.getpid():
+        if self._pid != os.getpid():
+            return
+        if self._is_disabled:
+            if self._worker.drain(max(0.0, deadline - time.monotonic())):  # its queued calls do nothing
+                self._worker.close(_CLOSE_SECS)
+            self._pid = None
             return
         if not self._worker.drain(max(0.0, deadline - time.monotonic())):
             self._is_disabled = True  # at its next call, if it ever gets there
             self._warn("did not finish within %g s: %d values may be lost", _CLOSE_SECS, self._passed - self._stored)
         elif self._stored < self._passed and not self._is_disabled:
             self._warn("missed %d values: it is slower than the training; log less often", self._passed - self._stored)
-        self._worker.close()
+        self._worker.close(max(0.0, deadline - time.monotonic()))
         self._pid, self._is_slow = None, False
         self._passed = self._stored = 0
+
+    def drop(self) -> None:
+        """Closes the writer and ends the thread after all queued calls, without waiting for them."""
+        self.call("close")
+        if self._pid == os.getpid():
+            self._worker.close()
 
     # -- on the thread -----------------------------------------------------------------------------------------------
 
