@@ -27,7 +27,7 @@ NOTHING = "nothing written"
 TORN = "half written, then an error"
 """Further faults of `write`."""
 
-_HARMLESS = {"fspath", "getpid", "urandom", "scandir"}  # they touch no file of the run
+_HARMLESS = {"fspath", "getpid", "urandom", "strerror"}  # they touch no file of the run
 
 
 class FailingCalls:
