@@ -28,8 +28,9 @@ class RunLocation:
         object.__setattr__(self, "folder", absolute(self.folder))
 
 
-def absolute(folder: str) -> str:
+def absolute(folder: str | os.PathLike[str]) -> str:
     """Returns the absolute path of a local folder: a later change of the working directory has no effect on it."""
+    folder = os.fsdecode(folder)
     return folder if is_remote(folder) else os.path.abspath(folder)
 
 

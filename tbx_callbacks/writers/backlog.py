@@ -6,8 +6,15 @@ from collections import deque
 from typing import Any
 
 
+def value_count(event: Any) -> int:
+    """Returns the number of values in an event; an event without a summary, such as a graph, is one value."""
+    return len(event.summary.value) or 1
+
+
 class Backlog:
     """A queue of events. Above its limit it drops the oldest histograms first, then the oldest events.
+
+    The newest event always stays, also if it alone is larger than the limit: it has not been tried yet.
 
     Not thread-safe: the event writer holds a lock.
 
@@ -59,11 +66,11 @@ class Backlog:
             return
         target = int(0.95 * self._max_bytes)  # free more than needed, so that the next event fits too
         index = 0
-        while self._bytes > target and self._with_histograms and index < len(self._events):
+        while self._bytes > target and self._with_histograms and index < len(self._events) - 1:
             if self._events[index][2]:
                 self._drop_histograms(index)
             index += 1
-        while self._bytes > target and self._events:
+        while self._bytes > target and len(self._events) > 1:
             self._drop_oldest()
 
     def _drop_histograms(self, index: int) -> None:
@@ -77,7 +84,7 @@ class Backlog:
         self._events[index] = self._measure(event)
 
     def _drop_oldest(self) -> None:
-        self.lost_values += len(self._pop().summary.value)
+        self.lost_values += value_count(self._pop())
 
     def _measure(self, event: Any) -> tuple[Any, int, bool]:
         size = event.ByteSize()

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from tbx_callbacks._distributed.background_worker import Worker
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.metrics.host_values import FinalValue
-from tbx_callbacks.runs.folders import is_remote
+from tbx_callbacks.runs.folders import absolute, is_remote
 from tbx_callbacks.tags import AXIS
 from tbx_callbacks.writers.axis_writer import AxisWriter
 from tbx_callbacks.writers.base import NullWriter, Writer
@@ -45,7 +45,7 @@ class NoEventFile(NullWriter):
     """
 
     def __init__(self, log_dir: str) -> None:
-        self.log_dir, self.options = log_dir, dict[str, Any]()
+        self.log_dir, self.options = absolute(log_dir), dict[str, Any]()
 
     @property
     def summary_writer(self) -> NullSummaryWriter:
@@ -73,6 +73,10 @@ class FanOutWriter(Writer):
         axes = axes if isinstance(main, TensorBoardWriter) else ()
         self._axes = [AxisWriter(main.log_dir, axis, **main.options) for axis in axes]
         self._others = [_BackgroundWriter(spec, main.log_dir) for spec in others]
+
+    def __del__(self) -> None:
+        for other in getattr(self, "_others", ()):
+            other.drop()
 
     @property
     def has_event_file(self) -> bool:
@@ -182,7 +186,12 @@ class _BackgroundWriter:
 
     def join(self, deadline: float) -> None:
         """Waits until all calls are over, and reports how many values the writer has missed."""
-        if self._is_disabled or self._pid != os.getpid():
+        if self._pid != os.getpid():
+            return
+        if self._is_disabled:
+            if self._worker.drain(max(0.0, deadline - time.monotonic())):  # its queued calls do nothing
+                self._worker.close(_CLOSE_SECS)
+            self._pid = None
             return
         if not self._worker.drain(max(0.0, deadline - time.monotonic())):
             self._is_disabled = True  # at its next call, if it ever gets there
@@ -192,6 +201,12 @@ class _BackgroundWriter:
         self._worker.close(max(0.0, deadline - time.monotonic()))
         self._pid, self._is_slow = None, False
         self._passed = self._stored = 0
+
+    def drop(self) -> None:
+        """Closes the writer and ends the thread after all queued calls, without waiting for them."""
+        self.call("close")
+        if self._pid == os.getpid():
+            self._worker.close()
 
     # -- on the thread -----------------------------------------------------------------------------------------------
 

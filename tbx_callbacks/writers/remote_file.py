@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 
@@ -33,8 +34,9 @@ class RemoteFile:
         self.path, self._records = path, bytearray(header)
         self._connect = partial(fsspec.core.url_to_fs, path)  # fsspec keeps the connection
 
-    def write(self, records: bytes) -> None:
-        self._records += records
+    def write(self, records: Sequence[bytes]) -> int:
+        self._records += b"".join(records)
+        return len(records)
 
     def sync(self) -> None:
         store, address = self._connect()
@@ -42,3 +44,6 @@ class RemoteFile:
 
     def close(self) -> None:
         """Does nothing: the last sync was the last upload."""
+
+    def release_in_child(self) -> None:
+        """Does nothing: there is no handle."""

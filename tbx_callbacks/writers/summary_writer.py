@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import tensorboardX
@@ -12,10 +14,11 @@ from tensorboardX import summary as protos
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.writer import FileWriter
 
-from tbx_callbacks.runs.folders import is_remote
+from tbx_callbacks.runs.folders import absolute, is_remote
 from tbx_callbacks.writers.event_file import EventFile, LocalFile, file_name, frame
 from tbx_callbacks.writers.event_writer import EventWriter
 from tbx_callbacks.writers.remote_file import RemoteFile
+from tbx_callbacks.writers.wall_clock import WallClock
 
 
 class SummaryWriter(tensorboardX.SummaryWriter):  # type: ignore[misc]
@@ -26,18 +29,24 @@ class SummaryWriter(tensorboardX.SummaryWriter):  # type: ignore[misc]
         purge_step: TensorBoard hides this step and later steps of earlier files in the folder.
         flush_secs: maximum delay of the fsync after an event was written; of the upload for remote folders.
         max_mib: memory for events while the disk cannot be written.
+
+    Raises:
+        ValueError: `flush_secs` or `max_mib` is out of range.
+        OSError: the folder cannot be written. Later errors are reported in the log.
     """
 
     file_writer: Any
+    logdir: str
 
     def __init__(
         self, logdir: str, purge_step: int | None = None, *, flush_secs: float | None = None, max_mib: float = 64.0
     ) -> None:
+        check_options(flush_secs=flush_secs, max_mib=max_mib)
         self._options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
         super().__init__(logdir=logdir, purge_step=purge_step)
 
     def open_file_writer(self) -> Any:
-        """Returns the file writer; a new one if the user has closed this writer."""
+        """Returns the file writer; after `close` its next event opens the file again."""
         return self._get_file_writer()
 
     def purge(self, step: int) -> None:
@@ -57,17 +66,24 @@ class SummaryWriter(tensorboardX.SummaryWriter):  # type: ignore[misc]
         self, hparam_dict: Any, metric_dict: Any, name: str | None = None, global_step: int | None = None
     ) -> None:
         """As in tensorboardX, writes the session to a separate run below this one, through `EventWriter` too."""
-        folder = f"{self._get_file_writer().get_logdir()}/{name or time.time()}"
-        with SummaryWriter(folder, **self._options) as session:
-            for summary in protos.hparams(hparam_dict, metric_dict):
-                session.file_writer.add_summary(summary)
-            for tag, value in metric_dict.items():
-                session.add_scalar(tag, value, global_step)
+        session = _FileWriter(f"{self._get_file_writer().get_logdir()}/{name or time.time()}", **self._options)
+        for summary in protos.hparams(hparam_dict, metric_dict):
+            session.add_summary(summary)
+        for tag, value in metric_dict.items():
+            session.add_summary(protos.scalar(tag, value), global_step)
+        session.close()
+
+    def close(self) -> None:
+        """Closes all files; a later event opens them again."""
+        for file_writer in self.all_writers.values():
+            file_writer.close()
 
     def _get_file_writer(self) -> _FileWriter:
         file_writer: _FileWriter | None = self.file_writer
-        if file_writer is None:
+        if file_writer is None:  # in the constructor; only then a folder that cannot be written is an error
+            self.logdir = absolute(self.logdir)
             self.file_writer = file_writer = _FileWriter(self.logdir, **self._options)
+            file_writer.event_writer.open()
             self.all_writers = {file_writer.get_logdir(): file_writer}
             if self.purge_step is not None:
                 self.purge(self.purge_step)
@@ -79,15 +95,49 @@ class _FileWriter(FileWriter):  # type: ignore[misc]
 
     def __init__(self, logdir: str, *, flush_secs: float | None, max_mib: float) -> None:
         # Does not call FileWriter.__init__, which would open tensorboardX's event writer.
-        logdir = str(logdir)
         secs = flush_secs if flush_secs is not None else (30.0 if is_remote(logdir) else 2.0)
-        self.event_writer = EventWriter(logdir, lambda: _open(logdir), flush_secs=secs, max_mib=max_mib)
+        self._clock = clock = WallClock()
+        self.event_writer = EventWriter(logdir, _Files(logdir, clock).open, flush_secs=secs, max_mib=max_mib)
         self._default_metadata: dict[str, Any] = {}
 
+    def add_event(self, event: Any, step: Any = None, walltime: float | None = None) -> None:
+        if walltime is None:
+            walltime = self._default_metadata.get("walltime")
+        super().add_event(event, step, self._clock.now() if walltime is None else walltime)
 
-def _open(logdir: str) -> EventFile:
-    header = frame(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
-    return RemoteFile(f"{logdir.rstrip('/')}/{file_name()}", header) if is_remote(logdir) else LocalFile(logdir, header)
+
+class _Files:
+    """Opens one event file after the other in a folder, or the last one again."""
+
+    def __init__(self, logdir: str, clock: WallClock) -> None:
+        self._logdir, self._clock = logdir, clock
+        self._last: LocalFile | None = None
+
+    def open(self) -> EventFile:
+        header = frame(Event(wall_time=self._clock.now(), file_version="brain.Event:2").SerializeToString())
+        if is_remote(self._logdir):
+            return RemoteFile(f"{self._logdir.rstrip('/')}/{file_name()}", header)
+        self._last = LocalFile(self._logdir, header, self._last)
+        return self._last
+
+
+def check_options(*, flush_secs: float | None, max_mib: float) -> None:
+    """Checks the options of a writer.
+
+    Raises:
+        ValueError: one of them is not a number in its range.
+    """
+    if flush_secs is not None and not (_is_finite(flush_secs) and flush_secs >= 0):
+        rule = "a finite number of seconds, 0 or more"
+        raise ValueError(f"flush_secs must be {rule}, got {flush_secs!r}; leave it out for the default")
+    if not (_is_finite(max_mib) and max_mib > 0):
+        raise ValueError(f"max_mib must be a finite number above 0, got {max_mib!r}; leave it out for 64 MiB")
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 class NullSummaryWriter:

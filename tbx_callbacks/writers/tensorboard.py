@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +13,8 @@ from tensorboardX.proto.summary_pb2 import HistogramProto, Summary
 
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.metrics.host_values import FinalValue, HParams, HParamsEnd, HParamsMetrics, Layout, Text
-from tbx_callbacks.writers.summary_writer import SummaryWriter
+from tbx_callbacks.runs.folders import absolute
+from tbx_callbacks.writers.summary_writer import SummaryWriter, check_options
 
 
 def summary_value(tag: str, value: FinalValue) -> Summary.Value:
@@ -90,12 +90,21 @@ class TensorBoardWriter:
         log_dir: folder of the run, local or remote (`s3://`, `gs://`).
         flush_secs: see `SummaryWriter`.
         max_mib: see `SummaryWriter`.
+
+    Raises:
+        ValueError: `flush_secs` or `max_mib` is out of range.
+        LogDirError: the folder is relative, and the working directory was deleted.
     """
 
     def __init__(
         self, log_dir: str | os.PathLike[str], *, flush_secs: float | None = None, max_mib: float = 64.0
     ) -> None:
-        self.log_dir = os.fspath(log_dir)
+        check_options(flush_secs=flush_secs, max_mib=max_mib)
+        self.log_dir = os.fsdecode(log_dir)
+        try:
+            self.log_dir = absolute(log_dir)
+        except OSError as error:  # the working directory was deleted
+            raise self._error(error) from error
         self.options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
         self._writer: SummaryWriter | None = None
 
@@ -113,15 +122,15 @@ class TensorBoardWriter:
         if self._writer is None:
             try:
                 self._writer = SummaryWriter(self.log_dir, **self.options)
-            except (OSError, ImportError) as error:
-                raise LogDirError(f"cannot write a run to {self.log_dir!r}: {error}; {_remedy(error)}") from error
+            except Exception as error:
+                raise self._error(error) from error
         return self._writer
 
     def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Writes all values of a step as one event."""
         summary = Summary(value=[summary_value(tag, value) for tag, value in values.items()])
         file_writer = self.summary_writer.open_file_writer()
-        file_writer.add_event(Event(summary=summary), step, time.time())
+        file_writer.add_event(Event(summary=summary), step)
         file_writer.event_writer.settle()
 
     def purge(self, step: int) -> None:
@@ -134,10 +143,12 @@ class TensorBoardWriter:
             self._writer.flush()
 
     def close(self) -> None:
-        """Closes the event file; a later write opens a new file in the same folder."""
+        """Closes the event file; a later write opens it again, or a new file if it is not as it was left."""
         if self._writer is not None:
             self._writer.close()
-            self._writer = None
+
+    def _error(self, error: Exception) -> LogDirError:
+        return LogDirError(f"cannot write a run to {self.log_dir!r}: {error}; {_remedy(error)}")
 
 
 def _remedy(error: Exception) -> str:

@@ -242,7 +242,7 @@ def test_full_backlog_drops_oldest_histograms_first(
     histogram = HistogramCounts(tuple(range(64)), 0.0, 1.0, 1.0, 1.0)
     for step in range(1, 201):
         writer.write(step, {"a": float(step), "h": histogram})
-        backlog = writer.summary_writer.file_writer.event_writer._backlog
+        backlog = writer.summary_writer.file_writer.event_writer._thread._backlog
         assert backlog.bytes <= 0.05 * 2**20
     (small_disk / "filler").unlink()
     deadline = time.monotonic() + 20

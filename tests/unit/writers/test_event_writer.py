@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -80,22 +82,88 @@ def test_event_writer_forked_child_writes_nothing(ended: tuple[Path, subprocess.
 def test_event_writer_writes_without_flush(tmp_path: Path) -> None:
     writer = TensorBoardWriter(tmp_path)
     writer.write(1, {"a": 1.0})
-    event = writer.summary_writer.file_writer.event_writer
-    deadline = 200
-    while not Run(tmp_path).scalars and deadline:
-        deadline -= 1
-        event._thread.join(0.02)
+    deadline = time.monotonic() + 30
+    while not Run(tmp_path).scalars and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert Run(tmp_path).scalars == {"a": [(1, 1.0)]}
     writer.close()
 
 
-def test_event_writer_after_close_opens_another_file(tmp_path: Path) -> None:
+def test_event_writer_after_close_goes_on(tmp_path: Path) -> None:
     writer = TensorBoardWriter(tmp_path)
-    for step in (1, 2):
+    for step in range(1, 5):
         writer.write(step, {"a": float(step)})
         writer.close()
+    assert len(files(tmp_path)) == 1
+    assert Run(tmp_path).at("a") == {step: float(step) for step in range(1, 5)}
+
+
+def append(file: Path) -> None:
+    with file.open("ab") as opened:
+        opened.write(b"more")
+
+
+def replace_file(file: Path) -> None:
+    content = file.read_bytes()
+    file.rename(file.with_name("kept"))
+    file.write_bytes(content)
+
+
+def link_file(file: Path) -> None:
+    file.rename(file.with_name("kept"))
+    file.symlink_to("kept")
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "deleted": lambda file: file.unlink(),
+    "moved": lambda file: file.rename(file.with_name("kept")),
+    "replaced": replace_file,
+    "linked": link_file,
+    "longer": append,
+    "shorter": lambda file: os.truncate(file, 30),
+    "not the last": lambda file: file.with_name("events.out.tfevents.9999999999.host").touch(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_event_writer_closed_file_changed_new_one(tmp_path: Path, change: str) -> None:
+    writer = TensorBoardWriter(tmp_path)
+    writer.write(1, {"a": 1.0})
+    writer.close()
+    CHANGES[change](files(tmp_path)[0])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    writer.write(2, {"a": 2.0})
+    writer.close()
+    after = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert {path: after[path] for path in before} == before
+    assert len(after) == len(before) + 1
+    assert Run(tmp_path).at("a")[2] == 2.0
+
+
+@pytest.mark.parametrize("name", ["events.out.tfevents.0000000001.host", "notes.txt", "tfevents", "checkpoint-9"])
+def test_event_writer_goes_on_beside_other_files(tmp_path: Path, name: str) -> None:
+    writer = TensorBoardWriter(tmp_path)
+    writer.write(1, {"a": 1.0})
+    writer.close()
+    (tmp_path / name).touch()
+    writer.write(2, {"a": 2.0})
+    writer.close()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_event_writer_forked_child_opens_own_file(tmp_path: Path) -> None:
+    writer = TensorBoardWriter(tmp_path)
+    writer.write(1, {"a": 1.0})
+    writer.close()
+    child = os.fork()
+    if child == 0:
+        writer.write(2, {"a": 2.0})
+        writer.close()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert len(files(tmp_path)) == 2
-    assert Run(tmp_path).steps("a") == [1, 2]
+    assert Run(tmp_path).at("a") == {1: 1.0, 2: 2.0}
 
 
 def test_summary_writer_purge_step_hides_steps(tmp_path: Path) -> None:
@@ -116,15 +184,19 @@ class StuckFile:
         self.works = False
         self.written = 0
 
-    def write(self, records: bytes) -> None:
+    def write(self, records: Sequence[bytes]) -> int:
         if not self.works:
             raise OSError("stuck")
-        self.written += len(records)
+        self.written += sum(map(len, records))
+        return len(records)
 
     def sync(self) -> None:
         pass
 
     def close(self) -> None:
+        pass
+
+    def release_in_child(self) -> None:
         pass
 
 
@@ -133,7 +205,8 @@ def test_event_writer_backlog_drains_when_disk_works(caplog: pytest.LogCaptureFi
     writer = EventWriter("folder", lambda: stuck, max_mib=32.0)
     for step in range(40_000):
         writer.add_event(scalar_event(step))
-    waiting = writer._backlog.bytes
+    assert writer._thread is not None
+    waiting = writer._thread._backlog.bytes
     assert waiting > 4 * 2**20
     stuck.works = True
     writer.close()
@@ -141,15 +214,14 @@ def test_event_writer_backlog_drains_when_disk_works(caplog: pytest.LogCaptureFi
     assert "are lost" not in caplog.text
 
 
-def test_event_writer_oversized_event_lost(tmp_path: Path) -> None:
+def test_event_writer_event_larger_than_memory_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     writer = TensorBoardWriter(tmp_path, max_mib=0.001)
     writer.write(1, {f"tag/{n}": 1.0 for n in range(500)})
+    writer.flush()
     writer.write(2, {"small": 1.0})
-    event_writer = writer.summary_writer.file_writer.event_writer
-    assert event_writer.flush()
-    assert event_writer._synced == event_writer._added == 3 - 1
     writer.close()
-    assert Run(tmp_path).scalars == {"small": [(2, 1.0)]}
+    assert set(Run(tmp_path).scalars) == {"small", *(f"tag/{n}" for n in range(500))}
+    assert caplog.text == ""
 
 
 def test_event_writer_hanging_store_close_returns(
@@ -157,12 +229,13 @@ def test_event_writer_hanging_store_close_returns(
 ) -> None:
     import threading
 
-    monkeypatch.setattr("tbx_callbacks.writers.event_writer._CLOSE_SECS", 0.2)
+    monkeypatch.setattr("tbx_callbacks.writers.writer_thread._CLOSE_SECS", 0.2)
     released = threading.Event()
 
     class HangingFile(StuckFile):
-        def write(self, records: bytes) -> None:
+        def write(self, records: Sequence[bytes]) -> int:
             released.wait(60)
+            return len(records)
 
     writer = EventWriter("folder", HangingFile)
     writer.add_event(scalar_event(1))
