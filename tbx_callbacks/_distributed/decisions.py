@@ -69,9 +69,6 @@ class Decisions:
             if numbers := entry[1]():
                 yield numbers
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "pending": deque()}  # pending decisions belong to a training that has ended
-
     @staticmethod
     def _numbers(changes: Sequence[tuple[int, float]], size: int) -> list[float]:
         numbers = [0.0] * size

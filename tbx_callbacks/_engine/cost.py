@@ -74,9 +74,6 @@ class DeviceTime:
         self._stopwatch, self._mark = stopwatch, mark
         self._spans: deque[tuple[Any, Any, float, int, Sequence[tuple[Cost, float]]]] = deque()
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_mark": None, "_spans": deque()}  # events belong to this process
-
     @contextlib.contextmanager
     def span(self, step: int, costs: Sequence[Cost]) -> Iterator[None]:
         """Measures the work inside the context.

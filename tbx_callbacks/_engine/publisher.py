@@ -92,12 +92,6 @@ class Publisher:
                 "%s is not written: its value cannot be computed; fix the metric; error: %s", tag, described(error)
             )
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_write_lock": None, "_queue": None, "reducer": None, "live_rules": None}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state, _write_lock=threading.Lock(), _queue=OrderedQueue())
-
     def last_value(self, tag: str) -> FinalValue | None:
         """The last value written under a tag."""
         return self._last_values.get(tag, (0, None))[1]

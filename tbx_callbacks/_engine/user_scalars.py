@@ -56,9 +56,6 @@ class UserScalars:
         self._last_point: int | None = None
         self._last_tags: frozenset[str] = frozenset()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_model": None}
-
     def start(self, model: nn.Module, schedule: Schedule, *, is_shared: bool) -> None:
         """Starts a training of this model. Values that were logged before belong to it."""
         self.watch(model)

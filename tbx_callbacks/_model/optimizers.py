@@ -101,12 +101,6 @@ class KnownOptimizers(Mapping[str, torch.optim.Optimizer]):
         self._names[optimizer] = name
         return name
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_current": self._current}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["_current"])  # type: ignore[misc]
-
 
 def ids_of(optimizer: torch.optim.Optimizer) -> set[int]:
     """Returns the ids of the optimizer's parameters."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pytest
 
 from tbx_callbacks._distributed.decisions import Decisions
@@ -48,13 +46,6 @@ def test_decisions_error_raised_at_next_delivery() -> None:
     with pytest.raises(RuntimeError, match="no"):
         list(decisions.deliver(1))
     assert list(decisions.deliver(1)) == []
-
-
-def test_decisions_pending_ones_not_pickled() -> None:
-    decisions = Decisions()
-    decisions.size = 1
-    decisions.decide((0, 1.0))
-    assert not pickle.loads(pickle.dumps(decisions)).pending
 
 
 def test_decisions_late_one_overtakes_entries_of_later_steps() -> None:

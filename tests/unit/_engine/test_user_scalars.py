@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from typing import Any
 
 import numpy as np
@@ -180,9 +179,3 @@ def test_user_scalars_bad_tag_or_value_refused() -> None:
             scalars.add("a", value)
     with pytest.raises(ValueError, match="a must be a number"):
         scalars.add("a", 10**400)
-
-
-def test_user_scalars_pickled_without_model() -> None:
-    scalars = started()
-    scalars.add("a", 1.0)
-    assert means(pickle.loads(pickle.dumps(scalars)), 2) == {"a": 1.0}
