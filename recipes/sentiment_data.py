@@ -180,7 +180,7 @@ class CheckedRows:
     """
 
     def __init__(self, rows: Iterable[Row], where: str, classes: Collection[str] = ()) -> None:
-        self.rows, self.where, self.classes = rows, where, classes
+        self.rows, self.where, self.classes = rows, where, dict.fromkeys(classes)
         self.labels: Counter[str] = Counter()
         self.blank = 0
         self.first_blank: str | None = None
