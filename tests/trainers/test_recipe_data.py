@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -347,6 +348,34 @@ def test_dataset_with_shifted_columns_named(tmp_path: Path) -> None:
         (data / f"{split}.csv").write_text(f"{HEAD}well made, moving,1\ndull, long,0\n")
     with pytest.raises(DataError, match=r"train\.csv, line 2: must have 2 fields"):
         load_hub(str(data))
+
+
+def test_compressed_dataset_read_like_data(tmp_path: Path) -> None:
+    pairs = [("NA", "1"), ("007", "0")]
+    data = tmp_path / "set"
+    data.mkdir()
+    for split in ("train", "validation"):
+        (data / f"{split}.csv.gz").write_bytes(gzip.compress(encode(pairs, "csv").encode()))
+    assert rows(load_hub(str(data))) == pairs
+
+
+def test_dataset_card_names_classes_of_files(tmp_path: Path) -> None:
+    data = tmp_path / "set"
+    data.mkdir()
+    for split in ("train", "validation"):
+        (data / f"{split}.csv").write_text(encode([("NA", "1"), ("007", "0")], "csv"), newline="")
+    names = "{class_label: {names: {'0': negative, '1': positive}}}"
+    features = f"[{{name: sentence, dtype: string}}, {{name: label, dtype: {names}}}]"
+    splits = "[{name: train, num_examples: 2}, {name: validation, num_examples: 2}]"
+    (data / "README.md").write_text(f"---\ndataset_info: {{features: {features}, splits: {splits}}}\n---\n")
+    assert rows(load_hub(str(data))) == [("NA", "positive"), ("007", "negative")]
+
+
+def test_cache_not_writable_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "file" / "cache")
+    with pytest.raises(DataError, match=r"cache must be writable: .*; set HF_DATASETS_CACHE"):
+        load_folder(folder(tmp_path / "data", "sentence\tlabel\na\t1\nb\t0\n"))
 
 
 def parquet(path: Path, features: Features | None = None, **splits: dict[str, list[object]]) -> str:
