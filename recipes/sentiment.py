@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import Annotated, Any
 import typer
 from datasets import DatasetDict
 from rich.console import Console
-from sentiment_data import DataError, load_folder, load_hub, made_up
+from sentiment_data import describe_classes, load_folder, load_hub, made_up
+from sentiment_files import DataError
 from sentiment_model import Sizes, build, tokenize
 from sentiment_results import Outcome, console, report
 from transformers import set_seed
@@ -87,13 +89,17 @@ def run(train: Callable[[Task], Outcome | None], find: Callable[[Path], Path | N
         ] = 0.3,
         vocab_size: Annotated[int, typer.Option(min=100, help="Size of a trained vocabulary.")] = 4000,
         length: Annotated[int, typer.Option(min=4, help="Maximum input length, in tokens.")] = 48,
-        lr: Annotated[float | None, typer.Option(help="Peak learning rate; 2e-5 with --model, else 5e-4.")] = None,
+        lr: Annotated[
+            float | None, typer.Option(min=0.0, help="Peak learning rate; 2e-5 with --model, else 5e-4.")
+        ] = None,
         epochs: Annotated[float | None, typer.Option(min=0.0, help="Epochs; 3, or 8 on generated data.")] = None,
         batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 32,
         accumulate: Annotated[int, typer.Option(min=1, help="Batches per optimizer step.")] = 1,
-        max_steps: Annotated[int, typer.Option(help="Optimizer steps; overrides --epochs.")] = -1,
+        max_steps: Annotated[int, typer.Option(min=-1, help="Optimizer steps; overrides --epochs.")] = -1,
         logging_steps: Annotated[int, typer.Option(min=1, help="Steps between logged values.")] = 10,
-        seed: Annotated[int, typer.Option(help="Seed of the data, the weights and the order.")] = 0,
+        seed: Annotated[
+            int, typer.Option(min=0, max=2**32 - 1, help="Seed of the data, the weights and the order.")
+        ] = 0,
         output_dir: Annotated[Path, typer.Option(help="Checkpoints and logs.")] = OUTPUT,
         resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint.")] = False,
     ) -> None:
@@ -109,11 +115,13 @@ def run(train: Callable[[Task], Outcome | None], find: Callable[[Path], Path | N
             sizes = Sizes(layers, hidden, heads, vocab_size, dropout, length)
             source = str(_source(output_dir, checkpoint)) if checkpoint else model
             tokenizer, network = build(rows, model=source, vocab=vocab, sizes=sizes, cased=cased)
+            _check_output(output_dir)
         except (DataError, ConfigError) as error:
-            Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+            message = " ".join(str(error).split()) if isinstance(error, DataError) else str(error)
+            Console(stderr=True, highlight=False).print(f"error: {message}", markup=False, soft_wrap=True)
             raise typer.Exit(2) from error
         console.print(
-            f"data: {data or dataset or 'generated sentences'}; rows: {_sizes(rows)}; labels: {_labels(rows)}"
+            f"data: {data or dataset or 'generated sentences'}; rows: {_sizes(rows)}; labels: {describe_classes(rows)}"
         )
         console.print(
             f"model: {model or 'randomly initialized BERT'}, {network.num_parameters() / 1e6:.1f} M parameters"
@@ -124,7 +132,7 @@ def run(train: Callable[[Task], Outcome | None], find: Callable[[Path], Path | N
             tokenizer=tokenizer,
             network=network,
             config=config,
-            lr=lr or (2e-5 if model else 5e-4),
+            lr=lr if lr is not None else 2e-5 if model else 5e-4,
             epochs=epochs if epochs is not None else 3.0 if data or dataset else 8.0,
             batch=batch,
             accumulate=accumulate,
@@ -154,6 +162,14 @@ def _checkpoint(folder: Path, find: Callable[[Path], Path | None]) -> Path:
     return latest
 
 
+def _check_output(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise DataError(f"--output-dir must be a folder that can be written, got {str(folder)!r}: {error}") from error
+
+
 def _source(output_dir: Path, checkpoint: Path) -> Path:
     return checkpoint if checkpoint.is_dir() else start_folder(output_dir)
 
@@ -168,7 +184,3 @@ def _rows(data: Path | None, dataset: str | None, text: str, label: str, seed: i
 
 def _sizes(rows: DatasetDict) -> str:
     return ", ".join(f"{split} {len(part)}" for split, part in rows.items())
-
-
-def _labels(rows: DatasetDict) -> str:
-    return ", ".join(rows["train"].features["label"].names)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict
-from sentiment_data import DataError
+from sentiment_files import DataError, check_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSequenceClassification,
@@ -18,6 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+LONGEST_WORD = 100
+"""Most characters of a word that WordPiece splits into tokens."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -48,12 +52,7 @@ def build(
         "label2id": {n: i for i, n in enumerate(names)},
     }
     if model is not None:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(model)
-            return tokenizer, AutoModelForSequenceClassification.from_pretrained(model, **labels)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise DataError(f"--model must be a hub name or a folder with a model, got {model!r}: {reason}") from error
+        return load_pretrained(model, labels, sizes.length)
     tokenizer = read_vocabulary(vocab, cased) if vocab else train_vocabulary(data["train"], sizes.vocab, cased)
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -69,14 +68,39 @@ def build(
     return tokenizer, BertForSequenceClassification(config)
 
 
+def load_pretrained(model: str, labels: dict[str, Any], length: int) -> tuple[PreTrainedTokenizerFast, Any]:
+    """Loads tokenizer and model by hub name or from a folder; a model without a classifier gets a new one.
+
+    Raises:
+        DataError: they cannot be loaded, the classifier has other classes, or the model takes shorter inputs.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        network = AutoModelForSequenceClassification.from_pretrained(model, **labels)
+    except RuntimeError as error:  # of weights with other shapes
+        classes = labels["num_labels"]
+        raise DataError(
+            f"the model {model!r} must have a classifier of the data's {classes} classes or none; use its base model"
+        ) from error
+    except Exception as error:  # damaged files raise errors of many classes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(f"--model must be a hub name or a folder with a model, got {model!r}: {reason}") from error
+    longest = min(tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", math.inf))
+    if length > longest:
+        raise DataError(f"--length must be at most {longest} for the model {model!r}, got {length}")
+    return tokenizer, network
+
+
 def train_vocabulary(rows: Dataset, size: int, cased: bool) -> PreTrainedTokenizerFast:
     """Trains a WordPiece vocabulary on the sentences, read in batches; the result is deterministic."""
 
+    trainer_tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"), cased)
+    splitter = _wordpiece(models.WordPiece(unk_token="[UNK]"), cased)  # a tokenizer in training is locked
+
     def texts() -> Iterator[list[str]]:
         for batch in rows.iter(batch_size=1000):
-            yield batch["sentence"]
+            yield [_without_longest_words(text, splitter) for text in batch["sentence"]]
 
-    trainer_tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"), cased)
     characters = {
         character
         for batch in texts()
@@ -98,6 +122,7 @@ def read_vocabulary(path: Path, cased: bool) -> PreTrainedTokenizerFast:
     Raises:
         DataError: it cannot be read, or lacks a special token.
     """
+    check_file(path)
     try:
         # Not splitlines(), which treats some tokens as line ends.
         tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -122,6 +147,14 @@ def tokenize(data: DatasetDict, tokenizer: PreTrainedTokenizerFast, length: int)
         }
 
     return data.map(encode, batched=True, remove_columns=["sentence", "label"])
+
+
+def _without_longest_words(text: str, tokenizer: Tokenizer) -> str:
+    """Drops words that WordPiece never splits: each becomes [UNK]. Training takes hours on a word of a megabyte."""
+    if not re.search(rf"\S{{{LONGEST_WORD + 1}}}", text):
+        return text
+    words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+    return " ".join(word for word, _ in words if len(word) <= LONGEST_WORD)
 
 
 def _wordpiece(model: models.WordPiece, cased: bool) -> Tokenizer:

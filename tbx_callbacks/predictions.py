@@ -149,8 +149,9 @@ def _confusion(counts: Any, names: Sequence[str]) -> Any:
     if classes <= _MAX_NAMED_CLASSES:
         short = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
         many = classes > _MAX_CLASSES
-        axes.set_xticks(range(classes), short, fontsize=7 if many else 10, rotation=90 if many else 0)
-        axes.set_yticks(range(classes), short, fontsize=7 if many else 10)
+        style: dict[str, Any] = {"fontsize": 7 if many else 10, "parse_math": False}  # a name may hold dollar signs
+        axes.set_xticks(range(classes), short, rotation=90 if many else 0, **style)
+        axes.set_yticks(range(classes), short, **style)
     for (row, column), count in np.ndenumerate(counts) if classes <= _MAX_CLASSES else ():
         colour = "white" if row_shares[row, column] > 0.5 else "black"
         axes.text(column, row, f"{row_shares[row, column]:.0%}\n{count}", ha="center", va="center", color=colour)

@@ -133,20 +133,26 @@ def test_load_hub_local_dataset_read(tmp_path: Path) -> None:
 BAD = {
     "no folder": (None, "--data must be a folder"),
     "no dev": ({"train": TSV}, r"there must be a file dev\.tsv\|\.csv\|\.jsonl, found train\.tsv"),
-    "no column": ({"train": "text\tlabel\na\t1\nb\t0\n", "dev": TSV}, "train must have a column 'sentence', got text"),
+    "no column": (
+        {"train": "text\tlabel\na\t1\nb\t0\n", "dev": TSV},
+        r"train\.tsv, line 1: must have a column 'sentence', got text",
+    ),
     "one class": ({"train": "sentence\tlabel\na\t1\nb\t1\n", "dev": TSV}, "at least two classes, got only 1"),
     "empty split": ({"train": TSV, "dev": "sentence\tlabel\n"}, r"dev\.tsv: a split must have rows, got none"),
     "empty file": ({"train": TSV, "dev": ""}, r"dev\.tsv: a split must have rows, got none"),
-    "unknown label": ({"train": TSV, "dev": "sentence\tlabel\na\t2\n"}, r"labels of dev .* \(0, 1\), got 2"),
+    "unknown label": (
+        {"train": TSV, "dev": "sentence\tlabel\na\t2\n"},
+        r"dev\.tsv, line 2: a label .* \(0, 1\), got '2'",
+    ),
     "list labels": (
         {"train_jsonl": '{"sentence": "a", "label": [1]}\n{"sentence": "b", "label": [0]}\n', "dev": TSV},
-        "labels of .*: train must be numbers or strings",
+        r"train\.jsonl, line 1: a label must be a number or a string, got \['1'\]",
     ),
     "no text": (
         {"train_jsonl": '{"sentence": "a", "label": 1}\n{"sentence": null, "label": 0}\n', "dev": TSV},
-        "every row of .*: train must have a text",
+        r"train\.jsonl, line 2: every row must have a text, got none",
     ),
-    "no label": ({"train": "sentence\tlabel\na\tx\nb\t\n", "dev": TSV}, "every row of train must have a label"),
+    "no label": ({"train": "sentence\tlabel\na\tx\nb\t\n", "dev": TSV}, r"train\.tsv, line 3: .* must have a label"),
 }
 
 

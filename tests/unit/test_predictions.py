@@ -156,6 +156,14 @@ def test_log_predictions_each_class_own_tag(tmp_path: Path) -> None:
     assert found == pytest.approx({"a_b": 1.0, "a_b_2": 1.0, "a_b_3": 2 / 3, "_": 0.0})
 
 
+@pytest.mark.parametrize("name", [r"$\foo$", "$^$"])
+def test_log_predictions_names_are_no_formulas(tmp_path: Path, name: str) -> None:
+    with loop(tmp_path) as run:
+        log_predictions(run, np.eye(2), [0, 1], names=["b", name])
+    (image,) = EventAccumulator(str(tmp_path)).Reload().Images("eval/confusion_matrix")
+    assert image.encoded_image_string.startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("classes", [150, 1000])
 def test_log_predictions_many_classes_views_bounded(tmp_path: Path, classes: int) -> None:
     made = np.random.default_rng(0)
