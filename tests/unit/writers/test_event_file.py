@@ -353,3 +353,21 @@ def test_local_file_appends_after_failed_open(tmp_path: Path) -> None:
     assert file.write([b"two", b"three"]) == 2
     file.close()
     assert files(folder)[0].read_bytes() == b"headertwothree"
+
+
+def test_file_left_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    file = LocalFile(str(tmp_path / "run"), b"header")
+    file.write([b"one"])
+    old = Path(file.path).rename(tmp_path / "moved").stat().st_ino
+    file.write([b"two"])
+    file.sync()
+    assert synced == [old, Path(file.path).stat().st_ino]
+    file.close()

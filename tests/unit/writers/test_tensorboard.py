@@ -97,6 +97,26 @@ def test_relative_folder_in_deleted_directory_is_error(tmp_path: Path) -> None:
     assert "cannot write a run to 'run': [Errno 2]" in done.stdout, done.stderr
 
 
+def test_writer_open_error_says_remedy(tmp_path: Path) -> None:
+    code = (
+        "import os, resource, sys\n"
+        "from tbx_callbacks.writers import LogDirError, TensorBoardWriter\n"
+        "for folder, limit in ((sys.argv[1] + '\\0', None), (sys.argv[1], 3)):\n"
+        "    if limit:\n"
+        "        os.closerange(3, 1000)\n"
+        "        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))\n"
+        "    try:\n"
+        "        TensorBoardWriter(folder).write(1, {'a': 1.0})\n"
+        "    except LogDirError as error:\n"
+        "        print(error)\n"
+    )
+    done = python("-c", code, tmp_path / "run")
+    null, limit = done.stdout.splitlines()
+    assert "embedded null byte; choose another log_dir" in null
+    assert "Too many open files" in limit
+    assert limit.endswith("close files, or raise the number of open files that the system allows")
+
+
 NOT_SECONDS = [-1, -0.001, math.nan, math.inf, "2", True, [2], 2j]
 NOT_MIB = [*NOT_SECONDS, 0, 0.0, None]
 
