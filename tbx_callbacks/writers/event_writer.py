@@ -35,7 +35,7 @@ class EventWriter:
         self, logdir: str, open_file: Callable[[], EventFile], *, flush_secs: float = 2.0, max_mib: float = 64.0
     ) -> None:
         self._logdir, self._open_file = logdir, open_file
-        self._options: dict[str, Any] = {"flush_secs": flush_secs, "max_bytes": int(max_mib * 2**20)}
+        self._options: dict[str, Any] = {"flush_secs": float(flush_secs), "max_bytes": int(max_mib * 2**20)}
         self._starting = threading.Lock()
 
     def __del__(self) -> None:
@@ -58,8 +58,10 @@ class EventWriter:
             thread.start()
         except RuntimeError as error:
             file.close()
-            raise OSError(errno.EAGAIN, str(error)) from error
-        self._thread = thread
+            if threading.main_thread().is_alive():  # else the process ends, and events are written without a thread
+                raise OSError(errno.EAGAIN, str(error)) from error
+        else:
+            self._thread = thread
 
     def reopen(self) -> None:
         """Does nothing: the next event opens a file."""

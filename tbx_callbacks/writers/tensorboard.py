@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -158,4 +159,8 @@ def _remedy(error: Exception) -> str:
         return "there is a file where the folder should be: choose another log_dir or remove the file"
     if isinstance(error, PermissionError):
         return "choose a log_dir that this user may write, or change its permissions"
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        return "close files, or raise the number of open files that the system allows"
+    if getattr(error, "errno", None) == errno.EAGAIN:
+        return "end threads, or raise the number of threads that the system allows"
     return "choose another log_dir"

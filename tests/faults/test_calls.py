@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
 from tbx_callbacks.writers import LogDirError, TensorBoardWriter
 from tests.helpers.failing_calls import CALLS, ERRORS, NOTHING, SHORT, TORN, FailingCalls, failing, used_calls
 from tests.helpers.handles import resources
+from tests.helpers.memory_disk import memory_folder
 from tests.helpers.runs import Run, files
 
 pytestmark = pytest.mark.faults
@@ -72,10 +71,9 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk in memory if there is one, because each run syncs several times."""
-    memory = Path("/dev/shm")
-    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
-        yield Path(folder)
+    """The folder of the runs, each of which syncs several times."""
+    with memory_folder(tmp_path) as folder:
+        yield folder
 
 
 @pytest.fixture(autouse=True)

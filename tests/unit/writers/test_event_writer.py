@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from tbx_callbacks.writers.event_writer import EventWriter
 from tbx_callbacks.writers.summary_writer import SummaryWriter
@@ -182,12 +184,13 @@ class StuckFile:
 
     def __init__(self) -> None:
         self.works = False
-        self.written = 0
+        self.written = self.values = 0
 
     def write(self, records: Sequence[bytes]) -> int:
         if not self.works:
             raise OSError("stuck")
         self.written += sum(map(len, records))
+        self.values += sum(len(Event.FromString(record[12:-4]).summary.value) for record in records)
         return len(records)
 
     def sync(self) -> None:
@@ -222,6 +225,70 @@ def test_event_writer_event_larger_than_memory_written(tmp_path: Path, caplog: p
     writer.close()
     assert set(Run(tmp_path).scalars) == {"small", *(f"tag/{n}" for n in range(500))}
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("repaired", [False, True])
+def test_event_writer_large_event_without_disk_announced(caplog: pytest.LogCaptureFixture, repaired: bool) -> None:
+    stuck = StuckFile()
+    writer = EventWriter("folder", lambda: stuck, max_mib=0.001)
+    writer.add_event(scalar_event(1, 500))
+    assert not writer.flush()
+    assert "are dropped" not in caplog.text
+    stuck.works = repaired
+    for step in range(2, 100):
+        writer.add_event(scalar_event(step, 5))
+        if step == 2 and not repaired:
+            assert "old values for folder are dropped: " in caplog.text
+        if repaired:
+            assert writer.flush()
+    writer.close()
+    assert caplog.text.count("are dropped") == (0 if repaired and "are lost" not in caplog.text else 1)
+    lost = sum(int(word) for word in re.findall(r"(\d+) values could not be written", caplog.text))
+    assert stuck.values + lost == 500 + 98 * 5
+
+
+class Unserializable:
+    """An event that protobuf cannot serialize, such as one of more than 2 GiB."""
+
+    step = 7
+    summary = scalar_event(7, 3).summary
+
+    def ByteSize(self) -> int:  # noqa: N802
+        return 10
+
+    def SerializeToString(self) -> bytes:  # noqa: N802
+        raise ValueError("Message exceeds maximum protobuf size of 2GB")
+
+
+def test_event_writer_unserializable_event_alone_lost(caplog: pytest.LogCaptureFixture) -> None:
+    stuck = StuckFile()
+    writer = EventWriter("folder", lambda: stuck)
+    for event in (scalar_event(6), Unserializable(), scalar_event(8), Unserializable()):
+        writer.add_event(event)
+    stuck.works = True
+    writer.close()
+    assert stuck.values == 40
+    assert "step 7 of folder is lost: its 3 values cannot be written: Message exceeds" in caplog.text
+    assert "6 values could not be written to folder and are lost" in caplog.text
+
+
+def test_event_writer_event_above_file_limit_lost(tmp_path: Path) -> None:
+    code = (
+        "import logging, resource, sys\n"
+        "from tbx_callbacks.writers import TensorBoardWriter\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+        "writer = TensorBoardWriter(sys.argv[1])\n"
+        "for step in range(1, 301):\n"
+        "    writer.write(step, {'a': float(step)})\n"
+        "    if step in (1, 150):\n"
+        "        writer.write(step, {f'large/{n}': 1.0 for n in range(1000)})\n"
+        "writer.close()\n"
+    )
+    done = python("-c", code, tmp_path)
+    assert done.returncode == 0
+    assert Run(tmp_path).scalars == {"a": [(step, float(step)) for step in range(1, 301)]}
+    assert done.stderr.count("is lost: its 1000 values cannot be written: [Errno 27] File too large") == 2
+    assert "2000 values could not be written to" in done.stderr
 
 
 def test_event_writer_hanging_store_close_returns(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,33 @@ def test_null_summary_writer_has_every_method() -> None:
         writer.add_nothing()
     with writer as same, same.use_metadata(global_step=3) as also:
         also.add_scalar("a", 1.0)
+
+
+def test_summary_writer_after_close_purges_once(tmp_path: Path) -> None:
+    writer = SummaryWriter(str(tmp_path), purge_step=5)
+    for step in (5, 6, 7):
+        writer.add_scalar("a", float(step), step)
+    writer.close()
+    writer.add_scalar("a", 8.0, 8)
+    writer.close()
+    assert Run(tmp_path).steps("a") == [5, 6, 7, 8]
+
+
+def test_summary_writer_later_open_fails_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "run"
+    writer = SummaryWriter(str(folder))
+    writer.close()
+    shutil.rmtree(folder)
+    folder.write_text("in the way")
+    writer.add_scalars("both", {"x": 1.0, "y": 2.0}, 1)
+    writer.add_hparams({"lr": 0.1}, {"loss": 1.0})
+    writer.add_scalar("a", 1.0, 1)
+    writer.flush()
+    folder.unlink()
+    writer.add_scalar("a", 2.0, 2)
+    writer.close()
+    assert Run(folder).steps("a") == [1, 2]
+    assert Run(folder / "both" / "x").steps("both") == [1]
+    lost = [record.getMessage() for record in caplog.records if "are lost" in record.getMessage()]
+    assert len(lost) == 1  # the hparams, whose writer is closed at once
+    assert lost[0].startswith("4 values could not be written")
