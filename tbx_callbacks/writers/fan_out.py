@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from tbx_callbacks._distributed.background_worker import Worker
+from tbx_callbacks._errors import described
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.runs.folders import absolute, is_remote
@@ -236,7 +237,10 @@ class _BackgroundWriter:
         was_disabled, self._is_disabled, self._writer = self._is_disabled, True, None
         self._worker.close()
         if not was_disabled:
-            self._warn("is disabled: %s raised %r; training and other writers continue; fix or remove it", stage, error)
+            reason = described(error)
+            self._warn(
+                "is disabled: %s raised %s; training and other writers continue; fix or remove it", stage, reason
+            )
             logger.debug("traceback of writer %s", self._spec.name, exc_info=error)
 
     def _warn(self, message: str, *arguments: object) -> None:
