@@ -114,6 +114,19 @@ class Never:
 
 
 @dataclass(frozen=True)
+class NotChecked:
+    """A schedule from outside the package that must not be imported; no step is due."""
+
+    path: str
+
+    def __call__(self, step: int) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return f"{self.path} (not checked)"
+
+
+@dataclass(frozen=True)
 class OutsideSchedule:
     """A schedule from outside the package. No step is due where it raises; one warning names it."""
 

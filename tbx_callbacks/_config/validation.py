@@ -24,6 +24,8 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from tbx_callbacks._extensions import ExtensionError, Registry, suggest
+from tbx_callbacks._text import label, message, reason
+from tbx_callbacks._text import short as short  # other modules take it from here
 
 T = TypeVar("T")
 
@@ -108,8 +110,8 @@ def validate(model: type[Model], options: Mapping[Any, Any], kind: str = "option
     """
     for key in options:
         if key not in model.model_fields:
-            known = suggest(str(key), model.model_fields, what=f"{kind}s")
-            raise SpecError(f".{key} must be a known {kind}, got {key!r}; {known}")
+            known = suggest(label(key), model.model_fields, what=f"{kind}s")
+            raise SpecError(f".{label(key)} must be a known {kind}, got {short(key)}; {known}")
     try:
         parsed = model.model_validate(dict(options))
     except ValidationError as error:
@@ -117,7 +119,7 @@ def validate(model: type[Model], options: Mapping[Any, Any], kind: str = "option
     return {name: getattr(parsed, name) for name in parsed.model_fields_set}
 
 
-def create(cls: type[T], options: Mapping[str, Any]) -> T:
+def create(cls: Callable[..., T], options: Mapping[str, Any]) -> T:
     """Creates an object from valid options.
 
     Raises:
@@ -125,8 +127,11 @@ def create(cls: type[T], options: Mapping[str, Any]) -> T:
     """
     try:
         return cls(**options)
-    except Exception as error:  # a class from outside may raise anything
-        raise SpecError(f": {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a class from outside may raise anything, SystemExit included
+        words = message(error) if isinstance(error, Exception) else reason(error)
+        raise SpecError(f": {words}") from error
 
 
 def _sentence(error: ValidationError) -> str:
@@ -135,7 +140,8 @@ def _sentence(error: ValidationError) -> str:
     if detail["type"] == "value_error":
         return f"{location}{detail['ctx']['error']}"
     remedy = ""
-    if isinstance(detail["input"], str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", detail["input"], re.IGNORECASE):
+    given = detail["input"]
+    if isinstance(given, str) and len(given) < 40 and re.fullmatch(r"[-+]?\d+e[-+]?\d+", given, re.IGNORECASE):
         number = re.sub("e", ".0e", detail["input"], flags=re.IGNORECASE)
         remedy = f"; YAML reads it as text: write {number}"
     return f"{location} must be {detail['msg'].removeprefix('Input should be ')}, got {short(detail['input'])}{remedy}"
@@ -150,10 +156,10 @@ def find_class(name: object, registry: Registry[T], known: str) -> T:
     try:
         cls = registry.find(name) if isinstance(name, str) else None
     except ExtensionError as error:
-        raise SpecError(f" must name a {registry.kind} that can be used, got {name!r}: {error}") from error
+        raise SpecError(f" must name a {registry.kind} that can be used, got {short(name)}: {error}") from error
     if cls is None:
-        nearest = suggest(str(name), registry.names(), what=f"{registry.kind}s", most=99)
-        raise SpecError(f" must name {known}, got {name!r}; {nearest}")
+        nearest = suggest(label(name), registry.names(), what=f"{registry.kind}s", most=99)
+        raise SpecError(f" must name {known}, got {short(name)}; {nearest}")
     return cls
 
 
@@ -166,15 +172,9 @@ def name_and_options(entry: object, kind: str) -> tuple[object, object]:
     if not isinstance(entry, Mapping):
         return entry, None
     if len(entry) != 1:
-        keys = ", ".join(map(str, entry))
+        keys = ", ".join(map(label, [*entry][:12])) + (", ..." if len(entry) > 12 else "")
         raise SpecError(
             f" must be a name or one name with its options, got {len(entry)} keys ({keys});"
             f" start each {kind} with its own dash"
         )
     return next(iter(entry.items()))
-
-
-def short(value: object) -> str:
-    """The value's repr, at most 60 characters long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from tbx_callbacks import tags
 from tbx_callbacks.report.colours import RUNS
 from tbx_callbacks.rules import Diagnosis, Rule
 from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose_folder
-from tbx_callbacks.runs.reader import Progress
+from tbx_callbacks.runs.reader import Progress, UnreadableError
 from tbx_callbacks.runs.series import Floats, Run
+
+logger = logging.getLogger(__name__)
 
 _CLOCK_POINTS = 400
 
@@ -46,14 +49,25 @@ def read(
     rules: Mapping[str, Rule] | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> list[LoadedRun]:
-    """Reads and diagnoses every run in the folders; see `diagnose_folder`."""
+    """Reads and diagnoses every run in the folders; see `diagnose_folder`.
+
+    A folder without a run that can be read is left out with a warning, unless it is the only one.
+    """
     if not logdirs:
         raise ValueError("a report must have at least one folder of runs, got none")
-    diagnosed = [
-        (os.fspath(logdir), entry)
-        for logdir in logdirs
-        for entry in diagnose_folder(logdir, rules=rules, progress=progress)
-    ]
+    diagnosed: list[tuple[str, DiagnosedRun]] = []
+    failures: list[UnreadableError] = []
+    for logdir in logdirs:
+        try:
+            entries = [*diagnose_folder(logdir, rules=rules, progress=progress)]
+        except UnreadableError as error:
+            failures.append(error)
+        else:
+            diagnosed += [(os.fspath(logdir), entry) for entry in entries]
+    if not diagnosed:
+        raise failures[0]
+    for failure in failures:
+        logger.warning("a folder is left out of the report: %s", failure)
     names = _names(diagnosed)
     return [
         LoadedRun(name, RUNS[index % len(RUNS)], entry.folder, entry.run, entry.diagnosis)
