@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from tbx_callbacks._text import printable
 
 
-class _Console(Console):
+class Terminal(Console):
     """A console whose text is printable; rich's own colours and cursor movements stay."""
 
     def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -26,8 +26,8 @@ class _Console(Console):
             yield segment if segment.control else Segment(printable(segment.text, "\n"), segment.style)
 
 
-console = _Console(highlight=False)
-errors = _Console(highlight=False, stderr=True)
+console = Terminal(highlight=False)
+errors = Terminal(highlight=False, stderr=True)
 
 
 class _Lines(logging.Handler):

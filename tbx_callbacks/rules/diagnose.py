@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tbx_callbacks._extensions import ExtensionError, outside_code
 from tbx_callbacks._text import message, reason
 from tbx_callbacks.rules.base import Finding, Rule
@@ -86,10 +88,11 @@ def diagnose(
 
 
 def _findings(rule: Rule, run: Run) -> list[Finding]:
-    found: Any = rule(run)
-    if found is None or isinstance(found, Finding):
-        raise TypeError(f"a rule must yield findings, got {type(found).__name__}; use yield Finding(...)")
-    findings = list(found)
+    with np.errstate(all="ignore"):  # absurd numbers in a file are no warnings of ours
+        found: Any = rule(run)
+        if found is None or isinstance(found, Finding):
+            raise TypeError(f"a rule must yield findings, got {type(found).__name__}; use yield Finding(...)")
+        findings = list(found)
     for finding in findings:
         if not isinstance(finding, Finding):
             raise TypeError(f"a rule must yield findings, got {type(finding).__name__}; yield Finding(...)")

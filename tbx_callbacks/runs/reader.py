@@ -237,9 +237,9 @@ def _columns(points: Points[Any]) -> tuple[Any, tuple[Any, ...], Any]:
 def _files(folder: str, board: Any) -> dict[str, int]:
     """Returns the event files of a folder with their sizes, sorted by name."""
     if is_remote(folder):
-        paths = map(str, board.io_wrapper.ListDirectoryAbsolute(folder))
+        paths = [str(path) for path in board.io_wrapper.ListDirectoryAbsolute(folder)]
     elif os.path.isdir(folder):
-        paths = (os.path.join(folder, name) for name in os.listdir(folder))
+        paths = [os.path.join(folder, name) for name in os.listdir(folder)]
     else:
         raise UnreadableError(
             f"a run must be a folder with event files, got {short(folder, 200)}, which is not a folder"
