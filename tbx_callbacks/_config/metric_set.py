@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.cadence import Cadence, CadenceOption
 from tbx_callbacks._config.errors import ConfigError
-from tbx_callbacks._config.metric_spec import MetricEntry, MetricSpec
+from tbx_callbacks._config.metric_spec import MetricEntries, MetricEntry, MetricSpec
 from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig, live_rules_schema, parse_live_rules
 from tbx_callbacks._config.validation import Model, Must, Parsed, SpecError, located, short, validate
 from tbx_callbacks._config.writer_spec import TENSORBOARD_ONLY, Writers, WriterSpec
@@ -169,11 +169,13 @@ class MetricSet(Model):
     ] = ()
     rules: Annotated[Any, Parsed(lambda raw: raw, live_rules_schema)] = None
     writers: Writers = ()
-    metrics: Annotated[Sequence[MetricEntry], Must("a list of metrics")] = ()
+    metrics: MetricEntries = ()
 
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config = "default") -> Config:
     """Loads a metric set.
+
+    A metric set that names Python objects runs their code: only use files you trust.
 
     Args:
         source: the name of a bundled set, the path of a YAML file, a mapping of the same structure, or a Config.
@@ -248,7 +250,7 @@ def _load_parent(name: str | None, source: str, base: Path, chain: tuple[Path, .
 
 
 def _merge(
-    inherited: Sequence[MetricSpec], entries: Sequence[tuple[MetricSpec, bool] | None]
+    inherited: Sequence[MetricSpec], entries: Sequence[MetricEntry]
 ) -> tuple[tuple[MetricSpec, ...], tuple[MetricSpec, ...]]:
     """Adds the entries to the inherited items, and removes the disabled ones; repeated ones are replaced in place.
 

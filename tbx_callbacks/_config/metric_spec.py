@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from tbx_callbacks._config.validation import (
     model_of,
     name_and_options,
     option_fields,
+    parsed_list,
     short,
     validate,
 )
@@ -120,7 +121,11 @@ def metric_model(name: str, cls: type[Metric]) -> type[Model]:
     return model_of(name, {**further, **option_fields(cls)})
 
 
-def _entry(entry: object) -> tuple[MetricSpec, bool] | None:
+MetricEntry = tuple[MetricSpec, bool] | None
+"""A metric, and whether it is off; None if it is not checked."""
+
+
+def _entry(entry: object) -> MetricEntry:
     name, options = name_and_options(entry, "metric")
     if METRIC_CLASSES.skips(name):
         return None
@@ -142,5 +147,5 @@ def _optional(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"const": False}, {"type": "null"}]}
 
 
-MetricEntry = Annotated[tuple[MetricSpec, bool] | None, Parsed(_entry, _entry_schema)]
-"""An entry of `metrics`, a name or one name with its options, and whether it is off; None if it is not checked."""
+MetricEntries = Annotated[Sequence[MetricEntry], parsed_list(_entry, _entry_schema, "a list of metrics")]
+"""`metrics`: names, or one name with its options, and whether it is off; None for what is not checked."""

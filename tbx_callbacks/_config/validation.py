@@ -6,7 +6,7 @@ A sentence starts after its location: ` must be RULE, got VALUE; REMEDY`, perhap
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
@@ -81,6 +81,24 @@ class Parsed:
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return self.schema()
+
+
+def parsed_list(
+    parse: Callable[[Any], T], schema: Callable[[], dict[str, Any]], rule: str, *, remedy: str = "", least: int = 0
+) -> Parsed:
+    """A list whose entries a function parses, up to the first mistake: to explain each of thousands takes minutes."""
+
+    def parse_all(entries: object) -> list[T]:
+        if not isinstance(entries, Sequence) or isinstance(entries, (str, bytes)) or len(entries) < least:
+            raise SpecError(f" must be {rule}, got {short(entries)}{'; ' * bool(remedy)}{remedy}")
+        parsed = []
+        for index, entry in enumerate(entries):
+            with located(f"[{index}]"):
+                parsed.append(parse(entry))
+        return parsed
+
+    limits = {"minItems": least} if least else {}
+    return Parsed(parse_all, lambda: {"type": "array", "items": schema(), **limits})
 
 
 def option_fields(cls: type[Any]) -> dict[str, Any]:

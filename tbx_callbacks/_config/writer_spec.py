@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from tbx_callbacks._config.cadence import DOTTED_PATH
-from tbx_callbacks._config.validation import Must, Parsed, SpecError, find_class, located, name_and_options, short
+from tbx_callbacks._config.validation import SpecError, find_class, located, name_and_options, parsed_list, short
 from tbx_callbacks._extensions import suggest
 from tbx_callbacks._text import label, message
 from tbx_callbacks.writers.base import Writer
@@ -68,10 +68,16 @@ def _distinct(entries: Sequence[WriterSpec | None]) -> tuple[WriterSpec, ...]:
     return tuple(specs)
 
 
-_Entry = Annotated[WriterSpec | None, Parsed(_entry, _entry_schema)]
 Writers = Annotated[
-    Annotated[Sequence[_Entry], Field(min_length=1), AfterValidator(_distinct)],
-    Must("a list of at least one writer", "leave it out to write for TensorBoard"),
+    Sequence[WriterSpec],
+    parsed_list(
+        _entry,
+        _entry_schema,
+        "a list of at least one writer",
+        remedy="leave it out to write for TensorBoard",
+        least=1,
+    ),
+    AfterValidator(_distinct),
     Field(description="The writers of the run, each by its name or the dotted path of its class."),
 ]
 
