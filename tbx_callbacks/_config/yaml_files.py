@@ -22,6 +22,7 @@ MAX_LEVELS = 40
 MAX_DIGITS = 100
 """Characters of a number."""
 
+_LONGEST = 300  # characters of a problem, which may name a tag or an anchor of any length
 REGULAR, MISSING = "is a file", "does not exist"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _MERGE = "tag:yaml.org,2002:merge"
@@ -157,4 +158,5 @@ def _place(error: Exception, text: str, loader: _Loader | None) -> str:
 def _problem(error: Exception) -> str:
     if isinstance(error, yaml.reader.ReaderError):
         return f"{error.reason}: {short(error.character if isinstance(error.character, str) else chr(error.character))}"
-    return getattr(error, "problem", None) or message(error)
+    problem = getattr(error, "problem", None) or message(error)
+    return problem if len(problem) <= _LONGEST else f"{problem[:_LONGEST]}..."

@@ -90,6 +90,8 @@ NASTY = {
     "tab": "\t- a",
     "long anchor": f"&{'a' * 100_000} x",
     "unknown alias": "*nope",
+    "long tag": f"a: !!{'b' * 100_000} c",
+    "long unknown alias": f"*{'a' * 100_000}",
     "deep regex": f"metrics:\n  - grad_norm: {{include: '{'(' * 5000}'}}",
     "huge repetition": "metrics:\n  - grad_norm: {include: 'a{99999999999}'}",
     "list in axis": "axis: [step, [a]]\nmetrics: [loss]",
