@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
-from tbx_callbacks._text import message, reason, short
+from tbx_callbacks._text import reason, short, words
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Registry(Generic[T]):
         try:
             listed = entry_points(group=self.group)
         except Exception as error:  # a package with damaged metadata
-            self.skip(self.group, repr(error))
+            self.skip(self.group, reason(error))
             return {}
         by_name: dict[str, EntryPoint] = {}
         for entry_point in listed:
@@ -218,8 +218,8 @@ def check_frozen_dataclass(loaded: object, base: type | None = None, reserved: C
     try:
         TypeAdapter(loaded).json_schema()
     except Exception as error:  # also the NameError of an annotation
-        words = message(error).partition("\n")[0]
-        raise ExtensionError(f"every option must have a type that YAML can give: {words}") from error
+        text = words(error).partition("\n")[0]
+        raise ExtensionError(f"every option must have a type that YAML can give: {text}") from error
     return loaded
 
 
@@ -228,7 +228,7 @@ def _reason(error: BaseException) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     own = [frame for frame in frames if frame.filename != __file__]
     place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    return (message(error) if isinstance(error, ImportError) else reason(error)) + place
+    return (words(error) if isinstance(error, ImportError) else reason(error)) + place
 
 
 def _short(value: object) -> str:

@@ -49,14 +49,14 @@ def label(value: object) -> str:
     return _cut(value[: 2 * _LONGEST], _LONGEST) if type(value) is str else short(value)
 
 
+def words(value: object) -> str:
+    """The value's own text, at most 400 characters long; its type if that raises."""
+    return _cut(_guarded(str, value), _LONGEST_REASON)
+
+
 def reason(error: BaseException) -> str:
     """The error's repr, at most 400 characters long; its type if the repr raises."""
     return _cut(_guarded(repr, error), _LONGEST_REASON)
-
-
-def message(error: BaseException) -> str:
-    """The error's own words, at most 400 characters long; its type if they cannot be had."""
-    return _cut(_guarded(str, error), _LONGEST_REASON)
 
 
 def printable(text: str, keep: str = "") -> str:

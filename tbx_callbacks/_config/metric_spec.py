@@ -29,7 +29,7 @@ from tbx_callbacks._config.validation import (
 )
 from tbx_callbacks._extensions import suggest
 from tbx_callbacks._model.parameters import BY, Select
-from tbx_callbacks._text import label, message
+from tbx_callbacks._text import label, words
 from tbx_callbacks.metrics.base import Metric
 from tbx_callbacks.metrics.registry import METRIC_CLASSES
 from tbx_callbacks.tags import check_tag
@@ -74,7 +74,7 @@ def _regex(value: str) -> str:
     try:
         re.compile(value)
     except (re.error, RecursionError, OverflowError) as error:  # too deep, or with too large a number
-        raise SpecError(f" must be a valid regular expression, got {short(value)}: {message(error)}") from error
+        raise SpecError(f" must be a valid regular expression, got {short(value)}: {words(error)}") from error
     return value
 
 
@@ -94,7 +94,7 @@ def _by(value: object) -> str | dict[str, str]:
         try:
             check_tag(group)
         except ValueError as error:
-            raise SpecError(f": {message(error)}") from error
+            raise SpecError(f": {words(error)}") from error
     return value
 
 

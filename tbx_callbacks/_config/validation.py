@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from tbx_callbacks._extensions import ExtensionError, Registry, suggest
-from tbx_callbacks._text import label, message, reason
+from tbx_callbacks._text import label, reason, words
 from tbx_callbacks._text import short as short  # other modules take it from here
 
 T = TypeVar("T")
@@ -148,8 +148,8 @@ def create(cls: Callable[..., T], options: Mapping[str, Any]) -> T:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a class from outside may raise anything, SystemExit included
-        words = message(error) if isinstance(error, Exception) else reason(error)
-        raise SpecError(f": {words}") from error
+        text = words(error) if isinstance(error, Exception) else reason(error)
+        raise SpecError(f": {text}") from error
 
 
 def _sentence(error: ValidationError) -> str:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from tbx_callbacks._config.cadence import DOTTED_PATH
 from tbx_callbacks._config.validation import SpecError, find_class, located, name_and_options, parsed_list, short
 from tbx_callbacks._extensions import suggest
-from tbx_callbacks._text import label, message
+from tbx_callbacks._text import label, words
 from tbx_callbacks.writers.base import Writer
 from tbx_callbacks.writers.registry import TENSORBOARD, WRITER_CLASSES, WRITERS
 
@@ -95,6 +95,6 @@ def _check_options(cls: type[Writer], options: Mapping[Any, Any]) -> None:
         first = next(iter(signature.parameters), "")
         unknown = next((key for key in options if key not in keywords or key == first), None)
         if unknown is None:
-            raise SpecError(f" must fit {cls.__name__}{signature}, got {short(options)}: {message(error)}") from error
+            raise SpecError(f" must fit {cls.__name__}{signature}, got {short(options)}: {words(error)}") from error
         nearest = suggest(label(unknown), [name for name in keywords if name != first], what="options")
         raise SpecError(f".{label(unknown)} must be a known option, got {short(unknown)}; {nearest}") from error

@@ -12,7 +12,7 @@ import yaml
 from yaml.constructor import ConstructorError
 
 from tbx_callbacks._config.errors import ConfigError
-from tbx_callbacks._text import label, message, short
+from tbx_callbacks._text import label, short, words
 
 MAX_BYTES = 256 * 1024
 MAX_VALUES = 20_000
@@ -69,8 +69,10 @@ class _Loader(yaml.SafeLoader):
             raise
         except Exception as error:  # PyYAML lets out whatever int, float and datetime raise
             kind = node.tag.rpartition(":")[2]
-            words = f"{short(node.value) if isinstance(node.value, str) else 'this value'} is no valid {kind}"
-            raise ConstructorError(None, None, f"{words}: {message(error)}", node.start_mark) from error
+            given = short(node.value) if isinstance(node.value, str) else "this value"
+            raise ConstructorError(
+                None, None, f"{given} is no valid {kind}: {words(error)}", node.start_mark
+            ) from error
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys: set[Any] = set()
@@ -98,7 +100,7 @@ def locate(source: str | os.PathLike[str], base: Path = Path()) -> tuple[Path, s
     except (FileNotFoundError, NotADirectoryError):
         return path, MISSING
     except (OSError, ValueError) as error:
-        return Path(os.fspath(source)), f"cannot be read: {message(error)}"
+        return Path(os.fspath(source)), f"cannot be read: {words(error)}"
     if stat.S_ISREG(kind):
         return path, REGULAR
     return path, "is a folder" if stat.S_ISDIR(kind) else "is no regular file, but a device, a pipe or a socket"
@@ -131,7 +133,7 @@ def _read_text(path: Path, name: str, what: str) -> str:
         with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             content = file.read(MAX_BYTES + 1) or b""
     except OSError as error:
-        raise ConfigError(f"{name}: {what} must be a readable UTF-8 file: {message(error)}") from error
+        raise ConfigError(f"{name}: {what} must be a readable UTF-8 file: {words(error)}") from error
     if len(content) > MAX_BYTES:
         raise ConfigError(
             f"{name}: {what} must be a file of at most {MAX_BYTES // 1024} KiB; leave out what it repeats"
@@ -158,5 +160,5 @@ def _place(error: Exception, text: str, loader: _Loader | None) -> str:
 def _problem(error: Exception) -> str:
     if isinstance(error, yaml.reader.ReaderError):
         return f"{error.reason}: {short(error.character if isinstance(error.character, str) else chr(error.character))}"
-    problem = getattr(error, "problem", None) or message(error)
+    problem = getattr(error, "problem", None) or words(error)
     return problem if len(problem) <= _LONGEST else f"{problem[:_LONGEST]}..."

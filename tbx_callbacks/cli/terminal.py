@@ -13,13 +13,17 @@ import typer
 from rich.console import Console, ConsoleOptions
 from rich.markup import escape
 from rich.segment import Segment
+from rich.text import Text
 from typer.core import TyperGroup
 
-from tbx_callbacks._text import printable
+from tbx_callbacks._text import printable, short
 
 
 class Terminal(Console):
     """A console whose text is printable; rich's own colours and cursor movements stay."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text, "\n"), **options)  # before it is measured and wrapped
 
     def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -77,4 +81,9 @@ def _printable_errors() -> Iterator[None]:
 
 def print_json(data: object) -> None:
     """Prints JSON: characters outside of ASCII, and those that steer a terminal, are escaped."""
-    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False).replace("\x7f", "\\u007f") + "\n")
+    sys.stdout.write(json.dumps(data, indent=2, allow_nan=False, default=_plain).replace("\x7f", "\\u007f") + "\n")
+
+
+def _plain(value: object) -> object:
+    """A number of numpy, which a rule may give, as one of Python; text for anything else."""
+    return value.item() if hasattr(value, "item") else short(value)

@@ -11,7 +11,7 @@ import sys
 from io import UnsupportedOperation
 from pathlib import Path
 
-from tbx_callbacks._text import message, short
+from tbx_callbacks._text import short, words
 
 STDOUT = "-"
 _STDOUT_PATH = re.compile(r"/dev/(stdout|fd/1)|/proc/self(/task/\d+)?/fd/1")
@@ -83,7 +83,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
             os.mkdir(folder)
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"a folder for files must be a folder or a new name in one, got {_shown(path)}: {message(error)}"
+            f"a folder for files must be a folder or a new name in one, got {_shown(path)}: {words(error)}"
         ) from error
     return folder
 
@@ -112,7 +112,7 @@ def _place(path: str | os.PathLike[str]) -> Path | None:
     except OutputError:
         raise
     except (OSError, ValueError) as error:  # a ValueError: NUL, or characters that no file name can have
-        raise OutputError(f"OUTPUT must be the path of a file, got {shown}: {message(error)}") from error
+        raise OutputError(f"OUTPUT must be the path of a file, got {shown}: {words(error)}") from error
     return place
 
 

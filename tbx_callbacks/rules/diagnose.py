@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tbx_callbacks._extensions import ExtensionError, outside_code
-from tbx_callbacks._text import message, reason
+from tbx_callbacks._text import reason, words
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
 from tbx_callbacks.runs.reader import Progress, UnreadableError, find_runs, read_run
@@ -156,15 +156,16 @@ def diagnose_folder(
     def warn(rule: str, error: BaseException) -> None:
         if rule not in failed:
             failed.add(rule)
-            words = "rule %s is left out: it failed with %s; fix it, or switch it off with --rules"
-            logger.warning(words, rule, reason(error))
+            logger.warning(
+                "rule %s is left out: it failed with %s; fix it, or switch it off with --rules", rule, reason(error)
+            )
 
     for name, folder in find_runs(logdir).items():
         try:
             run = read_run(folder, progress=progress(name) if progress else None)
         except UnreadableError as error:
-            unreadable.append(message(error))
-            logger.warning("run %s is left out: %s", name, message(error))
+            unreadable.append(words(error))
+            logger.warning("run %s is left out: %s", name, words(error))
             continue
         if run.scalars:
             number += 1

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tbx_callbacks._text import label, message, printable, reason, short
+from tbx_callbacks._text import label, printable, reason, short, words
 
 
 class Silent:
@@ -67,9 +67,9 @@ def test_label_name_as_it_is() -> None:
 
 def test_reason_error_without_text_named() -> None:
     assert reason(MuteError("x")) == "MuteError without a text"
-    assert message(MuteError("x")) == "MuteError without a text"
+    assert words(MuteError("x")) == "MuteError without a text"
     assert reason(KeyError("x")) == "KeyError('x')"
-    assert message(ValueError("a" * 1000)) == "a" * 397 + "..."
+    assert words(ValueError("a" * 1000)) == "a" * 397 + "..."
 
 
 def test_printable_replaces_what_steers_terminal() -> None:

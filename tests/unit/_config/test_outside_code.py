@@ -13,6 +13,7 @@ from tbx_callbacks._config.rule_options import load_rules
 from tbx_callbacks._extensions import imports_allowed
 from tbx_callbacks.rules import RULES, default_rules
 from tests.helpers.commands import run, run_process
+from tests.helpers.hostile_events import event, write_records
 from tests.helpers.outside_package import FILES, install
 
 AT_IMPORT = {
@@ -107,6 +108,12 @@ CLASSES = """
         def __call__(self, step): raise SystemExit(11)
 
     @dataclass(frozen=True)
+    class CadenceMute:
+        def __call__(self, step): return True
+        def __repr__(self): raise SystemExit(13)
+        __str__ = __repr__
+
+    @dataclass(frozen=True)
     class CadenceNew:
         def __post_init__(self): raise SystemExit(12)
         def __call__(self, step): return True
@@ -168,6 +175,15 @@ def test_class_that_raises_named_with_reason(given: dict[str, object], reason: s
         load_config(given)
     assert reason in str(raised.value)
     assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.usefixtures("packages")
+def test_doctor_rule_that_exits_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_records(tmp_path / "run" / "events.out.tfevents.1.x", event(tag="train/loss", simple_value=1.0))
+    (tmp_path / "rules.yaml").write_text("rules: {my_pkg.odd.RuleCallExits: {}}\n")
+    done = run("doctor", str(tmp_path / "run"), "--rules", str(tmp_path / "rules.yaml"))
+    assert done.returncode == 0
+    assert "rule my_pkg.odd.RuleCallExits is left out: it failed with SystemExit(9)" in caplog.text
 
 
 def test_interrupt_during_import_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,6 +265,15 @@ def test_check_no_code_finds_other_mistakes(tmp_path: Path) -> None:
     path.write_text("metrics: [a.b.C]\n")
     assert "not checked, for they are code: a.b.C" in run("check", "--no-code", str(path)).stdout
     assert "nothing: the set names no code" in run("check", "--no-code", "full").stdout
+
+
+@pytest.mark.usefixtures("packages")
+def test_check_cadence_without_text_shown(tmp_path: Path) -> None:
+    path = tmp_path / "set.yaml"
+    path.write_text("every: {my_pkg.odd.CadenceMute: {}}\nmetrics: [grad_norm]\n")
+    done = run("check", str(path))
+    assert done.returncode == 0
+    assert "every: CadenceMute without a text" in " ".join(done.stdout.split())
 
 
 def test_imports_allowed_again_after_check(packages: Path) -> None:
