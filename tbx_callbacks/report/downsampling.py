@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tbx_callbacks.runs.series import Floats, Histograms, Series
 
 MAX_POINTS = 1200  # per line; a screen has no more columns
-_WIDEST = 8e307  # the width of a range must be a float64, too
+_WIDEST = 1e300  # twice and more of it must be a number for whatever draws the bins, too
 Indices = NDArray[np.intp]
 
 
