@@ -1,6 +1,6 @@
 """Defines `Registry`, which finds classes by name: bundled ones, those of entry points, and dotted paths.
 
-To import an object from outside runs its code, which may do anything: only `imports_allowed(False)` prevents that. What
+To import an object from outside runs its code, which may do anything: only `without_imports` prevents that. What
 the code raises ends in an `ExtensionError`, except for KeyboardInterrupt. `suggest` ends the error message about an
 unknown name.
 """
@@ -37,10 +37,10 @@ _skipped: ContextVar[list[str] | None] = ContextVar("skipped", default=None)
 
 
 @contextmanager
-def imports_allowed(allowed: bool, /) -> Iterator[list[str]]:
+def without_imports() -> Iterator[list[str]]:
     """Forbids imports of code from outside, as long as it is open; yields the names that were not looked at."""
     names: list[str] = []
-    token = _skipped.set(None if allowed else names)
+    token = _skipped.set(names)
     try:
         yield names
     finally:

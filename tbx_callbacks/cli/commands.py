@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from rich.progress import Progress
 from tbx_callbacks._config.bundled import bundled_folder
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.rule_options import load_rules
-from tbx_callbacks._extensions import imports_allowed, suggest
+from tbx_callbacks._extensions import suggest, without_imports
 from tbx_callbacks._text import short
 from tbx_callbacks.cli.doctor import as_json, print_diagnosis
 from tbx_callbacks.cli.terminal import Commands, console, errors, fail, print_json, print_warnings
@@ -71,8 +72,10 @@ def check(
     """
     from tbx_callbacks.cli.metric_sets import check_table
 
+    skipped: list[str] = []
     try:
-        with imports_allowed(not no_code) as skipped:
+        with ExitStack() as stack:
+            skipped = stack.enter_context(without_imports()) if no_code else []
             table, summary = check_table(file)
     except ConfigError as error:
         fail(str(error))

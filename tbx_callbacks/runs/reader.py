@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 _RECORD = RECORD_BYTES
-_MAX_NAMED = 3  # files in an error
+_MAX_NAMED, _MAX_LISTED = 3, 20  # files in an error, and in what is left out of a run
 _HPARAMS = tags.HPARAMS_START
 _PROGRESS_BYTES = 1 << 18  # bytes between two reports of progress
 
@@ -65,24 +65,36 @@ def find_runs(logdir: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _local_folders(top: str) -> Iterator[str]:
-    """The folders with event files at or below `top`. Links are followed, but each folder is visited once."""
+    """The folders with event files at or below `top`. Links are followed, but each folder is visited once.
+
+    A folder that can also be reached without a link has the name that it has there.
+    """
     visited: set[tuple[int, int]] = set()
 
     def warn(error: OSError) -> None:
         logger.warning("folder %r is left out: %s", error.filename, error.strerror)
 
-    for folder, below, names in os.walk(top, followlinks=True, onerror=warn):
-        try:
-            status = os.stat(folder)
-        except OSError:  # removed since
-            below.clear()
-            continue
-        if (status.st_dev, status.st_ino) in visited:
-            below.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        if any(_is_event_file(name) for name in names):
-            yield folder
+    starts = [top]
+    for start in starts:  # it grows while links are found
+        for folder, below, names in os.walk(start, onerror=warn):
+            identity = _identity(folder)
+            if identity is None or identity in visited:
+                below.clear()
+                continue
+            visited.add(identity)
+            below.sort()
+            paths = [os.path.join(folder, name) for name in below]
+            starts += [path for path in paths if os.path.islink(path)]
+            if any(_is_event_file(name) for name in names):
+                yield folder
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(folder)
+    except OSError:  # removed since
+        return None
+    return status.st_dev, status.st_ino
 
 
 def read_run(folder: str | os.PathLike[str], *, progress: Progress | None = None) -> Run:
@@ -133,7 +145,8 @@ def read_run(folder: str | os.PathLike[str], *, progress: Progress | None = None
         progress(bytes_read, bytes_read)
     if not builder.events:
         raise UnreadableError(_none_readable(top, problems))
-    return builder.run(unread, problems)
+    more = len(problems) - _MAX_LISTED
+    return builder.run(unread, problems if more <= 0 else [*problems[:_MAX_LISTED], f"{more} more files"])
 
 
 def _none_readable(folder: str, problems: list[str]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from tbx_callbacks import ConfigError, load_config
 from tbx_callbacks._config.rule_options import load_rules
-from tbx_callbacks._extensions import imports_allowed
+from tbx_callbacks._extensions import without_imports
 from tbx_callbacks.rules import RULES, default_rules
 from tests.helpers.commands import run, run_process
 from tests.helpers.hostile_events import event, write_records
@@ -276,8 +276,8 @@ def test_check_cadence_without_text_shown(tmp_path: Path) -> None:
     assert "every: CadenceMute without a text" in " ".join(done.stdout.split())
 
 
-def test_imports_allowed_again_after_check(packages: Path) -> None:
-    with imports_allowed(False) as skipped:
+def test_imports_possible_again_after_check(packages: Path) -> None:
+    with without_imports() as skipped:
         load_config({"metrics": ["loss", "my_pkg.metrics.Ones"]})
     assert skipped == ["my_pkg.metrics.Ones"]
     assert len(load_config({"metrics": ["my_pkg.metrics.Ones"]}).items) == 1

@@ -11,7 +11,7 @@ import pytest
 from tbx_callbacks import ConfigError, load_config
 from tbx_callbacks._config.rule_options import load_rules
 from tbx_callbacks._config.yaml_files import MAX_BYTES, MAX_DIGITS, MAX_LEVELS, MAX_VALUES, read_yaml
-from tbx_callbacks._extensions import imports_allowed
+from tbx_callbacks._extensions import without_imports
 from tests.helpers.hostile_yaml import NASTY, ODD_VALID, mutated
 
 LONGEST = 1200
@@ -169,7 +169,7 @@ def run_mutations(folder: Path, seeds: range) -> tuple[int, int]:
     for seed in seeds:
         path.write_bytes(mutated(seed))
         try:
-            with imports_allowed(False):
+            with without_imports():
                 loaded += check_ends(path)[0]
         except BaseException as error:
             raise AssertionError(f"seed {seed}: {error!r}") from error

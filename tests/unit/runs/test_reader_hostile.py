@@ -164,6 +164,25 @@ def test_find_runs_links_and_locked_folders(
     assert [record.getMessage() for record in caplog.records] == ["folder 'runs/locked' is left out: Permission denied"]
 
 
+def test_find_runs_link_beside_its_folder_once(tmp_path: Path) -> None:
+    write_records(tmp_path / "deep" / "er" / "run5" / NAME, event(tag="a", simple_value=1.0))
+    (tmp_path / "a_latest").symlink_to("deep/er/run5")
+    (tmp_path / "z_latest").symlink_to("deep/er")
+    (tmp_path / "deep" / "up").symlink_to("..")
+    assert list(find_runs(tmp_path)) == ["deep/er/run5"]
+    assert list(find_runs(tmp_path / "a_latest")) == ["."]
+    assert list(find_runs(tmp_path / "z_latest")) == ["run5"]
+
+
+def test_reader_many_odd_files_listed_in_part(tmp_path: Path) -> None:
+    write_records(tmp_path / NAME, event(1, tag="a", simple_value=1.0))
+    for number in range(50):
+        (tmp_path / f"events.out.tfevents.2.{number}").write_bytes(b"")
+    left_out = read_run(tmp_path).left_out
+    assert len(left_out) == 21
+    assert left_out[-1] == "30 more files (left out)"
+
+
 @pytest.mark.parametrize("path", ["", "a\0b", "n" * 5000, "\ud800", "~nosuchuser"])
 def test_find_runs_impossible_path_one_line(path: str) -> None:
     for read in (find_runs, read_run):
