@@ -82,8 +82,9 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
         if not os.path.isdir(folder):
             os.mkdir(folder)
     except (OSError, ValueError) as error:
+        why = "it exists, but is no folder" if isinstance(error, FileExistsError) else words(error)
         raise OutputError(
-            f"a folder for files must be a folder or a new name in one, got {_shown(path)}: {words(error)}"
+            f"a folder for files must be a folder or a new name in one, got {_shown(path)}: {why}"
         ) from error
     return folder
 
