@@ -1,6 +1,8 @@
 """Defines `Registry`, which finds classes by name: bundled ones, those of entry points, and dotted paths.
 
-`suggest` ends the error message about an unknown name.
+To import an object from outside runs its code, which may do anything: only `without_imports` prevents that. What
+the code raises ends in an `ExtensionError`, except for KeyboardInterrupt. `suggest` ends the error message about an
+unknown name.
 """
 
 from __future__ import annotations
@@ -11,20 +13,66 @@ import importlib
 import logging
 import pkgutil
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
+from tbx_callbacks._text import reason, short, words
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+OUTSIDE_ERRORS = (Exception, SystemExit)
+"""What code from outside may raise without an effect on the training; an interrupt by the user goes on."""
 
 
 class ExtensionError(ValueError):
     """An object from outside the package that cannot be used. The message gives the reason."""
+
+
+_skipped: ContextVar[list[str] | None] = ContextVar("skipped", default=None)
+
+
+@contextmanager
+def without_imports() -> Iterator[list[str]]:
+    """Forbids imports of code from outside, as long as it is open; yields the names that were not looked at."""
+    names: list[str] = []
+    token = _skipped.set(names)
+    try:
+        yield names
+    finally:
+        _skipped.reset(token)
+
+
+def is_skipped(name: str) -> bool:
+    """Whether code from outside must not be imported now; if so, its name is noted."""
+    names = _skipped.get()
+    if names is None:
+        return False
+    names.append(name)
+    return True
+
+
+@contextmanager
+def outside_code(what: str, error_type: type[ValueError] | None = None) -> Iterator[None]:
+    """Turns whatever code from outside raises into an error that starts with `what`, SystemExit included.
+
+    Errors of this package's checks pass; so does KeyboardInterrupt.
+
+    Raises:
+        ExtensionError: the code raised; or `error_type`, if it is given.
+    """
+    try:
+        yield
+    except (ExtensionError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise (error_type or ExtensionError)(f"{what}{_reason(error)}") from error
 
 
 class Registry(Generic[T]):
@@ -57,7 +105,13 @@ class Registry(Generic[T]):
         entry_point = self._entry_points().get(name)
         if entry_point is not None:
             return self._load(entry_point)
-        return self._check(import_object(name), None) if "." in name else None
+        return self._checked(import_object(name), None) if "." in name else None
+
+    def skips(self, name: object) -> bool:
+        """Whether the name is that of code from outside, which must not be imported now."""
+        if not isinstance(name, str) or name in self.bundled:
+            return False
+        return ("." in name or name in self._entry_points()) and is_skipped(name)
 
     def names(self) -> list[str]:
         """The names of all bundled classes and entry points. Imports nothing."""
@@ -67,6 +121,8 @@ class Registry(Generic[T]):
         """All bundled classes and those of entry points, by name. An invalid entry point costs one warning."""
         classes = dict(self.bundled)
         for name, entry_point in self._entry_points().items():
+            if is_skipped(name):
+                continue
             try:
                 classes[name] = self._load(entry_point)
             except ExtensionError as error:
@@ -83,7 +139,7 @@ class Registry(Generic[T]):
         try:
             listed = entry_points(group=self.group)
         except Exception as error:  # a package with damaged metadata
-            self.skip(self.group, repr(error))
+            self.skip(self.group, reason(error))
             return {}
         by_name: dict[str, EntryPoint] = {}
         for entry_point in listed:
@@ -95,16 +151,20 @@ class Registry(Generic[T]):
         return {name: entry_point for name, entry_point in by_name.items() if name not in self.bundled}
 
     def _load(self, entry_point: EntryPoint) -> T:
-        try:
+        if is_skipped(entry_point.name):
+            raise ExtensionError("it is code, which must not be imported now")
+        with outside_code(f"its entry point {entry_point.value} cannot be imported: "):
             loaded = entry_point.load()
-        except (Exception, SystemExit) as error:  # importing a module may raise anything
-            raise ExtensionError(f"its entry point {entry_point.value} cannot be imported: {_reason(error)}") from error
-        return self._check(loaded, entry_point.name)
+        return self._checked(loaded, entry_point.name)
+
+    def _checked(self, loaded: object, name: str | None) -> T:
+        with outside_code("it cannot be checked: "):
+            return self._check(loaded, name)
 
 
 def suggest(name: str, known: Iterable[str], *, what: str = "names", most: int = 12) -> str:
     """Returns `did you mean 'x'?` and the known names, for the end of an error message."""
-    names = list(known)
+    names, name = list(known), name[:200]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     shown = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
     return (f"did you mean {near[0]!r}? " if near else "") + f"known {what}: {shown}"
@@ -119,15 +179,19 @@ def import_object(path: str) -> Any:
     module_name, _, name = path.rpartition(".")
     if not module_name:
         raise ExtensionError("it names no module")
+    if is_skipped(path):
+        raise ExtensionError("it is code, which must not be imported now")
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # importing a module may raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ExtensionError(f"{_reason(error)}{_near_modules(module_name)}") from error
-    if not hasattr(module, name):
-        raise ExtensionError(
-            f"module {module_name} has no {name}; {suggest(name, _names_in(module), what=f'names in {module_name}')}"
-        )
-    return getattr(module, name)
+    with outside_code(f"module {module_name} cannot be searched: "):  # a module may define __getattr__
+        if hasattr(module, name):
+            return getattr(module, name)
+        known = suggest(name, _names_in(module), what=f"names in {module_name}")
+    raise ExtensionError(f"module {module_name} has no {name}; {known}")
 
 
 def check_frozen_dataclass(loaded: object, base: type | None = None, reserved: Collection[str] = ()) -> type[Any]:
@@ -156,8 +220,8 @@ def check_frozen_dataclass(loaded: object, base: type | None = None, reserved: C
     try:
         TypeAdapter(loaded).json_schema()
     except Exception as error:  # also the NameError of an annotation
-        reason = str(error).partition("\n")[0]
-        raise ExtensionError(f"every option must have a type that YAML can give: {reason}") from error
+        text = words(error).partition("\n")[0]
+        raise ExtensionError(f"every option must have a type that YAML can give: {text}") from error
     return loaded
 
 
@@ -166,11 +230,11 @@ def _reason(error: BaseException) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     own = [frame for frame in frames if frame.filename != __file__]
     place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
-    return (str(error) if isinstance(error, ImportError) else repr(error)) + place
+    return (words(error) if isinstance(error, ImportError) else reason(error)) + place
 
 
 def _short(value: object) -> str:
-    return f"class {value.__qualname__}" if isinstance(value, type) else f"{type(value).__name__} {value!r}"[:60]
+    return f"class {value.__qualname__}" if isinstance(value, type) else f"{type(value).__name__} {short(value)}"[:60]
 
 
 def _names_in(module: ModuleType) -> list[str]:
@@ -185,7 +249,9 @@ def _near_modules(missing: str) -> str:
     parent_name, _, name = missing.rpartition(".")
     try:
         parent: Any = importlib.import_module(parent_name) if parent_name else None
-    except (Exception, SystemExit):
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         return ""
     siblings = [module.name for module in pkgutil.iter_modules(getattr(parent, "__path__", ()))]
     if name in siblings or not siblings:

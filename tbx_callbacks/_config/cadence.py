@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, WithJsonSchema, WrapValidator
 
-from tbx_callbacks._config.schedule import At, EveryEpochs, PerDecade, Schedule
+from tbx_callbacks._config.schedule import At, EveryEpochs, NotChecked, PerDecade, Schedule
 from tbx_callbacks._config.validation import (
     Model,
     Must,
@@ -20,7 +20,15 @@ from tbx_callbacks._config.validation import (
     short,
     validate,
 )
-from tbx_callbacks._extensions import ExtensionError, check_frozen_dataclass, import_object, suggest
+from tbx_callbacks._extensions import (
+    ExtensionError,
+    check_frozen_dataclass,
+    import_object,
+    is_skipped,
+    outside_code,
+    suggest,
+)
+from tbx_callbacks._text import label
 
 Cadence = int | Literal["log"] | Schedule
 """A number of optimizer steps, the trainer's logging steps, or a schedule."""
@@ -56,17 +64,19 @@ _SCHEDULES: dict[str, Callable[[Any], Schedule]] = {
 
 def _parse(value: object, simple: Callable[[object], Cadence]) -> Cadence:
     if isinstance(value, str) and "." in value:
-        raise SpecError(f" must be a mapping for a cadence of your own, got {value!r}; write {{{value}: {{}}}}")
+        raise SpecError(
+            f" must be a mapping for a cadence of your own, got {short(value)}; write {{{label(value)}: {{}}}}"
+        )
     if not isinstance(value, Mapping):
         return simple(value)
     if len(value) != 1:
-        raise SpecError(f" must have one of {', '.join(_SCHEDULES)} or the path of a class, got {short(dict(value))}")
+        raise SpecError(f" must have one of {', '.join(_SCHEDULES)} or the path of a class, got {short(value)}")
     ((name, options),) = value.items()
     if name in _SCHEDULES:
         return _SCHEDULES[name](validate(_Forms, value)[name])
     if not isinstance(name, str) or "." not in name:
-        known = suggest(str(name), _SCHEDULES, what="cadences")
-        raise SpecError(f".{name} must be a known cadence or the path of a class, got {name!r}; {known}")
+        known = suggest(label(name), _SCHEDULES, what="cadences")
+        raise SpecError(f".{label(name)} must be a known cadence or the path of a class, got {short(name)}; {known}")
     return _from_outside(name, options)
 
 
@@ -76,19 +86,20 @@ def _from_outside(path: str, options: object) -> Schedule:
     Raises:
         SpecError: it cannot be imported or created, or is no schedule. The sentence has no location.
     """
+    if is_skipped(path):
+        return NotChecked(path)
     try:
-        cls = check_frozen_dataclass(import_object(path))
+        with outside_code("it cannot be checked: "):
+            cls = check_frozen_dataclass(import_object(path))
     except ExtensionError as error:
-        raise SpecError(f" must name a cadence that can be used, got {path!r}: {error}") from error
+        raise SpecError(f" must name a cadence that can be used, got {short(path)}: {error}") from error
     if not isinstance(options, Mapping | None):
         raise SpecError(f".{path} must be a mapping of options, got {short(options)}")
     with located(f".{path}"):
         schedule: Schedule = create(cls, validate(model_of(path, option_fields(cls)), options or {}))
-    try:
+    with outside_code(f".{path} must be a function of the step that can be pickled and hashed: ", SpecError):
         results = [schedule(step) for step in (1, 2, 3)]
         is_restored = {schedule: True}.get(pickle.loads(pickle.dumps(schedule)), False)
-    except Exception as error:  # code from outside may raise anything
-        raise SpecError(f".{path} must be a function of the step that can be pickled and hashed: {error!r}") from error
     if any(type(result) is not bool for result in results):
         raise SpecError(f".{path} must return True or False, got {short(results)} at steps 1, 2 and 3")
     if not is_restored:

@@ -15,14 +15,17 @@ from pydantic import ConfigDict, Field
 from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.cadence import Cadence, CadenceOption
 from tbx_callbacks._config.errors import ConfigError
-from tbx_callbacks._config.metric_spec import MetricEntry, MetricSpec
+from tbx_callbacks._config.metric_spec import MetricEntries, MetricEntry, MetricSpec
 from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig, live_rules_schema, parse_live_rules
 from tbx_callbacks._config.validation import Model, Must, Parsed, SpecError, located, short, validate
 from tbx_callbacks._config.writer_spec import TENSORBOARD_ONLY, Writers, WriterSpec
-from tbx_callbacks._config.yaml_files import read_yaml
+from tbx_callbacks._config.yaml_files import MISSING as NO_FILE
+from tbx_callbacks._config.yaml_files import REGULAR, locate, read_yaml
 from tbx_callbacks._extensions import suggest
+from tbx_callbacks._text import label
 from tbx_callbacks.runs.folders import AXES
 
+_MAX_PARENTS = 20  # sets that extend one another
 _FORMER_NAMES = {"MetricSpec": "Item", "LiveRuleConfig": "Live", "LiveRule": "Watched"}
 
 
@@ -111,7 +114,7 @@ def _about(description: str) -> Any:
 
 def _axis(value: object) -> tuple[str, ...]:
     names = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
-    if names[:1] != ("step",) or not set(names[1:]) <= set(AXES) or len(set(names)) < len(names):
+    if names[:1] != ("step",) or any(name not in AXES for name in names[1:]) or len(set(names)) < len(names):
         raise SpecError(
             f" must be a list of step and perhaps {', '.join(AXES)}, got {short(value)};"
             " [step, samples] adds samples as a second x axis"
@@ -131,7 +134,9 @@ def _best(value: object) -> tuple[tuple[str, bool], ...]:
         )
     for name, direction in value.items():
         if direction not in ("max", "min"):
-            raise SpecError(f".{name} must be max or min, got {short(direction)}; max if a larger value is better")
+            raise SpecError(
+                f".{label(name)} must be max or min, got {short(direction)}; max if a larger value is better"
+            )
     return tuple((name, direction == "max") for name, direction in value.items())
 
 
@@ -164,11 +169,13 @@ class MetricSet(Model):
     ] = ()
     rules: Annotated[Any, Parsed(lambda raw: raw, live_rules_schema)] = None
     writers: Writers = ()
-    metrics: Annotated[Sequence[MetricEntry], Must("a list of metrics")] = ()
+    metrics: MetricEntries = ()
 
 
 def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config = "default") -> Config:
     """Loads a metric set.
+
+    A metric set that names Python objects runs their code: only use files you trust.
 
     Args:
         source: the name of a bundled set, the path of a YAML file, a mapping of the same structure, or a Config.
@@ -187,9 +194,11 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config = "d
 
 def _load(source: str | os.PathLike[str], base: Path, chain: tuple[Path, ...]) -> Config:
     path = _find(os.fspath(source), base)
+    if len(chain) == _MAX_PARENTS:
+        raise ConfigError(f"extends must name at most {_MAX_PARENTS} sets one after the other; put them into one file")
     if path in chain:
         raise ConfigError(f"extends must not form a cycle, got {' -> '.join(p.name for p in (*chain, path))}")
-    return _build(read_yaml(path, "a metric set"), path.name, path.parent, (*chain, path))
+    return _build(read_yaml(path, "a metric set"), label(path.name), path.parent, (*chain, path))
 
 
 def _find(source: str, base: Path) -> Path:
@@ -197,14 +206,15 @@ def _find(source: str, base: Path) -> Path:
     looks_like_a_path = os.sep in source or source.endswith((".yaml", ".yml"))
     if not looks_like_a_path and source in sets:
         return sets[source]
-    path = (base / Path(source).expanduser()).resolve()
-    if path.is_file():
+    path, what = locate(source, base)
+    if what == REGULAR:
         return path
-    if looks_like_a_path or path.exists():
-        reason = "is a folder" if path.is_dir() else "does not exist"
-        raise ConfigError(f"a metric set must be a YAML file, but {source!r} {reason}; bundled sets: {', '.join(sets)}")
+    if looks_like_a_path or what != NO_FILE:
+        known = ", ".join(sets)
+        raise ConfigError(f"a metric set must be a YAML file, but {short(source, 200)} {what}; bundled sets: {known}")
     raise ConfigError(
-        f"a metric set must be a bundled name or a path, got {source!r}; {suggest(source, sets, what='sets')}"
+        f"a metric set must be a bundled name or a path, got {short(source)};"
+        f" {suggest(label(source), sets, what='sets')}"
     )
 
 
@@ -217,14 +227,15 @@ def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Co
     try:
         settings = validate(MetricSet, data, "key")
         parent = _load_parent(settings.pop("extends", None), source, base, chain)
-        settings["items"], settings["kept"] = _merge(parent.items, settings.pop("metrics", ()))
+        entries = settings.pop("metrics", ())
+        settings["items"], settings["kept"] = _merge(parent.items, entries)
         if "best" in settings:
             settings["best"] = tuple(({**dict(parent.best), **dict(settings["best"])}).items())
         with located("rules"):
             settings["live"] = parse_live_rules(settings.pop("rules", None), parent.live)
     except SpecError as error:
         raise ConfigError(f"{source}: {str(error).removeprefix('.')}") from error
-    if not settings["items"]:
+    if not settings["items"] and None not in entries:
         raise ConfigError(f"{source}: metrics must name at least one metric, got none")
     return replace(parent, source=source, **settings)
 
@@ -239,7 +250,7 @@ def _load_parent(name: str | None, source: str, base: Path, chain: tuple[Path, .
 
 
 def _merge(
-    inherited: Sequence[MetricSpec], entries: Sequence[tuple[MetricSpec, bool]]
+    inherited: Sequence[MetricSpec], entries: Sequence[MetricEntry]
 ) -> tuple[tuple[MetricSpec, ...], tuple[MetricSpec, ...]]:
     """Adds the entries to the inherited items, and removes the disabled ones; repeated ones are replaced in place.
 
@@ -248,7 +259,10 @@ def _merge(
     """
     items = {item.key(): item for item in inherited}
     own_keys: set[tuple[object, ...]] = set()
-    for index, (spec, is_off) in enumerate(entries):
+    for index, entry in enumerate(entries):
+        if entry is None:  # not checked
+            continue
+        spec, is_off = entry
         where = f"metrics[{index}].{spec.name}"
         if is_off:
             removed = [key for key in items if key[0] is spec.key()[0]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any
@@ -23,11 +23,13 @@ from tbx_callbacks._config.validation import (
     model_of,
     name_and_options,
     option_fields,
+    parsed_list,
     short,
     validate,
 )
 from tbx_callbacks._extensions import suggest
 from tbx_callbacks._model.parameters import BY, Select
+from tbx_callbacks._text import label, words
 from tbx_callbacks.metrics.base import Metric
 from tbx_callbacks.metrics.registry import METRIC_CLASSES
 from tbx_callbacks.tags import check_tag
@@ -54,7 +56,7 @@ def parse_metric_spec(name: object, options: object = None) -> MetricSpec:
         SpecError: an unknown name or option, or an invalid value.
     """
     cls = find_class(name, METRIC_CLASSES, "a known metric")
-    with located(f".{name}"):
+    with located(f".{label(name)}"):
         if not isinstance(options, Mapping | None):
             raise SpecError(f" must be a mapping of options, or off, got {short(options)}")
         options = options or {}
@@ -71,8 +73,8 @@ def parse_metric_spec(name: object, options: object = None) -> MetricSpec:
 def _regex(value: str) -> str:
     try:
         re.compile(value)
-    except re.error as error:
-        raise SpecError(f" must be a valid regular expression, got {value!r}: {error}") from error
+    except (re.error, RecursionError, OverflowError) as error:  # too deep, or with too large a number
+        raise SpecError(f" must be a valid regular expression, got {short(value)}: {words(error)}") from error
     return value
 
 
@@ -80,19 +82,19 @@ def _by(value: object) -> str | dict[str, str]:
     if isinstance(value, str) and value in BY:
         return value
     if not isinstance(value, dict) or not all(isinstance(text, str) for item in value.items() for text in item):
-        nearest = f"; {suggest(value, BY, what='groupings')}" if isinstance(value, str) else ""
+        nearest = f"; {suggest(label(value), BY, what='groupings')}" if isinstance(value, str) else ""
         raise SpecError(
             f" must be one of {', '.join(BY)} or a mapping of group name to regex, got {short(value)}{nearest}"
         )
     if not value:
         raise SpecError(" must name at least one group, got an empty mapping")
     for group, regex in value.items():
-        with located(f".{group}"):
+        with located(f".{label(group)}"):
             _regex(regex)
         try:
             check_tag(group)
         except ValueError as error:
-            raise SpecError(f": {error}") from error
+            raise SpecError(f": {words(error)}") from error
     return value
 
 
@@ -119,8 +121,14 @@ def metric_model(name: str, cls: type[Metric]) -> type[Model]:
     return model_of(name, {**further, **option_fields(cls)})
 
 
-def _entry(entry: object) -> tuple[MetricSpec, bool]:
+MetricEntry = tuple[MetricSpec, bool] | None
+"""A metric, and whether it is off; None if it is not checked."""
+
+
+def _entry(entry: object) -> MetricEntry:
     name, options = name_and_options(entry, "metric")
+    if METRIC_CLASSES.skips(name):
+        return None
     return parse_metric_spec(name, None if options is False else options), options is False
 
 
@@ -139,5 +147,5 @@ def _optional(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"const": False}, {"type": "null"}]}
 
 
-MetricEntry = Annotated[tuple[MetricSpec, bool], Parsed(_entry, _entry_schema)]
-"""An entry of `metrics`, a name or one name with its options, and whether it is off."""
+MetricEntries = Annotated[Sequence[MetricEntry], parsed_list(_entry, _entry_schema, "a list of metrics")]
+"""`metrics`: names, or one name with its options, and whether it is off; None for what is not checked."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
+from functools import cache, partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -18,6 +17,7 @@ from tbx_callbacks._config.validation import (
     Must,
     Parsed,
     SpecError,
+    create,
     find_class,
     located,
     model_of,
@@ -26,7 +26,8 @@ from tbx_callbacks._config.validation import (
     validate,
 )
 from tbx_callbacks._config.yaml_files import read_yaml
-from tbx_callbacks._extensions import ExtensionError, import_object, suggest
+from tbx_callbacks._extensions import ExtensionError, import_object, is_skipped, suggest
+from tbx_callbacks._text import label
 from tbx_callbacks.rules import RULES, Finding, Rule, default_rules
 from tbx_callbacks.rules.base import ACTIONS
 from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
@@ -97,8 +98,8 @@ def _actions(raw: object) -> tuple[str, ...]:
         )
     for action in actions:
         if action not in RESPONSES:
-            nearest = suggest(str(action), RESPONSES, what="actions")
-            raise SpecError(f" must be a known action, got {action!r}; {nearest}")
+            nearest = suggest(label(action), RESPONSES, what="actions")
+            raise SpecError(f" must be a known action, got {short(action)}; {nearest}")
     return tuple(action for action in RESPONSES if action in actions)
 
 
@@ -154,8 +155,8 @@ def parse_live_rules(raw: object, inherited: LiveRuleConfig = NO_LIVE_RULES) -> 
         )
     named = _parse_named(raw)
     for name, entry in named.items():
-        if entry is not None and entry.response.call:
-            function_of(entry.response.call, f".{name}.call")
+        if entry is not None and entry.response.call and not is_skipped(entry.response.call):
+            function_of(entry.response.call, f".{label(name)}.call")
     ids = _ids(named)
     kept = {name: entry for name, entry in inherited.named if name in named or ids.isdisjoint(_ids({name: entry}))}
     live = replace(inherited, named=tuple({**kept, **named}.items()))
@@ -171,14 +172,14 @@ def function_of(path: str, where: str = "call") -> Call:
         SpecError: it cannot be imported, or is not a function.
     """
     if "." not in path:
-        raise SpecError(f"{where} must name a function, as package.function, got {path!r}: it names no module")
+        raise SpecError(f"{where} must name a function, as package.function, got {short(path)}: it names no module")
     try:
         function = import_object(path)
     except ExtensionError as error:
-        raise SpecError(f"{where} must name a function that can be imported, got {path!r}: {error}") from error
+        raise SpecError(f"{where} must name a function that can be imported, got {short(path)}: {error}") from error
     if not callable(function):
         reason = f"it is a {type(function).__name__}"
-        raise SpecError(f"{where} must name a function, as package.function, got {path!r}: {reason}")
+        raise SpecError(f"{where} must name a function, as package.function, got {short(path)}: {reason}")
     return function  # type: ignore[no-any-return]
 
 
@@ -192,8 +193,7 @@ def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, 
     """
     if isinstance(source, Mapping):
         return _build(source, "a mapping")
-    path = Path(source).expanduser()
-    return _build(read_yaml(path, "a file of rules"), path.name)
+    return _build(read_yaml(source, "a file of rules"), label(os.path.basename(os.fspath(source))))
 
 
 def thresholds(name: str) -> dict[str, float]:
@@ -203,13 +203,15 @@ def thresholds(name: str) -> dict[str, float]:
 
 def _build(data: object, source: str) -> dict[str, Rule]:
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{source}: a file of rules must be a mapping with the key rules, got {data!r}")
+        raise ConfigError(f"{source}: a file of rules must be a mapping with the key rules, got {short(data)}")
     for key in data:
         if key not in METRIC_SET_KEYS:
-            raise ConfigError(f"{source}: {key} must be a known key; {suggest(str(key), ('rules',), what='keys')}")
+            raise ConfigError(
+                f"{source}: {label(key)} must be a known key; {suggest(label(key), ('rules',), what='keys')}"
+            )
     raw = data.get("rules") or {}
     if not isinstance(raw, Mapping):
-        raise ConfigError(f"{source}: rules must be a mapping of a rule's name to its thresholds, got {raw!r}")
+        raise ConfigError(f"{source}: rules must be a mapping of a rule's name to its thresholds, got {short(raw)}")
     try:
         named = _parse_named(raw)
     except SpecError as error:
@@ -224,13 +226,12 @@ def _parse_named(raw: Mapping[Any, object]) -> dict[str, LiveRule | None]:
     for name, options in raw.items():
         if name in ("every", "others"):
             continue
+        if RULE_CLASSES.skips(name):
+            continue
         cls = find_class(name, RULE_CLASSES, "known rules")
-        with located(f".{name}"):
+        with located(f".{label(name)}"):
             response, thresholds = _split(options, _rule_model(name, cls))
-        try:
-            rule = create_rule(name, cls, **thresholds)
-        except Exception as error:  # a class from outside may raise anything
-            raise SpecError(f": {error}") from error
+        rule = create(partial(create_rule, name, cls), thresholds)
         if rule.id in _ids(named) and options is not False:
             raise SpecError(
                 f" must name every rule once, but {name} is the rule {rule.id} again; remove one of its names"
@@ -244,7 +245,7 @@ def _parse_others(options: object) -> Response | None:
         raise SpecError(f".others must be an action, or off, got {short(options)}; name a rule to set its thresholds")
     with located(".others"):
         response, _ = _split(options, _OTHERS)
-    if response.call:
+    if response.call and not is_skipped(response.call):
         function_of(response.call, ".others.call")
     return None if options is False else response
 

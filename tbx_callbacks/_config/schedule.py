@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
-from tbx_callbacks._errors import OUTSIDE_ERRORS, described
+from tbx_callbacks._extensions import OUTSIDE_ERRORS
+from tbx_callbacks._text import reason
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,19 @@ class Never:
 
 
 @dataclass(frozen=True)
+class NotChecked:
+    """A schedule from outside the package that must not be imported; no step is due."""
+
+    path: str
+
+    def __call__(self, step: int) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return f"{self.path} (not checked)"
+
+
+@dataclass(frozen=True)
 class OutsideSchedule:
     """A schedule from outside the package. No step is due where it raises; one warning names it."""
 
@@ -128,7 +142,7 @@ class OutsideSchedule:
             if str(self) not in _warned:
                 _warned.add(str(self))
                 logger.warning(
-                    "cadence %s is not due where it raises: %s at step %d; fix it", self, described(error), step
+                    "cadence %s is not due where it raises: %s at step %d; fix it", self, reason(error), step
                 )
             return False
 

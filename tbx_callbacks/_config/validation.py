@@ -6,7 +6,7 @@ A sentence starts after its location: ` must be RULE, got VALUE; REMEDY`, perhap
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
@@ -24,6 +24,8 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from tbx_callbacks._extensions import ExtensionError, Registry, suggest
+from tbx_callbacks._text import label, reason, words
+from tbx_callbacks._text import short as short  # other modules take it from here
 
 T = TypeVar("T")
 
@@ -81,6 +83,24 @@ class Parsed:
         return self.schema()
 
 
+def parsed_list(
+    parse: Callable[[Any], T], schema: Callable[[], dict[str, Any]], rule: str, *, remedy: str = "", least: int = 0
+) -> Parsed:
+    """A list whose entries a function parses, up to the first mistake: to explain each of thousands takes minutes."""
+
+    def parse_all(entries: object) -> list[T]:
+        if not isinstance(entries, Sequence) or isinstance(entries, (str, bytes)) or len(entries) < least:
+            raise SpecError(f" must be {rule}, got {short(entries)}{'; ' * bool(remedy)}{remedy}")
+        parsed = []
+        for index, entry in enumerate(entries):
+            with located(f"[{index}]"):
+                parsed.append(parse(entry))
+        return parsed
+
+    limits = {"minItems": least} if least else {}
+    return Parsed(parse_all, lambda: {"type": "array", "items": schema(), **limits})
+
+
 def option_fields(cls: type[Any]) -> dict[str, Any]:
     """The fields of a dataclass as those of a model."""
     hints = get_type_hints(cls)
@@ -108,8 +128,8 @@ def validate(model: type[Model], options: Mapping[Any, Any], kind: str = "option
     """
     for key in options:
         if key not in model.model_fields:
-            known = suggest(str(key), model.model_fields, what=f"{kind}s")
-            raise SpecError(f".{key} must be a known {kind}, got {key!r}; {known}")
+            known = suggest(label(key), model.model_fields, what=f"{kind}s")
+            raise SpecError(f".{label(key)} must be a known {kind}, got {short(key)}; {known}")
     try:
         parsed = model.model_validate(dict(options))
     except ValidationError as error:
@@ -117,7 +137,7 @@ def validate(model: type[Model], options: Mapping[Any, Any], kind: str = "option
     return {name: getattr(parsed, name) for name in parsed.model_fields_set}
 
 
-def create(cls: type[T], options: Mapping[str, Any]) -> T:
+def create(cls: Callable[..., T], options: Mapping[str, Any]) -> T:
     """Creates an object from valid options.
 
     Raises:
@@ -125,8 +145,11 @@ def create(cls: type[T], options: Mapping[str, Any]) -> T:
     """
     try:
         return cls(**options)
-    except Exception as error:  # a class from outside may raise anything
-        raise SpecError(f": {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a class from outside may raise anything, SystemExit included
+        text = words(error) if isinstance(error, Exception) else reason(error)
+        raise SpecError(f": {text}") from error
 
 
 def _sentence(error: ValidationError) -> str:
@@ -135,7 +158,8 @@ def _sentence(error: ValidationError) -> str:
     if detail["type"] == "value_error":
         return f"{location}{detail['ctx']['error']}"
     remedy = ""
-    if isinstance(detail["input"], str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", detail["input"], re.IGNORECASE):
+    given = detail["input"]
+    if isinstance(given, str) and len(given) < 40 and re.fullmatch(r"[-+]?\d+e[-+]?\d+", given, re.IGNORECASE):
         number = re.sub("e", ".0e", detail["input"], flags=re.IGNORECASE)
         remedy = f"; YAML reads it as text: write {number}"
     return f"{location} must be {detail['msg'].removeprefix('Input should be ')}, got {short(detail['input'])}{remedy}"
@@ -150,10 +174,10 @@ def find_class(name: object, registry: Registry[T], known: str) -> T:
     try:
         cls = registry.find(name) if isinstance(name, str) else None
     except ExtensionError as error:
-        raise SpecError(f" must name a {registry.kind} that can be used, got {name!r}: {error}") from error
+        raise SpecError(f" must name a {registry.kind} that can be used, got {short(name)}: {error}") from error
     if cls is None:
-        nearest = suggest(str(name), registry.names(), what=f"{registry.kind}s", most=99)
-        raise SpecError(f" must name {known}, got {name!r}; {nearest}")
+        nearest = suggest(label(name), registry.names(), what=f"{registry.kind}s", most=99)
+        raise SpecError(f" must name {known}, got {short(name)}; {nearest}")
     return cls
 
 
@@ -166,15 +190,9 @@ def name_and_options(entry: object, kind: str) -> tuple[object, object]:
     if not isinstance(entry, Mapping):
         return entry, None
     if len(entry) != 1:
-        keys = ", ".join(map(str, entry))
+        keys = ", ".join(map(label, [*entry][:12])) + (", ..." if len(entry) > 12 else "")
         raise SpecError(
             f" must be a name or one name with its options, got {len(entry)} keys ({keys});"
             f" start each {kind} with its own dash"
         )
     return next(iter(entry.items()))
-
-
-def short(value: object) -> str:
-    """The value's repr, at most 60 characters long."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tbx_callbacks._errors import OUTSIDE_ERRORS
+from tbx_callbacks._extensions import OUTSIDE_ERRORS
 from tbx_callbacks._model.parameters import PerGroup
 from tbx_callbacks._stats import histogram
 from tbx_callbacks._stats.flat import flat_all

@@ -19,9 +19,9 @@ from tbx_callbacks._distributed.background_worker import Worker
 from tbx_callbacks._distributed.collectives import END, Merger, UnmatchedError, hash_of
 from tbx_callbacks._distributed.decisions import Decisions, Numbers
 from tbx_callbacks._distributed.group import GlooGroup, GroupAbandonedError, rendezvous, step_timeout
-from tbx_callbacks._errors import described
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks._stats.host_copy import HostCopy
+from tbx_callbacks._text import reason
 from tbx_callbacks.metrics.values import HistogramParts, Max, Partial, Partials
 
 logger = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class Reducer:
         except Exception as error:
             if not self._publishing_failed:
                 self._publishing_failed = True
-                logger.warning("publishing failed; the step's values are not written: %s", described(error))
+                logger.warning("publishing failed; the step's values are not written: %s", reason(error))
 
     def _await_decisions(self, decisions: Future[Numbers]) -> Numbers:
         """Waits for the decisions of a step, at most as long as a step may wait for other ranks."""

@@ -11,7 +11,8 @@ import torch
 from tbx_callbacks._engine.cost import DeviceTime, charge
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.metric_plan import MetricRun
-from tbx_callbacks._errors import OUTSIDE_ERRORS, described
+from tbx_callbacks._extensions import OUTSIDE_ERRORS
+from tbx_callbacks._text import reason
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,4 @@ class Guard:
             raise error
         if what not in self._warned:
             self._warned.add(what)
-            logger.warning(
-                "%s failed at step %d; the affected values are not written: %s", what, step, described(error)
-            )
+            logger.warning("%s failed at step %d; the affected values are not written: %s", what, step, reason(error))

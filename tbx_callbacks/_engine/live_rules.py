@@ -15,7 +15,7 @@ from tbx_callbacks._config.rule_options import LiveRule, LiveRuleConfig, functio
 from tbx_callbacks._config.schedule import Schedule
 from tbx_callbacks._distributed.background_worker import Worker
 from tbx_callbacks._engine.live_history import RunHistory, read_history
-from tbx_callbacks._errors import described
+from tbx_callbacks._text import reason
 from tbx_callbacks.metrics.host_values import FinalValue, Text
 from tbx_callbacks.rules import SEVERITIES, Action, Finding, diagnose
 from tbx_callbacks.rules.base import ACTIONS
@@ -87,7 +87,7 @@ class RuleRunner:
     def _on_record_error(self, error: BaseException) -> None:
         if not self._warned:
             self._warned = True
-            logger.warning("live rules may miss values: recording them failed with %s", described(error))
+            logger.warning("live rules may miss values: recording them failed with %s", reason(error))
 
     # -- on the worker thread ----------------------------------------------------------------------------------------
 
@@ -122,9 +122,9 @@ class RuleRunner:
     def _disable(self, name: str, step: int, error: BaseException, *, is_final: bool) -> None:
         del self._rules[name]
         if self.fail is not None and not is_final:
-            self.fail(RuntimeError(f"rule {name} failed at step {step}: {described(error)}"))
+            self.fail(RuntimeError(f"rule {name} failed at step {step}: {reason(error)}"))
             return
-        logger.warning("rule %s failed at step %d and is disabled: %s", name, step, described(error))
+        logger.warning("rule %s failed at step %d and is disabled: %s", name, step, reason(error))
 
     def _is_new(self, finding: Finding) -> bool:
         rank = SEVERITIES.index(finding.severity)
@@ -154,7 +154,7 @@ def _call(path: str, finding: Finding) -> None:
     try:
         function_of(path)(finding)
     except BaseException as error:  # also sys.exit()
-        logger.warning("%s failed on the finding %s: %s", path, finding.id, described(error))
+        logger.warning("%s failed on the finding %s: %s", path, finding.id, reason(error))
 
 
 class LiveRules:

@@ -16,8 +16,9 @@ from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._engine.counters import Counters
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.publisher import Publisher
-from tbx_callbacks._errors import OUTSIDE_ERRORS, described
+from tbx_callbacks._extensions import OUTSIDE_ERRORS
 from tbx_callbacks._model.parameters import NO_SELECTION
+from tbx_callbacks._text import reason
 from tbx_callbacks.metrics.base import Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.host_values import FinalValue
@@ -165,14 +166,14 @@ class MetricRunner:
             metric_run.cost.add(self._clock() - started, context.step)
         except OUTSIDE_ERRORS as error:
             if self._strict:
-                raise RuntimeError(f"metric {name} failed at step {context.step}: {described(error)}") from error
+                raise RuntimeError(f"metric {name} failed at step {context.step}: {reason(error)}") from error
             lost_tags = ", ".join(metric_run.spec.metric.tags)
             logger.warning(
                 "metric %s failed at step %d and is disabled; no longer written: %s; error: %s%s",
                 name,
                 context.step,
                 lost_tags,
-                described(error),
+                reason(error),
                 _place(error) if metric_run.is_outside else "",
             )
             if owner:

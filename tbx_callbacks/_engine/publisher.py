@@ -12,7 +12,7 @@ from tbx_callbacks._distributed.decisions import Decisions
 from tbx_callbacks._distributed.packing import Facts, PackedStep, StepValues
 from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.live_rules import LiveRules
-from tbx_callbacks._errors import described
+from tbx_callbacks._text import reason
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.metrics.values import Partials, Value
 from tbx_callbacks.tags import EARLIER, HIDDEN
@@ -54,7 +54,7 @@ class OrderedQueue:
     def _on_error(self, error: BaseException) -> None:
         if not self._warned:
             self._warned = True
-            logger.warning("publishing failed; the step's values are not written: %s", described(error))
+            logger.warning("publishing failed; the step's values are not written: %s", reason(error))
 
 
 class Publisher:
@@ -89,7 +89,7 @@ class Publisher:
         if kind not in self._warned:
             self._warned.add(kind)
             logger.warning(
-                "%s is not written: its value cannot be computed; fix the metric; error: %s", tag, described(error)
+                "%s is not written: its value cannot be computed; fix the metric; error: %s", tag, reason(error)
             )
 
     def last_value(self, tag: str) -> FinalValue | None:

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
 from tbx_callbacks._config.bundled import bundled_folder
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.rule_options import load_rules
-from tbx_callbacks._extensions import suggest
+from tbx_callbacks._extensions import suggest, without_imports
+from tbx_callbacks._text import short
 from tbx_callbacks.cli.doctor import as_json, print_diagnosis
+from tbx_callbacks.cli.terminal import Commands, console, errors, fail, print_json, print_warnings
 from tbx_callbacks.rules.diagnose import diagnose_folder
 from tbx_callbacks.runs.reader import UnreadableError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-console = Console(highlight=False)
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
 
 
 def main() -> None:
@@ -35,7 +37,8 @@ def main() -> None:
 
 
 @app.callback()
-def _import_from_current_folder() -> None:
+def _prepare() -> None:
+    print_warnings()
     sys.path.insert(0, "")  # a metric set may name classes and functions of modules there, as a script may
 
 
@@ -57,16 +60,30 @@ def metrics() -> None:
 
 
 @app.command()
-def check(file: Annotated[str, typer.Argument(help="A YAML file, or the name of a bundled set.")]) -> None:
-    """Check a metric set: print its metrics and rules, or the error."""
+def check(
+    file: Annotated[str, typer.Argument(help="A YAML file, or the name of a bundled set.")],
+    no_code: Annotated[
+        bool, typer.Option("--no-code", help="Import nothing that the set names; list what was not checked.")
+    ] = False,
+) -> None:
+    """Check a metric set: print its metrics and rules, or the error.
+
+    A metric set that names Python objects runs their code: only use files you trust, or --no-code.
+    """
     from tbx_callbacks.cli.metric_sets import check_table
 
+    skipped: list[str] = []
     try:
-        table, summary = check_table(file)
+        with ExitStack() as stack:
+            skipped = stack.enter_context(without_imports()) if no_code else []
+            table, summary = check_table(file)
     except ConfigError as error:
-        _fail(str(error))
+        fail(str(error))
     console.print(table)
     console.print(summary)
+    if no_code:
+        names = ", ".join(dict.fromkeys(skipped)) or "nothing: the set names no code"
+        console.print(f"not checked, for they are code: {escape(names)}")
 
 
 @app.command()
@@ -74,7 +91,7 @@ def schema() -> None:
     """Print the JSON Schema of a metric set, for completion and checks in editors."""
     from tbx_callbacks._config.json_schema import json_schema
 
-    print(json.dumps(json_schema(), indent=2))
+    print_json(json_schema())
 
 
 @app.command()
@@ -86,9 +103,9 @@ def view(
     try:
         from tensorboard import program
     except ImportError:
-        _fail("view needs TensorBoard, which is not installed; run: pip install tbx-callbacks[view]")
+        fail("view needs TensorBoard, which is not installed; run: pip install tbx-callbacks[view]")
     if not logdir.is_dir():
-        _fail(f"LOGDIR must be a folder, got {str(logdir)!r}")
+        fail(f"LOGDIR must be a folder, got {str(logdir)!r}")
     if not any(logdir.rglob("*tfevents*")):
         console.print(f"[yellow]{escape(str(logdir))} contains no event files yet[/yellow]")
     board = program.TensorBoard()
@@ -96,9 +113,9 @@ def view(
     try:
         url = board.launch()
     except program.TensorBoardPortInUseError:
-        _fail(f"port {port} is in use; choose another with --port, or --port 0 for a free one")
+        fail(f"port {port} is in use; choose another with --port, or --port 0 for a free one")
     except program.TensorBoardServerException as error:
-        _fail(f"TensorBoard did not start: {error}")
+        fail(f"TensorBoard did not start: {error}")
     console.print(f"TensorBoard on {escape(str(logdir))}: {url}  (Ctrl-C to stop)", soft_wrap=True)
     _stop_event().wait()
     console.print("stopped")
@@ -113,12 +130,12 @@ def doctor(
     """Diagnose runs and print findings, worst first. Exit code: 0 healthy, 1 errors found, 2 unreadable."""
     try:
         rules_by_name = load_rules(rules) if rules else None
-        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+        with Progress(console=errors, transient=True, disable=not sys.stderr.isatty()) as bars:
             runs = list(diagnose_folder(logdir, rules=rules_by_name, progress=lambda name: _bar(bars, name)))
     except (ConfigError, UnreadableError, ImportError) as error:
-        _fail(str(error))
+        fail(str(error))
     if json_:
-        print(as_json(runs))
+        print_json(as_json(runs))
     else:
         for diagnosed in runs:
             print_diagnosis(diagnosed, console)
@@ -130,7 +147,9 @@ def report(
     logdir: Annotated[
         list[str], typer.Argument(help="Folders of runs, or of several runs; multiple runs are overlaid.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Path of the report.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Path of the report; - is standard output.")] = Path(
+        "report.html"
+    ),
     png: Annotated[Path | None, typer.Option(help="Folder for PNG files of the main figures.")] = None,
     rules: Annotated[Path | None, typer.Option(help="YAML file with `rules:`, which maps rules to thresholds.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Update the report while runs grow, until Ctrl-C.")] = False,
@@ -138,23 +157,28 @@ def report(
 ) -> None:
     """Write a self-contained HTML report: figures and findings of the runs."""
     from tbx_callbacks.report import write_report
+    from tbx_callbacks.report.output import is_stdout
     from tbx_callbacks.report.watch import follow
 
     def write(refresh: float | None = None) -> Path:
         rules_by_name = load_rules(rules) if rules else None
-        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+        with Progress(console=errors, transient=True, disable=not sys.stderr.isatty()) as bars:
             return write_report(
                 logdir, output, png=png, rules=rules_by_name, progress=lambda name: _bar(bars, name), refresh=refresh
             )
 
     try:
+        to_stdout = is_stdout(output)
+        if to_stdout and watch:
+            fail(f"--watch must have a file to update, got {short(str(output))}; name one with --output")
         if watch:
             stopped = _stop_event()
             for result in follow(logdir, lambda: write(every), lambda: stopped.wait(every)):
                 console.print(f"{time.strftime('%H:%M:%S')} {escape(str(result))}", soft_wrap=True)
-        console.print(f"report: {escape(str(write()))}", soft_wrap=True)
+        page = write()
+        (errors if to_stdout else console).print(f"report: {escape(str(page))}", soft_wrap=True)
     except (ConfigError, UnreadableError, ImportError, OSError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
@@ -169,7 +193,7 @@ def recipe(
         console.print(f"recipes: {', '.join(recipes)}; options: tbx-callbacks recipe {recipes[0]} --help")
         return
     if name not in recipes:
-        _fail(f"the recipe must be a known one, got {name!r}; {suggest(name, recipes, what='recipes')}")
+        fail(f"the recipe must be a known one, got {name!r}; {suggest(name, recipes, what='recipes')}")
     script = folder / f"{name.replace('-', '_')}.py"
     sys.path.insert(0, str(folder))
     sys.argv = [f"tbx-callbacks recipe {name}", *context.args]
@@ -187,8 +211,3 @@ def _stop_event() -> threading.Event:
 def _bar(bars: Progress, name: str) -> Callable[[int, int], None]:
     task = bars.add_task(escape(f"reading {name}"), total=None)
     return lambda done, total: bars.update(task, completed=done, total=total)
-
-
-def _fail(message: str) -> NoReturn:
-    Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(message)}", soft_wrap=True)
-    raise typer.Exit(2)

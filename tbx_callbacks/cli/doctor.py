@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
+from tbx_callbacks._text import printable
 from tbx_callbacks.rules import Diagnosis, Finding, Unjudged
 from tbx_callbacks.rules.diagnose import DiagnosedRun
 
@@ -24,24 +24,30 @@ def print_diagnosis(diagnosed: DiagnosedRun, console: Console) -> None:
     console.print(f"[bold]{_safe(name)}[/bold]: {len(run.scalars)} scalar tags, {run.last_step} steps")
     for finding in diagnosis.findings:
         colour = _COLOURS[finding.severity]
-        console.print(f"  [{colour}]{finding.severity:8}[/{colour}][bold]{finding.id}[/bold], {_location(finding)}")
+        console.print(
+            f"  [{colour}]{finding.severity:8}[/{colour}][bold]{_safe(finding.id)}[/bold], {_location(finding)}"
+        )
         console.print(Padding(f"{_safe(finding.means)}\n[dim]try:[/dim] {_safe(finding.advice)}", (0, 0, 0, 10)))
         console.print(Padding(f"[dim]{_evidence(finding)}\n{_safe(finding.source)}[/dim]", (0, 0, 0, 10)))
     if not diagnosis.findings:
         console.print("  [green]healthy[/green]: no findings")
     for file, missing in run.unread.items():
         console.print(f"  [yellow]{missing} bytes at the end of {_safe(file)} are truncated or damaged[/yellow]")
+    for words in run.left_out:
+        console.print(f"  [yellow]{_safe(words)}[/yellow]")
     if diagnosis.unjudged:
         console.print(f"  [dim]not judged, {len(diagnosis.unjudged)} rules:[/dim]")
         for requirement, names in _by_need(diagnosis.unjudged).items():
-            console.print(Padding(f"[dim]{', '.join(names)}: {requirement}[/dim]", (0, 0, 0, 4)))
+            console.print(Padding(f"[dim]{', '.join(map(_safe, names))}: {requirement}[/dim]", (0, 0, 0, 4)))
 
 
 def show_worst(diagnosis: Diagnosis, console: Console, *, most: int = 3) -> None:
     """Prints the worst findings, one per line, and the number of further ones."""
     for finding in diagnosis.findings[:most]:
         colour = _COLOURS[finding.severity]
-        console.print(f"[{colour}]{finding.severity}[/{colour}] {finding.id}: {_safe(finding.means)}", soft_wrap=True)
+        console.print(
+            f"[{colour}]{finding.severity}[/{colour}] {_safe(finding.id)}: {_safe(finding.means)}", soft_wrap=True
+        )
     more = len(diagnosis.findings) - most
     if more > 0:
         console.print(f"and {more} more")
@@ -49,8 +55,8 @@ def show_worst(diagnosis: Diagnosis, console: Console, *, most: int = 3) -> None
         console.print("[green]healthy[/green]: no findings")
 
 
-def as_json(diagnosed: list[DiagnosedRun]) -> str:
-    """All diagnoses as JSON."""
+def as_json(diagnosed: list[DiagnosedRun]) -> dict[str, object]:
+    """All diagnoses, for JSON."""
     runs = [
         {
             "run": entry.name,
@@ -60,11 +66,12 @@ def as_json(diagnosed: list[DiagnosedRun]) -> str:
             "findings": [_plain(finding) for finding in entry.diagnosis.findings],
             "unjudged": [dataclasses.asdict(rule) for rule in entry.diagnosis.unjudged],
             "unread": dict(entry.run.unread),
+            "left_out": list(entry.run.left_out),
         }
         for entry in diagnosed
     ]
     healthy = all(entry.diagnosis.healthy for entry in diagnosed)
-    return json.dumps({"healthy": healthy, "runs": runs}, indent=2, allow_nan=False)
+    return {"healthy": healthy, "runs": runs}
 
 
 def _plain(finding: Finding) -> dict[str, object]:
@@ -94,5 +101,5 @@ def _evidence(finding: Finding, most: int = 3) -> str:
 
 
 def _safe(text: str) -> str:
-    """Text from a run without markup and without control characters for the terminal."""
-    return escape("".join(char if char.isprintable() else "?" for char in text))
+    """Text from a run without markup, on one line."""
+    return escape(printable(text))

@@ -9,6 +9,7 @@ from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.cadence import Cadence
 from tbx_callbacks._config.metric_set import Config, load_config
 from tbx_callbacks._config.metric_spec import MetricSpec, metric_model
+from tbx_callbacks._text import words
 from tbx_callbacks.metrics.registry import METRIC_CLASSES
 
 
@@ -46,10 +47,10 @@ def check_table(file: str) -> tuple[Table, str]:
     table = Table("metric", "every", "parameters", "tags")
     for item in config.items:
         table.add_row(*map(escape, (item.name, _cadence(item, config), _parameters(item), "\n".join(item.metric.tags))))
-    return table, (
-        f"{escape(config.source)}: {len(config.items)} metrics, every: {_text(config.every)}, strict: {config.strict},"
-        f" rules: {escape(config.live.describe())}, writers: {escape(', '.join(spec.name for spec in config.writers))}"
-        f"{escape(_kept(config))}"
+    writers = ", ".join(spec.name for spec in config.writers)
+    return table, escape(
+        f"{config.source}: {len(config.items)} metrics, every: {_text(config.every)}, strict: {config.strict},"
+        f" rules: {config.live.describe()}, writers: {writers}{_kept(config)}"
     )
 
 
@@ -64,7 +65,7 @@ def _cadence(item: MetricSpec, config: Config) -> str:
 
 
 def _text(cadence: Cadence) -> str:
-    return str(cadence).removeprefix("every ")
+    return words(cadence).removeprefix("every ")
 
 
 def _parameters(item: MetricSpec) -> str:
@@ -77,4 +78,4 @@ def _parameters(item: MetricSpec) -> str:
 
 
 def _default(option: str, value: object) -> str:
-    return ("the set's" if option == "every" else "none") if value is None else str(value)
+    return ("the set's" if option == "every" else "none") if value is None else words(value)

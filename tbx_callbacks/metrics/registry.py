@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from tbx_callbacks._extensions import ExtensionError, Registry, check_frozen_dataclass, suggest
 from tbx_callbacks._model.parameters import Select
+from tbx_callbacks._text import short
 from tbx_callbacks.metrics.activations import Activations
 from tbx_callbacks.metrics.base import EVENTS, NEEDS, Metric
 from tbx_callbacks.metrics.clipping import Clip
@@ -60,15 +61,19 @@ def check_metric(loaded: object, _name: str | None = None) -> type[Metric]:
         or not tags
         or not all(isinstance(text, str) for item in tags.items() for text in item)
     ):
-        raise ExtensionError(f"tags must be a mapping of tag to unit, got {tags!r}; for example {{'kurtosis': ''}}")
+        raise ExtensionError(
+            f"tags must be a mapping of tag to unit, got {short(tags)}; for example {{'kurtosis': ''}}"
+        )
     for attribute, known in (("events", EVENTS), ("needs", NEEDS)):
         values = getattr(cls, attribute, None)
         if not isinstance(values, frozenset) or not values <= known:
             if not isinstance(values, (set, frozenset)):
-                raise ExtensionError(f"{attribute} must be a frozenset of names, got {values!r}; derive it from Metric")
+                raise ExtensionError(
+                    f"{attribute} must be a frozenset of names, got {short(values)}; derive it from Metric"
+                )
             unknown = str(next(iter(values - known), ""))
             remedy = suggest(unknown, sorted(known), what=attribute) if unknown else "write frozenset({...})"
-            raise ExtensionError(f"{attribute} must be a frozenset of known names, got {values!r}; {remedy}")
+            raise ExtensionError(f"{attribute} must be a frozenset of known names, got {short(values)}; {remedy}")
     if not isinstance(getattr(cls, "select", 0), Select | None) or not isinstance(getattr(cls, "cost", 0), str):
         raise ExtensionError("select must be a Select or None, and cost a string; derive the class from Metric")
     return cls

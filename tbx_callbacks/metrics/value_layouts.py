@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tbx_callbacks._errors import described
+from tbx_callbacks._text import reason
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.metrics.values import Value
 
@@ -44,7 +44,7 @@ def from_json(description: Any) -> Value:
     try:
         return kinds[-1](**options)  # the last one, if a notebook has defined the class again
     except Exception as error:  # a class from outside may raise anything
-        return _Unusable(f"{name} must accept 0.0 for each of its parts, got {described(error)}; check parts in sums()")
+        return _Unusable(f"{name} must accept 0.0 for each of its parts, got {reason(error)}; check parts in sums()")
 
 
 @dataclass(frozen=True)

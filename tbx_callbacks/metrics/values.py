@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from torch import Tensor
 
-from tbx_callbacks._errors import OUTSIDE_ERRORS
+from tbx_callbacks._extensions import OUTSIDE_ERRORS
 from tbx_callbacks._model.parameters import PerGroup
 from tbx_callbacks._stats import histogram
 from tbx_callbacks._stats.clip_factor import clip_factor

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tbx_callbacks.report.output import check_path, make_folder, write_file
 from tbx_callbacks.rules.base import Rule
 from tbx_callbacks.runs.reader import Progress
 
@@ -64,31 +65,32 @@ def write_report(
 
     Args:
         logdirs: folders of runs, or folders with runs below them.
-        path: of the page. An existing page is replaced atomically, so no reader sees an incomplete page.
-        png: a folder for PNG files of the main figures.
+        path: of the page, a file in a folder that exists; `-` is the standard output. An existing page is replaced at
+            once, so no reader sees an incomplete page. See `output.write_file`.
+        png: a folder for PNG files of the main figures; created if only its name is new.
         rules: the rules, by name; default: all, with their default thresholds.
         progress: called with a run's name; returns the callback that reports reading progress.
         refresh: interval in seconds at which the page reloads itself.
 
     Raises:
-        UnreadableError: a folder cannot be read, or contains no run.
+        UnreadableError: no folder contains a run that can be read.
+        OutputError: `path` or `png` cannot be written.
         ImportError: plotly, jinja2 or TensorBoard is not installed, or matplotlib for `png`.
     """
     _check()
     from tbx_callbacks.report.loaded_runs import read
     from tbx_callbacks.report.page import render
 
+    check_path(path)  # before the runs are read, which may take long
+    if png is not None:
+        make_folder(png)
     loaded_runs = read(logdirs, rules=rules, progress=progress)
-    page = Path(path)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    partial_page = page.with_name(f".{page.name}.part")
-    partial_page.write_text(render(loaded_runs, refresh=refresh), encoding="utf-8")
-    partial_page.replace(page)
+    write_file(path, render(loaded_runs, refresh=refresh).encode("utf-8", "replace"))
     if png is not None:
         from tbx_callbacks.report.png_export import export
 
         export(loaded_runs, Path(png))
-    return page
+    return Path(path)
 
 
 def _check() -> Any:

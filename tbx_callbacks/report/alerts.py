@@ -36,7 +36,7 @@ def alert_markers(loaded_run: LoadedRun, series: Series, run: int) -> go.Scatter
     steps, values = series.steps[finite], series.values[finite]
     return go.Scatter(
         x=[step for step, _ in alerts],
-        y=[float(values[np.argmin(np.abs(steps - step))]) for step, _ in alerts],
+        y=[float(values[np.argmin(np.abs(steps.astype(np.float64) - step))]) for step, _ in alerts],
         mode="markers",
         name="alerts",
         text=[""] * len(alerts),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from tbx_callbacks.report.columns import step_column, value_column
 from tbx_callbacks.report.downsampling import histogram_grid, quantiles
 from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.loaded_runs import LoadedRun
@@ -78,10 +79,10 @@ def _over_time(histograms: Histograms, columns: int, run: int, pick: Mapping[str
         return []
     meta = {"run": run, "pick": dict(pick)}
     density = np.sqrt(shares / shares.max()) if shares.max() > 0 else shares
-    centres = (edges[:-1] + edges[1:]) / 2
+    centres = edges[:-1] / 2 + edges[1:] / 2
     heatmap = go.Heatmap(
-        x=steps.astype(np.int32),
-        y=centres.astype(np.float32),
+        x=step_column(steps),
+        y=value_column(centres),
         z=np.round(density * 255).astype(np.uint8),
         zmin=0,
         zmax=255,
@@ -99,8 +100,8 @@ def _over_time(histograms: Histograms, columns: int, run: int, pick: Mapping[str
     )
     gaps = np.full((3, 1), np.nan)
     lines = go.Scatter(
-        x=np.tile(np.append(steps, steps[-1]), 3).astype(np.int32),
-        y=np.concatenate([bands.T, gaps], 1).ravel().astype(np.float32),
+        x=step_column(np.tile(np.append(steps, steps[-1]), 3)),
+        y=value_column(np.concatenate([bands.T, gaps], 1).ravel()),
         mode="lines",
         line={"color": "#d55e00", "width": 1},
         hoverinfo="skip",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tbx_callbacks.runs.series import Floats, Histograms, Series
 
 MAX_POINTS = 1200  # per line; a screen has no more columns
+_WIDEST = 1e300  # twice and more of it must be a number for whatever draws the bins, too
 Indices = NDArray[np.intp]
 
 
@@ -71,9 +72,12 @@ def histogram_grid(histograms: Histograms, *, columns: int, bins: int = 64) -> t
     groups = np.array_split(np.array(nonempty), min(columns, len(nonempty)))
     low = min(_quantile(histograms.buckets[index], 0.001) for index in nonempty)
     high = max(_quantile(histograms.buckets[index], 0.999) for index in nonempty)
-    width = (high - low) or abs(high) or 1.0
-    edges = np.linspace(low - 0.02 * width, high + 0.02 * width, bins + 1)
+    with np.errstate(over="ignore"):
+        width = (high - low) or abs(high) or 1.0
+        first, last = np.clip((low - 0.02 * width, high + 0.02 * width), -_WIDEST, _WIDEST).tolist()
+    edges = np.linspace(first, last, bins + 1)
     shares = np.stack([np.mean([_shares(histograms.buckets[n], edges) for n in group], axis=0) for group in groups], 1)
+    shares = np.nan_to_num(shares, nan=0.0, posinf=0.0, neginf=0.0)  # bins that are too narrow for float64
     return np.array([histograms.steps[group[-1]] for group in groups], np.float64), edges, shares
 
 

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from tbx_callbacks import tags
 from tbx_callbacks.report.colours import HEAT, SEVERITY
+from tbx_callbacks.report.columns import step_column, value_column
 from tbx_callbacks.report.downsampling import heat_grid
 from tbx_callbacks.report.labels import plain, short
 from tbx_callbacks.report.loaded_runs import LoadedRun
@@ -89,15 +90,15 @@ def _heat(series: Mapping[str, Series], run: int, pick: Mapping[str, str]) -> li
     with np.errstate(divide="ignore", invalid="ignore"):
         colour = np.where(is_shown, np.log10(values) if logarithmic else values, np.nan)
     common: dict[str, Any] = {
-        "x": steps.astype(np.int32),
+        "x": step_column(steps),
         "y": names,
         "ygap": 1 if len(names) < 40 else 0,
         "meta": {"run": run, "pick": dict(pick)},
     }
     hover = "step %{x}<br>%{y}<br>%{customdata:.4~g}<extra></extra>"
     main = go.Heatmap(
-        z=colour.astype(np.float32),
-        customdata=np.where(np.isfinite(values), values, np.nan).astype(np.float32),
+        z=value_column(colour),
+        customdata=value_column(values),
         colorscale=HEAT,
         colorbar=_bar(colour, logarithmic=bool(logarithmic)),
         hovertemplate=hover,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from tbx_callbacks._text import printable
+
 
 def plain(text: str, most: int = 80) -> str:
     """Escapes text so that plotly shows it unchanged: plotly interprets HTML in names, and templates in `%{...}`."""
-    printable = "".join(char if char.isprintable() else "?" for char in text)
-    if len(printable) > most:
-        printable = f"{printable[: most // 2]}...{printable[-most // 2 :]}"
-    return printable.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    shown = text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
+    return printable(shown).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def short(names: Iterable[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from tbx_callbacks.report.alerts import alert_markers
 from tbx_callbacks.report.charts import LineChart
 from tbx_callbacks.report.colours import DASHES, RUNS, SEVERITY
+from tbx_callbacks.report.columns import step_column, value_column
 from tbx_callbacks.report.downsampling import thin
 from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.loaded_runs import LoadedRun
@@ -72,7 +73,7 @@ def loss_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure 
     for index, loaded_run in enumerate(loaded_runs):
         findings_by_step = _findings_by_step(loaded_run, start)
         start += len(loaded_run.diagnosis.findings)
-        if findings_by_step:
+        if findings_by_step and _losses(loaded_run):
             figure.add_trace(_markers(loaded_run, findings_by_step, index))
     return figure.update_layout(showlegend=len(figure.data) > 1)
 
@@ -92,10 +93,10 @@ def _line(series: Series, *, name: str, colour: str, dash: str, meta: Mapping[st
     smooth_values = None
     if len(series) >= _MAX_MARKED_POINTS:
         levels = [smooth(values, share * len(values))[selected] for share in _SMOOTHING]
-        smooth_values = np.stack(levels, 1).astype(np.float32)
+        smooth_values = value_column(np.stack(levels, 1))
     return go.Scatter(
-        x=series.steps[selected].astype(np.int32),
-        y=values[selected].astype(np.float32),
+        x=step_column(series.steps[selected]),
+        y=value_column(values[selected]),
         customdata=smooth_values,
         name=name,
         mode="lines" if len(series) > _MAX_MARKED_POINTS else "lines+markers",
@@ -142,12 +143,16 @@ def _markers(loaded_run: LoadedRun, findings_by_step: Mapping[int, list[tuple[in
     )
 
 
+def _losses(loaded_run: LoadedRun) -> dict[str, Series]:
+    return {**TRAIN_LOSS.all(loaded_run.run), **EVAL_LOSS.all(loaded_run.run)}
+
+
 def _height(loaded_run: LoadedRun, step: int, finding: Finding) -> float:
     """The loss at a step: the evaluation loss if the finding is about it."""
-    losses = {**TRAIN_LOSS.all(loaded_run.run), **EVAL_LOSS.all(loaded_run.run)}
+    losses = _losses(loaded_run)
     series = next((losses[tag] for tag in finding.tags if tag in losses), None) or next(iter(losses.values()))
     finite = np.isfinite(series.values)
     if not finite.any():
         return 0.0
-    index = int(np.argmin(np.abs(series.steps[finite] - step)))
+    index = int(np.argmin(np.abs(series.steps[finite].astype(np.float64) - step)))
     return float(series.values[finite][index])

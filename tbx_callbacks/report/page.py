@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from tbx_callbacks._text import printable
 from tbx_callbacks.report import tables
 from tbx_callbacks.report.colours import ON_DARK
 from tbx_callbacks.report.loaded_runs import LoadedRun, clock
@@ -39,6 +40,7 @@ def render(loaded_runs: Sequence[LoadedRun], *, refresh: float | None = None) ->
         loader=PackageLoader("tbx_callbacks.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -95,6 +97,11 @@ def _figure(figure: go.Figure) -> dict[str, Any]:
     for name in ("template", "title", "updatemenus"):
         json_figure["layout"].pop(name, None)
     return json_figure
+
+
+def _visible(value: Any) -> Any:
+    """Text from runs without characters that reorder or hide other text; what is HTML stays."""
+    return printable(value, "\n\t") if type(value) is str else value
 
 
 def _asset(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import unescape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from tbx_callbacks.report.loaded_runs import LoadedRun
+from tbx_callbacks.report.output import write_file
 from tbx_callbacks.report.sections import sections
 
 MAIN = ("training", "gradients", "layers", "speed")
@@ -33,9 +35,10 @@ _MARKS = {"diamond": "D", "triangle-up": "^", "circle": "o", "x": "X"}
 def export(loaded_runs: Sequence[LoadedRun], folder: Path) -> None:
     """Writes a PNG of every main figure: `loss.png`, `gradient_norm.png`, `grad_norm.png` (by layer), ...
 
-    With several runs, figures by layer show the first run.
+    The folder exists. With several runs, figures by layer show the first run.
 
     Raises:
+        OutputError: a file cannot be written.
         ImportError: matplotlib is not installed.
     """
     try:
@@ -45,13 +48,14 @@ def export(loaded_runs: Sequence[LoadedRun], folder: Path) -> None:
         raise ImportError(
             "pictures need matplotlib, which is not installed; run: pip install 'tbx-callbacks[report]'"
         ) from error
-    folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(_STYLE):
         for section in sections(loaded_runs):
             for name, figure in section.figures.items() if section.id in MAIN else ():
                 canvas = Figure(figsize=(8, (figure.layout.height or 360) / 90))
                 _draw(canvas.add_subplot(), figure)
-                canvas.savefig(folder / f"{name}.png")
+                picture = BytesIO()
+                canvas.savefig(picture, format="png")
+                write_file(folder / f"{name}.png", picture.getvalue())
 
 
 def _draw(axes: Any, figure: go.Figure) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -31,6 +33,7 @@ _TITLES = {
     tags.ACTIVATIONS: "Activations",
 }
 _MAX_OTHERS = 24
+_LONGEST_ID = 80
 _IGNORED_SUFFIXES = ("/epoch", "runtime", "per_second", "total_flos", "steps_per_s")
 
 
@@ -53,6 +56,11 @@ class Section:
 
 def sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
     """The sections that contain at least one figure."""
+    with np.errstate(all="ignore"):  # absurd numbers in a file are no warnings of ours
+        return _sections(loaded_runs)
+
+
+def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
     main_maps = {key: heat_map(loaded_runs, key, title) for key, title in HEATS.items()}
     other_families = dict.fromkeys(
         key for loaded_run in loaded_runs for key in families(loaded_run.run) if key not in HEATS
@@ -102,7 +110,17 @@ def _all_zero(figure: go.Figure) -> bool:
 
 
 def _present(figures: dict[str, go.Figure | None]) -> dict[str, go.Figure]:
-    return {name.replace("/", "_"): figure for name, figure in figures.items() if figure is not None}
+    return _by_id({name: figure for name, figure in figures.items() if figure is not None})
+
+
+def _by_id(figures: Mapping[str, go.Figure]) -> dict[str, go.Figure]:
+    """The figures by names that are valid and different as ids in a page, whatever the tags contain."""
+    by_id: dict[str, go.Figure] = {}
+    for name, figure in figures.items():
+        base = re.sub(r"[^\w.-]", "_", name[:_LONGEST_ID], flags=re.ASCII)
+        ids = (base if n == 1 else f"{base}_{n}" for n in itertools.count(1))
+        by_id[next(id_ for id_ in ids if id_ not in by_id)] = figure
+    return by_id
 
 
 def _histograms(loaded_runs: Sequence[LoadedRun]) -> Section:
@@ -115,7 +133,7 @@ def _histograms(loaded_runs: Sequence[LoadedRun]) -> Section:
         for family, layers in by_family.items()
     }
     about = "Distribution of the values of each layer over time. Lines: median and 90 % interval."
-    return Section("histograms", "Histograms over time", about, figures)
+    return Section("histograms", "Histograms over time", about, _by_id(figures))
 
 
 def _others(loaded_runs: Sequence[LoadedRun]) -> dict[str, go.Figure]:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from tbx_callbacks import tags
+from tbx_callbacks._text import short
+from tbx_callbacks.report.columns import EXACT
 from tbx_callbacks.report.loaded_runs import LoadedRun, clock
 from tbx_callbacks.rules import Finding
 from tbx_callbacks.rules.required_series import TRAIN_LOSS
@@ -21,6 +23,7 @@ from tbx_callbacks.runs.series import Run
 from tbx_callbacks.tags import EVALUATION, larger_is_better
 
 _NON_RESULT_SUFFIXES = ("runtime", "per_second", "model_preparation_time", "num_tokens")
+_LONGEST_CELL = 2_000
 _KNOWN_TEXTS = (tags.ARGS, tags.MODEL_CONFIG, tags.ENVIRONMENT, tags.NONFINITE_FIRST_BAD)
 
 
@@ -90,7 +93,7 @@ def environment(loaded_run: LoadedRun) -> Mapping[str, str]:
     entry, fields = clock(loaded_run.run), _json_of(loaded_run.run, tags.ENVIRONMENT)
     facts = {
         "folder": loaded_run.folder,
-        "started": time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(entry.started)),
+        "started": _date(entry.started),
         "last point after": duration(float(entry.seconds[-1])),
         "steps": f"{loaded_run.run.last_step:,}",
         "scalar tags": str(len(loaded_run.run.scalars)),
@@ -98,6 +101,11 @@ def environment(loaded_run: LoadedRun) -> Mapping[str, str]:
     }
     for file, missing in loaded_run.run.unread.items():
         facts[f"truncated: {file}"] = f"{missing} bytes at its end are not readable"
+    for number, words in enumerate(loaded_run.run.left_out, 1):
+        facts[f"left out, {number}"] = words
+    ends = [series.steps[[0, -1]].astype(np.float64) for series in loaded_run.run.scalars.values()]
+    if np.abs(ends).max() > EXACT:
+        facts["large steps"] = "steps above 2^53 are rounded in the charts: browsers have no larger exact numbers"
     return facts | {name: format_value(value) for name, value in fields.items()}
 
 
@@ -123,9 +131,15 @@ def single_values(loaded_runs: Sequence[LoadedRun]) -> list[Row]:
 
 def format_value(value: object) -> str:
     """Formats a value for a table."""
+    if isinstance(value, str):
+        return value if len(value) <= _LONGEST_CELL else f"{value[:_LONGEST_CELL]}..."
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
+        return short(value, _LONGEST_CELL)
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+
+
+def _date(started: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(started)) if math.isfinite(started) else "unknown"
 
 
 def duration(seconds: float) -> str:
@@ -192,6 +206,6 @@ def _json_of(run: Run, tag: str) -> dict[str, Any]:
     match = re.search(r"\{.*\}", series.values[-1], re.DOTALL) if series is not None else None
     try:
         fields = json.loads(match[0]) if match else {}
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or too deep
         return {}
     return fields if isinstance(fields, dict) else {}

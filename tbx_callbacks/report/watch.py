@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,5 +38,10 @@ def _sizes(logdirs: Sequence[str]) -> Sizes:
     """Sizes of the event files below local folders. Remote folders always count as changed."""
     if any("://" in logdir for logdir in logdirs):
         return {"": int.from_bytes(os.urandom(7), "big")}
-    paths = (path for logdir in logdirs for path in Path(logdir).rglob("*tfevents*"))
-    return {str(path): path.stat().st_size for path in paths}
+    sizes: Sizes = {}
+    for logdir in logdirs:
+        for folder, _, names in os.walk(logdir):
+            for path in (os.path.join(folder, name) for name in names if "tfevents" in name):
+                with contextlib.suppress(OSError):  # deleted since, or a link to nothing
+                    sizes[path] = os.stat(path).st_size
+    return sizes

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tbx_callbacks._errors import OUTSIDE_ERRORS, described
+import numpy as np
+
+from tbx_callbacks._extensions import OUTSIDE_ERRORS, ExtensionError, outside_code
+from tbx_callbacks._text import reason, words
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
 from tbx_callbacks.runs.reader import Progress, UnreadableError, find_runs, read_run
@@ -40,8 +43,18 @@ class Diagnosis:
 
 
 def default_rules() -> dict[str, Rule]:
-    """Returns every rule with its default thresholds, those of entry points included."""
-    return {name: create_rule(name, cls) for name, cls in RULE_CLASSES.all().items()}
+    """Returns every rule with its default thresholds, those of entry points included.
+
+    A rule of another package that cannot be created costs one warning.
+    """
+    rules: dict[str, Rule] = {}
+    for name, cls in RULE_CLASSES.all().items():
+        try:
+            with outside_code("it cannot be created: "):
+                rules[name] = create_rule(name, cls)
+        except ExtensionError as error:
+            RULE_CLASSES.skip(name, str(error))
+    return rules
 
 
 def diagnose(
@@ -75,10 +88,11 @@ def diagnose(
 
 
 def _findings(rule: Rule, run: Run) -> list[Finding]:
-    found: Any = rule(run)
-    if found is None or isinstance(found, Finding):
-        raise TypeError(f"a rule must yield findings, got {type(found).__name__}; use yield Finding(...)")
-    findings = list(found)
+    with np.errstate(all="ignore"):  # absurd numbers in a file are no warnings of ours
+        found: Any = rule(run)
+        if found is None or isinstance(found, Finding):
+            raise TypeError(f"a rule must yield findings, got {type(found).__name__}; use yield Finding(...)")
+        findings = list(found)
     for finding in findings:
         if not isinstance(finding, Finding):
             raise TypeError(f"a rule must yield findings, got {type(finding).__name__}; yield Finding(...)")
@@ -126,28 +140,37 @@ def diagnose_folder(
 ) -> Iterator[DiagnosedRun]:
     """Reads and diagnoses every run in a folder; runs without scalars (only hyper-parameters) are left out.
 
+    A run that cannot be read is left out with a warning.
+
     Args:
         logdir: folder of a run, or a folder with runs below it.
         rules: rules by name; by default all rules with their default thresholds.
         progress: called with a run's name; returns a function that is called while the run is read.
 
     Raises:
-        UnreadableError: a folder cannot be read, or no run has scalars.
+        UnreadableError: no run can be read, or none has scalars.
         ImportError: TensorBoard is not installed.
     """
-    number, failed = 0, set[str]()
+    number, failed, unreadable = 0, set[str](), list[str]()
 
     def warn(rule: str, error: BaseException) -> None:
         if rule not in failed:
             failed.add(rule)
             logger.warning(
-                "rule %s is left out: it failed with %s; fix it, or switch it off with --rules", rule, described(error)
+                "rule %s is left out: it failed with %s; fix it, or switch it off with --rules", rule, reason(error)
             )
 
     for name, folder in find_runs(logdir).items():
-        run = read_run(folder, progress=progress(name) if progress else None)
+        try:
+            run = read_run(folder, progress=progress(name) if progress else None)
+        except UnreadableError as error:
+            unreadable.append(words(error))
+            logger.warning("run %s is left out: %s", name, words(error))
+            continue
         if run.scalars:
             number += 1
             yield DiagnosedRun(name, folder, run, diagnose(run, rules, on_error=warn))
+    if not number and unreadable:
+        raise UnreadableError(f"no run in {os.fspath(logdir)!r} can be read: {unreadable[0]}")
     if not number:
         raise UnreadableError(f"a run must hold scalars, but those in {os.fspath(logdir)!r} hold none")

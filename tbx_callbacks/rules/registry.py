@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from tbx_callbacks._extensions import ExtensionError, Registry, check_frozen_dataclass
+from tbx_callbacks._text import short
 from tbx_callbacks.rules.amp import AmpScaleCollapse, AmpSkippedSteps
 from tbx_callbacks.rules.base import Rule
 from tbx_callbacks.rules.clipping import ClippingSaturated
@@ -59,17 +60,19 @@ def _check(loaded: object, name: str | None) -> type[Rule]:
     cls = check_frozen_dataclass(loaded, Rule, ("action", "call"))
     needs, source, id_ = (getattr(cls, attribute, None) for attribute in ("needs", "source", "id"))
     if not isinstance(needs, tuple) or not needs or not all(isinstance(need, Need) for need in needs):
-        raise ExtensionError(f"needs must be a tuple of at least one Need, got {needs!r}; name the series it reads")
+        raise ExtensionError(
+            f"needs must be a tuple of at least one Need, got {short(needs)}; name the series it reads"
+        )
     if not isinstance(source, str):
-        raise ExtensionError(f"source must be a string, got {source!r}; cite a paper or documentation")
+        raise ExtensionError(f"source must be a string, got {short(source)}; cite a paper or documentation")
     if not all(isinstance(getattr(cls, name, None), bool) for name in ("compares_with_start", "only_notes")):
         raise ExtensionError("compares_with_start and only_notes must be true or false; derive the class from Rule")
     for option in dataclasses.fields(cls):
         if isinstance(option.default, bool) or not isinstance(option.default, (int, float)):
-            raise ExtensionError(f"every threshold must be a number, but {option.name} is {option.default!r}")
+            raise ExtensionError(f"every threshold must be a number, but {option.name} is {short(option.default)}")
     if id_ is not None and (not isinstance(id_, str) or id_ in RULES or id_ != (name or id_)):
         rule = f"be {name!r}, as its entry point" if name else "differ from those of the bundled rules"
-        raise ExtensionError(f"id must {rule}, got {id_!r}; leave it out to use the rule's name")
+        raise ExtensionError(f"id must {rule}, got {short(id_)}; leave it out to use the rule's name")
     return cls
 
 

@@ -51,7 +51,8 @@ class Run:
     """The contents of one folder, by tag. `unread` maps truncated or damaged files to their number of unread bytes.
 
     Only the last image (encoded, as PNG or another format) and the last precision-recall curve (`[2, N]`: precision,
-    recall) of each tag are kept. `hparams` has the hyper-parameters that the HParams tab shows.
+    recall) of each tag are kept. `hparams` has the hyper-parameters that the HParams tab shows. `left_out` names files,
+    events and values that could not be read, one sentence each.
     """
 
     scalars: Mapping[str, Series] = field(default_factory=dict)
@@ -61,6 +62,7 @@ class Run:
     hparams: Mapping[str, bool | float | str] = field(default_factory=dict)
     images: Mapping[str, bytes] = field(default_factory=dict)
     curves: Mapping[str, Floats] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @property
     def last_step(self) -> int:

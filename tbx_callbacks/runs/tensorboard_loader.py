@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from google.protobuf.message import DecodeError
 from tensorboard.backend.event_processing import io_wrapper
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
@@ -12,22 +14,35 @@ from tensorboard.util.tensor_util import make_ndarray
 
 OpError = tf.errors.OpError
 START = SessionLog.START
+_HPARAM_KINDS = ("bool_value", "number_value", "string_value")
 
 __all__ = [
     "START",
     "DecodeError",
     "Event",
     "OpError",
-    "RawEventFileLoader",
     "hparams",
     "io_wrapper",
     "make_ndarray",
+    "remote_records",
     "tf",
 ]
 
 
+def remote_records(path: str) -> Iterator[bytes]:
+    """Yields the data of each record of a remote file, as TensorBoard reads it."""
+    yield from RawEventFileLoader(path).Load()
+
+
 def hparams(content: bytes) -> dict[str, bool | float | str]:
-    """Returns the hyper-parameters of a run, from the data of the HParams plugin."""
-    protos = HParamsPluginData.FromString(content).session_start_info.hparams
-    values = {name: getattr(value, value.WhichOneof("kind") or "string_value") for name, value in protos.items()}
-    return dict(sorted(values.items()))
+    """Returns the hyper-parameters of a run, from the data of the HParams plugin.
+
+    Raises:
+        ValueError: it cannot be parsed.
+    """
+    try:
+        protos = HParamsPluginData.FromString(content).session_start_info.hparams
+    except DecodeError as error:
+        raise ValueError("its hyper-parameters cannot be parsed") from error
+    kinds = {name: value.WhichOneof("kind") for name, value in protos.items()}
+    return {name: getattr(protos[name], kind) for name, kind in sorted(kinds.items()) if kind in _HPARAM_KINDS}

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from tbx_callbacks._distributed.background_worker import Worker
-from tbx_callbacks._errors import described
 from tbx_callbacks._stats.histogram import HistogramCounts
+from tbx_callbacks._text import reason
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.runs.folders import absolute, is_remote
 from tbx_callbacks.tags import AXIS
@@ -237,10 +237,8 @@ class _BackgroundWriter:
         was_disabled, self._is_disabled, self._writer = self._is_disabled, True, None
         self._worker.close()
         if not was_disabled:
-            reason = described(error)
-            self._warn(
-                "is disabled: %s raised %s; training and other writers continue; fix or remove it", stage, reason
-            )
+            text = reason(error)
+            self._warn("is disabled: %s raised %s; training and other writers continue; fix or remove it", stage, text)
             logger.debug("traceback of writer %s", self._spec.name, exc_info=error)
 
     def _warn(self, message: str, *arguments: object) -> None:

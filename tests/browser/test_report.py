@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tbx_callbacks.metrics.host_values import HParams, Text
 from tbx_callbacks.report import write_report
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tests.helpers.hostile_events import event, write_records
 from tests.helpers.report_runs import HOSTILE, LAYERS, trained
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -138,6 +140,7 @@ def test_report_switches_change_axes_scale_and_smoothing(browser: Any, one: Path
     page.press("x", "samples")
     samples = page.plotted("loss")
     assert (samples["x"], samples["traces"][0]["x"][-1]) == ("samples", 1600)
+    assert page.wrong == []
     page.press("x", "time")
     assert page.plotted("loss")["x"].startswith("time (")
     assert page.plotted("weight_norm")["x"].startswith("time (")
@@ -208,6 +211,33 @@ def test_report_hostile_text_stays_inert(browser: Any, tmp_path: Path) -> None:
     assert page.tab.evaluate("window.hacked") is None
     assert page.tab.locator("img, .plot a").count() == 0
     assert "window.hacked = 1</script>" in page.tab.locator("pre").first.inner_text()
+    assert page.wrong == []
+    page.tab.close()
+
+
+def test_report_odd_names_and_numbers_drawn(browser: Any, tmp_path: Path) -> None:
+    steps = [2**40, 2**40 + 1, 2**53 - 1, 2**62]
+    histogram = {"min": -1.7e308, "max": 1.7e308, "bucket_limit": [0.0, 1.0], "bucket": [1.0, 1e300]}
+    events = [
+        event(step, math.nan, tag=tag, **value)
+        for step in steps
+        for tag, value in (
+            ("train/loss", {"simple_value": 0.5}),
+            *((f"{family}/x", {"histo": histogram}) for family in ("a b", "a\0b", "a\rb", 'a"b', "a\u202eb")),
+            *((f"grad_norm/\0.{n}", {"simple_value": 3e38 * (-1) ** n}) for n in range(4)),
+        )
+    ]
+    write_records(tmp_path / "run" / "events.out.tfevents.1.x", *events)
+    page = OpenPage(browser, write_report([tmp_path / "run"], tmp_path / "report.html"))
+    page.tab.locator("details").evaluate_all("(all) => all.forEach((one) => { one.open = true; })")
+    names = page.tab.locator("figure[data-figure]").evaluate_all("(all) => all.map((one) => one.dataset.figure)")
+    assert len(names) == 7
+    for name in names:
+        page.figure(name)
+    assert [float(x) for x in page.plotted("loss")["traces"][0]["x"]] == [float(step) for step in steps]
+    assert page.wrong == []
+    page.press("x", "time")
+    page.figure("loss")
     assert page.wrong == []
     page.tab.close()
 

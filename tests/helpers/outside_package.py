@@ -9,6 +9,10 @@ from textwrap import dedent
 
 import pytest
 
+from tbx_callbacks.metrics.registry import METRIC_CLASSES
+from tbx_callbacks.rules.registry import RULE_CLASSES
+from tbx_callbacks.writers.registry import WRITER_CLASSES
+
 METRIC = """
     from dataclasses import dataclass
     from tbx_callbacks.metrics import Context, Metric, Norm, Select, Sum, Values
@@ -125,6 +129,8 @@ def install(
         files: text of each module, by name.
         package: name of the package.
     """
+    for registry in (METRIC_CLASSES, RULE_CLASSES, WRITER_CLASSES):
+        monkeypatch.setattr(registry, "_warned", set())  # a warning of an earlier test's package is no warning of this
     (folder / package).mkdir(parents=True)
     for name, text in files.items():
         (folder / package / f"{name}.py").write_text(dedent(text))

@@ -19,7 +19,6 @@ WITHOUT_UNIT_TEST = {
     "_config/bundled",
     "_config/errors",
     "_config/json_schema",
-    "_config/yaml_files",
     "_engine/control",
     "_model/amp",
     "_model/forward_hooks",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from tbx_callbacks._config.validation import Model, Must, SpecError, short, validate
+from tbx_callbacks._config.validation import Model, Must, SpecError, validate
 
 
 class Inner(Model):
@@ -39,7 +39,3 @@ def test_validate_mistake_names_place(options: dict[str, Any], message: str) -> 
 
 def test_validate_returns_given_options_only() -> None:
     assert validate(Outer, {"number": 2}) == {"number": 2.0}
-
-
-def test_short_value_ends_with_dots() -> None:
-    assert short("a" * 200) == f"'{'a' * 56}..."

@@ -123,7 +123,7 @@ FAULTS: dict[str, tuple[Callable[[Context], Any], str]] = {
         "add weights_before to needs",
     ),
     "exit": (exit_process, "error: SystemExit(3)"),
-    "error without repr": (raise_without_repr, "error: BadReprError (its text cannot be shown)"),
+    "error without repr": (raise_without_repr, "error: BadReprError without a text"),
     "in place": (
         lambda context: {"mine/{group}": Max(context.max_by_group(context.weights, lambda w: w.abs_().max()))},
         "must not change its argument",

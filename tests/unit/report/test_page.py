@@ -19,6 +19,7 @@ from tests.helpers.report_runs import HOSTILE, trained
 
 def test_page_is_self_contained(tmp_path: Path) -> None:
     trained(tmp_path / "run", steps=200, spike=120)
+    (tmp_path / "out").mkdir()
     done = run("report", str(tmp_path / "run"), "-o", "out/report.html", "--png", "pictures", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "report: out/report.html\n"
