@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +37,7 @@ class EventWriter:
     ) -> None:
         self._logdir, self._open_file = logdir, open_file
         self._options: dict[str, Any] = {"flush_secs": float(flush_secs), "max_bytes": int(max_mib * 2**20)}
-        self._starting = threading.Lock()
+        self._starting, self._pid = threading.Lock(), os.getpid()
 
     def __del__(self) -> None:
         if self._thread is not None:
@@ -93,6 +94,8 @@ class EventWriter:
             thread.close()
 
     def _start_with(self, event: Any) -> None:
+        if self._pid != os.getpid():  # another thread of the parent may have held the lock when this process was forked
+            self._starting, self._pid = threading.Lock(), os.getpid()
         with self._starting:
             if self._thread is not None and self._thread.add(event):
                 return  # another thread was faster
