@@ -126,7 +126,8 @@ class LocalFile:
 
     def _go_on_with(self, closed: LocalFile) -> bool:
         """Opens a closed file again; returns False if it is not the one that was left."""
-        if closed._pid != self._pid or closed._unfinished or not closed._is_found:
+        is_open = closed._descriptor >= 0  # another thread still closes it
+        if closed._pid != self._pid or is_open or closed._unfinished or not closed._is_found:
             return False
         try:
             if max(os.listdir(self._folder), key=_order, default="") != os.path.basename(closed.path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import threading
 import time
 from collections.abc import Callable
 from numbers import Real
@@ -111,9 +113,19 @@ class _Files:
 
     def __init__(self, logdir: str, clock: WallClock) -> None:
         self._logdir, self._clock = logdir, clock
-        self._last: LocalFile | None = None
+        self._start()
 
     def open(self) -> EventFile:
+        if self._pid != os.getpid():  # in a forked child: the last file is that of the parent
+            self._start()
+        with self._opening:
+            return self._open()
+
+    def _start(self) -> None:
+        self._last: LocalFile | None = None
+        self._opening, self._pid = threading.Lock(), os.getpid()
+
+    def _open(self) -> EventFile:
         header = frame(Event(wall_time=self._clock.now(), file_version="brain.Event:2").SerializeToString())
         if is_remote(self._logdir):
             return RemoteFile(f"{self._logdir.rstrip('/')}/{file_name()}", header)

@@ -12,7 +12,6 @@ import pytest
 from tbx_callbacks.writers import LogDirError, TensorBoardWriter
 from tests.helpers.failing_calls import CALLS, ERRORS, NOTHING, SHORT, TORN, FailingCalls, failing, used_calls
 from tests.helpers.handles import resources
-from tests.helpers.memory_disk import memory_folder
 from tests.helpers.runs import Run, files
 
 pytestmark = pytest.mark.faults
@@ -70,10 +69,9 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Path:
     """The folder of the runs, each of which syncs several times."""
-    with memory_folder(tmp_path) as folder:
-        yield folder
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

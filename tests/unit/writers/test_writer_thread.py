@@ -9,7 +9,6 @@ import pytest
 
 from tbx_callbacks.writers.event_writer import EventWriter
 from tests.helpers.events import scalar_event
-from tests.helpers.memory_disk import memory_folder
 from tests.helpers.processes import python
 from tests.helpers.runs import ROOT, Run, files
 
@@ -110,14 +109,13 @@ for number in range(50 * len(ends)):
 
 @pytest.mark.parametrize("make", ["tensorboard", "summary", "fan_out"])
 def test_fifty_writers_leave_nothing_behind(tmp_path: Path, make: str) -> None:
-    with memory_folder(tmp_path) as folder:
-        done = python("-c", MANY, make, folder, cwd=ROOT)
-        assert done.returncode == 0, done.stderr
-        assert "Exception ignored" not in done.stderr
-        for end in ("close", "close_twice", "write_after_close", "drop", "drop_in_circle", "drop_on_thread"):
-            for number in (0, 49):
-                written = Run(folder / end / str(number)).steps("a")
-                assert written == ([1, 2, 3, 4] if end == "write_after_close" else [1, 2, 3])
+    done = python("-c", MANY, make, tmp_path, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "Exception ignored" not in done.stderr
+    for end in ("close", "close_twice", "write_after_close", "drop", "drop_in_circle", "drop_on_thread"):
+        for number in (0, 49):
+            written = Run(tmp_path / end / str(number)).steps("a")
+            assert written == ([1, 2, 3, 4] if end == "write_after_close" else [1, 2, 3])
 
 
 FORKS = (
