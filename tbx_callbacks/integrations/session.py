@@ -17,7 +17,7 @@ from tbx_callbacks import tags
 from tbx_callbacks._config.metric_set import Config, load_config
 from tbx_callbacks._config.validation import short
 from tbx_callbacks._distributed.at_exit import AtExit
-from tbx_callbacks._distributed.rank import check_group, has_group, in_group, is_rank_zero, rank_variable, size_variable
+from tbx_callbacks._distributed.rank import has_group, rank_variable
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.metric_plan import axis_specs
 from tbx_callbacks._engine.training_info import TrainingInfo
@@ -29,6 +29,7 @@ from tbx_callbacks._stats.types import Number
 from tbx_callbacks.integrations.arguments import refuse_unknown
 from tbx_callbacks.integrations.batches import batch_count, samples_in, scalar_loss, scalar_norm, tokens_in, usual_size
 from tbx_callbacks.integrations.notebook import announce
+from tbx_callbacks.integrations.rank_role import Change, RankRole
 from tbx_callbacks.integrations.run_output import RunOutput
 from tbx_callbacks.integrations.step_counting import StepCounter
 from tbx_callbacks.metrics.host_values import FinalValue
@@ -134,7 +135,6 @@ class Session:
         refuse_unknown(unknown, Session)
         if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
             raise TypeError(f"log_dir must be a path, got {short(log_dir)}; pass the run's folder")
-        check_group(process_group)
         self.config = load_config(config)
         requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self.requested_dir = absolute(os.path.expanduser(requested)) if requested else None
@@ -153,11 +153,7 @@ class Session:
         self._options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
         self._output = RunOutput(self.config, **self._options)
         self._at_exit = AtExit(self, Session.close)
-        self._passive_reason: str | None = None  # why this session writes nothing until it starts
-        self._is_writer: bool | None = None  # set by the integration
-        self._process_group = process_group
-        self._was_rank_zero: bool | None = None  # when the training started
-        self._lacks_group = self._has_looked = False  # whether a process group may still come, and change the ranks
+        self._role = RankRole(process_group)
         self._info: TrainingInfo | None = None  # of the training in progress
         self._counter: StepCounter | None = None  # likewise, if the session counts steps
         self._hooks: list[Any] = []
@@ -174,22 +170,16 @@ class Session:
     @property
     def is_writer(self) -> bool:
         """Whether this rank writes the run: rank 0, unless the integration sets it."""
-        if self._passive_reason is not None:
-            return False
-        if self._is_writer is not None and self._process_group is None:
-            return self._is_writer
-        return is_rank_zero(self._process_group) if self._was_rank_zero is None else self._was_rank_zero
+        return self._role.is_writer
 
     @is_writer.setter
     def is_writer(self, value: bool) -> None:
-        self._is_writer = value
+        self._role.assigned = value
 
     @property
     def is_active(self) -> bool:
         """Whether this rank takes part: it writes, or shares its values with the rank that writes."""
-        if self._passive_reason is not None:
-            return False
-        return self.is_writer or self._lacks_group or in_group(self._process_group)
+        return self._role.is_active
 
     @property
     def log_dir(self) -> str | None:
@@ -290,9 +280,7 @@ class Session:
         for name, given, wanted in (("info", info, TrainingInfo), ("location", location or _NOWHERE, RunLocation)):
             if not isinstance(given, wanted):
                 raise TypeError(f"{name} must be a {wanted.__name__}, got {type(given).__name__}; see its docstring")
-        self._passive_reason = None
-        self._was_rank_zero = is_rank_zero(self._process_group)  # the process group may end before the session
-        self._lacks_group, self._has_looked = self._is_writer is None and not has_group(), False
+        self._role.begin()
         if not self.is_active:
             self.started = True
             return
@@ -311,7 +299,7 @@ class Session:
         if not numbered:
             check_reports_steps(info.optimizers)
         counter = None if numbered else StepCounter(self._engine, info, step)
-        self._engine.start(info, resumed_from, self._process_group, awaits_group=self._lacks_group)
+        self._engine.start(info, resumed_from, self._role.process_group, awaits_group=self._role.awaits_group)
         self._info, self._counter, self._step, self._action = info, counter, step, Action.NONE
         self._clipped = None, None
         self._counts_samples = True
@@ -328,7 +316,7 @@ class Session:
         Args:
             succeeded: False marks the run as failed in the HParams tab.
         """
-        if self.running and self._lacks_group and not has_group():
+        if self.running and self._role.awaits_group and not has_group():
             self._look_for_group()
         if not self.running:
             return
@@ -367,7 +355,8 @@ class Session:
 
     def disable(self, reason: str) -> None:
         """Makes the session ignore all calls until it starts again. The first call about a step logs the reason."""
-        self._passive_reason, self.started = reason, True
+        self._role.disable(reason)
+        self.started = True
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy may belong to another rank or process. A process group cannot be copied.
@@ -424,7 +413,7 @@ class Session:
             TypeError: the loss is not a number, or a count is not a whole one.
             ValueError: the loss is not a scalar, or a count is negative.
         """
-        if self._lacks_group:
+        if self._role.awaits_group:
             self._look_for_group()
         if self._counter is None:
             return self._ignore("end_batch", needs_numbered=False)
@@ -447,7 +436,7 @@ class Session:
             return
         if step < 1:
             raise ValueError(f"step must be at least 1, got {step}; number steps from 1")
-        if self._lacks_group:
+        if self._role.awaits_group:
             self._look_for_group()
         self.stopwatch.stop_waiting()
         scalars = self._engine.user_scalars
@@ -717,9 +706,8 @@ class Session:
         """Ignores a call on a rank that takes no part, or after the end; raises RuntimeError where it is a mistake."""
         if not self.started:
             raise RuntimeError(f"{method} must be called after start; call start(TrainingInfo(...)) first")
-        if self._passive_reason:
-            logger.warning("%s", self._passive_reason)
-            self._passive_reason = ""
+        if text := self._role.take_reason():
+            logger.warning("%s", text)
         if self.running and needs_numbered:
             raise RuntimeError(f"{method} must be called where steps are numbered; call start(..., numbered=True)")
         if self.running:
@@ -768,24 +756,17 @@ class Session:
 
     def _look_for_group(self) -> None:
         """Starts again if the process group exists by now. Otherwise warns where a variable announced one."""
-        looked, self._has_looked = self._has_looked, True
-        if has_group():
-            alone = is_rank_zero(self._process_group) and not in_group(self._process_group)
-            self._lacks_group = False
-            if not (alone and self.is_writer and size_variable() is None):
-                self._restart_with_group()
-        elif looked:
-            return  # as on most steps
-        elif not self.is_writer:
-            self._lacks_group = False
+        change = self._role.look()
+        if change is Change.JOINED:
+            self._restart_with_group()
+        elif change is Change.ABSENT:
             logger.warning(
                 "this process writes no run: %s is set, but there is no process group; unset it, or call"
                 " init_process_group first",
                 rank_variable(),
             )
             self.end(succeeded=True)
-        elif size_variable() is not None:
-            self._lacks_group = False
+        elif change is Change.SHARE:
             self._engine.warn_about_share()
 
     def _restart_with_group(self) -> None:
@@ -794,7 +775,7 @@ class Session:
         info, folder, was_writer, numbered = self._info, self.log_dir, self.is_writer, self._counter is None
         stepped = self._counter is not None and self._counter.stepped
         lost = self._engine.discard_step()
-        self._was_rank_zero = is_rank_zero(self._process_group)
+        self._role.begin()
         if self._output.is_known and not self.is_writer:
             logger.warning(
                 "%s is not written any more: the process group came after this loop; create the loop after"
