@@ -139,8 +139,8 @@ class OutsideSchedule:
         try:
             return bool(self.schedule(step))
         except OUTSIDE_ERRORS as error:  # code from outside may raise anything
-            if str(self) not in _warned:
-                _warned.add(str(self))
+            if not self.__dict__.get("_has_warned"):
+                object.__setattr__(self, "_has_warned", True)  # no field: equal schedules stay equal
                 logger.warning(
                     "cadence %s is not due where it raises: %s at step %d; fix it", self, reason(error), step
                 )
@@ -155,7 +155,6 @@ def guarded(schedule: Schedule) -> Schedule:
     return schedule if type(schedule).__module__ == __name__ else OutsideSchedule(schedule)
 
 
-_warned: set[str] = set()
 never: Schedule = Never()
 """No step."""
 

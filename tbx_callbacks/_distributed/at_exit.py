@@ -27,9 +27,14 @@ class AtExit(Generic[T]):
         self._pid: int | None = None
         self._entry: weakref.finalize[Any, Any] | None = None
 
+    @property
+    def is_registered(self) -> bool:
+        """Whether this process will close the owner."""
+        return self._entry is not None and self._pid == os.getpid()
+
     def register(self) -> None:
         """Makes sure that the owner is closed."""
-        if self._entry is None or self._pid != os.getpid():
+        if not self.is_registered:
             self.cancel()
             self._pid = os.getpid()
             # Not atexit: it keeps an empty entry for everything that was ever registered.

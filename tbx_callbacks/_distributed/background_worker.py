@@ -37,10 +37,14 @@ class Worker:
     def __init__(self, name: str, on_error: Callable[[BaseException], None], *, most: int = 0) -> None:
         self._name, self._on_error, self._max_pending = name, on_error, most
         self._jobs: Jobs | None = None  # None while there is no thread
-        self._end_thread: weakref.finalize[..., Worker] | None = None
         self._thread: threading.Thread | None = None
         self._progress = _Progress()
         _workers.add(self)
+
+    def __del__(self) -> None:
+        # Not weakref.finalize: in a circle it would run first, and jobs of its owner's end would find no thread.
+        if "_progress" in self.__dict__:
+            self.close()
 
     @property
     def pending(self) -> int:
@@ -57,8 +61,7 @@ class Worker:
                 arguments = jobs, progress, weakref.ref(self), _current_device()
                 thread = threading.Thread(target=_work, args=arguments, name=self._name, daemon=True)
                 thread.start()
-                self._jobs, self._thread, self._end_thread = jobs, thread, weakref.finalize(self, jobs.put, None)
-                self._end_thread.atexit = False  # a run that is still open is written then
+                self._jobs, self._thread = jobs, thread
             progress.pending += 1
             self._jobs.put(job)
 
@@ -89,16 +92,14 @@ class Worker:
         """
         with self._progress.idle:
             thread, self._thread = self._thread, None
-            if self._end_thread is not None:
-                self._end_thread()
-            self._jobs = self._end_thread = None
+            if self._jobs is not None:
+                self._jobs.put(None)
+            self._jobs = None
         if thread is not None and seconds > 0 and thread is not threading.current_thread():
             thread.join(seconds)
 
     def _after_fork(self) -> None:
-        if self._end_thread is not None:
-            self._end_thread.detach()
-        self._jobs = self._thread = self._end_thread = None
+        self._jobs = self._thread = None
         self._progress = _Progress()
 
 

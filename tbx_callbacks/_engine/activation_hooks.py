@@ -18,7 +18,7 @@ from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.error_guard import Guard
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._engine.metric_runner import MetricRunner
-from tbx_callbacks._model.forward_hooks import is_compiled
+from tbx_callbacks._model.forward_hooks import Hook, is_compiled
 from tbx_callbacks._model.layers import layers_of
 from tbx_callbacks._model.names import clean_parameter_names, near, without_parametrizations
 from tbx_callbacks._model.sharding.dtensor import tensor_parallel_layer
@@ -129,10 +129,10 @@ class Activations:
             for metric_run in watched:
                 context = Context("step", step, run)
                 for name, module in self.modules[metric_run].items():
-                    hook = partial(self._on_module_forward, metric_run, name, context)
+                    hook = Hook(partial(self._on_module_forward, metric_run, name, context))
                     self._handles[metric_run, name] = module.register_forward_hook(hook)
             if self._handles:
-                self._handles[None] = self._model.register_forward_hook(self._on_model_forward, always_call=True)
+                self._handles[None] = self._model.register_forward_hook(Hook(self._on_model_forward), always_call=True)
 
     def watches(self, due: Sequence[MetricRun]) -> bool:
         """Whether any of these metric runs reads module outputs; the same on all ranks."""

@@ -262,6 +262,11 @@ class Engine:
         self.publisher.buffered = None
         return found
 
+    def abandon(self) -> None:
+        """Leaves a training without waiting for anything; its last values are not written."""
+        self.detach()
+        self.publisher.close_reducer()
+
     def wait_for_device(self) -> None:
         """Writes the values that wait for a device."""
         self.publisher.wait_for_device()

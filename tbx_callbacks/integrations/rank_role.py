@@ -42,8 +42,10 @@ class RankRole:
     @property
     def is_writer(self) -> bool:
         """Whether this rank writes the run: rank 0, unless the integration assigned it."""
-        if self._passive_reason is not None:
-            return False
+        return self._passive_reason is None and self._would_write
+
+    @property
+    def _would_write(self) -> bool:
         if self.assigned is not None and self.process_group is None:
             return self.assigned
         return is_rank_zero(self.process_group) if self._was_rank_zero is None else self._was_rank_zero
@@ -51,9 +53,12 @@ class RankRole:
     @property
     def is_active(self) -> bool:
         """Whether this rank takes part: it writes, or shares its values with the rank that writes."""
-        if self._passive_reason is not None:
-            return False
-        return self.is_writer or self.awaits_group or in_group(self.process_group)
+        return self._passive_reason is None and self.is_member
+
+    @property
+    def is_member(self) -> bool:
+        """Whether this rank takes part once it begins, if it is disabled now."""
+        return self._would_write or self.awaits_group or in_group(self.process_group)
 
     def begin(self) -> None:
         """Fixes the role for the training that starts: its process group may end before the session."""

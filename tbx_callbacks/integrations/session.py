@@ -8,6 +8,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from types import MethodType
 from typing import Any, Never
 
 import torch
@@ -22,7 +23,7 @@ from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.metric_plan import axis_specs
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import scalar
-from tbx_callbacks._model.forward_hooks import on_forward
+from tbx_callbacks._model.forward_hooks import Hook, on_forward
 from tbx_callbacks._model.optimizers import check_reports_steps, unwrap_optimizer
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
@@ -135,6 +136,8 @@ class Session:
         refuse_unknown(unknown, Session)
         if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):
             raise TypeError(f"log_dir must be a path, got {short(log_dir)}; pass the run's folder")
+        if log_dir is not None and "\0" in os.fsdecode(log_dir):
+            raise ValueError(f"log_dir must be a path without NUL, got {short(log_dir)}; pass the run's folder")
         self.config = load_config(config)
         requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self.requested_dir = absolute(os.path.expanduser(requested)) if requested else None
@@ -180,6 +183,11 @@ class Session:
     def is_active(self) -> bool:
         """Whether this rank takes part: it writes, or shares its values with the rank that writes."""
         return self._role.is_active
+
+    @property
+    def may_start(self) -> bool:
+        """Whether this rank takes part in a training that starts now."""
+        return self._role.is_member
 
     @property
     def log_dir(self) -> str | None:
@@ -369,9 +377,16 @@ class Session:
         self.runs_dir = runs_dir
 
     def __del__(self) -> None:
-        # Without a reference nobody can end the training. Other ranks are not waited for in a garbage collection.
-        if self.__dict__.get("running") and not self._engine.has_other_ranks:
-            with contextlib.suppress(Exception):
+        # Without a reference nobody can end the training, or write what was logged after it.
+        at_exit = self.__dict__.get("_at_exit")
+        if at_exit is None or not at_exit.is_registered:
+            return
+        with contextlib.suppress(Exception):
+            if self._engine.has_other_ranks:  # which a garbage collection does not wait for
+                self._unhook()
+                self._engine.abandon()
+                self._output.close()
+            else:
                 self.close()
 
     def __enter__(self) -> Session:
@@ -810,7 +825,7 @@ class Session:
             self._hooks.pop().remove()
 
 
-class _ForwardHook:
+class _ForwardHook(Hook):
     """Calls an integration's function after a forward pass in training mode.
 
     Args:
@@ -820,15 +835,20 @@ class _ForwardHook:
     """
 
     def __init__(self, session: Session, info: TrainingInfo, hook: Callable[[Any, Mapping[Any, Any]], None]) -> None:
-        self._session, self._still_training, self._hook = session, info.still_training, hook
+        self._session, self._still_training = weakref.ref(session), info.still_training
+        # A callback that is dropped while the model lives must not be kept by the model.
+        self._get_hook = weakref.WeakMethod(hook) if isinstance(hook, MethodType) else lambda: hook
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
+        session, hook = self._session(), self._get_hook()
+        if session is None or hook is None:
+            return
         if not self._still_training():  # ended by an exception that the trainer does not report
-            self._session._unhook()
-            self._session.suspend()
+            session._unhook()
+            session.suspend()
         elif module.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
             named: Mapping[Any, Any] = dict(enumerate(args))
-            self._hook(outputs, {**named, **kwargs} if named else kwargs)
+            hook(outputs, {**named, **kwargs} if named else kwargs)
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()

@@ -30,7 +30,7 @@ class RunLocation:
 
 def absolute(folder: str | os.PathLike[str]) -> str:
     """Returns the absolute path of a local folder: a later change of the working directory has no effect on it."""
-    folder = os.fsdecode(folder)
+    folder = os.fsdecode(folder).removeprefix("file://")
     return folder if is_remote(folder) else os.path.abspath(folder)
 
 

@@ -63,7 +63,7 @@ class WriterThread:
         self._added = self._written = self._synced = self._flush_target = 0
         self._attempts = self._unsynced_values = 0
         self._failing = self._retrying = self._is_slow = self._is_dropping = False
-        self._closing = self._is_reported = False
+        self._closing = self._is_reported = self._has_lost = False
         self._sync_thread: threading.Thread | None = None
         self._thread = threading.Thread(target=self._work, name="tbx-event-writer", daemon=True)
 
@@ -257,13 +257,15 @@ class WriterThread:
             self._backlog.lost_values += value_count(event)
             self._count_written()
             self._changed.notify_all()
-        logger.warning(
-            "step %d of %s is lost: its %d values cannot be written: %s; log less at once",
-            event.step,
-            self._logdir,
-            value_count(event),
-            error,
-        )
+            is_first, self._has_lost = not self._has_lost, True
+        if is_first:  # the closing line counts the others
+            logger.warning(
+                "step %d of %s is lost: its %d values cannot be written: %s; log less at once, or raise ulimit -f",
+                event.step,
+                self._logdir,
+                value_count(event),
+                error,
+            )
 
     def _get_file(self) -> EventFile:
         if self._file is None:

@@ -31,17 +31,17 @@ class StepHooks:
         self._discard()
         before, after = torch._dynamo.disable(self._before), torch._dynamo.disable(self._after)
         self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
-        weakref.finalize(events, StepHooks._removed.extend, self._handles).atexit = False
+        weakref.finalize(events, StepHooks._discard, self._handles).atexit = False
 
     def remove(self) -> None:
         """Removes the hooks; inside a hook, they do nothing from now on and are removed later."""
         self._events = self._last = None
-        StepHooks._removed.extend(self._handles)
-        self._handles = []
-        self._discard()
+        handles, self._handles = self._handles, []
+        self._discard(handles)
 
     @staticmethod
-    def _discard() -> None:
+    def _discard(handles: Sequence[Any] = ()) -> None:
+        StepHooks._removed.extend(handles)
         while StepHooks._removed and not StepHooks._running:
             StepHooks._removed.pop().remove()
 

@@ -11,6 +11,9 @@ import contextlib
 import functools
 import logging
 import math
+import weakref
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -31,62 +34,123 @@ from tbx_callbacks.integrations.session import Session
 logger = logging.getLogger(__name__)
 
 
+class _Wrapped:
+    """A method of one object, wrapped for one session.
+
+    It does not keep the session alive, and does nothing but call the method once the session is gone. A deep copy of
+    the object has the method itself, bound to the copy.
+
+    Args:
+        method: the method.
+        session: the session.
+        around: called as `around(session, method, *args, **kwargs)` in place of the method.
+    """
+
+    def __init__(self, method: Any, session: Session, around: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, method)
+        self._method, self._around, self._session = method, around, weakref.ref(session)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        session = self._session()
+        if session is None:
+            return self._method(*args, **kwargs)
+        return self._around(session, self._method, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return deepcopy(self._method, memo)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _itself, (self._method,)
+
+    @property
+    def remaining(self) -> Any:
+        """The method without the wrappers of sessions that are gone."""
+        if self._session() is not None:
+            return self
+        return self._method.remaining if isinstance(self._method, _Wrapped) else self._method
+
+
+def _itself(method: Any) -> Any:
+    return method
+
+
+def _wrap(owner: Any, name: str, session: Session, around: Callable[..., Any]) -> None:
+    method = getattr(owner, name)
+    method = method.remaining if isinstance(method, _Wrapped) else method
+    setattr(owner, name, _Wrapped(method, session, around))
+
+
+class _Attached:
+    """The sessions that a trainer or an accelerator is wrapped for; none in a copy."""
+
+    def __init__(self) -> None:
+        self.sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Attached, ()
+
+
 def attach(trainer: Any, session: Session) -> None:
     """Passes each micro-batch with its training loss, and the gradients before clipping, to the session.
 
     A second call changes nothing, except that the Trainer creates a new accelerator for each trial of a search.
     """
     if _mark_attached(trainer, session):
-        _wrap_training(trainer, session)
-        _wrap_training_step(trainer, session)
+        _wrap(trainer, "train", session, _train)
+        _wrap(trainer, "training_step", session, _TrainingStep(trainer))
         for name in ("evaluate", "predict"):
-            _wrap_evaluation(trainer, session, name)
+            _wrap(trainer, name, session, _evaluate)
     if _mark_attached(trainer.accelerator, session):
-        _wrap_clipping(trainer.accelerator, session)
+        _wrap(trainer.accelerator, "clip_grad_norm_", session, _Clipping(trainer.accelerator))
 
 
 def is_attached(trainer: Any, session: Session) -> bool:
     """Whether the session receives this trainer's micro-batches."""
-    return session in getattr(trainer, "_tbx_callbacks_attached", [])
+    attached = getattr(trainer, _MARK, None)
+    return attached is not None and session in attached.sessions
+
+
+_MARK = "_tbx_callbacks_attached"
 
 
 def _mark_attached(owner: Any, session: Session) -> bool:
     if is_attached(owner, session):
         return False
-    owner.__dict__.setdefault("_tbx_callbacks_attached", []).append(session)
+    owner.__dict__.setdefault(_MARK, _Attached()).sessions.add(session)
     return True
 
 
-def _wrap_training(trainer: Any, session: Session) -> None:
-    original_train = trainer.train
-
-    @functools.wraps(original_train)
-    def train(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return original_train(*args, **kwargs)
-        except BaseException:
-            session.end(succeeded=False)  # the Trainer fires no event on an exception
-            raise
-
-    trainer.train = train
+def _train(session: Session, train: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return train(*args, **kwargs)
+    except BaseException:
+        session.end(succeeded=False)  # the Trainer fires no event on an exception
+        raise
 
 
-def _wrap_training_step(trainer: Any, session: Session) -> None:
-    original_step = trainer.training_step
-    loss_check = _LossCheck(trainer) if _accumulates(trainer.args) else None
-    batch_size = BatchSize(trainer)
+def _evaluate(session: Session, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    with session.evaluation():
+        return evaluate(*args, **kwargs)
 
-    @functools.wraps(original_step)
-    def training_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal loss_check
+
+class _TrainingStep:
+    """Passes micro-batches of a trainer to a session."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._loss_check = _LossCheck(trainer) if _accumulates(trainer.args) else None
+        self._batch_size = BatchSize(trainer)
+
+    def __call__(
+        self, session: Session, training_step: Callable[..., Any], model: Any, inputs: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         if session.needs_labels:  # label smoothing and compute_loss remove them before the forward pass
             with session.guard_outputs():
                 session.expect_labels(labels_in(inputs))
         samples = tokens = None
         if session.needs_batches:  # read now: the training may change the batch
-            samples, tokens = session.measure_batch(inputs, batch_size(inputs))
+            samples, tokens = session.measure_batch(inputs, self._batch_size(inputs))
         try:
-            loss = original_step(model, inputs, *args, **kwargs)
+            loss = training_step(model, inputs, *args, **kwargs)
         except BaseException:
             session.suspend()  # the Trainer fires no event on an exception
             raise
@@ -94,16 +158,14 @@ def _wrap_training_step(trainer: Any, session: Session) -> None:
             if session.needs_labels:
                 session.expect_labels(None)
         if session.running:
-            if loss_check is not None:
-                check, loss_check = loss_check, None
+            if self._loss_check is not None:
+                check, self._loss_check = self._loss_check, None
                 with session.guard_outputs():
                     check.finish(loss, is_writer=session.is_writer)
             if session.needs_batches:
                 is_scalar = isinstance(loss, Tensor) and loss.numel() == 1
                 session.record_batch(loss=loss.detach() if is_scalar else None, samples=samples, tokens=tokens)
         return loss
-
-    trainer.training_step = training_step
 
 
 class _LossCheck:
@@ -172,27 +234,20 @@ def _accumulates(args: Any) -> bool:
     return bool(args.gradient_accumulation_steps > 1 or args.world_size > 1)
 
 
-def _wrap_evaluation(trainer: Any, session: Session, name: str) -> None:
-    original = getattr(trainer, name)
+class _Clipping:
+    """Passes gradients before clipping, and the norm of an accelerator's clipping, to a session."""
 
-    @functools.wraps(original)
-    def evaluation(*args: Any, **kwargs: Any) -> Any:
-        with session.evaluation():
-            return original(*args, **kwargs)
+    def __init__(self, accelerator: Any) -> None:
+        self._accelerator = accelerator
 
-    setattr(trainer, name, evaluation)
-
-
-def _wrap_clipping(accelerator: Any, session: Session) -> None:
-    original_clip = accelerator.clip_grad_norm_
-
-    @functools.wraps(original_clip)
-    def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
+    def __call__(
+        self, session: Session, clip: Callable[..., Any], parameters: Any, max_norm: float, *args: Any, **kwargs: Any
+    ) -> Any:
+        if not session.running:
+            return clip(parameters, max_norm, *args, **kwargs)
         if session.has_due_metrics:
-            session.before_clip(scale_of(getattr(accelerator, "scaler", None)))
-        norm = original_clip(parameters, max_norm, *args, **kwargs)
+            session.before_clip(scale_of(getattr(self._accelerator, "scaler", None)))
+        norm = clip(parameters, max_norm, *args, **kwargs)
         if norm is not None and math.isfinite(max_norm):  # some versions compute an unclipped norm by clipping to inf
             session.record_clipping(norm, max_norm)
         return norm
-
-    accelerator.clip_grad_norm_ = clip_grad_norm_

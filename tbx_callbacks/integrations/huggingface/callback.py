@@ -43,13 +43,14 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
     folder in `<output_dir>/runs/`, as by the Trainer's own TensorBoard callback.
     """
 
-    _not_copied = frozenset({"_args", "_trainer", "_passes", "_comparison", "_in_step"})
+    _not_copied = frozenset({"_args", "_trainer", "_passes", "_comparison", "_in_step", "_state"})
     _args: Any = None
     _trainer: Any = None
     _passes: ForwardPasses | None = None  # counts micro-batches if the callback is not attached
     _comparison: LossComparison | None = None  # likewise, until the first log
+    _state: weakref.ref[Any] | None = None  # of the Trainer that trained last
     _in_step = False
-    _warned_no_loss = _warned_twice = False
+    _warned_no_loss = _warned_twice = _warned_other = False
     stored: dict[str, str] = {}  # noqa: RUF012 - state from a checkpoint; the Trainer sets it on the instance
 
     def attach(self, trainer: Any) -> TbxTrainerCallback:
@@ -91,7 +92,7 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
         self._use(args)
         session = self._session
         session.is_writer = state.is_world_process_zero
-        if not session.is_active:
+        if not session.may_start:
             return
         if self._trainer is not None:
             attach(self._trainer, session)
@@ -105,6 +106,7 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
             model = module_in(kwargs["model"], kwargs["optimizer"])
             return training_info(args, state, model, kwargs["optimizer"], dataloader, attached=attached)
 
+        self._state = weakref.ref(state)
         if not self._starts(info, location, step=state.global_step, numbered=True):
             return
         self._in_step, self._passes, self._comparison = False, None, None
@@ -179,6 +181,8 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs:
+            if self._belongs_to_other_run(state):
+                return
             if self._args is None:
                 self._use(args)  # a callback added after the Trainer was created has no arguments yet
             if (evaluation := evaluation_in(logs)) is not None:
@@ -212,6 +216,19 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
         self._args = args
         self._session.runs_dir = runs_dir(args)
         _in_use.add(self)
+
+    def _belongs_to_other_run(self, state: Any) -> bool:
+        """Whether a Trainer logs that is not the one that trained last: its run is another one."""
+        last = None if self._state is None else self._state()
+        if last is None or last is state:
+            return False
+        if not self._warned_other:
+            self._warned_other = True
+            logger.warning(
+                "values of another Trainer are left out: this callback now writes the run of the last one; give each"
+                " Trainer its own callback"
+            )
+        return True
 
     def _choose_location(self, args: Any, state: Any) -> RunLocation | None:
         others = [other._session for other in _in_use if other._session is not self._session]

@@ -76,7 +76,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         self._add_listener(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.fast_dev_run or not self._session.is_active:
+        if trainer.fast_dev_run or not self._session.may_start:
             return
         if not self._warned_twice and self._session.is_writer and any(map(is_tensorboard, trainer.loggers)):
             self._warned_twice = True
