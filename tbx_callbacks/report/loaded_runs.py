@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tbx_callbacks import tags
+from tbx_callbacks._text import printable
 from tbx_callbacks.report.colours import RUNS
 from tbx_callbacks.rules import Diagnosis, Rule
 from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose_folder
@@ -69,7 +70,7 @@ def read(
     if not diagnosed:
         raise failures[0]
     for failure in failures:
-        logger.warning("a folder is left out of the report: %s", failure)
+        logger.warning("a folder is left out of the report: %s", printable(str(failure)))
     names = _names(diagnosed)
     return [
         LoadedRun(name, RUNS[index % len(RUNS)], entry.folder, entry.run, entry.diagnosis)

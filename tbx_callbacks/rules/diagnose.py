@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tbx_callbacks._extensions import OUTSIDE_ERRORS, ExtensionError, outside_code
-from tbx_callbacks._text import reason, words
+from tbx_callbacks._text import printable, reason, words
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
 from tbx_callbacks.runs.reader import Progress, UnreadableError, find_runs, read_run
@@ -165,7 +165,7 @@ def diagnose_folder(
             run = read_run(folder, progress=progress(name) if progress else None)
         except UnreadableError as error:
             unreadable.append(words(error))
-            logger.warning("run %s is left out: %s", name, words(error))
+            logger.warning("run %s is left out: %s", printable(name), printable(words(error)))
             continue
         if run.scalars:
             number += 1
