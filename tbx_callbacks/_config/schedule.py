@@ -139,8 +139,8 @@ class OutsideSchedule:
         try:
             return bool(self.schedule(step))
         except OUTSIDE_ERRORS as error:  # code from outside may raise anything
-            if not self.__dict__.get("_has_warned"):
-                object.__setattr__(self, "_has_warned", True)  # no field: equal schedules stay equal
+            if str(self) not in _warned:
+                _warned.add(str(self))
                 logger.warning(
                     "cadence %s is not due where it raises: %s at step %d; fix it", self, reason(error), step
                 )
@@ -189,3 +189,11 @@ def stretch(schedule: Schedule, factor: int) -> Schedule:
 def can_stretch(schedule: Schedule) -> bool:
     """Whether the schedule has a period that can be multiplied."""
     return stretch(schedule, 2) != schedule
+
+
+_warned: set[str] = set()
+
+
+def forget_warnings() -> None:
+    """Makes each cadence warn again, in the training that starts now."""
+    _warned.clear()

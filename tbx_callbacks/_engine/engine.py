@@ -18,7 +18,7 @@ from tbx_callbacks import tags
 from tbx_callbacks._config.cadence import Cadence
 from tbx_callbacks._config.metric_spec import MetricSpec
 from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig
-from tbx_callbacks._config.schedule import never
+from tbx_callbacks._config.schedule import forget_warnings, never
 from tbx_callbacks._config.validation import short
 from tbx_callbacks._distributed.packing import Facts
 from tbx_callbacks._distributed.rank import has_group, in_group, is_rank_zero, size_variable, world_size
@@ -125,6 +125,7 @@ class Engine:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
         """
         self.detach()
+        forget_warnings()
         self.publisher.start(reducer := self._join(info, process_group))
         is_alone = world_size(process_group) == 1 and (has_group() or size_variable() is None)
         is_first = is_rank_zero(process_group)

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import TrainerCallback
 
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback, load_config
-from tests.helpers.data import FULL
+from tests.helpers.data import FULL, collate, rows
 from tests.helpers.models import trainer
 from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
@@ -288,3 +288,216 @@ def test_huggingface_evaluations_after_training_share_file(tmp_path: Path) -> No
     assert read.family("own") == {"0", "1", "2", "3", "4"}
     assert read.family("mine") == {"0", "1", "2", "3", "4"}
     assert len(files(tmp_path / "run")) == 1
+
+
+def weights(model: nn.Module) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def changed(model: nn.Module, before: list[torch.Tensor]) -> bool:
+    return any(not torch.equal(new, old) for new, old in zip(model.parameters(), before, strict=True))
+
+
+def test_copy_of_attached_trainer_trains_itself(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback("default")
+    first = trainer(tmp_path, callbacks=[callback], max_steps=4, logging_steps=2)
+    callback.attach(first)
+    second = copy.deepcopy(first)
+    before = weights(first.model), weights(second.model)
+    second.train()
+    assert (changed(first.model, before[0]), changed(second.model, before[1])) == (False, True)
+    assert callback.log_dir is None
+    (other,) = [one for one in second.callback_handler.callbacks if isinstance(one, TbxTrainerCallback)]
+    assert Run(other.log_dir).steps("train/loss") == [2, 4]
+    first.train()
+    assert Run(callback.log_dir).steps("grad_norm/total") == [2, 4]
+
+
+def test_attached_method_outside_training_is_itself(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback("default")
+    made = trainer(tmp_path, callbacks=[callback])
+    callback.attach(made)
+    made.model(**collate(rows(2))).loss.backward()
+    assert made.accelerator.clip_grad_norm_(made.model.parameters(), 1.0) > 0
+
+
+def test_attached_callbacks_dropped_leave_one_wrapper(tmp_path: Path) -> None:
+    made = trainer(tmp_path, max_steps=1)
+    sessions = []
+    for _ in range(5):
+        callback = TbxTrainerCallback("minimal").attach(made)
+        made.train()
+        made.remove_callback(callback)
+        sessions.append(weakref.ref(callback._session))
+        del callback
+        gc.collect()
+    assert not any(session() for session in sessions)
+    step: Any = made.training_step
+    assert not hasattr(step.__wrapped__, "__wrapped__")
+    made.train()
+
+
+class RemoveAt(TrainerCallback):
+    """Removes the callback under test after two steps, and forgets it."""
+
+    def __init__(self) -> None:
+        self.made: Any = None
+        self.session: Any = None
+        self.log_dir: Any = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2:
+            (callback,) = [one for one in self.made.callback_handler.callbacks if isinstance(one, TbxTrainerCallback)]
+            self.log_dir, self.session = callback.log_dir, weakref.ref(callback._session)
+            self.made.remove_callback(callback)
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_callback_removed_while_training_leaves_nothing(tmp_path: Path, attached: bool) -> None:
+    before, remove = left(), RemoveAt()
+    remove.made = trainer(tmp_path, callbacks=[TbxTrainerCallback(SET), remove], max_steps=4, logging_steps=1)
+    for callback in remove.made.callback_handler.callbacks:
+        if attached and isinstance(callback, TbxTrainerCallback):
+            callback.attach(remove.made)
+    del callback
+    remove.made.train()
+    assert module_hooks(remove.made.model) == 0
+    assert left() == before
+    assert remove.session() is None
+    assert Run(remove.log_dir).steps("weight_norm/total") == [1, 2]
+
+
+def test_lightning_callback_removed_while_training_leaves_nothing(tmp_path: Path) -> None:
+    class Remove(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+            trainer.callbacks[:] = [one for one in trainer.callbacks if not isinstance(one, TbxLightningCallback)]
+
+    before, callback = left(), TbxLightningCallback(SET, log_dir=tmp_path / "run")
+    session = weakref.ref(callback._session)
+    module = Module()
+    made = lightning.Trainer(
+        max_epochs=1,
+        callbacks=[callback, Remove()],
+        logger=False,
+        accelerator="cpu",
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        log_every_n_steps=1,
+    )
+    del callback
+    made.fit(module, data(), data())
+    assert module_hooks(module) == 0
+    assert left() == before
+    assert session() is None
+    assert Run(tmp_path / "run").steps("grad_norm/total") == [1]
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_log_after_training_written_when_dropped(tmp_path: Path, attached: bool) -> None:
+    def train() -> None:
+        callback = TbxTrainerCallback("default", log_dir=tmp_path / "run")
+        made = trainer(tmp_path, callbacks=[callback], max_steps=2)
+        if attached:
+            callback.attach(made)
+        made.train()
+        callback.log("final/score", 2.5)
+
+    train()
+    gc.collect()
+    assert Run(tmp_path / "run").at("final/score") == {2: 2.5}
+
+
+def test_dropped_in_circle_ends_rules_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gc.disable()
+    try:
+        model = nn.Linear(3, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        made: Any = TbxLoop(model, optimizer, "default", log_dir=tmp_path / "run", log_every=2)
+        for _ in range(5):
+            model(torch.ones(1, 3)).square().mean().backward()
+            optimizer.step()
+            made.end_step(loss=1.0, samples=1)
+            made.log("mine", 1.0)
+        made.circle = made
+        del made
+    finally:
+        gc.enable()
+    gc.collect()
+    assert not [message for message in caplog.messages if "did not finish" in message]
+    assert Run(tmp_path / "run").steps("mine") == [2, 4, 5]
+
+
+class CopyModel(TrainerCallback):
+    """Copies and stores the model in the middle of each step, as for a mean teacher."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.teachers = folder, list[nn.Module]()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.teachers.append(copy.deepcopy(model))
+        torch.save(model, self.folder / f"{state.global_step}.pt")
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_model_with_hooks_copied_and_stored(tmp_path: Path, attached: bool) -> None:
+    callback, copies = TbxTrainerCallback(SET, log_dir=tmp_path / "run"), CopyModel(tmp_path)
+    made = trainer(tmp_path, callbacks=[callback, copies], max_steps=2)
+    if attached:
+        callback.attach(made)
+    made.train()
+    names = Run(tmp_path / "run").family("activations")
+    assert names
+    for step, teacher in enumerate(copies.teachers):
+        stored = (tmp_path / f"{step}.pt").read_bytes()
+        assert b"tbx_callbacks" not in stored
+        loaded = torch.load(tmp_path / f"{step}.pt", weights_only=False)
+        expected = teacher.eval()(**collate(rows(2))).logits
+        assert torch.equal(loaded.eval()(**collate(rows(2))).logits, expected)
+
+
+def test_callback_of_two_trainers_keeps_runs_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    callback = TbxTrainerCallback("minimal")
+    first, second = (trainer(tmp_path / name, callbacks=[callback], max_steps=2) for name in "ab")
+    first.train()
+    first.evaluate()
+    own = callback.log_dir
+    second.train()
+    first.evaluate()
+    assert "eval/loss" in Run(own).scalars
+    assert "eval/loss" not in Run(callback.log_dir).scalars
+    assert sum("values of another Trainer are left out" in message for message in caplog.messages) == 1
+
+
+FORKED = """
+import os, sys
+from pathlib import Path
+from transformers import TrainerCallback
+from tbx_callbacks import TbxTrainerCallback
+from tests.helpers.models import trainer
+from tests.helpers.runs import Run
+
+class Fork(TrainerCallback):
+    child = None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 2 and Fork.child is None:
+            Fork.child = os.fork()
+            if Fork.child == 0:
+                again = trainer(Path(sys.argv[1]) / "child", callbacks=[callback], max_steps=3, logging_steps=1)
+                again.train()
+                right = Run(callback.log_dir).steps("train/loss") == [1, 2, 3]
+                os._exit(0 if right and "child" in callback.log_dir else 1)
+
+callback = TbxTrainerCallback("default")
+trainer(Path(sys.argv[1]) / "parent", callbacks=[callback, Fork()], max_steps=4, logging_steps=1).train()
+assert os.waitstatus_to_exitcode(os.waitpid(Fork.child, 0)[1]) == 0
+assert Run(callback.log_dir).steps("train/loss") == [1, 2, 3, 4]
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_child_trains_with_inherited_callback(tmp_path: Path) -> None:
+    done = python("-W", "ignore", "-c", FORKED, tmp_path, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -12,7 +12,6 @@ import functools
 import logging
 import math
 import weakref
-from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -41,20 +40,18 @@ class _Wrapped:
     the object has the method itself, bound to the copy.
 
     Args:
-        method: the method.
+        owner: the object.
+        name: the method's name.
         session: the session.
-        around: called as `around(session, method, *args, **kwargs)` in place of the method.
     """
 
-    def __init__(self, method: Any, session: Session, around: Callable[..., Any]) -> None:
-        functools.update_wrapper(self, method)
-        self._method, self._around, self._session = method, around, weakref.ref(session)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        session = self._session()
-        if session is None:
-            return self._method(*args, **kwargs)
-        return self._around(session, self._method, *args, **kwargs)
+    def __init__(self, owner: Any, name: str, session: Session) -> None:
+        method = getattr(owner, name)
+        self._method = method.remaining if isinstance(method, _Wrapped) else method
+        self._owner, self._session = owner, weakref.ref(session)
+        wrapper: Any = self
+        functools.update_wrapper(wrapper, self._method)
+        setattr(owner, name, wrapper)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return deepcopy(self._method, memo)
@@ -74,12 +71,6 @@ def _itself(method: Any) -> Any:
     return method
 
 
-def _wrap(owner: Any, name: str, session: Session, around: Callable[..., Any]) -> None:
-    method = getattr(owner, name)
-    method = method.remaining if isinstance(method, _Wrapped) else method
-    setattr(owner, name, _Wrapped(method, session, around))
-
-
 class _Attached:
     """The sessions that a trainer or an accelerator is wrapped for; none in a copy."""
 
@@ -96,12 +87,12 @@ def attach(trainer: Any, session: Session) -> None:
     A second call changes nothing, except that the Trainer creates a new accelerator for each trial of a search.
     """
     if _mark_attached(trainer, session):
-        _wrap(trainer, "train", session, _train)
-        _wrap(trainer, "training_step", session, _TrainingStep(trainer))
+        _Training(trainer, "train", session)
+        _TrainingStep(trainer, "training_step", session)
         for name in ("evaluate", "predict"):
-            _wrap(trainer, name, session, _evaluate)
+            _Evaluation(trainer, name, session)
     if _mark_attached(trainer.accelerator, session):
-        _wrap(trainer.accelerator, "clip_grad_norm_", session, _Clipping(trainer.accelerator))
+        _Clipping(trainer.accelerator, "clip_grad_norm_", session)
 
 
 def is_attached(trainer: Any, session: Session) -> bool:
@@ -120,29 +111,39 @@ def _mark_attached(owner: Any, session: Session) -> bool:
     return True
 
 
-def _train(session: Session, train: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    try:
-        return train(*args, **kwargs)
-    except BaseException:
-        session.end(succeeded=False)  # the Trainer fires no event on an exception
-        raise
+class _Training(_Wrapped):
+    """Ends the session where the training raises."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self._method(*args, **kwargs)
+        except BaseException:
+            if (session := self._session()) is not None:
+                session.end(succeeded=False)  # the Trainer fires no event on an exception
+            raise
 
 
-def _evaluate(session: Session, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with session.evaluation():
-        return evaluate(*args, **kwargs)
+class _Evaluation(_Wrapped):
+    """Tells the session that the model is evaluated."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        session = self._session()
+        with session.evaluation() if session is not None else contextlib.nullcontext():
+            return self._method(*args, **kwargs)
 
 
-class _TrainingStep:
-    """Passes micro-batches of a trainer to a session."""
+class _TrainingStep(_Wrapped):
+    """Passes micro-batches to the session."""
 
-    def __init__(self, trainer: Any) -> None:
-        self._loss_check = _LossCheck(trainer) if _accumulates(trainer.args) else None
-        self._batch_size = BatchSize(trainer)
+    def __init__(self, owner: Any, name: str, session: Session) -> None:
+        super().__init__(owner, name, session)
+        self._loss_check = _LossCheck(owner) if _accumulates(owner.args) else None
+        self._batch_size = BatchSize(owner)
 
-    def __call__(
-        self, session: Session, training_step: Callable[..., Any], model: Any, inputs: Any, *args: Any, **kwargs: Any
-    ) -> Any:
+    def __call__(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        session = self._session()
+        if session is None:
+            return self._method(model, inputs, *args, **kwargs)
         if session.needs_labels:  # label smoothing and compute_loss remove them before the forward pass
             with session.guard_outputs():
                 session.expect_labels(labels_in(inputs))
@@ -150,7 +151,7 @@ class _TrainingStep:
         if session.needs_batches:  # read now: the training may change the batch
             samples, tokens = session.measure_batch(inputs, self._batch_size(inputs))
         try:
-            loss = training_step(model, inputs, *args, **kwargs)
+            loss = self._method(model, inputs, *args, **kwargs)
         except BaseException:
             session.suspend()  # the Trainer fires no event on an exception
             raise
@@ -234,20 +235,16 @@ def _accumulates(args: Any) -> bool:
     return bool(args.gradient_accumulation_steps > 1 or args.world_size > 1)
 
 
-class _Clipping:
-    """Passes gradients before clipping, and the norm of an accelerator's clipping, to a session."""
+class _Clipping(_Wrapped):
+    """Passes gradients before clipping, and the norm of an accelerator's clipping, to the session."""
 
-    def __init__(self, accelerator: Any) -> None:
-        self._accelerator = accelerator
-
-    def __call__(
-        self, session: Session, clip: Callable[..., Any], parameters: Any, max_norm: float, *args: Any, **kwargs: Any
-    ) -> Any:
-        if not session.running:
-            return clip(parameters, max_norm, *args, **kwargs)
+    def __call__(self, parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
+        session = self._session()
+        if session is None or not session.running:
+            return self._method(parameters, max_norm, *args, **kwargs)
         if session.has_due_metrics:
-            session.before_clip(scale_of(getattr(self._accelerator, "scaler", None)))
-        norm = clip(parameters, max_norm, *args, **kwargs)
+            session.before_clip(scale_of(getattr(self._owner, "scaler", None)))
+        norm = self._method(parameters, max_norm, *args, **kwargs)
         if norm is not None and math.isfinite(max_norm):  # some versions compute an unclipped norm by clipping to inf
             session.record_clipping(norm, max_norm)
         return norm
