@@ -23,7 +23,7 @@ test-unit: .venv/installed ## run the unit tests only, which import no trainer
 	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile -m 'not slow'
 
 test-slow: .venv/installed ## run the tests marked slow
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 .venv-oldest/installed: pyproject.toml constraints-oldest.txt
 	test -x $(OLDEST)/python || $(PYTHON) -m venv .venv-oldest
