@@ -81,6 +81,7 @@ def test_file_after_clock_set_back_sorts_last(tmp_path: Path, monkeypatch: pytes
         f"events.out.tfevents.{int(time.time()) + 5}.zzz.1.v2",
         "events.out.tfevents.4000000000.host.profile-empty",
     ],
+    ids=["future", "now", "profile"],  # not the time: workers must collect the same tests
 )
 def test_file_name_sorts_after_existing(existing: str) -> None:
     assert file_name(["other", "events.out.tfevents.profile", existing]) > existing
