@@ -7,13 +7,21 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from tbx_callbacks.runs.series import Floats, Series
+from tbx_callbacks.runs.series import Floats, Series, Steps
 
 
 def finite(series: Series) -> Series:
     """Returns the series without NaN and Inf."""
     is_finite = np.isfinite(series.values)
     return Series(series.steps[is_finite], series.values[is_finite], series.wall_times[is_finite])
+
+
+def interval(steps: Steps, index: int) -> str:
+    """Returns where a value was first seen: `at step b`, or `between steps a and b` if no step between was logged."""
+    step = int(steps[index])
+    if index == 0 or int(steps[index - 1]) >= step - 1:
+        return f"at step {step}"
+    return f"between steps {int(steps[index - 1]) + 1} and {step}"
 
 
 def median(values: Floats) -> float:
