@@ -24,6 +24,7 @@ class LearningRateTooHigh(Rule):
     compares_with_start: ClassVar[bool] = True
 
     min_points: int = 8
+    enough: int = 20  # with fewer points, one low loss at the start is no reference
     early: float = 0.3  # share of the points that counts as the start
     growth: float = 1.5  # growth of a layer's weight norm in that time; healthy test runs have 1.0 to 1.3, one 1.5
     layers: float = 0.5  # share of the layers that grew that much
@@ -43,7 +44,9 @@ class LearningRateTooHigh(Rule):
         if entry is None or rates is None or len(series := entry[1]) < self.min_points:
             return
         fall = fall_of(series.values)
-        start, end = min(float(series.values[0]), median(series.values[:3])), fall.end  # it may rise at once
+        start, end = median(series.values[:3]), fall.end
+        if len(series) >= self.enough:  # the loss may rise at once
+            start = min(start, float(series.values[0]))
         number = max(3, round(self.early * len(series)))
         smoothed = smooth(series.values[:number], 3)
         highest = int(smoothed.argmax())

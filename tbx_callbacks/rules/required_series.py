@@ -65,6 +65,10 @@ class Need:
                 return matches
         return {}
 
+    def matches(self, tag: str) -> bool:
+        """Whether a tag is of this kind."""
+        return any(_matches(pattern, tag) for pattern in self.patterns)
+
     def first(self, run: Run) -> tuple[str, Series] | None:
         """Returns the first tag with its series, or None."""
         return next(iter(self.all(run).items()), None)
