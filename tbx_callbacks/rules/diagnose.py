@@ -192,7 +192,7 @@ class _Reader:
         self.folders, self.unreadable = folders, list[str]()
         self._progress = progress
         self._runs: dict[str, Run | None] = {}
-        self._words = {name: evaluation_word(_named(name, folder), folders) for name, folder in folders.items()}
+        self._words = {name: _word(name, folder, folders) for name, folder in folders.items()}
         self._training = {name: training_of(name, folders) for name, word in self._words.items() if word}
 
     def read(self, name: str) -> Run | None:
@@ -225,6 +225,8 @@ class _Reader:
             self._runs[name] = None
 
 
-def _named(name: str, folder: str) -> str:
-    """Returns the name that tells a run's role: that of the folder itself for the folder that was given."""
-    return os.path.basename(os.path.abspath(folder)) if name == "." else name
+def _word(name: str, folder: str, names: Mapping[str, str]) -> str | None:
+    """Returns the word for the role of a run; the folder that was given tells it by its own name."""
+    if name == ".":
+        return evaluation_word(os.path.basename(os.path.abspath(folder)), ())
+    return evaluation_word(name, names)

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.required_series import TRAIN_LOSS, Need
-from tbx_callbacks.rules.series_stats import interval, median, noise, smooth, width_for
+from tbx_callbacks.rules.required_series import LEARNING_RATE, TRAIN_LOSS, Need
+from tbx_callbacks.rules.series_stats import finite, interval, median, noise, smooth, width_for
 from tbx_callbacks.rules.training_loss import fall_of, not_minimised, training_loss
 from tbx_callbacks.runs.series import Floats, Run
 
@@ -45,6 +45,8 @@ class LossSpike(Rule):
             return
         first = spikes[0]
         before = median(self._before(values, first))
+        restart = _restart_before(run, int(series.steps[max(0, first - 3)]), int(series.steps[first]))
+        cause = f" just after the learning rate restarted at {restart:.3g}" if restart else ""
         yield Finding(
             id=self.id,
             severity="warning",
@@ -52,8 +54,10 @@ class LossSpike(Rule):
             steps=tuple(int(series.steps[index]) for index in spikes[:5]),
             numbers={"loss": float(values[first]), "median_before": before, "points": len(spikes)},
             means=f"The training loss jumped from {before:.3g} to {values[first]:.3g} {interval(series.steps, first)}"
-            " and recovered. One or a few updates were harmful.",
-            advice="Look at the batches just before this step. Clip gradients by norm or lower the learning rate.",
+            f"{cause} and recovered. One or a few updates were harmful.",
+            advice="Let the learning rate restart at a lower peak, with a warm-up."
+            if restart
+            else "Look at the batches just before this step. Clip gradients by norm or lower the learning rate.",
             source=self.source,
         )
 
@@ -93,7 +97,8 @@ class Divergence(Rule):
 
     min_points: int = 8
     ratio: float = 1.5  # last loss over the best one, both medians of a window; only losses above zero have a ratio
-    rise: float = 0.3  # minimum rise, as a share of the initial loss; of the fall so far, if losses are negative
+    rise: float = 0.3  # minimum rise, as a share of the initial loss
+    signed_rise: float = 1.5  # the same as a share of the fall before it, if losses are negative: they may wander
     deviations: float = 3.0  # minimum rise in standard deviations of the noise before it
 
     def lacks(self, run: Run) -> str | None:
@@ -111,8 +116,9 @@ class Divergence(Rule):
         if (
             fall.scale <= 0
             or (not fall.is_signed and last < self.ratio * low)
-            or last - low < self.rise * fall.scale
+            or last - low < (self.signed_rise if fall.is_signed else self.rise) * fall.scale
             or last - low <= self.deviations * before
+            or np.quantile(series.values[-width:], 0.25) <= np.quantile(series.values[best : best + width], 0.75)
         ):
             return
         step = int(series.steps[best + width - 1])
@@ -128,6 +134,19 @@ class Divergence(Rule):
             " warm up longer, or clip gradients.",
             source=self.source,
         )
+
+
+def _restart_before(run: Run, first: int, last: int) -> float | None:
+    """Returns the learning rate after a restart between two steps: it fell, and then at least doubled; else None."""
+    rates = LEARNING_RATE.first(run)
+    if rates is None:
+        return None
+    series = finite(rates[1])
+    for index in range(2, len(series)):
+        before, at, after = series.values[index - 2 : index + 1]
+        if first <= series.steps[index] <= last and at < before and after > 2 * at:
+            return float(after)
+    return None
 
 
 def _lacks_scale(run: Run) -> str | None:

@@ -35,7 +35,8 @@ def evaluation_word(name: str, names: Collection[str]) -> str | None:
     found = _EVALUATION.search(_base(name))
     if found is None or _TRAINING.search(_base(name)):
         return None
-    return None if _AMBIGUOUS.fullmatch(found[1]) and training_of(name, names) is None else found[1].lower()
+    needs_training = found[1] != _base(name) or _AMBIGUOUS.fullmatch(found[1])  # else it may be the name of a training
+    return None if needs_training and training_of(name, names) is None else found[1].lower()
 
 
 def training_of(name: str, names: Collection[str]) -> str | None:

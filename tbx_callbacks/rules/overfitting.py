@@ -32,7 +32,7 @@ class Overfitting(Rule):
     train_fall: float = 0.1  # minimum fall of the training loss since then, as a share
     steady_fall: float = 0.3  # the same if the rise is steady
     signed_rise: float = 0.3  # negative losses: minimum rise, as a share of the fall before it
-    deviations: float = 5.0  # negative losses: minimum rise in standard deviations of the noise
+    deviations: float = 5.0  # the same in standard deviations of the noise, unless the rise is steady
 
     def lacks(self, run: Run) -> str | None:
         return not_minimised(run)
@@ -62,7 +62,7 @@ class Overfitting(Rule):
             fall = fall_of(train[1].values)
             rises = (
                 last - low > self.signed_rise * max(float(values[0]) - low, fall.scale)
-                and last - low > self.deviations * noise(values[: best + 2])
+                and (is_steady or last - low > self.deviations * noise(values))
                 and before - now > self.train_fall * fall.scale > 0
             )
         else:

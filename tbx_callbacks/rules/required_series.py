@@ -150,7 +150,6 @@ LORA = Need(
     "weight_norm: {by: parameter}, in a model with LoRA",
     (rf"{tags.WEIGHT_NORM}/.*lora_[AB].*", rf"{tags.GRAD_NORM}/.*lora_[AB].*"),
 )
-REWARD = Need("the reward", "loss, with a trainer that logs train/reward", (r"(train/)?(reward|rollout/ep_rew_mean)",))
 POLICY = Need(
     "the signs of a policy gradient",
     "loss, with a trainer that logs train/reward",

@@ -30,8 +30,13 @@ def median(values: Floats) -> float:
 
 
 def noise(values: Floats) -> float:
-    """Returns the standard deviation of the noise, from differences of neighbours so that a trend does not count."""
-    return 1.4826 * median(np.abs(np.diff(values))) / 2**0.5
+    """Returns the standard deviation of the noise, from differences of neighbours so that a trend does not count.
+
+    Second differences leave a steep trend out too, which matters in a short series.
+    """
+    first = 1.4826 * median(np.abs(np.diff(values))) / 2**0.5
+    second = 1.4826 * median(np.abs(np.diff(values, 2))) / 6**0.5
+    return first if np.isnan(second) else min(first, second)
 
 
 def ends(values: Floats, share: float = 0.1, least: int = 3) -> tuple[float, float]:

@@ -12,6 +12,8 @@ from tbx_callbacks.runs.series import Floats, Run, Series
 
 _CLEAR = 5.0  # a fall of this many standard deviations of the noise is no chance
 
+_STRAIGHT = 0.7  # minimum share of the way that leads down
+
 
 @dataclass(frozen=True)
 class Fall:
@@ -41,10 +43,18 @@ def fall_of(values: Floats) -> Fall:
     is_signed = bool((values < 0).any())
     if is_signed:
         fall = start - low
-        scale = fall if fall > _CLEAR * noise(values) else 0.0
+        is_clear = fall > _CLEAR * noise(values) and _is_straight(smoothed[: int(smoothed.argmin()) + 1])
+        scale = fall if is_clear else 0.0
     else:
         scale = start
     return Fall(start, low, end, scale, is_signed)
+
+
+def _is_straight(falling: Floats) -> bool:
+    """Whether a curve went down without much up and down: a loss that is not minimised only wanders."""
+    marks = falling[np.linspace(0, len(falling) - 1, min(10, len(falling))).astype(int)]
+    way = float(np.abs(np.diff(marks)).sum())
+    return way > 0 and (marks[0] - marks[-1]) / way > _STRAIGHT
 
 
 def not_minimised(run: Run) -> str | None:
