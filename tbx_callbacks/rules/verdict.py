@@ -65,7 +65,8 @@ def verdict_of(
         reason = _reason(open_rules[0], lacking)
         text = f"Too little to judge: {reason}. {number} of {len(rules)} rules judged the run."
         return Verdict("too_little", number, len(rules), text, remedy)
-    return Verdict("nothing_found", number, len(rules), f"Nothing found by {number} of {len(rules)} rules.", remedy)
+    what = "Nothing but notes" if findings else "Nothing"
+    return Verdict("nothing_found", number, len(rules), f"{what} found by {number} of {len(rules)} rules.", remedy)
 
 
 def _undecided(lacking: Mapping[str, Unjudged], failed: Collection[str], rules: Collection[str]) -> list[str]:
