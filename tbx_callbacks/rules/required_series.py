@@ -161,16 +161,29 @@ ADVERSARIAL = Need(
     (r"(.*[_/.-])?(d|disc|discriminator|adv|adversarial)[_/.-]?loss([_/.-].*)?", r"loss[_/.-](d|disc\w*)"),
 )
 ENTROPY = Need(
-    "the entropy of the policy", "loss, with trl's trainer", (r"(train/)?(policy/|objective/)?(entropy|entropy_avg)",)
+    "the entropy of the policy",
+    "loss, with trl's trainer",
+    (r"(train/)?(policy/|objective/)?(entropy|entropy_avg)",),
+    "entropy",
 )
-KL = Need("the KL divergence from the reference model", "loss, with trl's trainer", (r"(train/)?(objective/)?kl",))
+KL = Need(
+    "the KL divergence from the reference model", "loss, with trl's trainer", (r"(train/)?(objective/)?kl",), "kl"
+)
 ZERO_STD = Need(
     "the share of groups without variance of the reward",
     "loss, with trl's trainer",
     (r"(train/)?frac_reward_zero_std",),
+    "frac_reward_zero_std",
 )
-CHOSEN = Need("log-probabilities of chosen answers", "loss, with trl's trainer", (r"(train/)?logps/chosen",))
-REJECTED = Need("log-probabilities of rejected answers", "loss, with trl's trainer", (r"(train/)?logps/rejected",))
+CHOSEN = Need(
+    "log-probabilities of chosen answers", "loss, with trl's trainer", (r"(train/)?logps/chosen",), "logps/chosen"
+)
+REJECTED = Need(
+    "log-probabilities of rejected answers", "loss, with trl's trainer", (r"(train/)?logps/rejected",), "logps/rejected"
+)
 TRUNCATED = Need(
-    "the share of truncated completions", "loss, with trl's trainer", (r"(train/)?completions/clipped_ratio",)
+    "the share of truncated completions",
+    "loss, with trl's trainer",
+    (r"(train/)?completions/clipped_ratio",),
+    "completions/clipped_ratio",
 )
