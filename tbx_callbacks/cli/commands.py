@@ -21,7 +21,7 @@ from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.rule_options import load_rules
 from tbx_callbacks._extensions import suggest, without_imports
 from tbx_callbacks._text import short
-from tbx_callbacks.cli.doctor import as_json, print_diagnosis
+from tbx_callbacks.cli.doctor import FailOn, as_json, exit_code, print_diagnosis
 from tbx_callbacks.cli.terminal import Commands, console, errors, fail, print_json, print_warnings
 from tbx_callbacks.rules.diagnose import diagnose_folder
 from tbx_callbacks.runs.reader import UnreadableError
@@ -126,8 +126,15 @@ def doctor(
     logdir: Annotated[str, typer.Argument(help="Folder of a run, or of several runs, from any TensorBoard writer.")],
     rules: Annotated[Path | None, typer.Option(help="YAML file with `rules:`, which maps rules to thresholds.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    fail_on: Annotated[
+        list[FailOn] | None,
+        typer.Option(help="Also fail on warnings (exit code 1), or on runs with too little to judge (3)."),
+    ] = None,
 ) -> None:
-    """Diagnose runs and print findings, worst first. Exit code: 0 healthy, 1 errors found, 2 unreadable."""
+    """Diagnose runs and print findings, worst first.
+
+    Exit code: 0 no error found, 1 errors found, 2 unreadable; more with --fail-on.
+    """
     try:
         rules_by_name = load_rules(rules) if rules else None
         with Progress(console=errors, transient=True, disable=not sys.stderr.isatty()) as bars:
@@ -139,7 +146,7 @@ def doctor(
     else:
         for diagnosed in runs:
             print_diagnosis(diagnosed, console)
-    raise typer.Exit(0 if all(diagnosed.diagnosis.healthy for diagnosed in runs) else 1)
+    raise typer.Exit(exit_code([diagnosed.diagnosis for diagnosed in runs], fail_on or []))
 
 
 @app.command()

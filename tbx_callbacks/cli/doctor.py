@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from enum import Enum
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,10 +16,11 @@ from tbx_callbacks.rules import Diagnosis, Finding, Unjudged
 from tbx_callbacks.rules.diagnose import DiagnosedRun
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+_OF_VERDICT = {"problems": "bold", "nothing_found": "green", "too_little": "yellow"}
 
 
 def print_diagnosis(diagnosed: DiagnosedRun, console: Console) -> None:
-    """Prints a run's findings, worst first, and the rules that could not judge it."""
+    """Prints a run's findings, worst first, the verdict, and the rules that could not judge it."""
     run, diagnosis = diagnosed.run, diagnosed.diagnosis
     name = diagnosed.folder if diagnosed.name == "." else diagnosed.name
     console.print(f"[bold]{_safe(name)}[/bold]: {len(run.scalars)} scalar tags, {run.last_step} steps")
@@ -29,8 +31,7 @@ def print_diagnosis(diagnosed: DiagnosedRun, console: Console) -> None:
         )
         console.print(Padding(f"{_safe(finding.means)}\n[dim]try:[/dim] {_safe(finding.advice)}", (0, 0, 0, 10)))
         console.print(Padding(f"[dim]{_evidence(finding)}\n{_safe(finding.source)}[/dim]", (0, 0, 0, 10)))
-    if not diagnosis.findings:
-        console.print("  [green]healthy[/green]: no findings")
+    console.print(Padding(_verdict(diagnosis), (0, 0, 0, 2)))
     for file, missing in run.unread.items():
         console.print(f"  [yellow]{missing} bytes at the end of {_safe(file)} are truncated or damaged[/yellow]")
     for words in run.left_out:
@@ -42,7 +43,7 @@ def print_diagnosis(diagnosed: DiagnosedRun, console: Console) -> None:
 
 
 def show_worst(diagnosis: Diagnosis, console: Console, *, most: int = 3) -> None:
-    """Prints the worst findings, one per line, and the number of further ones."""
+    """Prints the worst findings, one per line, the number of further ones, and the verdict."""
     for finding in diagnosis.findings[:most]:
         colour = _COLOURS[finding.severity]
         console.print(
@@ -51,8 +52,28 @@ def show_worst(diagnosis: Diagnosis, console: Console, *, most: int = 3) -> None
     more = len(diagnosis.findings) - most
     if more > 0:
         console.print(f"and {more} more")
-    if not diagnosis.findings:
-        console.print("[green]healthy[/green]: no findings")
+    console.print(_verdict(diagnosis), soft_wrap=True)
+
+
+class FailOn(str, Enum):
+    """What makes `doctor` fail, in addition to errors."""
+
+    WARNING = "warning"
+    UNJUDGED = "unjudged"
+
+
+def exit_code(diagnoses: Sequence[Diagnosis], fail_on: Collection[FailOn]) -> int:
+    """Returns 1 if an error was found (with `warning`: or a warning), else 3 for too little to judge, else 0.
+
+    Args:
+        diagnoses: of all runs.
+        fail_on: 3 needs `unjudged`.
+    """
+    severities = {"error", *(["warning"] if FailOn.WARNING in fail_on else [])}
+    if any(finding.severity in severities for diagnosis in diagnoses for finding in diagnosis.findings):
+        return 1
+    is_open = any(diagnosis.verdict.kind == "too_little" for diagnosis in diagnoses)
+    return 3 if is_open and FailOn.UNJUDGED in fail_on else 0
 
 
 def as_json(diagnosed: list[DiagnosedRun]) -> dict[str, object]:
@@ -61,7 +82,7 @@ def as_json(diagnosed: list[DiagnosedRun]) -> dict[str, object]:
         {
             "run": entry.name,
             "folder": entry.folder,
-            "healthy": entry.diagnosis.healthy,
+            "verdict": dataclasses.asdict(entry.diagnosis.verdict),
             "last_step": entry.run.last_step,
             "findings": [_plain(finding) for finding in entry.diagnosis.findings],
             "unjudged": [dataclasses.asdict(rule) for rule in entry.diagnosis.unjudged],
@@ -70,8 +91,14 @@ def as_json(diagnosed: list[DiagnosedRun]) -> dict[str, object]:
         }
         for entry in diagnosed
     ]
-    healthy = all(entry.diagnosis.healthy for entry in diagnosed)
-    return {"healthy": healthy, "runs": runs}
+    return {"runs": runs}
+
+
+def _verdict(diagnosis: Diagnosis) -> str:
+    verdict = diagnosis.verdict
+    colour = _OF_VERDICT[verdict.kind]
+    remedy = f" [dim]{_safe(verdict.remedy)}[/dim]" if verdict.remedy else ""
+    return f"[{colour}]{_safe(verdict.text)}[/{colour}]{remedy}"
 
 
 def _plain(finding: Finding) -> dict[str, object]:

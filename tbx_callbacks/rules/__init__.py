@@ -5,10 +5,11 @@ Rules are pure functions of a run's series. They open no files and depend on no 
 
 from __future__ import annotations
 
-from tbx_callbacks.rules.base import SEVERITIES, Action, Finding, Rule, Severity
-from tbx_callbacks.rules.diagnose import Diagnosis, Unjudged, default_rules, diagnose
+from tbx_callbacks.rules.base import SEVERITIES, Action, Finding, Rule, Severity, Unjudged
+from tbx_callbacks.rules.diagnose import Diagnosis, default_rules, diagnose
 from tbx_callbacks.rules.registry import RULES
 from tbx_callbacks.rules.required_series import Need
+from tbx_callbacks.rules.verdict import Verdict
 
 __all__ = [
     "RULES",
@@ -20,6 +21,7 @@ __all__ = [
     "Rule",
     "Severity",
     "Unjudged",
+    "Verdict",
     "default_rules",
     "diagnose",
 ]

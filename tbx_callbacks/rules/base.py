@@ -58,6 +58,15 @@ class Finding:
         return SEVERITIES.index(self.severity), self.steps[0] if self.steps else 0
 
 
+@dataclass(frozen=True)
+class Unjudged:
+    """A rule that could not judge a run: the missing series, and the metric that writes it."""
+
+    id: str
+    missing: str
+    metric: str
+
+
 class Rule(Protocol):
     """A pure function of a run that yields findings: a frozen dataclass whose fields are its thresholds.
 
@@ -81,3 +90,8 @@ class Rule(Protocol):
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         """Yields findings; none for a healthy run."""
+        raise NotImplementedError
+
+    def lacks(self, run: Run) -> str | None:
+        """Returns what a run with all needs and `min_points` still lacks, as a noun; None if the rule can judge it."""
+        return None

@@ -10,12 +10,16 @@ from tbx_callbacks import tags
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.required_series import CLIP_FACTOR, Need
 from tbx_callbacks.rules.series_stats import finite, median
+from tbx_callbacks.rules.training_loss import has_learned
 from tbx_callbacks.runs.series import Run
 
 
 @dataclass(frozen=True)
 class ClippingSaturated(Rule):
-    """Clipping shrinks nearly every gradient to a small fraction of its norm."""
+    """Clipping shrinks nearly every gradient to a small fraction of its norm.
+
+    This is a note if the loss falls all the same, as optimizers do that divide by the size of the gradient.
+    """
 
     id: ClassVar[str] = "clipping_saturated"
     needs: ClassVar[tuple[Need, ...]] = (CLIP_FACTOR,)
@@ -38,7 +42,7 @@ class ClippingSaturated(Rule):
             return
         yield Finding(
             id=self.id,
-            severity="warning",
+            severity="note" if has_learned(run) else "warning",
             tags=(entry[0], *([tags.CLIP_SHARE] if shares is not None else [])),
             steps=(int(series.steps[0]), int(series.steps[-1])),
             numbers={"factor": factor, "share": share},

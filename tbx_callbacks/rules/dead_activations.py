@@ -21,7 +21,7 @@ class DeadActivations(Rule):
     needs: ClassVar[tuple[Need, ...]] = (ZERO_SHARES,)
     source: ClassVar[str] = "Lu, Shin, Su and Karniadakis 2019, Dying ReLU and Initialization, arXiv:1903.06733"
 
-    min_points: int = 5
+    min_points: int = 2  # activations are usually measured every 50 steps
     share: float = 0.99  # of zeros, median of the second half; trained ReLU transformers reach 0.97 (arXiv:2210.06313)
 
     def __call__(self, run: Run) -> Iterator[Finding]:

@@ -12,33 +12,28 @@ import numpy as np
 
 from tbx_callbacks._extensions import OUTSIDE_ERRORS, ExtensionError, outside_code
 from tbx_callbacks._text import printable, reason, words
-from tbx_callbacks.rules.base import Finding, Rule
+from tbx_callbacks.rules.base import Finding, Rule, Unjudged
+from tbx_callbacks.rules.folder_roles import as_evaluation, evaluation_word, training_of, with_evaluations
 from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
+from tbx_callbacks.rules.required_series import Need
+from tbx_callbacks.rules.verdict import Verdict, verdict_of
 from tbx_callbacks.runs.reader import Progress, UnreadableError, find_runs, read_run
-from tbx_callbacks.runs.series import Run
+from tbx_callbacks.runs.series import Run, Series
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Unjudged:
-    """A rule that could not judge a run: the missing series, and the metric that writes it."""
-
-    id: str
-    missing: str
-    metric: str
-
-
-@dataclass(frozen=True)
 class Diagnosis:
-    """The findings of a run, worst first, and the rules that could not judge it."""
+    """The findings of a run, worst first, the rules that could not judge it, and the verdict."""
 
     findings: tuple[Finding, ...]
     unjudged: tuple[Unjudged, ...]
+    verdict: Verdict
 
     @property
     def healthy(self) -> bool:
-        """Whether there is no finding of severity error."""
+        """Whether there is no finding of severity error. That may mean that nothing was judged: see `verdict`."""
         return all(finding.severity != "error" for finding in self.findings)
 
 
@@ -73,6 +68,7 @@ def diagnose(
     rules = default_rules() if rules is None else rules
     findings: list[Finding] = []
     unjudged: list[Unjudged] = []
+    failed: list[str] = []
     for name, rule in rules.items():
         try:
             missing = _find_missing(rule, run)
@@ -83,8 +79,10 @@ def diagnose(
         except OUTSIDE_ERRORS as error:  # code from outside may raise anything
             if on_error is None:
                 raise
+            failed.append(name)
             on_error(name, error)
-    return Diagnosis(tuple(sorted(findings, key=_rank)), tuple(unjudged))
+    findings.sort(key=_rank)
+    return Diagnosis(tuple(findings), tuple(unjudged), verdict_of(findings, unjudged, failed, rules))
 
 
 def _findings(rule: Rule, run: Run) -> list[Finding]:
@@ -107,24 +105,33 @@ def _find_missing(rule: Rule, run: Run) -> Unjudged | None:
     series_by_need = [need.all(run) for need in rule.needs]
     for need, series in zip(rule.needs, series_by_need, strict=True):
         if not series:
-            return Unjudged(rule.id, f"{need.what} ({_example(need.patterns[0])})", need.metric)
-    number, min_points = max(map(len, series_by_need[0].values())), getattr(rule, "min_points", 1)
-    if number < min_points:
-        first = rule.needs[0]
-        return Unjudged(
-            rule.id, f"{min_points} points of {first.what}, there are {number}", f"{first.metric}, more often"
-        )
-    return None
+            return Unjudged(rule.id, f"{need.what} ({_example(need)})", need.metric)
+    first, min_points = rule.needs[0], getattr(rule, "min_points", None)
+    if min_points is not None:
+        number = max(map(_num_finite, series_by_need[0].values()))
+        if number < min_points:
+            missing = f"{min_points:g} points of {first.what}, there are {number}"
+            return Unjudged(rule.id, missing, f"{first.metric}, more often")
+    lacks = rule.lacks(run)
+    return Unjudged(rule.id, lacks, f"{first.metric}, for longer or more often") if lacks is not None else None
 
 
-def _example(pattern: str) -> str:
-    """Returns a pattern in a readable form."""
+def _num_finite(series: Series) -> int:
+    return int(np.isfinite(series.values).sum())
+
+
+def _example(need: Need) -> str:
+    """Returns a tag of a need in a readable form."""
+    pattern = need.example or need.patterns[0]
     return pattern.replace(r"(?!total$)", "").replace(".+", "...").replace(".*", "...").replace("\\", "")
 
 
 @dataclass(frozen=True)
 class DiagnosedRun:
-    """One run and its diagnosis; `name` is its folder relative to the given one."""
+    """One run and its diagnosis; `name` is its folder relative to the given one.
+
+    `run` is what the folder holds. A diagnosis may also cover evaluations in a folder beside it.
+    """
 
     name: str
     folder: str
@@ -151,7 +158,7 @@ def diagnose_folder(
         UnreadableError: no run can be read, or none has scalars.
         ImportError: TensorBoard is not installed.
     """
-    number, failed, unreadable = 0, set[str](), list[str]()
+    number, failed = 0, set[str]()
 
     def warn(rule: str, error: BaseException) -> None:
         if rule not in failed:
@@ -160,17 +167,66 @@ def diagnose_folder(
                 "rule %s is left out: it failed with %s; fix it, or switch it off with --rules", rule, reason(error)
             )
 
-    for name, folder in find_runs(logdir).items():
-        try:
-            run = read_run(folder, progress=progress(name) if progress else None)
-        except UnreadableError as error:
-            unreadable.append(words(error))
-            logger.warning("run %s is left out: %s", printable(name), printable(words(error)))
-            continue
-        if run.scalars:
+    reader = _Reader(find_runs(logdir), progress)
+    for name, folder in reader.folders.items():
+        run = reader.read(name)
+        if run is not None and run.scalars:
             number += 1
-            yield DiagnosedRun(name, folder, run, diagnose(run, rules, on_error=warn))
-    if not number and unreadable:
-        raise UnreadableError(f"no run in {os.fspath(logdir)!r} can be read: {unreadable[0]}")
+            yield DiagnosedRun(name, folder, run, diagnose(reader.with_role(name, run), rules, on_error=warn))
+        reader.forget(name)
+    if not number and reader.unreadable:
+        raise UnreadableError(f"no run in {os.fspath(logdir)!r} can be read: {reader.unreadable[0]}")
     if not number:
         raise UnreadableError(f"a run must hold scalars, but those in {os.fspath(logdir)!r} hold none")
+
+
+class _Reader:
+    """Reads each run once; a training run is judged together with its evaluations in other folders.
+
+    Args:
+        folders: the runs' folders by name.
+        progress: called with a run's name; returns a function that is called while the run is read.
+    """
+
+    def __init__(self, folders: Mapping[str, str], progress: Callable[[str], Progress] | None) -> None:
+        self.folders, self.unreadable = folders, list[str]()
+        self._progress = progress
+        self._runs: dict[str, Run | None] = {}
+        self._words = {name: _word(name, folder, folders) for name, folder in folders.items()}
+        self._training = {name: training_of(name, folders) for name, word in self._words.items() if word}
+
+    def read(self, name: str) -> Run | None:
+        """Returns a run; None, after a warning, if it cannot be read."""
+        if name not in self._runs:
+            try:
+                progress = self._progress(name) if self._progress else None
+                self._runs[name] = read_run(self.folders[name], progress=progress)
+            except UnreadableError as error:
+                self._runs[name] = None
+                self.unreadable.append(words(error))
+                logger.warning("run %s is left out: %s", printable(name), printable(words(error)))
+        return self._runs[name]
+
+    def with_role(self, name: str, run: Run) -> Run:
+        """Returns what the rules judge: a run of evaluations with tags that say so, a training with its evaluations."""
+        if word := self._words[name]:
+            return as_evaluation(run, word)
+        evaluations: list[Run] = []
+        for other, training in self._training.items():
+            word = self._words[other]
+            if training == name and word and (evaluation := self.read(other)) is not None:
+                evaluations.append(as_evaluation(evaluation, word))
+        return with_evaluations(run, evaluations) if evaluations else run
+
+    def forget(self, name: str) -> None:
+        """Frees the memory of a run that no later run is judged with."""
+        training = self._training.get(name)
+        if training is None or training in self._runs:
+            self._runs[name] = None
+
+
+def _word(name: str, folder: str, names: Mapping[str, str]) -> str | None:
+    """Returns the word for the role of a run; the folder that was given tells it by its own name."""
+    if name == ".":
+        return evaluation_word(os.path.basename(os.path.abspath(folder)), ())
+    return evaluation_word(name, names)

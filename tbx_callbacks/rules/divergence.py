@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.required_series import TRAIN_LOSS, Need
-from tbx_callbacks.rules.series_stats import ends, finite, median, noise, smooth, width_for
+from tbx_callbacks.rules.required_series import LEARNING_RATE, TRAIN_LOSS, Need
+from tbx_callbacks.rules.series_stats import finite, interval, median, noise, smooth, width_for
+from tbx_callbacks.rules.training_loss import fall_of, not_minimised, training_loss
 from tbx_callbacks.runs.series import Floats, Run
 
 
@@ -23,51 +24,66 @@ class LossSpike(Rule):
     source: ClassVar[str] = "Chowdhery et al. 2022, PaLM, section 5.1, arXiv:2204.02311"
     compares_with_start: ClassVar[bool] = True
 
-    min_points: int = 30  # a window and some points after it
+    min_points: int = 20
     window: int = 20  # previous points for the reference median; the noise is estimated from three times as many
-    ratio: float = 2.0  # loss over the reference median
+    ratio: float = 2.0  # loss over the reference median, which only losses above zero have
     deviations: float = 10.0  # above the reference median; losses of single batches have long tails
     rise: float = 0.75  # minimum rise, as a share of the initial loss, so that ripples near zero do not count
 
+    def lacks(self, run: Run) -> str | None:
+        return not_minimised(run)
+
     def __call__(self, run: Run) -> Iterator[Finding]:
-        entry = TRAIN_LOSS.first(run)
-        if entry is None or len(series := finite(entry[1])) < self.min_points:
+        entry = training_loss(run)
+        if entry is None or len(series := entry[1]) < self.min_points:
             return
         tag, values = entry[0], series.values
-        start = median(values[:3])
-        spikes = [index for index in range(self.window, len(values) - 1) if self._is_spike(values, index, start)]
-        spikes = [index for index in spikes if _recovers(values, index, self.window, self.ratio)]
+        first_index = self.window // 2  # half a window suffices at the start
+        spikes = [index for index in range(first_index, len(values) - 1) if self._is_spike(values, index)]
+        spikes = [index for index in spikes if self._recovers(values, index)]
         if not spikes:
             return
         first = spikes[0]
-        before = median(values[first - self.window : first])
+        before = median(self._before(values, first))
+        restart = _restart_before(run, int(series.steps[max(0, first - 3)]), int(series.steps[first]))
+        cause = f" just after the learning rate restarted at {restart:.3g}" if restart else ""
         yield Finding(
             id=self.id,
             severity="warning",
             tags=(tag,),
             steps=tuple(int(series.steps[index]) for index in spikes[:5]),
             numbers={"loss": float(values[first]), "median_before": before, "points": len(spikes)},
-            means=f"The training loss jumped from {before:.3g} to {values[first]:.3g} at step {series.steps[first]}"
-            " and recovered. One or a few updates were harmful.",
-            advice="Look at the batches just before this step. Clip gradients by norm or lower the learning rate.",
+            means=f"The training loss jumped from {before:.3g} to {values[first]:.3g} {interval(series.steps, first)}"
+            f"{cause} and recovered. One or a few updates were harmful.",
+            advice="Let the learning rate restart at a lower peak, with a warm-up."
+            if restart
+            else "Look at the batches just before this step. Clip gradients by norm or lower the learning rate.",
             source=self.source,
         )
 
-    def _is_spike(self, values: Floats, index: int, start: float) -> bool:
-        before = values[index - self.window : index]
-        middle = median(before)
+    def _before(self, values: Floats, index: int) -> Floats:
+        return values[max(0, index - self.window) : index]
+
+    def _is_spike(self, values: Floats, index: int) -> bool:
+        middle = median(self._before(values, index))
         height = values[index] - middle
+        fall = fall_of(values[:index])
         return bool(
-            values[index] > self.ratio * middle
+            fall.scale > 0
+            and (fall.is_signed or values[index] > self.ratio * middle)
             and height > self.deviations * noise(values[max(0, index - 3 * self.window) : index])
-            and height > self.rise * start
+            and height > self.rise * fall.scale
         )
 
+    def _recovers(self, values: Floats, index: int) -> bool:
+        """Whether the loss falls back below the spike threshold for up to three points in a row.
 
-def _recovers(values: Floats, index: int, window: int, ratio: float) -> bool:
-    """Whether the loss falls back below the spike threshold for up to three points in a row."""
-    after = values[index + 1 :]
-    return bool(smooth(after, min(3, len(after))).min() <= ratio * median(values[index - window : index]))
+        Negative losses have no ratio; they must lose half of the jump.
+        """
+        after, middle = values[index + 1 :], median(self._before(values, index))
+        is_signed = bool((values[:index] < 0).any())
+        threshold = middle + (values[index] - middle) / 2 if is_signed else self.ratio * middle
+        return bool(smooth(after, min(3, len(after))).min() <= threshold)
 
 
 @dataclass(frozen=True)
@@ -79,19 +95,31 @@ class Divergence(Rule):
     source: ClassVar[str] = "Mosbach, Andriushchenko and Klakow 2021, arXiv:2006.04884"
     compares_with_start: ClassVar[bool] = True
 
-    min_points: int = 20
-    ratio: float = 1.5  # last loss over the best one, both medians of a window
+    min_points: int = 8
+    ratio: float = 1.5  # last loss over the best one, both medians of a window; only losses above zero have a ratio
     rise: float = 0.3  # minimum rise, as a share of the initial loss
+    signed_rise: float = 1.5  # the same as a share of the fall before it, if losses are negative: they may wander
+    deviations: float = 3.0  # minimum rise in standard deviations of the noise before it
+
+    def lacks(self, run: Run) -> str | None:
+        return not_minimised(run) or _lacks_scale(run)
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        entry = TRAIN_LOSS.first(run)
-        if entry is None or len(series := finite(entry[1])) < self.min_points:
+        entry = training_loss(run)
+        if entry is None or len(series := entry[1]) < self.min_points:
             return
         width = width_for(len(series))
-        smoothed = smooth(series.values, width)
-        best, (start, _) = int(np.argmin(smoothed)), ends(series.values)
-        low, last = float(smoothed[best]), float(smoothed[-1])
-        if last < self.ratio * low or last - low < self.rise * start:
+        smoothed, fall = smooth(series.values, width), fall_of(series.values)
+        best = int(np.argmin(smoothed))
+        low, last, start = float(smoothed[best]), float(smoothed[-1]), fall.start
+        before = noise(series.values[: max(best + width, self.min_points)])
+        if (
+            fall.scale <= 0
+            or (not fall.is_signed and last < self.ratio * low)
+            or last - low < (self.signed_rise if fall.is_signed else self.rise) * fall.scale
+            or last - low <= self.deviations * before
+            or np.quantile(series.values[-width:], 0.25) <= np.quantile(series.values[best : best + width], 0.75)
+        ):
             return
         step = int(series.steps[best + width - 1])
         yield Finding(
@@ -106,3 +134,23 @@ class Divergence(Rule):
             " warm up longer, or clip gradients.",
             source=self.source,
         )
+
+
+def _restart_before(run: Run, first: int, last: int) -> float | None:
+    """Returns the learning rate after a restart between two steps: it fell, and then at least doubled; else None."""
+    rates = LEARNING_RATE.first(run)
+    if rates is None:
+        return None
+    series = finite(rates[1])
+    for index in range(2, len(series)):
+        before, at, after = series.values[index - 2 : index + 1]
+        if first <= series.steps[index] <= last and at < before and after > 2 * at:
+            return float(after)
+    return None
+
+
+def _lacks_scale(run: Run) -> str | None:
+    entry = training_loss(run)
+    if entry is None or len(entry[1]) < 3 or fall_of(entry[1].values).scale > 0:
+        return None
+    return "a loss above zero, or one that has clearly fallen"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -75,7 +75,7 @@ class AllFrozen(Rule):
 
 @dataclass(frozen=True)
 class HeadOnly(Rule):
-    """All numbered layers are frozen; only the layers outside the stack are trained."""
+    """Only the head is trained: the layers outside the numbered stack, or the last layer if none has a number."""
 
     id: ClassVar[str] = "head_only"
     needs: ClassVar[tuple[Need, ...]] = (WEIGHT_NORMS,)
@@ -86,15 +86,15 @@ class HeadOnly(Rule):
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         still, moving = still_and_moving(run, self.min_points)
-        body = [name for name in (*still, *moving) if depth(name)]
-        if body and moving and not any(depth(name) for name in moving):
+        if is_head_only(still, moving):
+            number = len([name for name in still if depth(name)]) or len(still)
             yield Finding(
                 id=self.id,
                 severity="note",
                 tags=tuple(f"{tags.WEIGHT_NORM}/{name}" for name in still),
                 steps=(_first_step(run),),
                 numbers={"still": len(still), "moving": len(moving)},
-                means=f"Only {_join(moving)} is trained; all {len(body)} layers are frozen (a linear probe).",
+                means=f"Only {_join([*moving])} is trained; all {number} layers are frozen (a linear probe).",
                 advice="If this is not intended, set requires_grad of the layers"
                 " and pass their parameters to the optimizer.",
                 source=self.source,
@@ -105,7 +105,8 @@ class HeadOnly(Rule):
 class FrozenLayers(Rule):
     """Some layers do not change while others train.
 
-    This is a note if only the lowest layers are frozen, which is common on purpose; otherwise it is a warning.
+    This is a note if only the lowest layers are frozen, which is common on purpose, or a pooler that no gradient
+    reaches, which is not used; otherwise it is a warning.
     """
 
     id: ClassVar[str] = "frozen_layers"
@@ -116,34 +117,57 @@ class FrozenLayers(Rule):
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         still, moving = still_and_moving(run, self.min_points)
-        if not still or not any(depth(name) for name in moving) or LORA.all(run):
+        if not still or not moving or LORA.all(run) or is_head_only(still, moving):
             return
-        numbers = sorted(position[1] for name in still if (position := depth(name)))
-        lowest_moving = min(position[1] for name in moving if (position := depth(name)))
-        others = [name for name in still if not depth(name) and "embed" not in name.lower()]
-        on_purpose = not others and all(number < lowest_moving for number in numbers)
+        gradients = outermost(LAYER_GRAD_NORMS.all(run))
+        unused = [name for name in still if "pooler" in name.lower() and name not in gradients]
+        frozen = {name: place for name, place in still.items() if name not in unused}
+        on_purpose = _lie_below(frozen, moving)
+        why = " No gradient reaches the pooler: the loss does not use it." if unused and not frozen else ""
         yield Finding(
             id=self.id,
             severity="note" if on_purpose else "warning",
             tags=tuple(f"{tags.WEIGHT_NORM}/{name}" for name in still),
             steps=(_first_step(run),),
             numbers={"still": len(still), "moving": len(moving)},
-            means=f"Unchanged since the first point: {_join(still)}. {len(moving)} other layers train.",
+            means=f"Unchanged since the first point: {_join([*still])}. {len(moving)} other layers train.{why}",
             advice="If this is not intended, check requires_grad and the optimizer's parameter groups.",
             source=self.source,
         )
 
 
-def still_and_moving(run: Run, min_points: int) -> tuple[list[str], list[str]]:
-    """Returns the layers with a constant weight norm and no nonzero update ratio, and the other layers."""
+def is_head_only(still: Mapping[str, int], moving: Mapping[str, int]) -> bool:
+    """Whether everything but a head is frozen. Both map layers to their position in the model."""
+    if not still or not moving:
+        return False
+    if any(depth(name) for name in (*still, *moving)):
+        return any(depth(name) for name in still) and not any(depth(name) for name in moving)
+    return len(moving) == 1 and min(moving.values()) > max(still.values())
+
+
+def _lie_below(still: Mapping[str, int], moving: Mapping[str, int]) -> bool:
+    """Whether all frozen layers come before the first one that trains; embeddings always do."""
+    numbers = [position[1] for name in moving if (position := depth(name))]
+    if numbers:
+        others = [name for name in still if not depth(name) and "embed" not in name.lower()]
+        return not others and all(position[1] < min(numbers) for name in still if (position := depth(name)))
+    first = min(moving.values())
+    return all(place < first for name, place in still.items() if "embed" not in name.lower())
+
+
+def still_and_moving(run: Run, min_points: int) -> tuple[dict[str, int], dict[str, int]]:
+    """Returns the layers with a constant weight norm and no nonzero update ratio, and the other layers.
+
+    The values are their positions in the model.
+    """
     ratios = outermost(UPDATE_RATIOS.all(run))
-    still: list[str] = []
-    moving: list[str] = []
-    for name, norms in outermost(WEIGHT_NORMS.all(run)).items():
+    still: dict[str, int] = {}
+    moving: dict[str, int] = {}
+    for place, (name, norms) in enumerate(outermost(WEIGHT_NORMS.all(run)).items()):
         if len(norms) < min_points or not norms.values.any():
             continue
         is_still = _constant(norms) and not (name in ratios and ratios[name].values.any())
-        (still if is_still else moving).append(name)
+        (still if is_still else moving)[name] = place
     return still, moving
 
 

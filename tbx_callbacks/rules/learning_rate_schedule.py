@@ -10,13 +10,14 @@ import numpy as np
 
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.required_series import LEARNING_RATE, Need
-from tbx_callbacks.rules.series_stats import finite
+from tbx_callbacks.rules.series_stats import finite, median, noise
+from tbx_callbacks.rules.training_loss import training_loss
 from tbx_callbacks.runs.series import Run
 
 
 @dataclass(frozen=True)
 class NoWarmup(Rule):
-    """The learning rate starts at its peak."""
+    """The learning rate starts at its peak and decays, or it is constant and the loss rises at first."""
 
     id: ClassVar[str] = "no_warmup"
     needs: ClassVar[tuple[Need, ...]] = (LEARNING_RATE,)
@@ -28,6 +29,7 @@ class NoWarmup(Rule):
 
     min_points: int = 10
     of_peak: float = 0.9  # first value, as a share of the peak
+    rise: float = 1.2  # for a constant rate: the loss after the first point, as a multiple of the loss there
     early: float = 0.05  # the first point must lie within this share of the steps, else a warm-up may be invisible
 
     def __call__(self, run: Run) -> Iterator[Finding]:
@@ -36,6 +38,9 @@ class NoWarmup(Rule):
             if len(series) < self.min_points:
                 continue
             first, last, peak = int(series.steps[0]), int(series.steps[-1]), float(series.values.max())
+            is_constant = float(series.values.min()) >= self.of_peak * peak
+            if is_constant and not self._rises_at_start(run):
+                continue  # a constant rate is a choice, as long as it does no harm
             if peak > 0 and first <= self.early * last and series.values[0] >= self.of_peak * peak:
                 yield Finding(
                     id=self.id,
@@ -50,6 +55,14 @@ class NoWarmup(Rule):
                     source=self.source,
                 )
                 return
+
+    def _rises_at_start(self, run: Run) -> bool:
+        """Whether the training loss rose in the first steps."""
+        entry = training_loss(run)
+        if entry is None or len(values := entry[1].values) < self.min_points:
+            return False
+        start, top = float(values[0]), median(values[1:4])
+        return start > 0 and top > self.rise * start and top - start > noise(values)
 
 
 @dataclass(frozen=True)

@@ -9,38 +9,56 @@ from typing import ClassVar
 from tbx_callbacks import tags
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.required_series import LEARNING_RATE, TRAIN_LOSS, WEIGHT_NORMS, Need
-from tbx_callbacks.rules.series_stats import ends, finite, median, outermost, smooth
+from tbx_callbacks.rules.series_stats import finite, median, noise, outermost, smooth
+from tbx_callbacks.rules.training_loss import fall_of, not_minimised, training_loss
 from tbx_callbacks.runs.series import Run
 
 
 @dataclass(frozen=True)
 class LearningRateTooHigh(Rule):
-    """The first steps inflate the weights or raise the loss, and the loss does not improve afterwards."""
+    """The first steps inflate the weights or raise the loss, and the loss hardly improves afterwards."""
 
     id: ClassVar[str] = "learning_rate_too_high"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS, LEARNING_RATE)
     source: ClassVar[str] = "Smith 2017, Cyclical Learning Rates (the range test), arXiv:1506.01186"
     compares_with_start: ClassVar[bool] = True
 
-    min_points: int = 20
+    min_points: int = 8
+    enough: int = 20  # with fewer points, one low loss at the start is no reference
     early: float = 0.3  # share of the points that counts as the start
     growth: float = 1.5  # growth of a layer's weight norm in that time; healthy test runs have 1.0 to 1.3, one 1.5
     layers: float = 0.5  # share of the layers that grew that much
     peak: float = 1.3  # highest loss over the initial loss, both medians of 3 points
     improvement: float = 0.1  # if the loss fell by this share of its initial value, the rate is usable
+    recovery: float = (
+        0.3  # the same after a blow-up: the steps until then were lost, and a little progress is no excuse
+    )
+    learned: float = 0.5  # a loss below this share of the initial one before its peak: the data differ, not the rate
+    deviations: float = 3.0  # minimum height of the peak in standard deviations of the noise
+
+    def lacks(self, run: Run) -> str | None:
+        return not_minimised(run)
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        entry, rates = TRAIN_LOSS.first(run), LEARNING_RATE.first(run)
-        if entry is None or rates is None or len(series := finite(entry[1])) < self.min_points:
+        entry, rates = training_loss(run), LEARNING_RATE.first(run)
+        if entry is None or rates is None or len(series := entry[1]) < self.min_points:
             return
-        start, end = median(series.values[:3]), ends(series.values)[1]
+        fall = fall_of(series.values)
+        start, end = median(series.values[:3]), fall.end
+        if len(series) >= self.enough:  # the loss may rise at once
+            start = min(start, float(series.values[0]))
         number = max(3, round(self.early * len(series)))
-        top = float(smooth(series.values[:number], 3).max())
+        smoothed = smooth(series.values[:number], 3)
+        highest = int(smoothed.argmax())
+        top = float(smoothed[highest])
         grown = self._growth_by_layer(run, int(series.steps[number - 1]))
-        if end < (1 - self.improvement) * start or not (grown or top > self.peak * start):
+        rose = not fall.is_signed and top > self.peak * start and top - start > self.deviations * noise(series.values)
+        has_learned_first = series.values[: highest + 1].min() < self.learned * start
+        needed = self.recovery if rose else self.improvement
+        if fall.is_signed or has_learned_first or end < (1 - needed) * start or not (grown or rose):
             return
         rate = float(finite(rates[1]).values.max())
-        if grown:
+        if grown and not rose:
             worst = max(grown, key=lambda name: grown[name])
             evidence = f"the weight norms of {len(grown)} layers grew up to {grown[worst]:.1f} times ({worst})"
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from tbx_callbacks import tags
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.required_series import EVAL_LOSS, GRAD_NORM, NONFINITE, TRAIN_LOSS, Need
+from tbx_callbacks.rules.series_stats import interval
 from tbx_callbacks.runs.series import Run, Series, Steps
 
 _COUNTS = (
@@ -58,7 +60,7 @@ class NonFinite(Rule):
                 tags=(norm[0],),
                 steps=tuple(int(step) for step in steps[:5]),
                 numbers={"points": len(steps)},
-                means=f"The gradient norm is NaN or Inf at {len(steps)} points, first at step {steps[0]}"
+                means=f"The gradient norm is NaN or Inf at {len(steps)} points, first {_interval(norm[1], steps[0])}"
                 + (
                     ", and stays so."
                     if stays_bad
@@ -83,6 +85,11 @@ class NonFinite(Rule):
     def _error_finding(self, run: Run, bad: dict[str, int]) -> Finding:
         step = min(bad.values())
         layer = _first_bad_layer(run, step)
+        tag_of_first = next(tag for tag, at in bad.items() if at == step)
+        began = first_bad_step(run, step)
+        when = f"since step {step}" if began is None else f"since step {began}, in the loss"
+        if began is None and " and " in (found := _interval(run.scalars[tag_of_first], step)):
+            when = f"that began {found}"
         tag = f"{tags.NONFINITE_GRADIENTS}/{layer}"
         where = f", first in {layer}" if layer else ""
         to_learn = (
@@ -94,9 +101,9 @@ class NonFinite(Rule):
             id=self.id,
             severity="error",
             tags=(*([tag] if tag in run.scalars else []), *(tag for tag, at in bad.items() if at == step)),
-            steps=(step,),
+            steps=(step,) if began in (None, step) else (began or step, step),
             numbers={tag: float(at) for tag, at in bad.items()},
-            means=f"NaN or Inf since step {step}{where}. Training after this step is lost.",
+            means=f"NaN or Inf {when}{where}. Training after this step is lost.",
             advice="Go back to a checkpoint before this step and look at its batch. Lower the learning rate,"
             f" clip gradients, or train in bf16 or fp32 instead of fp16.{remedy}",
             source=self.source,
@@ -137,3 +144,26 @@ def _bad_steps(series: Series) -> Steps:
 
 def _first_or_none(steps: Steps) -> int | None:
     return int(steps[0]) if len(steps) else None
+
+
+def first_bad_step(run: Run, step: int) -> int | None:
+    """Returns the first step with a bad loss, from the number of bad losses since the last point; None if unknown.
+
+    The number tells it if every loss has been bad since: the next points show the number of losses in a step.
+    """
+    losses = run.scalars.get(tags.NONFINITE_LOSSES)
+    if losses is None:
+        return None
+    index = int(np.searchsorted(losses.steps, step))
+    if index == 0 or index + 1 >= len(losses) or losses.steps[index] != step:
+        return None
+    after = losses.values[index + 1 :] / np.diff(losses.steps)[index:]
+    per_step, bad = float(after[0]), float(losses.values[index])
+    length = int(step - losses.steps[index - 1])
+    if bad <= 0 or per_step < 1 or not np.allclose(after, per_step, rtol=0.01) or bad / per_step > length:
+        return None
+    return step - math.ceil(bad / per_step) + 1
+
+
+def _interval(series: Series, step: int) -> str:
+    return interval(series.steps, int(np.searchsorted(series.steps, step)))

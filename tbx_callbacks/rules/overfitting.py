@@ -1,4 +1,4 @@
-"""Defines the rules that compare training with evaluation."""
+"""Defines the rules that compare training with evaluation, for each evaluation set."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from tbx_callbacks.rules.base import Finding, Rule
+from tbx_callbacks.rules.evaluation_sets import Entry, EvaluationSet, evaluation_sets
 from tbx_callbacks.rules.required_series import EVAL_ACCURACY, EVAL_LOSS, TRAIN_ACCURACY, TRAIN_LOSS, Need
-from tbx_callbacks.rules.series_stats import ends, finite, median
+from tbx_callbacks.rules.series_stats import ends, finite, median, noise
+from tbx_callbacks.rules.training_loss import fall_of, not_minimised, training_loss
 from tbx_callbacks.runs.series import Run, Series
 
 
@@ -25,34 +27,66 @@ class Overfitting(Rule):
     min_points: int = 3  # evaluations
     after: int = 2  # evaluations after the best one
     ratio: float = 1.15  # last evaluation losses over the best one
-    rise: float = 0.1  # minimum rise, as a share of the first evaluation loss
+    steady: float = 1.1  # the same if each evaluation since the best one was worse than the one before
+    rise: float = 0.1  # minimum rise, as a share of the initial loss; half of it if it is steady
     train_fall: float = 0.1  # minimum fall of the training loss since then, as a share
+    steady_fall: float = 0.3  # the same if the rise is steady
+    signed_rise: float = 0.3  # negative losses: minimum rise, as a share of the fall before it
+    deviations: float = 5.0  # the same in standard deviations of the noise, unless the rise is steady
+
+    def lacks(self, run: Run) -> str | None:
+        return not_minimised(run)
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        evaluation, train = EVAL_LOSS.first(run), TRAIN_LOSS.first(run)
-        if (
-            evaluation is None
-            or train is None
-            or len(series := finite(evaluation[1])) < self.min_points
-            or below_chance(run)
-        ):
+        train = training_loss(run)
+        if train is None or not len(train[1]):
             return
-        best = int(np.argmin(series.values))
-        if len(series) - 1 - best < self.after:
+        for one in evaluation_sets(run):
+            if one.loss is not None and len(one.loss[1]) >= self.min_points and not is_wrong_from_start(one, train[1]):
+                yield from self._judge(one.title, one.loss, train)
+
+    def _judge(self, title: str, evaluation: Entry, train: Entry) -> Iterator[Finding]:
+        series = evaluation[1]
+        values = series.values
+        best = int(np.argmin(values))
+        if len(values) - 1 - best < self.after:
             return
-        low, last = float(series.values[best]), median(series.values[-self.after :])
-        before, now = _loss_at_and_end(finite(train[1]), int(series.steps[best]))
-        if last < self.ratio * low or last - low < self.rise * series.values[0] or now > (1 - self.train_fall) * before:
+        low, last = float(values[best]), float(values[-self.after :].min())  # one bad evaluation is no trend
+        steps = np.diff(values[best:])
+        is_steady = bool((steps > 0).all())
+        if is_steady:  # the usual run has three evaluations, one an epoch
+            last = float(values[-1])
+        before, now = _loss_at_and_end(train[1], int(series.steps[best]))
+        start = ends(train[1].values)[0]
+        if min(low, now) < 0:
+            fall = fall_of(train[1].values)
+            rises = (
+                last - low > self.signed_rise * max(float(values[0]) - low, fall.scale)
+                and (is_steady or last - low > self.deviations * noise(values))
+                and before - now > self.train_fall * fall.scale > 0
+            )
+        else:
+            # An evaluation set that was nearly perfect at first is compared with the initial training loss.
+            scale = max(float(values[0]), start)
+            rises = (
+                last >= self.ratio * low and last - low >= self.rise * scale and now <= (1 - self.train_fall) * before
+            ) or (
+                is_steady
+                and last >= self.steady * low
+                and last - low >= self.rise / 2 * scale
+                and now <= (1 - self.steady_fall) * before
+            )
+        if not rises:
             return
-        step = int(series.steps[best])
+        step, following = int(series.steps[best]), int(series.steps[best + 1])
         yield Finding(
             id=self.id,
             severity="warning",
             tags=(evaluation[0], train[0]),
             steps=(step, int(series.steps[-1])),
             numbers={"best": low, "last": last, "train_at_best": before, "train_last": now},
-            means=f"Overfitting since step {step}: the evaluation loss rose from {low:.3g} to {last:.3g}"
-            f" while the training loss fell from {before:.3g} to {now:.3g}.",
+            means=f"Overfitting, from between steps {step} and {following} on: the {title} rose from {low:.3g} to"
+            f" {last:.3g} while the training loss fell from {before:.3g} to {now:.3g}.",
             advice=f"Keep the checkpoint of step {step} (load_best_model_at_end) or stop earlier."
             " Use more data, dropout or weight decay. Look for wrong labels.",
             source=self.source,
@@ -61,54 +95,73 @@ class Overfitting(Rule):
 
 def _loss_at_and_end(train: Series, step: int) -> tuple[float, float]:
     """Returns the training loss at a step and at the end."""
-    until = int(np.searchsorted(train.steps, step, side="right"))
-    return median(train.values[max(0, until - 5) : until]), ends(train.values)[1]
+    until = max(1, int(np.searchsorted(train.steps, step, side="right")))
+    width = 5 if len(train) >= 30 else 3
+    return median(train.values[max(0, until - width) : until]), ends(train.values)[1]
 
 
 @dataclass(frozen=True)
 class EvalDisagrees(Rule):
-    """Evaluation gets worse from the start while training improves: labels or preprocessing differ."""
+    """Evaluation is bad from the start and gets worse while training improves: labels or preprocessing differ."""
 
     id: ClassVar[str] = "eval_disagrees"
-    needs: ClassVar[tuple[Need, ...]] = (EVAL_LOSS, TRAIN_LOSS, EVAL_ACCURACY)
+    needs: ClassVar[tuple[Need, ...]] = (EVAL_LOSS, TRAIN_LOSS)
     source: ClassVar[str] = "Northcutt, Athalye and Mueller 2021, Pervasive Label Errors in Test Sets, arXiv:2103.14749"
 
     min_points: int = 3  # evaluations
     ratio: float = 1.3  # last evaluation loss over the first one
     train_fall: float = 0.3  # minimum fall of the training loss, as a share
     accuracy: float = 0.4  # the last evaluation accuracy is below this and below the first one; chance is 0.5
+    above: float = 1.5  # or: the best evaluation loss over the initial training loss
+
+    def lacks(self, run: Run) -> str | None:
+        return not_minimised(run)
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        evaluation, train = EVAL_LOSS.first(run), TRAIN_LOSS.first(run)
-        if evaluation is None or train is None or len(series := finite(evaluation[1])) < self.min_points:
+        train = training_loss(run)
+        if train is None or not len(train[1]):
             return
-        first, last = float(series.values[0]), median(series.values[-2:])
-        start, end = ends(finite(train[1]).values)
-        accuracy = below_chance(run, self.accuracy)
-        if accuracy is None or last < self.ratio * first or end > (1 - self.train_fall) * start:
-            return
-        yield Finding(
-            id=self.id,
-            severity="error",
-            tags=(evaluation[0], train[0], accuracy),
-            steps=(int(series.steps[0]), int(series.steps[-1])),
-            numbers={"first": first, "last": last, "train_start": start, "train_end": end},
-            means=f"The evaluation loss rose from {first:.3g} to {last:.3g}"
-            f" while the training loss fell from {start:.3g} to {end:.3g}."
-            " The two data sets seem to disagree about the correct answers.",
-            advice="Compare the label mapping (label2id) and the preprocessing of both data sets."
-            " Read ten evaluation examples with their predictions.",
-            source=self.source,
-        )
+        start, end = ends(train[1].values)
+        for one in evaluation_sets(run):
+            if one.loss is None or len(series := one.loss[1]) < self.min_points:
+                continue
+            first, last = float(series.values[0]), median(series.values[-2:])
+            if (
+                not is_wrong_from_start(one, train[1], accuracy=self.accuracy, above=self.above)
+                or last < self.ratio * first
+                or end > (1 - self.train_fall) * start
+            ):
+                continue
+            yield Finding(
+                id=self.id,
+                severity="error",
+                tags=(one.loss[0], train[0], *([one.accuracy[0]] if one.accuracy else [])),
+                steps=(int(series.steps[0]), int(series.steps[-1])),
+                numbers={"first": first, "last": last, "train_start": start, "train_end": end},
+                means=f"The {one.title} rose from {first:.3g} to {last:.3g}"
+                f" while the training loss fell from {start:.3g} to {end:.3g}."
+                " The two data sets seem to disagree about the correct answers.",
+                advice="Compare the label mapping (label2id) and the preprocessing of both data sets."
+                " Read ten evaluation examples with their predictions.",
+                source=self.source,
+            )
 
 
-def below_chance(run: Run, accuracy: float = EvalDisagrees.accuracy) -> str | None:
-    """Returns the tag of an evaluation accuracy that fell below `accuracy` and below its first value, else None."""
-    evaluation = EVAL_ACCURACY.first(run)
-    if evaluation is None:
-        return None
-    values = finite(evaluation[1]).values
-    return evaluation[0] if len(values) and median(values[-2:]) < min(accuracy, values[0]) else None
+def is_wrong_from_start(
+    one: EvaluationSet, train: Series, *, accuracy: float = EvalDisagrees.accuracy, above: float = EvalDisagrees.above
+) -> bool:
+    """Whether an evaluation set was never predicted well: its accuracy fell below chance, or its loss began above it.
+
+    The initial training loss stands for chance.
+    """
+    if one.loss is None:
+        return False
+    start, low = ends(train.values)[0], float(one.loss[1].values.min())
+    if start > 0 and low > above * start:
+        return True
+    if one.accuracy is None or not len(values := one.accuracy[1].values):
+        return False
+    return bool(median(values[-2:]) < min(accuracy, values[0]))
 
 
 @dataclass(frozen=True)
@@ -123,21 +176,25 @@ class AccuracyGap(Rule):
     gap: float = 0.15
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        evaluation, train = EVAL_ACCURACY.first(run), TRAIN_ACCURACY.first(run)
-        if evaluation is None or train is None or len(series := finite(evaluation[1])) < self.min_points:
-            return
-        eval_accuracy, train_accuracy = median(series.values[-2:]), ends(finite(train[1]).values, 0.2, least=8)[1]
-        if not train_accuracy - eval_accuracy >= self.gap:
-            return
-        yield Finding(
-            id=self.id,
-            severity="warning",
-            tags=(train[0], evaluation[0]),
-            steps=(int(series.steps[-1]),),
-            numbers={"train": train_accuracy, "eval": eval_accuracy},
-            means=f"Accuracy is {train_accuracy:.1%} in training and {eval_accuracy:.1%} in evaluation."
-            " The model has memorized the training data, or the two data sets differ.",
-            advice="Check that both data sets have the same source and preprocessing."
-            " Use more data, fewer epochs or dropout.",
-            source=self.source,
-        )
+        train = TRAIN_ACCURACY.first(run)
+        for one in evaluation_sets(run):
+            if train is None or one.accuracy is None or len(series := one.accuracy[1]) < self.min_points:
+                continue
+            trained = finite(train[1])
+            # A model may learn within a few steps: what it has learned since was not evaluated.
+            trained_values = trained.values[trained.steps <= series.steps[-1]]
+            eval_accuracy, train_accuracy = median(series.values[-2:]), ends(trained_values, 0.2, least=8)[1]
+            if not train_accuracy - max(eval_accuracy, float(series.values[-1])) >= self.gap:
+                continue
+            yield Finding(
+                id=self.id,
+                severity="warning",
+                tags=(train[0], one.accuracy[0]),
+                steps=(int(series.steps[-1]),),
+                numbers={"train": train_accuracy, "eval": eval_accuracy},
+                means=f"Accuracy is {train_accuracy:.1%} in training and {eval_accuracy:.1%} in evaluation."
+                " The model has memorized the training data, or the two data sets differ.",
+                advice="Check that both data sets have the same source and preprocessing."
+                " Use more data, fewer epochs or dropout.",
+                source=self.source,
+            )

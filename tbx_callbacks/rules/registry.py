@@ -23,9 +23,17 @@ from tbx_callbacks.rules.learning_rate_too_high import LearningRateTooHigh
 from tbx_callbacks.rules.lora import LoraNotTraining
 from tbx_callbacks.rules.nonfinite import NonFinite
 from tbx_callbacks.rules.overfitting import AccuracyGap, EvalDisagrees, Overfitting
+from tbx_callbacks.rules.preference_tuning import (
+    CompletionsTruncated,
+    EntropyCollapse,
+    KlRunaway,
+    LikelihoodFalls,
+    NoRewardVariance,
+)
 from tbx_callbacks.rules.required_series import Need
 from tbx_callbacks.rules.underfitting import Plateau, Underfitting
 from tbx_callbacks.rules.update_ratio import UpdateTooLarge, UpdateTooSmall
+from tbx_callbacks.rules.weight_decay import WeightsShrink
 
 RULES: dict[str, type[Rule]] = {
     "nonfinite": NonFinite,
@@ -47,12 +55,18 @@ RULES: dict[str, type[Rule]] = {
     "frozen_layers": FrozenLayers,
     "update_too_large": UpdateTooLarge,
     "update_too_small": UpdateTooSmall,
+    "weights_shrink": WeightsShrink,
     "clipping_saturated": ClippingSaturated,
     "dead_activations": DeadActivations,
     "amp_scale_collapse": AmpScaleCollapse,
     "amp_skipped_steps": AmpSkippedSteps,
     "input_bound": InputBound,
     "lora_not_training": LoraNotTraining,
+    "entropy_collapse": EntropyCollapse,
+    "kl_runaway": KlRunaway,
+    "no_reward_variance": NoRewardVariance,
+    "likelihood_falls": LikelihoodFalls,
+    "completions_truncated": CompletionsTruncated,
 }
 
 

@@ -9,7 +9,33 @@ from functools import lru_cache
 from tbx_callbacks import tags
 from tbx_callbacks.runs.series import Run, Series
 
-_EVAL = "(?:eval|val|valid|validation|dev|test)"
+_TRAIN = "train(?:ing)?"
+EVALUATION_WORD = "eval(?:uation)?|valid(?:ation)?|val|dev|test(?:ing)?"
+"""A regex for the words by which tags and folders name an evaluation."""
+
+_EVAL = f"(?P<word>{EVALUATION_WORD})"
+_LOADER = r"(?:/dataloader_idx_(?P<loader>\d+))?"
+# Parts of a loss, which may rise while the loss itself falls, and evaluations of the training data.
+_NO_SET = (
+    r"(?!(?:best|epoch|step|aux\w*|kld?|kl_div\w*|recon\w*|reg\w*|box|cls|dfl|obj|adv\w*|disc\w*|gen\w*|d|g|commit\w*|vq"
+    r"|entropy|policy|value|critic|actor|l1|l2|train\w*)[_/.-])"
+)
+_SET = rf"{_NO_SET}(?P<set>[^/]+?)"
+
+
+def _evaluations(quantity: str) -> str:
+    """Returns a regex for an evaluated quantity, alone or of a named evaluation set."""
+    named = rf"{_EVAL}[_/.-](?:epoch_)?(?:{quantity})(?:_epoch)?{_LOADER}"
+    forms = (
+        named,
+        rf"{_EVAL}[_/.-]{_SET}[_/.-](?:{quantity})(?:_epoch)?{_LOADER}",
+        rf"{_EVAL}[_/.-](?:{quantity})/(?!dataloader_idx){_SET}",
+        rf"(?:{quantity})[_/.-]{_EVAL}(?:[_/.-]{_SET})?",
+        rf"epoch_{_EVAL}_(?:{quantity})",
+        rf"(?:{_EVAL}/)?evaluation_(?:{quantity})_vs_(?:iterations|epochs)",
+    )
+    numbered = [re.sub(r"\?P<(\w+)>", rf"?P<\g<1>{index}>", form) for index, form in enumerate(forms)]
+    return "|".join(numbered)
 
 
 @dataclass(frozen=True)
@@ -17,12 +43,13 @@ class Need:
     """One kind of series.
 
     `patterns` are regexes for full tags, best first; only the first pattern with a match counts. `metric` is the metric
-    that writes the series.
+    that writes the series. `example` is a tag to name in messages, by default the first pattern.
     """
 
     what: str
     metric: str
     patterns: tuple[str, ...]
+    example: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.patterns, tuple) or not all(isinstance(pattern, str) for pattern in self.patterns):
@@ -38,6 +65,10 @@ class Need:
                 return matches
         return {}
 
+    def matches(self, tag: str) -> bool:
+        """Whether a tag is of this kind."""
+        return any(_matches(pattern, tag) for pattern in self.patterns)
+
     def first(self, run: Run) -> tuple[str, Series] | None:
         """Returns the first tag with its series, or None."""
         return next(iter(self.all(run).items()), None)
@@ -48,28 +79,46 @@ def _matches(pattern: str, tag: str) -> bool:
     return re.fullmatch(pattern, tag, re.IGNORECASE) is not None
 
 
+@lru_cache(maxsize=1 << 14)
+def evaluation_set(need: Need, tag: str) -> str:
+    """Returns the name of the evaluation set of a tag of `EVAL_LOSS` or `EVAL_ACCURACY`; "" for the usual set.
+
+    A test set is not the usual one, because it is rarely evaluated together with the others.
+    """
+    match = re.fullmatch(need.patterns[0], tag, re.IGNORECASE)
+    groups = {key.rstrip("0123456789"): value for key, value in match.groupdict().items() if value} if match else {}
+    test = "test" if groups.get("word", "").lower().startswith("test") else ""
+    return "/".join(part for part in (test, groups.get("set", "").lower(), groups.get("loader", "")) if part)
+
+
 TRAIN_LOSS = Need(
     "the training loss",
     "loss",
     (
         tags.TRAIN_LOSS,
         "train[_/]loss_step",
-        "train_loss",
-        "loss/train",
+        f"{_TRAIN}[_/.-]loss",
+        f"loss[_/.-]{_TRAIN}",
         "loss",
-        "(train[_/]loss|loss)_epoch|epoch_loss",
+        f"({_TRAIN}[_/]loss|loss)_epoch|({_TRAIN}/)?epoch_loss",
     ),
 )
-EVAL_LOSS = Need(
-    "the evaluation loss", "loss", (tags.EVAL_LOSS, f"{_EVAL}[_/]loss(_epoch)?", f"loss/{_EVAL}", "eval/.+_loss")
-)
+EVAL_LOSS = Need("the evaluation loss", "loss", (_evaluations("loss"),), tags.EVAL_LOSS)
 TRAIN_ACCURACY = Need(
-    "the training accuracy", "train_accuracy", (tags.TRAIN_ACCURACY, "train[_/]acc(uracy)?(_step|_epoch)?")
+    "the training accuracy",
+    "train_accuracy",
+    (
+        tags.TRAIN_ACCURACY,
+        f"{_TRAIN}[_/.-]acc(uracy)?(_step|_epoch)?",
+        f"acc(uracy)?[_/.-]{_TRAIN}",
+        f"({_TRAIN}/)?epoch_((sparse_)?categorical_|binary_)?accuracy",
+    ),
 )
 EVAL_ACCURACY = Need(
     "the evaluation accuracy",
     "loss, with a compute_metrics that returns accuracy",
-    (tags.EVAL_ACCURACY, f"{_EVAL}[_/]acc(uracy)?(_epoch)?", f"acc(uracy)?/{_EVAL}"),
+    (_evaluations("acc(?:uracy)?|(?:(?:sparse_)?categorical_|binary_)accuracy"),),
+    tags.EVAL_ACCURACY,
 )
 LEARNING_RATE = Need(
     "learning rates",
@@ -100,4 +149,41 @@ LORA = Need(
     "norms of LoRA matrices",
     "weight_norm: {by: parameter}, in a model with LoRA",
     (rf"{tags.WEIGHT_NORM}/.*lora_[AB].*", rf"{tags.GRAD_NORM}/.*lora_[AB].*"),
+)
+POLICY = Need(
+    "the signs of a policy gradient",
+    "loss, with a trainer that logs train/reward",
+    (r"(train/)?(reward|reward_std|frac_reward_zero_std|objective/(kl|rlhf_reward)|policy_loss|rollout/ep_rew_mean)",),
+)
+ADVERSARIAL = Need(
+    "the losses of two adversaries",
+    "loss",
+    (r"(.*[_/.-])?(d|disc|discriminator|adv|adversarial)[_/.-]?loss([_/.-].*)?", r"loss[_/.-](d|disc\w*)"),
+)
+ENTROPY = Need(
+    "the entropy of the policy",
+    "loss, with trl's trainer",
+    (r"(train/)?(policy/|objective/)?(entropy|entropy_avg)",),
+    "entropy",
+)
+KL = Need(
+    "the KL divergence from the reference model", "loss, with trl's trainer", (r"(train/)?(objective/)?kl",), "kl"
+)
+ZERO_STD = Need(
+    "the share of groups without variance of the reward",
+    "loss, with trl's trainer",
+    (r"(train/)?frac_reward_zero_std",),
+    "frac_reward_zero_std",
+)
+CHOSEN = Need(
+    "log-probabilities of chosen answers", "loss, with trl's trainer", (r"(train/)?logps/chosen",), "logps/chosen"
+)
+REJECTED = Need(
+    "log-probabilities of rejected answers", "loss, with trl's trainer", (r"(train/)?logps/rejected",), "logps/rejected"
+)
+TRUNCATED = Need(
+    "the share of truncated completions",
+    "loss, with trl's trainer",
+    (r"(train/)?completions/clipped_ratio",),
+    "completions/clipped_ratio",
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from tbx_callbacks.runs.series import Floats, Series
+from tbx_callbacks.runs.series import Floats, Series, Steps
 
 
 def finite(series: Series) -> Series:
@@ -16,14 +16,27 @@ def finite(series: Series) -> Series:
     return Series(series.steps[is_finite], series.values[is_finite], series.wall_times[is_finite])
 
 
+def interval(steps: Steps, index: int) -> str:
+    """Returns where a value was first seen: `at step b`, or `between steps a and b` if no step between was logged."""
+    step = int(steps[index])
+    if index == 0 or int(steps[index - 1]) >= step - 1:
+        return f"at step {step}"
+    return f"between steps {int(steps[index - 1]) + 1} and {step}"
+
+
 def median(values: Floats) -> float:
     """Returns the median as a float; NaN for no values."""
     return float(np.median(values)) if len(values) else float("nan")
 
 
 def noise(values: Floats) -> float:
-    """Returns the standard deviation of the noise, from differences of neighbours so that a trend does not count."""
-    return 1.4826 * median(np.abs(np.diff(values))) / 2**0.5
+    """Returns the standard deviation of the noise, from differences of neighbours so that a trend does not count.
+
+    Second differences leave a steep trend out too, which matters in a short series.
+    """
+    first = 1.4826 * median(np.abs(np.diff(values))) / 2**0.5
+    second = 1.4826 * median(np.abs(np.diff(values, 2))) / 6**0.5
+    return first if np.isnan(second) else min(first, second)
 
 
 def ends(values: Floats, share: float = 0.1, least: int = 3) -> tuple[float, float]:

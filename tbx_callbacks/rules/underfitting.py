@@ -9,34 +9,62 @@ from typing import ClassVar
 import numpy as np
 
 from tbx_callbacks.rules.base import Finding, Rule
+from tbx_callbacks.rules.evaluation_sets import evaluation_sets
 from tbx_callbacks.rules.required_series import TRAIN_LOSS, Need
-from tbx_callbacks.rules.series_stats import ends, finite, smooth, width_for
-from tbx_callbacks.runs.series import Run
+from tbx_callbacks.rules.series_stats import median, noise, smooth, width_for
+from tbx_callbacks.rules.training_loss import fall_of, not_minimised, points_since_peak, rate_share, training_loss
+from tbx_callbacks.runs.series import Run, Series
 
 
 @dataclass(frozen=True)
 class Underfitting(Rule):
-    """The training loss hardly falls over the whole run."""
+    """The training loss hardly falls over the whole run.
+
+    This is a note for a short run, which may be too short for random weights.
+    """
 
     id: ClassVar[str] = "underfitting"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = "Karpathy 2019, A Recipe for Training Neural Networks, karpathy.github.io/2019/04/25/recipe"
     compares_with_start: ClassVar[bool] = True
 
-    min_points: int = 30  # fewer points may all lie in the warm-up
+    min_points: int = 8
+    enough: int = 30  # with fewer points the learning rate must have come down, else they may all lie in the warm-up
     improvement: float = 0.05  # a smaller share of the initial loss does not count as progress
+    accuracy: float = 0.9  # an accuracy above this needs no progress
+    gained: float = 0.1  # an accuracy that rose by this has made progress, even if the loss hardly shows it
+
+    def lacks(self, run: Run) -> str | None:
+        entry = training_loss(run)
+        if entry is None:
+            return not_minimised(run)
+        series = entry[1]
+        if len(series) < self.min_points:
+            return f"{self.min_points} finite points of the training loss"
+        fall = fall_of(series.values)
+        if fall.is_signed:
+            return "a loss above zero"
+        if fall.low < (1 - self.improvement) * fall.start or self._is_long_enough(run, series):
+            return None
+        return f"{self.enough} points of the training loss, or a learning rate that has come down"
+
+    def _is_long_enough(self, run: Run, series: Series) -> bool:
+        if len(series) >= self.enough:
+            return points_since_peak(run, series) >= self.enough / 2
+        share = rate_share(run)
+        return share is not None and share < 0.25
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        entry = TRAIN_LOSS.first(run)
-        if entry is None or len(series := finite(entry[1])) < self.min_points:
+        entry = training_loss(run)
+        if entry is None or len(series := entry[1]) < self.min_points or not self._is_long_enough(run, series):
             return
-        start, end = ends(series.values)
-        best = float(smooth(series.values, width_for(len(series))).min())
-        if best < (1 - self.improvement) * start:
+        fall = fall_of(series.values)
+        start, end = fall.start, fall.end
+        if fall.is_signed or start <= 0 or fall.low < (1 - self.improvement) * start or self._is_accurate(run):
             return
         yield Finding(
             id=self.id,
-            severity="warning",
+            severity="warning" if len(series) >= self.enough else "note",
             tags=(entry[0],),
             steps=(int(series.steps[0]), int(series.steps[-1])),
             numbers={"start": start, "end": end},
@@ -46,6 +74,17 @@ class Underfitting(Rule):
             " Try to overfit one batch. Try learning rates 3 and 10 times higher and lower.",
             source=self.source,
         )
+
+    def _is_accurate(self, run: Run) -> bool:
+        """Whether an evaluation set shows that the model has learned, or that there is nothing left to learn."""
+        for one in evaluation_sets(run):
+            if one.accuracy is None or not len(values := one.accuracy[1].values):
+                continue
+            last, losses = median(values[-2:]), one.loss[1].values if one.loss else np.empty(0)
+            has_gained = last >= values[0] + self.gained and len(losses) and losses[-1] < losses[0]
+            if last >= self.accuracy or has_gained:
+                return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -63,18 +102,34 @@ class Plateau(Rule):
     still_high: float = 0.3  # share of the initial loss; a lower loss has converged
     share: float = 0.5  # of the points, without progress
     improvement: float = 0.05  # a smaller share of the loss does not count as progress
+    deviations: float = (
+        1.0  # a fall between the thirds of the plateau, in standard deviations of the noise, is progress
+    )
+
+    def lacks(self, run: Run) -> str | None:
+        return not_minimised(run)
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        entry = TRAIN_LOSS.first(run)
-        if entry is None or len(series := finite(entry[1])) < self.min_points:
+        entry = training_loss(run)
+        if entry is None or len(series := entry[1]) < self.min_points:
             return
         width = width_for(len(series))
         smoothed = np.minimum.accumulate(smooth(series.values, width))
-        start, best = ends(series.values)[0], float(smoothed[-1])
-        if best > (1 - self.learned) * start or best < self.still_high * start:
+        fall, best = fall_of(series.values), float(smoothed[-1])
+        if (
+            fall.scale <= 0
+            or fall.is_signed
+            or best > (1 - self.learned) * fall.start
+            or best < self.still_high * fall.start
+        ):
             return
+        start = fall.start
         reached = int(np.argmax(smoothed <= best * (1 + self.improvement)))
+        flat = series.values[reached + width - 1 :]
         if len(smoothed) - reached < self.share * len(series):
+            return
+        third = len(flat) // 3
+        if median(flat[:third]) - median(flat[-third:]) > self.deviations * noise(flat):
             return
         step = int(series.steps[reached + width - 1])
         yield Finding(

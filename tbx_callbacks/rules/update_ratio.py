@@ -12,6 +12,7 @@ from tbx_callbacks import tags
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.required_series import UPDATE_RATIOS, Need
 from tbx_callbacks.rules.series_stats import depth, finite, median, outermost
+from tbx_callbacks.rules.training_loss import has_learned
 from tbx_callbacks.runs.series import Run
 
 _SOURCE = "Stanford CS231n notes, ratio of weights and updates (about 1e-3): cs231n.github.io/neural-networks-3/#ratio"
@@ -19,17 +20,20 @@ _SOURCE = "Stanford CS231n notes, ratio of weights and updates (about 1e-3): cs2
 
 @dataclass(frozen=True)
 class UpdateTooLarge(Rule):
-    """A step changes a layer by a large share of its weight norm."""
+    """Steps change a layer by a large share of its weight norm, and the loss falls little."""
 
     id: ClassVar[str] = "update_too_large"
     needs: ClassVar[tuple[Need, ...]] = (UPDATE_RATIOS,)
     source: ClassVar[str] = _SOURCE
 
-    min_points: int = 5
-    ratio: float = 0.05  # 50 times the rule of thumb; healthy test runs from random weights reach 0.02
+    min_points: int = 10  # the first steps from random weights are large, until the loss has fallen
+    ratio: float = 0.1  # 100 times the rule of thumb; healthy test runs from random weights reach 0.07 in the warm-up
+    learned: float = 0.5  # a loss that fell by this share of its initial value bears larger updates
+    always: float = 0.3  # updates above this are reported even then
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        large = {name: top for name, top in _large_ratios(run, self.min_points) if top > self.ratio}
+        limit = self.always if has_learned(run, self.learned) else self.ratio
+        large = {name: top for name, top in _large_ratios(run, self.min_points) if top > limit}
         if large:
             worst = max(large, key=lambda name: large[name])
             yield Finding(
@@ -39,7 +43,7 @@ class UpdateTooLarge(Rule):
                 steps=(_first_step(run),),
                 numbers=large,
                 means=f"Steps change {worst} by {large[worst]:.1%} of its weight norm, and {len(large)} layers in total"
-                f" by over {self.ratio:.0%}. Pretrained knowledge may be lost.",
+                f" by over {limit:.0%}. Pretrained knowledge may be lost.",
                 advice="Lower the learning rate, or warm up longer. About 0.1 % per step is usual.",
                 source=self.source,
             )
@@ -73,7 +77,7 @@ class UpdateTooSmall(Rule):
 
 
 def _large_ratios(run: Run, min_points: int) -> list[tuple[str, float]]:
-    """Returns the median of the largest quarter of the ratios by layer, which shows the steps at high learning rates.
+    """Returns the median of the largest tenth of the ratios by layer, which shows the steps at high learning rates.
 
     Covers only numbered layers if there are any, because a newly initialised head may change quickly.
     """
@@ -83,7 +87,7 @@ def _large_ratios(run: Run, min_points: int) -> list[tuple[str, float]]:
     for name, series in (numbered or layers).items():
         values = np.sort(finite(series).values)
         if len(values) >= min_points:
-            tops.append((name, median(values[-max(3, len(values) // 4) :])))
+            tops.append((name, median(values[-max(3, len(values) // 10) :])))
     return tops
 
 

@@ -120,4 +120,18 @@ CASES: dict[str, tuple[Mapping[str, Any], str, int]] = {
         "weight_norm/q.lora_B.default.weight",
         10,
     ),
+    "weights_shrink": ({"weight_norm/a": np.geomspace(5, 1, N), "weight_norm/b": flat(1.0)}, "weight_norm/a", 10),
+    "entropy_collapse": (
+        {"train/entropy": np.geomspace(1.0, 0.01, N), "train/reward": flat(0.5)},
+        "train/entropy",
+        250,
+    ),
+    "kl_runaway": ({"train/kl": 1e-3 * 1.2 ** np.arange(N)}, "train/kl", 400),
+    "no_reward_variance": ({"train/frac_reward_zero_std": flat(1.0)}, "train/frac_reward_zero_std", 10),
+    "likelihood_falls": (
+        {"train/logps/chosen": np.linspace(-100, -200, N), "train/logps/rejected": np.linspace(-100, -300, N)},
+        "train/logps/chosen",
+        10,
+    ),
+    "completions_truncated": ({"train/completions/clipped_ratio": flat(0.9)}, "train/completions/clipped_ratio", 10),
 }

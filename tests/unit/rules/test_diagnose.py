@@ -37,7 +37,7 @@ def test_diagnose_unjudged_rule_names_missing_metric() -> None:
     unjudged = {one.id: one for one in diagnose(run_of({"train/loss": FALLING[:5]})).unjudged}
     assert "update_ratio" in unjudged["update_too_large"].metric
     assert unjudged["update_too_large"].missing == "update ratios by layer (update_ratio/...)"
-    assert unjudged["loss_spike"].missing == "30 points of the training loss, there are 5"
+    assert unjudged["loss_spike"].missing == "20 points of the training loss, there are 5"
     assert "nonfinite" not in unjudged
     assert set(unjudged) == set(RULES) - {"nonfinite"}
 

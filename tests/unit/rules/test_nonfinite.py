@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tbx_callbacks.runs.series import Series
 from tests.helpers.rule_cases import N, findings_of, flat, series
@@ -37,3 +38,25 @@ def test_nonfinite_steps_skipped_by_fp16_note() -> None:
     counts = {"nonfinite/gradients/total": [3, *flat(0)], "nonfinite/weights/total": flat(0, N + 1)}
     assert findings_of(counts)["nonfinite"].severity == "note"
     assert findings_of({**counts, "nonfinite/weights/total": [3, *flat(0)]})["nonfinite"].severity == "error"
+
+
+@pytest.mark.parametrize(("number", "began"), [(4, 397), (1, 400), (10, 391)])
+def test_nonfinite_losses_counted_tell_first_step(number: int, began: int) -> None:
+    scalars = {"nonfinite/losses": [*flat(0, 39), number, *flat(10, 5)]}  # ten losses a point, one a step
+    finding = findings_of(scalars)["nonfinite"]
+    assert finding.steps[0] == began
+    assert f"since step {began}" in finding.means
+
+
+def test_nonfinite_accumulated_losses_tell_first_step() -> None:
+    scalars = {"nonfinite/losses": [*flat(0, 39), 12, *flat(40, 5)]}  # four batches a step
+    assert findings_of(scalars)["nonfinite"].steps[0] == 398
+
+
+def test_nonfinite_between_points_names_interval() -> None:
+    finding = findings_of({"train/loss": np.append(flat(0.5, 39), np.nan)})["nonfinite"]
+    assert finding.steps == (400,)
+    assert "between steps 391 and 400" in finding.means
+    assert (
+        "since step 400" in findings_of({"train/loss": series([*flat(0.5, 399), np.nan], every=1)})["nonfinite"].means
+    )

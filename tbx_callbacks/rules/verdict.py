@@ -1,0 +1,93 @@
+"""Defines `Verdict`, which sums up a diagnosis: problems, nothing found, or too little to judge."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tbx_callbacks.rules.base import Finding, Unjudged
+
+Kind = Literal["problems", "nothing_found", "too_little"]
+
+DECISIVE: tuple[tuple[str, ...], ...] = (
+    ("nonfinite",),
+    ("divergence", "kl_runaway", "entropy_collapse", "no_reward_variance"),
+    ("underfitting", "kl_runaway", "entropy_collapse", "no_reward_variance"),
+)
+"""Rules without which nothing can be said: of each group one must have judged the run.
+
+They look at non-finite values, at a training loss that rises, and at one that does not fall. A policy gradient has no
+loss that must fall; rules about its entropy, its KL divergence or its rewards take the place of the last two.
+"""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a diagnosis amounts to.
+
+    - `kind`: `problems` (an error or a warning was found), `nothing_found`, or `too_little` (rules that matter had no
+      data, so that no finding means nothing).
+    - `judged`, `rules`: the number of rules that judged the run, and of all rules. A failed rule has not judged it.
+    - `text`: one sentence.
+    - `remedy`: what would let more rules judge, in one sentence; empty if no decisive rule lacks anything.
+    """
+
+    kind: Kind
+    judged: int
+    rules: int
+    text: str
+    remedy: str = ""
+
+
+def verdict_of(
+    findings: Sequence[Finding], unjudged: Sequence[Unjudged], failed: Collection[str], rules: Collection[str]
+) -> Verdict:
+    """Sums up a diagnosis.
+
+    Args:
+        findings: of the rules that judged the run.
+        unjudged: the rules that lacked data.
+        failed: the names of the rules that raised.
+        rules: the names of all rules.
+    """
+    lacking = {entry.id: entry for entry in unjudged}
+    number = len(rules) - len(lacking) - len(failed)
+    open_rules = _undecided(lacking, failed, rules)
+    remedy = _remedy(open_rules, lacking)
+    counts = {severity: sum(finding.severity == severity for finding in findings) for severity in ("error", "warning")}
+    if any(counts.values()):
+        found = " and ".join(
+            _count(number_found, severity) for severity, number_found in counts.items() if number_found
+        )
+        return Verdict("problems", number, len(rules), f"{found} found by {number} of {len(rules)} rules.", remedy)
+    if open_rules:
+        reason = _reason(open_rules[0], lacking)
+        text = f"Too little to judge: {reason}. {number} of {len(rules)} rules judged the run."
+        return Verdict("too_little", number, len(rules), text, remedy)
+    what = "Nothing but notes" if findings else "Nothing"
+    return Verdict("nothing_found", number, len(rules), f"{what} found by {number} of {len(rules)} rules.", remedy)
+
+
+def _undecided(lacking: Mapping[str, Unjudged], failed: Collection[str], rules: Collection[str]) -> list[str]:
+    """Returns the first rule of each decisive group in which no rule judged the run."""
+    judged = set(rules) - set(lacking) - set(failed)
+    groups = [group for group in DECISIVE if not judged & set(group)]
+    return [next((rule for rule in group if rule in rules), group[0]) for group in groups]
+
+
+def _reason(rule: str, lacking: Mapping[str, Unjudged]) -> str:
+    if rule in lacking:
+        return f"the rule {rule} needs {lacking[rule].missing}"
+    return f"the rule {rule} failed or is switched off"
+
+
+def _remedy(open_rules: Sequence[str], lacking: Mapping[str, Unjudged]) -> str:
+    metrics = list(dict.fromkeys(lacking[rule].metric for rule in open_rules if rule in lacking))
+    if metrics:
+        return f"Log {'; '.join(metrics)}."
+    return "Fix or switch on these rules: " + ", ".join(open_rules) + "." if open_rules else ""
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"

@@ -1,0 +1,70 @@
+"""Tests how the training loss of a run is found and measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tbx_callbacks.rules.training_loss import fall_of, has_learned, not_minimised, points_since_peak, training_loss
+from tests.helpers.rule_cases import FALLING, N, flat, run_of, series
+
+DICE = np.random.default_rng(0)
+LIKELIHOOD = 3 * np.exp(-np.arange(N) / 12) - 3 + 0.02 * DICE.standard_normal(N)
+
+
+def test_fall_positive_loss_scale_is_start() -> None:
+    fall = fall_of(FALLING)
+    assert fall.scale == fall.start == pytest.approx(np.median(FALLING[:6]))
+    assert fall.share == pytest.approx(1 - np.median(FALLING[-6:]) / np.median(FALLING[:6]))
+    assert not fall.is_signed
+
+
+def test_fall_negative_loss_scale_is_fall() -> None:
+    fall = fall_of(LIKELIHOOD)
+    assert fall.is_signed
+    assert fall.scale == pytest.approx(np.median(LIKELIHOOD[:6]) - fall.low)
+    assert fall.share == 1
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5])
+def test_fall_around_zero_has_no_scale(memory: float) -> None:
+    for _ in range(50):
+        values = np.zeros(N)
+        for index in range(1, N):
+            values[index] = memory * values[index - 1] + DICE.standard_normal()
+        assert fall_of(values).scale == 0
+
+
+def test_fall_constant_zero_has_no_scale() -> None:
+    assert (fall_of(flat(0.0)).scale, fall_of(flat(0.0)).share) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("tag", "word"),
+    [
+        ("train/reward", "policy gradient"),
+        ("train/frac_reward_zero_std", "policy gradient"),
+        ("train/objective/kl", "policy gradient"),
+        ("rollout/ep_rew_mean", "policy gradient"),
+        ("train/d_loss", "adversaries"),
+        ("loss/discriminator", "adversaries"),
+        ("discriminator_loss", "adversaries"),
+    ],
+)
+def test_training_loss_not_minimised_is_left_out(tag: str, word: str) -> None:
+    run = run_of({"train/loss": FALLING, tag: flat(0.5)})
+    assert training_loss(run) is None
+    assert word in str(not_minimised(run))
+    assert not has_learned(run)
+
+
+def test_training_loss_finite_points_only() -> None:
+    entry = training_loss(run_of({"train_loss": [np.nan, 1.0, np.inf, 0.5]}))
+    assert entry is not None
+    assert entry[1].values.tolist() == [1.0, 0.5]
+
+
+def test_points_since_peak_counts_after_warm_up() -> None:
+    rates = [*np.linspace(0, 1, 11), *flat(1.0, 9)]
+    assert points_since_peak(run_of({"train/learning_rate": rates}), series(flat(1.0, 20))) == 10
+    assert points_since_peak(run_of({}), series(flat(1.0, 20))) == 20
