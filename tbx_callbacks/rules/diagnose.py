@@ -112,7 +112,7 @@ def _find_missing(rule: Rule, run: Run) -> Unjudged | None:
         if number < min_points:
             missing = f"{min_points:g} points of {first.what}, there are {number}"
             return Unjudged(rule.id, missing, f"{first.metric}, more often")
-    lacks = rule.lacks(run)
+    lacks = rule.lacks(run) if hasattr(rule, "lacks") else None  # a rule need not derive from Rule
     return Unjudged(rule.id, lacks, f"{first.metric}, for longer or more often") if lacks is not None else None
 
 

@@ -67,13 +67,13 @@ class LossSpike(Rule):
     def _is_spike(self, values: Floats, index: int) -> bool:
         middle = median(self._before(values, index))
         height = values[index] - middle
-        fall = fall_of(values[:index])
-        return bool(
-            fall.scale > 0
-            and (fall.is_signed or values[index] > self.ratio * middle)
-            and height > self.deviations * noise(values[max(0, index - 3 * self.window) : index])
-            and height > self.rise * fall.scale
-        )
+        is_signed = bool((values[:index] < 0).any())
+        if not is_signed and values[index] <= self.ratio * middle:
+            return False
+        if height <= self.deviations * noise(values[max(0, index - 3 * self.window) : index]):
+            return False
+        scale = fall_of(values[:index]).scale  # the slowest test comes last: live rules run at every point
+        return bool(scale > 0 and height > self.rise * scale)
 
     def _recovers(self, values: Floats, index: int) -> bool:
         """Whether the loss falls back below the spike threshold for up to three points in a row.
@@ -151,6 +151,6 @@ def _restart_before(run: Run, first: int, last: int) -> float | None:
 
 def _lacks_scale(run: Run) -> str | None:
     entry = training_loss(run)
-    if entry is None or len(entry[1]) < 3 or fall_of(entry[1].values).scale > 0:
+    if entry is None or len(values := entry[1].values) < 3 or (values > 0).all() or fall_of(values).scale > 0:
         return None
     return "a loss above zero, or one that has clearly fallen"

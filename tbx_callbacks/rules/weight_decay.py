@@ -36,7 +36,8 @@ class WeightsShrink(Rule):
         for name, full_series in norms.items():
             series = finite(full_series)
             if len(series) >= self.min_points and series.values[0] > 0:
-                shares[name] = ends(series.values)[1] / float(series.values[0])
+                first, last = float(series.values[0]), float(series.values[-1])
+                shares[name] = ends(series.values)[1] / first if last < first else 1.0
         shrunk = {name: share for name, share in shares.items() if share < self.left}
         if not shrunk or len(shrunk) < self.layers * len(shares):
             return
