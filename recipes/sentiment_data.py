@@ -26,6 +26,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, DownloadManager, load_dat
 from sentiment_files import READERS, Columns, DataError, Row, check_file, file_ending, read_file, shorten
 from sentiment_sentences import sentences
 
+from tbx_callbacks._text import printable
+
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "eval"), "test": ("test",)}
 REQUIRED = ("train", "dev")
 MOST_CLASSES = 1000
@@ -166,7 +168,7 @@ def _store(splits: Mapping[str, tuple[str, Rows]]) -> DatasetDict:
     blank = [part.first_blank for part in checked if part.first_blank]
     if blank:
         number = sum(part.blank for part in checked)
-        logger.warning("left out: rows with a blank text, %d; the first is %s", number, blank[0])
+        logger.warning("left out: rows with a blank text, %d; the first is %s", number, printable(blank[0]))
     return DatasetDict({split: part.cast_column("label", ClassLabel(names=names)) for split, part in stored.items()})
 
 

@@ -575,6 +575,36 @@ def test_recipe_bad_row_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
+STEERING = {
+    "header": ("train.csv", "\x1b[31msentence,label\nfine,1\n"),
+    "label": ("train.csv", "sentence,label\nfine,1\npoor,\x1b]0;x\x07\n"),
+    "file": ("\x1b[2J\x9b.txt", ""),
+    "bidirectional": ("\u202etrain.txt", ""),
+}
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_recipe_error_holds_no_control_characters(tmp_path: Path, name: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dev.csv").write_text("sentence,label\nfine,2\n")
+    (tmp_path / "data" / STEERING[name][0]).write_text(STEERING[name][1])
+    done = recipe("--data", "data", *SMALL, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: data")
+    assert line.isprintable()
+
+
+def test_recipe_output_holds_no_control_characters(tmp_path: Path) -> None:
+    data = folder(tmp_path / "a\x1b[31mb", "sentence\tlabel\na\t[red]\x1b[2J\nb\t:smile:\n\t:smile:\n", dev="")
+    (data / "dev.tsv").write_text((data / "train.tsv").read_text())
+    done = recipe("--data", data, *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "labels: :smile:, [red]?[2J (F1 of [red]?[2J)" in done.stdout
+    for line in (*done.stdout.splitlines(), *(line for line in done.stderr.splitlines() if "left out" in line)):
+        assert line.isprintable()
+
+
 @pytest.mark.parametrize("output", ["file", "file/below", "/proc/none"])
 def test_recipe_output_not_writable_one_line(tmp_path: Path, output: str) -> None:
     data = folder(tmp_path / "data", "sentence\tlabel\na\t1\nb\t0\n")
