@@ -26,6 +26,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, DownloadManager, load_dat
 from sentiment_files import READERS, Columns, DataError, Row, check_file, file_ending, read_file, shorten
 from sentiment_sentences import sentences
 
+from tbx_callbacks._text import printable
+
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "valid", "eval"), "test": ("test",)}
 REQUIRED = ("train", "dev")
 MOST_CLASSES = 1000
@@ -41,8 +43,8 @@ datasets.disable_progress_bars()  # reading is quick; only the training has a pr
 def load_folder(folder: Path, text: str = "sentence", label: str = "label") -> DatasetDict:
     """Reads train, dev and optional test data from `.tsv`, `.csv` or `.jsonl` files; rows stay memory-mapped.
 
-    Texts and labels stay as they are spelled: `007` is no number. Rows with a blank text are left out; one line says
-    how many.
+    Texts and labels stay as they are spelled: `007` is no number. Blank rows, and rows with a blank text, are left
+    out; one line says how many.
 
     Raises:
         DataError: a missing file or column, a row that does not follow the format, an empty split, a single class, a
@@ -166,7 +168,7 @@ def _store(splits: Mapping[str, tuple[str, Rows]]) -> DatasetDict:
     blank = [part.first_blank for part in checked if part.first_blank]
     if blank:
         number = sum(part.blank for part in checked)
-        logger.warning("left out: rows with a blank text, %d; the first is %s", number, blank[0])
+        logger.warning("left out: rows with a blank text, %d; the first is %s", number, printable(blank[0]))
     return DatasetDict({split: part.cast_column("label", ClassLabel(names=names)) for split, part in stored.items()})
 
 
@@ -187,13 +189,15 @@ class CheckedRows:
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         for row in self.rows:
+            if row.is_blank:
+                self._leave_out(row)
+                continue
             text, label = self._text(row), self._label(row)
             if text.strip():
                 self.labels[label] += 1
                 yield text, label
             else:
-                self.blank += 1
-                self.first_blank = self.first_blank or row.where
+                self._leave_out(row)
             if len(self.labels) > MOST_CLASSES:
                 raise DataError(
                     f"{row.where}: labels must be classes, got more than {MOST_CLASSES} such as {reprlib.repr(label)};"
@@ -201,6 +205,10 @@ class CheckedRows:
                 )
         if not self.labels:
             raise DataError(f"{self.where}: a split must have rows, got none{' with a text' if self.blank else ''}")
+
+    def _leave_out(self, row: Row) -> None:
+        self.blank += 1
+        self.first_blank = self.first_blank or row.where
 
     @staticmethod
     def _text(row: Row) -> str:
@@ -233,6 +241,13 @@ def _sorted_classes(labels: Iterable[str], where: str) -> list[str]:
         other = spellings.setdefault(_number_or_word(label), label)
         if other != label:
             raise DataError(f"{where}: a class must have one spelling, got {other!r} and {label!r}; choose one")
+    booleans = sorted(label for label in labels if label.casefold() in ("true", "false"))
+    numbers = [label for label in labels if isinstance(_number_or_word(label), Decimal)]
+    if booleans and numbers:
+        raise DataError(
+            f"{where}: labels must be either numbers or true and false, got {booleans[0]!r} and {numbers[0]!r};"
+            " write a class in one way"
+        )
     names = sorted(labels, key=lambda name: (isinstance(_number_or_word(name), str), _number_or_word(name)))
     if len(names) < 2:
         raise DataError(f"{where}: train must have at least two classes, got only {shorten(names)}; add rows of others")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import reprlib
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -27,6 +28,8 @@ class Row(NamedTuple):
     """Its location, for error messages."""
     text: object
     label: object
+    is_blank: bool = False
+    """Whether all its fields are blank."""
 
 
 class Columns(NamedTuple):
@@ -39,7 +42,10 @@ class Columns(NamedTuple):
 def read_file(path: Path, columns: Columns, *, ending: str | None = None) -> Iterator[Row]:
     """Reads the rows of a file, in order. Blank lines are no rows.
 
-    In `.tsv` files quotes are ordinary characters. `.csv` files use double quotes, doubled inside a quoted text.
+    In `.tsv` files quotes are ordinary characters. In `.csv` files a double quote opens a field at its start, closes it
+    at its end, and is doubled inside (RFC 4180); all others are errors. A quoted text may have several lines. It is
+    refused if every line has as many commas as a row, and one has a label of the file in its place: then two stray
+    quotes may hide rows.
     `.jsonl` files have one object a line; numbers stay as they are written.
 
     Args:
@@ -98,22 +104,48 @@ def _lines(path: Path) -> Iterator[str]:
 def _table(path: Path, columns: Columns, *, style: type[csv.Dialect], remedy: str) -> Iterator[Row]:
     header: list[str] = []
     labels: set[str] = set()
+    has_doubtful = False
     for where, fields, lines in _records(path, style, remedy):
+        if not any(field.strip() for field in fields):  # spreadsheets write such rows
+            yield Row(where, "", "", is_blank=True)
+            continue
         if not header:
-            header = [name.strip() for name in fields]
+            header = _names(fields)
             text_at, label_at = (_position(header, column, where) for column in columns)
             continue
         if len(fields) != len(header):
             raise DataError(f"{where}: must have {len(header)} fields as the header, got {len(fields)}; {remedy}")
-        labels.add(fields[label_at].strip())
-        for line in lines[1:] if label_at < text_at else lines[:-1]:  # those that the row's label is not in
-            inner = [field.strip() for field in line.split(style.delimiter)]
-            if len(inner) == len(header) and inner[label_at] in labels:
-                raise DataError(
-                    f"{where}: a quoted text must not hold whole rows, got {len(lines)} lines such as"
-                    f" {reprlib.repr(line)}; close its quote, or use .jsonl for such texts"
-                )
+        if sorted(_names(fields)) == sorted(header):
+            raise DataError(
+                f"{where}: a row must not repeat the header, got {shorten(_names(fields))}; remove the line"
+            )
+        labels.add(fields[label_at])
+        has_doubtful = has_doubtful or bool(_inner_labels(lines, style, len(header), text_at, label_at))
         yield Row(where, fields[text_at], fields[label_at])
+    for where, _, lines in _records(path, style, remedy) if has_doubtful else ():  # now that all labels are known
+        if labels.intersection(_inner_labels(lines, style, len(header), text_at, label_at)):
+            raise DataError(
+                f"{where}: a quoted text must not hold whole rows, got {len(lines)} lines such as"
+                f" {reprlib.repr(lines[0])}; close its quote, or use .jsonl for such texts"
+            )
+
+
+def _names(fields: Iterable[str]) -> list[str]:
+    """The names of a header; joined files have a byte order mark inside."""
+    return [field.strip().lstrip("\ufeff") for field in fields]
+
+
+def _inner_labels(lines: list[str], style: type[csv.Dialect], width: int, text_at: int, label_at: int) -> list[str]:
+    """The labels of the rows that a quoted text would hold; none unless each of its lines looks like a row.
+
+    A text that somebody wrote has a line that does not. A row whose quote was closed by a later row has none.
+    """
+    if len(lines) == 1:
+        return []
+    split = [line.rstrip("\r\n").split(style.delimiter) for line in lines]
+    if any(len(fields) != width for fields in split):
+        return []
+    return [fields[label_at] for fields in (split[1:] if label_at < text_at else split[:-1])]  # others than its own
 
 
 def _records(path: Path, style: type[csv.Dialect], remedy: str) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -128,17 +160,44 @@ def _records(path: Path, style: type[csv.Dialect], remedy: str) -> Iterator[tupl
     csv.field_size_limit(LONGEST)
     reader = csv.reader(remembered(), style)
     while True:
-        where = f"{path}, line {reader.line_num + 1}"
+        first = reader.line_num + 1
         lines.clear()
+        fields, fault = None, None
         try:
             fields = next(reader, None)
         except csv.Error as error:
-            reason = str(error).partition(" - ")[0]  # a hint for programmers follows
-            raise DataError(f"{where}: must be a valid row, got {reason}; {remedy}") from error
+            fault = 0, str(error).partition(" - ")[0]  # a hint for programmers follows
+        if style.quoting != csv.QUOTE_NONE:
+            fault = _bad_quote("".join(lines)) or fault
+        if fault:
+            raise DataError(f"{path}, line {first + fault[0]}: must be a valid row, got {fault[1]}; {remedy}")
         if fields is None:
             return
         if fields:
-            yield where, fields, lines
+            yield f"{path}, line {first}", fields, lines
+
+
+def _bad_quote(row: str) -> tuple[int, str] | None:
+    """The first field that breaks RFC 4180's rule for quotes: its line, from 0, and the reason.
+
+    A quote opens a field at its start, and closes it at its end. The csv module takes others as ordinary characters.
+    """
+    opened = 0
+    for part in _QUOTED.finditer(row):
+        before, after = row[part.start() - 1 : part.start()], row[part.end() : part.end() + 1]
+        if before != '"':  # else a doubled quote
+            opened = part.start()
+        reason = None
+        if before not in ("", ",", "\n", '"'):
+            is_spaced = row[: part.start()].rstrip(" \t")[-1:] in ("", ",", "\n")
+            reason = f"a double quote {'with a space before it' if is_spaced else 'inside of a field without quotes'}"
+        elif not part[1]:
+            reason = "a double quote that is never closed"
+        elif after not in ("", ",", "\r", "\n", '"'):
+            reason = "a quoted field with text after its end"
+        if reason:
+            return row.count("\n", 0, opened), reason
+    return None
 
 
 def _position(header: list[str], column: str, where: str) -> int:
@@ -179,6 +238,9 @@ def _with_unique_keys(pairs: Collection[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) != len(pairs):
         raise ValueError(f"a key occurs twice in {shorten(key for key, _ in pairs)}")
     return values
+
+
+_QUOTED = re.compile(r'"[^"]*("?)')
 
 
 class _TabSeparated(csv.Dialect):

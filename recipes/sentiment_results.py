@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import accuracy_score, f1_score
 
 from tbx_callbacks import log_predictions
 from tbx_callbacks.cli.doctor import show_worst
+from tbx_callbacks.cli.terminal import console
 from tbx_callbacks.report import write_report
 from tbx_callbacks.rules.diagnose import diagnose_folder
 from tbx_callbacks.runs.reader import UnreadableError
 
-console = Console(highlight=False)
 Scores = Mapping[str, float]
 SHOWN = ("loss", "accuracy", "f1")
 

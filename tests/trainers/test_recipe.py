@@ -212,6 +212,35 @@ print(sorted(vocabulary.items()))
         (["--data", "x", "--dataset", "y"], "the data must come from one place"),
         (["--model", "./no_such_model"], "--model must be a hub name or a folder"),
         (["--resume"], "--resume needs a checkpoint"),
+        (["--data", ""], "--data must not be empty, got ''"),
+        (["--data="], "--data must not be empty"),
+        (["--dataset", ""], "--dataset must not be empty, got ''"),
+        (["--data", " "], "--data must not be empty"),
+        (["--model", ""], "--model must not be empty"),
+        (["--vocab", ""], "--vocab must not be empty"),
+        (["--config", ""], "--config must not be empty"),
+        (["--output-dir", ""], "--output-dir must not be empty"),
+        (["--text-column", ""], "--text-column must not be empty"),
+        (["--label-column", ""], "--label-column must not be empty"),
+        (["--epochs", "inf"], "--epochs must be 0 or more, and at most 1,000,000, got inf"),
+        (["--epochs", "nan"], "--epochs must be 0 or more, and at most 1,000,000, got nan"),
+        (["--epochs", "1e308"], "--epochs must be 0 or more, and at most"),
+        (["--lr", "inf"], "--lr must be 0 or more, and at most"),
+        (["--lr", "nan"], "--lr must be 0 or more, and at most"),
+        (["--dropout", "nan"], "--dropout must be 0 or more, and at most 0.9, got nan"),
+        (["--lr", "-1"], "--lr must be 0 or more, and at most 1,000,000, got -1.0"),
+        (["--length", "1000000000"], "--length must be at most 100,000, got 1000000000"),
+        (["--vocab-size", "1000000000000"], "--vocab-size must be at most"),
+        (["--hidden", "1000000000"], "--hidden must be at most"),
+        (["--layers", "1000000000"], "--layers must be at most"),
+        (["--batch", "9" * 400], "--batch must be at most"),
+        (["--accumulate", "9" * 30], "--accumulate must be at most"),
+        (["--max-steps", "9" * 30], "--max-steps must be at most"),
+        (["--logging-steps", "9" * 30], "--logging-steps must be at most"),
+        (["--data", "a\x1b[31mb"], "got 'a\\x1b[31mb'"),
+        (["--dataset", "a\x1b[31mb"], "--dataset must name a dataset"),
+        (["--model", "./a\x1b[31mb\x9b"], "--model must be a hub name or a folder"),
+        (["--config", "a\x1b[31mb"], "a"),
         (["--hidden", "15", "--heads", "2"], "--hidden must be a multiple of --heads"),
     ],
 )
@@ -228,7 +257,9 @@ def test_recipe_bad_arguments_one_line_code_2(
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(RECIPES / "bert_sentiment.py"), run_name="__main__")
     assert ended.value.code == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
+    printed = capsys.readouterr().err
+    assert all(character.isprintable() or character == "\n" for character in printed)
+    last = printed.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
     assert not (tmp_path / "outputs").exists()

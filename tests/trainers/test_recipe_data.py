@@ -198,19 +198,65 @@ def test_blank_texts_left_out_and_counted(tmp_path: Path, ending: str, caplog: p
     assert message == f"left out: rows with a blank text, 6; the first is {first}"
 
 
+BLANK_ROWS = {
+    "commas": ("csv", "sentence,label,x\nfine,1,\n,,\npoor,0,\n,,\n", 2, 3),
+    "too many commas": ("csv", "sentence,label\nfine,1\npoor,0\n,,,,\n", 1, 4),
+    "commas before the header": ("csv", ",\nsentence,label\nfine,1\npoor,0\n", 1, 1),
+    "quoted": ("csv", 'sentence,label\nfine,1\npoor,0\n"",""\n', 1, 4),
+    "spaces and commas": ("csv", "sentence,label\nfine,1\n , \r\npoor,0\n", 1, 3),
+    "after a text of two lines": ("csv", 'sentence,label\nfine,1\npoor,0\n"a\nb"," 1"\n,\n', 1, 6),
+    "with blank texts": ("csv", "sentence,label\nfine,1\n,0\npoor,0\n,\n", 2, 3),
+    "tabs": ("tsv", "sentence\tlabel\nfine\t1\n\t\npoor\t0\n", 1, 3),
+    "spaces": ("tsv", "sentence\tlabel\nfine\t1\npoor\t0\n  \n", 1, 4),
+}
+
+
+@pytest.mark.parametrize("name", BLANK_ROWS)
+def test_blank_rows_left_out_and_counted(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    ending, train, count, line = BLANK_ROWS[name]
+    read = rows(load_folder(folder(tmp_path / "data", train, ending)))
+    assert [row for row in read if row != ("a\nb", "1")] == [("fine", "1"), ("poor", "0")]
+    (message,) = [record.getMessage() for record in caplog.records]
+    first = f"{tmp_path / 'data' / f'train.{ending}'}, line {line}"
+    assert message == f"left out: rows with a blank text, {count}; the first is {first}"
+
+
 HEAD, MORE = "sentence,label\n", "fine,1\npoor,0\n"
 LATER = "".join(f"row {index},{index % 2}\n" for index in range(1000))
+
+BOOLEANS = '{{"sentence": "a", "label": {}}}\n{{"sentence": "b", "label": {}}}\n'
 
 # Ending, content, line, and a part of the message.
 BAD: dict[str, tuple[str, str | bytes, int, str]] = {
     "field too many in the first row": ("csv", f"{HEAD}well made, moving,1\n{MORE}", 2, "must have 2 fields"),
     "field too many in a later row": ("csv", f"{HEAD}{MORE}dull, long,0\n", 4, "must have 2 fields"),
+    "quote in a text": ("csv", f'{HEAD}{MORE}a "good" film,1\n', 4, "got a double quote inside of a field"),
+    "quote at the end of a text": ("csv", f'{HEAD}{MORE}a screen of 15",1\n', 4, "got a double quote inside"),
+    "quote in a further column": ("csv", 'sentence,label,x\nfine,1,5"\n', 2, "got a double quote inside of a field"),
+    "quote in a label": ("csv", f'{HEAD}{MORE}dull,0"\n', 4, "got a double quote inside of a field"),
+    "quotes doubled in a bare text": ("csv", f'{HEAD}{MORE}a ""good"" film,1\n', 4, "got a double quote inside"),
+    "space before a quoted text": ("csv", 'label,sentence\n1, "great film"\n', 2, "with a space before"),
+    "space before a quoted label": ("csv", 'sentence,label\n"great", "1"\n', 2, "with a space before"),
+    "space before a quoted name": ("csv", 'label, "sentence"\n1,fine\n', 1, "with a space before"),
+    "space after a quoted text": ("csv", f'{HEAD}{MORE}"dull" ,0\n', 4, "must be a valid row"),
+    "quote in a second line": ("csv", f'{HEAD}"a\nb","1" 2\n', 3, "must be a valid row"),
+    "open quote in a second line": ("csv", 'label,sentence,x\n1,"a\nb","c\nd\n', 3, "must be a valid row"),
+    "open quote after doubled ones": ("csv", f'{HEAD}{MORE}"so ""dull""\n""\nx,0\n', 4, "must be a valid row"),
+    "forgotten quote, later quote": ("csv", f'{HEAD}{MORE}"dull,0\nnice,1\n"slow, long",0\n', 4, "put double quotes"),
+    "forgotten quote, all quoted": ("csv", '"sentence","label"\n"dull,"0"\n"nice","1"\n', 2, "put double quotes"),
+    "second header": ("csv", f"{HEAD}{MORE}{HEAD}nice,1\n", 4, "must not repeat the header, got sentence, label"),
+    "second header with a mark": ("csv", f"\ufeff{HEAD}{MORE}\ufeff{HEAD}nice,1\n", 4, "must not repeat the header"),
+    "second header, tabs": ("tsv", "sentence\tlabel\nfine\t1\nsentence\tlabel\n", 3, "must not repeat the header"),
+    "second header, quoted": ("csv", f'{HEAD}{MORE}"sentence","label"\n', 4, "must not repeat the header"),
+    "second header, other order": ("csv", f"{HEAD}{MORE}label,sentence\n1,nice\n", 4, "must not repeat the header"),
+    "second header with spaces": ("csv", f"{HEAD}{MORE} sentence , label\r\n", 4, "must not repeat the header"),
+    "second header after no line end": ("csv", f"{HEAD}fine,1\npoor,0{HEAD}nice,1\n", 3, "must have 2 fields"),
+    "second mark in json": ("jsonl", '{"sentence": "a", "label": 1}\n\ufeff{"sentence": "b", "label": 0}', 2, "BOM"),
     "field too many in every row": ("csv", f"{HEAD}a, b,1\nc, d,0\n", 2, "put double quotes around a text"),
     "field too many, label first": ("csv", "label,sentence\n1,a, b\n0,c, d\n", 2, "got 3"),
     "trailing comma": ("csv", f"{HEAD}fine,1,\npoor,0,\n", 2, "got 3"),
     "trailing tab": ("tsv", "sentence\tlabel\nfine\t1\npoor\t0\t\n", 3, "must not end with a tab"),
     "field too few": ("tsv", "sentence\tlabel\nfine\t1\npoor\n", 3, "must have 2 fields as the header, got 1"),
-    "line of spaces": ("tsv", "sentence\tlabel\nfine\t1\npoor\t0\n  \n", 4, "got 1"),
     "quote never closed": ("csv", f'{HEAD}{MORE}"dull,0\n{LATER}', 4, "put double quotes around"),
     "quote closed by a later row": ("csv", f'{HEAD}{MORE}"dull,0\n{LATER}nice",1\n', 4, "got 1002 lines"),
     "quote closed by the next row": ("csv", f'{HEAD}{MORE}"dull,0\nnice film",1\n', 4, "close its quote"),
@@ -229,6 +275,19 @@ BAD: dict[str, tuple[str, str | bytes, int, str]] = {
     "utf-16 without mark": ("tsv", "sentence\tlabel\nfine\t1\n".encode("utf-16-le"), 1, "must be UTF-8 text"),
     "cut character": ("tsv", "sentence\tlabel\nfine\t1\npoor\t0\nü".encode()[:-1], 4, "must be UTF-8"),
     "nul": ("tsv", "sentence\tlabel\nfine\t1\nbad\0film\t0\n", 3, "got a NUL character"),
+    "row without a text and a label": ("csv", "id,sentence,label\n1,a,1\n2,,\n", 3, "every row must have a label"),
+    "json true and 1": (
+        "jsonl",
+        BOOLEANS.format("true", "1"),
+        0,
+        "either numbers or true and false, got 'True' and '1'",
+    ),
+    "json 0 and false": ("jsonl", BOOLEANS.format("0", "false"), 0, "got 'False' and '0'"),
+    "json true and a float": ("jsonl", BOOLEANS.format("true", "0.5"), 0, "got 'True' and '0.5'"),
+    "json true and a quoted number": ("jsonl", BOOLEANS.format("true", '"1"'), 0, "got 'True' and '1'"),
+    "json quoted true and a number": ("jsonl", BOOLEANS.format('"TRUE"', "1"), 0, "got 'TRUE' and '1'"),
+    "json true and quoted true": ("jsonl", BOOLEANS.format("true", '"true"'), 0, "must have one spelling"),
+    "true and 1": ("tsv", "sentence\tlabel\na\ttrue\nb\t1\nc\tfalse\n", 0, "got 'false' and '1'"),
     "no header": ("csv", MORE, 1, "must have a column 'sentence', got fine, 1; the first line must name"),
     "quoted header": ("tsv", '"sentence"\t"label"\nfine\t1\n', 1, "must have a column 'sentence'"),
     "semicolons": ("csv", "sentence;label\nfine;1\n", 1, "must have a column 'sentence', got sentence;label"),
@@ -268,6 +327,54 @@ def test_bad_row_named_with_line(tmp_path: Path, name: str) -> None:
     assert message.startswith(str(path))
     assert f"line {line}" in message or line == 0
     assert len(message) < 600 + len(str(path))
+
+
+# A text over lines, and the labels of the file: some lines of the text look like rows, but not all do.
+LISTS = {
+    "ratings": ("Ratings:\nfood, 1\nservice, 0", "1 0"),
+    "ratings without spaces": ("Ratings:\nfood,1\nservice,0\nnever again", "1 0"),
+    "word labels": ("Ratings:\nfood, good\nservice, bad", "good bad"),
+    "word labels without spaces": ("food,good\nservice,bad", "good bad"),
+    "words after a comma": ("Well, yes\nreally", "yes no"),
+    "numbers": ("1,000 times\nbetter", "1 0"),
+    "a comma at the end": ("Hello,\nI loved it", "1 0"),
+    "quotes": ('He said "food,1"\n"service,0"', "1 0"),
+    "rows after a blank line": ("\nfood,1\nservice", "1 0"),
+    "rows and commas": ("a,1\nb,0\nc,1\nso, well, fine", "1 0"),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_quoted_lines_like_rows_read(tmp_path: Path, name: str, quoting: int) -> None:
+    text, labels = LISTS[name][0], LISTS[name][1].split()
+    pairs = [("fine", labels[0]), ("poor", labels[1]), (text, labels[0]), (text, labels[1])]
+    file = io.StringIO()
+    csv.writer(file, quoting=quoting).writerows([("sentence", "label"), *pairs])
+    dev = f"sentence\tlabel\nfine\t{labels[0]}\n"
+    assert rows(load_folder(folder(tmp_path / "data", file.getvalue(), "csv", dev))) == pairs
+
+
+# Rows of which one text has a stray quote at its start, and another one at its end.
+SWALLOWED = {
+    "sorted by label": (HEAD, '"a bad film,neg\nawful,neg\na screen of 15",pos\nfine,pos\nbad,neg\n', 2),
+    "two rows": (HEAD, 'fine,pos\nbad,neg\n"dull,neg\nnice",pos\n', 4),
+    "before all other labels": (HEAD, '"dull,neg\nso so,mid\nnice",pos\nfine,pos\nbad,neg\na,mid\n', 2),
+    "carriage returns": (HEAD, '"dull,neg\r\nnice",pos\r\nfine,pos\r\nbad,neg\r\n', 2),
+    "spaces before labels": (HEAD, 'fine, pos\nbad, neg\n"dull, neg\nnice", pos\n', 4),
+    "labels first": ("label,sentence\n", 'neg,"dull\npos,nice\nneg,slow"\npos,fine\n', 2),
+    "three columns": ("id,sentence,label\n", '1,"dull,neg\n2,slow,neg\n3,nice",pos\n4,fine,pos\n5,bad,neg\n', 2),
+    "long span": (HEAD, '"dull,neg\n' + "slow,neg\n" * 500 + 'nice",pos\nfine,pos\nbad,neg\n', 2),
+}
+
+
+@pytest.mark.parametrize("name", SWALLOWED)
+def test_rows_between_stray_quotes_named(tmp_path: Path, name: str) -> None:
+    header, train, line = SWALLOWED[name]
+    with pytest.raises(
+        DataError, match=rf"train\.csv, line {line}: a quoted text must not hold whole rows, got \d+ lines"
+    ):
+        load_folder(folder(tmp_path / "data", header + train, "csv", dev="sentence\tlabel\nfine\tpos\n"))
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
@@ -466,6 +573,36 @@ def test_recipe_bad_row_one_line(tmp_path: Path) -> None:
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith(f"error: {data / 'train.csv'}, line 4: must have 2 fields as the header, got 3; put ")
     assert not (tmp_path / "outputs").exists()
+
+
+STEERING = {
+    "header": ("train.csv", "\x1b[31msentence,label\nfine,1\n"),
+    "label": ("train.csv", "sentence,label\nfine,1\npoor,\x1b]0;x\x07\n"),
+    "file": ("\x1b[2J\x9b.txt", ""),
+    "bidirectional": ("\u202etrain.txt", ""),
+}
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_recipe_error_holds_no_control_characters(tmp_path: Path, name: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dev.csv").write_text("sentence,label\nfine,2\n")
+    (tmp_path / "data" / STEERING[name][0]).write_text(STEERING[name][1])
+    done = recipe("--data", "data", *SMALL, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("error: data")
+    assert line.isprintable()
+
+
+def test_recipe_output_holds_no_control_characters(tmp_path: Path) -> None:
+    data = folder(tmp_path / "a\x1b[31mb", "sentence\tlabel\na\t[red]\x1b[2J\nb\t:smile:\n\t:smile:\n", dev="")
+    (data / "dev.tsv").write_text((data / "train.tsv").read_text())
+    done = recipe("--data", data, *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "labels: :smile:, [red]?[2J (F1 of [red]?[2J)" in done.stdout
+    for line in (*done.stdout.splitlines(), *(line for line in done.stderr.splitlines() if "left out" in line)):
+        assert line.isprintable()
 
 
 @pytest.mark.parametrize("output", ["file", "file/below", "/proc/none"])
