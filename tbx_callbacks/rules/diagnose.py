@@ -31,11 +31,6 @@ class Diagnosis:
     unjudged: tuple[Unjudged, ...]
     verdict: Verdict
 
-    @property
-    def healthy(self) -> bool:
-        """Whether there is no finding of severity error. That may mean that nothing was judged: see `verdict`."""
-        return all(finding.severity != "error" for finding in self.findings)
-
 
 def default_rules() -> dict[str, Rule]:
     """Returns every rule with its default thresholds, those of entry points included.
