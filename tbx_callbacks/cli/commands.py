@@ -19,7 +19,7 @@ from rich.progress import Progress
 from tbx_callbacks._config.bundled import bundled_folder
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.rule_options import load_rules
-from tbx_callbacks._extensions import suggest, without_imports
+from tbx_callbacks._extensions import suggest, without_imports, working_folder
 from tbx_callbacks._text import short
 from tbx_callbacks.cli.doctor import as_json, print_diagnosis
 from tbx_callbacks.cli.terminal import Commands, console, errors, fail, print_json, print_warnings
@@ -37,9 +37,9 @@ def main() -> None:
 
 
 @app.callback()
-def _prepare() -> None:
+def _prepare(context: typer.Context) -> None:
     print_warnings()
-    sys.path.insert(0, "")  # a metric set may name classes and functions of modules there, as a script may
+    context.with_resource(working_folder())  # a metric set may name classes and functions of modules there
 
 
 # Commands that read metric sets import torch, which takes seconds; the others do without.
