@@ -12,6 +12,7 @@ import difflib
 import importlib
 import logging
 import pkgutil
+import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,6 +57,36 @@ def is_skipped(name: str) -> bool:
         return False
     names.append(name)
     return True
+
+
+_in_working_folder: ContextVar[bool] = ContextVar("in_working_folder", default=False)
+
+
+@contextmanager
+def working_folder() -> Iterator[None]:
+    """Lets dotted paths name modules of the working folder, as long as it is open; other imports never see the folder.
+
+    Installed modules are found first, so that no file of the folder takes the place of a library.
+    """
+    token = _in_working_folder.set(True)
+    try:
+        yield
+    finally:
+        _in_working_folder.reset(token)
+
+
+@contextmanager
+def _import_path() -> Iterator[None]:
+    """Adds the working folder at the end of the import path, if dotted paths may name modules there."""
+    if not _in_working_folder.get() or "" in sys.path:
+        yield
+        return
+    sys.path.append("")
+    try:
+        yield
+    finally:
+        if "" in sys.path:  # the code may have changed the path
+            sys.path.remove("")
 
 
 @contextmanager
@@ -181,17 +212,18 @@ def import_object(path: str) -> Any:
         raise ExtensionError("it names no module")
     if is_skipped(path):
         raise ExtensionError("it is code, which must not be imported now")
-    try:
-        module = importlib.import_module(module_name)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise ExtensionError(f"{_reason(error)}{_near_modules(module_name)}") from error
-    with outside_code(f"module {module_name} cannot be searched: "):  # a module may define __getattr__
-        if hasattr(module, name):
-            return getattr(module, name)
-        known = suggest(name, _names_in(module), what=f"names in {module_name}")
-    raise ExtensionError(f"module {module_name} has no {name}; {known}")
+    with _import_path():
+        try:
+            module = importlib.import_module(module_name)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise ExtensionError(f"{_reason(error)}{_near_modules(module_name)}") from error
+        with outside_code(f"module {module_name} cannot be searched: "):  # a module may define __getattr__
+            if hasattr(module, name):
+                return getattr(module, name)
+            known = suggest(name, _names_in(module), what=f"names in {module_name}")
+        raise ExtensionError(f"module {module_name} has no {name}; {known}")
 
 
 def check_frozen_dataclass(loaded: object, base: type | None = None, reserved: Collection[str] = ()) -> type[Any]:

@@ -26,6 +26,8 @@ _LONGEST = 300  # characters of a problem, which may name a tag or an anchor of 
 REGULAR, MISSING = "is a file", "does not exist"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _MERGE = "tag:yaml.org,2002:merge"
+_KEYS = {_MERGE: _MERGE, "tag:yaml.org,2002:value": "="}
+"""Tags of keys that PyYAML constructs only after the merge."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,6 +37,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self._level = 0
         self._sizes: dict[int, tuple[int, int]] = {}  # of complete nodes, by id: values, and levels
+        self._checked: set[int] = set()  # mappings, by id
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         mark = self.peek_event().start_mark
@@ -74,17 +77,23 @@ class _Loader(yaml.SafeLoader):
                 None, None, f"{given} is no valid {kind}: {words(error)}", node.start_mark
             ) from error
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def flatten_mapping(self, node: Any) -> None:
+        """Puts what a mapping merges among its own keys, which are checked before: later, one may be there twice."""
+        if id(node) not in self._checked:
+            self._checked.add(id(node))
+            self._check_keys(node)
+        super().flatten_mapping(node)
+
+    def _check_keys(self, node: Any) -> None:
         keys: set[Any] = set()
-        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            key = _MERGE if key_node.tag == _MERGE else self.construct_object(key_node, deep=True)
+        for key_node, _ in node.value:
+            key = _KEYS.get(key_node.tag) or self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 raise ConstructorError(None, None, f"a key must be a text, got {short(key)}", key_node.start_mark)
             if key in keys:
                 shown = "<<" if key == _MERGE else short(key)
                 raise ConstructorError(None, None, f"key {shown} is given twice", key_node.start_mark)
             keys.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def _limit(rule: str, mark: Any) -> yaml.MarkedYAMLError:

@@ -19,10 +19,10 @@ from rich.progress import Progress
 from tbx_callbacks._config.bundled import bundled_folder
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.rule_options import load_rules
-from tbx_callbacks._extensions import suggest, without_imports
+from tbx_callbacks._extensions import suggest, without_imports, working_folder
 from tbx_callbacks._text import short
 from tbx_callbacks.cli.doctor import FailOn, as_json, exit_code, print_diagnosis
-from tbx_callbacks.cli.terminal import Commands, console, errors, fail, print_json, print_warnings
+from tbx_callbacks.cli.terminal import Commands, checked_stdout, console, errors, fail, print_json, print_warnings
 from tbx_callbacks.rules.diagnose import diagnose_folder
 from tbx_callbacks.runs.reader import UnreadableError
 
@@ -30,16 +30,19 @@ app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
 
+_LONGEST_WAIT = 86_400  # seconds; a browser's timer takes no more than 24 days
+
 
 def main() -> None:
     """Entry point of the command."""
-    app()
+    with checked_stdout():
+        app()
 
 
 @app.callback()
-def _prepare() -> None:
+def _prepare(context: typer.Context) -> None:
     print_warnings()
-    sys.path.insert(0, "")  # a metric set may name classes and functions of modules there, as a script may
+    context.with_resource(working_folder())  # a metric set may name classes and functions of modules there
 
 
 # Commands that read metric sets import torch, which takes seconds; the others do without.
@@ -154,13 +157,14 @@ def report(
     logdir: Annotated[
         list[str], typer.Argument(help="Folders of runs, or of several runs; multiple runs are overlaid.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Path of the report; - is standard output.")] = Path(
+    # Texts, because Path drops the slash at the end of a name, and makes the working folder of an empty one.
+    output: Annotated[str, typer.Option("--output", "-o", help="Path of the report; - is standard output.")] = (
         "report.html"
     ),
-    png: Annotated[Path | None, typer.Option(help="Folder for PNG files of the main figures.")] = None,
+    png: Annotated[str | None, typer.Option(help="Folder for PNG files of the main figures.")] = None,
     rules: Annotated[Path | None, typer.Option(help="YAML file with `rules:`, which maps rules to thresholds.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Update the report while runs grow, until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=1, help="Seconds between two updates with --watch.")] = 30.0,
+    every: Annotated[float, typer.Option(help="Seconds between two updates with --watch, 1 to 86400.")] = 30.0,
 ) -> None:
     """Write a self-contained HTML report: figures and findings of the runs."""
     from tbx_callbacks.report import write_report
@@ -174,10 +178,12 @@ def report(
                 logdir, output, png=png, rules=rules_by_name, progress=lambda name: _bar(bars, name), refresh=refresh
             )
 
+    if not 1 <= every <= _LONGEST_WAIT:
+        fail(f"--every must be a number of seconds from 1 to {_LONGEST_WAIT}, got {every}")
     try:
         to_stdout = is_stdout(output)
         if to_stdout and watch:
-            fail(f"--watch must have a file to update, got {short(str(output))}; name one with --output")
+            fail(f"--watch must have a file to update, got {short(output)}; name one with --output")
         if watch:
             stopped = _stop_event()
             for result in follow(logdir, lambda: write(every), lambda: stopped.wait(every)):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import threading
+import traceback
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -16,7 +20,7 @@ from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperGroup
 
-from tbx_callbacks._text import printable, short
+from tbx_callbacks._text import printable, reason, short, words
 
 
 class Terminal(Console):
@@ -28,6 +32,16 @@ class Terminal(Console):
     def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text, "\n"), segment.style)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            if not self.stderr:
+                raise  # an error that cannot be printed has only its exit code
+
+    def on_broken_pipe(self) -> None:
+        """Goes on without a reader; rich would end the command with exit code 1."""
 
 
 console = Terminal(highlight=False)
@@ -46,9 +60,100 @@ class _Lines(logging.Handler):
 
 
 def print_warnings() -> None:
-    """Prints log messages from warnings up, unless the process logs them already."""
+    """Prints log messages from warnings up, and Python's own warnings, unless the process logs them already."""
     if not logging.getLogger().handlers:
         logging.getLogger().addHandler(_Lines(logging.WARNING))
+        warnings.showwarning = _show_warning
+        threading.excepthook = lambda error: _show_error("a thread", error.exc_value)
+        sys.unraisablehook = lambda error: _show_error("the removal of an object", error.exc_value)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    errors.print(
+        f"[yellow]warning:[/yellow] {escape(printable(f'{category.__name__}: {words(message)}'))}", soft_wrap=True
+    )
+
+
+def _show_error(where: str, error: BaseException | None) -> None:
+    """Prints an error that ends no command, and the line that raised it."""
+    if error is None or isinstance(error, SystemExit):  # which ends a thread quietly, as in Python
+        return
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    errors.print(
+        f"[yellow]warning:[/yellow] {escape(printable(f'{where} failed: {reason(error)}{place}'))}", soft_wrap=True
+    )
+
+
+class StdoutError(OSError):
+    """The standard output is closed, or cannot be written."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the standard output must be writable: {why}")
+
+
+class _Stdout:
+    """The standard output; its errors are told from those of other files.
+
+    Args:
+        stream: the standard output of Python; None if it is closed.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._named_errors():
+            return int(self._stream.write(text))
+
+    def flush(self) -> None:
+        with self._named_errors():
+            self._stream.flush()
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        if self._stream is None:
+            raise StdoutError("it is closed")
+        try:
+            yield
+        except (OSError, ValueError) as error:  # a ValueError: code has closed the stream
+            raise StdoutError(words(getattr(error, "strerror", None) or error)) from error
+
+
+@contextmanager
+def checked_stdout() -> Iterator[None]:
+    """Ends the process with one line and exit code 2 if the standard output cannot be written, to its last byte."""
+    stream = sys.stdout
+    stdout: Any = _Stdout(stream)
+    sys.stdout = stdout
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is None:
+                raise StdoutError("code that was imported has removed it")
+            if stream is not None:
+                stdout.flush()
+    except StdoutError as error:
+        _discard(stream)
+        errors.print(f"[red]error:[/red] {escape(printable(str(error)))}", soft_wrap=True)
+        raise SystemExit(2) from None
+    finally:
+        sys.stdout = stream
+
+
+def _discard(stream: Any) -> None:
+    """Lets what waits in a stream go to nowhere, instead of failing once more when Python ends."""
+    try:
+        descriptor = stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def fail(words: str) -> NoReturn:
@@ -65,8 +170,12 @@ class Commands(TyperGroup):
             return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        with _printable_errors():
-            return super().invoke(ctx)
+        try:
+            with _printable_errors():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:  # of the user, or of code that a set names
+            errors.print("[red]error:[/red] interrupted")
+            raise typer.Exit(130) from None
 
 
 @contextmanager

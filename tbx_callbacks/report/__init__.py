@@ -85,11 +85,15 @@ def write_report(
     if png is not None:
         make_folder(png)
     loaded_runs = read(logdirs, rules=rules, progress=progress)
-    write_file(path, render(loaded_runs, refresh=refresh).encode("utf-8", "replace"))
+    files: dict[Logdir, bytes] = {path: render(loaded_runs, refresh=refresh).encode("utf-8", "replace")}
     if png is not None:
-        from tbx_callbacks.report.png_export import export
+        from tbx_callbacks.report.png_export import pictures
 
-        export(loaded_runs, Path(png))
+        files |= {Path(png, name): picture for name, picture in pictures(loaded_runs).items()}
+    for each in files:  # all of them, before one is written
+        check_path(each)
+    for each, content in files.items():
+        write_file(each, content)
     return Path(path)
 
 

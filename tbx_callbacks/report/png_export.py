@@ -1,18 +1,16 @@
-"""Writes the main figures as PNG files with matplotlib, which needs no browser and no network."""
+"""Draws the main figures as PNG files with matplotlib, which needs no browser and no network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import unescape
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from tbx_callbacks.report.loaded_runs import LoadedRun
-from tbx_callbacks.report.output import write_file
 from tbx_callbacks.report.sections import sections
 
 MAIN = ("training", "gradients", "layers", "speed")
@@ -32,13 +30,12 @@ _DASHES = {"dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3)), "
 _MARKS = {"diamond": "D", "triangle-up": "^", "circle": "o", "x": "X"}
 
 
-def export(loaded_runs: Sequence[LoadedRun], folder: Path) -> None:
-    """Writes a PNG of every main figure: `loss.png`, `gradient_norm.png`, `grad_norm.png` (by layer), ...
+def pictures(loaded_runs: Sequence[LoadedRun]) -> dict[str, bytes]:
+    """Draws every main figure as a PNG file, by name: `loss.png`, `gradient_norm.png`, `grad_norm.png` (by layer), ...
 
-    The folder exists. With several runs, figures by layer show the first run.
+    With several runs, figures by layer show the first run.
 
     Raises:
-        OutputError: a file cannot be written.
         ImportError: matplotlib is not installed.
     """
     try:
@@ -48,6 +45,7 @@ def export(loaded_runs: Sequence[LoadedRun], folder: Path) -> None:
         raise ImportError(
             "pictures need matplotlib, which is not installed; run: pip install 'tbx-callbacks[report]'"
         ) from error
+    drawn: dict[str, bytes] = {}
     with matplotlib.rc_context(_STYLE):
         for section in sections(loaded_runs):
             for name, figure in section.figures.items() if section.id in MAIN else ():
@@ -55,7 +53,8 @@ def export(loaded_runs: Sequence[LoadedRun], folder: Path) -> None:
                 _draw(canvas.add_subplot(), figure)
                 picture = BytesIO()
                 canvas.savefig(picture, format="png")
-                write_file(folder / f"{name}.png", picture.getvalue())
+                drawn[f"{name}.png"] = picture.getvalue()
+    return drawn
 
 
 def _draw(axes: Any, figure: go.Figure) -> None:

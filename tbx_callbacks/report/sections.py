@@ -90,7 +90,7 @@ def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
             _lines(loaded_runs, "throughput", "tokens", "step_time", "memory", "monitor_share"),
         ),
         Section("predictions", "Predictions", "", curves(loaded_runs)),
-        Section("others", "Other metrics", "", _others(loaded_runs)),
+        _others(loaded_runs),
     ]
     return [section for section in all_sections if section.figures or section.more]
 
@@ -136,7 +136,7 @@ def _histograms(loaded_runs: Sequence[LoadedRun]) -> Section:
     return Section("histograms", "Histograms over time", about, _by_id(figures))
 
 
-def _others(loaded_runs: Sequence[LoadedRun]) -> dict[str, go.Figure]:
+def _others(loaded_runs: Sequence[LoadedRun]) -> Section:
     """Scalars that no other chart shows, one chart each. Scalars with one point are in a table instead."""
     others: dict[str, None] = {}
     for loaded_run in loaded_runs:
@@ -153,7 +153,12 @@ def _others(loaded_runs: Sequence[LoadedRun]) -> dict[str, go.Figure]:
                 others[tag] = None
     charts = {f"other_{n}": LineChart(plain(tag), partial(_only, tag)) for n, tag in enumerate(others)}
     drawn = {name: line_chart(loaded_runs, chart) for name, chart in list(charts.items())[:_MAX_OTHERS]}
-    return {name: figure for name, figure in drawn.items() if figure is not None}
+    more = len(charts) - len(drawn)
+    about = (
+        f"The first {_MAX_OTHERS} metrics; {more:,} more are left out. `tbx-callbacks view` shows all." if more else ""
+    )
+    figures = {name: figure for name, figure in drawn.items() if figure is not None}
+    return Section("others", "Other metrics", about if more else "", figures)
 
 
 def _only(tag: str, run: Run) -> dict[str, str]:

@@ -191,7 +191,9 @@ class _RunBuilder:
 
     def _add_value(self, value: Any, step: int, wall_time: float, board: Any) -> None:
         kind = value.WhichOneof("value")
-        if kind == "simple_value":
+        if value.tag == _HPARAMS and value.metadata.plugin_data.content:  # TensorFlow adds a tensor without a meaning
+            self._hparams = board.hparams(value.metadata.plugin_data.content)
+        elif kind == "simple_value":
             self._scalars[value.tag].add(step, value.simple_value, wall_time)
         elif kind == "histo":
             self._histograms[value.tag].add(step, histogram_buckets(value.histo), wall_time)
@@ -199,8 +201,6 @@ class _RunBuilder:
             self._images[value.tag] = value.image.encoded_image_string
         elif kind == "tensor":
             self._add_tensor(value, step, wall_time, board)
-        elif value.tag == _HPARAMS:
-            self._hparams = board.hparams(value.metadata.plugin_data.content)
 
     def _cut_all(self, step: int) -> None:
         by_tag: tuple[Mapping[str, Points[Any]], ...] = (self._scalars, self._histograms, self._texts)
@@ -211,6 +211,8 @@ class _RunBuilder:
     def _add_tensor(self, value: Any, step: int, wall_time: float, board: Any) -> None:
         """Adds a TF2-style value. The plugin defines the meaning of the tensor; a tag names it in its first value."""
         plugin = self._plugins.setdefault(value.tag, value.metadata.plugin_data.plugin_name)
+        if not plugin:
+            raise ValueError("the first value of its tag names no plugin, which gives a tensor its meaning")
         if plugin not in ("scalars", "histograms", "text", "images", "pr_curves"):
             return
         tensor = tensor_array(value.tensor, board)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tests.helpers.limits import limit
 
-COMMAND = [sys.executable, "-c", "from tbx_callbacks.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "import sys; del sys.path[0]; from tbx_callbacks.cli import main; main()"]
+"""The command as the installed script runs it: the working folder, which `-c` adds, is not on the import path."""
 
 
 def run_process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tbx_callbacks import ConfigError, load_config
 from tbx_callbacks._config.rule_options import load_rules
@@ -145,6 +146,42 @@ def test_long_chain_of_sets_refused(here: Path) -> None:
         (here / f"s{number}.yaml").write_text(f"extends: s{number + 1}.yaml\n")
     with pytest.raises(ConfigError, match="extends must name at most 20 sets one after the other"):
         load_config("s0.yaml")
+
+
+MERGES = [
+    "{x: &g {<<: &d {<<: &e {a: 1, b: 2}, b: 3}, b: 4}, y: *d, z: *g}",
+    "{x: &g {<<: &d {<<: &e {a: 1, b: 2}, b: 3}, b: 4}, y: *d, z: {<<: *g, a: 5}}",
+    "{x: {<<: &d {<<: &e {a: 1}, a: 2}}, y: {<<: *d, a: 3}, z: *e}",
+    "{x: {<<: [&d {<<: {a: 1}, a: 2}, &e {a: 3, <<: {a: 4}}]}, y: *e, z: *d}",
+    "{x: &d {a: 1}, y: &e {<<: *d, a: 2}, z: {<<: [*e, *d], a: 3}, w: [*d, *e]}",
+    "{x: &d {<<: {<<: {<<: {a: 1}, a: 2}, a: 3}, a: 4}, y: {<<: *d}, z: *d}",
+    "{x: {<<: &d {=: 1, <<: {=: 2}}}, y: *d}",
+    "[&d {<<: &e {a: 1, b: [1]}, a: 2}, *e, *d, {<<: *d}, {<<: *e, b: 1}]",
+]
+
+
+@pytest.mark.parametrize("text", MERGES)
+def test_merges_mean_what_pyyaml_says(here: Path, text: str) -> None:
+    (here / "a.yaml").write_text(text)
+    assert read_yaml("a.yaml", "a set") == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{x: {<<: {a: 1, a: 2}}}", "line 1, column 17 must be valid YAML: key 'a' is given twice"),
+        ("{x: {<<: &d {<<: {a: 1, a: 2}}}, y: *d}", "key 'a' is given twice"),
+        ("{x: {<<: [{b: 1}, {a: 1, a: 2}]}}", "key 'a' is given twice"),
+        ("{x: {<<: {a: 1}, <<: {b: 1}}}", "key << is given twice"),
+        ("{x: {<<: {<<: {a: 1}, <<: {b: 1}}}}", "key << is given twice"),
+        ("{x: &d {<<: {a: 1}, a: 2, a: 3}, y: *d}", "key 'a' is given twice"),
+        ("{x: {<<: {[1]: 2}}}", "a key must be a text"),
+    ],
+)
+def test_merges_duplicate_key_still_refused(here: Path, text: str, words: str) -> None:
+    (here / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        read_yaml("a.yaml", "a set")
 
 
 def test_values_of_mappings_cut_in_messages() -> None:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from textwrap import dedent
 
@@ -20,6 +21,7 @@ from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.commands import COMMAND, run, run_process
 from tests.helpers.limits import limit
 from tests.helpers.outside_package import METRIC, install
+from tests.helpers.report_runs import trained
 
 
 def test_sets_and_metrics_list_everything() -> None:
@@ -98,6 +100,50 @@ def test_check_finds_classes_in_current_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("metrics: [mine.Kurtosis]\n")
     done = run_process("check", "mine.yaml", cwd=tmp_path)
     assert "mine.Kurtosis" in done.stdout
+
+
+@pytest.fixture
+def shadowed(tmp_path: Path) -> Path:
+    """A folder with a file of the name of each installed and each built-in module, which leaves a mark if it is run."""
+    for name in {*packages_distributions(), *sys.stdlib_module_names} - {"tbx_callbacks"}:
+        if name.isidentifier():
+            (tmp_path / f"{name}.py").write_text(f"open('RAN_{name}', 'w').close(); raise SystemExit(9)\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "--no-code", "own.yaml"],
+        ["check", "--no-code", "plain.yaml"],
+        ["check", "own.yaml"],
+        ["sets"],
+        ["metrics"],
+        ["schema"],
+        ["doctor", "run"],
+        ["report", "run", "--png", "png"],
+        ["recipe"],
+    ],
+    ids=" ".join,
+)
+def test_commands_never_run_namesake_of_library(shadowed: Path, arguments: list[str]) -> None:
+    trained(shadowed / "run", steps=3)
+    (shadowed / "mine.py").write_text(f"open('mine.ran', 'w').close()\n{dedent(METRIC)}")
+    (shadowed / "own.yaml").write_text("metrics: [mine.Kurtosis]\n")
+    (shadowed / "plain.yaml").write_text("metrics: [loss]\n")
+    done = run_process(*arguments, cwd=shadowed)
+    assert (done.returncode, [path.name for path in shadowed.glob("RAN_*")]) == (0, []), done.stderr
+    assert (shadowed / "mine.ran").exists() == (arguments == ["check", "own.yaml"])
+
+
+def test_check_module_of_folder_may_import_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text("import beside\n")
+    (tmp_path / "beside.py").write_text("import sys; sys.path.remove('')\n")  # whatever the code does to the path
+    (tmp_path / "mine" / "metrics.py").write_text(dedent(METRIC))
+    (tmp_path / "mine.yaml").write_text("metrics: [mine.metrics.Kurtosis]\n")
+    done = run_process("check", "mine.yaml", cwd=tmp_path)
+    assert "mine.metrics.Kurtosis" in done.stdout
 
 
 def test_recipe_lists_and_suggests_names() -> None:

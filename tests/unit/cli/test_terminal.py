@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from tbx_callbacks.cli import terminal
-from tests.helpers.commands import COMMAND, run
+from tests.helpers.commands import COMMAND, run, run_process
 from tests.helpers.limits import limit
+from tests.helpers.report_runs import trained
 
 HOSTILE = "a\x1b[31mb\x1b]0;t\x07c\rd\x08e\x9bf\u202eg\u2066h\x7fi\u2028j\ud800k\0[red]l[/red]"
 STEERING = ("\x1b", "\x07", "\r", "\x08", "\x9b", "\u202e", "\u2066", "\x7f", "\u2028", "\ud800", "\0")
@@ -120,3 +122,164 @@ def test_commands_of_set_print_clean_lines(tmp_path: Path) -> None:
     done = subprocess.run([*COMMAND, "check", str(path)], capture_output=True, text=True, timeout=limit(120))
     assert done.returncode == 0
     assert "a??b" in done.stdout
+
+
+IMPORTED = {
+    "warning": ("import warnings; warnings.warn({!r})", "warning: UserWarning: a?[31mb"),
+    "own warning": (
+        "import warnings\nclass Odd(Warning): ...\nwarnings.warn(Odd({!r}))",
+        "warning: Odd: a?[31mb",
+    ),
+    "thread": (
+        "import threading\ndef run(): raise ValueError({!r})\nt = threading.Thread(target=run); t.start(); t.join()",
+        "warning: a thread failed: ValueError('a\\x1b[31mb",
+    ),
+    "mute thread": (
+        "import threading\nclass Mute(Exception):\n  def __repr__(self): raise SystemExit({!r})\n"
+        "def run(): raise Mute\nt = threading.Thread(target=run); t.start(); t.join()",
+        "warning: a thread failed: Mute without a text",
+    ),
+    "removal": (
+        "class A:\n  def __del__(self): raise ValueError({!r})\nA()",
+        "warning: the removal of an object failed: ValueError('a\\x1b[31mb",
+    ),
+    "thread name": (
+        "import threading\ndef run(): 1 / 0\nt = threading.Thread(target=run, name={!r}); t.start(); t.join()",
+        "warning: a thread failed: ZeroDivisionError('division by zero')",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", IMPORTED)
+def test_check_imported_code_prints_clean_lines(tmp_path: Path, way: str) -> None:
+    code, printed = IMPORTED[way]
+    hostile = HOSTILE.replace("\ud800", "")
+    (tmp_path / "own.py").write_text(f"{code.format(hostile)}\ndef ring(finding): ...\n")
+    (tmp_path / "own.yaml").write_text("metrics: [loss]\nrules: {divergence: {call: own.ring}}\n")
+    done = run_process("check", "own.yaml", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.startswith(printed)
+    assert done.stderr.count("\n") == 1
+    assert not [char for char in STEERING if char in done.stderr]
+
+
+def to_full_disk() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+def to_no_reader() -> int:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+OUTPUTS = {
+    "full": (to_full_disk, "No space left on device"),
+    "no reader": (to_no_reader, "Broken pipe"),
+    "closed": (None, "it is closed"),
+}
+PRINTING = {
+    "sets": ["sets"],
+    "metrics": ["metrics"],
+    "schema": ["schema"],
+    "check": ["check", "minimal"],
+    "doctor": ["doctor", "run"],
+    "json": ["doctor", "run", "--json"],
+    "report": ["report", "run"],
+    "recipe": ["recipe"],
+    "help": ["--help"],
+    "help of a command": ["doctor", "--help"],
+}
+
+
+def run_into(output: str, arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[bytes]:
+    """Runs a command with a standard output that cannot be written."""
+    make = OUTPUTS[output][0]
+    command = COMMAND if make else ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND]
+    descriptor = make() if make else subprocess.DEVNULL
+    try:
+        return subprocess.run(
+            [*command, *arguments], stdout=descriptor, stderr=subprocess.PIPE, timeout=limit(120), cwd=cwd
+        )
+    finally:
+        if make:
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [*((command, "full") for command in PRINTING), ("schema", "no reader"), ("json", "closed"), ("help", "closed")],
+)
+def test_command_unwritable_stdout_one_line(tmp_path: Path, command: str, output: str) -> None:
+    trained(tmp_path / "run", steps=3)
+    done = run_into(output, PRINTING[command], tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.decode() == f"error: the standard output must be writable: {OUTPUTS[output][1]}\n"
+
+
+@pytest.mark.parametrize("output", ["full", "closed"])
+def test_command_error_with_unwritable_stdout(tmp_path: Path, output: str) -> None:
+    done = run_into(output, ["doctor", "nothing"], tmp_path)
+    assert done.returncode == 2
+    assert b"LOGDIR must be a folder" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_command_unwritable_stderr_keeps_code(tmp_path: Path) -> None:
+    for make in (to_full_disk, to_no_reader):
+        descriptor = make()
+        done = subprocess.run(
+            [*COMMAND, "doctor", "nothing"], stderr=descriptor, timeout=limit(60), cwd=tmp_path, stdout=subprocess.PIPE
+        )
+        os.close(descriptor)
+        assert (done.returncode, done.stdout) == (2, b"")
+
+
+ENDS = {
+    "no stdout": ("import sys; sys.stdout = None", 2, "error: the standard output must be writable: code that was"),
+    "no path": ("import sys, os; os.chdir('/'); sys.path.clear(); sys.stdout = None", 2, "error: the standard output"),
+    "closed": ("import os; os.close(1)", 2, "error: the standard output must be writable: Bad file descriptor"),
+    "closed stream": (
+        "import sys; sys.stdout.close()",
+        2,
+        "error: the standard output must be writable: I/O operation",
+    ),
+    "interrupt": ("raise KeyboardInterrupt", 130, "error: interrupted"),
+    "real interrupt": ("import os, signal; os.kill(os.getpid(), signal.SIGINT)", 130, "error: interrupted"),
+}
+
+
+@pytest.mark.parametrize("way", ENDS)
+def test_check_imported_code_ends_in_line(tmp_path: Path, way: str) -> None:
+    code, exit_code, printed = ENDS[way]
+    (tmp_path / "own.py").write_text(f"{code}\ndef ring(finding): ...\n")
+    (tmp_path / "own.yaml").write_text("metrics: [loss]\nrules: {divergence: {call: own.ring}}\n")
+    done = run_process("check", "own.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (exit_code, "")
+    assert done.stderr.startswith(printed)
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("every", ["inf", "-inf", "nan", "1e300", "0", "0.5", "-1", "86401"])
+@pytest.mark.parametrize("watch", [["--watch"], []], ids=["watch", "once"])
+def test_report_wrong_interval_one_line(tmp_path: Path, every: str, watch: list[str]) -> None:
+    trained(tmp_path / "run", steps=3)
+    done = run("report", "run", *watch, "--every", every, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --every must be a number of seconds from 1 to 86400, got")
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--png", ""], ["-o", ""], ["-o", "new/"], ["-o", "run/"], ["-o", "new/."], ["-o", "page.html/"]],
+    ids=" ".join,
+)
+def test_report_no_name_of_file_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    trained(tmp_path / "run", steps=3)
+    done = run("report", "run", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +29,16 @@ PAGE = b"<p>\xc3\xa9</p>"
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def open_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that everybody may enter, unlike tmp_path; the working folder."""
+    with tempfile.TemporaryDirectory() as name, monkeypatch.context() as patch:
+        folder = Path(name)
+        folder.chmod(0o755)
+        patch.chdir(folder)
+        yield folder
 
 
 @contextmanager
@@ -134,6 +144,10 @@ PATHS = [
     (".", "which is a folder"),
     ("/", "which is a folder"),
     ("..", "which is a folder"),
+    ("new/", "which is a folder"),
+    ("new/.", "which is a folder"),
+    ("file/..", "which is a folder"),
+    ("file/", "which is a folder"),
     ("missing/page.html", "must be in a folder that exists, got 'missing/page.html'; create it: mkdir -p"),
     ("file/page.html", "OUTPUT must be"),
     ("file/sub/page.html", "OUTPUT must be"),
@@ -162,12 +176,8 @@ def test_write_file_name_of_any_length_written(here: Path) -> None:
     assert len(os.listdir()) == 7
 
 
-def test_write_file_read_only_folder_untouched(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    here = Path(tempfile.mkdtemp())  # not tmp_path, which only its owner may enter
-    request.addfinalizer(lambda: shutil.rmtree(here))
-    here.chmod(0o755)
-    monkeypatch.chdir(here)
-    folder = here / "locked"
+def test_write_file_read_only_folder_untouched(open_folder: Path) -> None:
+    folder = open_folder / "locked"
     folder.mkdir()
     (folder / "old.html").write_bytes(b"old")
     folder.chmod(0o555)
@@ -179,6 +189,148 @@ def test_write_file_read_only_folder_untouched(monkeypatch: pytest.MonkeyPatch, 
             make_folder("locked/png")
     folder.chmod(0o755)
     assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("old.html", b"old")]
+
+
+@pytest.mark.parametrize("permissions", [0o555, 0o1777], ids=["read-only", "sticky"])
+@pytest.mark.parametrize("old", [b"", b"old", b"x" * 100], ids=len)
+def test_write_file_not_replaceable_written_in_place(
+    open_folder: Path, permissions: int, old: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    if permissions == 0o1777 and os.geteuid() != 0:
+        pytest.skip("only root can make a file of another user")
+    folder = open_folder / "folder"
+    folder.mkdir()
+    page = folder / "page.html"
+    page.write_bytes(old)
+    page.chmod(0o666)
+    folder.chmod(permissions)
+    number = page.stat().st_ino
+    with as_anyone():
+        write_file("folder/page.html", PAGE)
+    folder.chmod(0o755)
+    assert (page.read_bytes(), mode(page), page.stat().st_ino) == (PAGE, 0o666, number)
+    assert os.listdir(folder) == ["page.html"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"'{page}' is written in place: it cannot be replaced; a reader may see a part of it"
+    ]
+
+
+def test_write_file_in_place_disk_full_untouched(open_folder: Path) -> None:
+    folder = open_folder / "folder"
+    folder.mkdir()
+    page = folder / "page.html"
+    page.write_bytes(b"old")
+    page.chmod(0o666)
+    folder.chmod(0o555)
+    limits, action = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with as_anyone(), pytest.raises(OutputError, match="File too large"):
+            write_file("folder/page.html", b"x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, action)
+        folder.chmod(0o755)
+    assert page.read_bytes() == b"old"
+
+
+def test_write_file_mounted_file_written_in_place(here: Path) -> None:
+    code = (
+        "mount --bind source page.html && exec "
+        f"{sys.executable} -c \"from tbx_callbacks.report.output import write_file; write_file('page.html', b'new')\""
+    )
+    Path("source").write_bytes(b"the old content")
+    Path("page.html").write_bytes(b"below")
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed")
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", code], capture_output=True, text=True, timeout=limit(60), check=True
+    )
+    assert Path("source").read_bytes() == b"new"
+    assert sorted(os.listdir()) == ["page.html", "source"]
+    assert "is written in place" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to a group that it is not in")
+@pytest.mark.parametrize(("owner", "permissions"), [(0, 0o640), (0, 0o664), (65534, 0o660)])
+def test_write_file_owner_and_group_kept(here: Path, owner: int, permissions: int) -> None:
+    page = here / "page.html"
+    page.write_bytes(b"old")
+    os.chown(page, owner, 33)
+    page.chmod(permissions)
+    write_file(page, PAGE)
+    found = page.stat()
+    assert (found.st_uid, found.st_gid, mode(page), page.read_bytes()) == (owner, 33, permissions, PAGE)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to a group that it is not in")
+@pytest.mark.parametrize(("permissions", "wanted"), [(0o640, 0o600), (0o664, 0o644), (0o660, 0o600), (0o777, 0o777)])
+def test_write_file_foreign_group_gets_nothing(open_folder: Path, permissions: int, wanted: int) -> None:
+    open_folder.chmod(0o777)
+    page = open_folder / "page.html"
+    page.write_bytes(b"old")
+    os.chown(page, 65534, 33)
+    page.chmod(permissions)
+    group, more = os.getegid(), os.getgroups()
+    os.setgroups([])
+    os.setegid(65534)
+    try:
+        with as_anyone():  # who may not give the new file to group 33
+            write_file(page, PAGE)
+    finally:
+        os.setegid(group)
+        os.setgroups(more)
+    assert (page.stat().st_gid, mode(page)) == (65534, wanted)
+
+
+def test_write_file_hard_link_keeps_old_content(here: Path) -> None:
+    Path("page.html").write_bytes(b"old")
+    os.link("page.html", "other")
+    write_file("page.html", PAGE)
+    assert (Path("page.html").read_bytes(), Path("other").read_bytes()) == (PAGE, b"old")
+
+
+@pytest.mark.parametrize("name", ["TERM", "HUP", "QUIT", "USR1", "USR2", "XCPU", "ALRM", "INT"])
+@pytest.mark.parametrize("moment", ["open", "os.chmod", "os.rename"])
+def test_write_file_signal_leaves_nothing(here: Path, name: str, moment: str) -> None:
+    Path("page.html").write_bytes(b"old")
+    # The signal arrives when the new file is opened, gets its permissions, or gets its name.
+    code = (
+        "import os, signal, sys, resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+        f"number = signal.SIG{name}; signal.signal(number, signal.SIG_DFL)\n"
+        f"wanted = {moment!r}\n"
+        "def watch(event, arguments):\n"
+        "    if event == wanted and '.part' in str(arguments[0]):\n"
+        "        print(os.listdir(), file=sys.stderr)\n"
+        "        os.kill(os.getpid(), number)\n"
+        "from tbx_callbacks.report.output import write_file\n"
+        "sys.addaudithook(watch)\n"
+        "write_file('page.html', b'new')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=limit(60))
+    assert done.returncode == -getattr(signal, f"SIG{name}")
+    assert ".part" in done.stderr or moment == "open"
+    assert [(path.name, path.read_bytes()) for path in here.iterdir()] == [("page.html", b"old")]
+
+
+def test_write_file_signal_handlers_left_alone(here: Path) -> None:
+    def own(number: int, frame: object) -> None: ...
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGHUP, own)
+    try:
+        write_file("page.html", PAGE)
+        assert signal.getsignal(signal.SIGHUP) is own
+        assert {signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)} == {
+            before[signal.SIGTERM],
+            before[signal.SIGINT],
+        }
+    finally:
+        signal.signal(signal.SIGHUP, before[signal.SIGHUP])
+    thread = threading.Thread(target=write_file, args=("other.html", PAGE))  # which may set no handler
+    thread.start()
+    thread.join()
+    assert Path("other.html").read_bytes() == PAGE
 
 
 def test_write_file_disk_full_old_page_stays(here: Path) -> None:
@@ -203,7 +355,7 @@ def test_make_folder_new_or_existing_only(here: Path) -> None:
     Path("file").write_bytes(b"")
     os.mkfifo("pipe")
     Path("dangling").symlink_to("nowhere")
-    for path in ("file", "pipe", "dangling", "missing/png", "file/png", "a\0b", "n" * 300):
+    for path in ("", "file", "pipe", "dangling", "missing/png", "file/png", "a\0b", "n" * 300):
         with pytest.raises(OutputError, match="must be a folder or a new name in one, got"):
             make_folder(path)
 

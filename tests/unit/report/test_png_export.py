@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ from matplotlib.image import imread
 
 from tbx_callbacks.report import write_report
 from tbx_callbacks.report.colours import RUNS, SEVERITY
+from tbx_callbacks.report.output import OutputError
 from tbx_callbacks.writers import TensorBoardWriter
+from tests.helpers.report_runs import trained
 
 
 def pictures(folder: Path, points: dict[int, dict[str, float]]) -> dict[str, set[str]]:
@@ -40,3 +44,17 @@ def test_png_heat_map_shows_values_and_nan(tmp_path: Path, steps: int) -> None:
 def test_png_line_chart_shows_lines_and_labels(tmp_path: Path) -> None:
     losses = {step: {"train/loss": 1 / step, "eval/a$^$_loss": 0.5} for step in range(1, 30)}
     assert {*RUNS[:2], "#ffffff"} <= pictures(tmp_path, losses)["loss"]
+
+
+@pytest.mark.parametrize("name", ["loss.png", "speed.png", "gradient_norm.png"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_png_name_taken_nothing_written(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    run = trained(tmp_path / "run", steps=20)
+    write_report([run], tmp_path / "first.html", png=tmp_path / "first")
+    taken = name if (tmp_path / "first" / name).exists() else sorted(os.listdir(tmp_path / "first"))[-1]
+    (tmp_path / "png").mkdir()
+    make(tmp_path / "png" / taken)
+    with pytest.raises(OutputError, match=r"OUTPUT must be a file, got .*, which is a"):
+        write_report([run], tmp_path / "page.html", png=tmp_path / "png")
+    assert not (tmp_path / "page.html").exists()
+    assert os.listdir(tmp_path / "png") == [taken]

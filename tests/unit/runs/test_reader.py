@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import torch
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.histogram.metadata import create_summary_metadata as histogram_metadata
+from tensorboard.plugins.hparams import metadata as hparams_plugin
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
 from tensorboard.plugins.scalar.metadata import create_summary_metadata as scalar_metadata
 from tensorboard.util.tensor_util import make_tensor_proto
 from tensorboardX.record_writer import RecordWriter
@@ -73,6 +76,40 @@ def test_reader_tf2_tensors_plugin_named_once(tmp_path: Path) -> None:
     assert points(run.scalars["epoch_loss"]) == [(1, 0.5), (2, 0.25)]
     assert (run.histograms["kernel"].buckets[0] == buckets).all()
     assert set(run.scalars) == {"epoch_loss"}
+
+
+@pytest.mark.parametrize("carrier", [{}, {"tensor": hparams_plugin.NULL_TENSOR}, {"simple_value": 0.0}], ids=str)
+def test_reader_hyper_parameters_beside_any_value(tmp_path: Path, carrier: dict[str, Any]) -> None:
+    start = SessionStartInfo()
+    start.hparams["lr"].number_value = 0.1
+    metadata = hparams_plugin.create_summary_metadata(HParamsPluginData(session_start_info=start))
+    value = Summary.Value(tag="_hparams_/session_start_info", metadata=metadata, **carrier)
+    later = Summary.Value(tag="_hparams_/session_start_info", simple_value=2.0)  # without hyper-parameters
+    write(tmp_path / "events.out.tfevents.1", Event(summary=Summary(value=[value, later])))
+    run = read_run(tmp_path)
+    assert (dict(run.hparams), run.left_out) == ({"lr": 0.1}, ())
+
+
+def test_reader_tensors_without_plugin_named(tmp_path: Path) -> None:
+    events = []
+    for step in range(4):
+        known = scalar_metadata("b", "") if step == 0 else None
+        values = [("a", scalar_metadata("a", "") if step else None), ("b", known), ("c", None)]
+        events.append(
+            Event(
+                step=step,
+                summary=Summary(
+                    value=[Summary.Value(tag=tag, metadata=kind, tensor=make_tensor_proto(1.5)) for tag, kind in values]
+                ),
+            )
+        )
+    write(tmp_path / "events.out.tfevents.1", *events)
+    run = read_run(tmp_path)
+    assert {tag: points(series) for tag, series in run.scalars.items()} == {"b": [(step, 1.5) for step in range(4)]}
+    assert run.left_out == (
+        "the value of 'a' at step 0 and 7 more are left out: the first value of its tag names no plugin, which gives a"
+        " tensor its meaning",
+    )
 
 
 def test_reader_purged_steps_hidden(tmp_path: Path) -> None:
