@@ -168,6 +168,8 @@ def diagnose_folder(
         if run is not None and run.scalars:
             number += 1
             yield DiagnosedRun(name, folder, run, diagnose(reader.with_role(name, run), rules, on_error=warn))
+        elif run is not None and run.histograms:  # not of add_hparams, which writes a run for each session
+            logger.warning("run %s is left out: it holds histograms and no scalars", printable(name))
         reader.forget(name)
     if not number and reader.unreadable:
         raise UnreadableError(f"no run in {os.fspath(logdir)!r} can be read: {reader.unreadable[0]}")

@@ -12,6 +12,7 @@ from tbx_callbacks.rules import RULES, SEVERITIES, Finding, default_rules, diagn
 from tbx_callbacks.rules.diagnose import diagnose_folder
 from tbx_callbacks.rules.divergence import Divergence
 from tbx_callbacks.runs.series import Run
+from tbx_callbacks.testing import example_values
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.rule_cases import CASES, FALLING, HEALTHY, findings_of, flat, run_of, series
 
@@ -72,3 +73,12 @@ def test_diagnose_folder_failing_rule_left_out(tmp_path: Path, caplog: pytest.Lo
     assert "rule broken is left out: it failed with RuntimeError('no'); fix it, or switch it off" in messages[0]
     with pytest.raises(RuntimeError):
         diagnose(runs[0].run, rules)
+
+
+def test_diagnose_folder_run_without_scalars_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, value in (("scalars", 1.0), ("histograms", example_values()["example/histogram"])):
+        writer = TensorBoardWriter(tmp_path / name)
+        writer.write(1, {"a": value})
+        writer.close()
+    assert [entry.name for entry in diagnose_folder(tmp_path)] == ["scalars"]
+    assert caplog.messages == ["run histograms is left out: it holds histograms and no scalars"]
