@@ -50,7 +50,7 @@ class _Wrapped:
         self._method = method.remaining if isinstance(method, _Wrapped) else method
         self._owner, self._session = owner, weakref.ref(session)
         wrapper: Any = self
-        functools.update_wrapper(wrapper, self._method)
+        functools.update_wrapper(wrapper, self._method, updated=())  # not its attributes, if it is wrapped already
         setattr(owner, name, wrapper)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

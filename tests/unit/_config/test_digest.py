@@ -40,12 +40,11 @@ def test_digest_same_set_never_changes(data: dict[str, Any], digest: str) -> Non
     assert load_config(data).digest == digest
 
 
-# Written by the version that hashed the repr of its objects, under its own class names.
-@pytest.mark.parametrize(
-    ("data", "digest"), [(NORMS, "eef3f623487fdddb"), (RULES, "5071ab26c22b14c3")], ids=["norms", "rules"]
-)
-def test_digest_of_earlier_checkpoints_matches(data: dict[str, Any], digest: str) -> None:
-    assert load_config(data).matches(digest)
+def test_digest_of_earlier_checkpoints_matches() -> None:
+    # Written by the version that hashed the repr of its objects, under its own class names. That of a set with rules
+    # has changed with their thresholds.
+    digest = "eef3f623487fdddb"
+    assert load_config(NORMS).matches(digest)
     assert not load_config({"metrics": ["loss"]}).matches(digest)
 
 

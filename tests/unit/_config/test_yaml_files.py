@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tbx_callbacks import ConfigError, load_config
+from tbx_callbacks._config.bundled import bundled_folder
 from tbx_callbacks._config.rule_options import load_rules
 from tbx_callbacks._config.yaml_files import MAX_BYTES, MAX_DIGITS, MAX_LEVELS, MAX_VALUES, read_yaml
 from tbx_callbacks._extensions import without_imports
@@ -135,6 +136,8 @@ def test_unreadable_permission_named(here: Path) -> None:
     if user == 0:
         os.seteuid(65534)
     try:
+        if not os.access(bundled_folder("configs"), os.R_OK, effective_ids=True):
+            pytest.skip("the package lies in a folder of root, which no other user can read")
         with pytest.raises(ConfigError, match=r"Permission denied|cannot be read"):
             load_config("a.yaml")
     finally:

@@ -245,7 +245,12 @@ ENDS = {
         "error: the standard output must be writable: I/O operation",
     ),
     "interrupt": ("raise KeyboardInterrupt", 130, "error: interrupted"),
-    "real interrupt": ("import os, signal; os.kill(os.getpid(), signal.SIGINT)", 130, "error: interrupted"),
+    "real interrupt": (
+        "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background
+        "os.kill(os.getpid(), signal.SIGINT)",
+        130,
+        "error: interrupted",
+    ),
 }
 
 
