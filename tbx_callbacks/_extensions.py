@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 OUTSIDE_ERRORS = (Exception, SystemExit)
-"""What code from outside may raise without an effect on the training; an interrupt by the user goes on."""
+"""Errors of code from outside that must not affect the training. An interrupt by the user is none of them."""
 
 
 class ExtensionError(ValueError):

@@ -97,17 +97,15 @@ class NoRewardVariance(Rule):
     share: float = 0.8  # of the groups, median of the second half of the points
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        entry = ZERO_STD.first(run)
-        if entry is None or len(series := finite(entry[1])) < self.min_points:
+        found = _high_share(run, ZERO_STD, self.min_points, self.share)
+        if found is None:
             return
-        share = median(series.values[len(series) // 2 :])
-        if share < self.share:
-            return
+        tag, share, steps = found
         yield Finding(
             id=self.id,
             severity="warning",
-            tags=(entry[0],),
-            steps=(_first(series, series.values >= self.share), int(series.steps[-1])),
+            tags=(tag,),
+            steps=steps,
             numbers={"share": share},
             means=f"In {share:.0%} of the groups all completions have the same reward. These groups give no gradient.",
             advice="Check that the reward function can tell completions apart. Leave out prompts that are always or"
@@ -178,17 +176,15 @@ class CompletionsTruncated(Rule):
     share: float = 0.5  # of the completions, median of the second half of the points
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        entry = TRUNCATED.first(run)
-        if entry is None or len(series := finite(entry[1])) < self.min_points:
+        found = _high_share(run, TRUNCATED, self.min_points, self.share)
+        if found is None:
             return
-        share = median(series.values[len(series) // 2 :])
-        if share < self.share:
-            return
+        tag, share, steps = found
         yield Finding(
             id=self.id,
             severity="warning",
-            tags=(entry[0],),
-            steps=(_first(series, series.values >= self.share), int(series.steps[-1])),
+            tags=(tag,),
+            steps=steps,
             numbers={"share": share},
             means=f"{share:.0%} of the completions are cut at the length limit, so that their reward is that of an"
             " unfinished answer.",
@@ -196,6 +192,20 @@ class CompletionsTruncated(Rule):
             " (mask_truncated_completions).",
             source=self.source,
         )
+
+
+def _high_share(run: Run, need: Need, min_points: int, limit: float) -> tuple[str, float, tuple[int, int]] | None:
+    """Returns a share that is high in the second half of a run: its tag, its median there, and its first and last step.
+
+    None if it is below the limit, or has too few points.
+    """
+    entry = need.first(run)
+    if entry is None or len(series := finite(entry[1])) < min_points:
+        return None
+    share = median(series.values[len(series) // 2 :])
+    if share < limit:
+        return None
+    return entry[0], share, (_first(series, series.values >= limit), int(series.steps[-1]))
 
 
 def _first(series: Series, holds: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> int:

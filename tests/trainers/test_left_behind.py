@@ -130,20 +130,24 @@ def huggingface(folder: Path, *, raises: bool, attached: bool) -> Any:
     return callback
 
 
-def lightning_fit(folder: Path, *, raises: bool) -> Any:
-    callback, module = TbxLightningCallback(SET, log_dir=folder / "run"), Module()
-    module.raises = raises
-    made = lightning.Trainer(
+def lightning_trainer(folder: Path, callbacks: list[Any], *, log_every_n_steps: int) -> lightning.Trainer:
+    return lightning.Trainer(
         max_epochs=1,
-        callbacks=[callback],
+        callbacks=callbacks,
         logger=False,
         accelerator="cpu",
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
-        log_every_n_steps=2,
+        log_every_n_steps=log_every_n_steps,
     )
+
+
+def lightning_fit(folder: Path, *, raises: bool) -> Any:
+    callback, module = TbxLightningCallback(SET, log_dir=folder / "run"), Module()
+    module.raises = raises
+    made = lightning_trainer(folder, [callback], log_every_n_steps=2)
     try:
         made.fit(module, data(), data())
         made.test(module, data(), verbose=False)
@@ -256,17 +260,7 @@ def test_lightning_copy_closed_changes_nothing(tmp_path: Path, how: str) -> None
             COPIES[how](callback).close()
 
     callback = TbxLightningCallback("default", log_dir=tmp_path / "run")
-    made = lightning.Trainer(
-        max_epochs=1,
-        callbacks=[callback, Copies()],
-        logger=False,
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        log_every_n_steps=1,
-    )
+    made = lightning_trainer(tmp_path, [callback, Copies()], log_every_n_steps=1)
     made.fit(Module(), data(), data())
     assert Run(tmp_path / "run").steps("train/loss") == [1, 2, 3, 4]
     assert len(files(tmp_path / "run")) == 1
@@ -375,17 +369,7 @@ def test_lightning_callback_removed_while_training_leaves_nothing(tmp_path: Path
     before, callback = left(), TbxLightningCallback(SET, log_dir=tmp_path / "run")
     session = weakref.ref(callback._session)
     module = Module()
-    made = lightning.Trainer(
-        max_epochs=1,
-        callbacks=[callback, Remove()],
-        logger=False,
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        log_every_n_steps=1,
-    )
+    made = lightning_trainer(tmp_path, [callback, Remove()], log_every_n_steps=1)
     del callback
     made.fit(module, data(), data())
     assert module_hooks(module) == 0
