@@ -90,7 +90,7 @@ class Rule(Protocol):
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         """Yields findings; none for a healthy run."""
-        yield from ()
+        raise TypeError(f"{type(self).__name__} must define __call__; yield findings")
 
     def lacks(self, run: Run) -> str | None:
         """Returns what a run with all needs and `min_points` still lacks, as a noun; None if the rule can judge it."""
