@@ -43,7 +43,6 @@ from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWrite
 logger = logging.getLogger(__name__)
 
 _DRAIN_SECONDS = 5.0  # maximum wait for the other ranks' values of the previous training
-_NOWHERE = RunLocation("")
 ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | Config
 
 
@@ -285,8 +284,8 @@ class Session:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
             LogDirError: the folder cannot be written.
         """
-        for name, given, wanted in (("info", info, TrainingInfo), ("location", location or _NOWHERE, RunLocation)):
-            if not isinstance(given, wanted):
+        for name, given, wanted in (("info", info, TrainingInfo), ("location", location, RunLocation)):
+            if not isinstance(given, wanted) and (name == "info" or given is not None):
                 raise TypeError(f"{name} must be a {wanted.__name__}, got {type(given).__name__}; see its docstring")
         self._role.begin()
         if not self.is_active:
