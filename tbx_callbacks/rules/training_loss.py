@@ -29,11 +29,6 @@ class Fall:
     scale: float
     is_signed: bool
 
-    @property
-    def share(self) -> float:
-        """The fall to the lowest value, as a share of the scale; 0 for a loss that cannot be judged."""
-        return (self.start - self.low) / self.scale if self.scale > 0 else 0.0
-
 
 def fall_of(values: Floats) -> Fall:
     """Measures the course of finite losses."""
