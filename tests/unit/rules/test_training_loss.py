@@ -15,7 +15,7 @@ LIKELIHOOD = 3 * np.exp(-np.arange(N) / 12) - 3 + 0.02 * DICE.standard_normal(N)
 def test_fall_positive_loss_scale_is_start() -> None:
     fall = fall_of(FALLING)
     assert fall.scale == fall.start == pytest.approx(np.median(FALLING[:6]))
-    assert fall.share == pytest.approx(1 - np.median(FALLING[-6:]) / np.median(FALLING[:6]))
+    assert (fall.start - fall.low) / fall.scale == pytest.approx(1 - np.median(FALLING[-6:]) / np.median(FALLING[:6]))
     assert not fall.is_signed
 
 
@@ -23,7 +23,7 @@ def test_fall_negative_loss_scale_is_fall() -> None:
     fall = fall_of(LIKELIHOOD)
     assert fall.is_signed
     assert fall.scale == pytest.approx(np.median(LIKELIHOOD[:6]) - fall.low)
-    assert fall.share == 1
+    assert fall.start - fall.low == fall.scale
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.5])
@@ -36,7 +36,7 @@ def test_fall_around_zero_has_no_scale(memory: float) -> None:
 
 
 def test_fall_constant_zero_has_no_scale() -> None:
-    assert (fall_of(flat(0.0)).scale, fall_of(flat(0.0)).share) == (0, 0)
+    assert fall_of(flat(0.0)).scale == 0
 
 
 @pytest.mark.parametrize(
