@@ -53,8 +53,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            name = record.levelname.lower()
-            errors.print(f"[yellow]{name}:[/yellow] {escape(record.getMessage())}", soft_wrap=True)
+            _print_line(record.levelname.lower(), record.getMessage())
         except Exception:  # as in every handler
             self.handleError(record)
 
@@ -69,9 +68,11 @@ def print_warnings() -> None:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    errors.print(
-        f"[yellow]warning:[/yellow] {escape(printable(f'{category.__name__}: {words(message)}'))}", soft_wrap=True
-    )
+    _print_line("warning", f"{category.__name__}: {words(message)}")
+
+
+def _print_line(level: str, text: str) -> None:
+    errors.print(f"[yellow]{level}:[/yellow] {escape(printable(text))}", soft_wrap=True)
 
 
 def _show_error(where: str, error: BaseException | None) -> None:
@@ -80,9 +81,7 @@ def _show_error(where: str, error: BaseException | None) -> None:
         return
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    errors.print(
-        f"[yellow]warning:[/yellow] {escape(printable(f'{where} failed: {reason(error)}{place}'))}", soft_wrap=True
-    )
+    _print_line("warning", f"{where} failed: {reason(error)}{place}")
 
 
 class StdoutError(OSError):

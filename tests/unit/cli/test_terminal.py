@@ -288,3 +288,13 @@ def test_report_no_name_of_file_one_line(tmp_path: Path, arguments: list[str]) -
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_log_message_of_several_lines_printed_as_one(tmp_path: Path) -> None:
+    code = "import logging; logging.getLogger('tbx_callbacks.x').warning('one\\nerror: two\\x1b[31m')"
+    (tmp_path / "noisy.py").write_text(f"{code}\n\n\nclass Metric: pass\n")
+    (tmp_path / "set.yaml").write_text("metrics: [noisy.Metric]\n")
+    done = run_process("check", "set.yaml", cwd=tmp_path)
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if line.startswith("warning: ")] == ["warning: one?error: two?[31m"]
+    assert sum(line.startswith("error:") for line in lines) == 1  # about the class
