@@ -139,6 +139,7 @@ NONFINITE = Need(
     "counts of NaN and Inf, a loss or a gradient norm",
     "nonfinite",
     (f"{tags.NONFINITE}/(found|losses|(gradients|weights)/total)", *TRAIN_LOSS.patterns, *GRAD_NORM.patterns),
+    f"{tags.NONFINITE_GRADIENTS}/{tags.TOTAL}",
 )
 CLIP_FACTOR = Need("the clip factor", "clip", (tags.CLIP_FACTOR,))
 ZERO_SHARES = Need("shares of zeros in activations", "activations", (f"{tags.ACTIVATIONS}/.+/zero_share",))

@@ -85,7 +85,7 @@ def _reason(rule: str, lacking: Mapping[str, Unjudged]) -> str:
 def _remedy(open_rules: Sequence[str], lacking: Mapping[str, Unjudged]) -> str:
     metrics = list(dict.fromkeys(lacking[rule].metric for rule in open_rules if rule in lacking))
     if metrics:
-        return f"Log {'; '.join(metrics)}."
+        return f"Log {'; '.join(metrics)}; in a short run at every step."
     return "Fix or switch on these rules: " + ", ".join(open_rules) + "." if open_rules else ""
 
 

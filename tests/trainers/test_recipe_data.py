@@ -397,7 +397,6 @@ PLACES: dict[str, Callable[[Path], object]] = {
     "pipe": _pipe,
     "broken link": lambda path: path.symlink_to("nowhere"),
     "link to itself": lambda path: path.symlink_to(path),
-    "link to a device": lambda path: path.symlink_to("/dev/zero"),
 }
 
 

@@ -163,20 +163,22 @@ def test_check_imported_code_prints_clean_lines(tmp_path: Path, way: str) -> Non
     assert not [char for char in STEERING if char in done.stderr]
 
 
-def to_full_disk() -> int:
-    return os.open("/dev/full", os.O_WRONLY)
+def to_full_disk(folder: Path) -> int:
+    """A file that is as large as `ulimit -f 2048` allows, in blocks of 512 or of 1,024 bytes."""
+    (folder / "full").write_bytes(bytes(2**21))
+    return os.open(folder / "full", os.O_WRONLY | os.O_APPEND)
 
 
-def to_no_reader() -> int:
+def to_no_reader(folder: Path) -> int:
     reading, writing = os.pipe()
     os.close(reading)
     return writing
 
 
 OUTPUTS = {
-    "full": (to_full_disk, "No space left on device"),
-    "no reader": (to_no_reader, "Broken pipe"),
-    "closed": (None, "it is closed"),
+    "full": (to_full_disk, 'ulimit -f 2048; exec "$@"', "File too large"),
+    "no reader": (to_no_reader, 'exec "$@"', "Broken pipe"),
+    "closed": (to_full_disk, 'exec "$@" >&-', "it is closed"),
 }
 PRINTING = {
     "sets": ["sets"],
@@ -194,27 +196,29 @@ PRINTING = {
 
 def run_into(output: str, arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[bytes]:
     """Runs a command with a standard output that cannot be written."""
-    make = OUTPUTS[output][0]
-    command = COMMAND if make else ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND]
-    descriptor = make() if make else subprocess.DEVNULL
+    make, shell, _ = OUTPUTS[output]
+    command, descriptor = ["sh", "-c", shell, "sh", *COMMAND, *arguments], make(cwd)
     try:
-        return subprocess.run(
-            [*command, *arguments], stdout=descriptor, stderr=subprocess.PIPE, timeout=limit(120), cwd=cwd
-        )
+        return subprocess.run(command, stdout=descriptor, stderr=subprocess.PIPE, timeout=limit(120), cwd=cwd)
     finally:
-        if make:
-            os.close(descriptor)
+        os.close(descriptor)
 
 
 @pytest.mark.parametrize(
     ("command", "output"),
-    [*((command, "full") for command in PRINTING), ("schema", "no reader"), ("json", "closed"), ("help", "closed")],
+    [
+        *((command, "full") for command in PRINTING if command != "report"),  # whose page finds no room either
+        ("report", "no reader"),
+        ("schema", "no reader"),
+        ("json", "closed"),
+        ("help", "closed"),
+    ],
 )
 def test_command_unwritable_stdout_one_line(tmp_path: Path, command: str, output: str) -> None:
     trained(tmp_path / "run", steps=3)
     done = run_into(output, PRINTING[command], tmp_path)
     assert done.returncode == 2
-    assert done.stderr.decode() == f"error: the standard output must be writable: {OUTPUTS[output][1]}\n"
+    assert done.stderr.decode() == f"error: the standard output must be writable: {OUTPUTS[output][2]}\n"
 
 
 @pytest.mark.parametrize("output", ["full", "closed"])
@@ -226,11 +230,9 @@ def test_command_error_with_unwritable_stdout(tmp_path: Path, output: str) -> No
 
 
 def test_command_unwritable_stderr_keeps_code(tmp_path: Path) -> None:
-    for make in (to_full_disk, to_no_reader):
-        descriptor = make()
-        done = subprocess.run(
-            [*COMMAND, "doctor", "nothing"], stderr=descriptor, timeout=limit(60), cwd=tmp_path, stdout=subprocess.PIPE
-        )
+    for make, shell, _ in (OUTPUTS["full"], OUTPUTS["no reader"]):
+        command, descriptor = ["sh", "-c", shell, "sh", *COMMAND, "doctor", "nothing"], make(tmp_path)
+        done = subprocess.run(command, stderr=descriptor, timeout=limit(60), cwd=tmp_path, stdout=subprocess.PIPE)
         os.close(descriptor)
         assert (done.returncode, done.stdout) == (2, b"")
 
