@@ -67,7 +67,8 @@ def _losses(run: Run) -> dict[str, str]:
 def _scores(run: Run) -> dict[str, str]:
     """Evaluation metrics between 0 and 1."""
     scores = {tag: "train accuracy" for tag in TRAIN_ACCURACY.all(run)}
-    scores |= {tag: "eval accuracy" for tag in EVAL_ACCURACY.all(run)}
+    accuracy = EVAL_ACCURACY.all(run)
+    scores |= {tag: "eval accuracy" if len(accuracy) == 1 else tag.replace("/", " ", 1) for tag in accuracy}
     for tag, series in run.scalars.items():
         if tag.startswith(EVALUATION) and tag not in scores and not _is_not_a_score(tag) and _are_fractions(series):
             scores[tag] = tag.replace("/", " ", 1)

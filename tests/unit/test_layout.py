@@ -48,7 +48,6 @@ WITHOUT_UNIT_TEST = {
     "metrics/base",
     "metrics/host_values",
     "metrics/optimizer_state",
-    "report/charts",
     "report/colours",
     "report/distributions",
     "report/line_drawing",
