@@ -27,7 +27,6 @@ from tbx_callbacks.runs.series import Floats, Histograms, Points, Run, Texts, li
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-_RECORD = RECORD_BYTES
 _MAX_NAMED, _MAX_LISTED = 3, 20  # files in an error, and in what is left out of a run
 _HPARAMS = tags.HPARAMS_START
 _PROGRESS_BYTES = 1 << 18  # bytes between two reports of progress
@@ -128,9 +127,12 @@ def read_run(folder: str | os.PathLike[str], *, progress: Progress | None = None
         try:
             for record in board.remote_records(path) if is_remote(path) else local_records(path):
                 builder.add_record(record, name, board)
-                if progress and (bytes_read + len(record) + _RECORD) // _PROGRESS_BYTES > bytes_read // _PROGRESS_BYTES:
+                if (
+                    progress
+                    and (bytes_read + len(record) + RECORD_BYTES) // _PROGRESS_BYTES > bytes_read // _PROGRESS_BYTES
+                ):
                     progress(bytes_read, total)
-                bytes_read += len(record) + _RECORD
+                bytes_read += len(record) + RECORD_BYTES
         except (OSError, board.OpError, MemoryError, OverflowError) as error:
             problems.append(f"{label(name)}: {why_unreadable(path, error)}")
             bytes_read = start + size

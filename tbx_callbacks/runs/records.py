@@ -1,4 +1,4 @@
-"""Reads the records of local event files (the TFRecord format), whatever a file contains."""
+"""Reads and makes the records of event files (the TFRecord format)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECORD_BYTES = _HEADER.size + _CHECKSUM.size
 
 
 def local_records(path: str) -> Iterator[bytes]:
-    """Yields the data of each record, up to the first one that is incomplete or damaged.
+    """Yields the data of each record, up to the first one that is incomplete or damaged, whatever the file contains.
 
     A length is compared with the size of the file before anything is allocated.
 
@@ -40,6 +40,12 @@ def local_records(path: str) -> Iterator[bytes]:
                 return
             yield data
             position = end
+
+
+def frame(data: bytes) -> bytes:
+    """Returns a record: length, masked CRC32C of the length, data, masked CRC32C of the data."""
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, _CHECKSUM.pack(masked_crc(length)), data, _CHECKSUM.pack(masked_crc(data))))
 
 
 def masked_crc(data: bytes) -> int:

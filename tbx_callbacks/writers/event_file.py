@@ -9,14 +9,11 @@ import logging
 import os
 import re
 import socket
-import struct
 import threading
 import time
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Protocol
-
-import crc32c
 
 logger = logging.getLogger(__name__)
 
@@ -290,14 +287,3 @@ _PREFIX = "events.out.tfevents."
 def _order(name: str) -> str:
     """Returns a key by which event files sort in time; empty for other files."""
     return name if re.match(r"events\.out\.tfevents\.\d{10}\.", name) else ""
-
-
-def frame(data: bytes) -> bytes:
-    """Returns a TFRecord: length, masked CRC32C of the length, data, masked CRC32C of the data."""
-    header = struct.pack("<Q", len(data))
-    return b"".join((header, struct.pack("<I", _masked_crc(header)), data, struct.pack("<I", _masked_crc(data))))
-
-
-def _masked_crc(data: bytes) -> int:
-    crc: int = crc32c.crc32c(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

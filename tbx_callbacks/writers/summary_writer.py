@@ -17,7 +17,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.writer import FileWriter
 
 from tbx_callbacks.runs.folders import absolute, is_remote
-from tbx_callbacks.writers.event_file import EventFile, LocalFile, file_name, frame
+from tbx_callbacks.runs.records import frame
+from tbx_callbacks.writers.event_file import EventFile, LocalFile, file_name
 from tbx_callbacks.writers.event_writer import EventWriter
 from tbx_callbacks.writers.remote_file import RemoteFile
 from tbx_callbacks.writers.wall_clock import WallClock

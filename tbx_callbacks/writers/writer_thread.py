@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tbx_callbacks.runs.records import frame
 from tbx_callbacks.writers.backlog import Backlog, value_count
-from tbx_callbacks.writers.event_file import EventFile, frame
+from tbx_callbacks.writers.event_file import EventFile
 
 logger = logging.getLogger(__name__)
 
