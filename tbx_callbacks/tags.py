@@ -69,6 +69,7 @@ MEMORY_PEAK = "memory/peak_gib"
 MEMORY_RESERVED = "memory/reserved_gib"
 MEMORY_LARGEST_RANK = "memory/largest_rank"
 AXIS_STEP = "axis/step"
+WIRING = "wiring"
 
 # -- texts and plugin data ---------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from tbx_callbacks._extensions import ExtensionError, import_object, is_skipped,
 from tbx_callbacks._text import label
 from tbx_callbacks.rules import RULES, Finding, Rule, default_rules
 from tbx_callbacks.rules.base import ACTIONS
-from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
+from tbx_callbacks.rules.registry import GROUPS, RULE_CLASSES, create_rule
 
 METRIC_SET_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "best", "rules", "writers", "metrics")
 RESPONSES = ("warn", *ACTIONS)
@@ -224,7 +224,13 @@ def _parse_named(raw: Mapping[Any, object]) -> dict[str, LiveRule | None]:
     """The rules that `rules:` names, with None for a disabled one."""
     named: dict[str, LiveRule | None] = {}
     for name, options in raw.items():
-        if name in ("every", "others"):
+        if name in GROUPS:
+            with located(f".{name}"):
+                response, _ = _split(options, _OTHERS)
+            group = {rule: create_rule(rule, RULES[rule]) for rule in GROUPS[name]}
+            named.update({rule: None if options is False else LiveRule(group[rule], response) for rule in group})
+    for name, options in raw.items():
+        if name in ("every", "others", *GROUPS):
             continue
         if RULE_CLASSES.skips(name):
             continue
@@ -232,7 +238,7 @@ def _parse_named(raw: Mapping[Any, object]) -> dict[str, LiveRule | None]:
         with located(f".{label(name)}"):
             response, thresholds = _split(options, _rule_model(name, cls))
         rule = create(partial(create_rule, name, cls), thresholds)
-        if rule.id in _ids(named) and options is not False:
+        if rule.id in _ids({other: entry for other, entry in named.items() if other != name}) and options is not False:
             raise SpecError(
                 f" must name every rule once, but {name} is the rule {rule.id} again; remove one of its names"
             )
@@ -275,7 +281,11 @@ def _all_but(named: Mapping[str, LiveRule | None]) -> dict[str, Rule]:
 def live_rules_schema() -> dict[str, Any]:
     """The JSON Schema of `rules:`."""
     off: list[dict[str, Any]] = [{"const": False}, {"type": "null"}]
-    models = {"others": _OTHERS, **{name: _rule_model(name, cls) for name, cls in RULE_CLASSES.all().items()}}
+    models = {
+        "others": _OTHERS,
+        **dict.fromkeys(GROUPS, _OTHERS),
+        **{name: _rule_model(name, cls) for name, cls in RULE_CLASSES.all().items()},
+    }
     rules = {name: {"anyOf": [*off, _action_schema(), model.model_json_schema()]} for name, model in models.items()}
     named = {
         "type": "object",

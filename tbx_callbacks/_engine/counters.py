@@ -13,6 +13,7 @@ from tbx_callbacks._model.amp import LossScale
 from tbx_callbacks._model.outputs import Losses, Predictions
 from tbx_callbacks._stats.accumulators import KEPT, LazySum, add_up, stack_scalars
 from tbx_callbacks._stats.clip_factor import is_clipped
+from tbx_callbacks._wiring.wiring import Wiring
 from tbx_callbacks.metrics.context import Interval
 
 
@@ -105,6 +106,8 @@ class Counters:
         self.extra_losses, self.predictions = Losses(), predictions or Predictions()
         self.stopwatch = stopwatch
         self.loss_scale = loss_scale
+        self.wiring: Wiring | None = None
+        """The checks of the training, where a metric reads them."""
         self.steps = 0
         self.counting = True
         """Whether micro-batches are counted. False once one could not be counted: later intervals then contain none."""

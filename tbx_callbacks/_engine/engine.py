@@ -32,12 +32,13 @@ from tbx_callbacks._engine.metric_plan import families, follow_other_metrics, pl
 from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._engine.planner import Planner
 from tbx_callbacks._engine.publisher import Publisher
-from tbx_callbacks._engine.step_recorder import StepRecorder
+from tbx_callbacks._engine.step_recorder import StepRecorder, readable_parameters
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import UserScalars
 from tbx_callbacks._model.amp import loss_scale
 from tbx_callbacks._model.outputs import Predictions
 from tbx_callbacks._stats.types import Number
+from tbx_callbacks._wiring.wiring import Wiring
 from tbx_callbacks.metrics.context import Context, RunInfo
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.metrics.values import Mean, Value
@@ -100,8 +101,6 @@ class Engine:
         self._left_out: list[str] = []
         self.labels: Any = None
         """Labels of the current micro-batch, if an integration read them before the model's forward pass."""
-        self.wants_labels = False
-        """Whether a metric of this run reads labels."""
 
     # -- start and end of a run --------------------------------------------------------------------------------------
 
@@ -141,7 +140,6 @@ class Engine:
         )
         self._runner.edges = frozenset({1, info.last_step or 1})
         self._control = Control(self.publisher, self._runner, self.stopwatch, share=self._share, live=cadences.live)
-        self.wants_labels = "predictions" in self.needs
         self.user_scalars.start(
             info.model, schedule_of(cadences.every, info.log_schedule), is_shared=reducer is not None
         )
@@ -152,6 +150,15 @@ class Engine:
         self.stopwatch.cancel_waiting()
         for metric_run in metric_runs:
             metric_run.last_totals = self._counters.totals()  # the stopwatch keeps its total between trainings
+        if "wiring" in self._runner.needs:
+            self._counters.wiring = Wiring(
+                info.model,
+                info.optimizers,
+                readable_parameters(access),
+                compiled=info.compiled,
+                unknown_token=info.unknown_token,
+                on_error=lambda error: self._guard.report("checking the wiring", self._step, error),
+            )
         self._best = BestValues(info.larger_is_better, self._best_directions)
         for logs in info.earlier_logs:
             self._best.update(logs)
@@ -201,6 +208,7 @@ class Engine:
         if succeeded and self._recorder is not None:
             self._recorder.write_last_weights(step)
             self.publisher.flush()
+        self._end_wiring(step)
         self.detach()
         self.stopwatch.pause()
         timeout, started = _DRAIN_SECONDS if succeeded else _FAILED_DRAIN_SECONDS, time.monotonic()
@@ -219,6 +227,15 @@ class Engine:
         final_values.add_local(own if local else {})
         self.publisher.write(step, final_values.finish_local())
         self.publisher.writer.flush()
+
+    def _end_wiring(self, step: int) -> None:
+        """Writes the results of checks that have no point of their own."""
+        wiring, self._counters.wiring = self._counters.wiring, None
+        if wiring is not None and (checks := wiring.end()):
+            values = self.publisher.new_values()
+            for metric_run in self._runner.wiring_runs:
+                self._runner.run(metric_run, Context("end", step, self._run, checks=checks), values)
+            self.publisher.write(step, values.finish_local())
 
     def detach(self) -> None:
         """Removes every hook."""
@@ -287,6 +304,17 @@ class Engine:
         """The needs of all metrics, at any step of the run."""
         return self._runner.needs
 
+    @property
+    def wiring(self) -> Wiring | None:
+        """The checks of this training, where a metric reads them."""
+        return self._counters.wiring
+
+    @property
+    def wants_labels(self) -> bool:
+        """Whether a metric of this run reads the labels of the batch that begins."""
+        wiring = self._counters.wiring
+        return "predictions" in self._runner.needs or (wiring is not None and wiring.is_open)
+
     # -- one step --------------------------------------------------------------------------------------------------
 
     def begin_step(self, step: int, *, captures_rates: bool = False) -> None:
@@ -307,6 +335,11 @@ class Engine:
     def stepped(self) -> bool:
         """Whether an optimizer has made a step since `begin_step`."""
         return self._recorder is not None and self._recorder.stepped
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether an optimizer has made a step since the training began."""
+        return self._recorder is not None and self._recorder.has_stepped
 
     @property
     def optimizer_calls(self) -> int:

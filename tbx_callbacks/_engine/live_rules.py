@@ -164,15 +164,20 @@ class LiveRules:
         schedule: the steps.
         rule_runner: evaluates the rules.
         request: requests the action of the rules at a step, on their thread; None if the rules only report.
+        first_steps: the number of published steps at the start at which the rules are evaluated in any case.
     """
 
-    def __init__(self, schedule: Schedule, rule_runner: RuleRunner, request: Request | None) -> None:
-        self._schedule, self._last_step = schedule, 0
+    def __init__(
+        self, schedule: Schedule, rule_runner: RuleRunner, request: Request | None, first_steps: int = 0
+    ) -> None:
+        self._schedule, self._last_step, self._first_steps = schedule, 0, first_steps
         self.runner, self._request, self._warned_slow = rule_runner, request, False
 
     def due(self, step: int) -> bool:
         """Whether to evaluate the rules at a published step; call it once for each."""
         due = self._schedule(step) or any(map(self._schedule, range(self._last_step + 1, step)))
+        if self._first_steps:
+            self._first_steps, due = self._first_steps - 1, True
         self._last_step = step
         return due
 
@@ -215,6 +220,7 @@ def create_live_rules(
     fail: Callable[[Exception], None] | None,
     write: Write,
     resumed_from: tuple[str, int] | None,
+    first_steps: int = 0,
 ) -> LiveRules | None:
     """Creates the live rules of a run; None without rules.
 
@@ -225,6 +231,7 @@ def create_live_rules(
         fail: receives errors of rules; they are logged if it is None.
         write: writes texts of a step.
         resumed_from: folder and last step of the run that is resumed.
+        first_steps: see `LiveRules`.
     """
     if not (rules := live.active_rules()):
         return None
@@ -232,4 +239,4 @@ def create_live_rules(
     if resumed_from is not None:
         rule_runner.restore(*resumed_from)
     rule_runner.fail = fail
-    return LiveRules(schedule, rule_runner, request)
+    return LiveRules(schedule, rule_runner, request, first_steps)

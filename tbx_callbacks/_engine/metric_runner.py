@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 _PACKAGE = os.path.dirname(tags.__file__)
-_END_OF_STEP_NEEDS = frozenset({"batches", "loss_scale", "losses", "predictions"})
+_END_OF_STEP_NEEDS = frozenset({"batches", "loss_scale", "losses", "predictions", "wiring"})
 
 
 class MetricRunner:
@@ -118,6 +118,11 @@ class MetricRunner:
             if metric_run.has_histograms and metric_run.spec.select is not None
             if not isinstance(metric_run.schedule, At)
         ]
+
+    @property
+    def wiring_runs(self) -> list[MetricRun]:
+        """The metrics that read checks of the training, except those that have failed."""
+        return [metric_run for metric_run in self.step_runs if "wiring" in metric_run.spec.metric.needs]
 
     @property
     def logged_runs(self) -> list[MetricRun]:
@@ -295,4 +300,6 @@ def with_interval(metric_run: MetricRun, context: Context, counters: Counters) -
         interval = replace(
             interval, extra_losses={name: Mean(*sums) for name, sums in counters.extra_losses.pop().items()}
         )
+    if "wiring" in needs and counters.wiring is not None:
+        context = replace(context, checks=counters.wiring.take())
     return replace(context, interval=interval)

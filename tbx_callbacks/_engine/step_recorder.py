@@ -140,8 +140,16 @@ class StepRecorder:
             abandoned=self._training_abandoned,
         )
 
+    @property
+    def watches_steps(self) -> bool:
+        """Whether `before_step` is needed in every step."""
+        wiring = self._counters.wiring
+        return self.probes_clipping or (wiring is not None and wiring.watches_steps)
+
     def detach(self) -> None:
         """Removes every hook and drops the remains of a step that raised."""
+        if self._counters.wiring is not None:
+            self._counters.wiring.detach()
         while self._hooks:
             self._hooks.pop().remove()
         self._weight_snapshot.clear()
@@ -171,6 +179,8 @@ class StepRecorder:
         self._entering.clear()
         self._access, self._any_sharded = self._reread()
         self.sharding = self._access.sharding
+        if self._counters.wiring is not None:
+            self._counters.wiring.changed(readable_parameters(self._access))
         new = [metric_run for metric_run in self._runner.due(self.step) if metric_run not in self.due]
         self.due = self.due + new
         if self._activations.modules:
@@ -194,6 +204,8 @@ class StepRecorder:
             self._hooks = self._attach()  # attach again after suspend()
         self.step, self.stepped, self.calls, self.unknown_steps = step, False, 0, 0
         self.due = self._runner.due(step)
+        if self._counters.wiring is not None and self._counters.wiring.is_open:
+            unmeasured = [*unmeasured, *self._runner.wiring_runs]
         if unmeasured:
             self.due += [metric_run for metric_run in unmeasured if metric_run not in self.due]
         # DistributedDataParallel averages gradients after the backward pass, which changes them too.
@@ -287,6 +299,8 @@ class StepRecorder:
         """Holds the gradients and copies the weights that due metrics need; see `StepEvents`."""
         if closure is None and self._clip_probe.is_pending:
             self._end_probe()
+        if self._counters.wiring is not None:
+            self._counters.wiring.before_step(name, self.step)
         if not self.due:
             return None
         depth = _stack_depth()
@@ -338,6 +352,8 @@ class StepRecorder:
             scalars.after_step()
         if self._clip_probe.is_pending:
             self._end_probe()
+        if self._counters.wiring is not None:
+            self._counters.wiring.after_step(name, optimizer, self.step)
         if self.due:
             self._measure(name, optimizer)
 
@@ -559,6 +575,13 @@ class StepRecorder:
     def finish_step(self) -> None:
         """Ends the step: runs the deferred metrics."""
         self.end_of_step.run_all(self._runner, self._counters, self._publisher)
+
+
+def readable_parameters(access: ModelAccess) -> dict[str, Tensor]:
+    """Returns the parameters by name, if each is whole on this rank and its gradient can be read; else none."""
+    if access.is_sharded or access.sharding.frees_gradients or access.sharding.unsupported_reason is not None:
+        return {}
+    return {parameter.name: parameter.tensor for parameter in access.parameters}
 
 
 def _stack_depth() -> int:

@@ -56,6 +56,8 @@ class TrainingInfo:
         ends_with_last_weights: whether the model has the weights of the last step when the training ends, and not
             those of a better checkpoint.
         predictions_remedy: how users of this trainer can provide labels and logits.
+        evaluates_in_loop: whether the user's own code sets the mode of the model for evaluations.
+        unknown_token: the id of the token for unknown words, of the trainer's tokenizer.
 
     Raises:
         TypeError: an optimizer is not one of torch, or `log_schedule` has another type.
@@ -83,6 +85,8 @@ class TrainingInfo:
     last_step: int | None = None
     ends_with_last_weights: bool = True
     predictions_remedy: str = "pass both to Session.record_outputs"
+    unknown_token: int | None = None
+    evaluates_in_loop: bool = False
 
     def __post_init__(self) -> None:
         if self.clipping not in _CLIPPING:

@@ -136,6 +136,7 @@ class TbxLoop(SessionHolder):
             may_clip=not max_grad_norm,
             clip_remedy="pass max_grad_norm, and call loop.before_clip() before clipping",
             predictions_remedy="pass outputs=... and labels=... to end_step",
+            evaluates_in_loop=True,
         )
         self._session.start(info, step=start_step)
 

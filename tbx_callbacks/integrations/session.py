@@ -111,7 +111,6 @@ class Session:
             does not know it yet.
         running: whether a training is in progress on this rank.
         started: whether `start` was called.
-        needs_labels: whether a metric of this training reads labels.
         needs_batches: whether a metric of this training reads counts of micro-batches (samples, tokens, losses).
         stopwatch: times the training. `pause()` and `resume()` exclude an evaluation or a checkpoint; the next step
             resumes too. `exclude()` does so where one is noticed late: it leaves out the time since the last `mark()`.
@@ -141,7 +140,7 @@ class Session:
         requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self.requested_dir = absolute(os.path.expanduser(requested)) if requested else None
         self.runs_dir: str | None = "runs"
-        self.running = self.started = self.needs_labels = self.needs_batches = False
+        self.running = self.started = self.needs_batches = False
         self._engine = Engine(
             [*self.config.items, *axis_specs(self.config.axis)],
             every=self.config.every,
@@ -310,12 +309,13 @@ class Session:
         self._info, self._counter, self._step, self._action = info, counter, step, Action.NONE
         self._clipped = None, None
         self._counts_samples = True
-        self.needs_labels = self._engine.wants_labels
         self.needs_batches = "batches" in self._engine.needs
         self.running = self.started = True
         self._at_exit.register()
         if counter is not None:
             counter.begin()
+            if info.evaluates_in_loop and self._engine.wiring is not None:
+                self._engine.wiring.watch_evaluations()
 
     def end(self, *, succeeded: bool = True) -> None:
         """Ends the training: writes the remaining values and the final ones. Later evaluations are still written.
@@ -330,6 +330,7 @@ class Session:
         if self._counter is not None:
             if succeeded:
                 self._counter.warn_if_idle()
+            self._counter.check_steps()
             if self._counter.stepped:
                 self._counter.finish_step()
         self._unhook()
@@ -434,6 +435,10 @@ class Session:
         samples = None if samples is None else batch_count("samples", samples)
         if tokens is not None and not isinstance(tokens, Tensor):
             tokens = torch.tensor(batch_count("tokens", tokens))
+        wiring = self._engine.wiring
+        if wiring is not None and wiring.is_open:
+            wiring.add_predictions(outputs, labels)
+            wiring.add_batch(loss, samples)
         if outputs is not None:
             self.record_outputs(outputs, labels)
         loss = None if loss is None else scalar_loss(loss)
@@ -468,6 +473,9 @@ class Session:
         samples = None if samples is None else batch_count("samples", samples)
         if tokens is not None and not isinstance(tokens, Tensor):
             tokens = torch.tensor(batch_count("tokens", tokens))
+        wiring = self._engine.wiring
+        if wiring is not None and wiring.is_open:
+            wiring.add_batch(loss, samples)
         if not (loss is None or (type(loss) is Tensor and not loss.ndim and not loss.requires_grad)):
             loss = scalar_loss(loss)  # the usual loss needs no call
         self._engine.record_batch(loss=loss, samples=samples, tokens=tokens)
@@ -576,10 +584,26 @@ class Session:
         Call it where something removes them from the batch before the model's forward pass.
         """
         self._engine.labels = labels
+        self.check_labels(labels)
+
+    def check_labels(self, labels: Any) -> None:
+        """Looks at the labels of the micro-batch that begins, in the first steps."""
+        if self._engine.wiring is not None:
+            self._engine.wiring.add_labels(labels)
+
+    def check_loss(self, loss: Any) -> None:
+        """Looks at the graph of a micro-batch's loss before its backward pass, in the first steps."""
+        if self._engine.wiring is not None:
+            self._engine.wiring.add_loss(loss)
 
     def guard_outputs(self) -> AbstractContextManager[None]:
         """Catches errors while an integration reads outputs; logs the first one, or raises it if the set is strict."""
         return self._engine.guard_outputs()
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether a metric of this training reads the labels of the batch that begins."""
+        return self.running and self._engine.wants_labels
 
     @property
     def needs_outputs(self) -> bool:
@@ -644,6 +668,8 @@ class Session:
             self.stopwatch.exclude()
             self.stopwatch.resume()
         self.end_evaluation(f"{tags.EVAL}/{dataset}" if dataset else tags.EVAL)
+        if self._engine.wiring is not None:
+            self._engine.wiring.add_evaluation()
         if not self.is_writer:
             return
         if self._counter is not None and self._counter.stepped:

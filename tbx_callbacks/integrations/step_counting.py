@@ -13,6 +13,7 @@ from tbx_callbacks._engine.loss_mean import LossMean
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.optimizers import ids_of
 from tbx_callbacks._stats.types import Number
+from tbx_callbacks._wiring.check import Check
 from tbx_callbacks.rules.base import Action
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class StepCounter:
         self._action = Action.NONE
         self._idle, self._longest, self._warned = 0, 0, False  # micro-batches since the last step
         self._has_batches = self._continues = False
+        self._num_batches = 0
         trained = set().union(*map(ids_of, info.optimizers.values()))
         holds_shards = (
             info.sharding is not None and info.sharding.frees_gradients
@@ -81,6 +83,7 @@ class StepCounter:
         else:
             self._losses.add(loss_copy, samples or 0)
         self._idle, self._has_batches = self._idle + 1, True
+        self._num_batches += 1
         if self._engine.stepped:
             self._longest, self._idle = max(self._longest, self._idle), 0
             self.finish_step(epoch)
@@ -138,6 +141,15 @@ class StepCounter:
                 " trains it",
                 self._idle,
             )
+
+    def check_steps(self) -> None:
+        """Adds the check that an optimizer has stepped, at the end of the training."""
+        wiring = self._engine.wiring
+        if wiring is not None and self._num_batches:
+            missing = 0 if self._engine.has_stepped else self._num_batches
+            unknown = self._engine.unknown_steps
+            others = f"optimizers that train other parameters stepped {unknown} times" if missing and unknown else ""
+            wiring.note("no_optimizer_step", Check(missing, others))
 
     def take_over(self) -> None:
         """Continues a step in which an optimizer has stepped before this object began to count."""

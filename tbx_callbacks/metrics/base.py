@@ -27,6 +27,7 @@ NEEDS = frozenset(
         "predictions",
         "nonfinite",
         "loss_scale",
+        "wiring",
     }
 )
 
@@ -58,7 +59,8 @@ class Metric(Protocol):
         - `losses`: further losses that the model returns;
         - `predictions`: the model's logits, compared with the labels;
         - `nonfinite`: counts of non-finite elements, taken together with the norms;
-        - `loss_scale`: the loss scale of the trainer's GradScaler.
+        - `loss_scale`: the loss scale of the trainer's GradScaler;
+        - `wiring`: checks of the training in its first steps; the metric is due in each of them.
     - `select`: the default choice of parameters, or None for a metric that reads no parameters. Users set its fields
       as options, next to the metric's own.
     - `cost`: one line for the documentation.

@@ -12,6 +12,7 @@ from torch import Tensor
 from tbx_callbacks._model.parameters import NO_SELECTION, Parameter, PerGroup, Selection
 from tbx_callbacks._model.tensors import Tensors
 from tbx_callbacks._stats.types import Number
+from tbx_callbacks._wiring.check import Check
 from tbx_callbacks.metrics.values import Histogram, Mean, Unless, Value
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class Context:
     learning_rates: Mapping[str, Number] = field(default_factory=dict)
     """Learning rate that this step used, by `<Optimizer>/<group>`."""
     interval: Interval = field(default_factory=Interval)
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    """Results of checks of the training, by name; only for metrics with `needs = {"wiring"}`."""
     logs: Mapping[str, Number | str] = field(default_factory=dict)
     """Numbers that the trainer logs, by tag; only at the event `log`."""
 

@@ -21,6 +21,7 @@ from tbx_callbacks.metrics.optimizer_state import OptimizerState
 from tbx_callbacks.metrics.performance import InputShare, Memory, Throughput
 from tbx_callbacks.metrics.tensorboard_tabs import Hparams, Layout
 from tbx_callbacks.metrics.training import Amp, LearningRate, Loss, Outputs, TrainAccuracy
+from tbx_callbacks.metrics.wiring import Wiring
 
 METRICS: dict[str, type[Metric]] = {
     "loss": Loss,
@@ -45,6 +46,7 @@ METRICS: dict[str, type[Metric]] = {
     "memory": Memory,
     "hparams": Hparams,
     "layout": Layout,
+    "wiring": Wiring,
 }
 
 

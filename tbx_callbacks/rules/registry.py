@@ -34,6 +34,7 @@ from tbx_callbacks.rules.required_series import Need
 from tbx_callbacks.rules.underfitting import Plateau, Underfitting
 from tbx_callbacks.rules.update_ratio import UpdateTooLarge, UpdateTooSmall
 from tbx_callbacks.rules.weight_decay import WeightsShrink
+from tbx_callbacks.rules.wiring import RULES as WIRING_RULES
 
 RULES: dict[str, type[Rule]] = {
     "nonfinite": NonFinite,
@@ -67,7 +68,11 @@ RULES: dict[str, type[Rule]] = {
     "no_reward_variance": NoRewardVariance,
     "likelihood_falls": LikelihoodFalls,
     "completions_truncated": CompletionsTruncated,
+    **WIRING_RULES,
 }
+
+GROUPS: dict[str, tuple[str, ...]] = {"wiring": tuple(WIRING_RULES)}
+"""Names that stand for several rules in YAML."""
 
 
 def _check(loaded: object, name: str | None) -> type[Rule]:

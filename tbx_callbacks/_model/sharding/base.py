@@ -15,12 +15,13 @@ Closure = Callable[[], Any]
 class StepEvents(Protocol):
     """Receives the events of optimizers' steps; `name` is the optimizer's."""
 
-    probes_clipping: bool
-    """Whether `before_step` is needed in every step."""
+    @property
+    def watches_steps(self) -> bool:
+        """Whether `before_step` is needed in every step."""
 
     @property
     def due(self) -> Sequence[object]:
-        """The metrics that are due. Without any, `before_step` is only called to compare gradients."""
+        """The metrics that are due. Without any, `before_step` is only called if `watches_steps`."""
 
     def name_of(self, optimizer: torch.optim.Optimizer) -> str | None:
         """Returns the name of an optimizer of this training; None for one whose steps are not reported."""

@@ -49,7 +49,7 @@ class StepHooks:
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         events = None if self._events is None else self._events()
-        if events is None or not (events.due or events.probes_clipping):
+        if events is None or not (events.due or events.watches_steps):
             return None
         StepHooks._running += 1
         try:

@@ -104,7 +104,8 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
 
         def info() -> TrainingInfo:
             model = module_in(kwargs["model"], kwargs["optimizer"])
-            return training_info(args, state, model, kwargs["optimizer"], dataloader, attached=attached)
+            tokenizer = kwargs.get("processing_class")
+            return training_info(args, state, model, kwargs["optimizer"], dataloader, tokenizer, attached=attached)
 
         self._state = weakref.ref(state)
         if not self._starts(info, location, step=state.global_step, numbered=True):

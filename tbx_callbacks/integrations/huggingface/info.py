@@ -65,7 +65,7 @@ _MODEL_HPARAMS = ("model_type", "hidden_size", "num_hidden_layers", "num_attenti
 
 
 def training_info(
-    args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: Any, *, attached: bool
+    args: Any, state: Any, model: nn.Module, optimizer: Any, dataloader: Any, tokenizer: Any = None, *, attached: bool
 ) -> TrainingInfo:
     """Describes the training that begins, for the engine."""
     sharding, is_deepspeed = find_sharding(model, optimizer), getattr(args, "deepspeed", None)
@@ -88,7 +88,14 @@ def training_info(
         ends_with_last_weights=not args.load_best_model_at_end,
         logs_elsewhere=True,  # callbacks may set control.should_log
         predictions_remedy=_REMEDY_ATTACHED if attached else _REMEDY_NOT_ATTACHED,
+        unknown_token=_unknown_token(tokenizer),
     )
+
+
+def _unknown_token(tokenizer: Any) -> int | None:
+    """Returns the id of unknown tokens, unless the tokenizer uses it for other tokens too (GPT-2)."""
+    ids = [getattr(tokenizer, f"{name}_token_id", None) for name in ("unk", "pad", "eos", "bos")]
+    return ids[0] if isinstance(ids[0], int) and ids[0] not in ids[1:] else None
 
 
 def log_tags(logs: Mapping[str, Any]) -> dict[str, float | str]:

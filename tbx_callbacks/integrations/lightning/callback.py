@@ -13,7 +13,7 @@ from torch import Tensor
 from tbx_callbacks import tags
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.amp import scale_of
-from tbx_callbacks.integrations.batches import loss_in
+from tbx_callbacks.integrations.batches import labels_in, loss_in
 from tbx_callbacks.integrations.lightning.batch_outputs import BatchOutputs
 from tbx_callbacks.integrations.lightning.compat import Callback
 from tbx_callbacks.integrations.lightning.info import (
@@ -108,6 +108,9 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
             session.stopwatch.stop_waiting()
             session.stopwatch.resume()
             self._size = session.measure_batch(batch, self._batch_size)  # now: the module may change the batch
+            if session.needs_labels:
+                with session.guard_outputs():
+                    session.check_labels(labels_in(batch))
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         if self._session.running:
@@ -117,6 +120,10 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
         if self._session.running:
             self._session.stopwatch.exclude()  # until the training goes on; no event tells when the file is written
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        if self._session.running:
+            self._session.check_loss(loss)
 
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
         # A module that optimizes manually may clip before the next event. The last backward pass of the step counts.

@@ -19,7 +19,7 @@ from tbx_callbacks._model.sharding.step_hooks import StepHooks
 class Recorder:
     """Receives the events of the steps of known optimizers."""
 
-    probes_clipping = False
+    watches_steps = False
 
     def __init__(self, **known: torch.optim.Optimizer) -> None:
         self.known, self.events, self.errors = known, list[tuple[Any, ...]](), list[Exception]()

@@ -1,0 +1,91 @@
+"""Measures by which factor the gradients of cross entropies enter a step, to find sums over micro-batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tbx_callbacks._model.outputs import named_parts
+from tbx_callbacks._wiring.check import Check
+
+_TOLERANCE = 0.02  # of the factor; the gradient itself is compared within _RESIDUAL
+_RESIDUAL = 1e-3
+_MAX_LOGITS = 2**22  # of which a probability is computed
+
+
+class GradientScale:
+    """Reads the factor from the gradient of the logits, wherever the loss is computed.
+
+    The gradient of a mean cross entropy over `n` rows is `(probabilities - one_hot) / n` (Bishop 2006, Pattern
+    Recognition and Machine Learning, eq. 4.109), so the rest of a row's gradient follows from its smallest element. A
+    loss of another form, or one that is multiplied by a loss scale, has no factor near 1 and is not judged.
+
+    `gradients_summed` is the number of micro-batches of a step if each one entered with the factor 1 instead of its
+    share; 0 if not.
+    """
+
+    def __init__(self) -> None:
+        self._factors: list[Tensor] = []
+        self._handles: list[Any] = []
+        self._found: list[Tensor] = []
+
+    def add_outputs(self, outputs: Any) -> None:
+        """Watches the gradient of the logits of a forward pass."""
+        logits = outputs if isinstance(outputs, Tensor) else named_parts(outputs).get("logits")
+        if not isinstance(logits, Tensor) or type(logits) is not Tensor or not logits.requires_grad:
+            return
+        if logits.ndim not in (2, 3) or logits.shape[-1] < 2 or logits.numel() > _MAX_LOGITS:
+            return
+        if logits.dtype not in (torch.float32, torch.float64):
+            return
+        known = logits.detach()
+        self._handles.append(logits.register_hook(lambda gradient: self._read(known, gradient)))
+
+    def _read(self, logits: Tensor, gradient: Tensor) -> None:
+        with torch.no_grad():
+            self._factors.append(_factor(logits.flatten(0, -2), gradient.flatten(0, -2)))
+
+    def add_step(self, backward_passes: int) -> None:
+        """An optimizer has stepped after some backward passes; 0 if their number is unknown."""
+        factors, self._factors = self._factors, []
+        self._remove_hooks()
+        if backward_passes < 2 or len(factors) != backward_passes:
+            return
+        factor = torch.stack([each.to(factors[0].device) for each in factors])
+        is_one = ((factor - 1).abs() < _TOLERANCE).all()
+        is_share = ((factor * backward_passes - 1).abs() < 0.5).all()  # shares of unequal micro-batches differ
+        number = torch.where(is_one, float(backward_passes), torch.where(is_share, 0.0, -1.0))
+        self._found.append(number)
+
+    def result(self) -> dict[str, Check]:
+        """Returns the check; none without a step of several micro-batches."""
+        if not self._found:
+            return {}
+        return {"gradients_summed": Check(torch.stack(self._found).amin())}
+
+    def end(self) -> None:
+        """Removes the hooks."""
+        self._remove_hooks()
+        self._factors.clear()
+
+    def _remove_hooks(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+
+def _factor(logits: Tensor, gradient: Tensor) -> Tensor:
+    """Returns the factor of a mean cross entropy, 0-d; NaN for the gradient of another loss.
+
+    Args:
+        logits: `[rows, classes]`.
+        gradient: of the same shape.
+    """
+    counted = (gradient != 0).any(-1, keepdim=True)
+    target = gradient.argmin(-1, keepdim=True)
+    unit = logits.softmax(-1).scatter_add(-1, target, torch.full_like(gradient, -1.0)[..., :1]) * counted
+    rows = counted.sum()
+    scale = (gradient * unit).sum() / (unit * unit).sum()
+    is_exact = (gradient - scale * unit).abs().amax() <= _RESIDUAL * gradient.abs().amax()
+    return torch.where(is_exact & (rows > 1), scale * rows, torch.nan).float()

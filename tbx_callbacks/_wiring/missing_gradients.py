@@ -1,0 +1,55 @@
+"""Finds parameters that get no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tbx_callbacks._model.layers import layers_of
+from tbx_callbacks._wiring.check import Check, listed
+
+
+class MissingGradients:
+    """Collects over some steps which parameters get a gradient.
+
+    - `no_gradient` counts trainable parameters without one from the first layer on: the graph is cut behind them, by
+      `torch.no_grad()` or `detach()`. Modules usually list their layers in the order of the forward pass.
+    - `unused_parameters` counts other trainable parameters without one: the loss does not depend on them.
+
+    Args:
+        parameters: the model's parameters by name.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self._parameters = dict(parameters)
+        self.with_gradient: set[int] = set()
+        """Ids of the tensors that had a gradient."""
+        self._optimized: set[int] = set()
+
+    def add_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Looks at the gradients in a step of an optimizer."""
+        own = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+        self._optimized.update(map(id, own))
+        self.with_gradient.update(id(tensor) for tensor in own if tensor.grad is not None)
+        self.with_gradient.update(id(tensor) for tensor in self._parameters.values() if tensor.grad is not None)
+
+    def result(self) -> dict[str, Check]:
+        """Returns the checks, once some steps were added."""
+        trained = [
+            name for name, tensor in self._parameters.items() if tensor.requires_grad and id(tensor) in self._optimized
+        ]
+        if not trained:
+            return {}
+        has_gradient = [id(self._parameters[name]) in self.with_gradient for name in trained]
+        first = has_gradient.index(True) if True in has_gradient else len(trained)
+        layers = dict(zip(trained, layers_of(trained), strict=True))
+        # A layer of which only a part has no gradient is not cut off.
+        cut = [name for name in trained[:first] if first == len(trained) or layers[name] != layers[trained[first]]]
+        unused = [name for name, found in zip(trained, has_gradient, strict=True) if not found and name not in set(cut)]
+        in_layers = listed(layers[name] for name in cut)
+        return {
+            "no_gradient": Check(len(cut), "all" if cut and first == len(trained) else in_layers),
+            "unused_parameters": Check(len(unused), listed(layers[name] for name in unused)),
+        }

@@ -1,0 +1,99 @@
+"""Notices weights that change between two steps of their optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tbx_callbacks._wiring.check import Check
+
+_MAX_WATCHED, _MAX_ELEMENTS = 12, 4096
+
+
+class OutsideChanges:
+    """Compares some weights before a step with those after the step before.
+
+    In-place changes raise a tensor's version. On the CPU, the elements of one small parameter are compared too: changes
+    through `.data` have no version, and weights that were exchanged for an evaluation and put back have not changed.
+
+    `weights_changed_outside` is the share of steps since the last point before which weights had changed.
+    """
+
+    def __init__(self) -> None:
+        self._watched: dict[str, tuple[list[Tensor], list[int]]] = {}
+        self._small: dict[str, tuple[Tensor, Tensor]] = {}
+        self._sharing: dict[str, list[str]] = {}  # optimizers that share a watched parameter
+        self._inside: set[str] = set()  # optimizers whose step is in progress: one may call the step of its base class
+        self._steps = self._changed = 0
+        self._first = ""
+
+    def before_step(self, name: str, step: int) -> None:
+        """An optimizer's step begins."""
+        watched = self._watched.get(name)
+        if watched is None or name in self._inside:
+            return
+        self._inside.add(name)
+        self._steps += 1
+        tensors, versions = watched
+        now = [tensor._version for tensor in tensors]
+        small = self._small.get(name)
+        if small is not None:
+            changed = not torch.equal(*small)  # bits: NaN is equal to itself
+            # The small one may be left alone where others change; one that was put back has another version.
+            changed |= now != versions and small[0]._version == versions[-1]
+        else:
+            changed = now != versions
+        if changed:
+            self._changed += 1
+            self._first = self._first or f"between steps {step - 1} and {step}"
+
+    def after_step(self, name: str, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer's step has ended."""
+        self._inside.discard(name)
+        watched = self._watched.get(name)
+        if watched is None:
+            watched = self._watched[name] = _spread(optimizer), []
+            smallest = watched[0][-1] if watched[0] else None
+            if smallest is not None and smallest.device.type == "cpu" and smallest.numel() <= _MAX_ELEMENTS:
+                if smallest.is_contiguous():
+                    bits = smallest.detach().view(-1).view(torch.uint8)
+                    self._small[name] = bits, bits.clone()
+            ids = set(map(id, watched[0]))
+            sharing = [other for other, (tensors, _) in self._watched.items() if not ids.isdisjoint(map(id, tensors))]
+            self._sharing.update({other: sharing for other in sharing})
+        for other in self._sharing[name]:  # usually this one alone
+            tensors = self._watched[other][0]
+            self._watched[other] = tensors, [tensor._version for tensor in tensors]
+            if other in self._small:
+                self._small[other][1].copy_(self._small[other][0])
+
+    def forget(self) -> None:
+        """Begins again: the model or an optimizer has changed."""
+        self._watched.clear()
+        self._small.clear()
+        self._sharing.clear()
+
+    def take(self) -> dict[str, Check]:
+        """Returns the check for the steps since the last call."""
+        if not self._steps:
+            return {}
+        share, details = self._changed / self._steps, self._first
+        self._steps, self._changed, self._first = 0, 0, ""
+        return {"weights_changed_outside": Check(share, details)}
+
+
+def _spread(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Returns parameters from all over the optimizer; the last one is the smallest that has some elements."""
+    plain: Sequence[Tensor] = [
+        tensor
+        for group in optimizer.param_groups
+        for tensor in group["params"]
+        if type(tensor) in (Tensor, torch.nn.Parameter) and tensor.numel()
+    ]
+    if not plain:
+        return []
+    stride = -(-len(plain) // _MAX_WATCHED)
+    smallest = min(plain, key=lambda tensor: (tensor.numel() < 2, tensor.numel()))
+    return [*(tensor for tensor in plain[::stride] if tensor is not smallest), smallest]

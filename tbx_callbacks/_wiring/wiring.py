@@ -1,0 +1,259 @@
+"""Defines `Wiring`, which runs the checks of one training and collects their results."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tbx_callbacks._model.forward_hooks import Hook, on_forward
+from tbx_callbacks._wiring.batches import Batches, classes_of
+from tbx_callbacks._wiring.check import Check
+from tbx_callbacks._wiring.gradient_scale import GradientScale
+from tbx_callbacks._wiring.kept_gradients import KeptGradients
+from tbx_callbacks._wiring.loss_graph import probabilities_as_logits
+from tbx_callbacks._wiring.missing_gradients import MissingGradients
+from tbx_callbacks._wiring.modes import Modes
+from tbx_callbacks._wiring.optimized_parameters import compare
+from tbx_callbacks._wiring.outside_changes import OutsideChanges
+
+STEPS = 3
+"""The first steps of a training, in which batches, gradients and the graph are read."""
+T = TypeVar("T")
+
+
+class Wiring:
+    """Runs the checks: most of them in the first steps of a training, the others in every step.
+
+    An error ends the checks, not the training.
+
+    Args:
+        model: the model.
+        optimizers: its optimizers by name; they may change while the training runs.
+        parameters: the model's parameters by name, whose gradients can be read; empty where they cannot.
+        compiled: whether the model is compiled. Its graph and its modules are not looked at then.
+        unknown_token: the id of unknown tokens; None if it is not known.
+        on_error: called with an error, which ends the checks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        parameters: Mapping[str, Tensor],
+        *,
+        compiled: bool = False,
+        unknown_token: int | None = None,
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        self._optimizers, self._parameters, self._on_error = optimizers, dict(parameters), on_error
+        self._classes, self._compiled = classes_of(model), compiled
+        self._model = weakref.ref(model)
+        self.is_open = True
+        """Whether the first steps are not over. Batches are only needed then."""
+        self.watches_steps = bool(parameters)
+        """Whether `before_step` is needed in every step."""
+        self._steps: set[int] = set()
+        self._stepped: set[str] = set()
+        self._ready: dict[str, Check] = {}
+        self._labels: Any = None
+        self._is_cross_entropy = False
+        self._batches = Batches(model, unknown_token=unknown_token)
+        self._gradients = MissingGradients(parameters)
+        self._kept, self._scale = KeptGradients(), GradientScale()
+        self._modes, self._changes = Modes(model), OutsideChanges()
+        self._hooks: list[Any] = [on_forward(model, _Pass(self._on_forward), compiled=compiled)]
+        self._pass_hook: Any = None
+
+    # -- what happens in the training --------------------------------------------------------------------------------
+
+    def add_labels(self, labels: Any) -> None:
+        """The labels of a batch are known, before its forward pass."""
+        if self.is_open and labels is not None:
+            self._labels = labels
+            self._try(lambda: self._batches.add_labels(labels, self._classes))
+
+    def add_predictions(self, outputs: Any, labels: Any) -> None:
+        """The outputs and labels of a batch are known, after its step."""
+        if self.is_open:
+            self._try(lambda: self._add_predictions(outputs, labels))
+
+    def add_loss(self, loss: Any) -> None:
+        """The loss of a micro-batch is known, with its graph, before its backward pass."""
+        if self.is_open and not self._compiled:
+            self._try(lambda: self._read_graph(loss))
+
+    def add_batch(self, loss: Any, samples: int | None) -> None:
+        """A micro-batch is over. `loss` may have its graph."""
+        if self.is_open:
+            self._try(lambda: self._add_batch(loss, samples))
+
+    def add_evaluation(self) -> None:
+        """The numbers of an evaluation were logged."""
+        self._modes.add_evaluation()
+
+    def watch_evaluations(self) -> None:
+        """Counts forward passes without gradients until the end; only needed where the user evaluates in a loop."""
+        model = self._model()
+        if model is not None and self._pass_hook is None:
+            self._pass_hook = on_forward(model, _Pass(self._on_pass), compiled=self._compiled)
+
+    def before_step(self, name: str, step: int) -> None:
+        """An optimizer's step begins."""
+        try:
+            self._changes.before_step(name, step)
+        except Exception as error:
+            self._fail(error)
+
+    def after_step(self, name: str, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """An optimizer's step has ended."""
+        try:
+            if self.watches_steps:
+                self._changes.after_step(name, optimizer)
+                self._modes.add_step(step)
+            if self.is_open:
+                self._add_step(name, optimizer, step)
+        except Exception as error:
+            self._fail(error)
+
+    def note(self, name: str, check: Check) -> None:
+        """Adds the result of a check that was made elsewhere."""
+        self._ready[name] = check
+
+    def changed(self, parameters: Mapping[str, Tensor]) -> None:
+        """The model or an optimizer has other parameters now."""
+        self._parameters = dict(parameters)
+        self._changes.forget()
+        if self.is_open:
+            self._close(judges=False)
+
+    # -- results -----------------------------------------------------------------------------------------------------
+
+    def take(self) -> dict[str, Check]:
+        """Returns the results since the last call, at the end of a step."""
+        if self.is_open and len(self._steps) >= STEPS:
+            self._try(lambda: self._close(judges=True))
+        taken, self._ready = self._ready, {}
+        for part in (self._modes, self._changes):
+            taken.update(part.take())
+        return taken
+
+    def end(self) -> dict[str, Check]:
+        """Ends the checks, and returns the results that are left."""
+        if self.is_open:
+            self._try(lambda: self._close(judges=bool(self._steps)))
+        self.detach()
+        return self.take()
+
+    def detach(self) -> None:
+        """Removes every hook."""
+        for part in (self._kept, self._scale):
+            part.end()
+        while self._hooks:
+            self._hooks.pop().remove()
+        if self._pass_hook is not None:
+            self._pass_hook.remove()
+            self._pass_hook = None
+
+    # -- private -----------------------------------------------------------------------------------------------------
+
+    def _on_forward(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
+        if self.is_open and module.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+            self._try(lambda: self._add_outputs(args, kwargs, outputs))
+
+    def _on_pass(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
+        if not torch.is_grad_enabled():
+            if module.training:
+                self._modes.passes_in_training += 1
+            else:
+                self._modes.passes_in_eval += 1
+
+    def _add_outputs(self, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
+        labels, self._labels = self._labels, None
+        if labels is None and (labels := kwargs.get("labels")) is not None:
+            self._batches.add_labels(labels, self._classes)
+        self._batches.add_outputs(outputs, labels)
+        self._batches.add_inputs(kwargs.get("input_ids"))
+        if not self._compiled:
+            self._scale.add_outputs(outputs)
+            self._read_graph(_loss_of(outputs))
+        self._add_loss(_loss_of(outputs))
+
+    def _add_predictions(self, outputs: Any, labels: Any) -> None:
+        self._batches.add_labels(labels, None)
+        self._batches.add_outputs(outputs, labels)
+
+    def _read_graph(self, loss: Any) -> None:
+        if isinstance(loss, Tensor) and loss.grad_fn is not None and not self._is_cross_entropy:
+            checks = probabilities_as_logits(loss)
+            self._is_cross_entropy = bool(checks)
+            self._ready.update(checks)
+
+    def _add_batch(self, loss: Any, samples: int | None) -> None:
+        self._labels = None
+        if not self._compiled:
+            self._read_graph(loss)
+        self._batches.add_samples(samples)
+        self._add_loss(loss)
+
+    def _add_loss(self, loss: Any) -> None:
+        if isinstance(loss, Tensor):
+            self._ready.update(self._batches.add_loss(loss, is_cross_entropy=self._is_cross_entropy))
+
+    def _add_step(self, name: str, optimizer: torch.optim.Optimizer, step: int) -> None:
+        self._steps.add(step)
+        self._stepped.add(name)
+        if self._parameters:
+            passes = self._kept.passes
+            self._gradients.add_step(optimizer)
+            self._kept.add_step(optimizer)
+            self._scale.add_step(passes)
+
+    def _close(self, *, judges: bool) -> None:
+        self.is_open = False
+        if judges and self._parameters:
+            self._ready.update(self._gradients.result())
+            self._ready.update(self._kept.result())
+            self._ready.update(self._scale.result())
+            self._ready.update(
+                compare(
+                    self._parameters,
+                    self._optimizers,
+                    with_gradient=self._gradients.with_gradient,
+                    stepped=self._stepped,
+                )
+            )
+        self._ready.update(self._batches.result())
+        for part in (self._kept, self._scale):
+            part.end()
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def _try(self, work: Callable[[], T]) -> None:
+        try:
+            work()
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        self.is_open = self.watches_steps = False
+        self.detach()
+        self._on_error(error)
+
+
+class _Pass(Hook):
+    """A hook without effect in a graph that the user compiles: dynamo traces no more than the first line."""
+
+    def __call__(self, *args: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        self._function(*args)
+
+
+def _loss_of(outputs: Any) -> Any:
+    if isinstance(outputs, Mapping):
+        return outputs.get("loss")
+    return outputs[0] if isinstance(outputs, tuple) and outputs else getattr(outputs, "loss", None)

@@ -1,0 +1,427 @@
+"""Defines the rules that read the checks of the metric `wiring`: how a training is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tbx_callbacks import tags
+from tbx_callbacks.rules.base import Finding, Rule, Severity
+from tbx_callbacks.rules.required_series import Need
+from tbx_callbacks.runs.series import Run, Series
+
+_TORCH = "docs.pytorch.org/docs/stable"
+
+
+def _need(check: str) -> tuple[Need, ...]:
+    return (Need(f"the check {check}", "wiring", (f"{tags.WIRING}/{check}",)),)
+
+
+class _CheckRule(Rule):
+    """A rule that reads one check: a number above 0 is a finding.
+
+    A subclass sets `severity`, and `means` and `advice`, in which `{number}` and `{details}` are replaced by what the
+    check found.
+    """
+
+    severity: ClassVar[Severity] = "warning"
+    means: ClassVar[str]
+    advice: ClassVar[str]
+
+    def __call__(self, run: Run) -> Iterator[Finding]:
+        found = self.needs[0].first(run)
+        if found is None:
+            return
+        tag, series = found
+        steps = np.asarray(series.steps)[self.is_wrong(series)]
+        if len(steps):
+            yield self._finding(run, tag, series, [int(step) for step in steps])
+
+    def is_wrong(self, series: Series) -> np.ndarray:
+        """Returns for each point whether it is wrong."""
+        return np.asarray(series.values) > 0
+
+    def severity_of(self, series: Series) -> Severity:
+        """Returns how bad the finding is."""
+        return self.severity
+
+    def _finding(self, run: Run, tag: str, series: Series, steps: list[int]) -> Finding:
+        number = float(series.values[list(series.steps).index(steps[-1])])
+        texts = run.texts.get(f"{tag}/details")
+        known = (
+            [] if texts is None else [text for at, text in zip(texts.steps, texts.values, strict=True) if at in steps]
+        )
+        details = known[0] if known else "another rank names them"
+        return Finding(
+            id=self.id,
+            severity=self.severity_of(series),
+            tags=(tag,),
+            steps=tuple(steps),
+            numbers={tag: number},
+            means=self.means.format(number=f"{number:g}", share=f"{number:.0%}", details=details),
+            advice=self.advice,
+            source=self.source,
+        )
+
+
+@dataclass(frozen=True)
+class ParameterNotOptimized(_CheckRule):
+    """A trainable parameter gets gradients, and no optimizer trains it."""
+
+    id: ClassVar[str] = "parameter_not_optimized"
+    code: ClassVar[str] = "TBX-WIRE-001"
+    needs: ClassVar[tuple[Need, ...]] = _need("parameter_not_optimized")
+    source: ClassVar[str] = f"PyTorch, per-parameter options: {_TORCH}/optim.html"
+    means: ClassVar[str] = (
+        "{number} parameters get gradients, but no optimizer has them, so they keep their first values: {details}."
+    )
+    advice: ClassVar[str] = (
+        "Create the optimizer after the last change of the model. Freeze parameters that should not train:"
+        " requires_grad_(False) saves their gradients."
+    )
+
+
+@dataclass(frozen=True)
+class ParameterInTwoOptimizers(_CheckRule):
+    """Two optimizers update the same parameter."""
+
+    id: ClassVar[str] = "parameter_in_two_optimizers"
+    code: ClassVar[str] = "TBX-WIRE-002"
+    needs: ClassVar[tuple[Need, ...]] = _need("parameter_in_two_optimizers")
+    source: ClassVar[str] = f"PyTorch, torch.optim: {_TORCH}/optim.html"
+    means: ClassVar[str] = "{number} parameters are updated by two optimizers in turn: {details}."
+    advice: ClassVar[str] = "Give each parameter to one optimizer, and other options to a parameter group of its own."
+
+
+@dataclass(frozen=True)
+class ParameterNotInModel(_CheckRule):
+    """An optimizer has parameters that the model does not have and that get no gradient."""
+
+    id: ClassVar[str] = "parameter_not_in_model"
+    code: ClassVar[str] = "TBX-WIRE-003"
+    needs: ClassVar[tuple[Need, ...]] = _need("parameter_not_in_model")
+    source: ClassVar[str] = f"PyTorch, constructing an optimizer: {_TORCH}/optim.html"
+    means: ClassVar[str] = (
+        "{number} parameters of the optimizer belong to no module of the model and get no gradient: {details}."
+        " The model was changed or copied after the optimizer was made."
+    )
+    advice: ClassVar[str] = "Create the optimizer after the last change of the model."
+
+
+@dataclass(frozen=True)
+class NoGradient(_CheckRule):
+    """Parameters from the first layer on get no gradient: the graph is cut behind them."""
+
+    id: ClassVar[str] = "no_gradient"
+    code: ClassVar[str] = "TBX-WIRE-004"
+    needs: ClassVar[tuple[Need, ...]] = _need("no_gradient")
+    source: ClassVar[str] = f"PyTorch, autograd mechanics: {_TORCH}/notes/autograd.html"
+    means: ClassVar[str] = (
+        "{number} trainable parameters had no gradient in the first steps, so the optimizer leaves them as they are:"
+        " {details}."
+    )
+    advice: ClassVar[str] = (
+        "Look for torch.no_grad(), detach() or .data behind these layers. If all parameters are named, call"
+        " loss.backward() before optimizer.step()."
+    )
+
+
+@dataclass(frozen=True)
+class UnusedParameters(_CheckRule):
+    """The loss does not depend on some trainable parameters."""
+
+    id: ClassVar[str] = "unused_parameters"
+    code: ClassVar[str] = "TBX-WIRE-005"
+    needs: ClassVar[tuple[Need, ...]] = _need("unused_parameters")
+    source: ClassVar[str] = f"PyTorch, autograd mechanics: {_TORCH}/notes/autograd.html"
+    only_notes: ClassVar[bool] = True
+    severity: ClassVar[Severity] = "note"
+    means: ClassVar[str] = "{number} trainable parameters had no gradient in the first steps: {details}."
+    advice: ClassVar[str] = (
+        "Nothing, if the model does not use these layers for this task (a pooler). Otherwise look for detach() behind"
+        " them."
+    )
+
+
+@dataclass(frozen=True)
+class GradientsNotCleared(_CheckRule):
+    """Gradients of a step are added to those of the next one."""
+
+    id: ClassVar[str] = "gradients_not_cleared"
+    code: ClassVar[str] = "TBX-WIRE-006"
+    needs: ClassVar[tuple[Need, ...]] = _need("gradients_not_cleared")
+    source: ClassVar[str] = f"PyTorch, Optimizer.zero_grad: {_TORCH}/generated/torch.optim.Optimizer.zero_grad.html"
+    means: ClassVar[str] = (
+        "The gradients of a step are still there in the next one: each step uses the sum of all gradients since the"
+        " start."
+    )
+    advice: ClassVar[str] = "Call optimizer.zero_grad() once a step, before the first backward pass."
+
+
+@dataclass(frozen=True)
+class NoOptimizerStep(_CheckRule):
+    """No optimizer of the model has stepped in the whole training."""
+
+    id: ClassVar[str] = "no_optimizer_step"
+    code: ClassVar[str] = "TBX-WIRE-007"
+    needs: ClassVar[tuple[Need, ...]] = _need("no_optimizer_step")
+    source: ClassVar[str] = f"PyTorch, taking an optimization step: {_TORCH}/optim.html"
+    severity: ClassVar[Severity] = "error"
+    means: ClassVar[str] = "No optimizer of this model stepped in {number} micro-batches, so the model is untrained."
+    advice: ClassVar[str] = (
+        "Call optimizer.step() after loss.backward(), with the optimizer that has this model's parameters."
+    )
+
+
+@dataclass(frozen=True)
+class EvalModeInTraining(_CheckRule):
+    """The model trains in evaluation mode; a note if it does so from the first step on."""
+
+    id: ClassVar[str] = "eval_mode_in_training"
+    code: ClassVar[str] = "TBX-WIRE-008"
+    needs: ClassVar[tuple[Need, ...]] = _need("eval_mode_in_training")
+    source: ClassVar[str] = f"PyTorch, evaluation mode: {_TORCH}/notes/autograd.html"
+    means: ClassVar[str] = (
+        "The model trains in evaluation mode, {details}: dropout is off, and batch normalisation keeps its statistics."
+    )
+    advice: ClassVar[str] = "Call model.train() after each evaluation. Nothing, if you want evaluation mode."
+
+    def severity_of(self, series: Series) -> Severity:
+        return "note" if np.all(np.asarray(series.values) == 1) else "warning"
+
+
+@dataclass(frozen=True)
+class TrainModeInEvaluation(_CheckRule):
+    """The model is evaluated in training mode, with dropout and with statistics of the batch."""
+
+    id: ClassVar[str] = "train_mode_in_evaluation"
+    code: ClassVar[str] = "TBX-WIRE-009"
+    needs: ClassVar[tuple[Need, ...]] = _need("train_mode_in_evaluation")
+    source: ClassVar[str] = f"PyTorch, evaluation mode: {_TORCH}/notes/autograd.html"
+    means: ClassVar[str] = (
+        "The model was in training mode while it was evaluated: dropout was active, and batch normalisation used and"
+        " changed its statistics. The evaluation is worse than the model."
+    )
+    advice: ClassVar[str] = "Call model.eval() before an evaluation, and model.train() after it."
+
+
+@dataclass(frozen=True)
+class LabelsIgnored(_CheckRule):
+    """Every label is -100, which the loss leaves out."""
+
+    id: ClassVar[str] = "labels_ignored"
+    code: ClassVar[str] = "TBX-WIRE-010"
+    needs: ClassVar[tuple[Need, ...]] = _need("labels_ignored")
+    source: ClassVar[str] = f"PyTorch, CrossEntropyLoss: {_TORCH}/generated/torch.nn.CrossEntropyLoss.html"
+    severity: ClassVar[Severity] = "error"
+    means: ClassVar[str] = (
+        "Every label of the first batches is -100, which cross entropy leaves out: nothing is learned."
+    )
+    advice: ClassVar[str] = "Look at the labels of one batch: the collator or the truncation removes them all."
+
+    def is_wrong(self, series: Series) -> np.ndarray:
+        return np.asarray(series.values) >= 1
+
+
+@dataclass(frozen=True)
+class LabelsOutOfRange(_CheckRule):
+    """Labels are no class of the model."""
+
+    id: ClassVar[str] = "labels_out_of_range"
+    code: ClassVar[str] = "TBX-WIRE-011"
+    needs: ClassVar[tuple[Need, ...]] = _need("labels_out_of_range")
+    source: ClassVar[str] = f"PyTorch, CrossEntropyLoss: {_TORCH}/generated/torch.nn.CrossEntropyLoss.html"
+    severity: ClassVar[Severity] = "error"
+    means: ClassVar[str] = "{number} labels of the first batches are negative, or not below the number of classes."
+    advice: ClassVar[str] = "Number the classes from 0, and set num_labels to their number."
+
+
+@dataclass(frozen=True)
+class DoubleSoftmax(_CheckRule):
+    """Cross entropy gets probabilities instead of logits."""
+
+    id: ClassVar[str] = "double_softmax"
+    code: ClassVar[str] = "TBX-WIRE-012"
+    needs: ClassVar[tuple[Need, ...]] = _need("double_softmax")
+    source: ClassVar[str] = f"PyTorch, CrossEntropyLoss: {_TORCH}/generated/torch.nn.CrossEntropyLoss.html"
+    means: ClassVar[str] = (
+        "The loss gets the result of {details} where it expects logits, and applies it again: gradients are small, and"
+        " the loss cannot come near 0."
+    )
+    advice: ClassVar[str] = "Return logits from the model; apply softmax or sigmoid for predictions only."
+
+
+@dataclass(frozen=True)
+class WeightsChangedOutside(_CheckRule):
+    """Weights change between two steps; a note if that happens at most steps."""
+
+    id: ClassVar[str] = "weights_changed_outside"
+    code: ClassVar[str] = "TBX-WIRE-013"
+    needs: ClassVar[tuple[Need, ...]] = _need("weights_changed_outside")
+    source: ClassVar[str] = f"PyTorch, autograd mechanics (in-place operations): {_TORCH}/notes/autograd.html"
+    means: ClassVar[str] = (
+        "Weights changed outside of the optimizer, {details}. The state of the optimizer belongs to the old weights."
+    )
+    advice: ClassVar[str] = (
+        "Look for code that initialises, loads or averages weights during the training. Nothing, if you clip weights or"
+        " exchange them on purpose."
+    )
+
+    def severity_of(self, series: Series) -> Severity:
+        return "note" if float(np.mean(series.values)) > 0.5 else "warning"
+
+
+@dataclass(frozen=True)
+class FirstLossNotFinite(_CheckRule):
+    """The loss of the first batch is NaN or infinite."""
+
+    id: ClassVar[str] = "first_loss_not_finite"
+    code: ClassVar[str] = "TBX-WIRE-014"
+    needs: ClassVar[tuple[Need, ...]] = _need("first_loss_not_finite")
+    source: ClassVar[str] = f"PyTorch, detecting anomalies: {_TORCH}/autograd.html"
+    severity: ClassVar[Severity] = "error"
+    means: ClassVar[str] = (
+        "The loss of the first batch is NaN or infinite, before any step: the data or the model is the cause."
+    )
+    advice: ClassVar[str] = "Look at the first batch: NaN in the inputs, or labels that are all ignored."
+
+
+@dataclass(frozen=True)
+class GradientsSummed(_CheckRule):
+    """Gradients of several micro-batches are added without division."""
+
+    id: ClassVar[str] = "gradients_summed"
+    code: ClassVar[str] = "TBX-WIRE-015"
+    needs: ClassVar[tuple[Need, ...]] = _need("gradients_summed")
+    source: ClassVar[str] = "Hugging Face 2024, Fixing Gradient Accumulation: huggingface.co/blog/gradient_accumulation"
+    means: ClassVar[str] = (
+        "Each step uses the sum of the gradients of {number} micro-batches, {number} times their mean: the gradient"
+        " norm and the clipping depend on the number of micro-batches."
+    )
+    advice: ClassVar[str] = "Divide the loss by the number of micro-batches before loss.backward()."
+
+
+@dataclass(frozen=True)
+class BatchNormSingle(_CheckRule):
+    """Batch normalisation gets one sample at a time."""
+
+    id: ClassVar[str] = "batch_norm_single"
+    code: ClassVar[str] = "TBX-WIRE-016"
+    needs: ClassVar[tuple[Need, ...]] = _need("batch_norm_single")
+    source: ClassVar[str] = "Wu and He 2018, Group Normalization, arXiv:1803.08494"
+    means: ClassVar[str] = (
+        "{number} batch normalisations get batches of one sample: its statistics are not those of the data."
+    )
+    advice: ClassVar[str] = "Use larger batches, freeze the statistics (eval() for these modules), or use GroupNorm."
+
+
+@dataclass(frozen=True)
+class FirstLossUnusual(_CheckRule):
+    """The first loss is far above or below that of equal probabilities."""
+
+    id: ClassVar[str] = "first_loss_unusual"
+    code: ClassVar[str] = "TBX-WIRE-017"
+    needs: ClassVar[tuple[Need, ...]] = _need("first_loss_unusual")
+    source: ClassVar[str] = "Karpathy 2019, A Recipe for Training Neural Networks, karpathy.github.io/2019/04/25/recipe"
+    only_notes: ClassVar[bool] = True
+    severity: ClassVar[Severity] = "note"
+    means: ClassVar[str] = (
+        "The loss of the first batch is {number} times that of equal probabilities (log of {details}). A new head"
+        " begins near 1."
+    )
+    advice: ClassVar[str] = (
+        "If it is above 1, check the initialisation and the scale of the inputs. Below 1, the head was trained before,"
+        " or the inputs contain the labels."
+    )
+
+    above: float = 2.5
+    below: float = 0.3
+
+    def is_wrong(self, series: Series) -> np.ndarray:
+        values = np.asarray(series.values)
+        return (values > self.above) | (values < self.below)
+
+
+@dataclass(frozen=True)
+class PerfectAtOnce(_CheckRule):
+    """Every prediction of the first steps is right."""
+
+    id: ClassVar[str] = "perfect_at_once"
+    code: ClassVar[str] = "TBX-WIRE-018"
+    needs: ClassVar[tuple[Need, ...]] = _need("perfect_at_once")
+    source: ClassVar[str] = "Kapoor and Narayanan 2023, Leakage and the Reproducibility Crisis, arXiv:2207.07048"
+    only_notes: ClassVar[bool] = True
+    severity: ClassVar[Severity] = "note"
+    means: ClassVar[str] = "Every prediction of the first three steps is right, before the model could learn."
+    advice: ClassVar[str] = "Check that the inputs do not contain the label, and that the model is not trained already."
+
+    def is_wrong(self, series: Series) -> np.ndarray:
+        return np.asarray(series.values) >= 1
+
+
+@dataclass(frozen=True)
+class UnknownTokens(_CheckRule):
+    """Many tokens are unknown to the tokenizer."""
+
+    id: ClassVar[str] = "unknown_tokens"
+    code: ClassVar[str] = "TBX-WIRE-019"
+    needs: ClassVar[tuple[Need, ...]] = _need("unknown_tokens")
+    source: ClassVar[str] = "Devlin et al. 2019, BERT, section 3, arXiv:1810.04805"
+    only_notes: ClassVar[bool] = True
+    severity: ClassVar[Severity] = "note"
+    means: ClassVar[str] = "{share} of the tokens of the first batches are unknown to the tokenizer, padding included."
+    advice: ClassVar[str] = (
+        "Use the tokenizer of the model's checkpoint, and check the language and the case of the texts."
+    )
+
+    share: float = 0.1
+
+    def is_wrong(self, series: Series) -> np.ndarray:
+        return np.asarray(series.values) > self.share
+
+
+@dataclass(frozen=True)
+class LabelsSorted(_CheckRule):
+    """All labels of each of the first batches are equal."""
+
+    id: ClassVar[str] = "labels_sorted"
+    code: ClassVar[str] = "TBX-WIRE-020"
+    needs: ClassVar[tuple[Need, ...]] = _need("labels_sorted")
+    source: ClassVar[str] = f"PyTorch, DataLoader (shuffle): {_TORCH}/data.html"
+    only_notes: ClassVar[bool] = True
+    severity: ClassVar[Severity] = "note"
+    means: ClassVar[str] = (
+        "All labels of each of the first {details} are equal: the data is sorted by label, or nearly all of one class."
+    )
+    advice: ClassVar[str] = "Shuffle the training data: DataLoader(..., shuffle=True)."
+
+
+RULES: dict[str, type[Rule]] = {
+    rule.id: rule
+    for rule in (
+        ParameterNotOptimized,
+        ParameterInTwoOptimizers,
+        ParameterNotInModel,
+        NoGradient,
+        UnusedParameters,
+        GradientsNotCleared,
+        NoOptimizerStep,
+        EvalModeInTraining,
+        TrainModeInEvaluation,
+        LabelsIgnored,
+        LabelsOutOfRange,
+        DoubleSoftmax,
+        WeightsChangedOutside,
+        FirstLossNotFinite,
+        GradientsSummed,
+        BatchNormSingle,
+        FirstLossUnusual,
+        PerfectAtOnce,
+        UnknownTokens,
+        LabelsSorted,
+    )
+}
+"""The rules of the group `wiring`, by name."""
