@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -18,12 +18,13 @@ from rich.progress import Progress
 
 from tbx_callbacks._config.bundled import bundled_folder
 from tbx_callbacks._config.errors import ConfigError
-from tbx_callbacks._config.rule_options import load_rules
+from tbx_callbacks._config.rule_options import function_of, load_rules
+from tbx_callbacks._config.validation import SpecError
 from tbx_callbacks._extensions import suggest, without_imports, working_folder
 from tbx_callbacks._text import short
 from tbx_callbacks.cli.doctor import FailOn, as_json, exit_code, print_diagnosis
 from tbx_callbacks.cli.terminal import Commands, checked_stdout, console, errors, fail, print_json, print_warnings
-from tbx_callbacks.rules.diagnose import diagnose_folder
+from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose_folder
 from tbx_callbacks.runs.reader import UnreadableError
 
 app = typer.Typer(
@@ -150,6 +151,38 @@ def doctor(
         for diagnosed in runs:
             print_diagnosis(diagnosed, console)
     raise typer.Exit(exit_code([diagnosed.diagnosis for diagnosed in runs], fail_on or []))
+
+
+@app.command()
+def preflight(
+    source: Annotated[str, typer.Argument(help="A function, as package.function, that returns the arguments.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    fail_on: Annotated[
+        list[FailOn] | None,
+        typer.Option(help="Also fail on warnings (exit code 1), or on too little to judge (3)."),
+    ] = None,
+) -> None:
+    """Check a training before it begins.
+
+    The function returns a mapping of the arguments of tbx_callbacks.preflight: model, batches, and perhaps optimizers,
+    loss, evaluation and tokenizer. Exit codes are those of doctor.
+    """
+    from tbx_callbacks.integrations.preflight import preflight as check_training
+
+    try:
+        function: Callable[[], object] = function_of(source, "SOURCE")  # type: ignore[assignment]
+        arguments = function()
+        if not isinstance(arguments, Mapping):
+            fail(f"{source} must return the arguments of preflight by name, got {short(arguments)}; return a dict")
+        result = check_training(**arguments)
+    except (SpecError, TypeError) as error:
+        fail(str(error))
+    diagnosed = DiagnosedRun(source, source, result.run, result.diagnosis)
+    if json_:
+        print_json(as_json([diagnosed]))
+    else:
+        print_diagnosis(diagnosed, console)
+    raise typer.Exit(exit_code([result.diagnosis], fail_on or []))
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from tbx_callbacks.rules.base import Finding, Rule, Unjudged
 from tbx_callbacks.rules.folder_roles import as_evaluation, evaluation_word, training_of, with_evaluations
 from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
 from tbx_callbacks.rules.required_series import Need
-from tbx_callbacks.rules.verdict import Verdict, verdict_of
+from tbx_callbacks.rules.verdict import DECISIVE, Verdict, verdict_of
 from tbx_callbacks.runs.reader import Progress, UnreadableError, find_runs, read_run
 from tbx_callbacks.runs.series import Run, Series
 
@@ -52,6 +52,7 @@ def diagnose(
     rules: Mapping[str, Rule] | None = None,
     *,
     on_error: Callable[[str, BaseException], None] | None = None,
+    decisive: Sequence[Sequence[str]] = DECISIVE,
 ) -> Diagnosis:
     """Applies every rule; a growing run can be diagnosed again and again.
 
@@ -59,6 +60,7 @@ def diagnose(
         run: the run.
         rules: rules by name; by default all rules with their default thresholds.
         on_error: called with the name and the error of a rule that fails; None raises the error.
+        decisive: groups of rules; one of each must have judged, or there is too little to judge.
     """
     rules = default_rules() if rules is None else rules
     findings: list[Finding] = []
@@ -77,7 +79,7 @@ def diagnose(
             failed.append(name)
             on_error(name, error)
     findings.sort(key=_rank)
-    return Diagnosis(tuple(findings), tuple(unjudged), verdict_of(findings, unjudged, failed, rules))
+    return Diagnosis(tuple(findings), tuple(unjudged), verdict_of(findings, unjudged, failed, rules, decisive))
 
 
 def _findings(rule: Rule, run: Run) -> list[Finding]:

@@ -41,7 +41,11 @@ class Verdict:
 
 
 def verdict_of(
-    findings: Sequence[Finding], unjudged: Sequence[Unjudged], failed: Collection[str], rules: Collection[str]
+    findings: Sequence[Finding],
+    unjudged: Sequence[Unjudged],
+    failed: Collection[str],
+    rules: Collection[str],
+    decisive: Sequence[Sequence[str]] = DECISIVE,
 ) -> Verdict:
     """Sums up a diagnosis.
 
@@ -50,10 +54,11 @@ def verdict_of(
         unjudged: the rules that lacked data.
         failed: the names of the rules that raised.
         rules: the names of all rules.
+        decisive: groups of rules, see `DECISIVE`.
     """
     lacking = {entry.id: entry for entry in unjudged}
     number = len(rules) - len(lacking) - len(failed)
-    open_rules = _undecided(lacking, failed, rules)
+    open_rules = _undecided(lacking, failed, rules, decisive)
     remedy = _remedy(open_rules, lacking)
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in ("error", "warning")}
     if any(counts.values()):
@@ -69,10 +74,15 @@ def verdict_of(
     return Verdict("nothing_found", number, len(rules), f"{what} found by {number} of {len(rules)} rules.", remedy)
 
 
-def _undecided(lacking: Mapping[str, Unjudged], failed: Collection[str], rules: Collection[str]) -> list[str]:
+def _undecided(
+    lacking: Mapping[str, Unjudged],
+    failed: Collection[str],
+    rules: Collection[str],
+    decisive: Sequence[Sequence[str]],
+) -> list[str]:
     """Returns the first rule of each decisive group in which no rule judged the run."""
     judged = set(rules) - set(lacking) - set(failed)
-    groups = [group for group in DECISIVE if not judged & set(group)]
+    groups = [group for group in decisive if not judged & set(group)]
     return [next((rule for rule in group if rule in rules), group[0]) for group in groups]
 
 
