@@ -92,7 +92,7 @@ def supported_metrics(
             " created, or pass process_group="
         )
         if access.replicas is not None:
-            access.replicas.doubt(names)
+            access.replicas.doubt()
     items = _drop_sharded(items, unsupported or mismatch, differ=mismatch is not None, warns=warns)
     if reducer is not None or is_alone:
         return items

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ class Place(NamedTuple):
     """
 
     factor: float = 0.0
-    """Zero for a whole tensor that every rank may hold. Else 1, or minus the number of other copies on the first rank."""
+    """Zero for a whole tensor. For a shard 1, or minus the number of other copies on the first rank that holds one."""
     rank_factor: float = 0.0
     """The same times the rank, so that the quotient of two sums is the rank of a single copy that differs."""
     shared: bool = True
@@ -98,15 +98,15 @@ class Replicas:
         self.devices = hash_of(sorted({_device_name(parameter.tensor.device) for parameter in parameters}))
         """Identifies the kind of this rank's devices: other devices may round in another way."""
 
-    def doubt(self, names: Collection[str]) -> None:
-        """Records the plain parameters that differed between ranks when the training began.
+    def doubt(self) -> None:
+        """Records that plain parameters differed between ranks when the training began.
 
-        They may be shards or stages under one name. Those within DistributedDataParallel are copies all the same.
+        All of them may be shards or stages under one name, except those within DistributedDataParallel.
         """
         self._doubtful = frozenset(
             index
             for index, parameter in enumerate(self.parameters)
-            if parameter.name in names and id(parameter.tensor) not in self._wrapped
+            if not isinstance(parameter.tensor, DTensor) and id(parameter.tensor) not in self._wrapped
         )
 
     def weights(self, groups: Sequence[Group], elements: Sequence[Tensor | None], *, doubtful: bool = False) -> Copies:

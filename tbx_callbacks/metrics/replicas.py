@@ -91,8 +91,9 @@ class Replicas(Metric):
     `replicas/weights/<layer>` is 1 where a layer differs, and is not written elsewhere. `replicas/lowest_rank` and
     `replicas/highest_rank` bound the ranks that are known to differ from the first rank with a copy. `replicas/buffers`
     counts layers whose buffers differ, where neither DistributedDataParallel nor FSDP2 synchronizes them.
-    `replicas/unmatched` counts layers that were different when the training began: they may be parts of one model under
-    the same names. They count as copies within DistributedDataParallel, or if their gradients have the same bits.
+    If some weights were different when the training began, they may be parts of one model under the same names. Such
+    layers count as copies only within DistributedDataParallel, or while their gradients have the same bits. Otherwise
+    `replicas/unmatched` counts those that differ.
 
     With FSDP2 and tensor parallelism, ranks compare the copies within a mesh. Nothing is written with one rank, for
     tensors without copies, or where ranks have different kinds of devices, which may round in different ways.

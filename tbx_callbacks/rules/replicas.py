@@ -47,7 +47,7 @@ class ReplicasDiffer(Rule):
     id: ClassVar[str] = "replicas_differ"
     needs: ClassVar[tuple[Need, ...]] = (REPLICAS,)
     source: ClassVar[str] = (
-        "PyTorch, DistributedDataParallel (replicas start alike and stay so): docs.pytorch.org/docs/stable/notes/ddp.html"
+        "PyTorch, Distributed Data Parallel, internal design: docs.pytorch.org/docs/stable/notes/ddp.html"
     )
 
     def __call__(self, run: Run) -> Iterator[Finding]:
@@ -124,7 +124,7 @@ def _who(ranks: Mapping[str, float]) -> str:
     if not ranks:
         return ""
     low, high = int(min(ranks.values())), int(max(ranks.values()))
-    return f", on rank {low}" if low == high else f", on ranks {low} to {high}, or some of them"
+    return f", on rank {low}" if low == high else f", on ranks {low} and {high} and perhaps on others"
 
 
 def _named(layers: list[str]) -> str:
