@@ -30,6 +30,7 @@ from tbx_callbacks.rules.preference_tuning import (
     LikelihoodFalls,
     NoRewardVariance,
 )
+from tbx_callbacks.rules.replicas import ReplicasDiffer
 from tbx_callbacks.rules.required_series import Need
 from tbx_callbacks.rules.underfitting import Plateau, Underfitting
 from tbx_callbacks.rules.update_ratio import UpdateTooLarge, UpdateTooSmall
@@ -61,6 +62,7 @@ RULES: dict[str, type[Rule]] = {
     "dead_activations": DeadActivations,
     "amp_scale_collapse": AmpScaleCollapse,
     "amp_skipped_steps": AmpSkippedSteps,
+    "replicas_differ": ReplicasDiffer,
     "input_bound": InputBound,
     "lora_not_training": LoraNotTraining,
     "entropy_collapse": EntropyCollapse,
