@@ -14,6 +14,7 @@ from rich.padding import Padding
 from tbx_callbacks._text import printable
 from tbx_callbacks.rules import Diagnosis, Finding, Unjudged
 from tbx_callbacks.rules.diagnose import DiagnosedRun
+from tbx_callbacks.rules.finding_text import named
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _OF_VERDICT = {"problems": "bold", "nothing_found": "green", "too_little": "yellow"}
@@ -27,7 +28,7 @@ def print_diagnosis(diagnosed: DiagnosedRun, console: Console) -> None:
     for finding in diagnosis.findings:
         colour = _COLOURS[finding.severity]
         console.print(
-            f"  [{colour}]{finding.severity:8}[/{colour}][bold]{_safe(finding.id)}[/bold], {_location(finding)}"
+            f"  [{colour}]{finding.severity:8}[/{colour}][bold]{_safe(named(finding))}[/bold], {_location(finding)}"
         )
         console.print(Padding(f"{_safe(finding.means)}\n[dim]try:[/dim] {_safe(finding.advice)}", (0, 0, 0, 10)))
         console.print(Padding(f"[dim]{_evidence(finding)}\n{_safe(finding.source)}[/dim]", (0, 0, 0, 10)))
@@ -47,7 +48,7 @@ def show_worst(diagnosis: Diagnosis, console: Console, *, most: int = 3) -> None
     for finding in diagnosis.findings[:most]:
         colour = _COLOURS[finding.severity]
         console.print(
-            f"[{colour}]{finding.severity}[/{colour}] {_safe(finding.id)}: {_safe(finding.means)}", soft_wrap=True
+            f"[{colour}]{finding.severity}[/{colour}] {_safe(named(finding))}: {_safe(finding.means)}", soft_wrap=True
         )
     more = len(diagnosis.findings) - most
     if more > 0:

@@ -21,6 +21,7 @@ class AmpScaleCollapse(Rule):
     """The loss scale fell so far that small gradients underflow in fp16."""
 
     id: ClassVar[str] = "amp_scale_collapse"
+    code: ClassVar[str] = "TBX-AMP-001"
     needs: ClassVar[tuple[Need, ...]] = (AMP_SCALE,)
     source: ClassVar[str] = _SOURCE
 
@@ -50,6 +51,7 @@ class AmpSkippedSteps(Rule):
     """Many optimizer steps are skipped because gradients overflow."""
 
     id: ClassVar[str] = "amp_skipped_steps"
+    code: ClassVar[str] = "TBX-AMP-002"
     needs: ClassVar[tuple[Need, ...]] = (AMP_SKIPPED,)
     source: ClassVar[str] = _SOURCE
 

@@ -22,6 +22,7 @@ class ClippingSaturated(Rule):
     """
 
     id: ClassVar[str] = "clipping_saturated"
+    code: ClassVar[str] = "TBX-GRAD-004"
     needs: ClassVar[tuple[Need, ...]] = (CLIP_FACTOR,)
     source: ClassVar[str] = (
         "Zhang, He, Sra and Jadbabaie 2020, Why Gradient Clipping Accelerates Training, arXiv:1905.11881"

@@ -18,6 +18,7 @@ class DeadActivations(Rule):
     """Nearly all activations of a module are zero."""
 
     id: ClassVar[str] = "dead_activations"
+    code: ClassVar[str] = "TBX-ACT-001"
     needs: ClassVar[tuple[Need, ...]] = (ZERO_SHARES,)
     source: ClassVar[str] = "Lu, Shin, Su and Karniadakis 2019, Dying ReLU and Initialization, arXiv:1903.06733"
 

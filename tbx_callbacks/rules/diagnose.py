@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from tbx_callbacks._extensions import OUTSIDE_ERRORS, ExtensionError, outside_co
 from tbx_callbacks._text import printable, reason, words
 from tbx_callbacks.rules.base import Finding, Rule, Unjudged
 from tbx_callbacks.rules.folder_roles import as_evaluation, evaluation_word, training_of, with_evaluations
-from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
+from tbx_callbacks.rules.registry import RULE_CLASSES, code_of, create_rule
 from tbx_callbacks.rules.required_series import Need
 from tbx_callbacks.rules.verdict import Verdict, verdict_of
 from tbx_callbacks.runs.reader import Progress, UnreadableError, find_runs, read_run
@@ -35,13 +36,17 @@ class Diagnosis:
 def default_rules() -> dict[str, Rule]:
     """Returns every rule with its default thresholds, those of entry points included.
 
-    A rule of another package that cannot be created costs one warning.
+    A rule of another package that cannot be created, or has the code of another one, costs one warning.
     """
     rules: dict[str, Rule] = {}
+    with_code: dict[str, str] = {}
     for name, cls in RULE_CLASSES.all().items():
         try:
             with outside_code("it cannot be created: "):
-                rules[name] = create_rule(name, cls)
+                rule = create_rule(name, cls)
+            if (code := code_of(rule)) and (first := with_code.setdefault(code, name)) != name:
+                raise ExtensionError(f"code must be unique, got {code}, the code of {first}; choose another number")
+            rules[name] = rule
         except ExtensionError as error:
             RULE_CLASSES.skip(name, str(error))
     return rules
@@ -89,7 +94,7 @@ def _findings(rule: Rule, run: Run) -> list[Finding]:
     for finding in findings:
         if not isinstance(finding, Finding):
             raise TypeError(f"a rule must yield findings, got {type(finding).__name__}; yield Finding(...)")
-    return findings
+    return [finding if finding.code else dataclasses.replace(finding, code=code_of(rule)) for finding in findings]
 
 
 def _rank(finding: Finding) -> tuple[int, int]:

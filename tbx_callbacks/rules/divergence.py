@@ -20,6 +20,7 @@ class LossSpike(Rule):
     """The training loss jumps for a few points and recovers."""
 
     id: ClassVar[str] = "loss_spike"
+    code: ClassVar[str] = "TBX-LOSS-002"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = "Chowdhery et al. 2022, PaLM, section 5.1, arXiv:2204.02311"
     compares_with_start: ClassVar[bool] = True
@@ -91,6 +92,7 @@ class Divergence(Rule):
     """The training loss rises and does not recover."""
 
     id: ClassVar[str] = "divergence"
+    code: ClassVar[str] = "TBX-LOSS-001"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = "Mosbach, Andriushchenko and Klakow 2021, arXiv:2006.04884"
     compares_with_start: ClassVar[bool] = True

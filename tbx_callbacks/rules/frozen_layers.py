@@ -20,6 +20,7 @@ class ZeroGradient(Rule):
     """The gradient of a trainable layer is exactly zero."""
 
     id: ClassVar[str] = "zero_gradient"
+    code: ClassVar[str] = "TBX-GRAD-003"
     needs: ClassVar[tuple[Need, ...]] = (LAYER_GRAD_NORMS,)
     source: ClassVar[str] = (
         "PyTorch, autograd mechanics (what cuts the graph): docs.pytorch.org/docs/stable/notes/autograd.html"
@@ -53,6 +54,7 @@ class AllFrozen(Rule):
     """No weight changes at all."""
 
     id: ClassVar[str] = "all_frozen"
+    code: ClassVar[str] = "TBX-UPD-001"
     needs: ClassVar[tuple[Need, ...]] = (WEIGHT_NORMS,)
     source: ClassVar[str] = _FREEZE
 
@@ -78,6 +80,7 @@ class HeadOnly(Rule):
     """Only the head is trained: the layers outside the numbered stack, or the last layer if none has a number."""
 
     id: ClassVar[str] = "head_only"
+    code: ClassVar[str] = "TBX-UPD-002"
     needs: ClassVar[tuple[Need, ...]] = (WEIGHT_NORMS,)
     source: ClassVar[str] = "Kumar et al. 2022, Fine-Tuning can Distort Pretrained Features, arXiv:2202.10054"
     only_notes: ClassVar[bool] = True
@@ -110,6 +113,7 @@ class FrozenLayers(Rule):
     """
 
     id: ClassVar[str] = "frozen_layers"
+    code: ClassVar[str] = "TBX-UPD-003"
     needs: ClassVar[tuple[Need, ...]] = (WEIGHT_NORMS,)
     source: ClassVar[str] = _FREEZE
 

@@ -22,6 +22,7 @@ class VanishingGradients(Rule):
     """Gradients of the first layers are much smaller than those of the last layers."""
 
     id: ClassVar[str] = "vanishing_gradients"
+    code: ClassVar[str] = "TBX-GRAD-001"
     needs: ClassVar[tuple[Need, ...]] = (LAYER_GRAD_NORMS,)
     source: ClassVar[str] = _SOURCE
 
@@ -54,6 +55,7 @@ class ExplodingGradients(Rule):
     """Gradients of the first layers are much larger than those of the last layers."""
 
     id: ClassVar[str] = "exploding_gradients"
+    code: ClassVar[str] = "TBX-GRAD-002"
     needs: ClassVar[tuple[Need, ...]] = (LAYER_GRAD_NORMS,)
     source: ClassVar[str] = _SOURCE
 

@@ -17,6 +17,7 @@ class InputBound(Rule):
     """The training spends a large share of its time waiting for the next batch."""
 
     id: ClassVar[str] = "input_bound"
+    code: ClassVar[str] = "TBX-DATA-001"
     needs: ClassVar[tuple[Need, ...]] = (INPUT_SHARE,)
     source: ClassVar[str] = (
         "PyTorch, performance tuning guide: docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html"

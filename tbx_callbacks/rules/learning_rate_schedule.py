@@ -20,6 +20,7 @@ class NoWarmup(Rule):
     """The learning rate starts at its peak and decays, or it is constant and the loss rises at first."""
 
     id: ClassVar[str] = "no_warmup"
+    code: ClassVar[str] = "TBX-LR-002"
     needs: ClassVar[tuple[Need, ...]] = (LEARNING_RATE,)
     source: ClassVar[str] = (
         "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, arXiv:2002.04745"
@@ -70,6 +71,7 @@ class DecayedEarly(Rule):
     """The learning rate reaches zero long before training ends."""
 
     id: ClassVar[str] = "decayed_early"
+    code: ClassVar[str] = "TBX-LR-003"
     needs: ClassVar[tuple[Need, ...]] = (LEARNING_RATE,)
     source: ClassVar[str] = "Li, Yumer and Ramanan 2020, Budgeted Training, arXiv:1905.04753"
     compares_with_start: ClassVar[bool] = True

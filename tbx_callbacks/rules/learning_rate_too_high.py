@@ -19,6 +19,7 @@ class LearningRateTooHigh(Rule):
     """The first steps inflate the weights or raise the loss, and the loss hardly improves afterwards."""
 
     id: ClassVar[str] = "learning_rate_too_high"
+    code: ClassVar[str] = "TBX-LR-001"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS, LEARNING_RATE)
     source: ClassVar[str] = "Smith 2017, Cyclical Learning Rates (the range test), arXiv:1506.01186"
     compares_with_start: ClassVar[bool] = True

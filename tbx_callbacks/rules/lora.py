@@ -16,6 +16,7 @@ class LoraNotTraining(Rule):
     """LoRA's B matrices are still zero, their initial value, or no LoRA matrix changes."""
 
     id: ClassVar[str] = "lora_not_training"
+    code: ClassVar[str] = "TBX-LORA-001"
     needs: ClassVar[tuple[Need, ...]] = (LORA,)
     source: ClassVar[str] = "Hu et al. 2021, LoRA, section 4.1 (B starts at zero), arXiv:2106.09685"
 

@@ -34,6 +34,7 @@ class NonFinite(Rule):
     """
 
     id: ClassVar[str] = "nonfinite"
+    code: ClassVar[str] = "TBX-NUM-001"
     needs: ClassVar[tuple[Need, ...]] = (NONFINITE,)
     source: ClassVar[str] = "PyTorch, autograd anomaly detection: docs.pytorch.org/docs/stable/autograd.html"
 

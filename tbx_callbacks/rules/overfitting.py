@@ -21,6 +21,7 @@ class Overfitting(Rule):
     """The evaluation loss rose while the training loss kept falling; reports the step."""
 
     id: ClassVar[str] = "overfitting"
+    code: ClassVar[str] = "TBX-EVAL-001"
     needs: ClassVar[tuple[Need, ...]] = (EVAL_LOSS, TRAIN_LOSS)
     source: ClassVar[str] = "Prechelt 1998, Early Stopping - But When?, doi:10.1007/3-540-49430-8_3"
 
@@ -105,6 +106,7 @@ class EvalDisagrees(Rule):
     """Evaluation is bad from the start and gets worse while training improves: labels or preprocessing differ."""
 
     id: ClassVar[str] = "eval_disagrees"
+    code: ClassVar[str] = "TBX-EVAL-002"
     needs: ClassVar[tuple[Need, ...]] = (EVAL_LOSS, TRAIN_LOSS)
     source: ClassVar[str] = "Northcutt, Athalye and Mueller 2021, Pervasive Label Errors in Test Sets, arXiv:2103.14749"
 
@@ -169,6 +171,7 @@ class AccuracyGap(Rule):
     """Training accuracy is far above evaluation accuracy."""
 
     id: ClassVar[str] = "accuracy_gap"
+    code: ClassVar[str] = "TBX-EVAL-003"
     needs: ClassVar[tuple[Need, ...]] = (EVAL_ACCURACY, TRAIN_ACCURACY)
     source: ClassVar[str] = "Goodfellow, Bengio and Courville 2016, Deep Learning, section 5.2, deeplearningbook.org"
 

@@ -19,6 +19,7 @@ class EntropyCollapse(Rule):
     """The entropy of the policy fell to a small share of its initial value."""
 
     id: ClassVar[str] = "entropy_collapse"
+    code: ClassVar[str] = "TBX-RL-001"
     needs: ClassVar[tuple[Need, ...]] = (ENTROPY, POLICY)
     source: ClassVar[str] = (
         "Cui et al. 2025, The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models,"
@@ -55,6 +56,7 @@ class KlRunaway(Rule):
     """The KL divergence from the reference model grows faster and faster."""
 
     id: ClassVar[str] = "kl_runaway"
+    code: ClassVar[str] = "TBX-RL-002"
     needs: ClassVar[tuple[Need, ...]] = (KL,)
     source: ClassVar[str] = (
         "Gao, Schulman and Hilton 2022, Scaling Laws for Reward Model Overoptimization, arXiv:2210.10760"
@@ -90,6 +92,7 @@ class NoRewardVariance(Rule):
     """In most groups all completions have the same reward, which gives no gradient."""
 
     id: ClassVar[str] = "no_reward_variance"
+    code: ClassVar[str] = "TBX-RL-003"
     needs: ClassVar[tuple[Need, ...]] = (ZERO_STD,)
     source: ClassVar[str] = "Yu et al. 2025, DAPO, section 3.2 (dynamic sampling), arXiv:2503.14476"
 
@@ -119,6 +122,7 @@ class LikelihoodFalls(Rule):
     """The log-probabilities of chosen and of rejected answers both fall."""
 
     id: ClassVar[str] = "likelihood_falls"
+    code: ClassVar[str] = "TBX-RL-004"
     needs: ClassVar[tuple[Need, ...]] = (CHOSEN, REJECTED)
     source: ClassVar[str] = (
         "Razin et al. 2024, Unintentional Unalignment: Likelihood Displacement in Direct Preference Optimization,"
@@ -169,6 +173,7 @@ class CompletionsTruncated(Rule):
     """Many completions end at the length limit."""
 
     id: ClassVar[str] = "completions_truncated"
+    code: ClassVar[str] = "TBX-RL-005"
     needs: ClassVar[tuple[Need, ...]] = (TRUNCATED,)
     source: ClassVar[str] = "Yu et al. 2025, DAPO, section 3.4 (overlong completions), arXiv:2503.14476"
 

@@ -24,6 +24,7 @@ class Underfitting(Rule):
     """
 
     id: ClassVar[str] = "underfitting"
+    code: ClassVar[str] = "TBX-LOSS-003"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = "Karpathy 2019, A Recipe for Training Neural Networks, karpathy.github.io/2019/04/25/recipe"
     compares_with_start: ClassVar[bool] = True
@@ -92,6 +93,7 @@ class Plateau(Rule):
     """The training loss fell at first, then stopped falling while still high."""
 
     id: ClassVar[str] = "plateau"
+    code: ClassVar[str] = "TBX-LOSS-004"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = "PyTorch, ReduceLROnPlateau: docs.pytorch.org/docs/stable/optim.html"
     compares_with_start: ClassVar[bool] = True

@@ -23,6 +23,7 @@ class UpdateTooLarge(Rule):
     """Steps change a layer by a large share of its weight norm, and the loss falls little."""
 
     id: ClassVar[str] = "update_too_large"
+    code: ClassVar[str] = "TBX-UPD-004"
     needs: ClassVar[tuple[Need, ...]] = (UPDATE_RATIOS,)
     source: ClassVar[str] = _SOURCE
 
@@ -54,6 +55,7 @@ class UpdateTooSmall(Rule):
     """A step hardly changes a layer."""
 
     id: ClassVar[str] = "update_too_small"
+    code: ClassVar[str] = "TBX-UPD-005"
     needs: ClassVar[tuple[Need, ...]] = (UPDATE_RATIOS,)
     source: ClassVar[str] = _SOURCE
 

@@ -22,6 +22,7 @@ class WeightsShrink(Rule):
     """
 
     id: ClassVar[str] = "weights_shrink"
+    code: ClassVar[str] = "TBX-UPD-006"
     needs: ClassVar[tuple[Need, ...]] = (WEIGHT_NORMS,)
     source: ClassVar[str] = "Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization, arXiv:1711.05101"
     compares_with_start: ClassVar[bool] = True

@@ -65,7 +65,7 @@ def test_live_rules_finding_written_once_with_evidence(caplog: pytest.LogCapture
     assert "The training loss was best around step 600" in text
     assert re.search(r"\| best \| 0\.1\d* \|", text)
     (record,) = caplog.records
-    assert record.getMessage().startswith("error divergence since step 600: The training loss was best")
+    assert record.getMessage().startswith("error TBX-LOSS-001 divergence since step 600: The training loss was best")
     assert "[train/loss: best 0.1" in record.getMessage()
 
 
