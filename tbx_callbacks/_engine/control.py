@@ -81,6 +81,7 @@ class Control:
                     request=self.request if live.may_act else None,
                     fail=self._decisions.raise_later if strict else None,
                     write=self._publisher.write,
+                    folder=str(getattr(self._publisher.writer, "log_dir", "")),
                     resumed_from=resumed_from,
                 )
             )
