@@ -48,7 +48,9 @@ class ClippingSaturated(Rule):
             steps=(int(series.steps[0]), int(series.steps[-1])),
             numbers={"factor": factor, "share": share},
             means=f"{share:.0%} of the gradients are clipped, usually to {factor:.2g} of their norm."
-            " The clipping limit sets the update size, not the gradient.",
-            advice="Raise the limit (max_grad_norm) to about the usual gradient norm, or lower the learning rate.",
+            " The clipping limit sets the update size, not the gradient, unless the optimizer divides by the size of"
+            " the gradient.",
+            advice="Raise the limit (max_grad_norm) to about the usual gradient norm. Lower the learning rate if the"
+            " gradients are that large because the training is unstable.",
             source=self.source,
         )

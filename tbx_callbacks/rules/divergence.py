@@ -56,9 +56,10 @@ class LossSpike(Rule):
             numbers={"loss": float(values[first]), "median_before": before, "points": len(spikes)},
             means=f"The training loss jumped from {before:.3g} to {values[first]:.3g} {interval(series.steps, first)}"
             f"{cause} and recovered. One or a few updates were harmful.",
-            advice="Let the learning rate restart at a lower peak, with a warm-up."
+            advice="Let the learning rate restart at a lower peak. A warm-up after each restart helps too."
             if restart
-            else "Look at the batches just before this step. Clip gradients by norm or lower the learning rate.",
+            else "Look at the batches just before this step. If they are sound, clip gradients by norm or lower the"
+            " learning rate.",
             source=self.source,
         )
 
@@ -131,9 +132,9 @@ class Divergence(Rule):
             steps=(step, int(series.steps[-1])),
             numbers={"best": low, "last": last, "start": start},
             means=f"The training loss was best around step {step} ({low:.3g}) and has risen to {last:.3g} since."
-            " The training diverged.",
-            advice="Go back to a checkpoint before that step. Lower the learning rate by 3 to 10 times,"
-            " warm up longer, or clip gradients.",
+            " The training diverged: its updates since then made the model worse.",
+            advice=f"Go back to a checkpoint before step {step} and divide the learning rate by 3. If it diverges"
+            " again, warm up longer or clip gradients.",
             source=self.source,
         )
 

@@ -43,9 +43,9 @@ class VanishingGradients(Rule):
             steps=(_first_step(run),),
             numbers={bottom: low, top: high, "ratio": low / high},
             means=f"Gradients vanish: their norm falls from {high:.2g} in {top} to {low:.2g} in {bottom}."
-            " The first layers hardly learn.",
-            advice="Look for saturated layers in between: the learning rate may be too high, the initialisation wrong,"
-            " or a residual connection or LayerNorm missing.",
+            " The first layers hardly learn, unless the optimizer divides by the size of the gradient.",
+            advice="Look for saturated activations between these layers. Other causes are a learning rate that is too"
+            " high, a wrong initialisation, and a missing residual connection or LayerNorm.",
             source=self.source,
         )
 
@@ -75,9 +75,11 @@ class ExplodingGradients(Rule):
             tags=(f"{tags.GRAD_NORM}/{bottom}", f"{tags.GRAD_NORM}/{top}"),
             steps=(_first_step(run),),
             numbers={bottom: low, top: high, "ratio": low / high},
-            means=f"Gradients explode: their norm grows from {high:.2g} in {top} to {low:.2g} in {bottom}.",
-            advice="Clip gradients by norm, lower the learning rate, or warm up."
-            " Check the initialisation and the LayerNorms.",
+            means=f"Gradients explode: their norm grows from {high:.2g} in {top} to {low:.2g} in {bottom}."
+            f" Steps of the first layers are {low / high:.2g} times those of the last ones, unless the optimizer"
+            " divides by the size of the gradient.",
+            advice="Check the initialisation of these layers. Then check the LayerNorms between them, and clip"
+            " gradients by norm or warm up.",
             source=self.source,
         )
 

@@ -41,7 +41,7 @@ class LoraNotTraining(Rule):
                 if zero
                 else f"{len(untrained)} LoRA matrices have not changed. The adapter is not trained."
             ),
-            advice="Make the adapter trainable: set requires_grad of lora_A and lora_B, or load it with"
-            " is_trainable=True. Create the optimizer after adding the adapter.",
+            advice="Create the optimizer after the adapter was added. Then check that lora_A and lora_B have"
+            " requires_grad; an adapter that is loaded needs is_trainable=True.",
             source=self.source,
         )
