@@ -46,6 +46,8 @@ def verdict_of(
     failed: Collection[str],
     rules: Collection[str],
     decisive: Sequence[Sequence[str]] = DECISIVE,
+    *,
+    num_acknowledged: int = 0,
 ) -> Verdict:
     """Sums up a diagnosis.
 
@@ -55,7 +57,9 @@ def verdict_of(
         failed: the names of the rules that raised.
         rules: the names of all rules.
         decisive: groups of rules, see `DECISIVE`.
+        num_acknowledged: the number of further findings, which the project has acknowledged.
     """
+    besides = f" {_count(num_acknowledged, 'finding')} acknowledged." if num_acknowledged else ""
     lacking = {entry.id: entry for entry in unjudged}
     number = len(rules) - len(lacking) - len(failed)
     open_rules = _undecided(lacking, failed, rules, decisive)
@@ -65,13 +69,16 @@ def verdict_of(
         found = " and ".join(
             _count(number_found, severity) for severity, number_found in counts.items() if number_found
         )
-        return Verdict("problems", number, len(rules), f"{found} found by {number} of {len(rules)} rules.", remedy)
+        return Verdict(
+            "problems", number, len(rules), f"{found} found by {number} of {len(rules)} rules.{besides}", remedy
+        )
     if open_rules:
         reason = _reason(open_rules[0], lacking)
-        text = f"Too little to judge: {reason}. {number} of {len(rules)} rules judged the run."
+        text = f"Too little to judge: {reason}. {number} of {len(rules)} rules judged the run.{besides}"
         return Verdict("too_little", number, len(rules), text, remedy)
-    what = "Nothing but notes" if findings else "Nothing"
-    return Verdict("nothing_found", number, len(rules), f"{what} found by {number} of {len(rules)} rules.", remedy)
+    what = "Nothing but notes" if findings else "Nothing else" if num_acknowledged else "Nothing"
+    text = f"{what} found by {number} of {len(rules)} rules.{besides}"
+    return Verdict("nothing_found", number, len(rules), text, remedy)
 
 
 def _undecided(
