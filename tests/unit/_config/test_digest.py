@@ -93,7 +93,7 @@ def test_digest_default_options_written_out_same() -> None:
 
 @pytest.mark.parametrize(
     ("name", "digest"),
-    [("default", "caab3e49ee04d77e"), ("full", "46bf9684e00d6f1e"), ("minimal", "064cd64d9fff6c2e")],
+    [("default", "70c87caacccde367"), ("full", "2095e4fc02ea15a8"), ("minimal", "064cd64d9fff6c2e")],
 )
 def test_digest_bundled_set_never_changes(name: str, digest: str) -> None:
     assert load_config(name).digest == digest
