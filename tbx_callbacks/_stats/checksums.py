@@ -57,10 +57,15 @@ def hash_of(names: Sequence[str]) -> float:
 
 
 def mix(numbers: Tensor) -> Tensor:
-    """Returns other int64 numbers, each of which depends on all bits of its number."""
+    """Returns other int64 numbers, different ones for different numbers; each depends on all bits of its number."""
     for _ in range(2):
-        numbers = (numbers ^ (numbers >> 29)) * _signed(_FACTOR)
-    return numbers ^ (numbers >> 32)
+        numbers = (numbers ^ _shifted(numbers, 29)) * _signed(_FACTOR)
+    return numbers ^ _shifted(numbers, 32)
+
+
+def _shifted(numbers: Tensor, bits: int) -> Tensor:
+    """Shifts zeros in: torch repeats the sign, so that a number and its complement would be mixed alike."""
+    return (numbers >> bits) & ((1 << 64 - bits) - 1)
 
 
 def _words(tensor: Tensor) -> Tensor:
