@@ -114,6 +114,11 @@ CASES: dict[str, tuple[Mapping[str, Any], str, int]] = {
     ),
     "amp_scale_collapse": ({"amp/scale": 65536 / 2.0 ** np.arange(20)}, "amp/scale", 180),
     "amp_skipped_steps": ({"amp/skipped_steps": flat(1.0)}, "amp/skipped_steps", 10),
+    "replicas_differ": (
+        {"replicas/weights/total": np.repeat([0.0, 2.0], 5), "replicas/weights/a": flat(1.0, 10)},
+        "replicas/weights/total",
+        60,
+    ),
     "input_bound": ({"perf/input_share": flat(0.6)}, "perf/input_share", 10),
     "lora_not_training": (
         {"weight_norm/q.lora_A.default.weight": flat(1.0), "weight_norm/q.lora_B.default.weight": flat(0.0)},
