@@ -10,8 +10,9 @@ import numpy as np
 
 from tbx_callbacks import tags
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.required_series import LABEL_SHARES, LABELS, PREDICTED_SHARES, Need
-from tbx_callbacks.rules.training_loss import has_learned, points_since_peak, training_loss
+from tbx_callbacks.rules.required_series import LABEL_SHARES, LABELS, PREDICTED_SHARES, TRAIN_LOSS, Need
+from tbx_callbacks.rules.series_stats import median
+from tbx_callbacks.rules.training_loss import has_learned, points_since_peak, rate_share, training_loss
 from tbx_callbacks.runs.series import Run, Series
 
 
@@ -19,8 +20,8 @@ from tbx_callbacks.runs.series import Run, Series
 class ClassNeverPredicted(Rule):
     """A class of the labels is never predicted in the last third of the run, although the loss has fallen.
 
-    A model that has learned nothing predicts one class only; `underfitting` names that. A model that has only begun
-    predicts the frequent classes first.
+    A model that has learned nothing predicts one class only; `underfitting` names that. A model that still learns may
+    not have come to the class: the loss must have stopped falling, or the learning rate must have come down.
     """
 
     id: ClassVar[str] = "class_never_predicted"
@@ -31,6 +32,8 @@ class ClassNeverPredicted(Rule):
     min_points: int = 30  # 15 of them since the learning rate reached its peak; before that, a model has only begun
     labels: int = 20  # of the class, in the last third of the points
     learned: float = 0.05  # share by which the training loss fell
+    improvement: float = 0.05  # a fall of this share from the middle third to the last one is progress
+    low_rate: float = 0.25  # share of the peak; below it the run is nearly over
 
     def lacks(self, run: Run) -> str | None:
         loss = training_loss(run)
@@ -40,8 +43,18 @@ class ClassNeverPredicted(Rule):
             return f"{self.min_points / 2:g} points since the learning rate reached its peak"
         return None
 
+    def _is_learning(self, run: Run) -> bool:
+        """Whether the training loss still falls, at a learning rate that is not low."""
+        entry, rate = training_loss(run), rate_share(run)
+        if entry is None or (rate is not None and rate < self.low_rate):
+            return False
+        values = entry[1].values
+        third = len(values) // 3
+        middle, last = median(values[-2 * third : -third]), median(values[-third:])
+        return middle - last > self.improvement * middle
+
     def __call__(self, run: Run) -> Iterator[Finding]:
-        if self.lacks(run) is not None or not has_learned(run, self.learned):
+        if self.lacks(run) is not None or not has_learned(run, self.learned) or self._is_learning(run) or _is_lost(run):
             return
         labels, predicted = LABELS.first(run), PREDICTED_SHARES.all(run)
         missing: dict[str, tuple[float, float, Series]] = {}
@@ -74,6 +87,13 @@ class ClassNeverPredicted(Rule):
             " from the others and its labels are right. Show it more often, and watch its recall in the evaluation.",
             source=self.source,
         )
+
+
+def _is_lost(run: Run) -> bool:
+    """Whether the training loss is no number in the end: its predictions then mean nothing."""
+    entry = TRAIN_LOSS.first(run)
+    values = entry[1].values if entry else np.empty(0)
+    return not np.isfinite(values[-(len(values) // 3) :]).all()
 
 
 def _belong_together(*series: Series) -> bool:

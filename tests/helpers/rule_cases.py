@@ -117,7 +117,7 @@ CASES: dict[str, tuple[Mapping[str, Any], str, int]] = {
     "input_bound": ({"perf/input_share": flat(0.6)}, "perf/input_share", 10),
     "class_never_predicted": (
         {
-            "train/loss": FALLING,
+            "train/loss": [*np.geomspace(0.7, 0.1, 20), *flat(0.1, N - 20)],
             "train/labels": flat(64.0),
             **{f"train/label_share/{n}": flat(share) for n, share in enumerate((0.95, 0.05))},
             **{f"train/predicted_share/{n}": flat(share) for n, share in enumerate((1.0, 0.0))},

@@ -35,6 +35,10 @@ def shares(family: str, *values: Any) -> dict[str, Any]:
         {"train/loss": flat(0.69)},  # nothing was learned: underfitting
         {"train/learning_rate": np.linspace(0, 1e-3, N)},  # still in the warm-up
         {"train/learning_rate": [*np.linspace(0, 1e-3, 50), *np.linspace(1e-3, 8e-4, 10)]},
+        {"train/loss": FALLING},  # it still learns
+        {"train/loss": FALLING, "train/learning_rate": np.linspace(1e-3, 5e-4, N)},
+        {"train/loss": [*NEVER["train/loss"][:-1], np.nan]},
+        {"train/loss": [*NEVER["train/loss"][:45], *flat(np.nan, 15)]},
         {"train/reward": flat(1.0)},
         {"train/d_loss": flat(1.0)},
         {"train/label_share/1": last(np.nan, 3) + 0.05},
@@ -59,7 +63,7 @@ def test_class_never_predicted_early_guess_forgotten() -> None:
 
 def test_class_never_predicted_several_most_frequent_named() -> None:
     scalars = {
-        "train/loss": FALLING,
+        "train/loss": NEVER["train/loss"],
         "train/labels": flat(64.0),
         **shares("label_share", 0.5, 0.1, 0.3, 0.1),
         **shares("predicted_share", 1.0, 0.0, 0.0, 0.0),
@@ -73,3 +77,4 @@ def test_class_never_predicted_several_most_frequent_named() -> None:
 def test_class_never_predicted_learning_rate_came_down() -> None:
     rates = np.interp(np.arange(N), [0, 6, N - 1], [0.1, 1, 0]) * 5e-5
     assert RULE in findings_of({**NEVER, "train/learning_rate": rates})
+    assert RULE in findings_of({**NEVER, "train/loss": FALLING, "train/learning_rate": rates})  # the run is over
