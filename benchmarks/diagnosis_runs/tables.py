@@ -63,29 +63,33 @@ def patterns_table(outcomes: Sequence[Outcome]) -> str:
 
 
 def alarms_table(outcomes: Sequence[Outcome]) -> str:
-    """One row for each rule with a false alarm."""
+    """One row for each rule with a false alarm; those on faulty runs mislead."""
     rows = []
     for on_faults, title in ((False, "healthy"), (True, "faulty")):
-        for source in SOURCES:
-            for rule, names in alarms_by_rule(outcomes, source, on_faults=on_faults).items():
-                rows.append([f"`{rule}`", title, source, ", ".join(names)])
-    return _table(["rule", "runs", "by", "false alarms on"], rows)
+        doctor, live = (alarms_by_rule(outcomes, source, on_faults=on_faults) for source in SOURCES)
+        for rule in sorted({*doctor, *live}):
+            names = (", ".join(found.get(rule, ())) or _NONE for found in (doctor, live))
+            rows.append([f"`{rule}`", title, *names])
+    return _table(["rule", "runs", "false alarms of the doctor", "false alarms live"], rows)
 
 
 def misses_table(outcomes: Sequence[Outcome]) -> str:
-    """One row for each fault whose cause was not named."""
+    """One row for each fault whose cause was not named by the doctor or live."""
+    found = {outcome.case.name: outcome for source in SOURCES for outcome, _ in missed(outcomes, source)}
     rows = [
-        [outcome.case.name, outcome.case.half, source, verdict, _rules(sorted(outcome.case.wants))]
-        for source in SOURCES
-        for outcome, verdict in missed(outcomes, source)
+        [each.case.name, each.case.half, *(each.verdict(source) or "not there" for source in SOURCES), _wanted(each)]
+        for each in outcomes
+        if each.case.name in found
     ]
-    return _table(["fault", "kinds", "by", "result", "expected, any of"], rows)
+    return _table(["fault", "kinds", "doctor", "live", "expected"], rows)
 
 
 def left_out_table(outcomes: Sequence[Outcome]) -> str:
     """One row for each run that failed or did not go as planned."""
     rows = [
-        [each.case.name, each.state, each.why.strip().splitlines()[-1]] for each in outcomes if each.state != "judged"
+        [each.case.name, each.state, each.why.strip().rpartition("\n")[2]]
+        for each in outcomes
+        if each.state != "judged"
     ]
     return _table(["left out", "state", "why"], rows)
 
@@ -136,8 +140,12 @@ def _verdict(outcome: Outcome, source: Source) -> str:
     return verdict + (f": {_rules(dict.fromkeys(rules))}" if rules else "")
 
 
+def _wanted(outcome: Outcome) -> str:
+    return " or ".join(f"`{rule}`" for rule in sorted(outcome.case.wants)) or "no rule names it"
+
+
 def _rules(names: Sequence[str] | dict[str, None]) -> str:
-    return ", ".join(f"`{name}`" for name in names) or "no rule"
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _percent(share: float) -> str:

@@ -9,6 +9,7 @@ import random
 import shutil
 import time
 import traceback
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,7 +63,9 @@ def train_one(case: Case, out: Path, *, seed: int) -> Record:
     started = time.process_time()
     found: dict[str, Any] = {}
     try:
-        found["facts"] = case.train(place)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the trainers
+            found["facts"] = case.train(place)
     except ModuleNotFoundError as error:
         found["skipped"] = str(error.name)
     except Exception:
