@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tbx_callbacks.integrations.huggingface.callback import TbxTrainerCallback
     from tbx_callbacks.integrations.lightning.callback import TbxLightningCallback
     from tbx_callbacks.integrations.loop import TbxLoop
+    from tbx_callbacks.integrations.preflight import preflight
     from tbx_callbacks.integrations.session import Session
     from tbx_callbacks.predictions import log_predictions
 
@@ -27,6 +28,7 @@ __all__ = [
     "TbxTrainerCallback",
     "load_config",
     "log_predictions",
+    "preflight",
 ]
 
 _MODULES = {
@@ -38,6 +40,7 @@ _MODULES = {
     "Session": "tbx_callbacks.integrations.session",
     "load_config": "tbx_callbacks._config.metric_set",
     "log_predictions": "tbx_callbacks.predictions",
+    "preflight": "tbx_callbacks.integrations.preflight",
 }
 
 

@@ -70,6 +70,13 @@ MEMORY_RESERVED = "memory/reserved_gib"
 MEMORY_LARGEST_RANK = "memory/largest_rank"
 AXIS_STEP = "axis/step"
 WIRING = "wiring"
+REPLICAS = "replicas"
+REPLICAS_WEIGHTS = "replicas/weights"
+REPLICAS_STATE = "replicas/optimizer_state"
+REPLICAS_BUFFERS = "replicas/buffers"
+REPLICAS_UNMATCHED = "replicas/unmatched"
+REPLICAS_LOWEST_RANK = "replicas/lowest_rank"
+REPLICAS_HIGHEST_RANK = "replicas/highest_rank"
 
 # -- texts and plugin data ---------------------------------------------------------------------------------------------
 

@@ -97,7 +97,12 @@ class Config:
             "strict": self.strict,
             "overhead_budget": self.overhead_budget,
             "axis": self.axis,
-            "rules": {"named": named, "others": _non_default(self.live.others), "every": self.live.every},
+            "rules": {
+                "named": named,
+                "others": _non_default(self.live.others),
+                "every": self.live.every,
+                **({"acknowledged": known} if (known := [vars(one) for one in self.live.acknowledged]) else {}),
+            },
         }
 
     def _repr_digest(self) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -28,9 +29,9 @@ from tbx_callbacks._config.validation import (
 from tbx_callbacks._config.yaml_files import read_yaml
 from tbx_callbacks._extensions import ExtensionError, import_object, is_skipped, suggest
 from tbx_callbacks._text import label
-from tbx_callbacks.rules import RULES, Finding, Rule, default_rules
+from tbx_callbacks.rules import RULES, Acknowledgement, Finding, Rule, default_rules
 from tbx_callbacks.rules.base import ACTIONS
-from tbx_callbacks.rules.registry import GROUPS, RULE_CLASSES, create_rule
+from tbx_callbacks.rules.registry import CODE, GROUPS, RULE_CLASSES, code_of, create_rule
 
 METRIC_SET_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "best", "rules", "writers", "metrics")
 RESPONSES = ("warn", *ACTIONS)
@@ -58,12 +59,14 @@ class LiveRuleConfig:
     """The rules that are evaluated during the training.
 
     `named` are the rules that a set names, with None for a disabled one. `others` is the response to findings of all
-    other rules; None disables those. `every` is the cadence; None means the set's cadence.
+    other rules; None disables those. `every` is the cadence; None means the set's cadence. Findings that are
+    `acknowledged` get no response.
     """
 
     named: tuple[tuple[str, LiveRule | None], ...] = ()
     others: Response | None = None
     every: Cadence | None = None
+    acknowledged: tuple[Acknowledgement, ...] = field(default=(), repr=False)  # the repr is in earlier digests
 
     def active_rules(self) -> dict[str, LiveRule]:
         """The enabled rules, by name."""
@@ -123,6 +126,15 @@ _RESPONSE: dict[str, Any] = {
 }
 _OTHERS = model_of("others", _RESPONSE)
 _EVERY = model_of("every", {"every": (CadenceOption, "log")})
+_ACKNOWLEDGED = model_of(
+    "acknowledged",
+    {
+        "rule": (str, Field("", description="Name or code of the rule.")),
+        "reason": (str, Field("", description="Why the finding is left as it is; required.")),
+        "tag": (str, Field("", description="Glob over the tags of the finding.")),
+        "run": (str, Field("", description="Glob for the end of the run's folder.")),
+    },
+)
 
 
 @cache
@@ -162,6 +174,9 @@ def parse_live_rules(raw: object, inherited: LiveRuleConfig = NO_LIVE_RULES) -> 
     live = replace(inherited, named=tuple({**kept, **named}.items()))
     if "others" in raw:
         live = replace(live, others=_parse_others(raw["others"]))
+    if "acknowledged" in raw:
+        entries = parse_acknowledged(raw["acknowledged"], dict(live.named))
+        live = replace(live, acknowledged=(*inherited.acknowledged, *entries))
     return replace(live, **validate(_EVERY, {key: raw[key] for key in raw if key == "every"}))
 
 
@@ -183,10 +198,23 @@ def function_of(path: str, where: str = "call") -> Call:
     return function  # type: ignore[no-any-return]
 
 
-def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Rule]:
-    """Loads all rules, with the thresholds of a YAML file or of a mapping of the same structure.
+@dataclass(frozen=True)
+class RuleSettings:
+    """All rules with their thresholds, by name, and the findings that are acknowledged."""
 
-    The file may be a metric set: only the thresholds in `rules` are read, not the responses.
+    rules: dict[str, Rule]
+    acknowledged: tuple[Acknowledgement, ...] = ()
+
+
+def load_rules(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Rule]:
+    """Loads all rules, with their thresholds. See `load_rule_settings`."""
+    return load_rule_settings(source).rules
+
+
+def load_rule_settings(source: str | os.PathLike[str] | Mapping[str, Any]) -> RuleSettings:
+    """Loads all rules, with the settings of a YAML file or of a mapping of the same structure.
+
+    The file may be a metric set: only thresholds and acknowledgements in `rules` are read, not the responses.
 
     Raises:
         ConfigError: it is invalid. The message gives the location, the rule, the value and the nearest valid name.
@@ -201,7 +229,7 @@ def thresholds(name: str) -> dict[str, float]:
     return {threshold: default for threshold, (_, default) in option_fields(RULES[name]).items()}
 
 
-def _build(data: object, source: str) -> dict[str, Rule]:
+def _build(data: object, source: str) -> RuleSettings:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source}: a file of rules must be a mapping with the key rules, got {short(data)}")
     for key in data:
@@ -214,10 +242,67 @@ def _build(data: object, source: str) -> dict[str, Rule]:
         raise ConfigError(f"{source}: rules must be a mapping of a rule's name to its thresholds, got {short(raw)}")
     try:
         named = _parse_named(raw)
+        acknowledged = parse_acknowledged(raw.get("acknowledged"), named)
     except SpecError as error:
         raise ConfigError(f"{source}: rules{error}") from error
     rules = {**_all_but(named), **{name: entry.rule for name, entry in named.items() if entry is not None}}
-    return {name: rule for name, rule in rules.items() if named.get(name, rule) is not None}
+    return RuleSettings({name: rule for name, rule in rules.items() if named.get(name, rule) is not None}, acknowledged)
+
+
+def parse_acknowledged(raw: object, named: Mapping[str, LiveRule | None]) -> tuple[Acknowledgement, ...]:
+    """Parses the list `acknowledged:`.
+
+    Args:
+        raw: the list.
+        named: the rules that the same file names, with None for a disabled one.
+
+    Raises:
+        SpecError: an entry is invalid, or names no known rule.
+    """
+    if raw is None:
+        return ()
+    example = "- {rule: no_warmup, reason: why}"
+    if not isinstance(raw, list):
+        raise SpecError(f".acknowledged must be a list of findings, got {short(raw)}; write {example}")
+    entries: list[Acknowledgement] = []
+    for index, options in enumerate(raw):
+        with located(f".acknowledged[{index}]"):
+            if not isinstance(options, Mapping):
+                raise SpecError(
+                    f" must be a mapping with the keys rule and reason, got {short(options)}; write {example}"
+                )
+            given = validate(_ACKNOWLEDGED, options, "key")
+            if not given.get("reason", "").strip():
+                raise SpecError(f" must have a reason, got none for {short(given.get('rule'))}; write {example}")
+            if not (name := given.get("rule")):
+                raise SpecError(f" must have a rule, got {short(dict(options))}; write {example}")
+            _check_known(name, named)
+            if given.get("run"):
+                _check_glob(given["run"])
+            entries.append(Acknowledgement(**given))
+    return tuple(entries)
+
+
+def _check_glob(glob: str) -> None:
+    try:
+        PurePosixPath().match(glob)
+    except ValueError as error:
+        raise SpecError(f".run must be a glob such as seed_*, got {short(glob)}: {error}") from error
+
+
+def _check_known(name: str, named: Mapping[str, LiveRule | None]) -> None:
+    """Refuses what is neither the name nor the code of a rule."""
+    of_file = [entry.rule for entry in named.values() if entry is not None]
+    names = {*RULE_CLASSES.names(), *named, *(rule.id for rule in of_file)}
+    codes = {code_of(cls) for cls in RULES.values()} | {code_of(rule) for rule in of_file}
+    if name in names | codes or RULE_CLASSES.skips(name):
+        return
+    if CODE.fullmatch(name):
+        codes |= {code_of(rule) for rule in default_rules().values()}  # imports the rules of other packages
+        if name in codes:
+            return
+    nearest = suggest(label(name), sorted(codes - {""}) if "-" in name else sorted(names), what="rules", most=99)
+    raise SpecError(f".rule must be the name or the code of a known rule, got {short(name)}; {nearest}")
 
 
 def _parse_named(raw: Mapping[Any, object]) -> dict[str, LiveRule | None]:
@@ -230,7 +315,7 @@ def _parse_named(raw: Mapping[Any, object]) -> dict[str, LiveRule | None]:
             group = {rule: create_rule(rule, RULES[rule]) for rule in GROUPS[name]}
             named.update({rule: None if options is False else LiveRule(group[rule], response) for rule in group})
     for name, options in raw.items():
-        if name in ("every", "others", *GROUPS):
+        if name in ("every", "others", "acknowledged", *GROUPS):
             continue
         if RULE_CLASSES.skips(name):
             continue
@@ -278,6 +363,12 @@ def _all_but(named: Mapping[str, LiveRule | None]) -> dict[str, Rule]:
     return {name: rule for name, rule in default_rules().items() if name in named or rule.id not in ids}
 
 
+def _acknowledged_schema() -> dict[str, Any]:
+    entry = {**_ACKNOWLEDGED.model_json_schema(), "required": ["rule", "reason"]}
+    listed = {"type": "array", "description": "Findings that are known and left as they are.", "items": entry}
+    return {"anyOf": [listed, {"type": "null"}]}
+
+
 def live_rules_schema() -> dict[str, Any]:
     """The JSON Schema of `rules:`."""
     off: list[dict[str, Any]] = [{"const": False}, {"type": "null"}]
@@ -291,7 +382,7 @@ def live_rules_schema() -> dict[str, Any]:
         "type": "object",
         "description": "Rules that are evaluated during the training.",
         "additionalProperties": False,
-        "properties": {**_EVERY.model_json_schema()["properties"], **rules},
+        "properties": {**_EVERY.model_json_schema()["properties"], "acknowledged": _acknowledged_schema(), **rules},
         "patternProperties": {DOTTED_PATH: {"anyOf": [*off, _action_schema(), {"type": "object"}]}},
     }
     return {"anyOf": [*off, named]}

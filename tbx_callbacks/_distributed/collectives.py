@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import sys
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from tbx_callbacks._distributed.group import GlooGroup
+from tbx_callbacks._stats.checksums import hash_of
 from tbx_callbacks.metrics.value_layouts import from_json, to_json
 from tbx_callbacks.metrics.values import Partial, Partials
 
@@ -123,11 +123,6 @@ class Merger:
                 layout[tag] = known._replace(
                     sums=max(known.sums, template.sums, key=len), maxes=max(known.maxes, template.maxes, key=len)
                 )
-
-
-def hash_of(names: Sequence[str]) -> float:
-    """Returns a hash of the names that is the same in every process; a float64 holds it exactly."""
-    return float(int.from_bytes(hashlib.sha256("\n".join(names).encode()).digest()[:6], "big"))
 
 
 def _covers(layout: Partials, parts: Partials) -> bool:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from tbx_callbacks._distributed.at_exit import AtExit
 from tbx_callbacks._distributed.background_worker import Worker
-from tbx_callbacks._distributed.collectives import END, Merger, UnmatchedError, hash_of
+from tbx_callbacks._distributed.collectives import END, Merger, UnmatchedError
 from tbx_callbacks._distributed.decisions import Decisions, Numbers
 from tbx_callbacks._distributed.group import GlooGroup, GroupAbandonedError, rendezvous, step_timeout
+from tbx_callbacks._stats.checksums import hash_of
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks._stats.host_copy import HostCopy
 from tbx_callbacks._text import reason
@@ -56,8 +57,11 @@ class Reducer:
         self._at_exit = AtExit(self, _shutdown)
         self._at_exit.register()
 
-    def min_reduce(self, numbers: Tensor, names: Sequence[str]) -> Tensor:
-        """Returns the minimum of each number over ranks; `names` identify the numbers and may differ by rank."""
+    def min_reduce(self, numbers: Tensor, names: Sequence[str]) -> tuple[Tensor, list[int]]:
+        """Returns the minimum of each number over ranks, and how many ranks have one.
+
+        The `names` identify the numbers and may differ by rank.
+        """
         parts = {
             name: Partial(Max(0.0), (1.0,), (-float(number),))
             for name, number in zip(names, numbers.tolist(), strict=True)
@@ -68,7 +72,8 @@ class Reducer:
             shown = f"{', '.join(not_shared[:3])}{f' and {len(not_shared) - 3} more' if len(not_shared) > 3 else ''}"
             logger.warning("some parameters do not exist on every rank, and count only where they exist: %s", shown)
         minima = [-merged[name].maxes[0] if name in merged else numbers[n] for n, name in enumerate(names)]
-        return torch.tensor(minima, dtype=numbers.dtype)
+        holders = [int(merged[name].sums[0]) if name in merged else 1 for name in names]
+        return torch.tensor(minima, dtype=numbers.dtype), holders
 
     def max_reduce(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """Returns the maximum of each number over the ranks that have it; empty when ranks are lost."""

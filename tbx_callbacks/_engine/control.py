@@ -82,6 +82,7 @@ class Control:
                     request=self.request if live.may_act else None,
                     fail=self._decisions.raise_later if strict else None,
                     write=self._publisher.write,
+                    folder=str(getattr(self._publisher.writer, "log_dir", "")),
                     resumed_from=resumed_from,
                     first_steps=STEPS if "wiring" in self._runner.needs else 0,
                 )

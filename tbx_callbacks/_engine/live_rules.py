@@ -7,7 +7,7 @@ import logging
 import operator
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 
@@ -17,7 +17,7 @@ from tbx_callbacks._distributed.background_worker import Worker
 from tbx_callbacks._engine.live_history import RunHistory, read_history
 from tbx_callbacks._text import reason
 from tbx_callbacks.metrics.host_values import FinalValue, Text
-from tbx_callbacks.rules import SEVERITIES, Action, Finding, diagnose
+from tbx_callbacks.rules import SEVERITIES, Acknowledgement, Action, Finding, diagnose
 from tbx_callbacks.rules.base import ACTIONS
 from tbx_callbacks.rules.finding_text import PREFIX, line, markdown, severity_of
 
@@ -39,13 +39,23 @@ class RuleRunner:
     Args:
         rules: the rules, by name.
         write: writes texts of a step.
+        acknowledged: findings that the project knows of; nothing happens on them.
+        folder: the run's folder.
     """
 
-    def __init__(self, rules: Mapping[str, LiveRule], *, write: Write) -> None:
+    def __init__(
+        self,
+        rules: Mapping[str, LiveRule],
+        *,
+        write: Write,
+        acknowledged: Sequence[Acknowledgement] = (),
+        folder: str = "",
+    ) -> None:
         self.seconds, self.evaluations = 0.0, 0
         self.fail: Callable[[Exception], None] | None = None
         """Receives errors of rules; they are logged if it is None. Either way the rule is disabled."""
         self._rules, self._write = dict(rules), write
+        self._acknowledged, self._folder = acknowledged, folder
         self._history = RunHistory()
         self._severities: dict[str, int] = {}
         self._calls: list[threading.Thread] = []
@@ -110,7 +120,8 @@ class RuleRunner:
         action, run = Action.NONE, self._history.run()
         for name, entry in list(self._rules.items()):
             try:
-                for finding in diagnose(run, {name: entry.rule}).findings:
+                diagnosis = diagnose(run, {name: entry.rule}, acknowledged=self._acknowledged, folder=self._folder)
+                for finding in diagnosis.findings:
                     if self._is_new(finding):
                         action |= self._alert(finding, step, entry, is_final=is_final)
             except BaseException as error:  # not even sys.exit() in a rule ends the thread
@@ -219,6 +230,7 @@ def create_live_rules(
     request: Request | None,
     fail: Callable[[Exception], None] | None,
     write: Write,
+    folder: str,
     resumed_from: tuple[str, int] | None,
     first_steps: int = 0,
 ) -> LiveRules | None:
@@ -230,12 +242,13 @@ def create_live_rules(
         request: requests the action of the rules at a step, on their thread; None if the rules only report.
         fail: receives errors of rules; they are logged if it is None.
         write: writes texts of a step.
+        folder: the run's folder.
         resumed_from: folder and last step of the run that is resumed.
         first_steps: see `LiveRules`.
     """
     if not (rules := live.active_rules()):
         return None
-    rule_runner = RuleRunner(rules, write=write)
+    rule_runner = RuleRunner(rules, write=write, acknowledged=live.acknowledged, folder=folder)
     if resumed_from is not None:
         rule_runner.restore(*resumed_from)
     rule_runner.fail = fail

@@ -274,7 +274,7 @@ class EndOfStepRuns:
         if _END_OF_STEP_NEEDS.isdisjoint(needs):
             context = with_interval(metric_run, context, counters)
             self._counted.add(metric_run)
-        self.pending[metric_run] = replace(context, optimizer_state=None)  # the state holds gradients
+        self.pending[metric_run] = replace(context, optimizer_state=None, replicas=None)  # they hold gradients
         return True
 
     def run_all(self, runner: MetricRunner, counters: Counters, publisher: Publisher) -> None:

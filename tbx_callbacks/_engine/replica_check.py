@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from tbx_callbacks._distributed.collectives import hash_of
 from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._engine.metric_plan import MetricRun
 from tbx_callbacks._model.model_access import ModelAccess
 from tbx_callbacks._model.names import shown
 from tbx_callbacks._model.tensors import Tensors
+from tbx_callbacks._stats.checksums import hash_of
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks.metrics.clipping import Clip
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.optimizer_state import OptimizerState
+from tbx_callbacks.metrics.replicas import Replicas, ReplicaState
 from tbx_callbacks.metrics.values import Partials, Vector
 
 logger = logging.getLogger(__name__)
@@ -166,6 +167,7 @@ def _describe(
         (run, owner): _parameters_of(run, access, name)
         for run, owner in zip(due, key, strict=True)
         if run.optimizer in (name, "") and not access.sharding.frees_gradients
+        if not isinstance(run.spec.metric, (Replicas, ReplicaState))  # they are written because copies differ
     }
     runs = [run for (run, _), chosen in selected.items() if chosen]
     indices = sorted({index for chosen in selected.values() for index in chosen if _is_replicated(access, index)})

@@ -440,6 +440,7 @@ class StepRecorder:
             parameters=self._access.parameters,
             weights=self._access.weights(name),
             optimizer_state=self._access.optimizer_state(name),
+            replicas=self._access.replica_view(name),
             clipping=self._info.clipping,
             spreads_nonfinite=self._info.spreads_nonfinite,
             learning_rates=self._learning_rates(),

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from tbx_callbacks._config.metric_spec import MetricSpec
-from tbx_callbacks._distributed.collectives import hash_of
 from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._distributed.reducer import Reducer
 from tbx_callbacks._engine.metric_plan import MetricRun
@@ -18,8 +17,10 @@ from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.model_access import ModelAccess
 from tbx_callbacks._model.names import shown
 from tbx_callbacks._model.parameters import Parameter
+from tbx_callbacks._stats.checksums import hash_of
 from tbx_callbacks.metrics.clipping import Clip
 from tbx_callbacks.metrics.performance import InputShare, Memory
+from tbx_callbacks.metrics.replicas import Replicas, ReplicaState
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +33,8 @@ _DATA_NEEDS = frozenset({"activations", "batches", "losses", "nonfinite", "predi
 """Needs that a rank fulfils from its share of the data."""
 
 
-def describe_mismatch(
-    parameters: Sequence[Parameter], reducer: Reducer | None, sharded: Collection[int] = ()
-) -> str | None:
-    """Describes plain tensors that differ between ranks; None if all are replicas. Replicas are counted on one rank.
+def mismatched(parameters: Sequence[Parameter], reducer: Reducer | None, sharded: Collection[int] = ()) -> list[str]:
+    """Returns the plain tensors that differ between ranks; none if all are replicas. Replicas are counted on one rank.
 
     Tensors differ where a trainer shards plain tensors, and where pipeline stages use the same names. Cost: one pass
     over the weights when a training begins.
@@ -46,21 +45,14 @@ def describe_mismatch(
         sharded: ids of tensors that are known shards, and are counted as such.
     """
     if reducer is None:
-        return None
+        return []
     checksums: dict[str, float] = {}
     for parameter in parameters:
         if not isinstance(parameter.tensor, DTensor) and id(parameter.tensor) not in sharded:
             checksum = _checksum(parameter.tensor)
             checksums.update({f"+{parameter.name}": checksum, f"-{parameter.name}": -checksum})
     maxima = reducer.max_reduce(checksums)
-    names = [tag[1:] for tag in maxima if tag[0] == "+" and maxima[tag] != -maxima["-" + tag[1:]]]
-    if not names:
-        return None
-    shown = f"{', '.join(names[:3])}{', ...' if names[3:] else ''}"
-    return (
-        f"plain tensors that differ between ranks ({shown}); wrap the model before the loop or callback is created, or"
-        " pass process_group="
-    )
+    return [tag[1:] for tag in maxima if tag[0] == "+" and maxima[tag] != -maxima["-" + tag[1:]]]
 
 
 @torch.no_grad()
@@ -91,7 +83,16 @@ def supported_metrics(
         warns: whether this rank logs warnings.
     """
     unsupported = info.unsupported_sharding or access.sharding.unsupported_reason
-    mismatch = None if unsupported else describe_mismatch(access.parameters, reducer, access.sharded_ids)
+    names = [] if unsupported else mismatched(access.parameters, reducer, access.sharded_ids)
+    mismatch = None
+    if names:
+        shown_names = f"{', '.join(names[:3])}{', ...' if names[3:] else ''}"
+        mismatch = (
+            f"plain tensors that differ between ranks ({shown_names}); wrap the model before the loop or callback is"
+            " created, or pass process_group="
+        )
+        if access.replicas is not None:
+            access.replicas.doubt()
     items = _drop_sharded(items, unsupported or mismatch, differ=mismatch is not None, warns=warns)
     if reducer is not None or is_alone:
         return items
@@ -109,7 +110,7 @@ def _drop_sharded(items: Sequence[MetricSpec], sharding: str | None, *, differ: 
         {
             item.name
             for item in items
-            if item.select is not None
+            if (item.select is not None and not (differ and isinstance(item.metric, (Replicas, ReplicaState))))
             or (differ and ("activations" in item.metric.needs or isinstance(item.metric, Clip)))
         }
     )

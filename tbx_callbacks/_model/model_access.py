@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from tbx_callbacks._model.names import unique
 from tbx_callbacks._model.optimizer_state import OptimizerStateView
 from tbx_callbacks._model.parameters import Parameter, parameters_by_optimizer, parameters_of
+from tbx_callbacks._model.replicas import Replicas, ReplicaView
 from tbx_callbacks._model.sharding import find_sharding
 from tbx_callbacks._model.sharding.base import Sharding
 from tbx_callbacks._model.sharding.dtensor import is_primary_replica, is_sharded, owning_ranks, partial_sums_in
@@ -25,7 +26,7 @@ from tbx_callbacks.tags import clean
 
 logger = logging.getLogger(__name__)
 
-MinReduce = Callable[[Tensor, Sequence[str]], Tensor]
+MinReduce = Callable[[Tensor, Sequence[str]], tuple[Tensor, list[int]]]
 
 
 class ModelAccess:
@@ -40,7 +41,8 @@ class ModelAccess:
         model: the model.
         optimizers: optimizers by name.
         sharding: reads this rank's elements; by default `find_sharding(model)`.
-        min_reduce: takes the minimum of each number over ranks (`Reducer.min_reduce`); None with a single rank.
+        min_reduce: takes the minimum of each number over ranks, and counts the ranks (`Reducer.min_reduce`); None with
+            a single rank.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class ModelAccess:
         self.sharded_ids = frozenset(index for index, shard_ranks in ranks_by_id.items() if len(shard_ranks) > 1)
         """Ids of plain parameters of which this rank holds a shard."""
         self.is_sharded = any(is_sharded(p.tensor, ranks_by_id.get(id(p.tensor), ())) for p in self.parameters)
-        self._local = _counted_parameters(self.parameters, ranks_by_id, min_reduce)
+        self._local, holders = _counted_parameters(self.parameters, ranks_by_id, min_reduce)
+        self.replicas = Replicas(model, self.parameters, holders, self.sharded_ids) if holders else None
+        """The tensors of which other ranks hold copies; None with a single rank."""
         self.optimizers = optimizers
         self.parameters_by_optimizer = parameters_by_optimizer(self.parameters, optimizers)
         self._warned: dict[str, set[str]] = {name: set() for name in optimizers}
@@ -122,6 +126,18 @@ class ModelAccess:
         """Whether this rank counts its elements of a parameter: exactly one replica does."""
         return index in self._local
 
+    def replica_view(self, name: str) -> ReplicaView | None:
+        """Returns a view of one optimizer's copies, read on demand; None if no other rank may hold any.
+
+        DeepSpeed's shards have no copies.
+        """
+        if self.replicas is None or self.sharding.frees_gradients or self.device.type == "mps":  # it lacks float64
+            return None
+        optimizer = self.optimizers[name]
+        return ReplicaView(
+            self.replicas, optimizer, self.sharding, is_first=optimizer is next(iter(self.optimizers.values()))
+        )
+
     def optimizer_state(self, name: str) -> OptimizerStateView:
         """Returns a view of one optimizer's state, which is read on first access."""
         return OptimizerStateView(
@@ -168,17 +184,21 @@ def _grouped_ids(optimizers: Mapping[str, torch.optim.Optimizer]) -> list[list[i
 
 def _counted_parameters(
     parameters: Sequence[Parameter], ranks_by_id: Mapping[int, Sequence[int]], min_reduce: MinReduce | None
-) -> frozenset[int]:
-    """Returns the indices of parameters whose elements this rank counts: each element counts once over all ranks."""
+) -> tuple[frozenset[int], list[int]]:
+    """Returns the indices of parameters whose elements this rank counts, and the number of ranks that hold each one.
+
+    Each element counts once over all ranks. With a single rank the numbers are left out.
+    """
     if min_reduce is None:
-        return frozenset(range(len(parameters)))
+        return frozenset(range(len(parameters))), []
     own_rank = owning_ranks([p.tensor for p in parameters], ranks_by_id)
-    counting_rank = min_reduce(own_rank.clone(), [p.name for p in parameters])
-    return frozenset(
+    counting_rank, holders = min_reduce(own_rank.clone(), [p.name for p in parameters])
+    counted = frozenset(
         index
         for index, p in enumerate(parameters)
         if own_rank[index] == counting_rank[index] and is_primary_replica(p.tensor)
     )
+    return counted, holders
 
 
 def _select_readable(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:

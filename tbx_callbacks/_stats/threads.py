@@ -28,16 +28,23 @@ class Pieces:
     """Iterates over pieces of flat tensors: (group index, piece index, tensor).
 
     Threads share the object; each piece goes to one thread.
+
+    Args:
+        groups: the tensors of each group.
+        size: number of elements of each piece but the last one of a tensor, whatever the number of threads. By default
+            pieces are as large as suits the threads.
     """
 
-    def __init__(self, groups: Sequence[Sequence[Tensor]]) -> None:
+    def __init__(self, groups: Sequence[Sequence[Tensor]], *, size: int | None = None) -> None:
         torch_threads, elements = (
             torch.get_num_threads(),
             sum(tensor.numel() for tensors in groups for tensor in tensors),
         )
         self.threads = min(torch_threads, _MOST_THREADS) if elements >= _WORTH_THREADS else 1
         self._size = _PIECE if self.threads > 1 or torch_threads == 1 else UNSPLIT
-        pieces = [(index, *part) for index, tensors in enumerate(groups) for part in enumerate(self._cut(tensors))]
+        pieces = [
+            (index, *part) for index, tensors in enumerate(groups) for part in enumerate(self._cut(tensors, size))
+        ]
         self._queue: deque[tuple[int, int, list[Tensor]]] = deque(pieces)
         self.largest = max((sum(tensor.numel() for tensor in parts) for _, _, parts in pieces), default=0)
         """Number of elements of the largest piece."""
@@ -50,8 +57,11 @@ class Pieces:
                 return
             yield index, number, parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _cut(self, tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    def _cut(self, tensors: Sequence[Tensor], size: int | None) -> Iterator[list[Tensor]]:
         """Splits large tensors into equal pieces of about the target size, and joins small tensors of one type."""
+        if size is not None:
+            yield from ([piece] for tensor in tensors for piece in tensor.split(size))
+            return
         small: list[Tensor] = []
         small_elements = 0
         for tensor in tensors:

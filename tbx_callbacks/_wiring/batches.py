@@ -16,7 +16,8 @@ from tbx_callbacks._wiring.modes import batch_norms
 IGNORED = -100
 """The label that torch's cross entropy leaves out by default."""
 _MIN_LABELS = 32  # for an accuracy of 1 to mean something
-_MIN_SORTED = 4  # labels in each batch of sorted data
+MIN_SORTED = 4
+"""Labels in each batch of data that may be called sorted."""
 
 
 class Batches:
@@ -25,7 +26,7 @@ class Batches:
     - `labels_ignored`: the share of labels that are -100.
     - `labels_out_of_range`: labels that are no class of the logits.
     - `first_loss_not_finite`: 1 if the loss of the first batch is not finite.
-    - `first_loss_unusual`: the loss of the first batch, as a multiple of the loss of equal probabilities, `log(classes)`.
+    - `first_loss_unusual`: the loss of the first batch, as a multiple of that of equal probabilities, `log(classes)`.
     - `perfect_at_once`: the share of correct predictions.
     - `labels_sorted`: 1 if all labels of each batch are equal.
     - `unknown_tokens`: the share of token ids that stand for unknown tokens.
@@ -47,14 +48,15 @@ class Batches:
         self._compared: Number = 0
         self._tokens: Number = 0
         self._unknown: Number = 0
-        self._classes: int | None = None
+        self.classes: int | None = None
+        """The number of classes, from the logits."""
         self._is_sorted: list[Tensor] = []
         self._single_batches = self._sized_batches = self._batches = 0
         self._has_loss = False
 
     def add_labels(self, labels: Any, classes: int | None) -> None:
         """Adds the labels of a batch, before the forward pass: labels outside of the classes may end the training."""
-        if not _are_class_labels(labels):
+        if not are_class_labels(labels):
             return
         is_ignored = labels == IGNORED
         self._labels = self._labels + labels.numel()
@@ -62,7 +64,7 @@ class Batches:
         if classes is not None:
             is_outside = ~is_ignored & ((labels < 0) | (labels >= classes))
             self._outside = self._outside + is_outside.sum()
-        if labels.ndim == 1 and labels.numel() >= _MIN_SORTED:
+        if labels.ndim == 1 and labels.numel() >= MIN_SORTED:
             self._is_sorted.append(((labels == labels[0]) & ~is_ignored).all())
 
     def add_outputs(self, outputs: Any, labels: Any) -> None:
@@ -71,8 +73,8 @@ class Batches:
         if logits is None or logits.ndim < 2:
             return
         if logits.ndim == 2 and logits.shape[-1] > 1 and not self._is_language_model:
-            self._classes = logits.shape[-1]
-        if not _are_class_labels(labels) or logits.shape[:-1] != labels.shape or self._is_language_model:
+            self.classes = logits.shape[-1]
+        if not are_class_labels(labels) or logits.shape[:-1] != labels.shape or self._is_language_model:
             return
         if self._vocabulary is not None and logits.ndim == 3 and logits.shape[-1] >= self._vocabulary:
             return
@@ -95,9 +97,9 @@ class Batches:
         first = loss.detach().reshape(()).float()
         is_finite = torch.isfinite(first)
         checks = {"first_loss_not_finite": Check((~is_finite).to(torch.float32))}
-        if is_cross_entropy and self._classes is not None:
-            share = torch.where(is_finite, first / math.log(self._classes), -1.0)
-            checks["first_loss_unusual"] = Check(share, f"{self._classes} classes")
+        if is_cross_entropy and self.classes is not None:
+            share = torch.where(is_finite, first / math.log(self.classes), -1.0)
+            checks["first_loss_unusual"] = Check(share, f"{self.classes} classes")
         return checks
 
     def add_samples(self, samples: int | None) -> None:
@@ -141,7 +143,8 @@ def classes_of(model: nn.Module) -> int | None:
     return number if isinstance(number, int) and number > 1 else None
 
 
-def _are_class_labels(labels: Any) -> bool:
+def are_class_labels(labels: Any) -> bool:
+    """Whether these can be class indices, one for each row or token."""
     is_integer = isinstance(labels, Tensor) and labels.dtype in (torch.int64, torch.int32)
     return is_integer and 0 < labels.ndim < 3 and labels.numel() > 0
 

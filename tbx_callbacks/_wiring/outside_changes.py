@@ -56,10 +56,9 @@ class OutsideChanges:
         if watched is None:
             watched = self._watched[name] = _spread(optimizer), []
             smallest = watched[0][-1] if watched[0] else None
-            if smallest is not None and smallest.device.type == "cpu" and smallest.numel() <= _MAX_ELEMENTS:
-                if smallest.is_contiguous():
-                    bits = smallest.detach().view(-1).view(torch.uint8)
-                    self._small[name] = bits, bits.clone()
+            if smallest is not None and _is_quick_to_compare(smallest):
+                bits = smallest.detach().view(-1).view(torch.uint8)
+                self._small[name] = bits, bits.clone()
             ids = set(map(id, watched[0]))
             sharing = [other for other, (tensors, _) in self._watched.items() if not ids.isdisjoint(map(id, tensors))]
             self._sharing.update({other: sharing for other in sharing})
@@ -82,6 +81,10 @@ class OutsideChanges:
         share, details = self._changed / self._steps, self._first
         self._steps, self._changed, self._first = 0, 0, ""
         return {"weights_changed_outside": Check(share, details)}
+
+
+def _is_quick_to_compare(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.numel() <= _MAX_ELEMENTS and tensor.is_contiguous()
 
 
 def _spread(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tbx_callbacks._model.forward_hooks import Hook, on_forward
+from tbx_callbacks._stats.types import Number
 from tbx_callbacks._wiring.batches import Batches, classes_of
 from tbx_callbacks._wiring.check import Check
 from tbx_callbacks._wiring.gradient_scale import GradientScale
@@ -118,6 +119,23 @@ class Wiring:
                 self._add_step(name, optimizer, step)
         except Exception as error:
             self._fail(error)
+
+    def add_backward(self) -> None:
+        """A backward pass is over, and no step follows: the gradients are looked at now."""
+        for optimizer in self._optimizers.values():
+            self._gradients.add_step(optimizer)
+        self._stepped.update(self._optimizers)
+        self._steps.add(len(self._steps))
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes of a classifier, if it is known."""
+        return self._batches.classes or self._classes
+
+    def peek(self, name: str) -> Number:
+        """Returns the number of a check of the batches so far; -1 if it could not judge."""
+        found = self._batches.result().get(name)
+        return -1.0 if found is None else found.number
 
     def note(self, name: str, check: Check) -> None:
         """Adds the result of a check that was made elsewhere."""

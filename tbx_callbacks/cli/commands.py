@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -18,18 +18,22 @@ from rich.progress import Progress
 
 from tbx_callbacks._config.bundled import bundled_folder
 from tbx_callbacks._config.errors import ConfigError
-from tbx_callbacks._config.rule_options import load_rules
+from tbx_callbacks._config.rule_options import function_of
+from tbx_callbacks._config.validation import SpecError
 from tbx_callbacks._extensions import suggest, without_imports, working_folder
 from tbx_callbacks._text import short
-from tbx_callbacks.cli.doctor import FailOn, as_json, exit_code, print_diagnosis
+from tbx_callbacks.cli.doctor import FailOn, as_json, exit_code, print_diagnosis, print_settings
+from tbx_callbacks.cli.rule_file import PROJECT_FILE, project_settings
 from tbx_callbacks.cli.terminal import Commands, checked_stdout, console, errors, fail, print_json, print_warnings
-from tbx_callbacks.rules.diagnose import diagnose_folder
+from tbx_callbacks.rules.acknowledged import unused
+from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose_folder
 from tbx_callbacks.runs.reader import UnreadableError
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
 
+_RULES = f"YAML file with `rules:`: thresholds and acknowledged findings; default: {PROJECT_FILE}, if it is here."
 _LONGEST_WAIT = 86_400  # seconds; a browser's timer takes no more than 24 days
 
 
@@ -127,7 +131,7 @@ def view(
 @app.command()
 def doctor(
     logdir: Annotated[str, typer.Argument(help="Folder of a run, or of several runs, from any TensorBoard writer.")],
-    rules: Annotated[Path | None, typer.Option(help="YAML file with `rules:`, which maps rules to thresholds.")] = None,
+    rules: Annotated[Path | None, typer.Option(help=_RULES)] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     fail_on: Annotated[
         list[FailOn] | None,
@@ -139,17 +143,58 @@ def doctor(
     Exit code: 0 no error found, 1 errors found, 2 unreadable; more with --fail-on.
     """
     try:
-        rules_by_name = load_rules(rules) if rules else None
+        file, settings = project_settings(rules)
         with Progress(console=errors, transient=True, disable=not sys.stderr.isatty()) as bars:
-            runs = list(diagnose_folder(logdir, rules=rules_by_name, progress=lambda name: _bar(bars, name)))
+            runs = list(
+                diagnose_folder(
+                    logdir,
+                    rules=settings.rules,
+                    acknowledged=settings.acknowledged,
+                    progress=lambda name: _bar(bars, name),
+                )
+            )
     except (ConfigError, UnreadableError, ImportError) as error:
         fail(str(error))
+    not_found = unused(settings.acknowledged, [diagnosed.diagnosis.acknowledged for diagnosed in runs])
     if json_:
-        print_json(as_json(runs))
+        print_json(as_json(runs, not_found=not_found, rules_file=file))
     else:
         for diagnosed in runs:
             print_diagnosis(diagnosed, console)
+        print_settings(file, not_found, console)
     raise typer.Exit(exit_code([diagnosed.diagnosis for diagnosed in runs], fail_on or []))
+
+
+@app.command()
+def preflight(
+    source: Annotated[str, typer.Argument(help="A function, as package.function, that returns the arguments.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    fail_on: Annotated[
+        list[FailOn] | None,
+        typer.Option(help="Also fail on warnings (exit code 1), or on too little to judge (3)."),
+    ] = None,
+) -> None:
+    """Check a training before it begins.
+
+    The function returns a mapping of the arguments of tbx_callbacks.preflight: model, batches, and perhaps optimizers,
+    loss, evaluation and tokenizer. Exit codes are those of doctor.
+    """
+    from tbx_callbacks.integrations.preflight import preflight as check_training
+
+    try:
+        function: Callable[[], object] = function_of(source, "SOURCE")  # type: ignore[assignment]
+        arguments = function()
+        if not isinstance(arguments, Mapping):
+            fail(f"{source} must return the arguments of preflight by name, got {short(arguments)}; return a dict")
+        result = check_training(**arguments)
+    except (SpecError, TypeError) as error:
+        fail(str(error))
+    diagnosed = DiagnosedRun(source, source, result.run, result.diagnosis)
+    if json_:
+        print_json(as_json([diagnosed]))
+    else:
+        print_diagnosis(diagnosed, console)
+    raise typer.Exit(exit_code([result.diagnosis], fail_on or []))
 
 
 @app.command()
@@ -162,7 +207,7 @@ def report(
         "report.html"
     ),
     png: Annotated[str | None, typer.Option(help="Folder for PNG files of the main figures.")] = None,
-    rules: Annotated[Path | None, typer.Option(help="YAML file with `rules:`, which maps rules to thresholds.")] = None,
+    rules: Annotated[Path | None, typer.Option(help=_RULES)] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Update the report while runs grow, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between two updates with --watch, 1 to 86400.")] = 30.0,
 ) -> None:
@@ -172,10 +217,16 @@ def report(
     from tbx_callbacks.report.watch import follow
 
     def write(refresh: float | None = None) -> Path:
-        rules_by_name = load_rules(rules) if rules else None
+        _, settings = project_settings(rules)
         with Progress(console=errors, transient=True, disable=not sys.stderr.isatty()) as bars:
             return write_report(
-                logdir, output, png=png, rules=rules_by_name, progress=lambda name: _bar(bars, name), refresh=refresh
+                logdir,
+                output,
+                png=png,
+                rules=settings.rules,
+                acknowledged=settings.acknowledged,
+                progress=lambda name: _bar(bars, name),
+                refresh=refresh,
             )
 
     if not 1 <= every <= _LONGEST_WAIT:

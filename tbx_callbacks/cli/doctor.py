@@ -12,8 +12,9 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from tbx_callbacks._text import printable
-from tbx_callbacks.rules import Diagnosis, Finding, Unjudged
+from tbx_callbacks.rules import Acknowledgement, Diagnosis, Finding, Unjudged
 from tbx_callbacks.rules.diagnose import DiagnosedRun
+from tbx_callbacks.rules.finding_text import named
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _OF_VERDICT = {"problems": "bold", "nothing_found": "green", "too_little": "yellow"}
@@ -27,10 +28,14 @@ def print_diagnosis(diagnosed: DiagnosedRun, console: Console) -> None:
     for finding in diagnosis.findings:
         colour = _COLOURS[finding.severity]
         console.print(
-            f"  [{colour}]{finding.severity:8}[/{colour}][bold]{_safe(finding.id)}[/bold], {_location(finding)}"
+            f"  [{colour}]{finding.severity:8}[/{colour}][bold]{_safe(named(finding))}[/bold], {_location(finding)}"
         )
         console.print(Padding(f"{_safe(finding.means)}\n[dim]try:[/dim] {_safe(finding.advice)}", (0, 0, 0, 10)))
         console.print(Padding(f"[dim]{_evidence(finding)}\n{_safe(finding.source)}[/dim]", (0, 0, 0, 10)))
+    for known in diagnosis.acknowledged:
+        where = ", ".join([_location(known.finding), *known.finding.tags[:1]])
+        name = f"{known.finding.severity} {named(known.finding)} ({where})"
+        console.print(f"  [dim]acknowledged: {_safe(name)}: {_safe(known.entry.reason)}[/dim]")
     console.print(Padding(_verdict(diagnosis), (0, 0, 0, 2)))
     for file, missing in run.unread.items():
         console.print(f"  [yellow]{missing} bytes at the end of {_safe(file)} are truncated or damaged[/yellow]")
@@ -42,12 +47,20 @@ def print_diagnosis(diagnosed: DiagnosedRun, console: Console) -> None:
             console.print(Padding(f"[dim]{', '.join(map(_safe, names))}: {requirement}[/dim]", (0, 0, 0, 4)))
 
 
+def print_settings(file: str, not_found: Sequence[Acknowledgement], console: Console) -> None:
+    """Prints which file of rules applied, and its acknowledgements that no finding matched."""
+    for entry in not_found:
+        console.print(f"[yellow]acknowledged but not found:[/yellow] {_safe(str(entry))}: {_safe(entry.reason)}")
+    if file:
+        console.print(f"[dim]rules: {_safe(file)}[/dim]")
+
+
 def show_worst(diagnosis: Diagnosis, console: Console, *, most: int = 3) -> None:
     """Prints the worst findings, one per line, the number of further ones, and the verdict."""
     for finding in diagnosis.findings[:most]:
         colour = _COLOURS[finding.severity]
         console.print(
-            f"[{colour}]{finding.severity}[/{colour}] {_safe(finding.id)}: {_safe(finding.means)}", soft_wrap=True
+            f"[{colour}]{finding.severity}[/{colour}] {_safe(named(finding))}: {_safe(finding.means)}", soft_wrap=True
         )
     more = len(diagnosis.findings) - most
     if more > 0:
@@ -76,7 +89,9 @@ def exit_code(diagnoses: Sequence[Diagnosis], fail_on: Collection[FailOn]) -> in
     return 3 if is_open and FailOn.UNJUDGED in fail_on else 0
 
 
-def as_json(diagnosed: list[DiagnosedRun]) -> dict[str, object]:
+def as_json(
+    diagnosed: list[DiagnosedRun], *, not_found: Sequence[Acknowledgement] = (), rules_file: str = ""
+) -> dict[str, object]:
     """All diagnoses, for JSON."""
     runs = [
         {
@@ -85,13 +100,17 @@ def as_json(diagnosed: list[DiagnosedRun]) -> dict[str, object]:
             "verdict": dataclasses.asdict(entry.diagnosis.verdict),
             "last_step": entry.run.last_step,
             "findings": [_plain(finding) for finding in entry.diagnosis.findings],
+            "acknowledged": [
+                {**_plain(known.finding), "reason": known.entry.reason} for known in entry.diagnosis.acknowledged
+            ],
             "unjudged": [dataclasses.asdict(rule) for rule in entry.diagnosis.unjudged],
             "unread": dict(entry.run.unread),
             "left_out": list(entry.run.left_out),
         }
         for entry in diagnosed
     ]
-    return {"runs": runs}
+    entries = [dataclasses.asdict(entry) for entry in not_found]
+    return {"runs": runs, "acknowledged_not_found": entries, "rules_file": rules_file or None}
 
 
 def _verdict(diagnosis: Diagnosis) -> str:

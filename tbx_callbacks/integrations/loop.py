@@ -17,6 +17,7 @@ from tbx_callbacks._config.validation import short
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks.integrations.arguments import check_module, check_whole_number
 from tbx_callbacks.integrations.loss_graph import divides_mean
+from tbx_callbacks.integrations.preflight import Loss, Preflight, preflight
 from tbx_callbacks.integrations.session import ConfigSource
 from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.metrics.hparam_values import plain_hparams
@@ -138,6 +139,7 @@ class TbxLoop(SessionHolder):
             predictions_remedy="pass outputs=... and labels=... to end_step",
             evaluates_in_loop=True,
         )
+        self._optimizers = info.optimizers
         self._session.start(info, step=start_step)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -206,6 +208,28 @@ class TbxLoop(SessionHolder):
         self._session.end_batch(loss=loss, samples=samples, tokens=tokens, outputs=outputs, labels=labels)
         if self._division is not None and self._division.is_noticed(loss, is_step=self.step > step):
             self._division = None
+
+    def preflight(
+        self, batches: Any, *, loss: Loss | None = None, evaluation: Iterable[Any] | None = None, tokenizer: Any = None
+    ) -> Preflight:
+        """Checks the training on its first batches, before the loop begins, and logs what it finds; see `preflight`.
+
+        Args:
+            batches: the data loader of the training, or one of its batches.
+            loss: computes the loss of a batch, as `loss(model, batch)`; it may return `(loss, outputs)`. Default: the
+                loss that the model returns for `model(**batch)`.
+            evaluation: the data loader of the evaluation, to find its rows among those of the training.
+            tokenizer: the tokenizer, to count unknown tokens.
+        """
+        result = preflight(
+            self._model,
+            batches,
+            optimizers=dict(self._optimizers),
+            loss=loss,
+            evaluation=evaluation,
+            tokenizer=tokenizer,
+        )
+        return self._session.report(result)
 
     def evaluate(self, dataset: str | None = None, /, **metrics: Tensor | float) -> None:
         """Logs evaluation metrics at the current step, as `eval/<name>`.

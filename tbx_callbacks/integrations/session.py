@@ -27,14 +27,17 @@ from tbx_callbacks._model.forward_hooks import Hook, on_forward
 from tbx_callbacks._model.optimizers import check_reports_steps, unwrap_optimizer
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
+from tbx_callbacks._wiring.check import Check
 from tbx_callbacks.integrations.arguments import refuse_unknown
 from tbx_callbacks.integrations.batches import batch_count, samples_in, scalar_loss, scalar_norm, tokens_in, usual_size
 from tbx_callbacks.integrations.notebook import announce
+from tbx_callbacks.integrations.preflight import PREFLIGHT_CHECKS, Preflight
 from tbx_callbacks.integrations.rank_role import Change, RankRole
 from tbx_callbacks.integrations.run_output import RunOutput
 from tbx_callbacks.integrations.step_counting import StepCounter
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.rules.base import Action
+from tbx_callbacks.rules.finding_text import line
 from tbx_callbacks.runs.folders import RunLocation, absolute, beside, fresh_folder
 from tbx_callbacks.writers.base import NullWriter
 from tbx_callbacks.writers.fan_out import FanOutWriter
@@ -162,6 +165,7 @@ class Session:
         self._announced: str | None = None  # the folder that the user knows
         self._step = 0
         self._action = Action.NONE
+        self._notes: dict[str, Check] = {}  # of checks before the training
         self._counts_samples = True  # False once the samples of a batch were unknown
         self._warned_samples = False
         _sessions.add(self)
@@ -312,6 +316,7 @@ class Session:
         self.needs_batches = "batches" in self._engine.needs
         self.running = self.started = True
         self._at_exit.register()
+        self._note_checks()
         if counter is not None:
             counter.begin()
             if info.evaluates_in_loop and self._engine.wiring is not None:
@@ -590,6 +595,22 @@ class Session:
         """Looks at the labels of the micro-batch that begins, in the first steps."""
         if self._engine.wiring is not None:
             self._engine.wiring.add_labels(labels)
+
+    def report(self, result: Preflight) -> Preflight:
+        """Logs the findings of a preflight, and keeps its checks for the run; returns it."""
+        if self.is_writer:
+            for finding in result.diagnosis.findings:
+                logger.warning("preflight: %s", line(finding))
+        self._notes = {name: Check(*check) for name, check in result.checks.items() if name in PREFLIGHT_CHECKS}
+        if self.running:
+            self._note_checks()
+        return result
+
+    def _note_checks(self) -> None:
+        if self._engine.wiring is not None:
+            for name, check in self._notes.items():
+                self._engine.wiring.note(name, check)
+            self._notes = {}
 
     def check_loss(self, loss: Any) -> None:
         """Looks at the graph of a micro-batch's loss before its backward pass, in the first steps."""

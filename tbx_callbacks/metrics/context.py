@@ -17,6 +17,7 @@ from tbx_callbacks.metrics.values import Histogram, Mean, Unless, Value
 
 if TYPE_CHECKING:
     from tbx_callbacks._model.optimizer_state import OptimizerStateView
+    from tbx_callbacks._model.replicas import ReplicaView
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ class Context:
     """Nonzero when the optimizer ran but the loss scale skipped the step; None without a loss scale."""
     optimizer_state: OptimizerStateView | None = None
     """Optimizer state of the parameters after the step."""
+    replicas: ReplicaView | None = None
+    """Copies that other ranks hold too; None with one rank."""
     clipping: str = "none"
     """`none`, `norm` or `other`."""
     spreads_nonfinite: bool = False

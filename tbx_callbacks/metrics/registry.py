@@ -19,6 +19,7 @@ from tbx_callbacks.metrics.nonfinite import NonFinite
 from tbx_callbacks.metrics.norms import GradNorm, GradNormClipped, UpdateNorm, UpdateRatio, WeightNorm
 from tbx_callbacks.metrics.optimizer_state import OptimizerState
 from tbx_callbacks.metrics.performance import InputShare, Memory, Throughput
+from tbx_callbacks.metrics.replicas import Replicas, ReplicaState
 from tbx_callbacks.metrics.tensorboard_tabs import Hparams, Layout
 from tbx_callbacks.metrics.training import Amp, LearningRate, Loss, Outputs, TrainAccuracy
 from tbx_callbacks.metrics.wiring import Wiring
@@ -40,6 +41,8 @@ METRICS: dict[str, type[Metric]] = {
     "activations": Activations,
     "optimizer_state": OptimizerState,
     "nonfinite": NonFinite,
+    "replicas": Replicas,
+    "replica_state": ReplicaState,
     "amp": Amp,
     "throughput": Throughput,
     "input_share": InputShare,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tbx_callbacks.report.output import check_path, make_folder, write_file
+from tbx_callbacks.rules.acknowledged import Acknowledgement, unused
 from tbx_callbacks.rules.base import Rule
 from tbx_callbacks.runs.reader import Progress
 
@@ -58,6 +59,7 @@ def write_report(
     *,
     png: Logdir | None = None,
     rules: Mapping[str, Rule] | None = None,
+    acknowledged: Sequence[Acknowledgement] = (),
     progress: Callable[[str], Progress] | None = None,
     refresh: float | None = None,
 ) -> Path:
@@ -69,6 +71,7 @@ def write_report(
             once, so no reader sees an incomplete page. See `output.write_file`.
         png: a folder for PNG files of the main figures; created if only its name is new.
         rules: the rules, by name; default: all, with their default thresholds.
+        acknowledged: findings that the project knows of.
         progress: called with a run's name; returns the callback that reports reading progress.
         refresh: interval in seconds at which the page reloads itself.
 
@@ -84,8 +87,10 @@ def write_report(
     check_path(path)  # before the runs are read, which may take long
     if png is not None:
         make_folder(png)
-    loaded_runs = read(logdirs, rules=rules, progress=progress)
-    files: dict[Logdir, bytes] = {path: render(loaded_runs, refresh=refresh).encode("utf-8", "replace")}
+    loaded_runs = read(logdirs, rules=rules, acknowledged=acknowledged, progress=progress)
+    not_found = unused(acknowledged, [loaded_run.diagnosis.acknowledged for loaded_run in loaded_runs])
+    page = render(loaded_runs, not_found=not_found, refresh=refresh)
+    files: dict[Logdir, bytes] = {path: page.encode("utf-8", "replace")}
     if png is not None:
         from tbx_callbacks.report.png_export import pictures
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tbx_callbacks import tags
 from tbx_callbacks._text import printable
 from tbx_callbacks.report.colours import RUNS
-from tbx_callbacks.rules import Diagnosis, Rule
+from tbx_callbacks.rules import Acknowledgement, Diagnosis, Rule
 from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose_folder
 from tbx_callbacks.runs.reader import Progress, UnreadableError
 from tbx_callbacks.runs.series import Floats, Run
@@ -50,6 +50,7 @@ def read(
     logdirs: Sequence[str | os.PathLike[str]],
     *,
     rules: Mapping[str, Rule] | None = None,
+    acknowledged: Sequence[Acknowledgement] = (),
     progress: Callable[[str], Progress] | None = None,
 ) -> list[LoadedRun]:
     """Reads and diagnoses every run in the folders; see `diagnose_folder`.
@@ -62,7 +63,7 @@ def read(
     failures: list[UnreadableError] = []
     for logdir in logdirs:
         try:
-            entries = [*diagnose_folder(logdir, rules=rules, progress=progress)]
+            entries = [*diagnose_folder(logdir, rules=rules, acknowledged=acknowledged, progress=progress)]
         except UnreadableError as error:
             failures.append(error)
         else:

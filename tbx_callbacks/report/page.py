@@ -22,9 +22,12 @@ from tbx_callbacks.report.colours import ON_DARK
 from tbx_callbacks.report.loaded_runs import LoadedRun, clock
 from tbx_callbacks.report.predictions import images
 from tbx_callbacks.report.sections import sections
+from tbx_callbacks.rules import Acknowledgement
 
 
-def render(loaded_runs: Sequence[LoadedRun], *, refresh: float | None = None) -> str:
+def render(
+    loaded_runs: Sequence[LoadedRun], *, not_found: Sequence[Acknowledgement] = (), refresh: float | None = None
+) -> str:
     """Renders the page.
 
     It loads nothing from elsewhere. Its content security policy allows only its own two scripts, so text from runs
@@ -32,6 +35,7 @@ def render(loaded_runs: Sequence[LoadedRun], *, refresh: float | None = None) ->
 
     Args:
         loaded_runs: the runs.
+        not_found: acknowledgements that no finding matched.
         refresh: interval in seconds at which the page reloads itself; None never.
     """
     shown_sections = sections(loaded_runs)
@@ -53,6 +57,7 @@ def render(loaded_runs: Sequence[LoadedRun], *, refresh: float | None = None) ->
         loaded_runs=loaded_runs,
         sections=shown_sections,
         findings=tables.findings(loaded_runs),
+        not_found=not_found,
         differences=tables.differences(loaded_runs) if len(loaded_runs) > 1 else [],
         results=tables.results(loaded_runs),
         texts=[

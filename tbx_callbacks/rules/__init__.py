@@ -5,6 +5,7 @@ Rules are pure functions of a run's series. They open no files and depend on no 
 
 from __future__ import annotations
 
+from tbx_callbacks.rules.acknowledged import AcknowledgedFinding, Acknowledgement
 from tbx_callbacks.rules.base import SEVERITIES, Action, Finding, Rule, Severity, Unjudged
 from tbx_callbacks.rules.diagnose import Diagnosis, default_rules, diagnose
 from tbx_callbacks.rules.registry import RULES
@@ -14,6 +15,8 @@ from tbx_callbacks.rules.verdict import Verdict
 __all__ = [
     "RULES",
     "SEVERITIES",
+    "AcknowledgedFinding",
+    "Acknowledgement",
     "Action",
     "Diagnosis",
     "Finding",

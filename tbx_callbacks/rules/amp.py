@@ -21,6 +21,7 @@ class AmpScaleCollapse(Rule):
     """The loss scale fell so far that small gradients underflow in fp16."""
 
     id: ClassVar[str] = "amp_scale_collapse"
+    code: ClassVar[str] = "TBX-AMP-001"
     needs: ClassVar[tuple[Need, ...]] = (AMP_SCALE,)
     source: ClassVar[str] = _SOURCE
 
@@ -39,8 +40,9 @@ class AmpScaleCollapse(Rule):
             steps=(step,),
             numbers={"first": float(series.values[0]), "last": float(series.values[-1])},
             means=f"The loss scale fell from {series.values[0]:g} to {series.values[-1]:g}."
-            " Gradients overflow fp16 at any scale.",
-            advice="Look for Inf in the loss and in attention masks (fp32's finfo.min overflows fp16). Train in bf16.",
+            " Gradients overflow fp16 at any scale, and below 1 the scale makes small ones vanish.",
+            advice="Train in bf16, if the device can. Otherwise look for Inf in the loss and in attention masks (fp32's"
+            " finfo.min overflows fp16).",
             source=self.source,
         )
 
@@ -50,6 +52,7 @@ class AmpSkippedSteps(Rule):
     """Many optimizer steps are skipped because gradients overflow."""
 
     id: ClassVar[str] = "amp_skipped_steps"
+    code: ClassVar[str] = "TBX-AMP-002"
     needs: ClassVar[tuple[Need, ...]] = (AMP_SKIPPED,)
     source: ClassVar[str] = _SOURCE
 
@@ -72,7 +75,8 @@ class AmpSkippedSteps(Rule):
             numbers={"skipped": skipped, "steps": steps},
             means=f"{skipped:.0f} of {steps} steps were skipped because gradients overflowed fp16."
             " The learning rate schedule advanced, but the weights did not change.",
-            advice="Start with a smaller loss scale, lower the learning rate, clip gradients, or train in bf16.",
+            advice="Train in bf16, if the device can. Otherwise start with a smaller loss scale, lower the learning"
+            " rate, or clip gradients.",
             source=self.source,
         )
 

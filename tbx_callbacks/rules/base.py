@@ -31,7 +31,8 @@ class Finding:
     """One problem of a run, or a fact worth knowing.
 
     `id` is the rule's name. `tags`, `steps` and `numbers` are the evidence; the first step is where the problem begins.
-    `means` explains the problem, `advice` lists remedies, and `source` cites a paper or documentation.
+    `means` tells what was seen and what it means, `advice` starts with the one thing to try first, and `source` cites a
+    paper or documentation. `code` is the rule's code; `diagnose` fills it in.
 
     Raises:
         ValueError: the severity is unknown.
@@ -46,6 +47,7 @@ class Finding:
     advice: str
     source: str
     numbers: Mapping[str, float] = field(default_factory=dict)
+    code: str = ""
 
     def __post_init__(self) -> None:
         if self.severity not in SEVERITIES:
@@ -73,6 +75,8 @@ class Rule(Protocol):
     A rule yields nothing for a run that lacks its tags or has too few points. It is also called while a run grows.
 
     - `id`: the rule's name in RULES, in YAML and in findings. A rule of another package may leave it out.
+    - `code`: a short name that never changes its meaning, `<PREFIX>-<AREA>-<NNN>`. A rule of another package may leave
+      it out; `TBX` is the prefix of the bundled rules.
     - `needs`: series that the rule requires. The first one is the series that it judges: with a field `min_points`,
       the rule yields nothing below that many points of it.
     - `source`: a paper or documentation.
@@ -83,6 +87,7 @@ class Rule(Protocol):
     """
 
     id: ClassVar[str]
+    code: ClassVar[str] = ""
     needs: ClassVar[tuple[Need, ...]]
     source: ClassVar[str]
     compares_with_start: ClassVar[bool] = False

@@ -22,6 +22,7 @@ class ClippingSaturated(Rule):
     """
 
     id: ClassVar[str] = "clipping_saturated"
+    code: ClassVar[str] = "TBX-GRAD-004"
     needs: ClassVar[tuple[Need, ...]] = (CLIP_FACTOR,)
     source: ClassVar[str] = (
         "Zhang, He, Sra and Jadbabaie 2020, Why Gradient Clipping Accelerates Training, arXiv:1905.11881"
@@ -47,7 +48,9 @@ class ClippingSaturated(Rule):
             steps=(int(series.steps[0]), int(series.steps[-1])),
             numbers={"factor": factor, "share": share},
             means=f"{share:.0%} of the gradients are clipped, usually to {factor:.2g} of their norm."
-            " The clipping limit sets the update size, not the gradient.",
-            advice="Raise the limit (max_grad_norm) to about the usual gradient norm, or lower the learning rate.",
+            " The clipping limit sets the update size, not the gradient, unless the optimizer divides by the size of"
+            " the gradient.",
+            advice="Raise the limit (max_grad_norm) to about the usual gradient norm. Lower the learning rate if the"
+            " gradients are that large because the training is unstable.",
             source=self.source,
         )

@@ -18,6 +18,7 @@ class DeadActivations(Rule):
     """Nearly all activations of a module are zero."""
 
     id: ClassVar[str] = "dead_activations"
+    code: ClassVar[str] = "TBX-ACT-001"
     needs: ClassVar[tuple[Need, ...]] = (ZERO_SHARES,)
     source: ClassVar[str] = "Lu, Shin, Su and Karniadakis 2019, Dying ReLU and Initialization, arXiv:1903.06733"
 
@@ -39,7 +40,9 @@ class DeadActivations(Rule):
                     tags=(tag,),
                     steps=(step,),
                     numbers={"share": share},
-                    means=f"{share:.1%} of the activations of {module} are zero. Dead units receive no gradient.",
-                    advice="Lower the learning rate or warm up. Use GELU or a leaky ReLU. Check the module's bias.",
+                    means=f"{share:.1%} of the activations of {module} are zero, first at step {step}. Units"
+                    " that are zero for every input receive no gradient.",
+                    advice="Check the module's bias, which may be far below zero. If the units died during the"
+                    " training, lower the learning rate or warm up. GELU and leaky ReLU leave a gradient.",
                     source=self.source,
                 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 
 from tbx_callbacks._extensions import OUTSIDE_ERRORS, ExtensionError, outside_code
 from tbx_callbacks._text import printable, reason, words
+from tbx_callbacks.rules.acknowledged import AcknowledgedFinding, Acknowledgement, split
 from tbx_callbacks.rules.base import Finding, Rule, Unjudged
 from tbx_callbacks.rules.folder_roles import as_evaluation, evaluation_word, training_of, with_evaluations
-from tbx_callbacks.rules.registry import RULE_CLASSES, create_rule
+from tbx_callbacks.rules.registry import RULE_CLASSES, code_of, create_rule
 from tbx_callbacks.rules.required_series import Need
-from tbx_callbacks.rules.verdict import Verdict, verdict_of
+from tbx_callbacks.rules.verdict import DECISIVE, Verdict, verdict_of
 from tbx_callbacks.runs.reader import Progress, UnreadableError, find_runs, read_run
 from tbx_callbacks.runs.series import Run, Series
 
@@ -25,23 +27,31 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The findings of a run, worst first, the rules that could not judge it, and the verdict."""
+    """The findings of a run, worst first, the rules that could not judge it, and the verdict.
+
+    `acknowledged` are findings that the project knows of; they count for nothing else.
+    """
 
     findings: tuple[Finding, ...]
     unjudged: tuple[Unjudged, ...]
     verdict: Verdict
+    acknowledged: tuple[AcknowledgedFinding, ...] = ()
 
 
 def default_rules() -> dict[str, Rule]:
     """Returns every rule with its default thresholds, those of entry points included.
 
-    A rule of another package that cannot be created costs one warning.
+    A rule of another package that cannot be created, or has the code of another one, costs one warning.
     """
     rules: dict[str, Rule] = {}
+    with_code: dict[str, str] = {}
     for name, cls in RULE_CLASSES.all().items():
         try:
             with outside_code("it cannot be created: "):
-                rules[name] = create_rule(name, cls)
+                rule = create_rule(name, cls)
+            if (code := code_of(rule)) and (first := with_code.setdefault(code, name)) != name:
+                raise ExtensionError(f"code must be unique, got {code}, the code of {first}; choose another number")
+            rules[name] = rule
         except ExtensionError as error:
             RULE_CLASSES.skip(name, str(error))
     return rules
@@ -51,14 +61,20 @@ def diagnose(
     run: Run,
     rules: Mapping[str, Rule] | None = None,
     *,
+    acknowledged: Sequence[Acknowledgement] = (),
+    folder: str = "",
     on_error: Callable[[str, BaseException], None] | None = None,
+    decisive: Sequence[Sequence[str]] = DECISIVE,
 ) -> Diagnosis:
     """Applies every rule; a growing run can be diagnosed again and again.
 
     Args:
         run: the run.
         rules: rules by name; by default all rules with their default thresholds.
+        acknowledged: findings that the project knows of.
+        folder: the run's folder, for acknowledgements of some runs.
         on_error: called with the name and the error of a rule that fails; None raises the error.
+        decisive: groups of rules; one of each must have judged, or there is too little to judge.
     """
     rules = default_rules() if rules is None else rules
     findings: list[Finding] = []
@@ -77,7 +93,9 @@ def diagnose(
             failed.append(name)
             on_error(name, error)
     findings.sort(key=_rank)
-    return Diagnosis(tuple(findings), tuple(unjudged), verdict_of(findings, unjudged, failed, rules))
+    open_findings, known = split(findings, acknowledged, folder)
+    verdict = verdict_of(open_findings, unjudged, failed, rules, decisive, num_acknowledged=len(known))
+    return Diagnosis(tuple(open_findings), tuple(unjudged), verdict, tuple(known))
 
 
 def _findings(rule: Rule, run: Run) -> list[Finding]:
@@ -89,7 +107,7 @@ def _findings(rule: Rule, run: Run) -> list[Finding]:
     for finding in findings:
         if not isinstance(finding, Finding):
             raise TypeError(f"a rule must yield findings, got {type(finding).__name__}; yield Finding(...)")
-    return findings
+    return [finding if finding.code else dataclasses.replace(finding, code=code_of(rule)) for finding in findings]
 
 
 def _rank(finding: Finding) -> tuple[int, int]:
@@ -138,6 +156,7 @@ def diagnose_folder(
     logdir: str | os.PathLike[str],
     *,
     rules: Mapping[str, Rule] | None = None,
+    acknowledged: Sequence[Acknowledgement] = (),
     progress: Callable[[str], Progress] | None = None,
 ) -> Iterator[DiagnosedRun]:
     """Reads and diagnoses every run in a folder; runs without scalars (only hyper-parameters) are left out.
@@ -147,6 +166,7 @@ def diagnose_folder(
     Args:
         logdir: folder of a run, or a folder with runs below it.
         rules: rules by name; by default all rules with their default thresholds.
+        acknowledged: findings that the project knows of.
         progress: called with a run's name; returns a function that is called while the run is read.
 
     Raises:
@@ -167,7 +187,9 @@ def diagnose_folder(
         run = reader.read(name)
         if run is not None and run.scalars:
             number += 1
-            yield DiagnosedRun(name, folder, run, diagnose(reader.with_role(name, run), rules, on_error=warn))
+            judged = reader.with_role(name, run)
+            diagnosis = diagnose(judged, rules, acknowledged=acknowledged, folder=folder, on_error=warn)
+            yield DiagnosedRun(name, folder, run, diagnosis)
         elif run is not None and run.histograms:  # not of add_hparams, which writes a run for each session
             logger.warning("run %s is left out: it holds histograms and no scalars", printable(name))
         reader.forget(name)

@@ -20,6 +20,7 @@ class LossSpike(Rule):
     """The training loss jumps for a few points and recovers."""
 
     id: ClassVar[str] = "loss_spike"
+    code: ClassVar[str] = "TBX-LOSS-002"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = "Chowdhery et al. 2022, PaLM, section 5.1, arXiv:2204.02311"
     compares_with_start: ClassVar[bool] = True
@@ -55,9 +56,10 @@ class LossSpike(Rule):
             numbers={"loss": float(values[first]), "median_before": before, "points": len(spikes)},
             means=f"The training loss jumped from {before:.3g} to {values[first]:.3g} {interval(series.steps, first)}"
             f"{cause} and recovered. One or a few updates were harmful.",
-            advice="Let the learning rate restart at a lower peak, with a warm-up."
+            advice="Let the learning rate restart at a lower peak. A warm-up after each restart helps too."
             if restart
-            else "Look at the batches just before this step. Clip gradients by norm or lower the learning rate.",
+            else "Look at the batches just before this step. If they are sound, clip gradients by norm or lower the"
+            " learning rate.",
             source=self.source,
         )
 
@@ -91,6 +93,7 @@ class Divergence(Rule):
     """The training loss rises and does not recover."""
 
     id: ClassVar[str] = "divergence"
+    code: ClassVar[str] = "TBX-LOSS-001"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = "Mosbach, Andriushchenko and Klakow 2021, arXiv:2006.04884"
     compares_with_start: ClassVar[bool] = True
@@ -129,9 +132,9 @@ class Divergence(Rule):
             steps=(step, int(series.steps[-1])),
             numbers={"best": low, "last": last, "start": start},
             means=f"The training loss was best around step {step} ({low:.3g}) and has risen to {last:.3g} since."
-            " The training diverged.",
-            advice="Go back to a checkpoint before that step. Lower the learning rate by 3 to 10 times,"
-            " warm up longer, or clip gradients.",
+            " The training diverged: its updates since then made the model worse.",
+            advice=f"Go back to a checkpoint before step {step} and divide the learning rate by 3. If it diverges"
+            " again, warm up longer or clip gradients.",
             source=self.source,
         )
 

@@ -7,11 +7,17 @@ import re
 
 from tbx_callbacks import tags
 from tbx_callbacks.rules import SEVERITIES, Finding, Severity
+from tbx_callbacks.rules.registry import CODE
 
 PREFIX = f"{tags.ALERTS}/"
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#+!-])")
 _SEVERITY = re.compile(r"\*\*(\w+): ")
 _MAX_SHOWN = 5  # maximum number of tags, steps and numbers shown
+
+
+def named(finding: Finding) -> str:
+    """Returns the rule's code, if it has one, and its name."""
+    return f"{finding.code} {finding.id}" if finding.code else finding.id
 
 
 def line(finding: Finding, done: str = "") -> str:
@@ -22,7 +28,7 @@ def line(finding: Finding, done: str = "") -> str:
     )
     evidence = f" [{', '.join(map(_printable, finding.tags[:_MAX_SHOWN]))}{': ' if numbers else ''}{numbers}]"
     return (
-        f"{finding.severity} {finding.id}{first}: {_printable(finding.means)}{evidence}"
+        f"{finding.severity} {_printable(named(finding))}{first}: {_printable(finding.means)}{evidence}"
         f" try: {_printable(finding.advice)}{done}"
     )
 
@@ -32,7 +38,7 @@ def markdown(finding: Finding, step: int, done: str = "") -> str:
     steps = ", ".join(map(str, finding.steps[:_MAX_SHOWN])) or "the whole run"
     rows = [f"| {_escape_markup(name)} | {number:.6g} |" for name, number in list(finding.numbers.items())[:_MAX_SHOWN]]
     parts = [
-        f"**{finding.severity}: {_escape_markup(finding.id)}**, found at step {step}",
+        f"**{finding.severity}: {_escape_markup(finding.id)}**{_in_brackets(finding.code)}, found at step {step}",
         _escape_markup(finding.means),
         f"**Try:** {_escape_markup(finding.advice)}",
         f"**Evidence:** {', '.join(map(_escape_markup, finding.tags[:_MAX_SHOWN]))}; steps {steps}",
@@ -47,6 +53,11 @@ def severity_of(text: str) -> Severity | None:
     """Returns the severity of an alert from its Markdown; None for other texts."""
     heading = _SEVERITY.match(text)
     return next((severity for severity in SEVERITIES if heading and heading[1] == severity), None)
+
+
+def _in_brackets(code: str) -> str:
+    shown = code if CODE.fullmatch(code) else _escape_markup(code)  # a code has to be found by a search
+    return f" ({shown})" if code else ""
 
 
 def _escape_markup(text: str) -> str:

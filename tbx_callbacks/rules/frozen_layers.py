@@ -20,6 +20,7 @@ class ZeroGradient(Rule):
     """The gradient of a trainable layer is exactly zero."""
 
     id: ClassVar[str] = "zero_gradient"
+    code: ClassVar[str] = "TBX-GRAD-003"
     needs: ClassVar[tuple[Need, ...]] = (LAYER_GRAD_NORMS,)
     source: ClassVar[str] = (
         "PyTorch, autograd mechanics (what cuts the graph): docs.pytorch.org/docs/stable/notes/autograd.html"
@@ -42,8 +43,10 @@ class ZeroGradient(Rule):
                 tags=tuple(f"{tags.GRAD_NORM}/{name}" for name in zero),
                 steps=(int(norms[zero[0]].steps[0]),),
                 numbers={"layers": len(zero), "of": len(norms)},
-                means=f"The gradient of {_join(zero)} is zero: trainable, but no gradient reaches it.",
-                advice="Look for a detach(), an argmax, a dead ReLU or mask, or an output that the loss does not use.",
+                means=f"The gradient of {_join(zero)} is zero at {self.share:.0%} of the points or more: trainable, but"
+                " no gradient reaches it. It does not learn; weight decay may still shrink it.",
+                advice="Look for a detach() between it and the loss. Other causes are an argmax, dead ReLUs, a mask,"
+                " and an output that the loss does not use.",
                 source=self.source,
             )
 
@@ -53,6 +56,7 @@ class AllFrozen(Rule):
     """No weight changes at all."""
 
     id: ClassVar[str] = "all_frozen"
+    code: ClassVar[str] = "TBX-UPD-001"
     needs: ClassVar[tuple[Need, ...]] = (WEIGHT_NORMS,)
     source: ClassVar[str] = _FREEZE
 
@@ -67,8 +71,10 @@ class AllFrozen(Rule):
                 tags=tuple(f"{tags.WEIGHT_NORM}/{name}" for name in still),
                 steps=(_first_step(run),),
                 numbers={"layers": len(still)},
-                means="No weight has changed since the first point. Nothing is trained.",
-                advice="Check the learning rate, requires_grad, and that the optimizer has this model's parameters.",
+                means=f"No weight of {len(still)} layers has changed since the first point, step {_first_step(run)}."
+                " Nothing is trained.",
+                advice="Check that the optimizer has this model's parameters. Then check the learning rate and"
+                " requires_grad.",
                 source=self.source,
             )
 
@@ -78,6 +84,7 @@ class HeadOnly(Rule):
     """Only the head is trained: the layers outside the numbered stack, or the last layer if none has a number."""
 
     id: ClassVar[str] = "head_only"
+    code: ClassVar[str] = "TBX-UPD-002"
     needs: ClassVar[tuple[Need, ...]] = (WEIGHT_NORMS,)
     source: ClassVar[str] = "Kumar et al. 2022, Fine-Tuning can Distort Pretrained Features, arXiv:2202.10054"
     only_notes: ClassVar[bool] = True
@@ -94,9 +101,10 @@ class HeadOnly(Rule):
                 tags=tuple(f"{tags.WEIGHT_NORM}/{name}" for name in still),
                 steps=(_first_step(run),),
                 numbers={"still": len(still), "moving": len(moving)},
-                means=f"Only {_join([*moving])} is trained; all {number} layers are frozen (a linear probe).",
-                advice="If this is not intended, set requires_grad of the layers"
-                " and pass their parameters to the optimizer.",
+                means=f"Only {_join([*moving])} is trained; all {number} layers are frozen (a linear probe)."
+                " The frozen layers keep their initial weights, pretrained or random.",
+                advice="Do nothing, if a linear probe is intended. Otherwise set requires_grad of the layers and pass"
+                " their parameters to the optimizer.",
                 source=self.source,
             )
 
@@ -110,6 +118,7 @@ class FrozenLayers(Rule):
     """
 
     id: ClassVar[str] = "frozen_layers"
+    code: ClassVar[str] = "TBX-UPD-003"
     needs: ClassVar[tuple[Need, ...]] = (WEIGHT_NORMS,)
     source: ClassVar[str] = _FREEZE
 
@@ -130,8 +139,10 @@ class FrozenLayers(Rule):
             tags=tuple(f"{tags.WEIGHT_NORM}/{name}" for name in still),
             steps=(_first_step(run),),
             numbers={"still": len(still), "moving": len(moving)},
-            means=f"Unchanged since the first point: {_join([*still])}. {len(moving)} other layers train.{why}",
-            advice="If this is not intended, check requires_grad and the optimizer's parameter groups.",
+            means=f"Unchanged since the first point: {_join([*still])}. {len(moving)} other layers train.{why}"
+            " Unchanged layers keep their initial weights, pretrained or random.",
+            advice="Check requires_grad of these layers, unless they are frozen on purpose. Then check that the"
+            " optimizer's parameter groups contain them.",
             source=self.source,
         )
 

@@ -22,6 +22,7 @@ class VanishingGradients(Rule):
     """Gradients of the first layers are much smaller than those of the last layers."""
 
     id: ClassVar[str] = "vanishing_gradients"
+    code: ClassVar[str] = "TBX-GRAD-001"
     needs: ClassVar[tuple[Need, ...]] = (LAYER_GRAD_NORMS,)
     source: ClassVar[str] = _SOURCE
 
@@ -42,9 +43,9 @@ class VanishingGradients(Rule):
             steps=(_first_step(run),),
             numbers={bottom: low, top: high, "ratio": low / high},
             means=f"Gradients vanish: their norm falls from {high:.2g} in {top} to {low:.2g} in {bottom}."
-            " The first layers hardly learn.",
-            advice="Look for saturated layers in between: the learning rate may be too high, the initialisation wrong,"
-            " or a residual connection or LayerNorm missing.",
+            " The first layers hardly learn, unless the optimizer divides by the size of the gradient.",
+            advice="Look for saturated activations between these layers. Other causes are a learning rate that is too"
+            " high, a wrong initialisation, and a missing residual connection or LayerNorm.",
             source=self.source,
         )
 
@@ -54,6 +55,7 @@ class ExplodingGradients(Rule):
     """Gradients of the first layers are much larger than those of the last layers."""
 
     id: ClassVar[str] = "exploding_gradients"
+    code: ClassVar[str] = "TBX-GRAD-002"
     needs: ClassVar[tuple[Need, ...]] = (LAYER_GRAD_NORMS,)
     source: ClassVar[str] = _SOURCE
 
@@ -73,9 +75,11 @@ class ExplodingGradients(Rule):
             tags=(f"{tags.GRAD_NORM}/{bottom}", f"{tags.GRAD_NORM}/{top}"),
             steps=(_first_step(run),),
             numbers={bottom: low, top: high, "ratio": low / high},
-            means=f"Gradients explode: their norm grows from {high:.2g} in {top} to {low:.2g} in {bottom}.",
-            advice="Clip gradients by norm, lower the learning rate, or warm up."
-            " Check the initialisation and the LayerNorms.",
+            means=f"Gradients explode: their norm grows from {high:.2g} in {top} to {low:.2g} in {bottom}."
+            f" Steps of the first layers are {low / high:.2g} times those of the last ones, unless the optimizer"
+            " divides by the size of the gradient.",
+            advice="Check the initialisation of these layers. Then check the LayerNorms between them, and clip"
+            " gradients by norm or warm up.",
             source=self.source,
         )
 

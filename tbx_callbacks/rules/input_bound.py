@@ -17,6 +17,7 @@ class InputBound(Rule):
     """The training spends a large share of its time waiting for the next batch."""
 
     id: ClassVar[str] = "input_bound"
+    code: ClassVar[str] = "TBX-DATA-001"
     needs: ClassVar[tuple[Need, ...]] = (INPUT_SHARE,)
     source: ClassVar[str] = (
         "PyTorch, performance tuning guide: docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html"
@@ -39,7 +40,7 @@ class InputBound(Rule):
             steps=(int(series.steps[0]), int(series.steps[-1])),
             numbers={"share": share},
             means=f"The training waits for data {share:.0%} of the time. The device is idle meanwhile.",
-            advice="Use more dataloader workers (dataloader_num_workers) and pinned memory."
-            " Preprocess the data before training.",
+            advice="Use more dataloader workers (dataloader_num_workers). If all CPU cores are busy already, preprocess"
+            " the data before the training. Pinned memory helps too.",
             source=self.source,
         )

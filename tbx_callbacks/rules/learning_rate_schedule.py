@@ -20,6 +20,7 @@ class NoWarmup(Rule):
     """The learning rate starts at its peak and decays, or it is constant and the loss rises at first."""
 
     id: ClassVar[str] = "no_warmup"
+    code: ClassVar[str] = "TBX-LR-002"
     needs: ClassVar[tuple[Need, ...]] = (LEARNING_RATE,)
     source: ClassVar[str] = (
         "Xiong et al. 2020, On Layer Normalization in the Transformer Architecture, arXiv:2002.04745"
@@ -49,9 +50,10 @@ class NoWarmup(Rule):
                     steps=(first,),
                     numbers={"first": float(series.values[0]), "peak": peak},
                     means=f"The learning rate is already at its peak ({peak:.3g}) at step {first}."
-                    " There is no warm-up, although gradients are often largest in the first steps.",
-                    advice="Warm up over the first 6 to 10 % of the steps (warmup_steps),"
-                    " especially if results depend on the seed.",
+                    " There is no warm-up, although gradients are often largest in the first steps, and optimizers with"
+                    " moving averages have hardly measured them.",
+                    advice="Warm up over the first 6 to 10 % of the steps (warmup_steps). This matters most if results"
+                    " depend on the seed.",
                     source=self.source,
                 )
                 return
@@ -70,6 +72,7 @@ class DecayedEarly(Rule):
     """The learning rate reaches zero long before training ends."""
 
     id: ClassVar[str] = "decayed_early"
+    code: ClassVar[str] = "TBX-LR-003"
     needs: ClassVar[tuple[Need, ...]] = (LEARNING_RATE,)
     source: ClassVar[str] = "Li, Yumer and Ramanan 2020, Budgeted Training, arXiv:1905.04753"
     compares_with_start: ClassVar[bool] = True
@@ -96,8 +99,8 @@ class DecayedEarly(Rule):
                     numbers={"share": step / last, "peak": peak},
                     means=f"The learning rate has been zero since step {step} of {last}."
                     f" The last {1 - step / last:.0%} of the training changed nothing.",
-                    advice="Pass the real number of optimizer steps to the scheduler:"
-                    " batches per epoch, divided by accumulation steps, times epochs.",
+                    advice="Pass the real number of optimizer steps to the scheduler. It is the number of batches per"
+                    " epoch, divided by accumulation steps, times epochs. Call the scheduler once a step.",
                     source=self.source,
                 )
                 return

@@ -19,6 +19,7 @@ class LearningRateTooHigh(Rule):
     """The first steps inflate the weights or raise the loss, and the loss hardly improves afterwards."""
 
     id: ClassVar[str] = "learning_rate_too_high"
+    code: ClassVar[str] = "TBX-LR-001"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS, LEARNING_RATE)
     source: ClassVar[str] = "Smith 2017, Cyclical Learning Rates (the range test), arXiv:1506.01186"
     compares_with_start: ClassVar[bool] = True
@@ -70,8 +71,9 @@ class LearningRateTooHigh(Rule):
             steps=(int(series.steps[0]), int(series.steps[number - 1])),
             numbers={"rate": rate, "loss_start": start, "loss_end": end, **grown},
             means=f"The learning rate ({rate:.2g}) is too high from the start: by step {series.steps[number - 1]}"
-            f" {evidence}. The loss is {end:.3g}, compared with {start:.3g} initially.",
-            advice="Divide the learning rate by 10, then by 10 again, and warm up."
+            f" {evidence}. The loss is {end:.3g}, compared with {start:.3g} initially: its steps"
+            " destroyed more than they learned.",
+            advice="Divide the learning rate by 10. If that does not suffice, divide it by 10 again, and warm up."
             " For fine-tuning pretrained transformers, 1e-5 to 5e-5 is usual.",
             source=self.source,
         )

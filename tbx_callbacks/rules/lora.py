@@ -16,6 +16,7 @@ class LoraNotTraining(Rule):
     """LoRA's B matrices are still zero, their initial value, or no LoRA matrix changes."""
 
     id: ClassVar[str] = "lora_not_training"
+    code: ClassVar[str] = "TBX-LORA-001"
     needs: ClassVar[tuple[Need, ...]] = (LORA,)
     source: ClassVar[str] = "Hu et al. 2021, LoRA, section 4.1 (B starts at zero), arXiv:2106.09685"
 
@@ -40,7 +41,7 @@ class LoraNotTraining(Rule):
                 if zero
                 else f"{len(untrained)} LoRA matrices have not changed. The adapter is not trained."
             ),
-            advice="Make the adapter trainable: set requires_grad of lora_A and lora_B, or load it with"
-            " is_trainable=True. Create the optimizer after adding the adapter.",
+            advice="Create the optimizer after the adapter was added. Then check that lora_A and lora_B have"
+            " requires_grad; an adapter that is loaded needs is_trainable=True.",
             source=self.source,
         )

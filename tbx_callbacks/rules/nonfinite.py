@@ -34,6 +34,7 @@ class NonFinite(Rule):
     """
 
     id: ClassVar[str] = "nonfinite"
+    code: ClassVar[str] = "TBX-NUM-001"
     needs: ClassVar[tuple[Need, ...]] = (NONFINITE,)
     source: ClassVar[str] = "PyTorch, autograd anomaly detection: docs.pytorch.org/docs/stable/autograd.html"
 
@@ -62,11 +63,11 @@ class NonFinite(Rule):
                 numbers={"points": len(steps)},
                 means=f"The gradient norm is NaN or Inf at {len(steps)} points, first {_interval(norm[1], steps[0])}"
                 + (
-                    ", and stays so."
+                    ", and stays so. A step with such a gradient writes it into the weights, unless it is skipped."
                     if stays_bad
                     else ". Later points are finite, so these steps were probably skipped."
                 ),
-                advice="Add the metric nonfinite, which names the layer. Train in bf16 instead of fp16.",
+                advice="Add the metric nonfinite, which names the layer. With fp16, train in bf16 instead.",
                 source=self.source,
             )
 
@@ -78,7 +79,7 @@ class NonFinite(Rule):
             steps=(min(bad.values()),),
             means=f"Gradients contained NaN or Inf at step {min(bad.values())}, but weights did not."
             " The step was skipped, as is normal while fp16 searches for its loss scale.",
-            advice="Do nothing unless it happens often. bf16 needs no loss scale.",
+            advice="Do nothing, unless it happens often. bf16 needs no loss scale.",
             source=self.source,
         )
 
@@ -103,9 +104,10 @@ class NonFinite(Rule):
             tags=(*([tag] if tag in run.scalars else []), *(tag for tag, at in bad.items() if at == step)),
             steps=(step,) if began in (None, step) else (began or step, step),
             numbers={tag: float(at) for tag, at in bad.items()},
-            means=f"NaN or Inf {when}{where}. Training after this step is lost.",
-            advice="Go back to a checkpoint before this step and look at its batch. Lower the learning rate,"
-            f" clip gradients, or train in bf16 or fp32 instead of fp16.{remedy}",
+            means=f"NaN or Inf {when}{where}. Each update carries it into more weights: training after this step is"
+            " lost.",
+            advice="Go back to a checkpoint before this step and look at its batch. If the batch is sound, lower the"
+            f" learning rate, clip gradients, or train in bf16 or fp32 instead of fp16.{remedy}",
             source=self.source,
         )
 

@@ -21,6 +21,7 @@ class Overfitting(Rule):
     """The evaluation loss rose while the training loss kept falling; reports the step."""
 
     id: ClassVar[str] = "overfitting"
+    code: ClassVar[str] = "TBX-EVAL-001"
     needs: ClassVar[tuple[Need, ...]] = (EVAL_LOSS, TRAIN_LOSS)
     source: ClassVar[str] = "Prechelt 1998, Early Stopping - But When?, doi:10.1007/3-540-49430-8_3"
 
@@ -86,9 +87,10 @@ class Overfitting(Rule):
             steps=(step, int(series.steps[-1])),
             numbers={"best": low, "last": last, "train_at_best": before, "train_last": now},
             means=f"Overfitting, from between steps {step} and {following} on: the {title} rose from {low:.3g} to"
-            f" {last:.3g} while the training loss fell from {before:.3g} to {now:.3g}.",
-            advice=f"Keep the checkpoint of step {step} (load_best_model_at_end) or stop earlier."
-            " Use more data, dropout or weight decay. Look for wrong labels.",
+            f" {last:.3g} while the training loss fell from {before:.3g} to {now:.3g}. What the model"
+            " learned since then holds for its training examples only.",
+            advice=f"Keep the checkpoint of step {step} (load_best_model_at_end). To get further, use more data,"
+            " dropout or weight decay, and look for wrong labels.",
             source=self.source,
         )
 
@@ -105,6 +107,7 @@ class EvalDisagrees(Rule):
     """Evaluation is bad from the start and gets worse while training improves: labels or preprocessing differ."""
 
     id: ClassVar[str] = "eval_disagrees"
+    code: ClassVar[str] = "TBX-EVAL-002"
     needs: ClassVar[tuple[Need, ...]] = (EVAL_LOSS, TRAIN_LOSS)
     source: ClassVar[str] = "Northcutt, Athalye and Mueller 2021, Pervasive Label Errors in Test Sets, arXiv:2103.14749"
 
@@ -141,8 +144,8 @@ class EvalDisagrees(Rule):
                 means=f"The {one.title} rose from {first:.3g} to {last:.3g}"
                 f" while the training loss fell from {start:.3g} to {end:.3g}."
                 " The two data sets seem to disagree about the correct answers.",
-                advice="Compare the label mapping (label2id) and the preprocessing of both data sets."
-                " Read ten evaluation examples with their predictions.",
+                advice="Compare the label mapping (label2id) of both data sets. Then compare their preprocessing, and"
+                " read ten evaluation examples with their predictions.",
                 source=self.source,
             )
 
@@ -169,6 +172,7 @@ class AccuracyGap(Rule):
     """Training accuracy is far above evaluation accuracy."""
 
     id: ClassVar[str] = "accuracy_gap"
+    code: ClassVar[str] = "TBX-EVAL-003"
     needs: ClassVar[tuple[Need, ...]] = (EVAL_ACCURACY, TRAIN_ACCURACY)
     source: ClassVar[str] = "Goodfellow, Bengio and Courville 2016, Deep Learning, section 5.2, deeplearningbook.org"
 
@@ -194,7 +198,7 @@ class AccuracyGap(Rule):
                 numbers={"train": train_accuracy, "eval": eval_accuracy},
                 means=f"Accuracy is {train_accuracy:.1%} in training and {eval_accuracy:.1%} in evaluation."
                 " The model has memorized the training data, or the two data sets differ.",
-                advice="Check that both data sets have the same source and preprocessing."
-                " Use more data, fewer epochs or dropout.",
+                advice="Check that both data sets have the same source and preprocessing. If they have, use more data,"
+                " fewer epochs or dropout.",
                 source=self.source,
             )

@@ -19,6 +19,7 @@ class EntropyCollapse(Rule):
     """The entropy of the policy fell to a small share of its initial value."""
 
     id: ClassVar[str] = "entropy_collapse"
+    code: ClassVar[str] = "TBX-RL-001"
     needs: ClassVar[tuple[Need, ...]] = (ENTROPY, POLICY)
     source: ClassVar[str] = (
         "Cui et al. 2025, The Entropy Mechanism of Reinforcement Learning for Reasoning Language Models,"
@@ -44,8 +45,8 @@ class EntropyCollapse(Rule):
             numbers={"start": start, "end": end},
             means=f"The entropy of the policy fell from {start:.3g} to {end:.3g}."
             " Samples of one prompt are nearly alike, so that there is little left to choose from.",
-            advice="Read samples of one prompt. Lower the learning rate, sample at a higher temperature, or add an"
-            " entropy bonus.",
+            advice="Read samples of one prompt. If they are alike, lower the learning rate, sample at a higher"
+            " temperature, or add an entropy bonus.",
             source=self.source,
         )
 
@@ -55,6 +56,7 @@ class KlRunaway(Rule):
     """The KL divergence from the reference model grows faster and faster."""
 
     id: ClassVar[str] = "kl_runaway"
+    code: ClassVar[str] = "TBX-RL-002"
     needs: ClassVar[tuple[Need, ...]] = (KL,)
     source: ClassVar[str] = (
         "Gao, Schulman and Hilton 2022, Scaling Laws for Reward Model Overoptimization, arXiv:2210.10760"
@@ -80,7 +82,8 @@ class KlRunaway(Rule):
             numbers={"middle": middle, "last": last},
             means=f"The KL divergence from the reference model is {last:.3g}; it was {middle:.3g} in the middle of the"
             " run. The model leaves the reference faster and faster.",
-            advice="Compare samples with those of the reference model. Raise beta, or lower the learning rate.",
+            advice="Compare samples with those of the reference model. If they are worse, raise beta or lower the"
+            " learning rate.",
             source=self.source,
         )
 
@@ -90,6 +93,7 @@ class NoRewardVariance(Rule):
     """In most groups all completions have the same reward, which gives no gradient."""
 
     id: ClassVar[str] = "no_reward_variance"
+    code: ClassVar[str] = "TBX-RL-003"
     needs: ClassVar[tuple[Need, ...]] = (ZERO_STD,)
     source: ClassVar[str] = "Yu et al. 2025, DAPO, section 3.2 (dynamic sampling), arXiv:2503.14476"
 
@@ -108,8 +112,8 @@ class NoRewardVariance(Rule):
             steps=steps,
             numbers={"share": share},
             means=f"In {share:.0%} of the groups all completions have the same reward. These groups give no gradient.",
-            advice="Check that the reward function can tell completions apart. Leave out prompts that are always or"
-            " never solved, or sample more completions of a prompt.",
+            advice="Check that the reward function can tell completions apart. If it can, leave out prompts that are"
+            " always or never solved, or sample more completions of a prompt.",
             source=self.source,
         )
 
@@ -119,6 +123,7 @@ class LikelihoodFalls(Rule):
     """The log-probabilities of chosen and of rejected answers both fall."""
 
     id: ClassVar[str] = "likelihood_falls"
+    code: ClassVar[str] = "TBX-RL-004"
     needs: ClassVar[tuple[Need, ...]] = (CHOSEN, REJECTED)
     source: ClassVar[str] = (
         "Razin et al. 2024, Unintentional Unalignment: Likelihood Displacement in Direct Preference Optimization,"
@@ -151,8 +156,8 @@ class LikelihoodFalls(Rule):
             },
             means=f"The log-probability of chosen answers fell from {start:.4g} to {end:.4g}, that of rejected answers"
             f" from {rejected_start:.4g} to {rejected_end:.4g}. The probability moves to answers that are neither.",
-            advice="Read samples of the model. Add a loss on the chosen answers (rpo_alpha), raise beta, or lower the"
-            " learning rate.",
+            advice="Read samples of the model. If they got worse, add a loss on the chosen answers (rpo_alpha), raise"
+            " beta, or lower the learning rate.",
             source=self.source,
         )
 
@@ -169,6 +174,7 @@ class CompletionsTruncated(Rule):
     """Many completions end at the length limit."""
 
     id: ClassVar[str] = "completions_truncated"
+    code: ClassVar[str] = "TBX-RL-005"
     needs: ClassVar[tuple[Need, ...]] = (TRUNCATED,)
     source: ClassVar[str] = "Yu et al. 2025, DAPO, section 3.4 (overlong completions), arXiv:2503.14476"
 
@@ -186,10 +192,10 @@ class CompletionsTruncated(Rule):
             tags=(tag,),
             steps=steps,
             numbers={"share": share},
-            means=f"{share:.0%} of the completions are cut at the length limit, so that their reward is that of an"
-            " unfinished answer.",
-            advice="Raise max_completion_length, check that the model can end its answer, or mask truncated completions"
-            " (mask_truncated_completions).",
+            means=f"{share:.0%} of the completions are cut at the length limit. Their reward is that of an unfinished"
+            " answer.",
+            advice="Read a truncated completion to see whether the model can end its answer. If it can, raise"
+            " max_completion_length, or mask truncated completions (mask_truncated_completions).",
             source=self.source,
         )
 

@@ -7,6 +7,7 @@ Any rule can also be named by the dotted path of its class.
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from tbx_callbacks._extensions import ExtensionError, Registry, check_frozen_dataclass
 from tbx_callbacks._text import short
@@ -30,6 +31,7 @@ from tbx_callbacks.rules.preference_tuning import (
     LikelihoodFalls,
     NoRewardVariance,
 )
+from tbx_callbacks.rules.replicas import ReplicasDiffer
 from tbx_callbacks.rules.required_series import Need
 from tbx_callbacks.rules.underfitting import Plateau, Underfitting
 from tbx_callbacks.rules.update_ratio import UpdateTooLarge, UpdateTooSmall
@@ -61,6 +63,7 @@ RULES: dict[str, type[Rule]] = {
     "dead_activations": DeadActivations,
     "amp_scale_collapse": AmpScaleCollapse,
     "amp_skipped_steps": AmpSkippedSteps,
+    "replicas_differ": ReplicasDiffer,
     "input_bound": InputBound,
     "lora_not_training": LoraNotTraining,
     "entropy_collapse": EntropyCollapse,
@@ -73,6 +76,10 @@ RULES: dict[str, type[Rule]] = {
 
 GROUPS: dict[str, tuple[str, ...]] = {"wiring": tuple(WIRING_RULES)}
 """Names that stand for several rules in YAML."""
+
+
+CODE = re.compile(r"[A-Z][A-Z0-9]{1,9}-[A-Z]{2,8}-\d{3}")
+"""The form of codes; those of the bundled rules begin with `TBX-`."""
 
 
 def _check(loaded: object, name: str | None) -> type[Rule]:
@@ -92,11 +99,23 @@ def _check(loaded: object, name: str | None) -> type[Rule]:
     if id_ is not None and (not isinstance(id_, str) or id_ in RULES or id_ != (name or id_)):
         rule = f"be {name!r}, as its entry point" if name else "differ from those of the bundled rules"
         raise ExtensionError(f"id must {rule}, got {short(id_)}; leave it out to use the rule's name")
+    code = getattr(cls, "code", "")
+    if not isinstance(code, str) or (code and not CODE.fullmatch(code)):
+        raise ExtensionError(f"code must have the form ACME-LR-001, got {short(code)}; leave it out to have none")
+    if code.startswith("TBX-"):
+        raise ExtensionError(
+            f"code must not begin with TBX-, as bundled rules do, got {short(code)}; use another prefix"
+        )
     return cls
 
 
 RULE_CLASSES = Registry("rule", RULES, _check)
 """Finds a rule by the name of a bundled one, of an entry point, or by its dotted path."""
+
+
+def code_of(rule: Rule | type[Rule]) -> str:
+    """Returns a rule's code; "" if it has none, as a rule that does not derive from `Rule` may."""
+    return getattr(rule, "code", "")
 
 
 def create_rule(name: str, cls: type[Rule], **thresholds: float) -> Rule:

@@ -145,6 +145,12 @@ CLIP_FACTOR = Need("the clip factor", "clip", (tags.CLIP_FACTOR,))
 ZERO_SHARES = Need("shares of zeros in activations", "activations", (f"{tags.ACTIVATIONS}/.+/zero_share",))
 AMP_SCALE = Need("the loss scale", "amp, in a run with fp16", (tags.AMP_SCALE,))
 AMP_SKIPPED = Need("skipped steps", "amp, in a run with fp16", (tags.AMP_SKIPPED_STEPS,))
+REPLICAS = Need(
+    "comparisons of the ranks' copies",
+    "replicas, with several ranks",
+    (f"{tags.REPLICAS}/(weights|optimizer_state|buffers|unmatched)/total",),
+    f"{tags.REPLICAS_WEIGHTS}/{tags.TOTAL}",
+)
 INPUT_SHARE = Need("the share of time spent waiting for data", "input_share", (tags.INPUT_SHARE,))
 LORA = Need(
     "norms of LoRA matrices",

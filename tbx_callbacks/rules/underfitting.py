@@ -24,6 +24,7 @@ class Underfitting(Rule):
     """
 
     id: ClassVar[str] = "underfitting"
+    code: ClassVar[str] = "TBX-LOSS-003"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = "Karpathy 2019, A Recipe for Training Neural Networks, karpathy.github.io/2019/04/25/recipe"
     compares_with_start: ClassVar[bool] = True
@@ -70,8 +71,9 @@ class Underfitting(Rule):
             numbers={"start": start, "end": end},
             means=f"The training loss started at {start:.3g} and is {end:.3g} at step {series.steps[-1]}."
             " The model has learned next to nothing.",
-            advice="Check that labels match their inputs and that the optimizer has the model's parameters."
-            " Try to overfit one batch. Try learning rates 3 and 10 times higher and lower.",
+            advice="Train on one batch only, until its loss is near zero. If that fails, check that the optimizer has"
+            " the model's parameters, and try learning rates 10 times higher and lower. If it works, check that labels"
+            " match their inputs.",
             source=self.source,
         )
 
@@ -92,6 +94,7 @@ class Plateau(Rule):
     """The training loss fell at first, then stopped falling while still high."""
 
     id: ClassVar[str] = "plateau"
+    code: ClassVar[str] = "TBX-LOSS-004"
     needs: ClassVar[tuple[Need, ...]] = (TRAIN_LOSS,)
     source: ClassVar[str] = "PyTorch, ReduceLROnPlateau: docs.pytorch.org/docs/stable/optim.html"
     compares_with_start: ClassVar[bool] = True
@@ -138,8 +141,9 @@ class Plateau(Rule):
             tags=(entry[0],),
             steps=(step, int(series.steps[-1])),
             numbers={"best": best, "start": start},
-            means=f"The training loss has stayed at about {best:.3g} since step {step}.",
-            advice="If the loss should be lower, use a decaying learning rate, a larger model or cleaner labels."
-            " Otherwise stop earlier.",
+            means=f"The training loss fell from {start:.3g} and has stayed at about {best:.3g} since step {step}."
+            " The steps since then changed nothing that the loss shows.",
+            advice="Let the learning rate decay, if the loss should be lower. If it does already, use a larger model or"
+            " cleaner labels, or stop earlier.",
             source=self.source,
         )

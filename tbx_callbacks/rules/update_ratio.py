@@ -23,6 +23,7 @@ class UpdateTooLarge(Rule):
     """Steps change a layer by a large share of its weight norm, and the loss falls little."""
 
     id: ClassVar[str] = "update_too_large"
+    code: ClassVar[str] = "TBX-UPD-004"
     needs: ClassVar[tuple[Need, ...]] = (UPDATE_RATIOS,)
     source: ClassVar[str] = _SOURCE
 
@@ -43,8 +44,10 @@ class UpdateTooLarge(Rule):
                 steps=(_first_step(run),),
                 numbers=large,
                 means=f"Steps change {worst} by {large[worst]:.1%} of its weight norm, and {len(large)} layers in total"
-                f" by over {limit:.0%}. Pretrained knowledge may be lost.",
-                advice="Lower the learning rate, or warm up longer. About 0.1 % per step is usual.",
+                f" by over {limit:.0%}. Such steps overwrite what these layers have learned, pretrained knowledge"
+                " included.",
+                advice="Divide the learning rate by 10. About 0.1 % per step is usual. If only the first steps are that"
+                " large, warm up longer.",
                 source=self.source,
             )
 
@@ -54,6 +57,7 @@ class UpdateTooSmall(Rule):
     """A step hardly changes a layer."""
 
     id: ClassVar[str] = "update_too_small"
+    code: ClassVar[str] = "TBX-UPD-005"
     needs: ClassVar[tuple[Need, ...]] = (UPDATE_RATIOS,)
     source: ClassVar[str] = _SOURCE
 
@@ -70,8 +74,10 @@ class UpdateTooSmall(Rule):
                 tags=tuple(f"{tags.UPDATE_RATIO}/{name}" for name in small),
                 steps=(_first_step(run),),
                 numbers=small,
-                means=f"Steps change {least} by at most {small[least]:.1g} of its weight norm. It does not learn.",
-                advice="Raise the learning rate of this group, or find out why its gradient is so small.",
+                means=f"Steps change {least} by at most {small[least]:.1g} of its weight norm. It does not learn:"
+                " weights in float32 cannot even hold changes below 1e-7 of their size.",
+                advice="Raise the learning rate of this parameter group 10 times. If its gradient is tiny, find out"
+                " why first.",
                 source=self.source,
             )
 

@@ -41,7 +41,13 @@ class Verdict:
 
 
 def verdict_of(
-    findings: Sequence[Finding], unjudged: Sequence[Unjudged], failed: Collection[str], rules: Collection[str]
+    findings: Sequence[Finding],
+    unjudged: Sequence[Unjudged],
+    failed: Collection[str],
+    rules: Collection[str],
+    decisive: Sequence[Sequence[str]] = DECISIVE,
+    *,
+    num_acknowledged: int = 0,
 ) -> Verdict:
     """Sums up a diagnosis.
 
@@ -50,29 +56,40 @@ def verdict_of(
         unjudged: the rules that lacked data.
         failed: the names of the rules that raised.
         rules: the names of all rules.
+        decisive: groups of rules, see `DECISIVE`.
+        num_acknowledged: the number of further findings, which the project has acknowledged.
     """
+    besides = f" {_count(num_acknowledged, 'finding')} acknowledged." if num_acknowledged else ""
     lacking = {entry.id: entry for entry in unjudged}
     number = len(rules) - len(lacking) - len(failed)
-    open_rules = _undecided(lacking, failed, rules)
+    open_rules = _undecided(lacking, failed, rules, decisive)
     remedy = _remedy(open_rules, lacking)
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in ("error", "warning")}
     if any(counts.values()):
         found = " and ".join(
             _count(number_found, severity) for severity, number_found in counts.items() if number_found
         )
-        return Verdict("problems", number, len(rules), f"{found} found by {number} of {len(rules)} rules.", remedy)
+        return Verdict(
+            "problems", number, len(rules), f"{found} found by {number} of {len(rules)} rules.{besides}", remedy
+        )
     if open_rules:
         reason = _reason(open_rules[0], lacking)
-        text = f"Too little to judge: {reason}. {number} of {len(rules)} rules judged the run."
+        text = f"Too little to judge: {reason}. {number} of {len(rules)} rules judged the run.{besides}"
         return Verdict("too_little", number, len(rules), text, remedy)
-    what = "Nothing but notes" if findings else "Nothing"
-    return Verdict("nothing_found", number, len(rules), f"{what} found by {number} of {len(rules)} rules.", remedy)
+    what = "Nothing but notes" if findings else "Nothing else" if num_acknowledged else "Nothing"
+    text = f"{what} found by {number} of {len(rules)} rules.{besides}"
+    return Verdict("nothing_found", number, len(rules), text, remedy)
 
 
-def _undecided(lacking: Mapping[str, Unjudged], failed: Collection[str], rules: Collection[str]) -> list[str]:
+def _undecided(
+    lacking: Mapping[str, Unjudged],
+    failed: Collection[str],
+    rules: Collection[str],
+    decisive: Sequence[Sequence[str]],
+) -> list[str]:
     """Returns the first rule of each decisive group in which no rule judged the run."""
     judged = set(rules) - set(lacking) - set(failed)
-    groups = [group for group in DECISIVE if not judged & set(group)]
+    groups = [group for group in decisive if not judged & set(group)]
     return [next((rule for rule in group if rule in rules), group[0]) for group in groups]
 
 

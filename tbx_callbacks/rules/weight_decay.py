@@ -22,6 +22,7 @@ class WeightsShrink(Rule):
     """
 
     id: ClassVar[str] = "weights_shrink"
+    code: ClassVar[str] = "TBX-UPD-006"
     needs: ClassVar[tuple[Need, ...]] = (WEIGHT_NORMS,)
     source: ClassVar[str] = "Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization, arXiv:1711.05101"
     compares_with_start: ClassVar[bool] = True
@@ -50,7 +51,8 @@ class WeightsShrink(Rule):
             steps=(int(series.steps[0]), int(series.steps[-1])),
             numbers=shrunk,
             means=f"The weights shrink: {len(shrunk)} of {len(shares)} layers have less than {self.left:.0%} of their"
-            f" first norm left, {least} has {shrunk[least]:.0%}.",
-            advice="Lower the weight decay, or the learning rate that multiplies it.",
+            f" first norm left, {least} has {shrunk[least]:.0%}. Usually, weight decay removes more than the gradients"
+            " add.",
+            advice="Divide the weight decay by 10. The learning rate multiplies it, so a lower one helps too.",
             source=self.source,
         )

@@ -16,8 +16,8 @@ from tbx_callbacks.runs.series import Run, Series
 _TORCH = "docs.pytorch.org/docs/stable"
 
 
-def _need(check: str) -> tuple[Need, ...]:
-    return (Need(f"the check {check}", "wiring", (f"{tags.WIRING}/{check}",)),)
+def _need(check: str, metric: str = "wiring") -> tuple[Need, ...]:
+    return (Need(f"the check {check}", metric, (f"{tags.WIRING}/{check}",)),)
 
 
 class _CheckRule(Rule):
@@ -399,6 +399,50 @@ class LabelsSorted(_CheckRule):
     advice: ClassVar[str] = "Shuffle the training data: DataLoader(..., shuffle=True)."
 
 
+@dataclass(frozen=True)
+class PaddingAttended(_CheckRule):
+    """The loss depends on the tokens at padded positions."""
+
+    id: ClassVar[str] = "padding_attended"
+    code: ClassVar[str] = "TBX-WIRE-021"
+    needs: ClassVar[tuple[Need, ...]] = _need("padding_attended", "preflight")
+    source: ClassVar[str] = "Hugging Face, attention mask: huggingface.co/docs/transformers/glossary#attention-mask"
+    means: ClassVar[str] = (
+        "The loss changes when other tokens stand at the {number} padded positions of a batch ({details}): the model"
+        " attends to padding."
+    )
+    advice: ClassVar[str] = "Pass attention_mask to the model, and leave padded positions out of pooling and loss."
+
+
+@dataclass(frozen=True)
+class EvaluationRowsInTraining(_CheckRule):
+    """Rows of the evaluation are among those of the training."""
+
+    id: ClassVar[str] = "evaluation_rows_in_training"
+    code: ClassVar[str] = "TBX-WIRE-022"
+    needs: ClassVar[tuple[Need, ...]] = _need("evaluation_rows_in_training", "preflight")
+    source: ClassVar[str] = "Kapoor and Narayanan 2023, Leakage and the Reproducibility Crisis, arXiv:2207.07048"
+    means: ClassVar[str] = "{details} of the evaluation have the same inputs as a row of the training ({share})."
+    advice: ClassVar[str] = "Remove duplicates before the data is split."
+
+    share: float = 0.05  # a lower one is a note: short texts repeat
+
+    def severity_of(self, series: Series) -> Severity:
+        return "warning" if float(series.values[-1]) >= self.share else "note"
+
+
+@dataclass(frozen=True)
+class RepeatedBatches(_CheckRule):
+    """Every batch of the training has the same rows."""
+
+    id: ClassVar[str] = "repeated_batches"
+    code: ClassVar[str] = "TBX-WIRE-023"
+    needs: ClassVar[tuple[Need, ...]] = _need("repeated_batches", "preflight")
+    source: ClassVar[str] = f"PyTorch, DataLoader: {_TORCH}/data.html"
+    means: ClassVar[str] = "All {number} batches of the training have the same {details}."
+    advice: ClassVar[str] = "Look at the sampler and at the dataset's __getitem__: the index may be ignored."
+
+
 RULES: dict[str, type[Rule]] = {
     rule.id: rule
     for rule in (
@@ -422,6 +466,9 @@ RULES: dict[str, type[Rule]] = {
         PerfectAtOnce,
         UnknownTokens,
         LabelsSorted,
+        PaddingAttended,
+        EvaluationRowsInTraining,
+        RepeatedBatches,
     )
 }
 """The rules of the group `wiring`, by name."""

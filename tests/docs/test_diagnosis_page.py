@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tbx_callbacks import load_config
-from tbx_callbacks._config.rule_options import load_rules
+from tbx_callbacks._config.rule_options import load_rule_settings, load_rules
 from tbx_callbacks.rules import RULES
 from tests.helpers.confusion import rule_row
 from tests.helpers.planted_faults import FAULTS, HEALTHY
@@ -32,7 +32,8 @@ def test_diagnosis_page_confusion_table_misses_no_fault() -> None:
 
 
 def test_diagnosis_page_threshold_examples_load() -> None:
-    example, live = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+    example, known, live = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+    assert [entry.rule for entry in load_rule_settings(known).acknowledged] == ["no_warmup", "TBX-UPD-003"]
     rules = load_rules(example)
     assert "no_warmup" not in rules
     assert load_rules(live)["overfitting"] == rules["overfitting"]

@@ -49,7 +49,8 @@ def rule_row(name: str) -> str:
     what = (cls.__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ")
     options = "<br>".join(f"`{option}: {value:g}`" for option, value in thresholds(name).items()) or "none"
     reads = "; ".join(need.what for need in cls.needs)
-    return f"| `{name}` | {what} | {reads} | {options} | {cls.source} |"
+    code = f'<a id="{cls.code.lower()}"></a>`{name}`<br>{cls.code}'
+    return f"| {code} | {what} | {reads} | {options} | {cls.source} |"
 
 
 def confusion_row(row: Row) -> str:

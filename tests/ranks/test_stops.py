@@ -38,7 +38,7 @@ def test_stop_and_checkpoint_on_all_ranks_same_step(ended: list[EndedRank], fold
     output = printed(ended, "ddp")
     assert steps(output) == [7, 7]  # the loss is NaN at step 5, which is logged at step 6
     assert steps(output, "saves") == [7, 7]
-    assert ["error nonfinite since step 6" in rank for rank in output] == [True, False]
+    assert ["error TBX-NUM-001 nonfinite since step 6" in rank for rank in output] == [True, False]
     (alert,) = Run(folder / "ddp").texts["alerts/nonfinite"]
     assert alert.startswith("**error: nonfinite**, found at step 6")
 
@@ -60,7 +60,7 @@ def test_stop_with_ended_rank_stops_nobody(ended: list[EndedRank]) -> None:
 def test_warning_rule_stops_no_rank(ended: list[EndedRank]) -> None:
     output = printed(ended, "warns")
     assert steps(output) == [16, 16]
-    assert output[0].count("error nonfinite since step 6") == 1
+    assert output[0].count("error TBX-NUM-001 nonfinite since step 6") == 1
 
 
 @pytest.mark.parametrize(

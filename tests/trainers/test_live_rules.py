@@ -59,7 +59,7 @@ def test_huggingface_rule_stops_and_saves(tmp_path: Path, caplog: pytest.LogCapt
     assert run.state.global_step == 7  # NaN after step 5, logged at 6; the action follows at the end of the next step
     assert (tmp_path / "checkpoint-7" / "trainer_state.json").is_file()
     assert [(finding.id, finding.steps[0]) for finding in called] == [("nonfinite", 6)]
-    assert caplog.text.count("error nonfinite since step 6") == 1
+    assert caplog.text.count("error TBX-NUM-001 nonfinite since step 6") == 1
     assert "**error: nonfinite**, found at step 6" in alert(callback.log_dir)
     assert "checkpoint requested; stop requested" in alert(callback.log_dir)
     assert read_run(str(callback.log_dir)).texts["alerts/nonfinite"].steps.tolist() == [6]
@@ -217,12 +217,12 @@ def test_resumed_run_judged_with_earlier_points(tmp_path: Path, monkeypatch: pyt
 def test_resumed_run_finding_not_repeated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     risen = [0.7 * 0.97**step for step in range(100)] + [0.9] * 60
     assert "divergence" in fed_loop(tmp_path / "run", risen)
-    assert caplog.text.count("error divergence") == 1
+    assert caplog.text.count("error TBX-LOSS-001 divergence") == 1
     fed_loop(tmp_path / "run", [0.9] * 10, start=160)
-    assert caplog.text.count("error divergence") == 1
+    assert caplog.text.count("error TBX-LOSS-001 divergence") == 1
     # steps after it are trained again, and their finding is written again
     fed_loop(tmp_path / "run", [0.9] * 60, start=100)
-    assert caplog.text.count("error divergence") == 2
+    assert caplog.text.count("error TBX-LOSS-001 divergence") == 2
 
 
 def test_huggingface_stop_without_step_metrics(tmp_path: Path) -> None:

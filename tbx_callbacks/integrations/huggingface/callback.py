@@ -26,6 +26,7 @@ from tbx_callbacks.integrations.huggingface.info import (
 from tbx_callbacks.integrations.huggingface.loss_scale import REMEDY, LossComparison, warning
 from tbx_callbacks.integrations.huggingface.run_folder import checkpoint_state, choose, runs_dir
 from tbx_callbacks.integrations.module_lookup import module_in
+from tbx_callbacks.integrations.preflight import Preflight, preflight
 from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.runs.folders import RunLocation
 
@@ -75,6 +76,31 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
         self._session.watch_model(trainer.model)
         attach(trainer, self._session)
         return self
+
+    def preflight(self, batches: Any = None, *, evaluation: Any = None) -> Preflight:
+        """Checks the training on its first batches, before `trainer.train()`, and logs what it finds; see `preflight`.
+
+        Args:
+            batches: a batch, or a data loader. Default: the trainer's training data.
+            evaluation: a data loader of the evaluation. Default: the trainer's evaluation data, if there is one set.
+
+        Raises:
+            RuntimeError: the callback is not attached.
+        """
+        trainer = self._trainer
+        if trainer is None:
+            raise RuntimeError("preflight must know the trainer; call callback.attach(trainer) first")
+        if evaluation is None and batches is None and trainer.eval_dataset is not None:
+            evaluation = None if isinstance(trainer.eval_dataset, dict) else trainer.get_eval_dataloader()
+        result = preflight(
+            trainer.model,
+            trainer.get_train_dataloader() if batches is None else batches,
+            optimizers=trainer.optimizer,
+            loss=lambda model, batch: trainer.compute_loss(model, trainer._prepare_inputs(batch), return_outputs=True),
+            evaluation=evaluation,
+            tokenizer=getattr(trainer, "processing_class", None),
+        )
+        return self._session.report(result)
 
     def state(self) -> dict[str, Any]:
         """Returns the state that the Trainer stores in a checkpoint: the run's folder."""

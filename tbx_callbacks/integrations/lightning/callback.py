@@ -27,6 +27,7 @@ from tbx_callbacks.integrations.lightning.info import (
     training_info,
 )
 from tbx_callbacks.integrations.lightning.logger import Listener, is_tensorboard
+from tbx_callbacks.integrations.preflight import Preflight, preflight
 from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.metrics.hparam_values import HParamValue, plain_hparams
 from tbx_callbacks.rules.base import Action
@@ -205,6 +206,22 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     def __setattr__(self, name: str, value: object) -> None:
         if name not in ("log", "log_dict"):  # the Trainer sets the module's functions on every callback
             super().__setattr__(name, value)
+
+    def preflight(self, module: Any, batches: Any, *, evaluation: Any = None, tokenizer: Any = None) -> Preflight:
+        """Checks the training on its first batches, before `trainer.fit()`, and logs what it finds; see `preflight`.
+
+        Args:
+            module: the LightningModule; the loss is that of its `training_step`.
+            batches: the data loader of the training, or one of its batches.
+            evaluation: a data loader of the evaluation.
+            tokenizer: the tokenizer, to count unknown tokens.
+        """
+
+        def loss(model: Any, batch: Any) -> Any:
+            result = model.training_step(batch, 0)
+            return result["loss"] if isinstance(result, Mapping) else result
+
+        return self._session.report(preflight(module, batches, loss=loss, evaluation=evaluation, tokenizer=tokenizer))
 
     # -- private ---------------------------------------------------------------------------------------------------
 

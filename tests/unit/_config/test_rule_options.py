@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from tbx_callbacks._config.errors import ConfigError
-from tbx_callbacks._config.rule_options import load_rules
-from tbx_callbacks.rules import RULES, default_rules
+from tbx_callbacks._config.metric_set import load_config
+from tbx_callbacks._config.rule_options import load_rule_settings, load_rules
+from tbx_callbacks.rules import RULES, default_rules, diagnose
 from tbx_callbacks.rules.clipping import ClippingSaturated
 from tbx_callbacks.rules.overfitting import Overfitting
+from tests.helpers.outside_package import RULE, install
+from tests.helpers.rule_cases import run_of
 
 
 def test_load_rules_thresholds_replaced_and_off() -> None:
@@ -80,3 +83,33 @@ def test_load_rules_file_read_or_refused(tmp_path: Path) -> None:
         load_rules(file)
     with pytest.raises(ConfigError, match=r"gone.yaml: a file of rules must be a readable UTF-8 file"):
         load_rules(tmp_path / "gone.yaml")
+
+
+def test_acknowledged_entries_add_to_extended_set(tmp_path: Path) -> None:
+    base = tmp_path / "base.yaml"
+    base.write_text("metrics: [loss]\nrules: {acknowledged: [{rule: no_warmup, reason: a}]}\n")
+    own = {"extends": str(base), "rules": {"acknowledged": [{"rule": "plateau", "reason": "b"}]}}
+    assert [entry.rule for entry in load_config(own).live.acknowledged] == ["no_warmup", "plateau"]
+    assert load_config({**own, "rules": {}}).live.acknowledged == load_config(base).live.acknowledged
+    assert load_config({**own, "rules": False}).live.acknowledged == ()
+    assert load_config(own).digest != load_config(base).digest
+    assert [entry.rule for entry in load_rule_settings(own).acknowledged] == ["plateau"]
+
+
+def test_acknowledged_outside_rule_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = RULE.replace("        needs =", "        code = 'ACME-LR-001'\n        needs =", 1)
+    install(
+        tmp_path,
+        monkeypatch,
+        {"tbx_callbacks.rules": {"too_high": "my_pkg.rules:TooHigh"}},
+        files={"__init__": "", "rules": text},
+    )
+    for name in ("too_high", "ACME-LR-001"):
+        settings = load_rule_settings({"rules": {"acknowledged": [{"rule": name, "reason": "known"}]}})
+        run = run_of({"train/loss": [70.0] * 60})
+        known = diagnose(run, settings.rules, acknowledged=settings.acknowledged).acknowledged
+        assert [one.finding.id for one in known] == ["too_high"]
+    named = {"my_pkg.rules.TooHigh": {}, "acknowledged": [{"rule": "my_pkg.rules.TooHigh", "reason": "known"}]}
+    assert load_rule_settings({"rules": named}).acknowledged
+    with pytest.raises(ConfigError, match="known rule, got 'ACME-LR-002'; did you mean 'ACME-LR-001'"):
+        load_rules({"rules": {"acknowledged": [{"rule": "ACME-LR-002", "reason": "known"}]}})

@@ -40,7 +40,9 @@ class FedRules:
     def __init__(self, rules: Any) -> None:
         self.written: list[tuple[int, str, str]] = []
         live = load_config({"metrics": ["loss"], "rules": rules}).live
-        self.runner = RuleRunner(live.active_rules(), write=self._write)
+        self.runner = RuleRunner(
+            live.active_rules(), write=self._write, acknowledged=live.acknowledged, folder="/runs/seed_1"
+        )
 
     def _write(self, step: int, values: Mapping[str, Text]) -> None:
         self.written += [(step, tag, text.markdown) for tag, text in values.items()]
@@ -65,8 +67,28 @@ def test_live_rules_finding_written_once_with_evidence(caplog: pytest.LogCapture
     assert "The training loss was best around step 600" in text
     assert re.search(r"\| best \| 0\.1\d* \|", text)
     (record,) = caplog.records
-    assert record.getMessage().startswith("error divergence since step 600: The training loss was best")
+    assert record.getMessage().startswith("error TBX-LOSS-001 divergence since step 600: The training loss was best")
     assert "[train/loss: best 0.1" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("entry", "acts"),
+    [
+        ({"rule": "divergence"}, False),
+        ({"rule": "TBX-LOSS-001"}, False),
+        ({"rule": "divergence", "tag": "train/*", "run": "seed_*"}, False),
+        ({"rule": "divergence", "tag": "eval/*"}, True),
+        ({"rule": "divergence", "run": "seed_2"}, True),
+        ({"rule": "loss_spike"}, True),
+    ],
+)
+def test_live_rules_acknowledged_finding_does_nothing(
+    entry: dict[str, str], acts: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = FedRules({"divergence": "stop", "acknowledged": [{**entry, "reason": "known"}]})
+    with caplog.at_level(logging.WARNING):
+        actions = rules.feed("train/loss", FALLS_THEN_RISES)
+    assert (Action.STOP in actions, bool(rules.written), bool(caplog.records)) == (acts, acts, acts)
 
 
 def test_live_rules_action_taken_once() -> None:

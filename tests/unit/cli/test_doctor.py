@@ -63,7 +63,8 @@ def test_doctor_json_holds_findings(tmp_path: Path) -> None:
     assert (one["run"], one["last_step"], one["unread"]) == (".", 410, {})
     (finding,) = one["findings"]
     assert (finding["id"], finding["severity"], finding["steps"]) == ("nonfinite", "error", [410])
-    assert set(finding) == {"id", "severity", "tags", "steps", "numbers", "means", "advice", "source"}
+    assert finding["code"] == "TBX-NUM-001"
+    assert set(finding) == {"id", "code", "severity", "tags", "steps", "numbers", "means", "advice", "source"}
     assert {rule["id"] for rule in one["unjudged"]} < set(RULES)
 
 

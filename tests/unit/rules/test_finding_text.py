@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tbx_callbacks.rules import Finding
@@ -25,6 +27,16 @@ def test_line_names_severity_step_and_evidence() -> None:
     assert line(FINDING, "; saved") == (
         "warning spike since step 40: It jumped. [train/loss: loss 5] try: Look at it.; saved"
     )
+
+
+def test_finding_text_shows_code_and_name() -> None:
+    coded = replace(FINDING, code="TBX-LOSS-002")
+    assert line(coded).startswith("warning TBX-LOSS-002 spike since step 40: It jumped.")
+    assert markdown(coded, 44).startswith("**warning: spike** (TBX-LOSS-002), found at step 44\n\n")
+    assert severity_of(markdown(coded, 44)) == "warning"
+    hostile = replace(FINDING, code="*\x1b|<b>")
+    assert "\x1b" not in line(hostile)
+    assert r"(\*?&#124;&lt;b&gt;)" in markdown(hostile, 44)
 
 
 def test_markdown_holds_evidence_and_source() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,24 @@ def test_rule_finding_has_evidence(rule: str) -> None:
     assert finding.advice.endswith(".")
     assert finding.source == RULES[rule].source
     assert all(np.isfinite(number) for number in finding.numbers.values())
+
+
+IMPERATIVES = re.compile(
+    "(Add|Check|Compare|Create|Decay|Divide|Do|Find|Go|Keep|Let|Log|Look|Lower|Pass|Raise|Read|Train|Use|Warm)"
+)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rule_words_say_seen_meaning_first_remedy(rule: str) -> None:
+    finding = findings_of(CASES[rule][0])[rule]
+    sentences = re.split(r"(?<=[a-z)%0-9])[.:] (?=[A-Za-z])", finding.means)
+    assert len(sentences) >= 2, finding.means  # what was seen, and what it means
+    assert re.search(r"\d", finding.means), finding.means
+    first = re.split(r"(?<=[a-z)%0-9])\. (?=[A-Z])", finding.advice)[0]
+    assert IMPERATIVES.fullmatch(first.partition(" ")[0]), first
+    assert len(first.split()) <= 18, first
+    assert " or " not in first, first  # one thing to try first
+    assert not re.search(r"\b(will|going to)\b", finding.means), finding.means  # an audit, no forecast
 
 
 @pytest.mark.parametrize("rule", RULES)

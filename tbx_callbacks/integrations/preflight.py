@@ -1,0 +1,347 @@
+"""Defines `preflight`, which checks a training on its first batches, before it begins."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tbx_callbacks import tags
+from tbx_callbacks._config.validation import short
+from tbx_callbacks._model.model_access import ModelAccess
+from tbx_callbacks._model.optimizers import named_optimizers
+from tbx_callbacks._wiring.batches import IGNORED, MIN_SORTED, are_class_labels
+from tbx_callbacks._wiring.check import Check
+from tbx_callbacks._wiring.wiring import STEPS, Wiring
+from tbx_callbacks.integrations.batches import labels_in, samples_in
+from tbx_callbacks.rules.diagnose import Diagnosis, diagnose
+from tbx_callbacks.rules.registry import GROUPS, RULES, create_rule
+from tbx_callbacks.runs.series import Run, Series, Texts
+
+Loss = Callable[[nn.Module, Any], Any]
+PREFLIGHT_CHECKS = ("padding_attended", "evaluation_rows_in_training", "repeated_batches")
+"""Checks that a training does not make by itself."""
+_OF_TRAININGS = (
+    "eval_mode_in_training",
+    "gradients_not_cleared",
+    "gradients_summed",
+    "no_optimizer_step",
+    "train_mode_in_evaluation",
+    "weights_changed_outside",
+)
+"""Checks that need steps."""
+_DECISIVE = (("first_loss_not_finite",), ("no_gradient",))
+_MAX_BATCHES = 2000  # whose rows are compared
+_CHANGE = 1e-5  # relative change of a loss that rounding does not explain
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the checks found.
+
+    Attributes:
+        checks: the number and the details of each check, by name.
+        diagnosis: the findings of the rules of the group `wiring`, the rules that could not judge, and the verdict.
+    """
+
+    checks: Mapping[str, tuple[float, str]]
+    diagnosis: Diagnosis
+
+    @property
+    def run(self) -> Run:
+        """The checks as a run with one point, at step 0."""
+        return _run_of(self.checks)
+
+
+def preflight(
+    model: nn.Module,
+    batches: Any,
+    *,
+    optimizers: Any = None,
+    loss: Loss | None = None,
+    evaluation: Iterable[Any] | None = None,
+    tokenizer: Any = None,
+) -> Preflight:
+    """Checks a training on its first batches: forward and backward passes, but no step.
+
+    Everything is put back bit for bit: weights, buffers, gradients, modes, the states of random generators (of Python,
+    NumPy, torch and the data loader). The optimizers are not touched. Needs memory for a copy of the model.
+
+    Args:
+        model: the model.
+        batches: a data loader of the training, or one of its batches.
+        optimizers: the optimizer or the optimizers, if they exist already.
+        loss: computes the loss of a batch, as `loss(model, batch)`; it may return `(loss, outputs)`. Default: the loss
+            that the model returns for `model(**batch)`.
+        evaluation: a data loader of the evaluation, to find its rows among those of the training.
+        tokenizer: the tokenizer, to count unknown tokens.
+
+    Raises:
+        TypeError: the model is not a module, or a loss cannot be computed.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model that trains")
+    compute = loss or _loss_of_model
+    with _put_back(model, batches, evaluation):
+        model.train()
+        first = list(itertools.islice(_batches(batches), STEPS))
+        if not first:
+            raise TypeError(f"batches must hold at least one batch, got {short(batches)}; pass the data loader")
+        checks, classes = _check_passes(model, first, compute, optimizers, tokenizer)
+        if not float(checks.get("labels_out_of_range", Check(0)).number):
+            checks.update(_check_padding(model, first, compute))
+        if not _is_batch(batches):
+            checks.update(_check_data(batches, evaluation, classes))
+    numbers = {name: (float(check.number), check.details) for name, check in checks.items()}
+    known = {name: number for name, number in numbers.items() if number[0] >= 0}
+    rules = {name: create_rule(name, RULES[name]) for name in GROUPS["wiring"] if name not in _OF_TRAININGS}
+    return Preflight(known, diagnose(_run_of(known), rules, decisive=_DECISIVE))
+
+
+def _run_of(checks: Mapping[str, tuple[float, str]]) -> Run:
+    step, time = np.array([0], np.int64), np.array([0.0])
+    return Run(
+        {f"{tags.WIRING}/{name}": Series(step, np.array([number]), time) for name, (number, _) in checks.items()},
+        texts={
+            f"{tags.WIRING}/{name}/details": Texts(step, (details,), time)
+            for name, (_, details) in checks.items()
+            if details
+        },
+    )
+
+
+def _check_passes(
+    model: nn.Module, batches: Sequence[Any], compute: Loss, optimizers: Any, tokenizer: Any
+) -> tuple[dict[str, Check], int | None]:
+    """Runs a forward and a backward pass for each batch; returns what the checks of a training find in them.
+
+    The second result is the number of classes, if it is known.
+    """
+    errors: list[BaseException] = []
+    known = {} if optimizers is None else named_optimizers(optimizers)
+    access = ModelAccess(model, known)
+    parameters = {} if access.is_sharded else {parameter.name: parameter.tensor for parameter in access.parameters}
+    wiring = Wiring(model, known, parameters, unknown_token=_unknown_token(tokenizer), on_error=errors.append)
+    try:
+        for batch in batches:
+            labels = labels_in(batch)
+            wiring.add_labels(labels)
+            result = compute(model, batch)
+            value, outputs = result if isinstance(result, tuple) else (result, None)
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                raise TypeError(f"loss must return a tensor with one element, got {short(value)}; reduce it")
+            if outputs is not None:
+                wiring.add_predictions(outputs, labels)
+            wiring.add_loss(value)
+            wiring.add_batch(value, samples_in(batch))
+            if value.requires_grad:
+                value.backward()
+            wiring.add_backward()
+            for tensor in parameters.values():
+                tensor.grad = None
+    except Exception:
+        if not float(wiring.peek("labels_out_of_range")) > 0:  # which is the reason of the error
+            raise
+    finally:
+        checks = wiring.end()
+    if errors:
+        raise errors[0]
+    return checks, wiring.classes
+
+
+def _check_padding(model: nn.Module, batches: Sequence[Any], compute: Loss) -> dict[str, Check]:
+    """Changes the tokens at padded positions: the loss must not change, in evaluation mode."""
+    model.eval()
+    for batch in batches:
+        other, number = _other_padding(model, batch)
+        if other is None:
+            continue
+        with torch.no_grad():
+            losses = [compute(model, each) for each in (batch, other)]
+        before, after = (float(result[0] if isinstance(result, tuple) else result) for result in losses)
+        changed = abs(after - before) > _CHANGE * max(abs(before), 1e-3)
+        return {"padding_attended": Check(number if changed else 0, f"{before:.6g} and {after:.6g}")}
+    return {}
+
+
+def _other_padding(model: nn.Module, batch: Any) -> tuple[Any, int]:
+    """Returns the batch with other tokens at its padded positions, and their number; None without padding."""
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.ndim != 2:
+        return None, 0
+    mask = batch.get("attention_mask")
+    pad = getattr(getattr(model, "config", None), "pad_token_id", None)
+    if isinstance(mask, Tensor) and mask.shape == ids.shape:
+        padded = mask == 0
+    elif mask is None and isinstance(pad, int):
+        padded = ids == pad
+    else:
+        return None, 0
+    number = int(padded.sum())
+    if not number or number == padded.numel():
+        return None, 0
+    token = int(ids[~padded].flatten()[-1])
+    return {**batch, "input_ids": torch.where(padded, torch.full_like(ids, token), ids)}, number
+
+
+def _check_data(batches: Iterable[Any], evaluation: Iterable[Any] | None, classes: int | None) -> dict[str, Check]:
+    """Looks at the labels and the rows of all batches."""
+    checks: dict[str, Check] = {}
+    rows: list[list[bytes] | None] = []
+    labels: list[Tensor] = []
+    for batch in itertools.islice(_batches(batches), _MAX_BATCHES):
+        rows.append(_fingerprints(batch))
+        found = labels_in(batch)
+        if are_class_labels(found):
+            labels.append(found.detach().cpu())
+    if labels and len(labels) == len(rows):
+        checks.update(_check_labels(labels, classes))
+    if any(each is None for each in rows):
+        return checks
+    known = [each for each in rows if each]
+    if len(known) > 2:
+        sets = [set(each) for each in known]
+        same = len(known) if all(each <= sets[0] for each in sets) else 0
+        checks["repeated_batches"] = Check(same, f"{len(sets[0])} rows")
+    if evaluation is not None:
+        training = set().union(*known)
+        others = [_fingerprints(batch) for batch in itertools.islice(_batches(evaluation), _MAX_BATCHES)]
+        evaluated = [row for batch in others for row in batch or ()]
+        if evaluated:
+            shared = sum(row in training for row in evaluated)
+            checks["evaluation_rows_in_training"] = Check(shared / len(evaluated), f"{shared} of {len(evaluated)} rows")
+    return checks
+
+
+def _check_labels(labels: Sequence[Tensor], classes: int | None) -> dict[str, Check]:
+    every = torch.cat([each.flatten() for each in labels])
+    counted = every[every != IGNORED]
+    checks = {"labels_ignored": Check(1 - len(counted) / len(every))}
+    if classes is not None:
+        checks["labels_out_of_range"] = Check(int(((counted < 0) | (counted >= classes)).sum()))
+    large = [each for each in labels if each.ndim == 1 and len(each) >= MIN_SORTED]
+    if len(large) >= STEPS and len(counted.unique()) > 1:
+        sorted_ones = sum(bool((each == each[0]).all()) for each in large)
+        checks["labels_sorted"] = Check(float(2 * sorted_ones > len(large)), f"{sorted_ones} of {len(large)} batches")
+    return checks
+
+
+def _fingerprints(batch: Any) -> list[bytes] | None:
+    """Returns one fingerprint for each row of a batch's inputs; None if the rows are not known."""
+    inputs = _inputs(batch)
+    size = samples_in(batch)
+    tensors = [tensor for tensor in inputs if tensor.ndim and tensor.shape[0] == size]
+    if not tensors or size is None:
+        return None
+    ids, mask = (batch.get(name) if isinstance(batch, Mapping) else None for name in ("input_ids", "attention_mask"))
+    if isinstance(ids, Tensor) and isinstance(mask, Tensor) and mask.shape == ids.shape:
+        rows = [[row[kept != 0]] for row, kept in zip(ids.cpu(), mask.cpu(), strict=True)]  # padding differs
+    else:
+        rows = [[tensor[index].cpu() for tensor in tensors] for index in range(size)]
+    return [
+        hashlib.blake2b(
+            b"".join(part.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes() for part in row),
+            digest_size=16,
+        ).digest()
+        for row in rows
+    ]
+
+
+def _inputs(batch: Any) -> list[Tensor]:
+    """Returns the tensors of a batch without its labels."""
+    labels = labels_in(batch)
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else [batch]
+    return [part for part in parts if isinstance(part, Tensor) and part is not labels and part.element_size() > 0]
+
+
+def _is_batch(batches: Any) -> bool:
+    """Whether this is one batch: a mapping, a tensor, or a sequence of tensors."""
+    if isinstance(batches, (Mapping, Tensor)):
+        return True
+    return isinstance(batches, (list, tuple)) and bool(batches) and all(isinstance(part, Tensor) for part in batches)
+
+
+def _batches(batches: Any) -> Iterator[Any]:
+    return iter([batches]) if _is_batch(batches) else iter(batches)
+
+
+def _loss_of_model(model: nn.Module, batch: Any) -> Any:
+    if not isinstance(batch, Mapping):
+        raise TypeError(
+            f"loss must be given for batches of type {type(batch).__name__}; pass loss=..., a function of model and"
+            " batch"
+        )
+    device = next(model.parameters()).device
+    outputs = model(**{name: part.to(device) if isinstance(part, Tensor) else part for name, part in batch.items()})
+    value = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
+    if value is None:
+        raise TypeError(
+            "loss must be given for a model that returns none; pass loss=..., a function of model and batch"
+        )
+    return value, outputs
+
+
+def _unknown_token(tokenizer: Any) -> int | None:
+    token = getattr(tokenizer, "unk_token_id", None)
+    return token if isinstance(token, int) else None
+
+
+@contextlib.contextmanager
+def _put_back(model: nn.Module, *loaders: Any) -> Iterator[None]:
+    """Restores the model and the random generators at the end, bit for bit."""
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    tensors: list[tuple[dict[str, Any], str, Tensor, Tensor]] = [
+        (store, name, tensor, tensor.detach().clone())
+        for module in modules
+        for store in _stores(module)
+        for name, tensor in store.items()
+        if tensor is not None
+    ]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    generators = [(generator, generator.get_state()) for loader in loaders for generator in _generators(loader)]
+    python, torch_state = random.getstate(), torch.get_rng_state()
+    numpy_state = np.random.get_state() if "numpy" in sys.modules else None
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        for store, name, tensor, copy in tensors:
+            store[name] = tensor  # a module may have replaced a buffer
+            tensor.data.copy_(copy)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for generator, state in generators:
+            generator.set_state(state)
+        random.setstate(python)
+        torch.set_rng_state(torch_state)
+        if numpy_state is not None:
+            np.random.set_state(numpy_state)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+
+
+def _stores(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    return module._parameters, module._buffers
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """Returns the random generators of a data loader and its samplers."""
+    sampler = getattr(loader, "sampler", None)
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    owners = [loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None)]
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())
