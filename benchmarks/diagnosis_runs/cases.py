@@ -33,7 +33,7 @@ class Facts:
     """A training's own numbers, which tell whether it went as planned.
 
     `is_live` tells whether our callback was there; `preflight` are the findings of the checks before the training, as
-    pairs of rule and severity.
+    pairs of rule and severity, and `preflight_failed` is the error if these checks failed.
     """
 
     first: float
@@ -43,6 +43,7 @@ class Facts:
     accuracy: float | None
     is_live: bool
     preflight: tuple[tuple[str, str], ...] = ()
+    preflight_failed: str = ""
 
 
 Train = Callable[[Place], Facts]

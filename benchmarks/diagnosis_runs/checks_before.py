@@ -1,14 +1,25 @@
-"""Runs the checks before a training, where the callback has them."""
+"""Collects the findings of the checks before a training."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from benchmarks.diagnosis_runs.cases import Logs
+from tbx_callbacks.integrations.preflight import Preflight
 
 
-def preflight(monitor: Any, batches: Any, evaluation: Any, logs: Logs) -> tuple[tuple[str, str], ...]:
-    """Returns rule and severity of each finding; nothing if not everything is switched on."""
-    if logs != "full" or not hasattr(monitor, "preflight"):
-        return ()
-    return tuple((finding.id, finding.severity) for finding in monitor.preflight(batches, evaluation=evaluation) or ())
+@dataclass(frozen=True)
+class Checks:
+    """Rule and severity of each finding before the training; `failed` is the error if the checks did not end."""
+
+    findings: tuple[tuple[str, str], ...] = ()
+    failed: str = ""
+
+
+def checked(preflight: Callable[[], Preflight]) -> Checks:
+    """Runs the checks; a training goes on without them if they fail."""
+    try:
+        found = preflight().diagnosis.findings
+    except Exception as error:
+        return Checks(failed=f"{type(error).__name__}: {error}".partition("\n")[0][:200])
+    return Checks(tuple((finding.id, finding.severity) for finding in found))

@@ -28,7 +28,8 @@ def read_outcomes(cases: Iterable[Case], out: Path) -> Iterator[Outcome]:
             yield Outcome(case, state="failed", why=record.failed or "")
             continue
         doctor, live = _reports(run_folder(out, case.name))
-        before = tuple(Report(rule, severity) for rule, severity in record.facts.preflight)
+        known = {report.rule for report in live}  # a training repeats findings of the checks before it
+        before = tuple(Report(rule, severity) for rule, severity in record.facts.preflight if rule not in known)
         planned = case.planned is None or case.planned(record.facts)
         yield Outcome(
             case,

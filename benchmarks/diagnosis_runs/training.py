@@ -93,4 +93,5 @@ def _summary(record: Record) -> str:
         return f"skipped: {record.skipped} is not installed"
     assert record.facts is not None
     numbers = {name: value for name, value in asdict(record.facts).items() if isinstance(value, float)}
-    return ", ".join(f"{name} {value:.3g}" for name, value in numbers.items()) + f" ({record.cpu_seconds:g} s)"
+    text = ", ".join(f"{name} {value:.3g}" for name, value in numbers.items()) + f" ({record.cpu_seconds:g} s)"
+    return text + (f"; preflight failed: {record.facts.preflight_failed}" if record.facts.preflight_failed else "")

@@ -11,7 +11,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.integrations import TensorBoardCallback
 
 from benchmarks.diagnosis_runs.cases import Facts, Logs, Place
-from benchmarks.diagnosis_runs.checks_before import preflight
+from benchmarks.diagnosis_runs.checks_before import Checks, checked
 from tbx_callbacks import TbxTrainerCallback
 
 Scores = Callable[[Any], dict[str, float]]
@@ -100,11 +100,11 @@ def fine_tune(
         **(options or {}),
     )
     running.remove_callback(PrinterCallback)
-    found: tuple[tuple[str, str], ...] = ()
+    found = Checks()
     if logs == "full":
         monitor.attach(running)
         evaluation = None if isinstance(dev, dict) else running.get_eval_dataloader()
-        found = preflight(monitor, running.get_train_dataloader(), evaluation, logs)
+        found = checked(lambda: monitor.preflight(running.get_train_dataloader(), evaluation=evaluation))
     running.train()
     return _facts(running.state.log_history, is_live=logs != "own", found=found)
 
@@ -115,7 +115,7 @@ def _monitor(place: Place, logs: Logs) -> Any:
     return TbxTrainerCallback({"extends": logs, "rules": {"others": "warn"}}, log_dir=str(place.folder))
 
 
-def _facts(history: Sequence[Mapping[str, Any]], *, is_live: bool, found: tuple[tuple[str, str], ...]) -> Facts:
+def _facts(history: Sequence[Mapping[str, Any]], *, is_live: bool, found: Checks) -> Facts:
     losses = [entry["loss"] for entry in history if "loss" in entry]
     key = next(name for entry in history for name in entry if name.startswith("eval_") and name.endswith("loss"))
     evaluations = [entry for entry in history if key in entry]
@@ -126,5 +126,6 @@ def _facts(history: Sequence[Mapping[str, Any]], *, is_live: bool, found: tuple[
         best_eval=min(entry[key] for entry in evaluations),
         accuracy=evaluations[-1].get(key.removesuffix("loss") + "accuracy"),
         is_live=is_live,
-        preflight=found,
+        preflight=found.findings,
+        preflight_failed=found.failed,
     )

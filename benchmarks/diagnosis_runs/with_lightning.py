@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.diagnosis_runs.cases import Facts, Logs, Place
-from benchmarks.diagnosis_runs.checks_before import preflight
+from benchmarks.diagnosis_runs.checks_before import Checks, checked
 from benchmarks.diagnosis_runs.data import Pair, dice
 from tbx_callbacks import TbxLightningCallback
 
@@ -101,7 +101,10 @@ def fit(
         default_root_dir=str(place.work),
         **options,
     )
-    found = preflight(monitors[0], loader, dev_loader, logs)
+    found = Checks()
+    if logs == "full":
+        found = checked(lambda: monitors[0].preflight(module, loader, evaluation=dev_loader))
+        module.losses.clear()  # of the checks
     trainer.fit(module, loader, dev_loader)
     return Facts(
         first=float(np.mean(module.losses[:4])),
@@ -110,5 +113,6 @@ def fit(
         best_eval=min(module.evaluations),
         accuracy=module.accuracies[-1] if module.accuracies else None,
         is_live=logs != "own",
-        preflight=found,
+        preflight=found.findings,
+        preflight_failed=found.failed,
     )

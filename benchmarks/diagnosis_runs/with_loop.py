@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 
 from benchmarks.diagnosis_runs.cases import Facts, Logs, Place
-from benchmarks.diagnosis_runs.checks_before import preflight
+from benchmarks.diagnosis_runs.checks_before import Checks, checked
 from benchmarks.diagnosis_runs.data import Pair, dice
 from tbx_callbacks import TbxLoop
 
@@ -110,7 +110,10 @@ class Loop:
         )
         self.loader: DataLoader[Any] = DataLoader(TensorDataset(*self.train), self.batch, drop_last=True, **shuffles)
         log = _OwnTags(self) if self.logs == "own" else self._tbx()
-        found = preflight(log, self.loader, DataLoader(TensorDataset(*self.dev), self.batch), self.logs)
+        found = Checks()
+        if isinstance(log, TbxLoop) and self.logs == "full":
+            dev_loader = DataLoader(TensorDataset(*self.dev), self.batch)
+            found = checked(lambda: log.preflight(self.loader, loss=self._loss_of, evaluation=dev_loader))
         with log:
             batches = iter(log.track(self.batches()))
             self.set_training_mode()
@@ -127,7 +130,8 @@ class Loop:
             best_eval=min(each["loss"] for each in self.evaluations),
             accuracy=last.get("accuracy"),
             is_live=self.logs != "own",
-            preflight=found,
+            preflight=found.findings,
+            preflight_failed=found.failed,
         )
 
     def _tbx(self) -> TbxLoop:
@@ -142,6 +146,12 @@ class Loop:
             start_step=self.start_step,
             **self.tbx_options(),
         )
+
+    def _loss_of(self, network: nn.Module, batch: Any) -> tuple[Tensor, Any]:
+        """The loss of a batch, for the checks before the training."""
+        x, y = batch
+        outputs = self.forward(x)
+        return self.loss(outputs, y), outputs if is_classification(outputs, y) else None
 
     def _step(self, log: Any, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         self.before_step()
