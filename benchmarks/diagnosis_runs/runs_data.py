@@ -315,7 +315,7 @@ def mlp_half_of_dev_inside_train(place: Place) -> Facts:
 )
 def bert_same_rows_in_every_batch(place: Place) -> Facts:
     """BERT that gets the same 16 rows in every batch."""
-    train = data.labelled_text(16, 1) * 60
+    train = data.labelled_text(16, 1)  # one batch
     return fine_tune(place, models.encoder("Bert"), train, data.labelled_text(300, 2))
 
 

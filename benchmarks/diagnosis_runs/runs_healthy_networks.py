@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -191,7 +192,11 @@ def gaussian_likelihood(place: Place) -> Facts:
 def factors_sparse_adam(place: Place) -> Facts:
     """Matrix factorisation with sparse gradients."""
     net = models.Factors()
-    train, dev = data.ratings(6000, 1), data.ratings(500, 2)
+    pairs, scores = data.ratings(6500, 1)
+    pairs, first = np.unique(pairs.numpy(), axis=0, return_index=True)  # a pair is rated once
+    order = torch.randperm(len(first), generator=data.dice(2))
+    pairs, scores = torch.from_numpy(pairs)[order], scores[torch.from_numpy(first)[order]]
+    train, dev = (pairs[:-500], scores[:-500]), (pairs[-500:], scores[-500:])
     optimizer = torch.optim.SparseAdam(list(net.parameters()), 2e-2)
     return Loop(place, net, optimizer, train, dev, batch=128, steps=240, loss_function=functional.mse_loss).run()
 
