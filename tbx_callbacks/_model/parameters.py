@@ -208,7 +208,7 @@ def parameters_by_optimizer(
     """
     ids = {name: ids_of(optimizer) for name, optimizer in optimizers.items()}
     trained = set().union(*ids.values())
-    first = next(iter(optimizers))
+    first = next(iter(optimizers), None)
     return {
         name: tuple(
             index

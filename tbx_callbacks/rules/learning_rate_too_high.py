@@ -34,7 +34,7 @@ class LearningRateTooHigh(Rule):
     recovery: float = (
         0.3  # the same after a blow-up: the steps until then were lost, and a little progress is no excuse
     )
-    learned: float = 0.5  # a loss below this share of the initial one before its peak: the data differ, not the rate
+    learned: float = 0.5  # a loss below this share of the initial one at the start: the data differ, not the rate
     deviations: float = 3.0  # minimum height of the peak in standard deviations of the noise
 
     def lacks(self, run: Run) -> str | None:
@@ -54,7 +54,7 @@ class LearningRateTooHigh(Rule):
         top = float(smoothed[highest])
         grown = self._growth_by_layer(run, int(series.steps[number - 1]))
         rose = not fall.is_signed and top > self.peak * start and top - start > self.deviations * noise(series.values)
-        has_learned_first = series.values[: highest + 1].min() < self.learned * start
+        has_learned_first = series.values[:number].min() < self.learned * start
         needed = self.recovery if rose else self.improvement
         if fall.is_signed or has_learned_first or end < (1 - needed) * start or not (grown or rose):
             return

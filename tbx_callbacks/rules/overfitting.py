@@ -99,6 +99,7 @@ class Overfitting(Rule):
     steady_fall: float = 0.3  # the same if the rise is steady
     signed_rise: float = 0.3  # negative losses: minimum rise, as a share of the fall before it
     deviations: float = 5.0  # the same in standard deviations of the noise, unless the rise is steady
+    train_deviations: float = 1.0  # steady rise: minimum fall of the training loss, in those of its noise since then
 
     disagrees: ClassVar[EvalDisagrees | None] = EvalDisagrees()
 
@@ -153,6 +154,8 @@ class Overfitting(Rule):
                 and last >= self.steady * low
                 and last - low >= self.rise / 2 * scale
                 and now <= (1 - self.steady_fall) * before
+                and not before - now
+                <= self.train_deviations * noise(train[1].values[train[1].steps > series.steps[best]])
             )
         if not rises:
             return
@@ -200,7 +203,7 @@ class AccuracyGap(Rule):
             # A model may learn within a few steps: what it has learned since was not evaluated.
             trained_values = trained.values[trained.steps <= series.steps[-1]]
             eval_accuracy, train_accuracy = median(series.values[-2:]), ends(trained_values, 0.2, least=8)[1]
-            if not train_accuracy - max(eval_accuracy, float(series.values[-1])) >= self.gap:
+            if not train_accuracy - float(series.values[-2:].max()) >= self.gap:  # one bad evaluation is no gap
                 continue
             yield Finding(
                 id=self.id,

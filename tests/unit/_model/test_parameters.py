@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from tbx_callbacks._model.parameters import NoMatchError, Select, Selection, match, parameters_of
+from tbx_callbacks._model.parameters import (
+    NoMatchError,
+    Select,
+    Selection,
+    match,
+    parameters_by_optimizer,
+    parameters_of,
+)
 from tests.helpers.nets import bert_like
 
 
@@ -72,3 +79,13 @@ def test_match_nested_model_same_layers() -> None:
     inside = [g.name for g in resolve(Select(by="layer"), parameters_of(nn.ModuleDict({"net": bert_like()}))).groups]
     alone = [g.name for g in resolve(Select(by="layer"), parameters_of(bert_like())).groups]
     assert inside == [f"net.{name}" for name in alone]
+
+
+def test_parameters_by_optimizer_without_optimizers_empty() -> None:
+    assert parameters_by_optimizer(parameters_of(nn.Linear(2, 2)), {}) == {}  # before a trainer has created one
+
+
+def test_parameters_by_optimizer_rest_to_first() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))  # parameters 0 to 3
+    optimizers = {"a": torch.optim.SGD([net[1].weight]), "b": torch.optim.SGD([net[1].weight, net[0].bias])}
+    assert parameters_by_optimizer(parameters_of(net), optimizers) == {"a": (0, 2, 3), "b": (1, 2)}

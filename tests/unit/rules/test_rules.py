@@ -61,3 +61,17 @@ def test_rules_growing_run_finding_in_time() -> None:
         for finding in diagnose(Run({"train/loss": series_of(loss)})).findings:
             printed.setdefault(finding.id, index)
     assert N < printed["divergence"] <= N + 10
+
+
+@pytest.mark.parametrize("low", [0.124, 0.5, 0.9])
+def test_rate_no_cause_after_low_loss(low: float) -> None:
+    """Sorted data: the loss of the first class falls, and the next classes are new."""
+    first = [1.97, 1.79, 2.65, 2.58, 2.48, 2.59, low, 5.25]
+    rates = {"lr/SGD/pg1": flat(0.05, 25), "weight_norm/0": np.linspace(1, 3.3, 25)}
+    assert "learning_rate_too_high" not in findings_of({"train/loss": [*first, *flat(3.4, 17)], **rates})
+
+
+def test_rate_is_cause_without_low_loss() -> None:
+    first = [1.97, 1.79, 2.65, 2.58, 2.48, 2.59, 1.7, 5.25]
+    rates = {"lr/SGD/pg1": flat(0.05, 25), "weight_norm/0": np.linspace(1, 3.3, 25)}
+    assert "learning_rate_too_high" in findings_of({"train/loss": [*first, *flat(3.4, 17)], **rates})

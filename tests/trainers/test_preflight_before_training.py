@@ -1,0 +1,43 @@
+"""Tests preflight before a trainer has created its optimizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from torch import nn
+
+from tbx_callbacks import TbxLightningCallback, TbxTrainerCallback
+from tests.helpers.models import trainer
+
+
+class Net(lightning.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def training_step(self, batch: Any, index: int) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+
+
+def test_huggingface_preflight_before_training_ends(tmp_path: Path) -> None:
+    callback = TbxTrainerCallback(log_dir=tmp_path / "run")
+    made = trainer(tmp_path, callbacks=[callback])
+    callback.attach(made)
+    assert made.optimizer is None
+    checks = callback.preflight().checks
+    assert checks["first_loss_not_finite"][0] == 0
+    assert checks["parameter_not_optimized"][0] == 0  # no optimizer is no finding
+
+
+def test_lightning_preflight_before_training_ends(tmp_path: Path) -> None:
+    callback = TbxLightningCallback(log_dir=tmp_path / "run")
+    batches = [(torch.randn(8, 4), torch.arange(8) % 2)] * 3
+    checks = callback.preflight(Net(), batches).checks
+    assert checks["first_loss_not_finite"][0] == 0
+    assert checks["repeated_batches"][0] == 3
+    with pytest.raises(TypeError, match="batches must hold at least one batch"):
+        callback.preflight(Net(), [])
