@@ -83,6 +83,11 @@ class LiveRuleConfig:
             name: [*response.actions, *([response.call] if response.call else [])]
             for name, response in responses.items()
         }
+        for group, members in GROUPS.items():  # one name for a group whose rules respond in the same way
+            own = [actions.get(name) for name in members]
+            if own[0] is not None and all(each == own[0] for each in own):
+                actions = {name: texts for name, texts in actions.items() if name not in members}
+                actions[group] = own[0]
         return ", ".join(f"{name} ({', '.join(texts)})" for name, texts in actions.items()) or "none"
 
     @property

@@ -17,8 +17,8 @@ from tbx_callbacks.runs.series import Run, Series
 _MOST_NAMES = 3
 _MODEL = {tags.REPLICAS_WEIGHTS: "weights", tags.REPLICAS_STATE: "optimizer state"}
 _REMEDIES = {
-    tags.REPLICAS_WEIGHTS: "Wrap the model in DistributedDataParallel, or reduce every gradient in every step. Load the"
-    " same checkpoint on every rank, or broadcast the weights of rank 0 before the first step.",
+    tags.REPLICAS_WEIGHTS: "Wrap the model in DistributedDataParallel, which reduces every gradient. Load the same"
+    " checkpoint on every rank, or broadcast the weights of rank 0 before the first step.",
     tags.REPLICAS_STATE: "Load the optimizer's state from the same checkpoint on every rank.",
 }
 _NOTES = {

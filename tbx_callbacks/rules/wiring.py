@@ -23,8 +23,8 @@ def _need(check: str, metric: str = "wiring") -> tuple[Need, ...]:
 class _CheckRule(Rule):
     """A rule that reads one check: a number above 0 is a finding.
 
-    A subclass sets `severity`, and `means` and `advice`, in which `{number}` and `{details}` are replaced by what the
-    check found.
+    A subclass sets `severity`, and `means` and `advice`, in which `{number}` (or `{share}`), `{details}` and `{steps}`
+    are replaced by what the check found.
     """
 
     severity: ClassVar[Severity] = "warning"
@@ -55,13 +55,14 @@ class _CheckRule(Rule):
             [] if texts is None else [text for at, text in zip(texts.steps, texts.values, strict=True) if at in steps]
         )
         details = known[0] if known else "another rank names them"
+        at = f"at step {steps[0]}" if steps[0] == steps[-1] else f"from step {steps[0]} to step {steps[-1]}"
         return Finding(
             id=self.id,
             severity=self.severity_of(series),
             tags=(tag,),
             steps=tuple(steps),
             numbers={tag: number},
-            means=self.means.format(number=f"{number:g}", share=f"{number:.0%}", details=details),
+            means=self.means.format(number=f"{number:.4g}", share=f"{number:.1%}", details=details, steps=at),
             advice=self.advice,
             source=self.source,
         )
@@ -76,11 +77,11 @@ class ParameterNotOptimized(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("parameter_not_optimized")
     source: ClassVar[str] = f"PyTorch, per-parameter options: {_TORCH}/optim.html"
     means: ClassVar[str] = (
-        "{number} parameters get gradients, but no optimizer has them, so they keep their first values: {details}."
+        "{number} parameters get gradients and belong to no optimizer: {details}. They keep their first values."
     )
     advice: ClassVar[str] = (
-        "Create the optimizer after the last change of the model. Freeze parameters that should not train:"
-        " requires_grad_(False) saves their gradients."
+        "Create the optimizer after the last change of the model. Freeze parameters that should not train: "
+        "requires_grad_(False) saves their gradients."
     )
 
 
@@ -92,8 +93,10 @@ class ParameterInTwoOptimizers(_CheckRule):
     code: ClassVar[str] = "TBX-WIRE-002"
     needs: ClassVar[tuple[Need, ...]] = _need("parameter_in_two_optimizers")
     source: ClassVar[str] = f"PyTorch, torch.optim: {_TORCH}/optim.html"
-    means: ClassVar[str] = "{number} parameters are updated by two optimizers in turn: {details}."
-    advice: ClassVar[str] = "Give each parameter to one optimizer, and other options to a parameter group of its own."
+    means: ClassVar[str] = (
+        "{number} parameters belong to two optimizers: {details}. Each step of one undoes a part of the other's."
+    )
+    advice: ClassVar[str] = "Pass each parameter to one optimizer. Options of its own belong into a parameter group."
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,8 @@ class ParameterNotInModel(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("parameter_not_in_model")
     source: ClassVar[str] = f"PyTorch, constructing an optimizer: {_TORCH}/optim.html"
     means: ClassVar[str] = (
-        "{number} parameters of the optimizer belong to no module of the model and get no gradient: {details}."
-        " The model was changed or copied after the optimizer was made."
+        "{number} parameters of the optimizer belong to no module of the model and get no gradient: "
+        "{details}. The model was changed or copied after the optimizer was made."
     )
     advice: ClassVar[str] = "Create the optimizer after the last change of the model."
 
@@ -120,12 +123,12 @@ class NoGradient(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("no_gradient")
     source: ClassVar[str] = f"PyTorch, autograd mechanics: {_TORCH}/notes/autograd.html"
     means: ClassVar[str] = (
-        "{number} trainable parameters had no gradient in the first steps, so the optimizer leaves them as they are:"
-        " {details}."
+        "{number} trainable parameters had no gradient in the first steps: {details}. The optimizer leaves "
+        "them as they are."
     )
     advice: ClassVar[str] = (
-        "Look for torch.no_grad(), detach() or .data behind these layers. If all parameters are named, call"
-        " loss.backward() before optimizer.step()."
+        "Look for torch.no_grad() and detach() behind these layers. If all parameters are named, call "
+        "loss.backward() before optimizer.step()."
     )
 
 
@@ -139,11 +142,11 @@ class UnusedParameters(_CheckRule):
     source: ClassVar[str] = f"PyTorch, autograd mechanics: {_TORCH}/notes/autograd.html"
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
-    means: ClassVar[str] = "{number} trainable parameters had no gradient in the first steps: {details}."
-    advice: ClassVar[str] = (
-        "Nothing, if the model does not use these layers for this task (a pooler). Otherwise look for detach() behind"
-        " them."
+    means: ClassVar[str] = (
+        "{number} trainable parameters had no gradient in the first steps: {details}. The loss does not "
+        "depend on them, as on a pooler that a task does not use."
     )
+    advice: ClassVar[str] = "Check that the model does not need these layers for this task."
 
 
 @dataclass(frozen=True)
@@ -155,10 +158,9 @@ class GradientsNotCleared(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("gradients_not_cleared")
     source: ClassVar[str] = f"PyTorch, Optimizer.zero_grad: {_TORCH}/generated/torch.optim.Optimizer.zero_grad.html"
     means: ClassVar[str] = (
-        "The gradients of a step are still there in the next one: each step uses the sum of all gradients since the"
-        " start."
+        "The gradients of a step are still there {steps}: every update uses the sum of all gradients since the start."
     )
-    advice: ClassVar[str] = "Call optimizer.zero_grad() once a step, before the first backward pass."
+    advice: ClassVar[str] = "Add optimizer.zero_grad() to each step, before the first backward pass."
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,9 @@ class NoOptimizerStep(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("no_optimizer_step")
     source: ClassVar[str] = f"PyTorch, taking an optimization step: {_TORCH}/optim.html"
     severity: ClassVar[Severity] = "error"
-    means: ClassVar[str] = "No optimizer of this model stepped in {number} micro-batches, so the model is untrained."
+    means: ClassVar[str] = "No optimizer of this model stepped in {number} micro-batches: the model is untrained."
     advice: ClassVar[str] = (
-        "Call optimizer.step() after loss.backward(), with the optimizer that has this model's parameters."
+        "Add optimizer.step() after loss.backward(). The optimizer must have the parameters of this model."
     )
 
 
@@ -185,9 +187,9 @@ class EvalModeInTraining(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("eval_mode_in_training")
     source: ClassVar[str] = f"PyTorch, evaluation mode: {_TORCH}/notes/autograd.html"
     means: ClassVar[str] = (
-        "The model trains in evaluation mode, {details}: dropout is off, and batch normalisation keeps its statistics."
+        "The model trains in evaluation mode {steps}, {details}: dropout is off, and batch normalisation keeps its statistics."
     )
-    advice: ClassVar[str] = "Call model.train() after each evaluation. Nothing, if you want evaluation mode."
+    advice: ClassVar[str] = "Add model.train() after each evaluation, unless you want evaluation mode."
 
     def severity_of(self, series: Series) -> Severity:
         return "note" if np.all(np.asarray(series.values) == 1) else "warning"
@@ -202,10 +204,10 @@ class TrainModeInEvaluation(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("train_mode_in_evaluation")
     source: ClassVar[str] = f"PyTorch, evaluation mode: {_TORCH}/notes/autograd.html"
     means: ClassVar[str] = (
-        "The model was in training mode while it was evaluated: dropout was active, and batch normalisation used and"
-        " changed its statistics. The evaluation is worse than the model."
+        "The model was in training mode in the evaluation {steps}: dropout was active, and batch "
+        "normalisation changed its statistics."
     )
-    advice: ClassVar[str] = "Call model.eval() before an evaluation, and model.train() after it."
+    advice: ClassVar[str] = "Add model.eval() before each evaluation, and model.train() after it."
 
 
 @dataclass(frozen=True)
@@ -218,9 +220,9 @@ class LabelsIgnored(_CheckRule):
     source: ClassVar[str] = f"PyTorch, CrossEntropyLoss: {_TORCH}/generated/torch.nn.CrossEntropyLoss.html"
     severity: ClassVar[Severity] = "error"
     means: ClassVar[str] = (
-        "Every label of the first batches is -100, which cross entropy leaves out: nothing is learned."
+        "Every label of the first batches is -100 ({steps}). Cross entropy leaves them out, so nothing is learned."
     )
-    advice: ClassVar[str] = "Look at the labels of one batch: the collator or the truncation removes them all."
+    advice: ClassVar[str] = "Look at the labels of one batch after the collator. Truncation may remove them all."
 
     def is_wrong(self, series: Series) -> np.ndarray:
         return np.asarray(series.values) >= 1
@@ -235,8 +237,10 @@ class LabelsOutOfRange(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("labels_out_of_range")
     source: ClassVar[str] = f"PyTorch, CrossEntropyLoss: {_TORCH}/generated/torch.nn.CrossEntropyLoss.html"
     severity: ClassVar[Severity] = "error"
-    means: ClassVar[str] = "{number} labels of the first batches are negative, or not below the number of classes."
-    advice: ClassVar[str] = "Number the classes from 0, and set num_labels to their number."
+    means: ClassVar[str] = (
+        "{number} labels are negative, or not below the number of classes. Their loss has no meaning, or is an error."
+    )
+    advice: ClassVar[str] = "Check that classes are numbered from 0, and that num_labels is their number."
 
 
 @dataclass(frozen=True)
@@ -248,10 +252,10 @@ class DoubleSoftmax(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("double_softmax")
     source: ClassVar[str] = f"PyTorch, CrossEntropyLoss: {_TORCH}/generated/torch.nn.CrossEntropyLoss.html"
     means: ClassVar[str] = (
-        "The loss gets the result of {details} where it expects logits, and applies it again: gradients are small, and"
-        " the loss cannot come near 0."
+        "The loss gets the result of {details} where it expects logits ({steps}): gradients are small, and "
+        "the loss cannot come near 0."
     )
-    advice: ClassVar[str] = "Return logits from the model; apply softmax or sigmoid for predictions only."
+    advice: ClassVar[str] = "Pass logits to the loss. Apply softmax or sigmoid for predictions only."
 
 
 @dataclass(frozen=True)
@@ -263,11 +267,11 @@ class WeightsChangedOutside(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("weights_changed_outside")
     source: ClassVar[str] = f"PyTorch, autograd mechanics (in-place operations): {_TORCH}/notes/autograd.html"
     means: ClassVar[str] = (
-        "Weights changed outside of the optimizer, {details}. The state of the optimizer belongs to the old weights."
+        "Weights changed outside of the optimizer, {details} ({share} of the steps at that point). The "
+        "optimizer's state belongs to the old weights."
     )
     advice: ClassVar[str] = (
-        "Look for code that initialises, loads or averages weights during the training. Nothing, if you clip weights or"
-        " exchange them on purpose."
+        "Look for code that writes weights during the training. It may initialise, load or average them."
     )
 
     def severity_of(self, series: Series) -> Severity:
@@ -284,9 +288,10 @@ class FirstLossNotFinite(_CheckRule):
     source: ClassVar[str] = f"PyTorch, detecting anomalies: {_TORCH}/autograd.html"
     severity: ClassVar[Severity] = "error"
     means: ClassVar[str] = (
-        "The loss of the first batch is NaN or infinite, before any step: the data or the model is the cause."
+        "The loss of the first batch is NaN or infinite ({steps}): the data or the first weights are the "
+        "cause, not the training."
     )
-    advice: ClassVar[str] = "Look at the first batch: NaN in the inputs, or labels that are all ignored."
+    advice: ClassVar[str] = "Look at the first batch: its inputs may hold NaN, and its labels may all be ignored."
 
 
 @dataclass(frozen=True)
@@ -298,8 +303,8 @@ class GradientsSummed(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("gradients_summed")
     source: ClassVar[str] = "Hugging Face 2024, Fixing Gradient Accumulation: huggingface.co/blog/gradient_accumulation"
     means: ClassVar[str] = (
-        "Each step uses the sum of the gradients of {number} micro-batches, {number} times their mean: the gradient"
-        " norm and the clipping depend on the number of micro-batches."
+        "Each step uses the sum of the gradients of {number} micro-batches: it is {number} times their mean, "
+        "so the gradient norm and clipping depend on the number of micro-batches."
     )
     advice: ClassVar[str] = "Divide the loss by the number of micro-batches before loss.backward()."
 
@@ -313,9 +318,9 @@ class BatchNormSingle(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("batch_norm_single")
     source: ClassVar[str] = "Wu and He 2018, Group Normalization, arXiv:1803.08494"
     means: ClassVar[str] = (
-        "{number} batch normalisations get batches of one sample: its statistics are not those of the data."
+        "{number} batch normalisations get batches of one sample: their statistics are not those of the data."
     )
-    advice: ClassVar[str] = "Use larger batches, freeze the statistics (eval() for these modules), or use GroupNorm."
+    advice: ClassVar[str] = "Use larger batches. GroupNorm does not depend on the batch."
 
 
 @dataclass(frozen=True)
@@ -329,12 +334,12 @@ class FirstLossUnusual(_CheckRule):
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
     means: ClassVar[str] = (
-        "The loss of the first batch is {number} times that of equal probabilities (log of {details}). A new head"
-        " begins near 1."
+        "The loss of the first batch is {number} times that of equal probabilities of {details}. A new head "
+        "begins near 1 times."
     )
     advice: ClassVar[str] = (
-        "If it is above 1, check the initialisation and the scale of the inputs. Below 1, the head was trained before,"
-        " or the inputs contain the labels."
+        "Check the initialisation and the scale of the inputs if it is above. Below, the head was trained "
+        "before, or the inputs hold the labels."
     )
 
     above: float = 2.5
@@ -355,8 +360,8 @@ class PerfectAtOnce(_CheckRule):
     source: ClassVar[str] = "Kapoor and Narayanan 2023, Leakage and the Reproducibility Crisis, arXiv:2207.07048"
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
-    means: ClassVar[str] = "Every prediction of the first three steps is right, before the model could learn."
-    advice: ClassVar[str] = "Check that the inputs do not contain the label, and that the model is not trained already."
+    means: ClassVar[str] = "All predictions are right {steps}: the model could not have learned that yet."
+    advice: ClassVar[str] = "Check that the inputs do not contain the label."
 
     def is_wrong(self, series: Series) -> np.ndarray:
         return np.asarray(series.values) >= 1
@@ -372,9 +377,12 @@ class UnknownTokens(_CheckRule):
     source: ClassVar[str] = "Devlin et al. 2019, BERT, section 3, arXiv:1810.04805"
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
-    means: ClassVar[str] = "{share} of the tokens of the first batches are unknown to the tokenizer, padding included."
+    means: ClassVar[str] = (
+        "{share} of the tokens of the first batches are unknown to the tokenizer, padding included. The "
+        "model cannot tell these words apart."
+    )
     advice: ClassVar[str] = (
-        "Use the tokenizer of the model's checkpoint, and check the language and the case of the texts."
+        "Use the tokenizer of the model's checkpoint. The language and the case of the texts must fit it."
     )
 
     share: float = 0.1
@@ -394,9 +402,10 @@ class LabelsSorted(_CheckRule):
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
     means: ClassVar[str] = (
-        "All labels of each of the first {details} are equal: the data is sorted by label, or nearly all of one class."
+        "The labels within a batch are all equal, in the first {details} ({steps}): the data is sorted by "
+        "label, or nearly all of one class."
     )
-    advice: ClassVar[str] = "Shuffle the training data: DataLoader(..., shuffle=True)."
+    advice: ClassVar[str] = "Pass shuffle=True to the DataLoader of the training."
 
 
 @dataclass(frozen=True)
@@ -408,10 +417,10 @@ class PaddingAttended(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("padding_attended", "preflight")
     source: ClassVar[str] = "Hugging Face, attention mask: huggingface.co/docs/transformers/glossary#attention-mask"
     means: ClassVar[str] = (
-        "The loss changes when other tokens stand at the {number} padded positions of a batch ({details}): the model"
-        " attends to padding."
+        "The loss changes when other tokens stand at {number} padded positions ({details}): the model "
+        "attends to padding."
     )
-    advice: ClassVar[str] = "Pass attention_mask to the model, and leave padded positions out of pooling and loss."
+    advice: ClassVar[str] = "Pass attention_mask to the model. Pooling and loss must leave padded positions out."
 
 
 @dataclass(frozen=True)
@@ -422,8 +431,11 @@ class EvaluationRowsInTraining(_CheckRule):
     code: ClassVar[str] = "TBX-WIRE-022"
     needs: ClassVar[tuple[Need, ...]] = _need("evaluation_rows_in_training", "preflight")
     source: ClassVar[str] = "Kapoor and Narayanan 2023, Leakage and the Reproducibility Crisis, arXiv:2207.07048"
-    means: ClassVar[str] = "{details} of the evaluation have the same inputs as a row of the training ({share})."
-    advice: ClassVar[str] = "Remove duplicates before the data is split."
+    means: ClassVar[str] = (
+        "{details} of the evaluation have the inputs of a row of the training ({share}): the evaluation is "
+        "too good by what the model remembers."
+    )
+    advice: ClassVar[str] = "Find and remove duplicates before the data is split."
 
     share: float = 0.05  # a lower one is a note: short texts repeat
 
@@ -439,8 +451,8 @@ class RepeatedBatches(_CheckRule):
     code: ClassVar[str] = "TBX-WIRE-023"
     needs: ClassVar[tuple[Need, ...]] = _need("repeated_batches", "preflight")
     source: ClassVar[str] = f"PyTorch, DataLoader: {_TORCH}/data.html"
-    means: ClassVar[str] = "All {number} batches of the training have the same {details}."
-    advice: ClassVar[str] = "Look at the sampler and at the dataset's __getitem__: the index may be ignored."
+    means: ClassVar[str] = "All {number} batches of the training have the same {details}: the model sees no other data."
+    advice: ClassVar[str] = "Look at the sampler and the dataset: its __getitem__ may ignore the index."
 
 
 RULES: dict[str, type[Rule]] = {

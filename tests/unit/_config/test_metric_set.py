@@ -18,6 +18,7 @@ from tbx_callbacks.metrics.registry import METRICS
 from tbx_callbacks.rules import RULES
 from tbx_callbacks.rules.divergence import Divergence
 from tbx_callbacks.rules.overfitting import Overfitting
+from tbx_callbacks.rules.registry import GROUPS
 from tbx_callbacks.rules.underfitting import Plateau
 
 
@@ -194,7 +195,12 @@ def test_load_config_rules_given_only_those_active() -> None:
 
 
 def test_load_config_rules_inherited_replaced_and_off() -> None:
-    assert set(load_config("full").live.active_rules()) == {"nonfinite", "divergence", "replicas_differ"}
+    assert set(load_config("full").live.active_rules()) == {
+        "nonfinite",
+        "divergence",
+        "replicas_differ",
+        *GROUPS["wiring"],
+    }
     assert not load_config("full").live.may_act
     own = load_config({"extends": "full", "rules": {"nonfinite": "stop", "divergence": False, "others": "warn"}}).live
     assert set(own.active_rules()) == set(RULES) - {"divergence"}

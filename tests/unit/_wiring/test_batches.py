@@ -78,7 +78,7 @@ def test_batches_first_loss_as_multiple_of_chance(loss: float, expected: float) 
     assert batches.add_loss(torch.tensor(9.0), is_cross_entropy=True) == {}  # only the first batch
 
 
-def test_batches_first_loss_of_other_kind_has_no_chance() -> None:
+def test_batches_first_loss_of_other_kind_unjudged() -> None:
     batches = Batches(nn.Linear(1, 1))
     batches.add_outputs(torch.zeros(2, 3), None)
     assert "first_loss_unusual" not in batches.add_loss(torch.tensor(9.0), is_cross_entropy=False)

@@ -46,7 +46,7 @@ def test_check_good_and_bad_sets(tmp_path: Path) -> None:
     (tmp_path / "my_alarms.py").write_text("def ring(finding): ...\n")
     good.write_text("extends: default\nrules:\n  divergence: {action: stop, call: my_alarms.ring}\n")
     printed = " ".join(run("check", "good.yaml", cwd=tmp_path).stdout.split())
-    assert "rules: nonfinite (warn), divergence (stop, my_alarms.ring)" in printed
+    assert "nonfinite (warn), divergence (stop, my_alarms.ring), replicas_differ (warn), wiring (warn)" in printed
     bad = tmp_path / "bad.yaml"
     bad.write_text("metrics:\n  - grad_norms\n")
     done = run_process("check", str(bad))

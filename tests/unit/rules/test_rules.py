@@ -27,7 +27,7 @@ def test_rule_finding_has_evidence(rule: str) -> None:
 
 
 IMPERATIVES = re.compile(
-    "(Add|Check|Compare|Create|Decay|Divide|Do|Find|Go|Keep|Let|Log|Look|Lower|Pass|Raise|Read|Train|Use|Warm|Weight)"
+    "(Add|Check|Compare|Create|Decay|Divide|Do|Find|Go|Keep|Let|Log|Look|Lower|Pass|Raise|Read|Train|Use|Warm|Weight|Wrap)"
 )
 
 
