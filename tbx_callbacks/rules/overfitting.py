@@ -34,7 +34,7 @@ class Overfitting(Rule):
     steady_fall: float = 0.3  # the same if the rise is steady
     signed_rise: float = 0.3  # negative losses: minimum rise, as a share of the fall before it
     deviations: float = 5.0  # the same in standard deviations of the noise, unless the rise is steady
-    train_deviations: float = 1.0  # steady rise: minimum fall of the training loss, in those of its noise since then
+    train_deviations: float = 2.0  # steady rise: minimum fall of the training loss, in those of its noise since then
 
     def lacks(self, run: Run) -> str | None:
         return not_minimised(run)
