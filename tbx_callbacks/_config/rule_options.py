@@ -73,7 +73,8 @@ class LiveRuleConfig:
         named = dict(self.named)
         rest = {} if self.others is None else _all_but(named)
         entries = {**{name: LiveRule(rule, self.others or Response()) for name, rule in rest.items()}, **named}
-        return {name: entry for name, entry in entries.items() if entry is not None}
+        active = {name: entry for name, entry in entries.items() if entry is not None}
+        return {name: replace(entry, rule=_beside(entry.rule, named)) for name, entry in active.items()}
 
     def describe(self) -> str:
         """The rules and their responses, on one line."""
@@ -246,7 +247,14 @@ def _build(data: object, source: str) -> RuleSettings:
     except SpecError as error:
         raise ConfigError(f"{source}: rules{error}") from error
     rules = {**_all_but(named), **{name: entry.rule for name, entry in named.items() if entry is not None}}
-    return RuleSettings({name: rule for name, rule in rules.items() if named.get(name, rule) is not None}, acknowledged)
+    rules = {name: _beside(rule, named) for name, rule in rules.items() if named.get(name, rule) is not None}
+    return RuleSettings(rules, acknowledged)
+
+
+def _beside(rule: Rule, named: Mapping[str, LiveRule | None]) -> Rule:
+    """The rule as it judges beside those that a user names; one that does not derive from `Rule` may not care."""
+    others = {name: None if entry is None else entry.rule for name, entry in named.items()}
+    return rule.beside(others) if hasattr(rule, "beside") else rule
 
 
 def parse_acknowledged(raw: object, named: Mapping[str, LiveRule | None]) -> tuple[Acknowledgement, ...]:

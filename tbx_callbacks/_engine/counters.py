@@ -186,6 +186,7 @@ class Counters:
             waiting=stopwatch.waiting,
             hits=hits,
             predictions=predictions,
+            class_counts=self.predictions.class_totals(),
             skipped_steps=loss_scale.skipped if loss_scale else 0,
             loss_scale=loss_scale.now if loss_scale else None,
         )

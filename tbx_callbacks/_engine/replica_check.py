@@ -78,6 +78,8 @@ class ReplicaCheck:
     or experts of each rank that begin as zeros. The numbers of the counting rank are then not those of the model. Ranks
     compare squared norms, in the same collective as the step's values. Cost: one pass over the gradients on ranks that
     do not count them.
+
+    A number is right for all ranks within a tolerance. The metric `replicas` tells differences to the last bit.
     """
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 OUTPUTS = frozenset({"losses", "predictions"})
 """Needs of metrics that read the model's outputs."""
 _MAX_PENDING = 32  # batches of predictions that are compared together
+MAX_CLASSES = 20  # more classes are not counted one by one
 _LOG_YOUR_OWN = "remove train_accuracy from the set and log your own number with log()"
 _PROBLEMS = {
     "regression": "the model predicts numbers",
@@ -122,7 +123,7 @@ class Losses:
 
 
 class Predictions:
-    """Counts correct predictions of a classification head, per input or per token. No host sync.
+    """Counts correct predictions of a classification head, per input or per token, and its classes. No host sync.
 
     Args:
         model: the model; logits over its vocabulary are not classes, and may be shifted against their labels.
@@ -145,6 +146,8 @@ class Predictions:
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._hits: Number = 0
         self._labels: Number = 0
+        self._num_classes: int | None = None  # of the first logits; 0 if the classes are not counted
+        self._class_counts: Tensor | None = None
 
     def add(self, outputs: Any, labels: Any) -> None:
         """Adds the logits of a micro-batch, `[batch, classes]` or `[batch, length, classes]`, and its labels.
@@ -166,6 +169,11 @@ class Predictions:
             self._remedy = _LOG_YOUR_OWN
             return
         self._has_predictions = True
+        classes = logits.shape[-1]
+        if self._num_classes is None:
+            self._num_classes = classes if classes <= MAX_CLASSES else 0
+        elif classes != self._num_classes:  # heads of different sizes have no classes in common
+            self._num_classes = 0
         self._pending.append(
             (logits.argmax(-1).flatten(), labels)
         )  # argmax now, because the model may reuse the memory
@@ -205,7 +213,22 @@ class Predictions:
             is_counted = labels >= 0
             self._hits = self._hits + (is_counted & (predictions == labels)).sum()
             self._labels = self._labels + is_counted.sum()
+            if self._num_classes:
+                counts = _count_classes((predictions, labels), is_counted, self._num_classes)
+                self._class_counts = counts if self._class_counts is None else self._class_counts + counts
         return self._hits, self._labels
+
+    def class_totals(self) -> Tensor | None:
+        """Returns the counts of each class among predictions and among labels, `[2, classes]`; None if not counted."""
+        self.totals()
+        return self._class_counts
+
+
+def _count_classes(classes: Sequence[Tensor], is_counted: Tensor, number: int) -> Tensor:
+    """Counts each class, `[len(classes), number]`, without a host sync, which bincount needs."""
+    ones = is_counted.to(torch.int64)
+    zeros = ones.new_zeros(number)
+    return torch.stack([zeros.scatter_add(0, each.clamp(0, number - 1), ones) for each in classes])
 
 
 def _are_classes(logits: Tensor, labels: Tensor) -> bool:

@@ -15,7 +15,7 @@ from tbx_callbacks._stats.threads import Pieces, on_threads
 
 _SMALL, _SMALL_CPU = 1 << 12, 1 << 9  # words; many small tensors take few calls together
 _CHUNK = 1 << 17  # words, which stay in a core's cache
-_ROW = 1 << 10
+_ROW, _ROW_CPU = 1 << 10, 1 << 6  # words
 _MASK = (1 << 64) - 1
 _FACTOR = 0x9E3779B97F4A7C15
 
@@ -24,8 +24,9 @@ def checksums(tensors: Sequence[Tensor]) -> Tensor:
     """Returns a checksum of the bits of each tensor, `[len(tensors)]` int64, on the device of the first tensor.
 
     It depends on the bits alone, also for NaN and -0.0, and is 0 if all bits are. It is a sum of the tensor's 64-bit
-    words, each times a factor of its position, modulo 2**64. So one changed word always changes it. Devices of
-    different types compute different checksums. One pass on CPU, two elsewhere, where nothing waits for the device.
+    words, each times an odd factor of its position, modulo 2**64. So one changed word always changes it. On CPU the 64
+    words of a row of a large tensor share a factor: changes that cancel each other in each row go unnoticed. Devices
+    of different types compute different checksums. One pass on CPU, two elsewhere, where nothing waits for the device.
     """
     if not tensors:
         return torch.zeros(0, dtype=torch.int64)
@@ -56,10 +57,15 @@ def hash_of(names: Sequence[str]) -> float:
 
 
 def mix(numbers: Tensor) -> Tensor:
-    """Returns other int64 numbers, each of which depends on all bits of its number."""
+    """Returns other int64 numbers, different ones for different numbers; each depends on all bits of its number."""
     for _ in range(2):
-        numbers = (numbers ^ (numbers >> 29)) * _signed(_FACTOR)
-    return numbers ^ (numbers >> 32)
+        numbers = (numbers ^ _shifted(numbers, 29)) * _signed(_FACTOR)
+    return numbers ^ _shifted(numbers, 32)
+
+
+def _shifted(numbers: Tensor, bits: int) -> Tensor:
+    """Shifts zeros in: torch repeats the sign, so that a number and its complement would be mixed alike."""
+    return (numbers >> bits) & ((1 << 64 - bits) - 1)
 
 
 def _words(tensor: Tensor) -> Tensor:
@@ -94,10 +100,7 @@ def _large(words: Tensor) -> Tensor:
 
 
 def _large_cpu(words: Sequence[Tensor]) -> Tensor:
-    """Sums chunks twice: as 32-bit words times factors, and as 64-bit words.
-
-    The products are cheap modulo 2**32, where changes of signs may cancel each other; in the other sum they do not.
-    """
+    """Sums short rows of each chunk, then the rows times their factors."""
     result = [0] * len(words)
     for index, number, checksum in itertools.chain.from_iterable(
         on_threads(_chunk_checksums, Pieces([[each] for each in words], size=_CHUNK))
@@ -107,19 +110,21 @@ def _large_cpu(words: Sequence[Tensor]) -> Tensor:
 
 
 def _chunk_checksums(pieces: Pieces) -> list[tuple[int, int, int]]:
-    factors = _factors(torch.device("cpu"), _CHUNK).view(torch.int32)
-    return [
-        # numpy's sum takes one thread
-        (index, number, int(torch.dot(words, factors[: len(words)])) * _FACTOR + int(chunk.numpy().sum()))
-        for index, number, chunk in pieces
-        if len(words := chunk.view(torch.int32))
-    ]
+    factors = _factors(torch.device("cpu"), _CHUNK // _ROW_CPU + _ROW_CPU).numpy()
+    checksums = []
+    for index, number, chunk in pieces:
+        words = chunk.numpy()  # whose sums take one thread, and wrap around
+        rows = len(words) // _ROW_CPU
+        sums, rest = words[: rows * _ROW_CPU].reshape(rows, _ROW_CPU).sum(axis=1), words[rows * _ROW_CPU :]
+        checksum = int((sums * factors[:rows]).sum()) + int((rest * factors[rows : rows + len(rest)]).sum())
+        checksums.append((index, number, checksum))
+    return checksums
 
 
 @functools.cache
 def _factors(device: torch.device, number: int) -> Tensor:
-    """Odd factors of positions, both halves of which are odd, `[number]` int64; the same in every process."""
-    factors = mix(torch.arange(1, number + 1) * _signed(_FACTOR)) | (1 << 32 | 1)
+    """Odd factors of positions, `[number]` int64; the same in every process."""
+    factors = mix(torch.arange(1, number + 1) * _signed(_FACTOR)) | 1
     return moved(factors, device)
 
 

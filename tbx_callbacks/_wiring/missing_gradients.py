@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -30,10 +30,17 @@ class MissingGradients:
 
     def add_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Looks at the gradients in a step of an optimizer."""
-        own = [tensor for group in optimizer.param_groups for tensor in group["params"]]
-        self._optimized.update(map(id, own))
-        self.with_gradient.update(id(tensor) for tensor in own if tensor.grad is not None)
-        self.with_gradient.update(id(tensor) for tensor in self._parameters.values() if tensor.grad is not None)
+        self._add([tensor for group in optimizer.param_groups for tensor in group["params"]])
+
+    def add_backward(self) -> None:
+        """Looks at the gradients after a backward pass, as if an optimizer had all parameters."""
+        self._add(list(self._parameters.values()))
+
+    def _add(self, optimized: Sequence[Tensor]) -> None:
+        self._optimized.update(map(id, optimized))
+        for tensor in (*optimized, *self._parameters.values()):
+            if tensor.grad is not None:
+                self.with_gradient.add(id(tensor))
 
     def result(self) -> dict[str, Check]:
         """Returns the checks, once some steps were added."""

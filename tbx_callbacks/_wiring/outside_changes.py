@@ -60,7 +60,8 @@ class OutsideChanges:
                 bits = smallest.detach().view(-1).view(torch.uint8)
                 self._small[name] = bits, bits.clone()
             ids = set(map(id, watched[0]))
-            sharing = [other for other, (tensors, _) in self._watched.items() if not ids.isdisjoint(map(id, tensors))]
+            others = [other for other, (tensors, _) in self._watched.items() if not ids.isdisjoint(map(id, tensors))]
+            sharing = list(dict.fromkeys([name, *others]))
             self._sharing.update({other: sharing for other in sharing})
         for other in self._sharing[name]:  # usually this one alone
             tensors = self._watched[other][0]

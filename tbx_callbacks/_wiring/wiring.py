@@ -61,6 +61,7 @@ class Wiring:
         self._stepped: set[str] = set()
         self._ready: dict[str, Check] = {}
         self._labels: Any = None
+        self._ran_eagerly = False
         self._is_cross_entropy = False
         self._batches = Batches(model, unknown_token=unknown_token)
         self._gradients = MissingGradients(parameters)
@@ -122,6 +123,7 @@ class Wiring:
 
     def add_backward(self) -> None:
         """A backward pass is over, and no step follows: the gradients are looked at now."""
+        self._gradients.add_backward()
         for optimizer in self._optimizers.values():
             self._gradients.add_step(optimizer)
         self._stepped.update(self._optimizers)
@@ -170,8 +172,7 @@ class Wiring:
         """Removes every hook."""
         for part in (self._kept, self._scale):
             part.end()
-        while self._hooks:
-            self._hooks.pop().remove()
+        self._remove_hooks()
         if self._pass_hook is not None:
             self._pass_hook.remove()
             self._pass_hook = None
@@ -179,6 +180,7 @@ class Wiring:
     # -- private -----------------------------------------------------------------------------------------------------
 
     def _on_forward(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
+        self._ran_eagerly = True
         if self.is_open and module.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
             self._try(lambda: self._add_outputs(args, kwargs, outputs))
 
@@ -236,17 +238,16 @@ class Wiring:
             self._ready.update(self._gradients.result())
             self._ready.update(self._kept.result())
             self._ready.update(self._scale.result())
-            self._ready.update(
-                compare(
-                    self._parameters,
-                    self._optimizers,
-                    with_gradient=self._gradients.with_gradient,
-                    stepped=self._stepped,
-                )
-            )
+        if judges and self._parameters and self._optimizers:
+            found = self._gradients.with_gradient
+            self._ready.update(compare(self._parameters, self._optimizers, with_gradient=found, stepped=self._stepped))
         self._ready.update(self._batches.result())
         for part in (self._kept, self._scale):
             part.end()
+        if self._ran_eagerly:  # else the model may be compiled: to remove a hook would compile it again
+            self._remove_hooks()
+
+    def _remove_hooks(self) -> None:
         while self._hooks:
             self._hooks.pop().remove()
 

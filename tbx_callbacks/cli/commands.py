@@ -22,9 +22,18 @@ from tbx_callbacks._config.rule_options import function_of
 from tbx_callbacks._config.validation import SpecError
 from tbx_callbacks._extensions import suggest, without_imports, working_folder
 from tbx_callbacks._text import short
-from tbx_callbacks.cli.doctor import FailOn, as_json, exit_code, print_diagnosis, print_settings
+from tbx_callbacks.cli.doctor import as_json, exit_code, parse_fail_on, print_diagnosis, print_settings
 from tbx_callbacks.cli.rule_file import PROJECT_FILE, project_settings
-from tbx_callbacks.cli.terminal import Commands, checked_stdout, console, errors, fail, print_json, print_warnings
+from tbx_callbacks.cli.terminal import (
+    Commands,
+    ReaderGoneError,
+    checked_stdout,
+    console,
+    errors,
+    fail,
+    print_json,
+    print_warnings,
+)
 from tbx_callbacks.rules.acknowledged import unused
 from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose_folder
 from tbx_callbacks.runs.reader import UnreadableError
@@ -134,14 +143,22 @@ def doctor(
     rules: Annotated[Path | None, typer.Option(help=_RULES)] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     fail_on: Annotated[
-        list[FailOn] | None,
-        typer.Option(help="Also fail on warnings (exit code 1), or on runs with too little to judge (3)."),
+        list[str] | None,
+        typer.Option(
+            metavar="KINDS",
+            help="Fail not only on errors: warning (exit code 1), unjudged: too little to judge (3), or both:"
+            " warning,unjudged.",
+        ),
     ] = None,
 ) -> None:
     """Diagnose runs and print findings, worst first.
 
     Exit code: 0 no error found, 1 errors found, 2 unreadable; more with --fail-on.
     """
+    try:
+        kinds = parse_fail_on(fail_on or [])
+    except ValueError as error:
+        fail(str(error))
     try:
         file, settings = project_settings(rules)
         with Progress(console=errors, transient=True, disable=not sys.stderr.isatty()) as bars:
@@ -162,7 +179,7 @@ def doctor(
         for diagnosed in runs:
             print_diagnosis(diagnosed, console)
         print_settings(file, not_found, console)
-    raise typer.Exit(exit_code([diagnosed.diagnosis for diagnosed in runs], fail_on or []))
+    raise typer.Exit(exit_code([diagnosed.diagnosis for diagnosed in runs], kinds))
 
 
 @app.command()
@@ -242,6 +259,8 @@ def report(
         page = write()
         (errors if to_stdout else console).print(f"report: {escape(str(page))}", soft_wrap=True)
     except (ConfigError, UnreadableError, ImportError, OSError) as error:
+        if isinstance(error, ReaderGoneError) or (isinstance(error.__cause__, BrokenPipeError) and is_stdout(output)):
+            raise ReaderGoneError("its reader is gone") from error
         fail(str(error))
 
 

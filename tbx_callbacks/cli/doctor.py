@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Collection, Sequence
 from enum import Enum
 
@@ -11,12 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
-from tbx_callbacks._text import printable
+from tbx_callbacks._extensions import suggest
+from tbx_callbacks._text import printable, short
 from tbx_callbacks.rules import Acknowledgement, Diagnosis, Finding, Unjudged
 from tbx_callbacks.rules.diagnose import DiagnosedRun
 from tbx_callbacks.rules.finding_text import named
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+_OTHER_RUN = re.compile(", (in a|with) ")  # a condition in the words for a metric
 _OF_VERDICT = {"problems": "bold", "nothing_found": "green", "too_little": "yellow"}
 
 
@@ -42,9 +45,11 @@ def print_diagnosis(diagnosed: DiagnosedRun, console: Console) -> None:
     for words in run.left_out:
         console.print(f"  [yellow]{_safe(words)}[/yellow]")
     if diagnosis.unjudged:
-        console.print(f"  [dim]not judged, {len(diagnosis.unjudged)} rules:[/dim]")
-        for requirement, names in _by_need(diagnosis.unjudged).items():
-            console.print(Padding(f"[dim]{', '.join(map(_safe, names))}: {requirement}[/dim]", (0, 0, 0, 4)))
+        console.print(f"  [dim]{len(diagnosis.unjudged)} rules lacked data; metrics that would write it:[/dim]")
+        for metric, names in _by_metric(diagnosis.unjudged).items():
+            console.print(
+                Padding(f"[dim]{_safe(metric)}: {', '.join(map(_safe, names))}[/dim]", (0, 0, 0, 4), expand=False)
+            )
 
 
 def print_settings(file: str, not_found: Sequence[Acknowledgement], console: Console) -> None:
@@ -73,6 +78,21 @@ class FailOn(str, Enum):
 
     WARNING = "warning"
     UNJUDGED = "unjudged"
+
+
+def parse_fail_on(given: Sequence[str]) -> set[FailOn]:
+    """Parses `--fail-on`, which may be repeated and may name several kinds, separated by commas.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    kinds = {kind.value: kind for kind in FailOn}
+    names = [name.strip() for text in given for name in text.split(",")]
+    for name in names:
+        if name not in kinds:
+            nearest = suggest(name, kinds, what="kinds")
+            raise ValueError(f"--fail-on must be one or more of {', '.join(kinds)}, got {short(name)}; {nearest}")
+    return {kinds[name] for name in names}
 
 
 def exit_code(diagnoses: Sequence[Diagnosis], fail_on: Collection[FailOn]) -> int:
@@ -125,12 +145,11 @@ def _plain(finding: Finding) -> dict[str, object]:
     return {**dataclasses.asdict(finding), "numbers": numbers}
 
 
-def _by_need(unjudged: Sequence[Unjudged]) -> dict[str, list[str]]:
-    """Groups the rules by the data that they are missing."""
+def _by_metric(unjudged: Sequence[Unjudged]) -> dict[str, list[str]]:
+    """Groups the rules by the metric that would write their data; those that need another kind of run come last."""
     rules: dict[str, list[str]] = {}
-    for entry in unjudged:
-        requirement = f"needs {_safe(entry.missing)}, from the metric {_safe(entry.metric)}"
-        rules.setdefault(requirement, []).append(entry.id)
+    for entry in sorted(unjudged, key=lambda entry: bool(_OTHER_RUN.search(entry.metric))):
+        rules.setdefault(entry.metric, []).append(entry.id)
     return rules
 
 

@@ -22,6 +22,8 @@ from typer.core import TyperGroup
 
 from tbx_callbacks._text import printable, reason, short, words
 
+_SIGPIPE = 128 + 13  # the exit code that a shell shows for a command that the signal SIGPIPE ended
+
 
 class Terminal(Console):
     """A console whose text is printable; rich's own colours and cursor movements stay."""
@@ -91,6 +93,10 @@ class StdoutError(OSError):
         super().__init__(f"the standard output must be writable: {why}")
 
 
+class ReaderGoneError(StdoutError):
+    """The reader of a pipe has seen enough, as in `doctor LOGDIR | head`. This is no fault."""
+
+
 class _Stdout:
     """The standard output; its errors are told from those of other files.
 
@@ -118,13 +124,18 @@ class _Stdout:
             raise StdoutError("it is closed")
         try:
             yield
+        except BrokenPipeError as error:
+            raise ReaderGoneError("its reader is gone") from error
         except (OSError, ValueError) as error:  # a ValueError: code has closed the stream
             raise StdoutError(words(getattr(error, "strerror", None) or error)) from error
 
 
 @contextmanager
 def checked_stdout() -> Iterator[None]:
-    """Ends the process with one line and exit code 2 if the standard output cannot be written, to its last byte."""
+    """Ends the process with one line and exit code 2 if the standard output cannot be written, to its last byte.
+
+    If the reader of a pipe is gone, the process ends without a line and with the exit code of other commands.
+    """
     stream = sys.stdout
     stdout: Any = _Stdout(stream)
     sys.stdout = stdout
@@ -136,6 +147,9 @@ def checked_stdout() -> Iterator[None]:
                 raise StdoutError("code that was imported has removed it")
             if stream is not None:
                 stdout.flush()
+    except ReaderGoneError:
+        _discard(stream)
+        raise SystemExit(_SIGPIPE) from None
     except StdoutError as error:
         _discard(stream)
         errors.print(f"[red]error:[/red] {escape(printable(str(error)))}", soft_wrap=True)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from tbx_callbacks import tags
 from tbx_callbacks._config.validation import short
-from tbx_callbacks._model.model_access import ModelAccess
 from tbx_callbacks._model.optimizers import named_optimizers
 from tbx_callbacks._wiring.batches import IGNORED, MIN_SORTED, are_class_labels
 from tbx_callbacks._wiring.check import Check
@@ -128,8 +128,8 @@ def _check_passes(
     """
     errors: list[BaseException] = []
     known = {} if optimizers is None else named_optimizers(optimizers)
-    access = ModelAccess(model, known)
-    parameters = {} if access.is_sharded else {parameter.name: parameter.tensor for parameter in access.parameters}
+    is_whole = not any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    parameters = dict(model.named_parameters()) if is_whole else {}
     wiring = Wiring(model, known, parameters, unknown_token=_unknown_token(tokenizer), on_error=errors.append)
     try:
         for batch in batches:

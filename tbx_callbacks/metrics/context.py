@@ -59,6 +59,8 @@ class Interval:
     """Correct predictions on the training batches."""
     predictions: Number = 0
     """Labels compared with predictions; 0 when no labels were recorded."""
+    class_counts: Tensor | None = None
+    """Counts of each class among predictions and among labels, `[2, classes]`; None if they are not counted."""
     extra_losses: Mapping[str, Mean] = field(default_factory=dict)
     """Losses that the model returned besides the training loss, by name."""
 

@@ -98,7 +98,7 @@ class Replicas(Metric):
     With FSDP2 and tensor parallelism, ranks compare the copies within a mesh. Nothing is written with one rank, for
     tensors without copies, or where ranks have different kinds of devices, which may round in different ways.
 
-    Merged over ranks by checksums of all bits. Cost: two passes over the weights that other ranks hold too.
+    Merged over ranks by checksums of all bits. Cost: one pass over the weights that other ranks hold too, two on a GPU.
     """
 
     tags: ClassVar[Mapping[str, str]] = {
@@ -112,7 +112,7 @@ class Replicas(Metric):
         REPLICAS_HIGHEST_RANK: "rank",
     }
     select: ClassVar[Select | None] = Select(by="layer")
-    cost: ClassVar[str] = "two passes over replicated weights"
+    cost: ClassVar[str] = "one or two passes over replicated weights"
 
     def __call__(self, context: Context) -> Values:
         view = context.replicas
@@ -134,7 +134,7 @@ class ReplicaState(Metric):
     """Number of layers whose optimizer state does not have the same bits on all ranks that keep a copy of it.
 
     See `replicas`; counts of steps are left out. State that each rank keeps for its own share of the parameters has no
-    copies. Cost: two passes over the state.
+    copies. Cost: one pass over the state, two on a GPU.
     """
 
     tags: ClassVar[Mapping[str, str]] = {
@@ -142,7 +142,7 @@ class ReplicaState(Metric):
         f"{REPLICAS_STATE}/{{group}}": "1",
     }
     select: ClassVar[Select | None] = Select(by="layer")
-    cost: ClassVar[str] = "two passes over the optimizer's state"
+    cost: ClassVar[str] = "one or two passes over the optimizer's state"
 
     def __call__(self, context: Context) -> Values:
         view = context.replicas

@@ -6,11 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tbx_callbacks._model.parameters import PerGroup
 from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.host_values import Text
-from tbx_callbacks.metrics.values import Max, Mean
-from tbx_callbacks.tags import AMP_SCALE, AMP_SKIPPED_STEPS, EVAL, LEARNING_RATE, TRAIN, TRAIN_ACCURACY, TRAIN_LOSS
+from tbx_callbacks.metrics.values import Max, Mean, Sum
+from tbx_callbacks.tags import (
+    AMP_SCALE,
+    AMP_SKIPPED_STEPS,
+    EVAL,
+    LABEL_SHARE,
+    LEARNING_RATE,
+    PREDICTED_SHARE,
+    TRAIN,
+    TRAIN_ACCURACY,
+    TRAIN_LABELS,
+    TRAIN_LOSS,
+)
 
 
 @dataclass(frozen=True)
@@ -60,16 +72,31 @@ class TrainAccuracy(Metric):
 
     Not written for regression, multi-label targets, and logits or labels that cannot be found. Not written for language
     models either (token logits over the vocabulary or more columns), because their labels may be shifted. One warning
-    gives the reason. Correct predictions and labels are added over ranks. Cost: an argmax per micro-batch; two sums
-    every few micro-batches.
+    gives the reason.
+
+    With at most 20 classes, the share of each class among the predictions and among the labels is written too, and the
+    number of labels: a class that is never predicted does not show in the accuracy. A class has the number of its
+    logit. All counts are added over ranks. Cost: an argmax per micro-batch; a few sums every few micro-batches.
     """
 
-    tags: ClassVar[Mapping[str, str]] = {TRAIN_ACCURACY: "share of labels"}
+    tags: ClassVar[Mapping[str, str]] = {
+        TRAIN_ACCURACY: "share of labels",
+        f"{PREDICTED_SHARE}/{{group}}": "share of predictions",
+        f"{LABEL_SHARE}/{{group}}": "share of labels",
+        TRAIN_LABELS: "labels",
+    }
     needs: ClassVar[frozenset[str]] = frozenset({"predictions"})
     cost: ClassVar[str] = "an argmax of the logits"
 
     def __call__(self, context: Context) -> Values:
-        return {TRAIN_ACCURACY: Mean(context.interval.hits, context.interval.predictions)}
+        interval = context.interval
+        accuracy: Values = {TRAIN_ACCURACY: Mean(interval.hits, interval.predictions)}
+        if (counts := interval.class_counts) is None:
+            return accuracy
+        names, labels = [str(number) for number in range(counts.shape[1])], counts[1].sum()
+        shares = {PREDICTED_SHARE: counts[0], LABEL_SHARE: counts[1]}
+        means = {f"{tag}/{{group}}": Mean(PerGroup(names, of_class), labels) for tag, of_class in shares.items()}
+        return {**accuracy, **means, TRAIN_LABELS: Sum(labels)}
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def read(
 ) -> list[LoadedRun]:
     """Reads and diagnoses every run in the folders; see `diagnose_folder`.
 
-    A folder without a run that can be read is left out with a warning, unless it is the only one.
+    A run without scalars is left out with a warning, and so is a folder without a run that can be read, unless it is
+    the only one.
     """
     if not logdirs:
         raise ValueError("a report must have at least one folder of runs, got none")
@@ -67,7 +68,14 @@ def read(
         except UnreadableError as error:
             failures.append(error)
         else:
-            diagnosed += [(os.fspath(logdir), entry) for entry in entries]
+            diagnosed += [(os.fspath(logdir), entry) for entry in entries if entry.run.scalars]
+            for entry in entries:
+                if not entry.run.scalars:
+                    logger.warning("run %s is left out: it holds histograms and no scalars", printable(entry.name))
+            if not any(entry.run.scalars for entry in entries):
+                failures.append(
+                    UnreadableError(f"a run must hold scalars, but those in {os.fspath(logdir)!r} hold none")
+                )
     if not diagnosed:
         raise failures[0]
     for failure in failures:

@@ -97,6 +97,10 @@ class Rule(Protocol):
         """Yields findings; none for a healthy run."""
         raise TypeError(f"{type(self).__name__} must define __call__; yield findings")
 
+    def beside(self, named: Mapping[str, Rule | None]) -> Rule:
+        """Returns the rule as it judges beside the rules that a user has set, by name; None means that one is off."""
+        return self
+
     def lacks(self, run: Run) -> str | None:
         """Returns what a run with all needs and `min_points` still lacks, as a noun; None if the rule can judge it."""
         return None

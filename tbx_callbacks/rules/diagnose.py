@@ -159,9 +159,9 @@ def diagnose_folder(
     acknowledged: Sequence[Acknowledgement] = (),
     progress: Callable[[str], Progress] | None = None,
 ) -> Iterator[DiagnosedRun]:
-    """Reads and diagnoses every run in a folder; runs without scalars (only hyper-parameters) are left out.
+    """Reads and diagnoses every run in a folder; runs without scalars and histograms (only texts) are left out.
 
-    A run that cannot be read is left out with a warning.
+    A run of histograms only is one that no rule can judge. A run that cannot be read is left out with a warning.
 
     Args:
         logdir: folder of a run, or a folder with runs below it.
@@ -170,7 +170,7 @@ def diagnose_folder(
         progress: called with a run's name; returns a function that is called while the run is read.
 
     Raises:
-        UnreadableError: no run can be read, or none has scalars.
+        UnreadableError: no run can be read, or none has scalars or histograms.
         ImportError: TensorBoard is not installed.
     """
     number, failed = 0, set[str]()
@@ -185,13 +185,11 @@ def diagnose_folder(
     reader = _Reader(find_runs(logdir), progress)
     for name, folder in reader.folders.items():
         run = reader.read(name)
-        if run is not None and run.scalars:
+        if run is not None and (run.scalars or run.histograms):  # add_hparams writes a run for each session
             number += 1
             judged = reader.with_role(name, run)
             diagnosis = diagnose(judged, rules, acknowledged=acknowledged, folder=folder, on_error=warn)
             yield DiagnosedRun(name, folder, run, diagnosis)
-        elif run is not None and run.histograms:  # not of add_hparams, which writes a run for each session
-            logger.warning("run %s is left out: it holds histograms and no scalars", printable(name))
         reader.forget(name)
     if not number and reader.unreadable:
         raise UnreadableError(f"no run in {os.fspath(logdir)!r} can be read: {reader.unreadable[0]}")
@@ -210,7 +208,8 @@ class _Reader:
     def __init__(self, folders: Mapping[str, str], progress: Callable[[str], Progress] | None) -> None:
         self.folders, self.unreadable = folders, list[str]()
         self._progress = progress
-        self._runs: dict[str, Run | None] = {}
+        self._runs: dict[str, Run | None] = {}  # None: it cannot be read
+        self._judged = set[str]()
         self._words = {name: _word(name, folder, folders) for name, folder in folders.items()}
         self._training = {name: training_of(name, folders) for name, word in self._words.items() if word}
 
@@ -238,10 +237,11 @@ class _Reader:
         return with_evaluations(run, evaluations) if evaluations else run
 
     def forget(self, name: str) -> None:
-        """Frees the memory of a run that no later run is judged with."""
-        training = self._training.get(name)
-        if training is None or training in self._runs:
-            self._runs[name] = None
+        """Frees the memory of a run that was judged, and of its evaluations, as far as no later run needs them."""
+        self._judged.add(name)
+        for other in (name, *(other for other, training in self._training.items() if training == name)):
+            if other in self._judged and self._training.get(other, other) in self._judged:
+                self._runs.pop(other, None)
 
 
 def _word(name: str, folder: str, names: Mapping[str, str]) -> str | None:

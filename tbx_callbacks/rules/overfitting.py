@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,8 +17,73 @@ from tbx_callbacks.runs.series import Run, Series
 
 
 @dataclass(frozen=True)
+class EvalDisagrees(Rule):
+    """Evaluation is bad from the start and gets worse while training improves: labels or preprocessing differ."""
+
+    id: ClassVar[str] = "eval_disagrees"
+    code: ClassVar[str] = "TBX-EVAL-002"
+    needs: ClassVar[tuple[Need, ...]] = (EVAL_LOSS, TRAIN_LOSS)
+    source: ClassVar[str] = "Northcutt, Athalye and Mueller 2021, Pervasive Label Errors in Test Sets, arXiv:2103.14749"
+
+    min_points: int = 3  # evaluations
+    ratio: float = 1.3  # last evaluation loss over the first one
+    train_fall: float = 0.3  # minimum fall of the training loss, as a share
+    accuracy: float = 0.4  # the last evaluation accuracy is below this and below the first one; chance is 0.5
+    above: float = 1.5  # or: the best evaluation loss over the initial training loss
+
+    def lacks(self, run: Run) -> str | None:
+        return not_minimised(run)
+
+    def __call__(self, run: Run) -> Iterator[Finding]:
+        train = training_loss(run)
+        if train is None or not len(train[1]):
+            return
+        start, end = ends(train[1].values)
+        for one in evaluation_sets(run):
+            if one.loss is None or len(series := one.loss[1]) < self.min_points:
+                continue
+            first, last = float(series.values[0]), median(series.values[-2:])
+            if (
+                not self.is_wrong_from_start(one, train[1])
+                or last < self.ratio * first
+                or end > (1 - self.train_fall) * start
+            ):
+                continue
+            yield Finding(
+                id=self.id,
+                severity="error",
+                tags=(one.loss[0], train[0], *([one.accuracy[0]] if one.accuracy else [])),
+                steps=(int(series.steps[0]), int(series.steps[-1])),
+                numbers={"first": first, "last": last, "train_start": start, "train_end": end},
+                means=f"The {one.title} rose from {first:.3g} to {last:.3g}"
+                f" while the training loss fell from {start:.3g} to {end:.3g}."
+                " The two data sets seem to disagree about the correct answers.",
+                advice="Compare the label mapping (label2id) of both data sets. Then compare their preprocessing, and"
+                " read ten evaluation examples with their predictions.",
+                source=self.source,
+            )
+
+    def is_wrong_from_start(self, one: EvaluationSet, train: Series) -> bool:
+        """Whether an evaluation set was never predicted well: its accuracy fell below chance, or its loss began above.
+
+        The initial training loss stands for chance.
+        """
+        if one.loss is None:
+            return False
+        start, low = ends(train.values)[0], float(one.loss[1].values.min())
+        if start > 0 and low > self.above * start:
+            return True
+        if one.accuracy is None or not len(values := one.accuracy[1].values):
+            return False
+        return bool(median(values[-2:]) < min(self.accuracy, values[0]))
+
+
+@dataclass(frozen=True)
 class Overfitting(Rule):
-    """The evaluation loss rose while the training loss kept falling; reports the step."""
+    """The evaluation loss rose while the training loss kept falling; reports the step.
+
+    Evaluation sets that were never predicted well are left to `eval_disagrees`, as long as that rule is on.
+    """
 
     id: ClassVar[str] = "overfitting"
     code: ClassVar[str] = "TBX-EVAL-001"
@@ -36,6 +101,18 @@ class Overfitting(Rule):
     deviations: float = 5.0  # the same in standard deviations of the noise, unless the rise is steady
     train_deviations: float = 2.0  # steady rise: minimum fall of the training loss, in those of its noise since then
 
+    disagrees: ClassVar[EvalDisagrees | None] = EvalDisagrees()
+
+    def beside(self, named: Mapping[str, Rule | None]) -> Overfitting:
+        if EvalDisagrees.id not in named:
+            return self
+        copy = replace(self)
+        object.__setattr__(copy, "disagrees", named[EvalDisagrees.id])  # on the copy: it is no threshold
+        return copy
+
+    def _is_left_out(self, one: EvaluationSet, train: Series) -> bool:
+        return self.disagrees is not None and self.disagrees.is_wrong_from_start(one, train)
+
     def lacks(self, run: Run) -> str | None:
         return not_minimised(run)
 
@@ -44,7 +121,7 @@ class Overfitting(Rule):
         if train is None or not len(train[1]):
             return
         for one in evaluation_sets(run):
-            if one.loss is not None and len(one.loss[1]) >= self.min_points and not is_wrong_from_start(one, train[1]):
+            if one.loss is not None and len(one.loss[1]) >= self.min_points and not self._is_left_out(one, train[1]):
                 yield from self._judge(one.title, one.loss, train)
 
     def _judge(self, title: str, evaluation: Entry, train: Entry) -> Iterator[Finding]:
@@ -103,71 +180,6 @@ def _loss_at_and_end(train: Series, step: int) -> tuple[float, float]:
     until = max(1, int(np.searchsorted(train.steps, step, side="right")))
     width = 5 if len(train) >= 30 else 3
     return median(train.values[max(0, until - width) : until]), ends(train.values)[1]
-
-
-@dataclass(frozen=True)
-class EvalDisagrees(Rule):
-    """Evaluation is bad from the start and gets worse while training improves: labels or preprocessing differ."""
-
-    id: ClassVar[str] = "eval_disagrees"
-    code: ClassVar[str] = "TBX-EVAL-002"
-    needs: ClassVar[tuple[Need, ...]] = (EVAL_LOSS, TRAIN_LOSS)
-    source: ClassVar[str] = "Northcutt, Athalye and Mueller 2021, Pervasive Label Errors in Test Sets, arXiv:2103.14749"
-
-    min_points: int = 3  # evaluations
-    ratio: float = 1.3  # last evaluation loss over the first one
-    train_fall: float = 0.3  # minimum fall of the training loss, as a share
-    accuracy: float = 0.4  # the last evaluation accuracy is below this and below the first one; chance is 0.5
-    above: float = 1.5  # or: the best evaluation loss over the initial training loss
-
-    def lacks(self, run: Run) -> str | None:
-        return not_minimised(run)
-
-    def __call__(self, run: Run) -> Iterator[Finding]:
-        train = training_loss(run)
-        if train is None or not len(train[1]):
-            return
-        start, end = ends(train[1].values)
-        for one in evaluation_sets(run):
-            if one.loss is None or len(series := one.loss[1]) < self.min_points:
-                continue
-            first, last = float(series.values[0]), median(series.values[-2:])
-            if (
-                not is_wrong_from_start(one, train[1], accuracy=self.accuracy, above=self.above)
-                or last < self.ratio * first
-                or end > (1 - self.train_fall) * start
-            ):
-                continue
-            yield Finding(
-                id=self.id,
-                severity="error",
-                tags=(one.loss[0], train[0], *([one.accuracy[0]] if one.accuracy else [])),
-                steps=(int(series.steps[0]), int(series.steps[-1])),
-                numbers={"first": first, "last": last, "train_start": start, "train_end": end},
-                means=f"The {one.title} rose from {first:.3g} to {last:.3g}"
-                f" while the training loss fell from {start:.3g} to {end:.3g}."
-                " The two data sets seem to disagree about the correct answers.",
-                advice="Compare the label mapping (label2id) of both data sets. Then compare their preprocessing, and"
-                " read ten evaluation examples with their predictions.",
-                source=self.source,
-            )
-
-
-def is_wrong_from_start(
-    one: EvaluationSet, train: Series, *, accuracy: float = EvalDisagrees.accuracy, above: float = EvalDisagrees.above
-) -> bool:
-    """Whether an evaluation set was never predicted well: its accuracy fell below chance, or its loss began above it.
-
-    The initial training loss stands for chance.
-    """
-    if one.loss is None:
-        return False
-    start, low = ends(train.values)[0], float(one.loss[1].values.min())
-    if start > 0 and low > above * start:
-        return True
-    if one.accuracy is None or not len(values := one.accuracy[1].values):
-        return False
-    return bool(median(values[-2:]) < min(accuracy, values[0]))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tbx_callbacks._extensions import ExtensionError, Registry, check_frozen_dat
 from tbx_callbacks._text import short
 from tbx_callbacks.rules.amp import AmpScaleCollapse, AmpSkippedSteps
 from tbx_callbacks.rules.base import Rule
+from tbx_callbacks.rules.classes import ClassNeverPredicted
 from tbx_callbacks.rules.clipping import ClippingSaturated
 from tbx_callbacks.rules.dead_activations import DeadActivations
 from tbx_callbacks.rules.divergence import Divergence, LossSpike
@@ -65,6 +66,7 @@ RULES: dict[str, type[Rule]] = {
     "amp_skipped_steps": AmpSkippedSteps,
     "replicas_differ": ReplicasDiffer,
     "input_bound": InputBound,
+    "class_never_predicted": ClassNeverPredicted,
     "lora_not_training": LoraNotTraining,
     "entropy_collapse": EntropyCollapse,
     "kl_runaway": KlRunaway,

@@ -152,6 +152,10 @@ REPLICAS = Need(
     f"{tags.REPLICAS_WEIGHTS}/{tags.TOTAL}",
 )
 INPUT_SHARE = Need("the share of time spent waiting for data", "input_share", (tags.INPUT_SHARE,))
+_CLASSES = "train_accuracy, in a classifier with at most 20 classes"
+LABEL_SHARES = Need("shares of the classes among the labels", _CLASSES, (rf"{tags.LABEL_SHARE}/\d+",))
+PREDICTED_SHARES = Need("shares of the classes among the predictions", _CLASSES, (rf"{tags.PREDICTED_SHARE}/\d+",))
+LABELS = Need("the number of labels", _CLASSES, (tags.TRAIN_LABELS,))
 LORA = Need(
     "norms of LoRA matrices",
     "weight_norm: {by: parameter}, in a model with LoRA",

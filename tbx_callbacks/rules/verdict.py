@@ -27,7 +27,7 @@ class Verdict:
     """What a diagnosis amounts to.
 
     - `kind`: `problems` (an error or a warning was found), `nothing_found`, or `too_little` (rules that matter had no
-      data, so that no finding means nothing).
+      data, so that no finding means nothing, or a short run has learned nothing so far).
     - `judged`, `rules`: the number of rules that judged the run, and of all rules. A failed rule has not judged it.
     - `text`: one sentence.
     - `remedy`: what would let more rules judge, in one sentence; empty if no decisive rule lacks anything.
@@ -76,6 +76,12 @@ def verdict_of(
         reason = _reason(open_rules[0], lacking)
         text = f"Too little to judge: {reason}. {number} of {len(rules)} rules judged the run.{besides}"
         return Verdict("too_little", number, len(rules), text, remedy)
+    if any(finding.id == "underfitting" for finding in findings):  # a note: the run is too short for a warning
+        text = (
+            "Too little to judge: the model has learned next to nothing, in a short run."
+            f" {number} of {len(rules)} rules judged the run.{besides}"
+        )
+        return Verdict("too_little", number, len(rules), text, "Train for longer, or log the loss more often.")
     what = "Nothing but notes" if findings else "Nothing else" if num_acknowledged else "Nothing"
     text = f"{what} found by {number} of {len(rules)} rules.{besides}"
     return Verdict("nothing_found", number, len(rules), text, remedy)

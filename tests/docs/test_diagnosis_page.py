@@ -39,4 +39,11 @@ def test_diagnosis_page_threshold_examples_load() -> None:
     assert load_rules(live)["overfitting"] == rules["overfitting"]
     live["rules"]["loss_spike"]["call"] = "os.getcwd"
     watched = load_config({"extends": "default", **live}).live.active_rules()
-    assert set(watched) == {"nonfinite", "divergence", "overfitting", "loss_spike", "clipping_saturated"}
+    assert set(watched) == {
+        "nonfinite",
+        "divergence",
+        "replicas_differ",
+        "overfitting",
+        "loss_spike",
+        "clipping_saturated",
+    }

@@ -23,7 +23,7 @@ def compare(
     rel: float = 1e-5,
     least: float = 1e-7,
 ) -> None:
-    """Asserts that two runs have the same tags, steps and values.
+    """Asserts that two runs have the same tags, steps and values, and that the ranks' copies never differed.
 
     Args:
         read: the run of several ranks.
@@ -35,7 +35,9 @@ def compare(
     """
     left_out = tuple(without)
     expected = {tag: series for tag, series in alone.scalars.items() if not tag.startswith(left_out)}
-    tags = {*read.scalars} - {"train/loss_max", "memory/largest_rank", *more}
+    copies = {tag: series for tag, series in read.scalars.items() if tag.startswith("replicas/")}
+    assert {value for series in copies.values() for _, value in series} <= {0.0}, copies
+    tags = {*read.scalars} - {"train/loss_max", "memory/largest_rank", *copies, *more}
     assert tags == {*expected}, tags ^ {*expected}
     for tag, series in expected.items():
         if tag.startswith((*CLOCKS, *PADDING)):

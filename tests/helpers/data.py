@@ -32,6 +32,8 @@ SHARDED: dict[str, Any] = {
         {"grad_norm_clipped": {"by": "layer"}},
         {"update_ratio": {"by": "layer"}},
         {"optimizer_state": {"by": "layer"}},
+        "replicas",
+        "replica_state",
         {"weight_histogram": {"every": 2}},
         {"grad_histogram": {"every": 2}},
         "activations",

@@ -114,7 +114,22 @@ CASES: dict[str, tuple[Mapping[str, Any], str, int]] = {
     ),
     "amp_scale_collapse": ({"amp/scale": 65536 / 2.0 ** np.arange(20)}, "amp/scale", 180),
     "amp_skipped_steps": ({"amp/skipped_steps": flat(1.0)}, "amp/skipped_steps", 10),
+    "replicas_differ": (
+        {"replicas/weights/total": np.repeat([0.0, 2.0], 5), "replicas/weights/a": flat(1.0, 10)},
+        "replicas/weights/total",
+        60,
+    ),
     "input_bound": ({"perf/input_share": flat(0.6)}, "perf/input_share", 10),
+    "class_never_predicted": (
+        {
+            "train/loss": [*np.geomspace(0.7, 0.1, 20), *flat(0.1, N - 20)],
+            "train/labels": flat(64.0),
+            **{f"train/label_share/{n}": flat(share) for n, share in enumerate((0.95, 0.05))},
+            **{f"train/predicted_share/{n}": flat(share) for n, share in enumerate((1.0, 0.0))},
+        },
+        "train/predicted_share/1",
+        410,
+    ),
     "lora_not_training": (
         {"weight_norm/q.lora_A.default.weight": flat(1.0), "weight_norm/q.lora_B.default.weight": flat(0.0)},
         "weight_norm/q.lora_B.default.weight",

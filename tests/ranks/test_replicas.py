@@ -88,7 +88,7 @@ def test_replicas_healthy_training_zeros_and_silence(trained: Trained, name: str
     for kind in HEALTHY[name]:
         assert run.scalars[f"replicas/{kind}/total"] == [(step, 0.0) for step in DUE]
     assert not findings(folder / name)
-    assert "differ" not in printed(output, name)
+    assert "replicas_differ" not in printed(output, name)
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -128,7 +128,7 @@ def test_replicas_four_ranks_healthy_silent(trained: Trained) -> None:
     for name in ("ddp", "hsdp"):
         assert Run(folder / name).scalars["replicas/weights/total"] == [(step, 0.0) for step in DUE]
         assert not findings(folder / name)
-    assert "differ" not in printed(output, "ddp") + printed(output, "hsdp")
+    assert "replicas_differ" not in printed(output, "ddp") + printed(output, "hsdp")
 
 
 def test_replicas_hsdp_single_rank_named(trained: Trained) -> None:

@@ -40,7 +40,7 @@ def test_stop_and_checkpoint_on_all_ranks_same_step(ended: list[EndedRank], fold
     assert steps(output, "saves") == [7, 7]
     assert ["error TBX-NUM-001 nonfinite since step 6" in rank for rank in output] == [True, False]
     (alert,) = Run(folder / "ddp").texts["alerts/nonfinite"]
-    assert alert.startswith("**error: nonfinite**, found at step 6")
+    assert alert.startswith("**error: nonfinite** (TBX-NUM-001), found at step 6")
 
 
 def test_stop_of_slow_rule_on_same_step(ended: list[EndedRank]) -> None:

@@ -48,6 +48,9 @@ def test_trainer_on_ranks_equals_single_process_run(trained: Trained, strategy: 
     alone = Run(trained(1)[0] / strategy.partition("-")[0])
     assert alone.steps("train/accuracy") == alone.steps("train/aux_loss") == [2, 4]
     compare(Run(folder / strategy), alone)
+    if strategy.endswith("ddp"):
+        for kind in ("weights", "optimizer_state"):
+            assert Run(folder / strategy).scalars[f"replicas/{kind}/total"] == [(2, 0.0), (4, 0.0)]
 
 
 def test_huggingface_fsdp1_flat_parameters_left_out_with_warning(trained: Trained) -> None:

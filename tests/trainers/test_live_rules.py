@@ -60,7 +60,7 @@ def test_huggingface_rule_stops_and_saves(tmp_path: Path, caplog: pytest.LogCapt
     assert (tmp_path / "checkpoint-7" / "trainer_state.json").is_file()
     assert [(finding.id, finding.steps[0]) for finding in called] == [("nonfinite", 6)]
     assert caplog.text.count("error TBX-NUM-001 nonfinite since step 6") == 1
-    assert "**error: nonfinite**, found at step 6" in alert(callback.log_dir)
+    assert "**error: nonfinite** (TBX-NUM-001), found at step 6" in alert(callback.log_dir)
     assert "checkpoint requested; stop requested" in alert(callback.log_dir)
     assert read_run(str(callback.log_dir)).texts["alerts/nonfinite"].steps.tolist() == [6]
 

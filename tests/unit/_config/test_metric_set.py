@@ -194,7 +194,7 @@ def test_load_config_rules_given_only_those_active() -> None:
 
 
 def test_load_config_rules_inherited_replaced_and_off() -> None:
-    assert set(load_config("full").live.active_rules()) == {"nonfinite", "divergence"}
+    assert set(load_config("full").live.active_rules()) == {"nonfinite", "divergence", "replicas_differ"}
     assert not load_config("full").live.may_act
     own = load_config({"extends": "full", "rules": {"nonfinite": "stop", "divergence": False, "others": "warn"}}).live
     assert set(own.active_rules()) == set(RULES) - {"divergence"}

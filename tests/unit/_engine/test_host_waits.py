@@ -139,7 +139,7 @@ def test_stop_acted_upon_after_host_copy(tmp_path: Path, monkeypatch: pytest.Mon
         step()
         assert loop.should_stop
         assert not loop.should_checkpoint
-    assert Run(tmp_path).texts["alerts/nonfinite"][0].startswith("**error: nonfinite**, found at step 2")
+    assert Run(tmp_path).texts["alerts/nonfinite"][0].startswith("**error: nonfinite** (TBX-NUM-001), found at step 2")
 
 
 def test_budget_applied_without_host_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tbx_callbacks._model.outputs import Losses, Predictions, losses_in
@@ -32,3 +33,53 @@ def test_outputs_losses_in_mapping_read() -> None:
     for _ in range(2):
         losses.add(outputs)
     assert losses.pop()["loss_ce"] == (1.0, 2)
+
+
+def counted(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> list[list[int]] | None:
+    predictions = Predictions()
+    for logits, labels in pairs:
+        predictions.add(logits, labels)
+    counts = predictions.class_totals()
+    return None if counts is None else counts.tolist()
+
+
+@pytest.mark.parametrize("batches", [1, 31, 32, 33, 100])
+@pytest.mark.parametrize("shape", [(8,), (4, 5)], ids=["inputs", "tokens"])
+def test_class_counts_equal_naive_counts(batches: int, shape: tuple[int, ...]) -> None:
+    dice = torch.Generator().manual_seed(batches)
+    pairs = []
+    for _ in range(batches):
+        labels = torch.randint(-1, 4, shape, generator=dice)
+        pairs.append((torch.randn(*shape, 4, generator=dice), torch.where(labels < 0, -100, labels)))
+    guesses = [g for logits, labels in pairs for g in logits.argmax(-1)[labels >= 0].tolist()]
+    truths = [t for _, labels in pairs for t in labels[labels >= 0].tolist()]
+    assert counted(pairs) == [[each.count(n) for n in range(4)] for each in (guesses, truths)]
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [
+        (torch.zeros(4, 21), torch.zeros(4, dtype=torch.int64)),  # too many classes
+        (torch.zeros(4, 1), torch.zeros(4)),  # regression
+        (torch.zeros(4, 3), torch.zeros(4, 3)),  # several classes for each input
+        (torch.zeros(4, 3), torch.zeros(4, 3, dtype=torch.bool)),
+        (torch.zeros(4), torch.zeros(4, dtype=torch.int64)),
+        (torch.zeros(4, 3), None),
+    ],
+)
+def test_class_counts_without_classes_none(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    assert counted([(logits, labels)]) is None
+
+
+def test_class_counts_stop_when_heads_differ() -> None:
+    two, three = torch.zeros(4, 2), torch.zeros(4, 3)
+    labels = torch.zeros(4, dtype=torch.int64)
+    assert counted([(two, labels), (three, labels)]) is None
+    predictions = Predictions()
+    predictions.add(two, labels)
+    first = predictions.class_totals()
+    predictions.add(three, labels)
+    assert first is not None
+    assert predictions.class_totals() is first  # no further counts
+    assert predictions.totals()[1] == 8
+    assert first.tolist() == [[4, 0], [4, 0]]

@@ -12,6 +12,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from tbx_callbacks.rules import RULES
+from tbx_callbacks.testing import example_values
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.commands import run, run_process
 from tests.helpers.outside_package import install
@@ -34,7 +35,9 @@ def test_doctor_healthy_run_code_0(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert ": 1 scalar tags, 600 steps" in done.stdout
     assert re.search(r"Nothing found by \d+ of \d+ rules\.", done.stdout)
-    assert "update_too_large, update_too_small: needs update ratios by layer (update_ratio/...), from" in done.stdout
+    assert re.search(r"^  \d+ rules lacked data; metrics that would write it:$", done.stdout, re.MULTILINE)
+    assert "    update_ratio: update_too_large, update_too_small" in done.stdout
+    assert len(done.stdout.splitlines()) < 22  # a line a metric
     assert done.stderr == ""
 
 
@@ -91,7 +94,11 @@ def test_doctor_too_little_is_no_praise(tmp_path: Path) -> None:
         ({"train/loss": HEALTHY, "eval/loss": RISES}, [], 0),
         ({"train/loss": HEALTHY, "eval/loss": RISES}, ["--fail-on", "warning"], 1),
         ({"train/loss": [*HEALTHY, float("nan")]}, ["--fail-on", "unjudged"], 1),
+        ({"train/loss": HEALTHY[:2]}, ["--fail-on", "warning,unjudged"], 3),
+        ({"train/loss": HEALTHY, "eval/loss": RISES}, ["--fail-on", "unjudged, warning"], 1),
         ({"train/loss": HEALTHY}, ["--fail-on", "note"], 2),
+        ({"train/loss": HEALTHY}, ["--fail-on", "warning,"], 2),
+        ({"train/loss": HEALTHY}, ["--fail-on", "Warning"], 2),
     ],
 )
 def test_doctor_exit_code_by_verdict(tmp_path: Path, scalars: Any, options: list[str], code: int) -> None:
@@ -169,3 +176,32 @@ def test_doctor_control_characters_escaped(tmp_path: Path) -> None:
     assert "dead_activations" in done.stdout
     assert "\x1b" not in done.stdout
     assert "activations/[red]?[31mx/zero_share" in done.stdout
+
+
+def test_doctor_histograms_only_too_little(tmp_path: Path) -> None:
+    logged(tmp_path / "scalars", **{"train/loss": HEALTHY})
+    writer = TensorBoardWriter(tmp_path / "histograms")
+    writer.write(1, {"a": example_values()["example/histogram"]})
+    writer.close()
+    done = run("doctor", str(tmp_path), "--json")
+    assert [one["run"] for one in json.loads(done.stdout)["runs"]] == ["histograms", "scalars"]
+    for folder in (tmp_path, tmp_path / "histograms"):
+        assert run("doctor", str(folder)).returncode == 0
+        assert "Too little to judge" in run("doctor", str(folder)).stdout
+        assert run("doctor", str(folder), "--fail-on", "unjudged").returncode == 3
+
+
+def test_doctor_fail_on_unknown_kind_named(tmp_path: Path) -> None:
+    done = run("doctor", str(tmp_path), "--fail-on", "warning,unjugded")
+    assert done.returncode == 2
+    assert "must be one or more of warning, unjudged, got 'unjugded'; did you mean 'unjudged'?" in done.stderr
+
+
+def test_doctor_short_run_learned_nothing_too_little(tmp_path: Path) -> None:
+    scalars = {"train/loss": np.full(15, 0.69), "train/learning_rate": np.linspace(1e-4, 0, 15)}
+    folder = str(logged(tmp_path / "run", **scalars))
+    printed = " ".join(run("doctor", folder).stdout.split())
+    assert "note TBX-LOSS-003 underfitting" in printed
+    assert "Too little to judge: the model has learned next to nothing, in a short run." in printed
+    assert "Nothing" not in printed
+    assert run("doctor", folder, "--fail-on", "unjudged").returncode == 3

@@ -31,6 +31,22 @@ def test_train_accuracy_share_of_labels() -> None:
     assert finished(TrainAccuracy()(context(interval=Interval()))) == {}
 
 
+def test_train_accuracy_shares_of_classes() -> None:
+    counts = torch.tensor([[3, 1, 0], [2, 1, 1]])
+    assert finished(TrainAccuracy()(context(interval=Interval(hits=3, predictions=4, class_counts=counts)))) == {
+        "train/accuracy": 0.75,
+        "train/predicted_share/0": 0.75,
+        "train/predicted_share/1": 0.25,
+        "train/predicted_share/2": 0.0,
+        "train/label_share/0": 0.5,
+        "train/label_share/1": 0.25,
+        "train/label_share/2": 0.25,
+        "train/labels": 4.0,
+    }
+    none = Interval(class_counts=counts) - Interval(class_counts=counts)
+    assert finished(TrainAccuracy()(context(interval=none))) == {"train/labels": 0.0}
+
+
 def test_learning_rate_of_each_group_written() -> None:
     rates = {"AdamW/pg1": 0.1, "AdamW/pg2": torch.tensor(0.25)}
     values = finished(LearningRate()(context(learning_rates=rates)))

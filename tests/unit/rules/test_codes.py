@@ -41,6 +41,7 @@ CODES = {
     "TBX-AMP-001": "amp_scale_collapse",
     "TBX-AMP-002": "amp_skipped_steps",
     "TBX-DATA-001": "input_bound",
+    "TBX-DATA-002": "class_never_predicted",
     "TBX-LORA-001": "lora_not_training",
     "TBX-RL-001": "entropy_collapse",
     "TBX-RL-002": "kl_runaway",

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tbx_callbacks.rules import RULES, SEVERITIES, Finding, default_rules, diagnose
-from tbx_callbacks.rules.diagnose import diagnose_folder
+from tbx_callbacks.rules.diagnose import _Reader, diagnose_folder
 from tbx_callbacks.rules.divergence import Divergence
+from tbx_callbacks.runs.reader import find_runs
 from tbx_callbacks.runs.series import Run
 from tbx_callbacks.testing import example_values
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
@@ -75,10 +76,28 @@ def test_diagnose_folder_failing_rule_left_out(tmp_path: Path, caplog: pytest.Lo
         diagnose(runs[0].run, rules)
 
 
-def test_diagnose_folder_run_without_scalars_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_diagnose_folder_histograms_only_not_judged(tmp_path: Path) -> None:
     for name, value in (("scalars", 1.0), ("histograms", example_values()["example/histogram"])):
         writer = TensorBoardWriter(tmp_path / name)
         writer.write(1, {"a": value})
         writer.close()
-    assert [entry.name for entry in diagnose_folder(tmp_path)] == ["scalars"]
-    assert caplog.messages == ["run histograms is left out: it holds histograms and no scalars"]
+    found = {entry.name: entry.diagnosis for entry in diagnose_folder(tmp_path)}
+    assert found["histograms"].verdict.kind == "too_little"
+    assert found["histograms"].verdict.judged == 0
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("names", [["train", "validation"], ["a_val", "b", "b/val", "a_train"]])
+def test_reader_forgets_judged_runs(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        writer = TensorBoardWriter(tmp_path / name)
+        writer.write(1, {"loss": 1.0})
+        writer.close()
+    reader = _Reader(find_runs(tmp_path), None)
+    for name in reader.folders:
+        run = reader.read(name)
+        assert run is not None
+        reader.with_role(name, run)
+        reader.forget(name)
+    assert set(reader.folders) == set(names)
+    assert reader._runs == {}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from tests.helpers.rule_cases import FALLING, findings_of, flat, series
+from tbx_callbacks._config.metric_set import load_config
+from tbx_callbacks._config.rule_options import load_rules
+from tbx_callbacks.rules import diagnose
+from tests.helpers.rule_cases import FALLING, findings_of, flat, run_of, series
 
 
 def test_overfitting_wavering_evaluation_no_finding() -> None:
@@ -55,6 +60,32 @@ def test_accuracy_gap_since_last_evaluation_no_finding() -> None:
     learned_at_once = [*flat(0.5, 9), *flat(1.0, 5)]  # evaluations at steps 10 to 90
     scalars = {"train/accuracy": learned_at_once, "eval/accuracy": series(flat(0.5, 3), every=30)}
     assert "accuracy_gap" not in findings_of(scalars)
+
+
+WRONG = {
+    "train/loss": FALLING,
+    "eval/loss": series([1.5, 1.8, 2.3, 2.8], every=100),
+    "eval/accuracy": series([0.45, 0.3, 0.2, 0.1], every=100),
+}
+
+
+@pytest.mark.parametrize(
+    ("rules", "named"),
+    [
+        ({}, {"eval_disagrees"}),
+        ({"eval_disagrees": False}, {"overfitting"}),
+        ({"eval_disagrees": {"above": 5, "accuracy": 0.01}}, {"overfitting"}),
+        ({"eval_disagrees": {"accuracy": 0.01}}, {"eval_disagrees"}),
+        ({"eval_disagrees": {"above": 5, "accuracy": 0.01}, "overfitting": {"ratio": 1.3}}, {"overfitting"}),
+    ],
+)
+def test_overfitting_leaves_what_eval_disagrees_takes(rules: dict[str, Any], named: set[str]) -> None:
+    run = run_of(WRONG)
+    mine = {"overfitting", "eval_disagrees"}
+    assert {finding.id for finding in diagnose(run, load_rules({"rules": rules})).findings} & mine == named
+    live = load_config({"metrics": ["loss"], "rules": {**rules, "others": "warn"}}).live.active_rules()
+    found = [finding.id for entry in live.values() for finding in diagnose(run, {"one": entry.rule}).findings]
+    assert set(found) & mine == named
 
 
 def wavering_training(*, noise: float) -> dict[str, object]:

@@ -26,7 +26,7 @@ def test_rule_finding_has_evidence(rule: str) -> None:
 
 
 IMPERATIVES = re.compile(
-    "(Add|Check|Compare|Create|Decay|Divide|Do|Find|Go|Keep|Let|Log|Look|Lower|Pass|Raise|Read|Train|Use|Warm)"
+    "(Add|Check|Compare|Create|Decay|Divide|Do|Find|Go|Keep|Let|Log|Look|Lower|Pass|Raise|Read|Train|Use|Warm|Weight)"
 )
 
 

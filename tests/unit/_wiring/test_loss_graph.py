@@ -1,0 +1,55 @@
+"""Tests that cross entropies of probabilities are found in the graph of a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from tbx_callbacks._wiring.loss_graph import probabilities_as_logits
+
+LABELS = torch.tensor([0, 1, 2, 1])
+LossOf = Callable[[Tensor], Tensor]
+HEALTHY: dict[str, LossOf] = {
+    "logits": lambda x: F.cross_entropy(x, LABELS),
+    "smoothed": lambda x: F.cross_entropy(x, LABELS, label_smoothing=0.1),
+    "log probabilities": lambda x: F.nll_loss(x.log_softmax(-1), LABELS),
+    "softmax in attention": lambda x: F.cross_entropy(x.softmax(-1) @ torch.ones(3, 3), LABELS),
+    "sigmoid in a gate": lambda x: F.binary_cross_entropy_with_logits(x.sigmoid() * x, torch.ones(4, 3)),
+    "log softmax twice": lambda x: F.cross_entropy(x.log_softmax(-1), LABELS),  # the same as once
+}
+WRONG: dict[str, LossOf] = {
+    "softmax": lambda x: F.cross_entropy(x.softmax(-1), LABELS),
+    "softmax in shape": lambda x: F.cross_entropy(x.view(2, 2, 3).softmax(-1).view(-1, 3).double(), LABELS) / 4,
+    "softmax smoothed": lambda x: F.cross_entropy(x.softmax(-1), LABELS, label_smoothing=0.1),
+    "softmax likelihood": lambda x: F.nll_loss(x.softmax(-1), LABELS),
+    "sigmoid": lambda x: F.binary_cross_entropy_with_logits(x.sigmoid(), torch.ones(4, 3)),
+    "one of two": lambda x: F.cross_entropy(x, LABELS) + 0.5 * F.cross_entropy(x.softmax(-1), LABELS),
+    "targets": lambda x: F.cross_entropy(x.softmax(-1), F.one_hot(LABELS, 3).float()),
+}
+
+
+@pytest.mark.parametrize("case", HEALTHY)
+def test_probabilities_as_logits_of_logits_none(case: str) -> None:
+    loss = HEALTHY[case](torch.randn(4, 3, requires_grad=True))
+    assert probabilities_as_logits(loss).get("double_softmax") is None or (
+        probabilities_as_logits(loss)["double_softmax"].number == 0
+    )
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["before backward", "after backward"])
+@pytest.mark.parametrize("case", WRONG)
+def test_probabilities_as_logits_of_probabilities_found(case: str, backward: bool) -> None:
+    loss = WRONG[case](torch.randn(4, 3, requires_grad=True))
+    if backward:
+        loss.backward()
+    assert probabilities_as_logits(loss)["double_softmax"].number == 1
+
+
+def test_probabilities_as_logits_other_loss_not_judged() -> None:
+    model = nn.Linear(3, 1)
+    assert probabilities_as_logits(F.mse_loss(model(torch.randn(4, 3)), torch.ones(4, 1))) == {}
+    assert probabilities_as_logits(torch.tensor(1.0)) == {}

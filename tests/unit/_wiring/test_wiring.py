@@ -1,0 +1,106 @@
+"""Tests when checks run, and that their errors end the checks only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+from torch.nn import functional as F  # noqa: N812
+
+from tbx_callbacks._wiring.wiring import STEPS, Wiring
+
+
+def start(model: nn.Module, optimizer: torch.optim.Optimizer, errors: list[BaseException] | None = None) -> Wiring:
+    failed: list[BaseException] = [] if errors is None else errors
+    return Wiring(model, {"SGD": optimizer}, dict(model.named_parameters()), on_error=failed.append)
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, wiring: Wiring, steps: int) -> list[dict[str, Any]]:
+    points = []
+    for step in range(1, steps + 1):
+        optimizer.zero_grad()
+        labels = torch.randint(0, 2, (8,))
+        loss = F.cross_entropy(model(torch.randn(8, 3)), labels)
+        loss.backward()
+        wiring.before_step("SGD", step)
+        optimizer.step()
+        wiring.after_step("SGD", optimizer, step)
+        wiring.add_batch(loss, 8)
+        points.append(wiring.take())
+    return points
+
+
+def hooks_of(model: nn.Module) -> int:
+    tensors = [hooks for p in model.parameters() for hooks in (p._backward_hooks, p._post_accumulate_grad_hooks)]
+    return sum(len(module._forward_hooks) for module in model.modules()) + sum(len(hooks or ()) for hooks in tensors)
+
+
+def test_wiring_first_steps_then_few_checks() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    wiring = start(model, optimizer)
+    points = train(model, optimizer, wiring, STEPS + 2)
+    assert {"first_loss_not_finite", "double_softmax", "eval_mode_in_training"} <= points[0].keys()
+    assert {"no_gradient", "gradients_not_cleared", "parameter_not_optimized"} <= points[STEPS - 1].keys()
+    assert points[-1].keys() == {"eval_mode_in_training", "weights_changed_outside"}
+    found = {name: float(check.number) for point in points for name, check in point.items()}
+    assert found.pop("first_loss_unusual") == pytest.approx(1, abs=0.5)
+    assert {name for name, value in found.items() if value > 0} == set()
+    assert hooks_of(model) == 0
+    assert not wiring.is_open
+
+
+def test_wiring_short_training_judged_at_end() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    wiring = start(model, optimizer)
+    assert "no_gradient" not in train(model, optimizer, wiring, 1)[0]
+    assert "no_gradient" in wiring.end()
+    assert hooks_of(model) == 0
+
+
+def test_wiring_error_reported_and_hooks_removed() -> None:
+    model = nn.Linear(3, 2)
+    optimizer, errors = torch.optim.SGD(model.parameters(), 0.1), list[BaseException]()
+    wiring = start(model, optimizer, errors)
+
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("a batch without attributes")
+
+    wiring._batches = Broken()  # type: ignore[assignment]
+    train(model, optimizer, wiring, 2)
+    assert [str(error) for error in errors] == ["a batch without attributes"]
+    assert hooks_of(model) == 0
+
+
+def test_wiring_changed_model_left_out() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    wiring = start(model, optimizer)
+    train(model, optimizer, wiring, 1)
+    wiring.changed(dict(model.named_parameters()))
+    points = train(model, optimizer, wiring, 3)
+    assert not any("no_gradient" in point for point in points)
+
+
+def test_wiring_in_fully_compiled_model_no_break() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.1), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    wiring = start(model, optimizer)
+    wiring.watch_evaluations()
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True)  # a hook that breaks the graph would raise
+    for step in range(1, 6):
+        optimizer.zero_grad()
+        compiled(torch.randn(8, 3)).sum().backward()
+        wiring.before_step("SGD", step)
+        optimizer.step()
+        wiring.after_step("SGD", optimizer, step)
+        wiring.take()
+    assert counter.frame_count == 1
+    wiring.end()

@@ -1,0 +1,74 @@
+"""Tests the rules that read the checks of the wiring."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tbx_callbacks._config.metric_set import load_config
+from tbx_callbacks.rules import diagnose
+from tbx_callbacks.rules.registry import RULES as EVERY_RULE
+from tbx_callbacks.rules.wiring import RULES
+from tests.helpers.rule_cases import findings_of, run_of, series
+
+WRONG = {
+    "labels_ignored": 1.0,
+    "perfect_at_once": 1.0,
+    "first_loss_unusual": 7.0,
+    "unknown_tokens": 0.4,
+    "eval_mode_in_training": 1.0,
+    "weights_changed_outside": 0.1,
+}
+FINE = {"labels_ignored": 0.9, "perfect_at_once": 0.99, "first_loss_unusual": 1.2, "unknown_tokens": 0.01}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_wiring_rule_finds_number_with_details(rule: str) -> None:
+    tag, number = f"wiring/{rule}", WRONG.get(rule, 3.0)
+    found = findings_of({tag: series([number], every=3)}, {f"{tag}/details": (3, "the encoder")})[rule]
+    assert found.steps == (3,)
+    assert found.numbers == {tag: number}
+    assert not re.search(r"[{}]", found.means)  # everything is filled in
+    assert ("the encoder" in found.means) == ("{details}" in RULES[rule].means)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_wiring_rule_silent_without_or_with_good_number(rule: str) -> None:
+    good = run_of({f"wiring/{rule}": [FINE.get(rule, 0.0)]})
+    assert [finding.id for finding in diagnose(good).findings] == []
+    assert rule not in {entry.id for entry in diagnose(good).unjudged}
+    assert rule in {entry.id for entry in diagnose(run_of({"train/loss": [1.0]})).unjudged}
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "severity"),
+    [
+        ("eval_mode_in_training", [1, 1, 1], "note"),  # from the start: meant so
+        ("eval_mode_in_training", [0, 0.5, 1], "warning"),
+        ("weights_changed_outside", [1, 1, 1], "note"),  # weights that are clipped in every step
+        ("weights_changed_outside", [0, 0.2, 0], "warning"),
+        ("evaluation_rows_in_training", [0.01], "note"),
+        ("evaluation_rows_in_training", [0.5], "warning"),
+    ],
+)
+def test_wiring_rule_severity_depends_on_values(rule: str, values: list[float], severity: str) -> None:
+    assert findings_of({f"wiring/{rule}": series(values)})[rule].severity == severity
+
+
+def test_wiring_rule_without_text_says_so() -> None:
+    found = findings_of({"wiring/no_gradient": [4.0]})["no_gradient"]
+    assert "another rank names them" in found.means
+
+
+def test_wiring_group_sets_response_of_every_rule() -> None:
+    rules = {"wiring": "stop", "labels_ignored": "warn", "double_softmax": False}
+    active = load_config({"metrics": ["wiring"], "rules": rules}).live.active_rules()
+    assert active.keys() == set(RULES) - {"double_softmax"}
+    assert active["no_gradient"].response.actions == ("stop",)
+    assert active["labels_ignored"].response.actions == ("warn",)
+    assert load_config({"extends": "default", "rules": {"wiring": False}}).live.active_rules().keys().isdisjoint(RULES)
+
+
+def test_wiring_rules_are_in_registry() -> None:
+    assert set(RULES) <= set(EVERY_RULE)
