@@ -187,8 +187,8 @@ def preflight(
     source: Annotated[str, typer.Argument(help="A function, as package.function, that returns the arguments.")],
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     fail_on: Annotated[
-        list[FailOn] | None,
-        typer.Option(help="Also fail on warnings (exit code 1), or on too little to judge (3)."),
+        list[str] | None,
+        typer.Option(metavar="KINDS", help="Fail not only on errors: warning (exit code 1), unjudged (3), or both."),
     ] = None,
 ) -> None:
     """Check a training before it begins.
@@ -199,19 +199,20 @@ def preflight(
     from tbx_callbacks.integrations.preflight import preflight as check_training
 
     try:
+        kinds = parse_fail_on(fail_on or [])
         function: Callable[[], object] = function_of(source, "SOURCE")  # type: ignore[assignment]
         arguments = function()
         if not isinstance(arguments, Mapping):
             fail(f"{source} must return the arguments of preflight by name, got {short(arguments)}; return a dict")
         result = check_training(**arguments)
-    except (SpecError, TypeError) as error:
+    except (SpecError, TypeError, ValueError) as error:
         fail(str(error))
     diagnosed = DiagnosedRun(source, source, result.run, result.diagnosis)
     if json_:
         print_json(as_json([diagnosed]))
     else:
         print_diagnosis(diagnosed, console)
-    raise typer.Exit(exit_code([result.diagnosis], fail_on or []))
+    raise typer.Exit(exit_code([result.diagnosis], kinds))
 
 
 @app.command()

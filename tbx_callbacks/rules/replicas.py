@@ -45,6 +45,7 @@ class ReplicasDiffer(Rule):
     """
 
     id: ClassVar[str] = "replicas_differ"
+    code: ClassVar[str] = "TBX-DIST-001"
     needs: ClassVar[tuple[Need, ...]] = (REPLICAS,)
     source: ClassVar[str] = (
         "PyTorch, Distributed Data Parallel, internal design: docs.pytorch.org/docs/stable/notes/ddp.html"

@@ -10,6 +10,7 @@ import yaml
 from tbx_callbacks import load_config
 from tbx_callbacks._config.rule_options import load_rule_settings, load_rules
 from tbx_callbacks.rules import RULES
+from tbx_callbacks.rules.registry import GROUPS
 from tests.helpers.confusion import rule_row
 from tests.helpers.planted_faults import FAULTS, HEALTHY
 from tests.helpers.runs import ROOT
@@ -46,4 +47,5 @@ def test_diagnosis_page_threshold_examples_load() -> None:
         "overfitting",
         "loss_spike",
         "clipping_saturated",
+        *GROUPS["wiring"],
     }

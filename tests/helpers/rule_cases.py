@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tbx_callbacks.rules import Finding, diagnose
+from tbx_callbacks.rules.wiring import RULES as WIRING_RULES
 from tbx_callbacks.runs.series import Run, Series, Texts
 
 N = 60
@@ -150,3 +151,16 @@ CASES: dict[str, tuple[Mapping[str, Any], str, int]] = {
     ),
     "completions_truncated": ({"train/completions/clipped_ratio": flat(0.9)}, "train/completions/clipped_ratio", 10),
 }
+
+# The checks of the wiring: one number above 0, or above the rule's own limit.
+WIRING = {
+    "labels_ignored": 1.0,
+    "perfect_at_once": 1.0,
+    "first_loss_unusual": 7.0,
+    "unknown_tokens": 0.4,
+    "eval_mode_in_training": 1.0,
+    "weights_changed_outside": 0.1,
+}
+CASES.update(
+    {name: ({f"wiring/{name}": series([WIRING.get(name, 3.0)], every=3)}, f"wiring/{name}", 3) for name in WIRING_RULES}
+)

@@ -10,22 +10,14 @@ from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks.rules import diagnose
 from tbx_callbacks.rules.registry import RULES as EVERY_RULE
 from tbx_callbacks.rules.wiring import RULES
-from tests.helpers.rule_cases import findings_of, run_of, series
+from tests.helpers.rule_cases import WIRING, findings_of, run_of, series
 
-WRONG = {
-    "labels_ignored": 1.0,
-    "perfect_at_once": 1.0,
-    "first_loss_unusual": 7.0,
-    "unknown_tokens": 0.4,
-    "eval_mode_in_training": 1.0,
-    "weights_changed_outside": 0.1,
-}
 FINE = {"labels_ignored": 0.9, "perfect_at_once": 0.99, "first_loss_unusual": 1.2, "unknown_tokens": 0.01}
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_wiring_rule_finds_number_with_details(rule: str) -> None:
-    tag, number = f"wiring/{rule}", WRONG.get(rule, 3.0)
+    tag, number = f"wiring/{rule}", WIRING.get(rule, 3.0)
     found = findings_of({tag: series([number], every=3)}, {f"{tag}/details": (3, "the encoder")})[rule]
     assert found.steps == (3,)
     assert found.numbers == {tag: number}
