@@ -99,7 +99,6 @@ class Overfitting(Rule):
     steady_fall: float = 0.3  # the same if the rise is steady
     signed_rise: float = 0.3  # negative losses: minimum rise, as a share of the fall before it
     deviations: float = 5.0  # the same in standard deviations of the noise, unless the rise is steady
-    train_deviations: float = 1.0  # steady rise: minimum fall of the training loss, in those of its noise since then
 
     disagrees: ClassVar[EvalDisagrees | None] = EvalDisagrees()
 
@@ -154,8 +153,6 @@ class Overfitting(Rule):
                 and last >= self.steady * low
                 and last - low >= self.rise / 2 * scale
                 and now <= (1 - self.steady_fall) * before
-                and not before - now
-                <= self.train_deviations * noise(train[1].values[train[1].steps > series.steps[best]])
             )
         if not rises:
             return

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from benchmarks.diagnosis_runs.cases import Case, Facts, Place, all_cases
-from benchmarks.diagnosis_runs.kinds import _FAULTS, _HEALTHY, half_of
+from benchmarks.diagnosis_runs.kinds import _FAULTS, _HEALTHY, HALVES, half_of
 from benchmarks.diagnosis_runs.scoring import Outcome, Report, alarms_by_rule, missed, score
 from benchmarks.diagnosis_runs.tables import all_tables, misses_table, scores_table
+from tests.helpers.runs import ROOT
 
 CASES = all_cases()
 PATTERNS = {
@@ -194,3 +196,33 @@ def test_halves_have_similar_numbers_of_runs(half: str) -> None:
     for is_fault in (True, False):
         runs = [case for case in CASES.values() if case.is_fault == is_fault]
         assert 0.4 <= sum(case.half == half for case in runs) / len(runs) <= 0.6
+
+
+PAGE = (ROOT / "docs" / "diagnosis.md").read_text(encoding="utf-8").partition("\n## Benchmark\n")[2]
+
+
+def test_page_has_all_patterns_and_runs() -> None:
+    named = {name for name in re.findall(r"^\| ([^|]+) \| (?:named|noticed|misleading|silent)", PAGE, re.MULTILINE)}
+    assert named & PATTERNS == PATTERNS
+    healthy_runs = sum(not case.is_fault for case in CASES.values())
+    assert f"trains {len(CASES) - healthy_runs} faulty and {healthy_runs} healthy runs" in PAGE
+    tables = re.findall(r"^\| (development|held-out) \| doctor \| (\d+) \|.*\| \d+ of (\d+) \|$", PAGE, re.MULTILINE)
+    expected = [
+        (
+            half,
+            *(
+                str(sum(c.half == half and c.is_fault == is_fault for c in CASES.values()))
+                for is_fault in (True, False)
+            ),
+        )
+        for half in HALVES
+    ]
+    assert tables[:2] == expected
+
+
+def test_page_misses_are_faults_of_benchmark() -> None:
+    rows = re.findall(r"^\| (\w+) \| (development|held-out) \| ([\w ]+) \| ([\w ]+) \| (.+) \|$", PAGE, re.MULTILINE)
+    assert len(rows) > 5
+    for name, half, _, _, expected in rows:
+        assert CASES[name].half == half
+        assert set(re.findall(r"`(\w+)`", expected)) == CASES[name].wants

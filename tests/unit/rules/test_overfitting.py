@@ -88,29 +88,6 @@ def test_overfitting_leaves_what_eval_disagrees_takes(rules: dict[str, Any], nam
     assert set(found) & mine == named
 
 
-def wavering_training(*, noise: float) -> dict[str, object]:
-    """A training loss that has stopped falling, while the evaluation loss rises twice."""
-    end = 0.115 + noise * np.array([1, -1, 1, 0.5, -1, 1, -0.5, 1, -1, 0.5, -1, -0.8, 0.3, -1, -0.6])
-    train = [*np.geomspace(0.7, 0.13, 20), *end]
-    evaluation = series([0.694, 0.683, 0.223, 0.155, 0.13, 0.157, 0.171], every=50)
-    return {"train/loss": train, "eval/loss": evaluation}
-
-
-@pytest.mark.parametrize("noise", [0.04, 0.06, 0.08])
-def test_overfitting_fall_within_noise_no_finding(noise: float) -> None:
-    assert "overfitting" not in findings_of(wavering_training(noise=noise))
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.005])
-def test_overfitting_fall_above_noise_is_found(noise: float) -> None:
-    scalars = wavering_training(noise=noise)
-    scalars["train/loss"] = [
-        *np.geomspace(0.7, 0.13, 25),
-        *(0.06 + noise * np.array([1, -1, 1, -1, 1, 1, -1, 1, -1, 1])),
-    ]
-    assert "overfitting" in findings_of(scalars)
-
-
 @pytest.mark.parametrize(
     ("trained", "evaluations", "is_found"),
     [
