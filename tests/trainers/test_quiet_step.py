@@ -9,8 +9,8 @@ import pytest
 from tests.helpers.runs import ROOT, module_at
 
 BENCHMARK = ROOT / "benchmarks" / "attached.py"
-# Lightning and loops compare a few gradients before and after clipping.
-MOST = {"HF Trainer": 39, "Lightning Trainer": 59, "plain loop": 36}
+# All three watch a few weights for changes outside of the step. Lightning and loops compare gradients around clipping.
+MOST = {"HF Trainer": 55, "Lightning Trainer": 76, "plain loop": 47}
 
 
 @pytest.mark.filterwarnings("ignore")  # the benchmark trains with no worker and without a logger

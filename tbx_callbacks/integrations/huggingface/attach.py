@@ -144,7 +144,8 @@ class _TrainingStep(_Wrapped):
         session = self._session()
         if session is None:
             return self._method(model, inputs, *args, **kwargs)
-        if session.needs_labels:  # label smoothing and compute_loss remove them before the forward pass
+        needs_labels = session.needs_labels
+        if needs_labels:  # label smoothing and compute_loss remove them before the forward pass
             with session.guard_outputs():
                 session.expect_labels(labels_in(inputs))
         samples = tokens = None
@@ -156,7 +157,7 @@ class _TrainingStep(_Wrapped):
             session.suspend()  # the Trainer fires no event on an exception
             raise
         finally:
-            if session.needs_labels:
+            if needs_labels:
                 session.expect_labels(None)
         if session.running:
             if self._loss_check is not None:
