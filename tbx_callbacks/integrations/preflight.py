@@ -41,7 +41,7 @@ _OF_TRAININGS = (
 """Checks that need steps."""
 _DECISIVE = (("first_loss_not_finite",), ("no_gradient",))
 _MAX_BATCHES = 2000  # whose rows are compared
-_CHANGE = 1e-5  # relative change of a loss that rounding does not explain
+_NOISE = 4.0  # a change is larger than that of two equal passes by this factor
 
 
 @dataclass(frozen=True)
@@ -159,17 +159,20 @@ def _check_passes(
 
 
 def _check_padding(model: nn.Module, batches: Sequence[Any], compute: Loss) -> dict[str, Check]:
-    """Changes the tokens at padded positions: the loss must not change, in evaluation mode."""
+    """Changes the tokens at padded positions: the loss must not change, in evaluation mode.
+
+    Not by a bit: a masked position has the weight 0. Only what changes between two equal passes is noise.
+    """
     model.eval()
     for batch in batches:
         other, number = _other_padding(model, batch)
         if other is None:
             continue
         with torch.no_grad():
-            losses = [compute(model, each) for each in (batch, other)]
-        before, after = (float(result[0] if isinstance(result, tuple) else result) for result in losses)
-        changed = abs(after - before) > _CHANGE * max(abs(before), 1e-3)
-        return {"padding_attended": Check(number if changed else 0, f"{before:.6g} and {after:.6g}")}
+            results = [compute(model, each) for each in (batch, batch, other)]
+        before, again, after = (float(each[0] if isinstance(each, tuple) else each) for each in results)
+        changed = abs(after - before) > _NOISE * abs(again - before)
+        return {"padding_attended": Check(number if changed else 0, f"{before:.9g} becomes {after:.9g}")}
     return {}
 
 
@@ -178,19 +181,29 @@ def _other_padding(model: nn.Module, batch: Any) -> tuple[Any, int]:
     ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
     if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.ndim != 2:
         return None, 0
+    padded = _ends_with(ids, _padding_token(model))
     mask = batch.get("attention_mask")
-    pad = getattr(getattr(model, "config", None), "pad_token_id", None)
     if isinstance(mask, Tensor) and mask.shape == ids.shape:
-        padded = mask == 0
-    elif mask is None and isinstance(pad, int):
-        padded = ids == pad
-    else:
-        return None, 0
+        padded = padded | (mask == 0)
     number = int(padded.sum())
     if not number or number == padded.numel():
         return None, 0
     token = int(ids[~padded].flatten()[-1])
     return {**batch, "input_ids": torch.where(padded, torch.full_like(ids, token), ids)}, number
+
+
+def _padding_token(model: nn.Module) -> int | None:
+    """Returns the id of padding from the model's configuration, unless other tokens share it (GPT-2)."""
+    config = getattr(model, "config", None)
+    ids = [getattr(config, f"{name}_token_id", None) for name in ("pad", "eos", "bos")]
+    return ids[0] if isinstance(ids[0], int) and ids[0] not in ids[1:] else None
+
+
+def _ends_with(ids: Tensor, token: int | None) -> Tensor:
+    """Returns for each position of `[rows, length]` whether it belongs to the row's run of a token at its end."""
+    if token is None:
+        return torch.zeros_like(ids, dtype=torch.bool)
+    return (ids == token).flip(-1).cumprod(-1).flip(-1).bool()
 
 
 def _check_data(batches: Iterable[Any], evaluation: Iterable[Any] | None, classes: int | None) -> dict[str, Check]:
