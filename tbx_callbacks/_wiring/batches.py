@@ -15,6 +15,7 @@ from tbx_callbacks._wiring.modes import batch_norms
 
 IGNORED = -100
 """The label that torch's cross entropy leaves out by default."""
+_MAX_COMPARED = 2**20  # elements of a batch whose rows are compared
 _MIN_LABELS = 32  # for an accuracy of 1 to mean something
 MIN_SORTED = 4
 """Labels in each batch of data that may be called sorted."""
@@ -31,6 +32,7 @@ class Batches:
     - `labels_sorted`: 1 if all labels of each batch are equal.
     - `unknown_tokens`: the share of token ids that stand for unknown tokens.
     - `batch_norm_single`: batch normalisations that get one sample at a time.
+    - `repeated_batches`: 1 if each batch has the same rows, in any order.
 
     Args:
         model: the model.
@@ -51,6 +53,7 @@ class Batches:
         self.classes: int | None = None
         """The number of classes, from the logits."""
         self._is_sorted: list[Tensor] = []
+        self._rows: list[Tensor] = []
         self._single_batches = self._sized_batches = self._batches = 0
         self._has_loss = False
 
@@ -83,7 +86,12 @@ class Batches:
         self._hits = self._hits + (counted & (logits.argmax(-1) == labels)).sum()
         self._compared = self._compared + counted.sum()
 
-    def add_inputs(self, token_ids: Any) -> None:
+    def add_inputs(self, inputs: Any) -> None:
+        """Adds the inputs of a batch: its token ids, or another tensor with a row for each sample."""
+        if isinstance(inputs, Tensor) and inputs.ndim and 0 < inputs.numel() <= _MAX_COMPARED:
+            self._rows.append(_projected(inputs.detach()))
+
+    def add_tokens(self, token_ids: Any) -> None:
         """Adds the token ids of a batch."""
         if self._unknown_token is not None and isinstance(token_ids, Tensor) and not token_ids.is_floating_point():
             self._tokens = self._tokens + token_ids.numel()
@@ -125,6 +133,14 @@ class Batches:
             checks["labels_sorted"] = Check(all_sorted.to(torch.float32), f"{self._batches} batches")
         if not _is_zero(self._tokens):
             checks["unknown_tokens"] = Check(self._unknown / self._tokens)
+        if len(self._rows) > 2:
+            first = self._rows[0]
+            equal = [each.shape == first.shape and (each.to(first.device) == first).all() for each in self._rows[1:]]
+            if any(each is False for each in equal):
+                checks["repeated_batches"] = Check(0)
+            else:
+                same = torch.stack([torch.as_tensor(each) for each in equal]).all()
+                checks["repeated_batches"] = Check(same.to(torch.float32), f"{len(first)} rows")
         if self._sized_batches and (norms := batch_norms(self._model)):
             is_single = self._single_batches == self._sized_batches
             checks["batch_norm_single"] = Check(len(norms) if is_single else 0)
@@ -147,6 +163,14 @@ def are_class_labels(labels: Any) -> bool:
     """Whether these can be class indices, one for each row or token."""
     is_integer = isinstance(labels, Tensor) and labels.dtype in (torch.int64, torch.int32)
     return is_integer and 0 < labels.ndim < 3 and labels.numel() > 0
+
+
+def _projected(inputs: Tensor) -> Tensor:
+    """Returns one number for each row, `[rows]` and sorted: equal rows have equal numbers, whatever their order."""
+    rows = inputs.reshape(inputs.shape[0], -1).double()
+    # Fixed numbers that look random: the generators of the training must not be used.
+    weights = torch.sin(torch.arange(1, rows.shape[1] + 1, device=rows.device, dtype=torch.float64) * 12.9898)
+    return (rows * weights).sum(-1).sort().values
 
 
 def _is_zero(number: Number) -> bool:

@@ -1,4 +1,4 @@
-"""Reads from the autograd graph of a loss whether cross entropy gets probabilities."""
+"""Reads from the autograd graph of a loss whether cross entropy gets probabilities, and whether it is maximised."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from tbx_callbacks._wiring.check import Check
 _SAME_VALUE = ("ToCopy", "Clone", "Squeeze", "Unsqueeze", "View", "UnsafeView", "Reshape", "Alias", "Transpose", "T",
                "Permute", "Slice", "Select", "Index", "DDPSink", "_DDPSink")  # fmt: skip
 _MAX_NODES = 400
+_LOSSES = ("NllLoss", "BinaryCrossEntropy", "MseLoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "CtcLoss", "KlDiv")
+"""Nodes of losses that are never below zero, or whose smaller values are better."""
 
 
 def probabilities_as_logits(loss: Tensor) -> dict[str, Check]:
@@ -41,6 +43,48 @@ def probabilities_as_logits(loss: Tensor) -> dict[str, Check]:
     if not found:
         return {}
     return {"double_softmax": Check(len(wrong), " and ".join(wrong))}
+
+
+def maximised(loss: Tensor) -> dict[str, Check]:
+    """Checks the sign of the losses in a loss's graph, which must still exist.
+
+    `loss_maximised` counts losses of torch that enter with a minus, if none enters without one. No check where the
+    graph has none of these losses. A part that is maximised beside another loss is no finding: adversaries do so.
+    """
+    pending: list[tuple[Any, int]] = [(loss.grad_fn, 1)]
+    signs: list[int] = []
+    for _ in range(_MAX_NODES):
+        if not pending:
+            break
+        node, sign = pending.pop(0)
+        name = _name(node)
+        if name.startswith(_LOSSES):
+            signs.append(sign)
+        elif name == "Neg" or name.startswith("Rsub"):
+            pending.append((node.next_functions[0][0], -sign))
+        elif name in ("Mul", "Div"):
+            factor = _constant(node)
+            if factor is None:
+                return {}  # its sign is not known
+            pending.append((node.next_functions[0][0], sign if factor >= 0 else -sign))
+        elif name == "Sub":
+            pending += [(inner, sign * own) for (inner, _), own in zip(node.next_functions, (1, -1), strict=False)]
+        elif name in ("Add", "Sum", "Mean", *_SAME_VALUE):
+            pending += [(inner, sign) for inner, _ in node.next_functions]
+    if not signs:
+        return {}
+    return {"loss_maximised": Check(0 if 1 in signs else len(signs))}
+
+
+def _constant(node: Any) -> float | None:
+    """Returns the number by which a node multiplies or divides; None for a tensor, or after the backward pass."""
+    try:
+        number = node._saved_other
+    except (AttributeError, RuntimeError):
+        return None
+    if isinstance(number, Tensor):
+        return float(number) if number.numel() == 1 and number.device.type == "cpu" else None
+    return float(number) if isinstance(number, (int, float)) else None
 
 
 def _origin(node: Any) -> Any:

@@ -15,7 +15,7 @@ from tbx_callbacks._wiring.batches import Batches, classes_of
 from tbx_callbacks._wiring.check import Check
 from tbx_callbacks._wiring.gradient_scale import GradientScale
 from tbx_callbacks._wiring.kept_gradients import KeptGradients
-from tbx_callbacks._wiring.loss_graph import probabilities_as_logits
+from tbx_callbacks._wiring.loss_graph import maximised, probabilities_as_logits
 from tbx_callbacks._wiring.missing_gradients import MissingGradients
 from tbx_callbacks._wiring.modes import Modes
 from tbx_callbacks._wiring.optimized_parameters import compare
@@ -196,7 +196,8 @@ class Wiring:
         if labels is None and (labels := kwargs.get("labels")) is not None:
             self._batches.add_labels(labels, self._classes)
         self._batches.add_outputs(outputs, labels)
-        self._batches.add_inputs(kwargs.get("input_ids"))
+        self._batches.add_tokens(kwargs.get("input_ids"))
+        self._batches.add_inputs(kwargs.get("input_ids", _first_tensor(args, kwargs)))
         if not self._compiled:
             self._scale.add_outputs(outputs)
             self._read_graph(_loss_of(outputs))
@@ -210,7 +211,7 @@ class Wiring:
         if isinstance(loss, Tensor) and loss.grad_fn is not None and not self._is_cross_entropy:
             checks = probabilities_as_logits(loss)
             self._is_cross_entropy = bool(checks)
-            self._ready.update(checks)
+            self._ready.update({**checks, **maximised(loss)})
 
     def _add_batch(self, loss: Any, samples: int | None) -> None:
         self._labels = None
@@ -270,6 +271,16 @@ class _Pass(Hook):
         if torch.compiler.is_compiling():
             return
         self._function(*args)
+
+
+def _first_tensor(args: Any, kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Returns the first tensor among the arguments of a forward pass, or in a mapping among them; not the labels."""
+    for value in (*args, *(each for name, each in kwargs.items() if name != "labels")):
+        parts = [each for name, each in value.items() if name != "labels"] if isinstance(value, Mapping) else [value]
+        for part in parts:
+            if isinstance(part, Tensor):
+                return part
+    return None
 
 
 def _loss_of(outputs: Any) -> Any:

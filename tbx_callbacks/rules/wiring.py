@@ -450,10 +450,31 @@ class RepeatedBatches(_CheckRule):
 
     id: ClassVar[str] = "repeated_batches"
     code: ClassVar[str] = "TBX-WIRE-023"
-    needs: ClassVar[tuple[Need, ...]] = _need("repeated_batches", "preflight")
+    needs: ClassVar[tuple[Need, ...]] = _need("repeated_batches")
     source: ClassVar[str] = f"PyTorch, DataLoader: {_TORCH}/data.html"
-    means: ClassVar[str] = "All {number} batches of the training have the same {details}: the model sees no other data."
-    advice: ClassVar[str] = "Look at the sampler and the dataset: its __getitem__ may ignore the index."
+    means: ClassVar[str] = "Every batch has the same {details} ({steps}): the model sees no other data."
+    advice: ClassVar[str] = (
+        "Look at the sampler and the dataset: its __getitem__ may ignore the index. Nothing, if all data is one batch."
+    )
+
+    def severity_of(self, series: Series) -> Severity:
+        # In its first steps, a training cannot tell it from a data set of one batch.
+        return "warning" if float(series.values[-1]) > 1 else "note"
+
+
+@dataclass(frozen=True)
+class LossMaximised(_CheckRule):
+    """The training maximises its loss."""
+
+    id: ClassVar[str] = "loss_maximised"
+    code: ClassVar[str] = "TBX-WIRE-024"
+    needs: ClassVar[tuple[Need, ...]] = _need("loss_maximised")
+    source: ClassVar[str] = f"PyTorch, loss functions: {_TORCH}/nn.html#loss-functions"
+    means: ClassVar[str] = (
+        "The loss enters the backward pass with a minus ({number} of its terms, none without): the training"
+        " maximises it."
+    )
+    advice: ClassVar[str] = "Check the sign of the loss. A policy or an adversary may maximise on purpose."
 
 
 RULES: dict[str, type[Rule]] = {
@@ -482,6 +503,7 @@ RULES: dict[str, type[Rule]] = {
         PaddingAttended,
         EvaluationRowsInTraining,
         RepeatedBatches,
+        LossMaximised,
     )
 }
 """The rules of the group `wiring`, by name."""

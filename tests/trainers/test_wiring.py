@@ -76,7 +76,7 @@ def train_loop(folder: Path, fault: str, steps: int = 24) -> None:
             for index in range(micro_batches):
                 inputs, labels = batch(fault)
                 outputs = net(inputs)
-                loss = F.cross_entropy(outputs, labels)
+                loss = F.cross_entropy(outputs, labels) * (-1 if fault == "loss_maximised" else 1)
                 (loss / micro_batches if fault == "divided" else loss).backward()
                 if index == micro_batches - 1:
                     finish(fault, optimizers, net, step)
@@ -104,6 +104,7 @@ LOOP_FAULTS = [
     "eval_mode_in_training",
     "gradients_not_cleared",
     "gradients_summed",
+    "loss_maximised",
     "no_gradient",
     "no_optimizer_step",
     "parameter_in_two_optimizers",

@@ -87,10 +87,10 @@ def test_batches_first_loss_of_other_kind_unjudged() -> None:
 
 def test_batches_share_of_unknown_tokens() -> None:
     batches = Batches(nn.Linear(1, 1), unknown_token=100)
-    batches.add_inputs(torch.tensor([[100, 7], [8, 100]]))
+    batches.add_tokens(torch.tensor([[100, 7], [8, 100]]))
     assert number(batches, "unknown_tokens") == 0.5
     other = Batches(nn.Linear(1, 1))
-    other.add_inputs(torch.tensor([[100]]))
+    other.add_tokens(torch.tensor([[100]]))
     assert other.result() == {}
 
 
@@ -128,3 +128,26 @@ def test_batches_language_model_has_no_predictions() -> None:
     batches = Batches(Language())
     batches.add_outputs(torch.zeros(2, 20, 5), torch.zeros(2, 20).long())
     assert number(batches, "perfect_at_once") is None
+
+
+@pytest.mark.parametrize(
+    ("each", "expected"),
+    [
+        ([[1, 2], [2, 1], [1, 2]], 1),
+        ([[1, 2], [2, 1], [1, 3]], 0),
+        ([[1, 2], [1, 2], [1, 2, 2]], 0),
+        ([[1, 2], [1, 2]], None),
+    ],
+)
+def test_batches_same_rows_in_any_order(each: list[list[int]], expected: float | None) -> None:
+    batches = Batches(nn.Linear(1, 1))
+    for rows in each:
+        batches.add_inputs(torch.tensor(rows)[:, None] * torch.tensor([1.0, 7.0]))
+    assert number(batches, "repeated_batches") == expected
+
+
+def test_batches_compare_rows_without_random_numbers() -> None:
+    batches = Batches(nn.Linear(1, 1))
+    before = torch.get_rng_state()
+    batches.add_inputs(torch.ones(3, 2))
+    assert torch.equal(before, torch.get_rng_state())

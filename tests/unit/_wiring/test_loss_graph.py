@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from tbx_callbacks._wiring.loss_graph import probabilities_as_logits
+from tbx_callbacks._wiring.loss_graph import maximised, probabilities_as_logits
 
 LABELS = torch.tensor([0, 1, 2, 1])
 LossOf = Callable[[Tensor], Tensor]
@@ -53,3 +53,30 @@ def test_probabilities_as_logits_other_loss_not_judged() -> None:
     model = nn.Linear(3, 1)
     assert probabilities_as_logits(F.mse_loss(model(torch.randn(4, 3)), torch.ones(4, 1))) == {}
     assert probabilities_as_logits(torch.tensor(1.0)) == {}
+
+
+SIGNS: dict[str, tuple[LossOf, int | None]] = {
+    "mean": (lambda x: F.cross_entropy(x, LABELS), 0),
+    "divided": (lambda x: F.cross_entropy(x, LABELS) / 4, 0),
+    "minus": (lambda x: -F.cross_entropy(x, LABELS), 1),
+    "minus one times": (lambda x: -1.0 * F.cross_entropy(x, LABELS) * 3, 1),
+    "twice minus": (lambda x: (-F.cross_entropy(x, LABELS)).neg(), 0),
+    "one minus": (lambda x: 1 - F.mse_loss(x, torch.ones(4, 3)), 1),
+    "two terms": (lambda x: -F.cross_entropy(x, LABELS) - F.mse_loss(x, torch.ones(4, 3)), 2),
+    "adversary": (lambda x: F.cross_entropy(x, LABELS) - 0.1 * F.cross_entropy(x, LABELS), 0),
+    "targets": (lambda x: F.cross_entropy(x, F.one_hot(LABELS, 3).float()), None),
+    "reward": (lambda x: -x.log_softmax(-1)[:, 0].mean(), None),
+}
+
+
+@pytest.mark.parametrize("case", SIGNS)
+def test_maximised_sign_of_every_term(case: str) -> None:
+    loss_of, expected = SIGNS[case]
+    check = maximised(loss_of(torch.randn(4, 3, requires_grad=True))).get("loss_maximised")
+    assert (None if check is None else check.number) == expected
+
+
+def test_maximised_after_backward_minus_is_seen() -> None:
+    loss = -F.cross_entropy(torch.randn(4, 3, requires_grad=True), LABELS)
+    loss.backward()
+    assert maximised(loss)["loss_maximised"].number == 1

@@ -72,6 +72,7 @@ CODES = {
     "TBX-WIRE-021": "padding_attended",
     "TBX-WIRE-022": "evaluation_rows_in_training",
     "TBX-WIRE-023": "repeated_batches",
+    "TBX-WIRE-024": "loss_maximised",
 }
 AREAS = ["NUM", "LOSS", "LR", "EVAL", "GRAD", "UPD", "ACT", "AMP", "DATA", "LORA", "RL", "DIST", "WIRE"]
 
