@@ -76,7 +76,8 @@ def train_loop(folder: Path, fault: str, steps: int = 24) -> None:
             for index in range(micro_batches):
                 inputs, labels = batch(fault)
                 outputs = net(inputs)
-                loss = F.cross_entropy(outputs, labels) * (-1 if fault == "loss_maximised" else 1)
+                loss = F.cross_entropy(outputs, labels)
+                loss = -loss if fault == "loss_maximised" else loss
                 (loss / micro_batches if fault == "divided" else loss).backward()
                 if index == micro_batches - 1:
                     finish(fault, optimizers, net, step)
