@@ -15,6 +15,7 @@ from tbx_callbacks._engine.cost import Cost
 from tbx_callbacks._model.parameters import NO_SELECTION, NoMatchError, Parameter, Selection, match
 from tbx_callbacks.metrics.axis_progress import AxisProgress
 from tbx_callbacks.metrics.context import Interval
+from tbx_callbacks.tags import REPLICAS
 
 
 @dataclass(eq=False)
@@ -157,7 +158,11 @@ def families(metric_runs: Sequence[MetricRun]) -> tuple[str, ...]:
         if any(group.name != "total" for group in metric_run.selection.groups):
             tags = metric_run.spec.metric.tags.items()
             names.update(
-                {t.removesuffix("/{group}"): None for t, unit in tags if "{group}" in t and unit != "histogram"}
+                {
+                    t.removesuffix("/{group}"): None
+                    for t, unit in tags
+                    if "{group}" in t and unit != "histogram" and not t.startswith(f"{REPLICAS}/")  # zeros, or absent
+                }
             )
     return tuple(names)
 

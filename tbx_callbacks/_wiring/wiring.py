@@ -61,7 +61,7 @@ class Wiring:
         self._stepped: set[str] = set()
         self._ready: dict[str, Check] = {}
         self._labels: Any = None
-        self._ran_eagerly = False
+        self._ran_eagerly = self._saw_labels = False
         self._is_cross_entropy = False
         self._batches = Batches(model, unknown_token=unknown_token)
         self._gradients = MissingGradients(parameters)
@@ -75,12 +75,12 @@ class Wiring:
     def add_labels(self, labels: Any) -> None:
         """The labels of a batch are known, before its forward pass."""
         if self.is_open and labels is not None:
-            self._labels = labels
+            self._labels, self._saw_labels = labels, True
             self._try(lambda: self._batches.add_labels(labels, self._classes))
 
     def add_predictions(self, outputs: Any, labels: Any) -> None:
         """The outputs and labels of a batch are known, after its step."""
-        if self.is_open:
+        if self.is_open and not self._saw_labels:
             self._try(lambda: self._add_predictions(outputs, labels))
 
     def add_loss(self, loss: Any) -> None:
@@ -194,6 +194,7 @@ class Wiring:
     def _add_outputs(self, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
         labels, self._labels = self._labels, None
         if labels is None and (labels := kwargs.get("labels")) is not None:
+            self._saw_labels = True
             self._batches.add_labels(labels, self._classes)
         self._batches.add_outputs(outputs, labels)
         self._batches.add_tokens(kwargs.get("input_ids"))
@@ -214,7 +215,7 @@ class Wiring:
             self._ready.update({**checks, **maximised(loss)})
 
     def _add_batch(self, loss: Any, samples: int | None) -> None:
-        self._labels = None
+        self._labels, self._saw_labels = None, False
         if not self._compiled:
             self._read_graph(loss)
         self._batches.add_samples(samples)

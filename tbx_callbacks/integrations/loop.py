@@ -93,6 +93,9 @@ class TbxLoop(SessionHolder):
         **options: see `Session`.
     """
 
+    _not_copied = frozenset({"_optimizers"})
+    _optimizers: Mapping[str, torch.optim.Optimizer] = {}
+
     def __init__(
         self,
         model: nn.Module,

@@ -338,6 +338,8 @@ class Session:
             self._counter.check_steps()
             if self._counter.stepped:
                 self._counter.finish_step()
+        elif self._engine.wiring is not None and self._engine.has_stepped:
+            self._engine.wiring.note("no_optimizer_step", Check(0))
         self._unhook()
         self._step, self._counter, self._info = self.step, None, None
         self.running = self.needs_batches = False
@@ -442,9 +444,12 @@ class Session:
             tokens = torch.tensor(batch_count("tokens", tokens))
         wiring = self._engine.wiring
         if wiring is not None and wiring.is_open:
-            wiring.add_predictions(outputs, labels)
+            if outputs is None:
+                wiring.add_predictions(None, labels)
+            else:
+                self.record_outputs(outputs, labels)
             wiring.add_batch(loss, samples)
-        if outputs is not None:
+        elif outputs is not None:
             self.record_outputs(outputs, labels)
         loss = None if loss is None else scalar_loss(loss)
         action = self._counter.end_batch(loss, samples, tokens, epoch, is_step=is_step)
@@ -580,6 +585,8 @@ class Session:
                 with the loss; or the logits alone.
             labels: labels of the batch, for the accuracy. Default: those of `expect_labels`.
         """
+        if self._engine.wiring is not None:
+            self._engine.wiring.add_predictions(outputs, labels)
         if self.needs_outputs:
             self._engine.record_outputs(outputs, labels)
 

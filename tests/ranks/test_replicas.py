@@ -104,7 +104,7 @@ def test_replicas_fault_named_at_next_due_step(trained: Trained, name: str) -> N
     assert finding.tags[0] == f"replicas/{kind}/total"
     assert all(layer in finding.means for layer in layers)
     assert ", on rank 1." in finding.means
-    assert printed(output, name).count("error replicas_differ since step") == 1  # live, on rank 0
+    assert printed(output, name).count("error TBX-DIST-001 replicas_differ since step") == 1  # live, on rank 0
 
 
 @pytest.mark.parametrize("name", NOTES)

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 
 from tbx_callbacks.rules import RULES
+from tbx_callbacks.rules.registry import GROUPS
 from tests.helpers.confusion import judged
 from tests.helpers.planted_faults import FAULTS, HEALTHY
 
 # Rules that no small training can trigger; test_rules.py tests them on series.
 NOT_PLANTED = {
+    "replicas_differ",  # on several ranks: tests/ranks/test_replicas.py
+    "class_never_predicted",  # tests/trainers/test_doctor.py
+    
     "input_bound",
     "weights_shrink",
     "entropy_collapse",
@@ -47,4 +51,6 @@ def test_healthy_runs_no_findings(tmp_path: Path) -> None:
 
 
 def test_every_rule_has_planted_fault() -> None:
-    assert {rule for fault in FAULTS.values() for rule in fault.symptoms} == set(RULES) - NOT_PLANTED
+    assert {rule for fault in FAULTS.values() for rule in fault.symptoms} == set(RULES) - NOT_PLANTED - set(
+        GROUPS["wiring"]
+    )
