@@ -182,7 +182,7 @@ class _WrongSign(Loop):
 
 @fault(
     kind="loss with the wrong sign",
-    wants=set(),
+    wants={"loss_maximised"},
     also_ok=TOO_HIGH | {"eval_disagrees", "exploding_gradients"},
     pattern="the loss with the wrong sign",
     planned=accuracy_below(0.3),

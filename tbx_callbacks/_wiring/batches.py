@@ -52,6 +52,7 @@ class Batches:
         self._unknown: Number = 0
         self.classes: int | None = None
         """The number of classes, from the logits."""
+        self._tokens_of_model: int | None = None  # likewise of a language model
         self._is_sorted: list[Tensor] = []
         self._rows: list[Tensor] = []
         self._single_batches = self._sized_batches = self._batches = 0
@@ -77,6 +78,8 @@ class Batches:
             return
         if logits.ndim == 2 and logits.shape[-1] > 1 and not self._is_language_model:
             self.classes = logits.shape[-1]
+        if self._is_language_model and logits.ndim == 3:
+            self._tokens_of_model = logits.shape[-1]
         if not are_class_labels(labels) or logits.shape[:-1] != labels.shape or self._is_language_model:
             return
         if self._vocabulary is not None and logits.ndim == 3 and logits.shape[-1] >= self._vocabulary:
@@ -108,6 +111,9 @@ class Batches:
         if is_cross_entropy and self.classes is not None:
             share = torch.where(is_finite, first / math.log(self.classes), -1.0)
             checks["first_loss_unusual"] = Check(share, f"{self.classes} classes")
+        elif is_cross_entropy and self._tokens_of_model is not None:  # a low loss only says that it was trained before
+            share = torch.where(is_finite, first / math.log(self._tokens_of_model), -1.0).clamp(min=1.0)
+            checks["first_loss_unusual"] = Check(share, f"{self._tokens_of_model} tokens")
         return checks
 
     def add_samples(self, samples: int | None) -> None:

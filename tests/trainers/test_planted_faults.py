@@ -15,7 +15,6 @@ from tests.helpers.planted_faults import FAULTS, HEALTHY
 NOT_PLANTED = {
     "replicas_differ",  # on several ranks: tests/ranks/test_replicas.py
     "class_never_predicted",  # tests/trainers/test_doctor.py
-    
     "input_bound",
     "weights_shrink",
     "entropy_collapse",

@@ -118,16 +118,27 @@ def test_classes_of_heads_that_use_them(name: str, problem: str | None, expected
     assert classes_of(model) == expected
 
 
+class Language(nn.Module):
+    """Says that it is a language model of five tokens."""
+
+    config = SimpleNamespace(vocab_size=5)
+
+    def get_output_embeddings(self) -> Tensor:
+        return torch.ones(1)
+
+
 def test_batches_language_model_has_no_predictions() -> None:
-    class Language(nn.Module):
-        config = SimpleNamespace(vocab_size=5)
-
-        def get_output_embeddings(self) -> Tensor:
-            return torch.ones(1)
-
     batches = Batches(Language())
     batches.add_outputs(torch.zeros(2, 20, 5), torch.zeros(2, 20).long())
     assert number(batches, "perfect_at_once") is None
+
+
+@pytest.mark.parametrize(("loss", "expected"), [(0.1, 1.0), (math.log(5), 1.0), (8 * math.log(5), 8.0)])
+def test_batches_language_model_first_loss_above_chance(loss: float, expected: float) -> None:
+    batches = Batches(Language())
+    batches.add_outputs(torch.zeros(2, 20, 5), None)
+    check = batches.add_loss(torch.tensor(loss), is_cross_entropy=True)["first_loss_unusual"]
+    assert float(check.number) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
