@@ -34,6 +34,7 @@ from tbx_callbacks.rules.preference_tuning import (
 )
 from tbx_callbacks.rules.replicas import ReplicasDiffer
 from tbx_callbacks.rules.required_series import Need
+from tbx_callbacks.rules.restarts import RestartSpike
 from tbx_callbacks.rules.underfitting import Plateau, Underfitting
 from tbx_callbacks.rules.update_ratio import UpdateTooLarge, UpdateTooSmall
 from tbx_callbacks.rules.weight_decay import WeightsShrink
@@ -46,6 +47,7 @@ RULES: dict[str, type[Rule]] = {
     "learning_rate_too_high": LearningRateTooHigh,
     "no_warmup": NoWarmup,
     "decayed_early": DecayedEarly,
+    "restart_spike": RestartSpike,
     "underfitting": Underfitting,
     "plateau": Plateau,
     "overfitting": Overfitting,

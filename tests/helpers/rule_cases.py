@@ -83,6 +83,14 @@ CASES: dict[str, tuple[Mapping[str, Any], str, int]] = {
         100,
     ),
     "accuracy_gap": ({"train/accuracy": flat(0.99), "eval/accuracy": series(flat(0.7, 4), 100)}, "train/accuracy", 400),
+    "restart_spike": (
+        {
+            "train/loss": [*np.linspace(0.9, 0.5, 20), *flat(1.5, 15), *flat(0.5, 5), *flat(1.5, 15), *flat(0.5, 5)],
+            "train/learning_rate": np.tile(np.geomspace(1, 1e-3, 20), 3),
+        },
+        "train/loss",
+        210,
+    ),
     "vanishing_gradients": (
         {f"grad_norm/bert.encoder.layer.{n}": flat(0.03 ** (3 - n)) for n in range(4)},
         "grad_norm/bert.encoder.layer.0",

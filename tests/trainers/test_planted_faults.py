@@ -13,6 +13,7 @@ from tests.helpers.planted_faults import FAULTS, HEALTHY
 
 # Rules that no small training can trigger; test_rules.py tests them on series.
 NOT_PLANTED = {
+    "restart_spike",
     "replicas_differ",  # on several ranks: tests/ranks/test_replicas.py
     "class_never_predicted",  # tests/trainers/test_doctor.py
     "input_bound",

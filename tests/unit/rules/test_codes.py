@@ -24,6 +24,7 @@ CODES = {
     "TBX-LR-001": "learning_rate_too_high",
     "TBX-LR-002": "no_warmup",
     "TBX-LR-003": "decayed_early",
+    "TBX-LR-004": "restart_spike",
     "TBX-EVAL-001": "overfitting",
     "TBX-EVAL-002": "eval_disagrees",
     "TBX-EVAL-003": "accuracy_gap",
