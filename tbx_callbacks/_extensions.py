@@ -194,9 +194,13 @@ class Registry(Generic[T]):
 
 
 def suggest(name: str, known: Iterable[str], *, what: str = "names", most: int = 12) -> str:
-    """Returns `did you mean 'x'?` and the known names, for the end of an error message."""
+    """Returns `did you mean 'x'?` and the known names, for the end of an error message.
+
+    `most` names are shown; twelve at most beside the one that was meant.
+    """
     names, name = list(known), name[:200]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    most = min(most, 12) if near else most
     shown = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
     return (f"did you mean {near[0]!r}? " if near else "") + f"known {what}: {shown}"
 

@@ -167,7 +167,7 @@ def parse_live_rules(raw: object, inherited: LiveRuleConfig = NO_LIVE_RULES) -> 
     if raw is False:
         return NO_LIVE_RULES
     if not isinstance(raw, Mapping):
-        known_rules = suggest("", RULE_CLASSES.names(), what="rules", most=99)
+        known_rules = suggest("", RULE_CLASSES.names(), what="rules", most=40)
         raise SpecError(
             f" must be a mapping of a rule's name to an action or thresholds, or off, got {short(raw)}; {known_rules}"
         )
@@ -314,7 +314,10 @@ def _check_known(name: str, named: Mapping[str, LiveRule | None]) -> None:
         codes |= {code_of(rule) for rule in default_rules().values()}  # imports the rules of other packages
         if name in codes:
             return
-    nearest = suggest(label(name), sorted(codes - {""}) if "-" in name else sorted(names), what="rules", most=99)
+    is_code = CODE.fullmatch(name.upper()) is not None
+    nearest = suggest(
+        label(name.upper() if is_code else name), sorted(codes - {""} if is_code else names), what="rules", most=40
+    )
     raise SpecError(f".rule must be the name or the code of a known rule, got {short(name)}; {nearest}")
 
 
@@ -332,6 +335,9 @@ def _parse_named(raw: Mapping[Any, object]) -> dict[str, LiveRule | None]:
             continue
         if RULE_CLASSES.skips(name):
             continue
+        with_code = next((rule for rule, cls in RULES.items() if code_of(cls) == str(name)[:40].upper()), None)
+        if with_code is not None:
+            raise SpecError(f" must name rules, got the code {short(name)}; write the name: {with_code}")
         cls = find_class(name, RULE_CLASSES, "known rules")
         with located(f".{label(name)}"):
             response, thresholds = _split(options, _rule_model(name, cls))

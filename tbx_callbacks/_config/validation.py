@@ -176,7 +176,7 @@ def find_class(name: object, registry: Registry[T], known: str) -> T:
     except ExtensionError as error:
         raise SpecError(f" must name a {registry.kind} that can be used, got {short(name)}: {error}") from error
     if cls is None:
-        nearest = suggest(label(name), registry.names(), what=f"{registry.kind}s", most=99)
+        nearest = suggest(label(name), registry.names(), what=f"{registry.kind}s", most=40)
         raise SpecError(f" must name {known}, got {short(name)}; {nearest}")
     return cls
 

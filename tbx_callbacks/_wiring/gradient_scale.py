@@ -51,8 +51,9 @@ class GradientScale:
         """An optimizer has stepped after some backward passes; 0 if their number is unknown."""
         factors, self._factors = self._factors, []
         self._remove_hooks()
-        if backward_passes < 2 or len(factors) != backward_passes:
+        if backward_passes < 2 or len(factors) < backward_passes:
             return
+        factors = factors[-backward_passes:]  # those before had their gradients cleared
         factor = torch.stack([each.to(factors[0].device) for each in factors])
         is_one = ((factor - 1).abs() < _TOLERANCE).all()
         is_share = ((factor * backward_passes - 1).abs() < 0.5).all()  # shares of unequal micro-batches differ

@@ -25,7 +25,7 @@ class KeptGradients:
     def __init__(self) -> None:
         self._parameter: weakref.ref[Tensor] | None = None
         self._handles: list[Any] = []
-        self._kept: tuple[int, int] | None = None  # the gradient after the step: its id and its version
+        self._last: tuple[int, int] | None = None  # the gradient after the last step or pass: its id and its version
         self._before: Tensor | None = None  # the gradient that the pass in progress adds to
         self._was_cleared = False
         self.passes = 0
@@ -41,7 +41,7 @@ class KeptGradients:
         parameter = self._parameter()
         if parameter is None or not _owns(optimizer, parameter):
             return
-        if self._kept is not None and self.passes:
+        if self.passes:
             found = 0.0 if self._was_cleared else self._is_sum
             is_first = not isinstance(self._number, Tensor) and self._number < 0
             self._number = found if is_first else _smaller(self._number, found)
@@ -67,22 +67,25 @@ class KeptGradients:
 
     def _begin(self, parameter: Tensor) -> None:
         gradient = parameter.grad
-        self._kept = None if gradient is None else (id(gradient), gradient._version)
-        self._was_cleared, self.passes, self._is_sum = gradient is None, 0, 1.0
+        self._last = None if gradient is None else (id(gradient), gradient._version)
+        self._was_cleared = gradient is None
+        self.passes = 0
+        """Backward passes since the last step, or since the gradients were cleared after it."""
+        self._is_sum = 1.0
 
     def _on_addition(self, addition: Tensor) -> None:
         parameter = self._parameter() if self._parameter is not None else None
         gradient = None if parameter is None else parameter.grad
         self._before = None
-        if self._kept is None or self._was_cleared:
-            return
-        if gradient is None or (id(gradient), gradient._version) != (self._kept[0], self._kept[1] + self.passes):
-            self._was_cleared = True
-        elif not self.passes:
+        if gradient is None or (id(gradient), gradient._version) != self._last:
+            self._was_cleared, self.passes = True, 0
+        elif not self._was_cleared and not self.passes:
             self._before = gradient.detach().abs().sum()  # 0 if the gradient was cleared without a trace
 
     def _on_added(self, parameter: Tensor) -> None:
         self.passes += 1
+        gradient = parameter.grad
+        self._last = None if gradient is None else (id(gradient), gradient._version)
         if self._before is not None:
             self._is_sum = (self._before != 0).to(torch.float32)
             self._before = None

@@ -15,7 +15,8 @@ class MissingGradients:
     """Collects over some steps which parameters get a gradient.
 
     - `no_gradient` counts trainable parameters without one from the first layer on: the graph is cut behind them, by
-      `torch.no_grad()` or `detach()`. Modules usually list their layers in the order of the forward pass.
+      `torch.no_grad()` or `detach()`. Modules usually list their layers in the order of the forward pass. Parallel
+      layers, as the experts of a mixture, are unused instead.
     - `unused_parameters` counts other trainable parameters without one: the loss does not depend on them.
 
     Args:
@@ -54,9 +55,17 @@ class MissingGradients:
         layers = dict(zip(trained, layers_of(trained), strict=True))
         # A layer of which only a part has no gradient is not cut off.
         cut = [name for name in trained[:first] if first == len(trained) or layers[name] != layers[trained[first]]]
+        later = [name for name, found in zip(trained, has_gradient, strict=True) if not found and name not in set(cut)]
+        # A cut reaches all layers up to one; layers without gradient on both sides of it are parallel, as experts are.
+        parallel = {_parent(layers[name]) for name in later} - {""}
+        cut = [name for name in cut if _parent(layers[name]) not in parallel]
         unused = [name for name, found in zip(trained, has_gradient, strict=True) if not found and name not in set(cut)]
         in_layers = listed(layers[name] for name in cut)
         return {
             "no_gradient": Check(len(cut), "all" if cut and first == len(trained) else in_layers),
             "unused_parameters": Check(len(unused), listed(layers[name] for name in unused)),
         }
+
+
+def _parent(layer: str) -> str:
+    return layer.rpartition(".")[0]

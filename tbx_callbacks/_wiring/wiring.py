@@ -62,6 +62,7 @@ class Wiring:
         self._ready: dict[str, Check] = {}
         self._labels: Any = None
         self._ran_eagerly = self._saw_labels = False
+        self._reported = 0  # micro-batches since the last step
         self._is_cross_entropy = False
         self._batches = Batches(model, unknown_token=unknown_token)
         self._gradients = MissingGradients(parameters)
@@ -218,6 +219,7 @@ class Wiring:
         self._labels, self._saw_labels = None, False
         if not self._compiled:
             self._read_graph(loss)
+        self._reported += 1
         self._batches.add_samples(samples)
         self._add_loss(loss)
 
@@ -229,7 +231,9 @@ class Wiring:
         self._steps.add(step)
         self._stepped.add(name)
         if self._parameters:
-            passes = self._kept.passes
+            # Where each pass is a micro-batch that was reported; tasks that are added on purpose are not.
+            passes = self._kept.passes if self._reported == self._kept.passes else 0
+            self._reported = 0
             self._gradients.add_step(optimizer)
             self._kept.add_step(optimizer)
             self._scale.add_step(passes)

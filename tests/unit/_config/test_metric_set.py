@@ -130,7 +130,11 @@ BAD: list[tuple[Any, str]] = [
     ({"metrics": ["loss"], "rules": ["nonfinite"]}, r"rules must be a mapping of a rule's name to an action"),
     (
         {"metrics": ["loss"], "rules": {"nonfinit": "stop"}},
-        r"rules must name known rules, got 'nonfinit'; did you mean 'nonfinite'\? known rules: nonfinite, .*lora_not",
+        r"rules must name known rules, got 'nonfinit'; did you mean 'nonfinite'\? known rules: nonfinite, .*, \.\.\.",
+    ),
+    (
+        {"metrics": ["loss"], "rules": {"TBX-NUM-001": "stop"}},
+        r"rules must name rules, got the code 'TBX-NUM-001'; write the name: nonfinite",
     ),
     (
         {"metrics": ["loss"], "rules": {"nonfinite": "stopp"}},

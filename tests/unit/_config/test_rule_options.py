@@ -111,5 +111,7 @@ def test_acknowledged_outside_rule_by_path(tmp_path: Path, monkeypatch: pytest.M
         assert [one.finding.id for one in known] == ["too_high"]
     named = {"my_pkg.rules.TooHigh": {}, "acknowledged": [{"rule": "my_pkg.rules.TooHigh", "reason": "known"}]}
     assert load_rule_settings({"rules": named}).acknowledged
+    with pytest.raises(ConfigError, match="known rule, got 'acme-lr-001'; did you mean 'ACME-LR-001'"):
+        load_rules({"rules": {"acknowledged": [{"rule": "acme-lr-001", "reason": "known"}]}})
     with pytest.raises(ConfigError, match="known rule, got 'ACME-LR-002'; did you mean 'ACME-LR-001'"):
         load_rules({"rules": {"acknowledged": [{"rule": "ACME-LR-002", "reason": "known"}]}})

@@ -88,3 +88,17 @@ def test_kept_gradients_end_removes_hooks() -> None:
     assert not any(
         parameter._backward_hooks or parameter._post_accumulate_grad_hooks for parameter in model.parameters()
     )
+
+
+def test_kept_gradients_passes_since_clearing_counted() -> None:
+    model, kept = nn.Linear(3, 2), KeptGradients()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model(torch.ones(4, 3)).sum().backward()
+    optimizer.step()
+    kept.add_step(optimizer)
+    for clears in (True, True, False):  # LBFGS and SAM clear between the passes of a step
+        if clears:
+            optimizer.zero_grad()
+        model(torch.ones(4, 3)).sum().backward()
+    assert kept.passes == 2
+    kept.end()

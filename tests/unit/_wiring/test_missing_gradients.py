@@ -72,3 +72,24 @@ def test_missing_gradients_frozen_layers_allowed() -> None:
     missing = MissingGradients(dict(model.named_parameters()))
     missing.add_step(torch.optim.SGD(model.parameters(), 0.1))
     assert [check.number for check in missing.result().values()] == [0, 0]
+
+
+@pytest.mark.parametrize("chosen", [{1}, {2, 4}, {1, 3, 5}])
+def test_missing_gradients_of_experts_are_unused(chosen: set[int]) -> None:
+    model = nn.ModuleDict({"experts": nn.ModuleList(nn.Linear(3, 3) for _ in range(8)), "classifier": nn.Linear(3, 2)})
+    x = torch.stack([model["experts"][index](torch.ones(1, 3)) for index in chosen]).sum(0)
+    model["classifier"](x).sum().backward()
+    missing = MissingGradients(dict(model.named_parameters()))
+    missing.add_step(torch.optim.SGD(model.parameters(), 0.1))
+    assert [check.number for check in missing.result().values()] == [0, 2 * (8 - len(chosen))]
+
+
+def test_missing_gradients_behind_detach_are_cut() -> None:
+    model = nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(3, 3) for _ in range(8)), "classifier": nn.Linear(3, 2)})
+    x = torch.ones(1, 3)
+    for index, layer in enumerate(model["layers"]):
+        x = layer(x).detach() if index == 4 else layer(x)
+    model["classifier"](x).sum().backward()
+    missing = MissingGradients(dict(model.named_parameters()))
+    missing.add_step(torch.optim.SGD(model.parameters(), 0.1))
+    assert [check.number for check in missing.result().values()] == [10, 0]

@@ -38,6 +38,12 @@ def exchange_and_back(model: nn.Sequential) -> None:
             parameter.copy_(copy)
 
 
+def move_and_back(model: nn.Sequential) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3).sub_(0.3)  # leaves rounding
+
+
 def read(model: nn.Sequential) -> None:
     model(torch.ones(1, 3))
 
@@ -62,7 +68,7 @@ def test_outside_changes_once_names_interval(change: Callable[[nn.Sequential], N
     assert shares(change, {3}) == (1 / 5, "between steps 3 and 4")
 
 
-@pytest.mark.parametrize("change", [read, exchange_and_back])
+@pytest.mark.parametrize("change", [read, exchange_and_back, move_and_back])
 def test_outside_changes_none_left_finds_nothing(change: Callable[[nn.Sequential], None]) -> None:
     assert shares(change, {1, 2, 3, 4, 5}) == (0, "")
 
