@@ -310,11 +310,11 @@ def _check_known(name: str, named: Mapping[str, LiveRule | None]) -> None:
     codes = {code_of(cls) for cls in RULES.values()} | {code_of(rule) for rule in of_file}
     if name in names | codes or RULE_CLASSES.skips(name):
         return
-    if CODE.fullmatch(name):
+    is_code = CODE.fullmatch(name.upper()) is not None
+    if is_code:
         codes |= {code_of(rule) for rule in default_rules().values()}  # imports the rules of other packages
         if name in codes:
             return
-    is_code = CODE.fullmatch(name.upper()) is not None
     nearest = suggest(
         label(name.upper() if is_code else name), sorted(codes - {""} if is_code else names), what="rules", most=40
     )

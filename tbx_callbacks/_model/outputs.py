@@ -77,6 +77,17 @@ def logits_in(outputs: Any) -> Tensor | None:
     return logits.detach() if isinstance(logits, Tensor) and logits.ndim else None
 
 
+def loss_in(outputs: Any, *, keeps_graph: bool = False) -> Tensor | None:
+    """The loss in a model's outputs, 0-d; None without one. Detached, unless the caller reads its graph."""
+    if isinstance(outputs, Mapping):
+        loss = outputs.get("loss")
+    else:
+        loss = outputs[0] if isinstance(outputs, tuple) and outputs else getattr(outputs, "loss", None)
+    if not isinstance(loss, Tensor) or loss.ndim:
+        return None
+    return loss.detach() if loss.requires_grad and not keeps_graph else loss
+
+
 def vocabulary_of(model: nn.Module) -> int | None:
     """Returns the vocabulary size from the model's configuration, else the rows of its largest embedding."""
     sizes = (getattr(getattr(module, "config", None), "vocab_size", None) for module in model.modules())

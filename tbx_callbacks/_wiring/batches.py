@@ -17,8 +17,7 @@ IGNORED = -100
 """The label that torch's cross entropy leaves out by default."""
 _MAX_COMPARED = 2**20  # elements of a batch whose rows are compared
 _MIN_LABELS = 32  # for an accuracy of 1 to mean something
-MIN_SORTED = 4
-"""Labels in each batch of data that may be called sorted."""
+_MIN_SORTED = 4  # labels in each batch of data that may be called sorted
 
 
 class Batches:
@@ -29,10 +28,10 @@ class Batches:
     - `first_loss_not_finite`: 1 if the loss of the first batch is not finite.
     - `first_loss_unusual`: the loss of the first batch, as a multiple of that of equal probabilities, `log(classes)`.
     - `perfect_at_once`: the share of correct predictions.
-    - `labels_sorted`: 1 if all labels of each batch are equal.
+    - `labels_sorted`: the share of batches whose labels are all equal.
     - `unknown_tokens`: the share of token ids that stand for unknown tokens.
     - `batch_norm_single`: batch normalisations that get one sample at a time.
-    - `repeated_batches`: 1 if each batch has the same rows, in any order.
+    - `repeated_batches`: the number of batches if each one has the same rows, in any order; else 0.
 
     Args:
         model: the model.
@@ -45,14 +44,14 @@ class Batches:
         self._vocabulary = vocabulary_of(model)
         self._labels: Number = 0
         self._ignored: Number = 0
-        self._outside: Number = 0
+        self._outside: Number | None = None
         self._hits: Number = 0
         self._compared: Number = 0
         self._tokens: Number = 0
         self._unknown: Number = 0
-        self.classes: int | None = None
+        self.num_classes: int | None = None
         """The number of classes, from the logits."""
-        self._tokens_of_model: int | None = None  # likewise of a language model
+        self._num_tokens: int | None = None  # the vocabulary, from the logits of a language model
         self._is_sorted: list[Tensor] = []
         self._rows: list[Tensor] = []
         self._single_batches = self._sized_batches = self._batches = 0
@@ -67,8 +66,8 @@ class Batches:
         self._ignored = self._ignored + is_ignored.sum()
         if classes is not None:
             is_outside = ~is_ignored & ((labels < 0) | (labels >= classes))
-            self._outside = self._outside + is_outside.sum()
-        if labels.ndim == 1 and labels.numel() >= MIN_SORTED:
+            self._outside = is_outside.sum() + (0 if self._outside is None else self._outside)
+        if labels.ndim == 1 and labels.numel() >= _MIN_SORTED:
             self._is_sorted.append(((labels == labels[0]) & ~is_ignored).all())
 
     def add_outputs(self, outputs: Any, labels: Any) -> None:
@@ -77,9 +76,9 @@ class Batches:
         if logits is None or logits.ndim < 2:
             return
         if logits.ndim == 2 and logits.shape[-1] > 1 and not self._is_language_model:
-            self.classes = logits.shape[-1]
+            self.num_classes = logits.shape[-1]
         if self._is_language_model and logits.ndim == 3:
-            self._tokens_of_model = logits.shape[-1]
+            self._num_tokens = logits.shape[-1]
         if not are_class_labels(labels) or logits.shape[:-1] != labels.shape or self._is_language_model:
             return
         if self._vocabulary is not None and logits.ndim == 3 and logits.shape[-1] >= self._vocabulary:
@@ -108,12 +107,12 @@ class Batches:
         first = loss.detach().reshape(()).float()
         is_finite = torch.isfinite(first)
         checks = {"first_loss_not_finite": Check((~is_finite).to(torch.float32))}
-        if is_cross_entropy and self.classes is not None:
-            share = torch.where(is_finite, first / math.log(self.classes), -1.0)
-            checks["first_loss_unusual"] = Check(share, f"{self.classes} classes")
-        elif is_cross_entropy and self._tokens_of_model is not None:  # a low loss only says that it was trained before
-            share = torch.where(is_finite, first / math.log(self._tokens_of_model), -1.0).clamp(min=1.0)
-            checks["first_loss_unusual"] = Check(share, f"{self._tokens_of_model} tokens")
+        if is_cross_entropy and self.num_classes is not None:
+            share = torch.where(is_finite, first / math.log(self.num_classes), -1.0)
+            checks["first_loss_unusual"] = Check(share, f"{self.num_classes} classes")
+        elif is_cross_entropy and self._num_tokens is not None:  # a low loss only says that it was trained before
+            share = torch.where(is_finite, first / math.log(self._num_tokens), -1.0).clamp(min=1.0)
+            checks["first_loss_unusual"] = Check(share, f"{self._num_tokens} tokens")
         return checks
 
     def add_samples(self, samples: int | None) -> None:
@@ -128,15 +127,16 @@ class Batches:
         checks: dict[str, Check] = {}
         if not _is_zero(self._labels):
             checks["labels_ignored"] = Check(self._ignored / self._labels)
+        if self._outside is not None:
             checks["labels_out_of_range"] = Check(self._outside)
         if not _is_zero(self._compared):
             enough = self._compared >= _MIN_LABELS
             share = self._hits / torch.as_tensor(self._compared).clamp(min=1)
             checks["perfect_at_once"] = Check(torch.where(torch.as_tensor(enough), share, -1.0))
-        if self._is_sorted and len(self._is_sorted) == self._batches:
+        if self._is_sorted and len(self._is_sorted) >= self._batches - 1:  # the last one may be small
             device = self._is_sorted[0].device
-            all_sorted = torch.stack([each.to(device) for each in self._is_sorted]).all()
-            checks["labels_sorted"] = Check(all_sorted.to(torch.float32), f"{self._batches} batches")
+            is_sorted = torch.stack([each.to(device) for each in self._is_sorted]).float()
+            checks["labels_sorted"] = Check(is_sorted.mean(), f"{len(self._is_sorted)} batches")
         if not _is_zero(self._tokens):
             checks["unknown_tokens"] = Check(self._unknown / self._tokens)
         if len(self._rows) > 2:
@@ -146,7 +146,7 @@ class Batches:
                 checks["repeated_batches"] = Check(0)
             else:
                 same = torch.stack([torch.as_tensor(each) for each in equal]).all()
-                checks["repeated_batches"] = Check(same.to(torch.float32), f"{len(first)} rows")
+                checks["repeated_batches"] = Check(same * float(len(self._rows)), f"{len(first)} rows")
         if self._sized_batches and (norms := batch_norms(self._model)):
             is_single = self._single_batches == self._sized_batches
             checks["batch_norm_single"] = Check(len(norms) if is_single else 0)

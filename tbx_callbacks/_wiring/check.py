@@ -14,9 +14,10 @@ _MAX_NAMES = 4
 class Check:
     """What a check found.
 
-    `number` is 0 if the check found nothing; else it counts or measures what is wrong, in the unit of the check. It may
-    be a 0-d tensor on any device; a negative number stands for a check that could not judge. `details` say more in
-    words: the names of parameters, the steps.
+    `number` counts or measures what the check looks for, in the unit of the check; the rule of the same name knows
+    which numbers are wrong. It may be a 0-d tensor on any device; a negative number stands for a check that could not
+    judge.
+    `details` say more in words: the names of parameters, the steps.
     """
 
     number: Number

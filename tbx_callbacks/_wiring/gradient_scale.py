@@ -22,14 +22,16 @@ class GradientScale:
     Recognition and Machine Learning, eq. 4.109), so the rest of a row's gradient follows from its smallest element. A
     loss of another form, or one that is multiplied by a loss scale, has no factor near 1 and is not judged.
 
-    `gradients_summed` is the number of micro-batches of a step if each one entered with the factor 1 instead of its
-    share; 0 if not.
+    - `gradients_summed` is the number of micro-batches of a step if each one entered with the factor 1 instead of its
+      share; 0 if not.
+    - `loss_maximised` is 1 if each factor is negative, and 0 if one is positive.
     """
 
     def __init__(self) -> None:
         self._factors: list[Tensor] = []
         self._handles: list[Any] = []
         self._found: list[Tensor] = []
+        self._signs: list[Tensor] = []
 
     def add_outputs(self, outputs: Any) -> None:
         """Watches the gradient of the logits of a forward pass."""
@@ -45,7 +47,11 @@ class GradientScale:
 
     def _read(self, logits: Tensor, gradient: Tensor) -> None:
         with torch.no_grad():
-            self._factors.append(_factor(logits.flatten(0, -2), gradient.flatten(0, -2)))
+            rows, of_rows = logits.flatten(0, -2), gradient.flatten(0, -2)
+            factor = _factor(rows, of_rows)
+            factor = torch.where(factor.isnan(), -_factor(rows, -of_rows), factor)
+            self._factors.append(factor)
+            self._signs.append(factor.sign())
 
     def add_step(self, backward_passes: int) -> None:
         """An optimizer has stepped after some backward passes; 0 if their number is unknown."""
@@ -61,10 +67,15 @@ class GradientScale:
         self._found.append(number)
 
     def result(self) -> dict[str, Check]:
-        """Returns the check; none without a step of several micro-batches."""
-        if not self._found:
-            return {}
-        return {"gradients_summed": Check(torch.stack(self._found).amin())}
+        """Returns the checks; that of sums needs a step of several micro-batches."""
+        checks: dict[str, Check] = {}
+        if self._found:
+            checks["gradients_summed"] = Check(torch.stack(self._found).amin())
+        if self._signs:
+            signs = torch.stack([each.to(self._signs[0].device) for each in self._signs])
+            is_negative = torch.where((signs < 0).any(), 1.0, -1.0)
+            checks["loss_maximised"] = Check(torch.where((signs > 0).any(), 0.0, is_negative))
+        return checks
 
     def end(self) -> None:
         """Removes the hooks."""

@@ -52,28 +52,35 @@ def maximised(loss: Tensor) -> dict[str, Check]:
     graph has none of these losses. A part that is maximised beside another loss is no finding: adversaries do so.
     """
     pending: list[tuple[Any, int]] = [(loss.grad_fn, 1)]
-    signs: list[int] = []
-    for _ in range(_MAX_NODES):
-        if not pending:
-            break
-        node, sign = pending.pop(0)
-        name = _name(node)
-        if name.startswith(_LOSSES):
+    signs, seen = list[int](), set[tuple[Any, int]]()
+    while pending:
+        node, sign = term = pending.pop(0)
+        if term in seen:
+            continue
+        seen.add(term)
+        if _name(node).startswith(_LOSSES):
             signs.append(sign)
-        elif name == "Neg" or name.startswith("Rsub"):
-            pending.append((node.next_functions[0][0], -sign))
-        elif name in ("Mul", "Div"):
-            factor = _constant(node)
-            if factor is None:
-                return {}  # its sign is not known
-            pending.append((node.next_functions[0][0], sign if factor >= 0 else -sign))
-        elif name == "Sub":
-            pending += [(inner, sign * own) for (inner, _), own in zip(node.next_functions, (1, -1), strict=False)]
-        elif name in ("Add", "Sum", "Mean", *_SAME_VALUE):
-            pending += [(inner, sign) for inner, _ in node.next_functions]
+            continue
+        inner = _terms(node, sign)
+        if inner is None or len(seen) >= _MAX_NODES:
+            return {}  # a sign is not known
+        pending += inner
     if not signs:
         return {}
     return {"loss_maximised": Check(0 if 1 in signs else len(signs))}
+
+
+def _terms(node: Any, sign: int) -> list[tuple[Any, int]] | None:
+    """Returns the terms of which a node is the sum, with their signs; None if a sign is not known."""
+    name, inputs = _name(node), [] if node is None else [inner for inner, _ in node.next_functions]
+    if name == "Neg" or name.startswith("Rsub"):
+        return [(inputs[0], -sign)]
+    if name in ("Mul", "Div"):
+        factor = _constant(node)
+        return None if factor is None else [(inputs[0], sign if factor >= 0 else -sign)]
+    if name == "Sub":
+        return [(inner, sign * own) for inner, own in zip(inputs, (1, -1), strict=False)]
+    return [(inner, sign) for inner in inputs] if name in ("Add", "Sum", "Mean", *_SAME_VALUE) else []
 
 
 def _constant(node: Any) -> float | None:

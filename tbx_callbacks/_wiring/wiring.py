@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tbx_callbacks._model.forward_hooks import Hook, on_forward
-from tbx_callbacks._stats.types import Number
+from tbx_callbacks._model.outputs import loss_in
 from tbx_callbacks._wiring.batches import Batches, classes_of
 from tbx_callbacks._wiring.check import Check
 from tbx_callbacks._wiring.gradient_scale import GradientScale
@@ -51,7 +51,7 @@ class Wiring:
         on_error: Callable[[BaseException], None],
     ) -> None:
         self._optimizers, self._parameters, self._on_error = optimizers, dict(parameters), on_error
-        self._classes, self._compiled = classes_of(model), compiled
+        self._num_classes, self._compiled = classes_of(model), compiled
         self._model = weakref.ref(model)
         self.is_open = True
         """Whether the first steps are not over. Batches are only needed then."""
@@ -63,7 +63,7 @@ class Wiring:
         self._labels: Any = None
         self._ran_eagerly = self._saw_labels = False
         self._reported = 0  # micro-batches since the last step
-        self._is_cross_entropy = False
+        self._is_cross_entropy = self._knows_sign = False
         self._batches = Batches(model, unknown_token=unknown_token)
         self._gradients = MissingGradients(parameters)
         self._kept, self._scale = KeptGradients(), GradientScale()
@@ -77,7 +77,7 @@ class Wiring:
         """The labels of a batch are known, before its forward pass."""
         if self.is_open and labels is not None:
             self._labels, self._saw_labels = labels, True
-            self._try(lambda: self._batches.add_labels(labels, self._classes))
+            self._try(lambda: self._batches.add_labels(labels, self._num_classes))
 
     def add_predictions(self, outputs: Any, labels: Any) -> None:
         """The outputs and labels of a batch are known, after its step."""
@@ -131,16 +131,11 @@ class Wiring:
         self._steps.add(len(self._steps))
 
     @property
-    def classes(self) -> int | None:
+    def num_classes(self) -> int | None:
         """The number of classes of a classifier, if it is known."""
-        return self._batches.classes or self._classes
+        return self._batches.num_classes or self._num_classes
 
-    def peek(self, name: str) -> Number:
-        """Returns the number of a check of the batches so far; -1 if it could not judge."""
-        found = self._batches.result().get(name)
-        return -1.0 if found is None else found.number
-
-    def note(self, name: str, check: Check) -> None:
+    def add(self, name: str, check: Check) -> None:
         """Adds the result of a check that was made elsewhere."""
         self._ready[name] = check
 
@@ -194,26 +189,36 @@ class Wiring:
 
     def _add_outputs(self, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
         labels, self._labels = self._labels, None
+        loss = loss_in(outputs, keeps_graph=True)
         if labels is None and (labels := kwargs.get("labels")) is not None:
             self._saw_labels = True
-            self._batches.add_labels(labels, self._classes)
+            self._batches.add_labels(labels, self._num_classes)
         self._batches.add_outputs(outputs, labels)
         self._batches.add_tokens(kwargs.get("input_ids"))
         self._batches.add_inputs(kwargs.get("input_ids", _first_tensor(args, kwargs)))
         if not self._compiled:
             self._scale.add_outputs(outputs)
-            self._read_graph(_loss_of(outputs))
-        self._add_loss(_loss_of(outputs))
+            self._read_inputs_of_loss(loss)
+        self._add_loss(loss)
 
     def _add_predictions(self, outputs: Any, labels: Any) -> None:
         self._batches.add_labels(labels, None)
         self._batches.add_outputs(outputs, labels)
 
     def _read_graph(self, loss: Any) -> None:
+        """Reads the graph of the loss that the training minimises."""
+        self._read_inputs_of_loss(loss)
+        if isinstance(loss, Tensor) and loss.grad_fn is not None and not self._knows_sign:
+            checks = maximised(loss)
+            self._knows_sign = bool(checks)
+            self._ready.update(checks)
+
+    def _read_inputs_of_loss(self, loss: Any) -> None:
+        """Reads the graph of a loss, whatever becomes of it: a model's own may enter with any factor."""
         if isinstance(loss, Tensor) and loss.grad_fn is not None and not self._is_cross_entropy:
             checks = probabilities_as_logits(loss)
             self._is_cross_entropy = bool(checks)
-            self._ready.update({**checks, **maximised(loss)})
+            self._ready.update(checks)
 
     def _add_batch(self, loss: Any, samples: int | None) -> None:
         self._labels, self._saw_labels = None, False
@@ -243,7 +248,8 @@ class Wiring:
         if judges and self._parameters:
             self._ready.update(self._gradients.result())
             self._ready.update(self._kept.result())
-            self._ready.update(self._scale.result())
+            for name, check in self._scale.result().items():
+                self._ready.setdefault(name, check)  # the graph says more
         if judges and self._parameters and self._optimizers:
             found = self._gradients.with_gradient
             self._ready.update(compare(self._parameters, self._optimizers, with_gradient=found, stepped=self._stepped))
@@ -286,9 +292,3 @@ def _first_tensor(args: Any, kwargs: Mapping[str, Any]) -> Tensor | None:
             if isinstance(part, Tensor):
                 return part
     return None
-
-
-def _loss_of(outputs: Any) -> Any:
-    if isinstance(outputs, Mapping):
-        return outputs.get("loss")
-    return outputs[0] if isinstance(outputs, tuple) and outputs else getattr(outputs, "loss", None)

@@ -6,7 +6,8 @@ Exports `Session`, which adapts any other trainer, and helpers that read its bat
 from __future__ import annotations
 
 from tbx_callbacks._engine.training_info import TrainingInfo
-from tbx_callbacks.integrations.batches import labels_in, loss_in, samples_in, tokens_in
+from tbx_callbacks._model.outputs import loss_in
+from tbx_callbacks.integrations.batches import labels_in, samples_in, tokens_in
 from tbx_callbacks.integrations.session import Session
 from tbx_callbacks.rules.base import Action
 from tbx_callbacks.runs.folders import RunLocation

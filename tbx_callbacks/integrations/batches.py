@@ -82,17 +82,6 @@ def tokens_in(batch: Any) -> Tensor | None:
         return None
 
 
-def loss_in(outputs: Any, *, keeps_graph: bool = False) -> Tensor | None:
-    """The loss in a model's outputs, 0-d; None without one. Detached, unless the caller reads its graph."""
-    if isinstance(outputs, Mapping):
-        loss = outputs.get("loss")
-    else:
-        loss = outputs[0] if isinstance(outputs, tuple) and outputs else getattr(outputs, "loss", None)
-    if not isinstance(loss, Tensor) or loss.ndim:
-        return None
-    return loss.detach() if loss.requires_grad and not keeps_graph else loss
-
-
 def scalar_norm(norm: Any) -> Any:
     """The norm of all gradients, 0-d.
 

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import itertools
 import random
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from tbx_callbacks import tags
 from tbx_callbacks._config.validation import short
 from tbx_callbacks._model.optimizers import named_optimizers
-from tbx_callbacks._wiring.batches import IGNORED, MIN_SORTED, are_class_labels
+from tbx_callbacks._wiring.batches import IGNORED, Batches, are_class_labels
 from tbx_callbacks._wiring.check import Check
 from tbx_callbacks._wiring.wiring import STEPS, Wiring
 from tbx_callbacks.integrations.batches import labels_in, samples_in
@@ -28,8 +27,8 @@ from tbx_callbacks.rules.registry import GROUPS, RULES, create_rule
 from tbx_callbacks.runs.series import Run, Series, Texts
 
 Loss = Callable[[nn.Module, Any], Any]
-PREFLIGHT_CHECKS = ("padding_attended", "evaluation_rows_in_training", "repeated_batches")
-"""Checks that a training does not make by itself."""
+PREFLIGHT_CHECKS = ("padding_attended", "evaluation_rows_in_training")
+"""Checks that no training makes by itself."""
 _OF_TRAININGS = (
     "eval_mode_in_training",
     "gradients_not_cleared",
@@ -96,11 +95,11 @@ def preflight(
         first = list(itertools.islice(_batches(batches), STEPS))
         if not first:
             raise TypeError(f"batches must hold at least one batch, got {short(batches)}; pass the data loader")
-        checks, classes = _check_passes(model, first, compute, optimizers, tokenizer)
+        checks, num_classes = _check_passes(model, first, compute, optimizers, tokenizer)
         if not float(checks.get("labels_out_of_range", Check(0)).number):
             checks.update(_check_padding(model, first, compute))
         if not _is_batch(batches):
-            checks.update(_check_data(batches, evaluation, classes))
+            checks.update(_check_data(model, batches, evaluation, num_classes))
     numbers = {name: (float(check.number), check.details) for name, check in checks.items()}
     known = {name: number for name, number in numbers.items() if number[0] >= 0}
     rules = {name: create_rule(name, RULES[name]) for name in GROUPS["wiring"] if name not in _OF_TRAININGS}
@@ -131,10 +130,13 @@ def _check_passes(
     is_whole = not any(isinstance(parameter, DTensor) for parameter in model.parameters())
     parameters = dict(model.named_parameters()) if is_whole else {}
     wiring = Wiring(model, known, parameters, unknown_token=_unknown_token(tokenizer), on_error=errors.append)
+    labels: Any = None
     try:
         for batch in batches:
             labels = labels_in(batch)
             wiring.add_labels(labels)
+            if _outside(labels, wiring.num_classes):
+                break  # a forward pass would be an error, which on CUDA ends the process
             result = compute(model, batch)
             value, outputs = result if isinstance(result, tuple) else (result, None)
             if not isinstance(value, Tensor) or value.numel() != 1:
@@ -148,14 +150,16 @@ def _check_passes(
             wiring.add_backward()
             for tensor in parameters.values():
                 tensor.grad = None
-    except Exception:
-        if not float(wiring.peek("labels_out_of_range")) > 0:  # which is the reason of the error
+    except (IndexError, RuntimeError):
+        # The number of classes may be known from the logits now.
+        if not (number := _outside(labels, wiring.num_classes)):
             raise
+        wiring.add("labels_out_of_range", Check(number))
     finally:
         checks = wiring.end()
     if errors:
         raise errors[0]
-    return checks, wiring.classes
+    return checks, wiring.num_classes
 
 
 def _check_padding(model: nn.Module, batches: Sequence[Any], compute: Loss) -> dict[str, Check]:
@@ -209,24 +213,23 @@ def _ends_with(ids: Tensor, token: int | None) -> Tensor:
     return (ids == token).flip(-1).cumprod(-1).flip(-1).bool()
 
 
-def _check_data(batches: Iterable[Any], evaluation: Iterable[Any] | None, classes: int | None) -> dict[str, Check]:
+def _check_data(
+    model: nn.Module, batches: Iterable[Any], evaluation: Iterable[Any] | None, num_classes: int | None
+) -> dict[str, Check]:
     """Looks at the labels and the rows of all batches."""
-    checks: dict[str, Check] = {}
     rows: list[list[bytes] | None] = []
-    labels: list[Tensor] = []
+    every = Batches(model)
     for batch in itertools.islice(_batches(batches), _MAX_BATCHES):
         rows.append(_fingerprints(batch))
-        found = labels_in(batch)
-        if are_class_labels(found):
-            labels.append(found.detach().cpu())
-    if labels and len(labels) == len(rows):
-        checks.update(_check_labels(labels, classes))
+        every.add_labels(labels_in(batch), num_classes)
+        every.add_samples(samples_in(batch))
+    checks = {name: check for name, check in every.result().items() if name.startswith("labels_")}
     if any(each is None for each in rows):
         return checks
     known = [each for each in rows if each]
     if len(known) > 2:
         sets = [set(each) for each in known]
-        same = len(known) if all(each <= sets[0] for each in sets) else 0
+        same = len(known) if all(each == sets[0] for each in sets) else 0
         checks["repeated_batches"] = Check(same, f"{len(sets[0])} rows")
     if evaluation is not None:
         training = set().union(*known)
@@ -238,17 +241,11 @@ def _check_data(batches: Iterable[Any], evaluation: Iterable[Any] | None, classe
     return checks
 
 
-def _check_labels(labels: Sequence[Tensor], classes: int | None) -> dict[str, Check]:
-    every = torch.cat([each.flatten() for each in labels])
-    counted = every[every != IGNORED]
-    checks = {"labels_ignored": Check(1 - len(counted) / len(every))}
-    if classes is not None:
-        checks["labels_out_of_range"] = Check(int(((counted < 0) | (counted >= classes)).sum()))
-    large = [each for each in labels if each.ndim == 1 and len(each) >= MIN_SORTED]
-    if len(large) >= STEPS and len(counted.unique()) > 1:
-        sorted_ones = sum(bool((each == each[0]).all()) for each in large)
-        checks["labels_sorted"] = Check(float(2 * sorted_ones > len(large)), f"{sorted_ones} of {len(large)} batches")
-    return checks
+def _outside(labels: Any, num_classes: int | None) -> int:
+    """Returns the number of labels that are no classes; 0 if it is not known."""
+    if num_classes is None or not are_class_labels(labels):
+        return 0
+    return int(((labels != IGNORED) & ((labels < 0) | (labels >= num_classes))).sum())
 
 
 def _fingerprints(batch: Any) -> list[bytes] | None:
@@ -328,7 +325,7 @@ def _put_back(model: nn.Module, *loaders: Any) -> Iterator[None]:
         parameter.grad = None
     generators = [(generator, generator.get_state()) for loader in loaders for generator in _generators(loader)]
     python, torch_state = random.getstate(), torch.get_rng_state()
-    numpy_state = np.random.get_state() if "numpy" in sys.modules else None
+    numpy_state = np.random.get_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     try:
         yield
@@ -344,8 +341,7 @@ def _put_back(model: nn.Module, *loaders: Any) -> Iterator[None]:
             generator.set_state(state)
         random.setstate(python)
         torch.set_rng_state(torch_state)
-        if numpy_state is not None:
-            np.random.set_state(numpy_state)
+        np.random.set_state(numpy_state)
         if devices:
             torch.cuda.set_rng_state_all(devices)
 

@@ -165,7 +165,7 @@ class Session:
         self._announced: str | None = None  # the folder that the user knows
         self._step = 0
         self._action = Action.NONE
-        self._notes: dict[str, Check] = {}  # of checks before the training
+        self._preflight: dict[str, Check] = {}  # what no training can check by itself
         self._counts_samples = True  # False once the samples of a batch were unknown
         self._warned_samples = False
         _sessions.add(self)
@@ -316,7 +316,7 @@ class Session:
         self.needs_batches = "batches" in self._engine.needs
         self.running = self.started = True
         self._at_exit.register()
-        self._note_checks()
+        self._add_preflight()
         if counter is not None:
             counter.begin()
             if info.evaluates_in_loop and self._engine.wiring is not None:
@@ -339,7 +339,7 @@ class Session:
             if self._counter.stepped:
                 self._counter.finish_step()
         elif self._engine.wiring is not None and self._engine.has_stepped:
-            self._engine.wiring.note("no_optimizer_step", Check(0))
+            self._engine.wiring.add("no_optimizer_step", Check(0))
         self._unhook()
         self._step, self._counter, self._info = self.step, None, None
         self.running = self.needs_batches = False
@@ -608,21 +608,26 @@ class Session:
         if self.is_writer:
             for finding in result.diagnosis.findings:
                 logger.warning("preflight: %s", line(finding))
-        self._notes = {name: Check(*check) for name, check in result.checks.items() if name in PREFLIGHT_CHECKS}
+        self._preflight = {name: Check(*check) for name, check in result.checks.items() if name in PREFLIGHT_CHECKS}
         if self.running:
-            self._note_checks()
+            self._add_preflight()
         return result
 
-    def _note_checks(self) -> None:
+    def _add_preflight(self) -> None:
         if self._engine.wiring is not None:
-            for name, check in self._notes.items():
-                self._engine.wiring.note(name, check)
-            self._notes = {}
+            for name, check in self._preflight.items():
+                self._engine.wiring.add(name, check)
+            self._preflight = {}
 
     def check_loss(self, loss: Any) -> None:
         """Looks at the graph of a micro-batch's loss before its backward pass, in the first steps."""
         if self._engine.wiring is not None:
             self._engine.wiring.add_loss(loss)
+
+    @property
+    def checks_losses(self) -> bool:
+        """Whether the graphs of losses are read now, in the first steps."""
+        return self._engine.wiring is not None and self._engine.wiring.is_open
 
     def guard_outputs(self) -> AbstractContextManager[None]:
         """Catches errors while an integration reads outputs; logs the first one, or raises it if the set is strict."""

@@ -149,7 +149,7 @@ class StepCounter:
             missing = 0 if self._engine.has_stepped else self._num_batches
             unknown = self._engine.unknown_steps
             others = f"optimizers that train other parameters stepped {unknown} times" if missing and unknown else ""
-            wiring.note("no_optimizer_step", Check(missing, others))
+            wiring.add("no_optimizer_step", Check(missing, others))
 
     def take_over(self) -> None:
         """Continues a step in which an optimizer has stepped before this object began to count."""

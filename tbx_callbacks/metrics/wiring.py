@@ -25,9 +25,9 @@ class Found(Max):
 class Wiring(Metric):
     """Checks how the training is put together: its model, optimizers, losses, labels and modes.
 
-    Each check writes a number: 0 if it found nothing. The first three steps are checked, and also each step for weights
-    that change outside of the optimizer and for a model in evaluation mode. Texts name what was found. The rules of the
-    group `wiring` explain each check. They judge the numbers while the training runs, and again in `doctor`.
+    Each check writes a number, and a text that names what was found. The first three steps are checked, and also each
+    step for weights that change outside of the optimizer and for a model in evaluation mode. The rules of the group
+    `wiring` explain the numbers. They judge them while the training runs, and again in `doctor`.
 
     Checks of parameters and gradients are left out for sharded models. Checks of the autograd graph are left out for
     compiled ones. Cost: three steps with hooks; then about a dozen comparisons of numbers a step.

@@ -156,6 +156,7 @@ class GradientsNotCleared(_CheckRule):
     id: ClassVar[str] = "gradients_not_cleared"
     code: ClassVar[str] = "TBX-WIRE-006"
     needs: ClassVar[tuple[Need, ...]] = _need("gradients_not_cleared")
+    severity: ClassVar[Severity] = "error"
     source: ClassVar[str] = f"PyTorch, Optimizer.zero_grad: {_TORCH}/generated/torch.optim.Optimizer.zero_grad.html"
     means: ClassVar[str] = (
         "The gradients of a step are still there {steps}: every update uses the sum of all gradients since the start."
@@ -361,7 +362,9 @@ class PerfectAtOnce(_CheckRule):
     source: ClassVar[str] = "Kapoor and Narayanan 2023, Leakage and the Reproducibility Crisis, arXiv:2207.07048"
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
-    means: ClassVar[str] = "All predictions are right {steps}: the model could not have learned that yet."
+    means: ClassVar[str] = (
+        "All predictions of the first batches are right ({steps}): the model could not have learned that yet."
+    )
     advice: ClassVar[str] = "Check that the inputs do not contain the label."
 
     def is_wrong(self, series: Series) -> np.ndarray:
@@ -394,7 +397,7 @@ class UnknownTokens(_CheckRule):
 
 @dataclass(frozen=True)
 class LabelsSorted(_CheckRule):
-    """All labels of each of the first batches are equal."""
+    """The labels within most of the first batches are equal."""
 
     id: ClassVar[str] = "labels_sorted"
     code: ClassVar[str] = "TBX-WIRE-020"
@@ -403,10 +406,15 @@ class LabelsSorted(_CheckRule):
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
     means: ClassVar[str] = (
-        "The labels within a batch are all equal, in the first {details} ({steps}): the data is sorted by "
-        "label, or nearly all of one class."
+        "The labels within a batch are all equal, in {share} of the first {details} ({steps}): the data is "
+        "sorted by label, or nearly all of one class."
     )
     advice: ClassVar[str] = "Pass shuffle=True to the DataLoader of the training."
+
+    share: float = 0.7  # of the batches
+
+    def is_wrong(self, series: Series) -> np.ndarray:
+        return np.asarray(series.values) >= self.share
 
 
 @dataclass(frozen=True)
@@ -457,9 +465,10 @@ class RepeatedBatches(_CheckRule):
         "Look at the sampler and the dataset: its __getitem__ may ignore the index. Nothing, if all data is one batch."
     )
 
+    batches: int = 3  # as many may be one batch in three epochs
+
     def severity_of(self, series: Series) -> Severity:
-        # In its first steps, a training cannot tell it from a data set of one batch.
-        return "warning" if float(series.values[-1]) > 1 else "note"
+        return "warning" if float(np.max(series.values)) > self.batches else "note"
 
 
 @dataclass(frozen=True)
@@ -471,7 +480,7 @@ class LossMaximised(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("loss_maximised")
     source: ClassVar[str] = f"PyTorch, loss functions: {_TORCH}/nn.html#loss-functions"
     means: ClassVar[str] = (
-        "The loss enters the backward pass with a minus ({number} of its terms, none without): the training"
+        "The loss enters the backward pass with a minus ({steps}), and no part of it without: the training"
         " maximises it."
     )
     advice: ClassVar[str] = "Check the sign of the loss. A policy or an adversary may maximise on purpose."

@@ -251,6 +251,41 @@ def test_wiring_huggingface_preflight_names_softmax(tmp_path: Path) -> None:
     ]
 
 
+class Maximised(Trainer):
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+        outputs = model(**inputs)
+        return (-outputs.loss, outputs) if return_outputs else -outputs.loss
+
+
+@pytest.mark.parametrize("attached", [True, False], ids=["attached", "callback"])
+@pytest.mark.parametrize("cls", [Softmaxed, Maximised])
+def test_wiring_huggingface_own_loss_read(cls: type[Trainer], attached: bool, tmp_path: Path) -> None:
+    callback = TbxTrainerCallback(log_dir=str(tmp_path / "run"))
+    hf = trainer(tmp_path, cls=cls, callbacks=[callback], max_steps=5)
+    if attached:
+        callback.attach(hf)
+    hf.train()
+    expected = {"loss_maximised"} if cls is Maximised else {"double_softmax"} if attached else set()
+    assert found(callback.log_dir) == expected
+    assert "compute_loss" not in vars(hf)
+
+
+@pytest.mark.parametrize("reports", ["graph", "number"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_wiring_loop_sign_of_model_loss(sign: int, reports: str, tmp_path: Path) -> None:
+    model = bert()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    with TbxLoop(model, optimizer, log_dir=str(tmp_path / "run")) as loop:
+        for _ in range(5):
+            batch = {"input_ids": torch.randint(0, 50, (4, 8)), "labels": torch.tensor([0, 1, 1, 0])}
+            optimizer.zero_grad()
+            loss = model(**batch).loss * sign
+            loss.backward()
+            optimizer.step()
+            loop.end_step(loss=loss if reports == "graph" else loss.item(), samples=4)
+    assert found(tmp_path / "run") == ({"loss_maximised"} if sign < 0 else set())
+
+
 def test_wiring_switched_off_writes_nothing(tmp_path: Path) -> None:
     with TbxLoop(Net(), torch.optim.SGD(Net().parameters(), 0.1), "minimal", log_dir=str(tmp_path / "run")):
         pass

@@ -1,7 +1,7 @@
 """Wraps methods of one Hugging Face Trainer, so that an attached callback receives its batches and gradients.
 
 The wrapped methods are public, and their behaviour is unchanged: `Trainer.train`, `training_step`, `evaluate` and
-`predict`, and `Accelerator.clip_grad_norm_`. `compute_loss` is wrapped for the first micro-batch only. Tested on
+`predict`, and `Accelerator.clip_grad_norm_`. `compute_loss` is wrapped while a loss's graph is read. Tested on
 transformers 4.52 to 5.23.
 """
 
@@ -12,6 +12,7 @@ import functools
 import logging
 import math
 import weakref
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -151,8 +152,12 @@ class _TrainingStep(_Wrapped):
         samples = tokens = None
         if session.needs_batches:  # read now: the training may change the batch
             samples, tokens = session.measure_batch(inputs, self._batch_size(inputs))
+        readers: list[Callable[[Any, Any], None]] = [] if self._loss_check is None else [self._loss_check.read]
+        if needs_labels and session.checks_losses:
+            readers.append(lambda loss, _: session.check_loss(loss))
         try:
-            loss = self._method(model, inputs, *args, **kwargs)
+            with _reading_losses(self._owner, readers) if readers else contextlib.nullcontext():
+                loss = self._method(model, inputs, *args, **kwargs)
         except BaseException:
             session.suspend()  # the Trainer fires no event on an exception
             raise
@@ -170,37 +175,49 @@ class _TrainingStep(_Wrapped):
         return loss
 
 
-class _LossCheck:
-    """Warns if the Trainer does not divide a mean loss by the micro-batches of a step; reads the first micro-batch.
+@contextlib.contextmanager
+def _reading_losses(trainer: Any, readers: Sequence[Callable[[Any, Any], None]]) -> Iterator[None]:
+    """Passes each training loss, with its graph, and the number of items to the readers before the backward pass."""
+    own, original = trainer.__dict__.get("compute_loss"), trainer.compute_loss
 
-    Args:
-        trainer: its `compute_loss` is wrapped until `finish`.
-    """
+    @functools.wraps(original)
+    def compute_loss(model: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(model, *args, **kwargs)
+        with contextlib.suppress(Exception):  # the result may be anything
+            if model.training and torch.is_grad_enabled():
+                for read in readers:
+                    read(result[0] if isinstance(result, tuple) else result, kwargs.get("num_items_in_batch"))
+        return result
+
+    trainer.compute_loss = compute_loss
+    try:
+        yield
+    finally:
+        if trainer.__dict__.get("compute_loss") is compute_loss:  # the user may have replaced it
+            del trainer.compute_loss
+            if own is not None:
+                trainer.compute_loss = own
+
+
+class _LossCheck:
+    """Warns if the Trainer does not divide a mean loss by the micro-batches of a step; reads the first micro-batch."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer, self._ranks = trainer, max(1, int(trainer.args.world_size))
         self._loss: Tensor | None = None
         self._times = 1.0
-        self._own = trainer.__dict__.get("compute_loss")
-        original = trainer.compute_loss
 
-        @functools.wraps(original)
-        def compute_loss(model: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(model, *args, **kwargs)
-            with contextlib.suppress(Exception):  # the result may be anything
-                if model.training and torch.is_grad_enabled():
-                    self._read(result[0] if isinstance(result, tuple) else result, kwargs.get("num_items_in_batch"))
-            return result
-
-        trainer.compute_loss = self._wrapper = compute_loss
+    def read(self, loss: Tensor, num_items: Any) -> None:
+        """Reads the loss of the micro-batch, with its graph."""
+        if self._loss is None and is_mean(loss, num_items):
+            last = last_factor(loss)
+            if self._is_own and last is not None and math.isclose(last, 1 / self._micro_batches):
+                return  # the user's function divides
+            self._loss = loss.detach().clone()
+            self._times = float(self._ranks) if last == self._ranks else 1.0
 
     def finish(self, loss: Tensor, *, is_writer: bool) -> None:
         """Ends the check with the loss that `training_step` returned for the micro-batch."""
-        trainer = self._trainer
-        if trainer.compute_loss is self._wrapper:  # the user may have replaced it
-            del trainer.compute_loss
-            if self._own is not None:
-                trainer.compute_loss = self._own
         if self._loss is None or not is_writer or not float(self._loss):
             return
         ratio = float(loss) / float(self._loss) * self._micro_batches * self._times
@@ -221,14 +238,6 @@ class _LossCheck:
     def _is_own(self) -> bool:
         """Whether the user computes the loss."""
         return self._has_function or type(self._trainer).compute_loss.__module__ != "transformers.trainer"
-
-    def _read(self, loss: Tensor, num_items: Any) -> None:
-        if self._loss is None and is_mean(loss, num_items):
-            last = last_factor(loss)
-            if self._is_own and last is not None and math.isclose(last, 1 / self._micro_batches):
-                return  # the user's function divides
-            self._loss = loss.detach().clone()
-            self._times = float(self._ranks) if last == self._ranks else 1.0
 
 
 def _accumulates(args: Any) -> bool:

@@ -12,7 +12,7 @@ from transformers.trainer_callback import ExportableState
 
 from tbx_callbacks import tags
 from tbx_callbacks._engine.training_info import TrainingInfo
-from tbx_callbacks.integrations.batches import loss_in
+from tbx_callbacks._model.outputs import loss_in
 from tbx_callbacks.integrations.huggingface.attach import attach, is_attached
 from tbx_callbacks.integrations.huggingface.batch_size import batch_size
 from tbx_callbacks.integrations.huggingface.forward_passes import ForwardPasses

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tbx_callbacks.integrations.batches import loss_in, samples_in, tokens_in, usual_size
+from tbx_callbacks._model.outputs import loss_in
+from tbx_callbacks.integrations.batches import samples_in, tokens_in, usual_size
 
 
 class ForwardPasses:

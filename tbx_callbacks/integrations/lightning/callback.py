@@ -13,7 +13,8 @@ from torch import Tensor
 from tbx_callbacks import tags
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.amp import scale_of
-from tbx_callbacks.integrations.batches import labels_in, loss_in
+from tbx_callbacks._model.outputs import loss_in
+from tbx_callbacks.integrations.batches import labels_in
 from tbx_callbacks.integrations.lightning.batch_outputs import BatchOutputs
 from tbx_callbacks.integrations.lightning.compat import Callback
 from tbx_callbacks.integrations.lightning.info import (

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
-from tbx_callbacks._model.outputs import Losses, Predictions, losses_in
+from tbx_callbacks._model.outputs import Losses, Predictions, loss_in, losses_in
+
+X, LOSS = torch.ones(2, 3), torch.tensor(2.0)
+
+
+@pytest.mark.parametrize("outputs", [{"loss": LOSS}, (LOSS, X), SimpleNamespace(loss=LOSS)])
+def test_loss_in_usual_outputs_found(outputs: Any) -> None:
+    loss = loss_in(outputs)
+    assert loss is not None
+    assert loss.item() == 2.0
+
+
+def test_loss_in_outputs_without_scalar_none() -> None:
+    assert loss_in({"logits": X}) is loss_in((X,)) is loss_in(X) is loss_in((X, LOSS)) is None
 
 
 def test_outputs_reused_memory_changes_nothing() -> None:

@@ -74,6 +74,40 @@ def test_gradient_scale_passes_before_clearing_ignored() -> None:
     assert found(mean, passes=2) == 2
 
 
+SIGNS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
+    "mean": (mean, 0),
+    "minus": (lambda logits, labels: -mean(logits, labels), 1),
+    "times minus two": (lambda logits, labels: mean(logits, labels) * torch.tensor(-2.0), 1),
+    "scaled minus": (lambda logits, labels: mean(logits, labels) * -65536, 1),
+    "mean of other": (lambda logits, labels: logits.square().mean(), -1),
+    "reward": (lambda logits, labels: (logits.log_softmax(-1)[:, 0] * torch.arange(8.0)).mean(), -1),
+}
+
+
+@pytest.mark.parametrize("case", SIGNS)
+def test_gradient_scale_sign_of_cross_entropy(case: str) -> None:
+    loss_of, expected = SIGNS[case]
+    torch.manual_seed(0)
+    model, scale = nn.Linear(5, 3), GradientScale()
+    for _ in range(3):
+        logits = model(torch.randn(8, 5))
+        scale.add_outputs(logits)
+        loss_of(logits, torch.randint(0, 3, (8,))).backward()
+    scale.end()
+    assert float(scale.result()["loss_maximised"].number) == expected
+
+
+def test_gradient_scale_adversary_beside_loss_not_maximised() -> None:
+    torch.manual_seed(0)
+    model, scale = nn.Linear(5, 3), GradientScale()
+    for sign in (1, -1, -1):
+        logits = model(torch.randn(8, 5))
+        scale.add_outputs(logits)
+        (sign * mean(logits, torch.randint(0, 3, (8,)))).backward()
+    scale.end()
+    assert float(scale.result()["loss_maximised"].number) == 0
+
+
 def test_gradient_scale_outputs_by_name_read() -> None:
     scale, logits = GradientScale(), torch.randn(4, 3, requires_grad=True)
     for _ in range(2):

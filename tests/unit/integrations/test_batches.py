@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tbx_callbacks.integrations.batches import labels_in, loss_in, samples_in, scalar_loss, tokens_in
+from tbx_callbacks.integrations.batches import labels_in, samples_in, scalar_loss, tokens_in
 
 LABELS = torch.tensor([0, 1])
 X = torch.ones(2, 3)
@@ -201,19 +201,6 @@ def test_tokens_in_batches_of_any_structure(batch: Any, tokens: int | None) -> N
 def test_unreadable_batches_not_counted() -> None:
     for batch in (Broken(), BrokenMapping(), [Broken(), Broken()], {"input_ids": Broken()}, (Broken(), X)):
         assert samples_in(batch) is tokens_in(batch) is None
-
-
-@pytest.mark.parametrize(
-    "outputs", [{"loss": torch.tensor(2.0)}, (torch.tensor(2.0), X), SimpleNamespace(loss=torch.tensor(2.0))]
-)
-def test_loss_in_usual_outputs_found(outputs: Any) -> None:
-    loss = loss_in(outputs)
-    assert loss is not None
-    assert loss.item() == 2.0
-
-
-def test_loss_in_outputs_without_scalar_none() -> None:
-    assert loss_in({"logits": X}) is loss_in((X,)) is loss_in(X) is None
 
 
 def test_scalar_loss_detached_or_refused() -> None:
