@@ -310,8 +310,8 @@ def _check_known(name: str, named: Mapping[str, LiveRule | None]) -> None:
     codes = {code_of(cls) for cls in RULES.values()} | {code_of(rule) for rule in of_file}
     if name in names | codes or RULE_CLASSES.skips(name):
         return
-    is_code = CODE.fullmatch(name.upper()) is not None
-    if is_code:
+    is_code = "-" in name
+    if CODE.fullmatch(name.upper()):
         codes |= {code_of(rule) for rule in default_rules().values()}  # imports the rules of other packages
         if name in codes:
             return

@@ -24,9 +24,12 @@ class Batches:
     """Adds up the labels, predictions and losses of the first batches. Tensors stay on their device.
 
     - `labels_ignored`: the share of labels that are -100.
-    - `labels_out_of_range`: labels that are no class of the logits.
+    - `labels_out_of_range`: labels that are no class, in a batch whose step was never made: a loss that accepts them
+      has other classes, or ignores them.
     - `first_loss_not_finite`: 1 if the loss of the first batch is not finite.
-    - `first_loss_unusual`: the loss of the first batch, as a multiple of that of equal probabilities, `log(classes)`.
+    - `first_loss`: the loss of the first batch, if it is a mean cross entropy and nothing else.
+    - `first_loss_unusual`: the mean cross entropy of the first batch, as a multiple of that of equal probabilities,
+      `log(classes)`.
     - `perfect_at_once`: the share of correct predictions.
     - `labels_sorted`: the share of batches whose labels are all equal.
     - `unknown_tokens`: the share of token ids that stand for unknown tokens.
@@ -56,6 +59,7 @@ class Batches:
         self._rows: list[Tensor] = []
         self._single_batches = self._sized_batches = self._batches = 0
         self._has_loss = False
+        self._cross_entropy: Tensor | None = None  # mean, of the first batch
 
     def add_labels(self, labels: Any, classes: int | None) -> None:
         """Adds the labels of a batch, before the forward pass: labels outside of the classes may end the training."""
@@ -69,6 +73,11 @@ class Batches:
             self._outside = is_outside.sum() + (0 if self._outside is None else self._outside)
         if labels.ndim == 1 and labels.numel() >= _MIN_SORTED:
             self._is_sorted.append(((labels == labels[0]) & ~is_ignored).all())
+
+    def accept_labels(self) -> None:
+        """A step was made with the labels so far: its loss accepts them all."""
+        if self._outside is not None:
+            self._outside = 0
 
     def add_outputs(self, outputs: Any, labels: Any) -> None:
         """Adds the predictions of a batch."""
@@ -85,6 +94,8 @@ class Batches:
             return
         labels = labels.to(logits.device)
         counted = labels >= 0
+        if self._cross_entropy is None:
+            self._cross_entropy = _mean_cross_entropy(logits, labels, counted)
         self._hits = self._hits + (counted & (logits.argmax(-1) == labels)).sum()
         self._compared = self._compared + counted.sum()
 
@@ -99,16 +110,25 @@ class Batches:
             self._tokens = self._tokens + token_ids.numel()
             self._unknown = self._unknown + (token_ids == self._unknown_token).sum()
 
-    def add_loss(self, loss: Tensor, *, is_cross_entropy: bool) -> dict[str, Check]:
-        """Adds the loss of a batch; returns the checks of the first one."""
+    def add_loss(self, loss: Tensor, *, is_cross_entropy: bool, is_mean: bool) -> dict[str, Check]:
+        """Adds the loss of a batch; returns the checks of the first one.
+
+        Args:
+            loss: the loss.
+            is_cross_entropy: whether it contains a cross entropy.
+            is_mean: whether it is a mean cross entropy and nothing else.
+        """
         if self._has_loss or loss.numel() != 1 or not loss.is_floating_point():
             return {}
         self._has_loss = True
         first = loss.detach().reshape(()).float()
         is_finite = torch.isfinite(first)
         checks = {"first_loss_not_finite": Check((~is_finite).to(torch.float32))}
-        if is_cross_entropy and self.num_classes is not None:
-            share = torch.where(is_finite, first / math.log(self.num_classes), -1.0)
+        if is_mean:
+            checks["first_loss"] = Check(torch.where(is_finite, first, -1.0))
+        cross_entropy = first if is_mean else self._cross_entropy
+        if is_cross_entropy and self.num_classes is not None and cross_entropy is not None:
+            share = torch.where(torch.isfinite(cross_entropy), cross_entropy / math.log(self.num_classes), -1.0)
             checks["first_loss_unusual"] = Check(share, f"{self.num_classes} classes")
         elif is_cross_entropy and self._num_tokens is not None:  # a low loss only says that it was trained before
             share = torch.where(is_finite, first / math.log(self._num_tokens), -1.0).clamp(min=1.0)
@@ -169,6 +189,12 @@ def are_class_labels(labels: Any) -> bool:
     """Whether these can be class indices, one for each row or token."""
     is_integer = isinstance(labels, Tensor) and labels.dtype in (torch.int64, torch.int32)
     return is_integer and 0 < labels.ndim < 3 and labels.numel() > 0
+
+
+def _mean_cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
+    """Returns the mean cross entropy of the counted labels, 0-d; NaN without any."""
+    log_probabilities = logits.float().log_softmax(-1).gather(-1, labels.long().clamp(min=0)[..., None])[..., 0]
+    return -(log_probabilities * counted).sum() / counted.sum()
 
 
 def _projected(inputs: Tensor) -> Tensor:

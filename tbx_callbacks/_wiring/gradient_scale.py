@@ -24,7 +24,8 @@ class GradientScale:
 
     - `gradients_summed` is the number of micro-batches of a step if each one entered with the factor 1 instead of its
       share; 0 if not.
-    - `loss_maximised` is 1 if each factor is negative, and 0 if one is positive.
+    - `loss_maximised` is 1 if each factor is negative, and 0 if one is positive. Only the factors that a loss scale or
+      a number of micro-batches may be count as negative ones: others are rewards.
     """
 
     def __init__(self) -> None:
@@ -49,9 +50,8 @@ class GradientScale:
         with torch.no_grad():
             rows, of_rows = logits.flatten(0, -2), gradient.flatten(0, -2)
             factor = _factor(rows, of_rows)
-            factor = torch.where(factor.isnan(), -_factor(rows, -of_rows), factor)
             self._factors.append(factor)
-            self._signs.append(factor.sign())
+            self._signs.append(torch.where(factor.isnan(), -_plain(_factor(rows, -of_rows)), factor.sign()))
 
     def add_step(self, backward_passes: int) -> None:
         """An optimizer has stepped after some backward passes; 0 if their number is unknown."""
@@ -85,6 +85,13 @@ class GradientScale:
     def _remove_hooks(self) -> None:
         while self._handles:
             self._handles.pop().remove()
+
+
+def _plain(factor: Tensor) -> Tensor:
+    """Returns 1 for a power of two and for an inverse whole number, else NaN."""
+    power, inverse = factor.abs().log2(), 1 / factor
+    is_plain = ((power - power.round()).abs() < _TOLERANCE) | ((inverse - inverse.round()).abs() < _TOLERANCE)
+    return torch.where(is_plain & (factor > 0), 1.0, torch.nan)
 
 
 def _factor(logits: Tensor, gradient: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from tbx_callbacks._wiring.check import Check
 _SAME_VALUE = ("ToCopy", "Clone", "Squeeze", "Unsqueeze", "View", "UnsafeView", "Reshape", "Alias", "Transpose", "T",
                "Permute", "Slice", "Select", "Index", "DDPSink", "_DDPSink")  # fmt: skip
 _MAX_NODES = 400
+_MEAN = 1  # a value of `reduction` in torch's losses
 _LOSSES = ("NllLoss", "BinaryCrossEntropy", "MseLoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "CtcLoss", "KlDiv")
 """Nodes of losses that are never below zero, or whose smaller values are better."""
 
@@ -43,6 +44,14 @@ def probabilities_as_logits(loss: Tensor) -> dict[str, Check]:
     if not found:
         return {}
     return {"double_softmax": Check(len(wrong), " and ".join(wrong))}
+
+
+def is_mean_cross_entropy(loss: Tensor) -> bool:
+    """Whether a loss is a mean cross entropy, neither scaled nor added to others; also after its backward pass."""
+    node: Any = loss.grad_fn
+    while _name(node) in _SAME_VALUE and len(node.next_functions) == 1:
+        node = node.next_functions[0][0]
+    return _name(node).startswith("NllLoss") and getattr(node, "_saved_reduction", None) == _MEAN
 
 
 def maximised(loss: Tensor) -> dict[str, Check]:

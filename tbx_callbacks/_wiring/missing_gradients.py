@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tbx_callbacks._model.forward_hooks import Hook
 from tbx_callbacks._model.layers import layers_of
 from tbx_callbacks._wiring.check import Check, listed
 
@@ -14,9 +17,9 @@ from tbx_callbacks._wiring.check import Check, listed
 class MissingGradients:
     """Collects over some steps which parameters get a gradient.
 
-    - `no_gradient` counts trainable parameters without one from the first layer on: the graph is cut behind them, by
-      `torch.no_grad()` or `detach()`. Modules usually list their layers in the order of the forward pass. Parallel
-      layers, as the experts of a mixture, are unused instead.
+    - `no_gradient` counts trainable parameters without one from the first layer on, if such a layer ran: the graph is
+      cut behind them, by `torch.no_grad()` or `detach()`. Modules usually list their layers in the order of the forward
+      pass. Parallel layers, as the experts of a mixture, are unused instead.
     - `unused_parameters` counts other trainable parameters without one: the loss does not depend on them.
 
     Args:
@@ -28,6 +31,8 @@ class MissingGradients:
         self.with_gradient: set[int] = set()
         """Ids of the tensors that had a gradient."""
         self._optimized: set[int] = set()
+        self._ran: set[str] | None = None  # modules without gradients whose forward pass ran; None: not watched
+        self._handles: list[Any] = []
 
     def add_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Looks at the gradients in a step of an optimizer."""
@@ -42,6 +47,28 @@ class MissingGradients:
         for tensor in (*optimized, *self._parameters.values()):
             if tensor.grad is not None:
                 self.with_gradient.add(id(tensor))
+
+    def watch(self, model: nn.Module | None) -> None:
+        """Watches from now on whether modules without gradients run: one that never runs is not cut off."""
+        if self._ran is not None:
+            return
+        self._ran = ran = set[str]()
+        owners = {name.rpartition(".")[0] for name in self._without_gradient()}
+        modules = {} if model is None or not owners else dict(model.named_modules())
+        for owner in owners & modules.keys():
+            self._handles.append(modules[owner].register_forward_hook(_Mark(partial(ran.add, owner))))
+
+    def end(self) -> None:
+        """Removes the hooks."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _without_gradient(self) -> list[str]:
+        return [
+            name
+            for name, tensor in self._parameters.items()
+            if tensor.requires_grad and id(tensor) in self._optimized and id(tensor) not in self.with_gradient
+        ]
 
     def result(self) -> dict[str, Check]:
         """Returns the checks, once some steps were added."""
@@ -59,12 +86,22 @@ class MissingGradients:
         # A cut reaches all layers up to one; layers without gradient on both sides of it are parallel, as experts are.
         parallel = {_parent(layers[name]) for name in later} - {""}
         cut = [name for name in cut if _parent(layers[name]) not in parallel]
+        if first < len(trained) and not any(name.rpartition(".")[0] in (self._ran or ()) for name in cut):
+            cut = []
         unused = [name for name, found in zip(trained, has_gradient, strict=True) if not found and name not in set(cut)]
         in_layers = listed(layers[name] for name in cut)
         return {
             "no_gradient": Check(len(cut), "all" if cut and first == len(trained) else in_layers),
             "unused_parameters": Check(len(unused), listed(layers[name] for name in unused)),
         }
+
+
+class _Mark(Hook):
+    """A hook on the forward pass of a module that tells that it ran."""
+
+    def __call__(self, *args: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self._function()
 
 
 def _parent(layer: str) -> str:

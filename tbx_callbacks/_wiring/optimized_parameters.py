@@ -20,7 +20,6 @@ def compare(
     """Compares a model with its optimizers after some steps.
 
     - `parameter_not_optimized` counts trainable parameters that got a gradient and belong to no optimizer.
-    - `parameter_in_two_optimizers` counts parameters of several optimizers that have stepped.
     - `parameter_not_in_model` counts parameters of an optimizer that belong to no module and never got a gradient. A
       loss function may have parameters of its own; they get one.
 
@@ -30,19 +29,11 @@ def compare(
         with_gradient: ids of the tensors that had a gradient in some step.
         stepped: names of the optimizers that have stepped.
     """
-    owners: dict[int, list[str]] = {}
-    for name, optimizer in optimizers.items():
-        for tensor in _tensors(optimizer):
-            owners.setdefault(id(tensor), []).append(name)
+    owned = {id(tensor) for optimizer in optimizers.values() for tensor in _tensors(optimizer)}
     free = [
         name
         for name, tensor in parameters.items()
-        if tensor.requires_grad and id(tensor) in with_gradient and id(tensor) not in owners
-    ]
-    twice = [
-        name
-        for name, tensor in parameters.items()
-        if len([owner for owner in owners.get(id(tensor), ()) if owner in stepped]) > 1
+        if tensor.requires_grad and id(tensor) in with_gradient and id(tensor) not in owned
     ]
     known = set(map(id, parameters.values()))
     outside = [
@@ -54,7 +45,6 @@ def compare(
     ]
     return {
         "parameter_not_optimized": Check(len(free), listed(free)),
-        "parameter_in_two_optimizers": Check(len(twice), listed(twice)),
         "parameter_not_in_model": Check(len(outside), listed(f"one of shape {list(each.shape)}" for each in outside)),
     }
 

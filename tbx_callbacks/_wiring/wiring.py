@@ -11,18 +11,21 @@ from torch import Tensor, nn
 
 from tbx_callbacks._model.forward_hooks import Hook, on_forward
 from tbx_callbacks._model.outputs import loss_in
+from tbx_callbacks._stats.types import Number
 from tbx_callbacks._wiring.batches import Batches, classes_of
 from tbx_callbacks._wiring.check import Check
 from tbx_callbacks._wiring.gradient_scale import GradientScale
 from tbx_callbacks._wiring.kept_gradients import KeptGradients
-from tbx_callbacks._wiring.loss_graph import maximised, probabilities_as_logits
+from tbx_callbacks._wiring.loss_graph import is_mean_cross_entropy, maximised, probabilities_as_logits
 from tbx_callbacks._wiring.missing_gradients import MissingGradients
 from tbx_callbacks._wiring.modes import Modes
 from tbx_callbacks._wiring.optimized_parameters import compare
 from tbx_callbacks._wiring.outside_changes import OutsideChanges
+from tbx_callbacks._wiring.shared_gradients import SharedGradients
 
 STEPS = 3
 """The first steps of a training, in which batches, gradients and the graph are read."""
+_MAX_COPIED = 4096  # elements of a parameter
 T = TypeVar("T")
 
 
@@ -63,10 +66,13 @@ class Wiring:
         self._labels: Any = None
         self._ran_eagerly = self._saw_labels = False
         self._reported = 0  # micro-batches since the last step
-        self._is_cross_entropy = self._knows_sign = False
+        self._is_cross_entropy = False
+        self._signs: list[Number] = []  # of losses; 0 if a part is minimised
         self._batches = Batches(model, unknown_token=unknown_token)
         self._gradients = MissingGradients(parameters)
-        self._kept, self._scale = KeptGradients(), GradientScale()
+        self._kept, self._scale, self._shared = KeptGradients(), GradientScale(), SharedGradients()
+        self._maximizes: list[bool] = []  # whether an optimizer maximises, by step
+        self._first_weights = _small_weights(self._parameters)
         self._modes, self._changes = Modes(model), OutsideChanges()
         self._hooks: list[Any] = [on_forward(model, _Pass(self._on_forward), compiled=compiled)]
         self._pass_hook: Any = None
@@ -145,6 +151,10 @@ class Wiring:
         self._changes.forget()
         if self.is_open:
             self._close(judges=False)
+        elif self._parameters and self._optimizers:  # parameters that get an optimizer later
+            found = self._gradients.with_gradient
+            checks = compare(self._parameters, self._optimizers, with_gradient=found, stepped=self._stepped)
+            self._ready["parameter_not_optimized"] = checks["parameter_not_optimized"]
 
     # -- results -----------------------------------------------------------------------------------------------------
 
@@ -163,6 +173,10 @@ class Wiring:
             self._try(lambda: self._close(judges=bool(self._steps)))
         self.detach()
         return self.take()
+
+    def have_weights_changed(self) -> bool:
+        """Whether some small weights are others than at the start, whoever has changed them."""
+        return any(not torch.equal(now.detach(), before) for now, before in self._first_weights)
 
     def detach(self) -> None:
         """Removes every hook."""
@@ -208,10 +222,8 @@ class Wiring:
     def _read_graph(self, loss: Any) -> None:
         """Reads the graph of the loss that the training minimises."""
         self._read_inputs_of_loss(loss)
-        if isinstance(loss, Tensor) and loss.grad_fn is not None and not self._knows_sign:
-            checks = maximised(loss)
-            self._knows_sign = bool(checks)
-            self._ready.update(checks)
+        if isinstance(loss, Tensor) and loss.grad_fn is not None:
+            self._signs += [check.number for check in maximised(loss).values()]
 
     def _read_inputs_of_loss(self, loss: Any) -> None:
         """Reads the graph of a loss, whatever becomes of it: a model's own may enter with any factor."""
@@ -230,16 +242,22 @@ class Wiring:
 
     def _add_loss(self, loss: Any) -> None:
         if isinstance(loss, Tensor):
-            self._ready.update(self._batches.add_loss(loss, is_cross_entropy=self._is_cross_entropy))
+            is_mean = not self._compiled and is_mean_cross_entropy(loss)
+            checks = self._batches.add_loss(loss, is_cross_entropy=self._is_cross_entropy, is_mean=is_mean)
+            self._ready.update(checks)
 
     def _add_step(self, name: str, optimizer: torch.optim.Optimizer, step: int) -> None:
         self._steps.add(step)
         self._stepped.add(name)
+        self._maximizes.append(all(group.get("maximize") for group in optimizer.param_groups))
+        self._batches.accept_labels()
         if self._parameters:
+            self._shared.add_step(name, optimizer)
             # Where each pass is a micro-batch that was reported; tasks that are added on purpose are not.
             passes = self._kept.passes if self._reported == self._kept.passes else 0
             self._reported = 0
             self._gradients.add_step(optimizer)
+            self._gradients.watch(self._model())
             self._kept.add_step(optimizer)
             self._scale.add_step(passes)
 
@@ -248,18 +266,30 @@ class Wiring:
         if judges and self._parameters:
             self._ready.update(self._gradients.result())
             self._ready.update(self._kept.result())
-            for name, check in self._scale.result().items():
-                self._ready.setdefault(name, check)  # the graph says more
+            self._ready.update(self._scale.result())
         if judges and self._parameters and self._optimizers:
             found = self._gradients.with_gradient
             self._ready.update(compare(self._parameters, self._optimizers, with_gradient=found, stepped=self._stepped))
+            self._ready.update(self._shared.result(self._parameters))
+        self._add_sign()
         self._ready.update(self._batches.result())
         for part in (self._kept, self._scale):
             part.end()
         if self._ran_eagerly:  # else the model may be compiled: to remove a hook would compile it again
             self._remove_hooks()
 
+    def _add_sign(self) -> None:
+        """Adds the sign of the losses: from their graphs, else from the gradients of logits."""
+        if self._signs:
+            self._ready["loss_maximised"] = Check(0.0 if 0 in self._signs else 1.0)
+        if "loss_maximised" in self._ready and any(self._maximizes):
+            number = self._ready["loss_maximised"].number
+            judged = torch.as_tensor(number)
+            other = torch.where(judged < 0, judged, 1 - judged)
+            self._ready["loss_maximised"] = Check(other if all(self._maximizes) else -1.0)
+
     def _remove_hooks(self) -> None:
+        self._gradients.end()
         while self._hooks:
             self._hooks.pop().remove()
 
@@ -276,12 +306,19 @@ class Wiring:
 
 
 class _Pass(Hook):
-    """A hook without effect in a graph that the user compiles: dynamo traces no more than the first line."""
+    """A hook without effect in a graph that the user compiles or traces, and within transforms of `torch.func`."""
 
     def __call__(self, *args: Any) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():  # dynamo traces no more than this line
             return
-        self._function(*args)
+        if not torch._C._is_tracing() and torch._C._functorch.peek_interpreter_stack() is None:
+            self._function(*args)
+
+
+def _small_weights(parameters: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Returns the smallest trainable parameters with a copy of each."""
+    trained = [tensor for tensor in parameters.values() if tensor.requires_grad and 0 < tensor.numel() <= _MAX_COPIED]
+    return [(tensor, tensor.detach().clone()) for tensor in sorted(trained, key=Tensor.numel)[:3]]
 
 
 def _first_tensor(args: Any, kwargs: Mapping[str, Any]) -> Tensor | None:

@@ -16,7 +16,7 @@ from tbx_callbacks._extensions import suggest
 from tbx_callbacks._text import printable, short
 from tbx_callbacks.rules import Acknowledgement, Diagnosis, Finding, Unjudged
 from tbx_callbacks.rules.diagnose import DiagnosedRun
-from tbx_callbacks.rules.finding_text import named
+from tbx_callbacks.rules.finding_text import evidence, named
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _OTHER_RUN = re.compile(", (in a|with) ")  # a condition in the words for a metric
@@ -34,7 +34,7 @@ def print_diagnosis(diagnosed: DiagnosedRun, console: Console) -> None:
             f"  [{colour}]{finding.severity:8}[/{colour}][bold]{_safe(named(finding))}[/bold], {_location(finding)}"
         )
         console.print(Padding(f"{_safe(finding.means)}\n[dim]try:[/dim] {_safe(finding.advice)}", (0, 0, 0, 10)))
-        console.print(Padding(f"[dim]{_evidence(finding)}\n{_safe(finding.source)}[/dim]", (0, 0, 0, 10)))
+        console.print(Padding(f"[dim]{_safe(evidence(finding))}\n{_safe(finding.source)}[/dim]", (0, 0, 0, 10)))
     for known in diagnosis.acknowledged:
         where = ", ".join([_location(known.finding), *known.finding.tags[:1]])
         name = f"{known.finding.severity} {named(known.finding)} ({where})"
@@ -155,14 +155,6 @@ def _by_metric(unjudged: Sequence[Unjudged]) -> dict[str, list[str]]:
 
 def _location(finding: Finding) -> str:
     return f"step {finding.steps[0]}" if finding.steps else "the whole run"
-
-
-def _evidence(finding: Finding, most: int = 3) -> str:
-    tags = ", ".join(finding.tags[:most]) + (
-        f" and {len(finding.tags) - most} more" if len(finding.tags) > most else ""
-    )
-    numbers = ", ".join(f"{name} {number:.4g}" for name, number in list(finding.numbers.items())[:most])
-    return _safe(f"{tags}: {numbers}" if numbers else tags)
 
 
 def _safe(text: str) -> str:

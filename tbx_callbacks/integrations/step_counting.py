@@ -146,6 +146,8 @@ class StepCounter:
         """Adds the check that an optimizer has stepped, at the end of the training."""
         wiring = self._engine.wiring
         if wiring is not None and self._num_batches:
+            if not self._engine.has_stepped and wiring.have_weights_changed():
+                return  # by a step of the user's own
             missing = 0 if self._engine.has_stepped else self._num_batches
             unknown = self._engine.unknown_steps
             others = f"optimizers that train other parameters stepped {unknown} times" if missing and unknown else ""

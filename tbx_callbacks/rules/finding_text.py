@@ -22,15 +22,20 @@ def named(finding: Finding) -> str:
 
 def line(finding: Finding, done: str = "") -> str:
     """Returns a finding as one line for the log; `done` tells the action that it triggered."""
-    first = f" since step {finding.steps[0]}" if finding.steps else ""
-    numbers = ", ".join(
-        f"{_printable(name)} {number:.4g}" for name, number in list(finding.numbers.items())[:_MAX_SHOWN]
-    )
-    evidence = f" [{', '.join(map(_printable, finding.tags[:_MAX_SHOWN]))}{': ' if numbers else ''}{numbers}]"
+    first = f" since step {finding.steps[0]}" if finding.steps and finding.steps[0] else ""
     return (
-        f"{finding.severity} {_printable(named(finding))}{first}: {_printable(finding.means)}{evidence}"
-        f" try: {_printable(finding.advice)}{done}"
+        f"{finding.severity} {_printable(named(finding))}{first}: {_printable(finding.means)}"
+        f" [{_printable(evidence(finding))}] try: {_printable(finding.advice)}{done}"
     )
+
+
+def evidence(finding: Finding) -> str:
+    """Returns the first tags and numbers of a finding as one line."""
+    numbers = dict(finding.numbers)
+    tags = [f"{tag} {numbers.pop(tag):.4g}" if tag in numbers else tag for tag in finding.tags[:_MAX_SHOWN]]
+    more = len(finding.tags) - _MAX_SHOWN
+    others = ", ".join(f"{name} {number:.4g}" for name, number in list(numbers.items())[:_MAX_SHOWN])
+    return ", ".join(tags) + (f" and {more} more" if more > 0 else "") + (f": {others}" if others else "")
 
 
 def markdown(finding: Finding, step: int, done: str = "") -> str:

@@ -10,7 +10,7 @@ from tbx_callbacks import tags
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.required_series import LEARNING_RATE, TRAIN_LOSS, WEIGHT_NORMS, Need
 from tbx_callbacks.rules.series_stats import finite, median, noise, outermost, smooth
-from tbx_callbacks.rules.training_loss import fall_of, not_minimised, training_loss
+from tbx_callbacks.rules.training_loss import fall_of, first_loss, not_minimised, training_loss
 from tbx_callbacks.runs.series import Run
 
 
@@ -48,6 +48,8 @@ class LearningRateTooHigh(Rule):
         start, end = median(series.values[:3]), fall.end
         if len(series) >= self.enough:  # the loss may rise at once
             start = min(start, float(series.values[0]))
+        if (first := first_loss(run)) is not None:  # it may rise before the first point
+            start = min(start, first)
         number = max(3, round(self.early * len(series)))
         smoothed = smooth(series.values[:number], 3)
         highest = int(smoothed.argmax())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tbx_callbacks import tags
 from tbx_callbacks.rules.required_series import ADVERSARIAL, LEARNING_RATE, POLICY, TRAIN_LOSS
 from tbx_callbacks.rules.series_stats import ends, finite, noise, smooth, width_for
 from tbx_callbacks.runs.series import Floats, Run, Series
@@ -92,3 +93,17 @@ def points_since_peak(run: Run, loss: Series) -> int:
         return len(loss)
     peak = int(series.steps[int((series.values >= 0.99 * series.values.max()).argmax())])
     return int((loss.steps >= peak).sum())
+
+
+def first_loss(run: Run) -> float | None:
+    """Returns what the first batch tells of the loss before any step: its loss, or that of equal probabilities.
+
+    The larger of the two, because one batch may be lucky. None if it is unknown, or if the logged loss is a sum.
+    """
+    found, multiple, sums = (
+        run.scalars.get(f"{tags.WIRING}/{name}") for name in ("first_loss", "first_loss_unusual", "gradients_summed")
+    )
+    if found is None or multiple is None or not multiple.values[0] or (sums is not None and (sums.values > 0).any()):
+        return None
+    loss = float(found.values[0])
+    return max(loss, loss / float(multiple.values[0]))

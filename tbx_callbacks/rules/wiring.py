@@ -11,6 +11,8 @@ import numpy as np
 from tbx_callbacks import tags
 from tbx_callbacks.rules.base import Finding, Rule, Severity
 from tbx_callbacks.rules.required_series import Need
+from tbx_callbacks.rules.series_stats import median, noise
+from tbx_callbacks.rules.training_loss import training_loss
 from tbx_callbacks.runs.series import Run, Series
 
 _TORCH = "docs.pytorch.org/docs/stable"
@@ -44,7 +46,7 @@ class _CheckRule(Rule):
         """Returns for each point whether it is wrong."""
         return np.asarray(series.values) > 0
 
-    def severity_of(self, series: Series) -> Severity:
+    def severity_of(self, series: Series, run: Run) -> Severity:
         """Returns how bad the finding is."""
         return self.severity
 
@@ -58,7 +60,7 @@ class _CheckRule(Rule):
         at = f"at step {steps[0]}" if steps[0] == steps[-1] else f"from step {steps[0]} to step {steps[-1]}"
         return Finding(
             id=self.id,
-            severity=self.severity_of(series),
+            severity=self.severity_of(series, run),
             tags=(tag,),
             steps=tuple(steps),
             numbers={tag: number},
@@ -76,8 +78,13 @@ class ParameterNotOptimized(_CheckRule):
     code: ClassVar[str] = "TBX-WIRE-001"
     needs: ClassVar[tuple[Need, ...]] = _need("parameter_not_optimized")
     source: ClassVar[str] = f"PyTorch, per-parameter options: {_TORCH}/optim.html"
+
+    def is_wrong(self, series: Series) -> np.ndarray:
+        values = np.asarray(series.values)
+        return np.asarray((values > 0) & (values[-1] > 0))  # an optimizer may get them later
+
     means: ClassVar[str] = (
-        "{number} parameters get gradients and belong to no optimizer: {details}. They keep their first values."
+        "{number} parameters get gradients and belong to no optimizer: {details}. Nothing trains them."
     )
     advice: ClassVar[str] = (
         "Create the optimizer after the last change of the model. Freeze parameters that should not train: "
@@ -87,14 +94,15 @@ class ParameterNotOptimized(_CheckRule):
 
 @dataclass(frozen=True)
 class ParameterInTwoOptimizers(_CheckRule):
-    """Two optimizers update the same parameter."""
+    """Two optimizers update the same parameter with the same gradient."""
 
     id: ClassVar[str] = "parameter_in_two_optimizers"
     code: ClassVar[str] = "TBX-WIRE-002"
     needs: ClassVar[tuple[Need, ...]] = _need("parameter_in_two_optimizers")
     source: ClassVar[str] = f"PyTorch, torch.optim: {_TORCH}/optim.html"
     means: ClassVar[str] = (
-        "{number} parameters belong to two optimizers: {details}. Each step of one undoes a part of the other's."
+        "Two optimizers update {number} parameters with the same gradient: {details}. Each of them is moved twice in a "
+        "step."
     )
     advice: ClassVar[str] = "Pass each parameter to one optimizer. Options of its own belong into a parameter group."
 
@@ -181,7 +189,7 @@ class NoOptimizerStep(_CheckRule):
 
 @dataclass(frozen=True)
 class EvalModeInTraining(_CheckRule):
-    """The model trains in evaluation mode; a note if it does so from the first step on."""
+    """The model trains in evaluation mode; a warning if it was in training mode before."""
 
     id: ClassVar[str] = "eval_mode_in_training"
     code: ClassVar[str] = "TBX-WIRE-008"
@@ -193,8 +201,10 @@ class EvalModeInTraining(_CheckRule):
     )
     advice: ClassVar[str] = "Add model.train() after each evaluation, unless you want evaluation mode."
 
-    def severity_of(self, series: Series) -> Severity:
-        return "note" if np.all(np.asarray(series.values) == 1) else "warning"
+    def severity_of(self, series: Series, run: Run) -> Severity:
+        values = np.asarray(series.values)
+        was_left = (np.diff(values) > 0).any() or 0 < values[0] < 1  # training mode was left, after an evaluation
+        return "warning" if was_left else "note"
 
 
 @dataclass(frozen=True)
@@ -222,7 +232,7 @@ class LabelsIgnored(_CheckRule):
     source: ClassVar[str] = f"PyTorch, CrossEntropyLoss: {_TORCH}/generated/torch.nn.CrossEntropyLoss.html"
     severity: ClassVar[Severity] = "error"
     means: ClassVar[str] = (
-        "Every label of the first batches is -100 ({steps}). Cross entropy leaves them out, so nothing is learned."
+        "Every label of the first batches is -100. Cross entropy leaves them out, so nothing is learned."
     )
     advice: ClassVar[str] = "Look at the labels of one batch after the collator. Truncation may remove them all."
 
@@ -254,7 +264,7 @@ class DoubleSoftmax(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("double_softmax")
     source: ClassVar[str] = f"PyTorch, CrossEntropyLoss: {_TORCH}/generated/torch.nn.CrossEntropyLoss.html"
     means: ClassVar[str] = (
-        "The loss gets the result of {details} where it expects logits ({steps}): gradients are small, and "
+        "The loss gets probabilities ({details}) where it expects logits: gradients are small, and "
         "the loss cannot come near 0."
     )
     advice: ClassVar[str] = "Pass logits to the loss. Apply softmax or sigmoid for predictions only."
@@ -262,7 +272,7 @@ class DoubleSoftmax(_CheckRule):
 
 @dataclass(frozen=True)
 class WeightsChangedOutside(_CheckRule):
-    """Weights change between two steps; a note if that happens at most steps."""
+    """Weights change between two steps; a warning if that raises the loss, as new random weights do."""
 
     id: ClassVar[str] = "weights_changed_outside"
     code: ClassVar[str] = "TBX-WIRE-013"
@@ -276,8 +286,21 @@ class WeightsChangedOutside(_CheckRule):
         "Look for code that writes weights during the training. It may initialise, load or average them."
     )
 
-    def severity_of(self, series: Series) -> Severity:
-        return "note" if float(np.mean(series.values)) > 0.5 else "warning"
+    rise: float = 1.3  # of the loss, medians of 3 points before and after
+
+    def severity_of(self, series: Series, run: Run) -> Severity:
+        entry = training_loss(run)
+        steps = np.asarray(series.steps)[np.asarray(series.values) > 0]
+        return "warning" if entry is not None and any(self._rises(entry[1], step) for step in steps) else "note"
+
+    def _rises(self, loss: Series, step: int) -> bool:
+        """Whether the loss is higher after a step than before it."""
+        index = int(np.searchsorted(loss.steps, step))
+        before, after = loss.values[max(0, index - 3) : index], loss.values[index : index + 3]
+        if len(before) < 2 or len(after) < 2 or median(before) <= 0:
+            return False
+        height = median(after) - median(before)
+        return height > (self.rise - 1) * median(before) and height > 3 * noise(loss.values)
 
 
 @dataclass(frozen=True)
@@ -290,8 +313,7 @@ class FirstLossNotFinite(_CheckRule):
     source: ClassVar[str] = f"PyTorch, detecting anomalies: {_TORCH}/autograd.html"
     severity: ClassVar[Severity] = "error"
     means: ClassVar[str] = (
-        "The loss of the first batch is NaN or infinite ({steps}): the data or the first weights are the "
-        "cause, not the training."
+        "The loss of batch 1 is NaN or infinite: the data or the first weights are the cause, not the training."
     )
     advice: ClassVar[str] = "Look at the first batch: its inputs may hold NaN, and its labels may all be ignored."
 
@@ -319,6 +341,8 @@ class BatchNormSingle(_CheckRule):
     code: ClassVar[str] = "TBX-WIRE-016"
     needs: ClassVar[tuple[Need, ...]] = _need("batch_norm_single")
     source: ClassVar[str] = "Wu and He 2018, Group Normalization, arXiv:1803.08494"
+    only_notes: ClassVar[bool] = True
+    severity: ClassVar[Severity] = "note"
     means: ClassVar[str] = (
         "{number} batch normalisations get batches of one sample: their statistics are not those of the data."
     )
@@ -336,7 +360,7 @@ class FirstLossUnusual(_CheckRule):
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
     means: ClassVar[str] = (
-        "The loss of the first batch is {number} times that of equal probabilities of {details}. A new head "
+        "The loss of the first batch is {number} times that of equal probabilities ({details}). A new head "
         "begins near 1 times."
     )
     advice: ClassVar[str] = (
@@ -363,7 +387,7 @@ class PerfectAtOnce(_CheckRule):
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
     means: ClassVar[str] = (
-        "All predictions of the first batches are right ({steps}): the model could not have learned that yet."
+        "{share} of the predictions in the first batches are right: the model could not have learned that yet."
     )
     advice: ClassVar[str] = "Check that the inputs do not contain the label."
 
@@ -406,7 +430,7 @@ class LabelsSorted(_CheckRule):
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
     means: ClassVar[str] = (
-        "The labels within a batch are all equal, in {share} of the first {details} ({steps}): the data is "
+        "The labels within a batch are all equal, in {share} of the first batches ({details}): the data is "
         "sorted by label, or nearly all of one class."
     )
     advice: ClassVar[str] = "Pass shuffle=True to the DataLoader of the training."
@@ -448,7 +472,7 @@ class EvaluationRowsInTraining(_CheckRule):
 
     share: float = 0.05  # a lower one is a note: short texts repeat
 
-    def severity_of(self, series: Series) -> Severity:
+    def severity_of(self, series: Series, run: Run) -> Severity:
         return "warning" if float(series.values[-1]) >= self.share else "note"
 
 
@@ -460,14 +484,14 @@ class RepeatedBatches(_CheckRule):
     code: ClassVar[str] = "TBX-WIRE-023"
     needs: ClassVar[tuple[Need, ...]] = _need("repeated_batches")
     source: ClassVar[str] = f"PyTorch, DataLoader: {_TORCH}/data.html"
-    means: ClassVar[str] = "Every batch has the same {details} ({steps}): the model sees no other data."
+    means: ClassVar[str] = "All {number} batches have the same rows ({details}): the model sees no other data."
     advice: ClassVar[str] = (
         "Look at the sampler and the dataset: its __getitem__ may ignore the index. Nothing, if all data is one batch."
     )
 
     batches: int = 3  # as many may be one batch in three epochs
 
-    def severity_of(self, series: Series) -> Severity:
+    def severity_of(self, series: Series, run: Run) -> Severity:
         return "warning" if float(np.max(series.values)) > self.batches else "note"
 
 
@@ -480,7 +504,7 @@ class LossMaximised(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("loss_maximised")
     source: ClassVar[str] = f"PyTorch, loss functions: {_TORCH}/nn.html#loss-functions"
     means: ClassVar[str] = (
-        "The loss enters the backward pass with a minus ({steps}), and no part of it without: the training"
+        "The loss enters the backward pass with a factor below 0, and no part of it with another one: the training"
         " maximises it."
     )
     advice: ClassVar[str] = "Check the sign of the loss. A policy or an adversary may maximise on purpose."

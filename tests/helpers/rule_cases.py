@@ -169,6 +169,7 @@ WIRING = {
     "eval_mode_in_training": 1.0,
     "weights_changed_outside": 0.1,
 }
+DETAILS = {"repeated_batches": "16 rows"}
 CASES.update(
     {name: ({f"wiring/{name}": series([WIRING.get(name, 3.0)], every=3)}, f"wiring/{name}", 3) for name in WIRING_RULES}
 )

@@ -73,17 +73,17 @@ def test_batches_share_of_correct_predictions(wrong: int, rows: int, expected: f
 def test_batches_first_loss_as_multiple_of_chance(loss: float, expected: float) -> None:
     batches = Batches(nn.Linear(1, 1))
     batches.add_outputs(torch.zeros(2, 3), None)
-    checks = batches.add_loss(torch.tensor(loss), is_cross_entropy=True)
+    checks = batches.add_loss(torch.tensor(loss), is_cross_entropy=True, is_mean=True)
     assert float(checks["first_loss_unusual"].number) == pytest.approx(expected)
     assert float(checks["first_loss_not_finite"].number) == math.isnan(loss)
-    assert batches.add_loss(torch.tensor(9.0), is_cross_entropy=True) == {}  # only the first batch
+    assert batches.add_loss(torch.tensor(9.0), is_cross_entropy=True, is_mean=True) == {}  # only the first batch
 
 
 def test_batches_first_loss_of_other_kind_unjudged() -> None:
     batches = Batches(nn.Linear(1, 1))
     batches.add_outputs(torch.zeros(2, 3), None)
-    assert "first_loss_unusual" not in batches.add_loss(torch.tensor(9.0), is_cross_entropy=False)
-    assert batches.add_loss(torch.tensor([1.0, 2.0]), is_cross_entropy=True) == {}
+    assert "first_loss_unusual" not in batches.add_loss(torch.tensor(9.0), is_cross_entropy=False, is_mean=False)
+    assert batches.add_loss(torch.tensor([1.0, 2.0]), is_cross_entropy=True, is_mean=True) == {}
 
 
 def test_batches_share_of_unknown_tokens() -> None:
@@ -138,7 +138,7 @@ def test_batches_language_model_has_no_predictions() -> None:
 def test_batches_language_model_first_loss_above_chance(loss: float, expected: float) -> None:
     batches = Batches(Language())
     batches.add_outputs(torch.zeros(2, 20, 5), None)
-    check = batches.add_loss(torch.tensor(loss), is_cross_entropy=True)["first_loss_unusual"]
+    check = batches.add_loss(torch.tensor(loss), is_cross_entropy=True, is_mean=True)["first_loss_unusual"]
     assert float(check.number) == pytest.approx(expected)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from tbx_callbacks._wiring.loss_graph import maximised, probabilities_as_logits
+from tbx_callbacks._wiring.loss_graph import is_mean_cross_entropy, maximised, probabilities_as_logits
 
 LABELS = torch.tensor([0, 1, 2, 1])
 LossOf = Callable[[Tensor], Tensor]
@@ -80,3 +80,24 @@ def test_maximised_after_backward_minus_is_seen() -> None:
     loss = -F.cross_entropy(torch.randn(4, 3, requires_grad=True), LABELS)
     loss.backward()
     assert maximised(loss)["loss_maximised"].number == 1
+
+
+MEANS: dict[str, tuple[LossOf, bool]] = {
+    "mean": (lambda x: F.cross_entropy(x, LABELS), True),
+    "mean in double": (lambda x: F.cross_entropy(x, LABELS).double(), True),
+    "sum": (lambda x: F.cross_entropy(x, LABELS, reduction="sum"), False),
+    "divided": (lambda x: F.cross_entropy(x, LABELS) / 4, False),
+    "with penalty": (lambda x: F.cross_entropy(x, LABELS) + x.square().mean(), False),
+    "squares": (lambda x: F.mse_loss(x, torch.ones(4, 3)), False),
+    "number": (lambda x: torch.tensor(1.0), False),
+}
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["before backward", "after backward"])
+@pytest.mark.parametrize("case", MEANS)
+def test_is_mean_cross_entropy_alone(case: str, backward: bool) -> None:
+    loss_of, expected = MEANS[case]
+    loss = loss_of(torch.randn(4, 3, requires_grad=True))
+    if backward and loss.requires_grad:
+        loss.backward()
+    assert is_mean_cross_entropy(loss) == expected

@@ -33,6 +33,10 @@ def test_missing_gradients_prefix_is_cut_off(without: list[str], cut: int, unuse
         parameter.grad = None if name.partition(".")[0] in without else torch.ones_like(parameter)
     missing = MissingGradients(dict(model.named_parameters()))
     missing.add_step(torch.optim.SGD(model.parameters(), 0.1))
+    missing.watch(model)
+    model(torch.ones(1, 3))
+    missing.end()
+    assert not any(module._forward_hooks for module in model.modules())
     checks = missing.result()
     assert (checks["no_gradient"].number, checks["unused_parameters"].number) == (cut, unused)
     assert all(name in checks["no_gradient"].details or cut in (0, 8) for name in without if name != "pooler")
@@ -86,10 +90,22 @@ def test_missing_gradients_of_experts_are_unused(chosen: set[int]) -> None:
 
 def test_missing_gradients_behind_detach_are_cut() -> None:
     model = nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(3, 3) for _ in range(8)), "classifier": nn.Linear(3, 2)})
-    x = torch.ones(1, 3)
-    for index, layer in enumerate(model["layers"]):
-        x = layer(x).detach() if index == 4 else layer(x)
-    model["classifier"](x).sum().backward()
     missing = MissingGradients(dict(model.named_parameters()))
-    missing.add_step(torch.optim.SGD(model.parameters(), 0.1))
+    for _ in range(2):
+        x = torch.ones(1, 3)
+        for index, layer in enumerate(model["layers"]):
+            x = layer(x).detach() if index == 4 else layer(x)
+        model["classifier"](x).sum().backward()
+        missing.add_step(torch.optim.SGD(model.parameters(), 0.1))
+        missing.watch(model)
     assert [check.number for check in missing.result().values()] == [10, 0]
+
+
+def test_missing_gradients_of_layers_that_never_run() -> None:
+    model = nn.ModuleDict({"vision": nn.Linear(3, 3), "text": nn.Linear(3, 3), "head": nn.Linear(3, 2)})
+    missing = MissingGradients(dict(model.named_parameters()))
+    for _ in range(2):
+        model["head"](model["text"](torch.ones(1, 3))).sum().backward()
+        missing.add_step(torch.optim.SGD(model.parameters(), 0.1))
+        missing.watch(model)
+    assert [check.number for check in missing.result().values()] == [0, 2]

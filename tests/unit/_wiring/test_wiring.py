@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -49,6 +50,7 @@ def test_wiring_first_steps_then_few_checks() -> None:
     assert points[-1].keys() == {"eval_mode_in_training", "weights_changed_outside"}
     found = {name: float(check.number) for point in points for name, check in point.items()}
     assert found.pop("first_loss_unusual") == pytest.approx(1, abs=0.5)
+    assert found.pop("first_loss") == pytest.approx(math.log(2), abs=0.4)
     assert {name for name, value in found.items() if value > 0} == set()
     assert hooks_of(model) == 0
     assert not wiring.is_open

@@ -38,14 +38,29 @@ def test_wiring_rule_silent_without_or_with_good_number(rule: str) -> None:
     [
         ("eval_mode_in_training", [1, 1, 1], "note"),  # from the start: meant so
         ("eval_mode_in_training", [0, 0.5, 1], "warning"),
+        ("eval_mode_in_training", [1, 1, 0], "note"),  # a head that is probed before the whole model trains
+        ("eval_mode_in_training", [0.5, 0], "warning"),
         ("weights_changed_outside", [1, 1, 1], "note"),  # weights that are clipped in every step
-        ("weights_changed_outside", [0, 0.2, 0], "warning"),
+        ("weights_changed_outside", [0, 0.2, 0], "note"),
         ("evaluation_rows_in_training", [0.01], "note"),
         ("evaluation_rows_in_training", [0.5], "warning"),
     ],
 )
 def test_wiring_rule_severity_depends_on_values(rule: str, values: list[float], severity: str) -> None:
     assert findings_of({f"wiring/{rule}": series(values)})[rule].severity == severity
+
+
+@pytest.mark.parametrize(("after", "severity"), [(0.4, "note"), (1.1, "warning")])
+def test_wiring_weights_changed_warns_if_loss_rises(after: float, severity: str) -> None:
+    losses = [1.0, 0.8, 0.6, 0.5, 0.4, 0.4, after, after - 0.02, after - 0.05, 0.4, 0.3]
+    changes = series([0, 0, 0, 0, 0, 0, 0.1, 0, 0, 0, 0])
+    found = findings_of({"train/loss": losses, "wiring/weights_changed_outside": changes})
+    assert found["weights_changed_outside"].severity == severity
+
+
+def test_wiring_parameter_optimized_later_not_named() -> None:
+    assert "parameter_not_optimized" in findings_of({"wiring/parameter_not_optimized": [4.0]})
+    assert "parameter_not_optimized" not in findings_of({"wiring/parameter_not_optimized": [4.0, 0.0]})
 
 
 def test_wiring_rule_without_text_says_so() -> None:
