@@ -192,8 +192,11 @@ def are_class_labels(labels: Any) -> bool:
 
 
 def _mean_cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:
-    """Returns the mean cross entropy of the counted labels, 0-d; NaN without any."""
-    log_probabilities = logits.float().log_softmax(-1).gather(-1, labels.long().clamp(min=0)[..., None])[..., 0]
+    """Returns the mean cross entropy of the counted labels that are classes, 0-d; NaN without any."""
+    classes = logits.shape[-1]
+    counted = counted & (labels < classes)
+    index = labels.long().clamp(0, classes - 1)[..., None]  # an index out of range would end the process on CUDA
+    log_probabilities = logits.float().log_softmax(-1).gather(-1, index)[..., 0]
     return -(log_probabilities * counted).sum() / counted.sum()
 
 

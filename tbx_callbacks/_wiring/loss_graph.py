@@ -10,6 +10,7 @@ from tbx_callbacks._wiring.check import Check
 
 _SAME_VALUE = ("ToCopy", "Clone", "Squeeze", "Unsqueeze", "View", "UnsafeView", "Reshape", "Alias", "Transpose", "T",
                "Permute", "Slice", "Select", "Index", "DDPSink", "_DDPSink")  # fmt: skip
+_LIMITS = ("Clamp", "ClampMin", "ClampMax")
 _MAX_NODES = 400
 _MEAN = 1  # a value of `reduction` in torch's losses
 _LOSSES = ("NllLoss", "BinaryCrossEntropy", "MseLoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "CtcLoss", "KlDiv")
@@ -104,9 +105,9 @@ def _constant(node: Any) -> float | None:
 
 
 def _origin(node: Any) -> Any:
-    """Returns the node that computed the first input of a node."""
+    """Returns the node that computed the first input of a node, but for its shape and its limits."""
     inner = node.next_functions[0][0] if node.next_functions else None
-    while inner is not None and _name(inner) in _SAME_VALUE and inner.next_functions:
+    while inner is not None and _name(inner) in (*_SAME_VALUE, *_LIMITS) and inner.next_functions:
         inner = inner.next_functions[0][0]
     return inner
 

@@ -282,6 +282,8 @@ class Wiring:
         """Adds the sign of the losses: from their graphs, else from the gradients of logits."""
         if self._signs:
             self._ready["loss_maximised"] = Check(0.0 if 0 in self._signs else 1.0)
+        if len(self._stepped) > 1:  # adversaries maximise what others minimise
+            self._ready.pop("loss_maximised", None)
         if "loss_maximised" in self._ready and any(self._maximizes):
             number = self._ready["loss_maximised"].number
             judged = torch.as_tensor(number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from tbx_callbacks._wiring.batches import IGNORED, Batches, are_class_labels
 from tbx_callbacks._wiring.check import Check
 from tbx_callbacks._wiring.wiring import STEPS, Wiring
 from tbx_callbacks.integrations.batches import labels_in, samples_in
+from tbx_callbacks.integrations.restoration import put_back
 from tbx_callbacks.rules.diagnose import Diagnosis, diagnose
 from tbx_callbacks.rules.registry import GROUPS, RULES, create_rule
 from tbx_callbacks.runs.series import Run, Series, Texts
@@ -40,6 +41,7 @@ _OF_TRAININGS = (
 """Checks that need steps."""
 _DECISIVE = (("first_loss_not_finite",), ("no_gradient",))
 _MAX_BATCHES = 2000  # whose rows are compared
+_TARGET = re.compile(r"Target -?\d+ is out of bounds\.")
 _NOISE = 4.0  # a change is larger than that of two equal passes by this factor
 
 
@@ -72,8 +74,9 @@ def preflight(
 ) -> Preflight:
     """Checks a training on its first batches: forward and backward passes, but no step.
 
-    Everything is put back bit for bit: weights, buffers, gradients, modes, the states of random generators (of Python,
-    NumPy, torch and the data loader). The optimizers are not touched. Needs memory for a copy of the model.
+    Everything is put back bit for bit: weights, buffers, gradients, modes and attributes of the model, and the states
+    of random generators (of Python, NumPy, torch, the data loader, its samplers and its dataset). The optimizers are
+    not touched. Needs memory for a copy of the model.
 
     Args:
         model: the model.
@@ -85,12 +88,15 @@ def preflight(
         tokenizer: the tokenizer, to count unknown tokens.
 
     Raises:
-        TypeError: the model is not a module, or a loss cannot be computed.
+        TypeError: the model is not a module, a loss cannot be computed, or the batches cannot be read again.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model that trains")
+    for name, given in (("batches", batches), ("evaluation", evaluation)):
+        if isinstance(given, Iterator):
+            raise TypeError(f"{name} must be iterable again, got {type(given).__name__}; pass the data loader")
     compute = loss or _loss_of_model
-    with _put_back(model, batches, evaluation):
+    with put_back(model, batches, evaluation):
         model.train()
         first = list(itertools.islice(_batches(batches), STEPS))
         if not first:
@@ -123,19 +129,21 @@ def _check_passes(
 ) -> tuple[dict[str, Check], int | None]:
     """Runs a forward and a backward pass for each batch; returns what the checks of a training find in them.
 
-    The second result is the number of classes, if it is known.
+    The second result is the number of classes, if it is known and the loss has no others.
     """
     errors: list[BaseException] = []
+    gradients = _Gradients(model)
     known = {} if optimizers is None else named_optimizers(optimizers)
     is_whole = not any(isinstance(parameter, DTensor) for parameter in model.parameters())
     parameters = dict(model.named_parameters()) if is_whole else {}
     wiring = Wiring(model, known, parameters, unknown_token=_unknown_token(tokenizer), on_error=errors.append)
     labels: Any = None
+    accepted = 0  # labels outside of the classes that are no error: the loss ignores them, or has other classes
     try:
         for batch in batches:
             labels = labels_in(batch)
             wiring.add_labels(labels)
-            if _outside(labels, wiring.num_classes):
+            if compute is _loss_of_model and _outside(labels, wiring.num_classes):
                 break  # a forward pass would be an error, which on CUDA ends the process
             result = compute(model, batch)
             value, outputs = result if isinstance(result, tuple) else (result, None)
@@ -146,57 +154,91 @@ def _check_passes(
             wiring.add_loss(value)
             wiring.add_batch(value, samples_in(batch))
             if value.requires_grad:
+                gradients.clear(value)
                 value.backward()
             wiring.add_backward()
-            for tensor in parameters.values():
-                tensor.grad = None
-    except (IndexError, RuntimeError):
-        # The number of classes may be known from the logits now.
-        if not (number := _outside(labels, wiring.num_classes)):
+            gradients.clear(value)
+            accepted += _outside(labels, wiring.num_classes)
+    except (IndexError, RuntimeError) as error:
+        # The number of classes may be known from the logits now; torch's cross entropy knows it in any case.
+        number = _outside(labels, wiring.num_classes)
+        if not number and not _TARGET.fullmatch(str(error)):
             raise
-        wiring.add("labels_out_of_range", Check(number))
+        wiring.add("labels_out_of_range", Check(number or 1))
     finally:
+        gradients.put_back()
         checks = wiring.end()
     if errors:
         raise errors[0]
-    return checks, wiring.num_classes
+    return checks, None if accepted else wiring.num_classes
 
 
 def _check_padding(model: nn.Module, batches: Sequence[Any], compute: Loss) -> dict[str, Check]:
-    """Changes the tokens at padded positions: the loss must not change, in evaluation mode.
+    """Changes the embeddings at padded positions: the loss must not change, in evaluation mode.
 
-    Not by a bit: a masked position has the weight 0. Only what changes between two equal passes is noise.
+    Not by a bit: a masked position has the weight 0. Only what changes between two equal passes is noise. The token ids
+    stay as they are, because some models look for padding among them. Not judged for a model that cannot be evaluated.
     """
     model.eval()
     for batch in batches:
-        other, number = _other_padding(model, batch)
-        if other is None:
+        padded = _padded(model, batch)
+        if padded is None:
             continue
-        with torch.no_grad():
-            results = [compute(model, each) for each in (batch, batch, other)]
-        losses = [each[0] if isinstance(each, tuple) else each for each in results]
-        before, again, after = map(float, losses)
-        changed = abs(after - before) > _NOISE * abs(again - before)
-        if not changed and losses[0].dtype.itemsize < 4:
-            return {}  # rounding may hide the change
-        return {"padding_attended": Check(number if changed else 0, f"{before:.9g} becomes {after:.9g}")}
+        try:
+            with torch.no_grad():
+                before, again = (_loss_of(compute, model, batch) for _ in range(2))
+                with _other_embeddings(model, batch["input_ids"], padded) as changes:
+                    after = _loss_of(compute, model, batch)
+        except Exception:  # a loss may exist in training mode only
+            return {}
+        changed = abs(float(after - before)) > _NOISE * abs(float(again - before))
+        if not changes or (not changed and before.dtype.itemsize < 4):  # rounding may hide a change
+            return {}
+        details = f"{float(before):.9g} becomes {float(after):.9g}"
+        return {"padding_attended": Check(int(padded.sum()) if changed else 0, details)}
     return {}
 
 
-def _other_padding(model: nn.Module, batch: Any) -> tuple[Any, int]:
-    """Returns the batch with other tokens at its padded positions, and their number; None without padding."""
+def _loss_of(compute: Loss, model: nn.Module, batch: Any) -> Tensor:
+    """Returns the loss of a batch; each call sees the same random numbers."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        result = compute(model, batch)
+    loss: Tensor = result[0] if isinstance(result, tuple) else result
+    return loss
+
+
+def _padded(model: nn.Module, batch: Any) -> Tensor | None:
+    """Returns which positions of a batch's token ids are padding; None without padding."""
     ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
     if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.ndim != 2:
-        return None, 0
+        return None
     padded = _ends_with(ids, _padding_token(model))
     mask = batch.get("attention_mask")
     if isinstance(mask, Tensor) and mask.shape == ids.shape:
         padded = padded | (mask == 0)
-    number = int(padded.sum())
-    if not number or number == padded.numel():
-        return None, 0
-    token = int(ids[~padded].flatten()[-1])
-    return {**batch, "input_ids": torch.where(padded, torch.full_like(ids, token), ids)}, number
+    return padded if 0 < int(padded.sum()) < padded.numel() else None
+
+
+@contextlib.contextmanager
+def _other_embeddings(model: nn.Module, ids: Tensor, padded: Tensor) -> Iterator[list[nn.Module]]:
+    """Gives padded positions the embedding of another token; yields the embeddings that did so."""
+    row, column = (int(index) for index in (~padded).nonzero()[-1])
+    changed: list[nn.Module] = []
+
+    def change(module: nn.Module, args: Any, output: Any) -> Any:
+        given = args[0] if args else None
+        if not isinstance(given, Tensor) or given.shape != ids.shape or not torch.equal(given, ids.to(given.device)):
+            return output
+        changed.append(module)
+        return torch.where(padded.to(output.device)[..., None], output[row, column], output)
+
+    handles = [module.register_forward_hook(change) for module in model.modules() if isinstance(module, nn.Embedding)]
+    try:
+        yield changed
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _padding_token(model: nn.Module) -> int | None:
@@ -241,6 +283,42 @@ def _check_data(
     return checks
 
 
+class _Gradients:
+    """Keeps the gradients of tensors outside of the model, such as the parameters of a loss function."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._known = set(map(id, model.parameters()))
+        self._others: list[tuple[Tensor, Tensor | None]] = []
+
+    def clear(self, loss: Tensor) -> None:
+        """Removes the gradients of every tensor that a loss depends on."""
+        for tensor in _leaves(loss):
+            if id(tensor) not in self._known:
+                self._known.add(id(tensor))
+                self._others.append((tensor, tensor.grad))
+        for tensor in (*self._model.parameters(), *(tensor for tensor, _ in self._others)):
+            tensor.grad = None
+
+    def put_back(self) -> None:
+        """Restores the gradients of the tensors outside of the model."""
+        for tensor, gradient in self._others:
+            tensor.grad = gradient
+
+
+def _leaves(loss: Tensor) -> Iterator[Tensor]:
+    """Yields the tensors whose gradients the backward pass of a loss writes."""
+    pending, seen = [loss.grad_fn], set[Any]()
+    while pending:
+        node: Any = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(leaf := getattr(node, "variable", None), Tensor):
+            yield leaf
+        pending += [inner for inner, _ in node.next_functions]
+
+
 def _outside(labels: Any, num_classes: int | None) -> int:
     """Returns the number of labels that are no classes; 0 if it is not known."""
     if num_classes is None or not are_class_labels(labels):
@@ -255,11 +333,13 @@ def _fingerprints(batch: Any) -> list[bytes] | None:
     tensors = [tensor for tensor in inputs if tensor.ndim and tensor.shape[0] == size]
     if not tensors or size is None:
         return None
-    ids, mask = (batch.get(name) if isinstance(batch, Mapping) else None for name in ("input_ids", "attention_mask"))
-    if isinstance(ids, Tensor) and isinstance(mask, Tensor) and mask.shape == ids.shape:
-        rows = [[row[kept != 0]] for row, kept in zip(ids.cpu(), mask.cpu(), strict=True)]  # padding differs
-    else:
-        rows = [[tensor[index].cpu() for tensor in tensors] for index in range(size)]
+    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    tensors = [tensor.cpu() for tensor in tensors if tensor is not mask]
+    kept = mask.cpu() != 0 if isinstance(mask, Tensor) and mask.ndim == 2 else torch.zeros(0)
+    rows = [
+        [tensor[index][kept[index]] if tensor.shape[:2] == kept.shape else tensor[index] for tensor in tensors]
+        for index in range(size)
+    ]  # without padding, which differs
     return [
         hashlib.blake2b(
             b"".join(part.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes() for part in row),
@@ -306,54 +386,3 @@ def _loss_of_model(model: nn.Module, batch: Any) -> Any:
 def _unknown_token(tokenizer: Any) -> int | None:
     token = getattr(tokenizer, "unk_token_id", None)
     return token if isinstance(token, int) else None
-
-
-@contextlib.contextmanager
-def _put_back(model: nn.Module, *loaders: Any) -> Iterator[None]:
-    """Restores the model and the random generators at the end, bit for bit."""
-    modules = list(model.modules())
-    modes = [module.training for module in modules]
-    tensors: list[tuple[dict[str, Any], str, Tensor, Tensor]] = [
-        (store, name, tensor, tensor.detach().clone())
-        for module in modules
-        for store in _stores(module)
-        for name, tensor in store.items()
-        if tensor is not None
-    ]
-    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    for parameter, _ in gradients:
-        parameter.grad = None
-    generators = [(generator, generator.get_state()) for loader in loaders for generator in _generators(loader)]
-    python, torch_state = random.getstate(), torch.get_rng_state()
-    numpy_state = np.random.get_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    try:
-        yield
-    finally:
-        for store, name, tensor, copy in tensors:
-            store[name] = tensor  # a module may have replaced a buffer
-            tensor.data.copy_(copy)
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for generator, state in generators:
-            generator.set_state(state)
-        random.setstate(python)
-        torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)
-        if devices:
-            torch.cuda.set_rng_state_all(devices)
-
-
-def _stores(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    return module._parameters, module._buffers
-
-
-def _generators(loader: Any) -> list[torch.Generator]:
-    """Returns the random generators of a data loader and its samplers."""
-    sampler = getattr(loader, "sampler", None)
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    owners = [loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None)]
-    found = [getattr(owner, "generator", None) for owner in owners]
-    return list({id(each): each for each in found if isinstance(each, torch.Generator)}.values())

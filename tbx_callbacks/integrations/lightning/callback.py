@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -218,8 +219,18 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
             tokenizer: the tokenizer, to count unknown tokens.
         """
 
+        remedy = "call tbx_callbacks.preflight(module, batches, loss=...) with a function that computes the loss"
+        if not module.automatic_optimization:
+            raise TypeError(f"the module must not optimize by itself, got {type(module).__name__}; {remedy}")
+        takes_index = len(inspect.signature(module.training_step).parameters) > 1
+
         def loss(model: Any, batch: Any) -> Any:
-            result = model.training_step(batch, 0)
+            try:
+                result = model.training_step(batch, 0) if takes_index else model.training_step(batch)
+            except RuntimeError as error:
+                if "not attached to a `Trainer`" not in str(error):
+                    raise
+                raise TypeError(f"training_step must do without a Trainer, got {error}; {remedy}") from error
             return result["loss"] if isinstance(result, Mapping) else result
 
         return self._session.report(preflight(module, batches, loss=loss, evaluation=evaluation, tokenizer=tokenizer))

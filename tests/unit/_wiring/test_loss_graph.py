@@ -25,6 +25,7 @@ WRONG: dict[str, LossOf] = {
     "softmax": lambda x: F.cross_entropy(x.softmax(-1), LABELS),
     "softmax in shape": lambda x: F.cross_entropy(x.view(2, 2, 3).softmax(-1).view(-1, 3).double(), LABELS) / 4,
     "softmax smoothed": lambda x: F.cross_entropy(x.softmax(-1), LABELS, label_smoothing=0.1),
+    "softmax clamped": lambda x: F.cross_entropy(x.softmax(-1).clamp(min=1e-6), LABELS),
     "softmax likelihood": lambda x: F.nll_loss(x.softmax(-1), LABELS),
     "sigmoid": lambda x: F.binary_cross_entropy_with_logits(x.sigmoid(), torch.ones(4, 3)),
     "one of two": lambda x: F.cross_entropy(x, LABELS) + 0.5 * F.cross_entropy(x.softmax(-1), LABELS),
