@@ -12,6 +12,7 @@ from tbx_callbacks._wiring.check import Check
 
 _TOLERANCE = 0.02  # of the factor; the gradient itself is compared within _RESIDUAL
 _RESIDUAL = 1e-3
+_MIN_SCALE = 7.5  # of a loss scale, as an exponent of 2
 _MAX_LOGITS = 2**22  # of which a probability is computed
 
 
@@ -73,7 +74,7 @@ class GradientScale:
             checks["gradients_summed"] = Check(torch.stack(self._found).amin())
         if self._signs:
             signs = torch.stack([each.to(self._signs[0].device) for each in self._signs])
-            is_negative = torch.where((signs < 0).any(), 1.0, -1.0)
+            is_negative = torch.where((signs < 0).all(), 1.0, -1.0)
             checks["loss_maximised"] = Check(torch.where((signs > 0).any(), 0.0, is_negative))
         return checks
 
@@ -88,9 +89,10 @@ class GradientScale:
 
 
 def _plain(factor: Tensor) -> Tensor:
-    """Returns 1 for a power of two and for an inverse whole number, else NaN."""
+    """Returns 1 for a large power of two, as loss scales are, and for an inverse whole number; else NaN."""
     power, inverse = factor.abs().log2(), 1 / factor
-    is_plain = ((power - power.round()).abs() < _TOLERANCE) | ((inverse - inverse.round()).abs() < _TOLERANCE)
+    is_scale = (power > _MIN_SCALE) & ((power - power.round()).abs() < _TOLERANCE)
+    is_plain = is_scale | ((inverse > 0.5) & ((inverse - inverse.round()).abs() < _TOLERANCE))
     return torch.where(is_plain & (factor > 0), 1.0, torch.nan)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tbx_callbacks._wiring.check import Check
@@ -87,20 +88,29 @@ def _terms(node: Any, sign: int) -> list[tuple[Any, int]] | None:
         return [(inputs[0], -sign)]
     if name in ("Mul", "Div"):
         factor = _constant(node)
-        return None if factor is None else [(inputs[0], sign if factor >= 0 else -sign)]
+        if factor is None or (factor < 0 and (isinstance(factor, Tensor) or not _is_plain(-factor))):
+            return None  # a reward has any value, and is a tensor
+        return [(inputs[0], sign if factor >= 0 else -sign)]
     if name == "Sub":
         return [(inner, sign * own) for inner, own in zip(inputs, (1, -1), strict=False)]
     return [(inner, sign) for inner in inputs] if name in ("Add", "Sum", "Mean", *_SAME_VALUE) else []
 
 
-def _constant(node: Any) -> float | None:
+def _is_plain(factor: float) -> bool:
+    """Whether a factor is one that people write beside a loss: a whole number, or 1 divided by one."""
+    return factor.is_integer() or abs(1 / factor - round(1 / factor)) < 1e-6
+
+
+def _constant(node: Any) -> float | Tensor | None:
     """Returns the number by which a node multiplies or divides; None for a tensor, or after the backward pass."""
     try:
         number = node._saved_other
     except (AttributeError, RuntimeError):
         return None
     if isinstance(number, Tensor):
-        return float(number) if number.numel() == 1 and number.device.type == "cpu" else None
+        if number.numel() != 1 or number.device.type != "cpu":
+            return None
+        return float(number) if number.dtype == torch.float64 else number  # autograd wraps a number of Python so
     return float(number) if isinstance(number, (int, float)) else None
 
 

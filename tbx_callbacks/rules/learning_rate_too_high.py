@@ -36,6 +36,7 @@ class LearningRateTooHigh(Rule):
     )
     learned: float = 0.5  # a loss below this share of the initial one at the start: the data differ, not the rate
     deviations: float = 3.0  # minimum height of the peak in standard deviations of the noise
+    deviations_of_one: float = 5.0  # the same above a single loss
 
     def lacks(self, run: Run) -> str | None:
         return not_minimised(run)
@@ -46,14 +47,12 @@ class LearningRateTooHigh(Rule):
             return
         fall = fall_of(series.values)
         start, end = median(series.values[:3]), fall.end
-        if len(series) >= self.enough:  # the loss may rise at once
-            start = min(start, float(series.values[0]))
-        if (first := first_loss(run)) is not None:  # it may rise before the first point
-            start = min(start, first)
         number = max(3, round(self.early * len(series)))
-        smoothed = smooth(series.values[:number], 3)
-        highest = int(smoothed.argmax())
-        top = float(smoothed[highest])
+        top = float(smooth(series.values[:number], 3).max())
+        first = [float(series.values[0])] if len(series) >= self.enough else []  # the loss may rise at once
+        first += [known for known in (first_loss(run),) if known is not None]  # or before the first point
+        is_clear = top - min(first, default=top) > self.deviations_of_one * noise(series.values)
+        start = min(start, *first) if is_clear else start
         grown = self._growth_by_layer(run, int(series.steps[number - 1]))
         rose = not fall.is_signed and top > self.peak * start and top - start > self.deviations * noise(series.values)
         has_learned_first = series.values[:number].min() < self.learned * start

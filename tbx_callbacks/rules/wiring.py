@@ -196,8 +196,7 @@ class EvalModeInTraining(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("eval_mode_in_training")
     source: ClassVar[str] = f"PyTorch, evaluation mode: {_TORCH}/notes/autograd.html"
     means: ClassVar[str] = (
-        "The model trains in evaluation mode {steps}, {details}: dropout is off, and batch normalisation keeps its"
-        " statistics."
+        "The model trains in evaluation mode {steps}: dropout is off, and batch normalisation keeps its statistics."
     )
     advice: ClassVar[str] = "Add model.train() after each evaluation, unless you want evaluation mode."
 

@@ -66,6 +66,9 @@ SIGNS: dict[str, tuple[LossOf, int | None]] = {
     "two terms": (lambda x: -F.cross_entropy(x, LABELS) - F.mse_loss(x, torch.ones(4, 3)), 2),
     "adversary": (lambda x: F.cross_entropy(x, LABELS) - 0.1 * F.cross_entropy(x, LABELS), 0),
     "targets": (lambda x: F.cross_entropy(x, F.one_hot(LABELS, 3).float()), None),
+    "reward of the batch": (lambda x: F.cross_entropy(x, LABELS) * torch.tensor(-2.0), None),
+    "negative reward": (lambda x: F.cross_entropy(x, LABELS) * -3.7, None),
+    "minus a tenth": (lambda x: F.cross_entropy(x, LABELS) * -0.1, 1),
     "reward": (lambda x: -x.log_softmax(-1)[:, 0].mean(), None),
 }
 
