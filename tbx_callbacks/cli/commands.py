@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import runpy
 import signal
 import sys
@@ -204,6 +205,10 @@ def preflight(
         arguments = function()
         if not isinstance(arguments, Mapping):
             fail(f"{source} must return the arguments of preflight by name, got {short(arguments)}; return a dict")
+        known = inspect.signature(check_training).parameters
+        if unknown := [name for name in arguments if name not in known]:
+            nearest = suggest(str(unknown[0]), known, what="arguments")
+            fail(f"{source} must return arguments of preflight, got {short(unknown[0])}; {nearest}")
         result = check_training(**arguments)
     except (SpecError, TypeError, ValueError) as error:
         fail(str(error))
@@ -211,7 +216,7 @@ def preflight(
     if json_:
         print_json(as_json([diagnosed]))
     else:
-        print_diagnosis(diagnosed, console)
+        print_diagnosis(diagnosed, console, has_steps=False)
     raise typer.Exit(exit_code([result.diagnosis], kinds))
 
 

@@ -20,25 +20,33 @@ from tbx_callbacks.rules.finding_text import evidence, named
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _OTHER_RUN = re.compile(", (in a|with) ")  # a condition in the words for a metric
+_MOST_METRICS = 8
 _OF_VERDICT = {"problems": "bold", "nothing_found": "green", "too_little": "yellow"}
 
 
-def print_diagnosis(diagnosed: DiagnosedRun, console: Console) -> None:
-    """Prints a run's findings, worst first, the verdict, and the rules that could not judge it."""
+def print_diagnosis(diagnosed: DiagnosedRun, console: Console, *, has_steps: bool = True) -> None:
+    """Prints a run's findings, worst first, the verdict, and the rules that could not judge it.
+
+    Args:
+        diagnosed: the run.
+        console: where to print.
+        has_steps: whether the run is a training; else it is a check before one.
+    """
     run, diagnosis = diagnosed.run, diagnosed.diagnosis
     name = diagnosed.folder if diagnosed.name == "." else diagnosed.name
-    console.print(f"[bold]{_safe(name)}[/bold]: {len(run.scalars)} scalar tags, {run.last_step} steps")
+    size = f"{len(run.scalars)} scalar tags, {run.last_step} steps" if has_steps else f"{len(run.scalars)} checks"
+    console.print(f"[bold]{_safe(name)}[/bold]: {size}")
     for finding in diagnosis.findings:
         colour = _COLOURS[finding.severity]
-        console.print(
-            f"  [{colour}]{finding.severity:8}[/{colour}][bold]{_safe(named(finding))}[/bold], {_location(finding)}"
-        )
+        where = f", {_location(finding)}" if has_steps else ""
+        console.print(f"  [{colour}]{finding.severity:8}[/{colour}][bold]{_safe(named(finding))}[/bold]{where}")
         console.print(Padding(f"{_safe(finding.means)}\n[dim]try:[/dim] {_safe(finding.advice)}", (0, 0, 0, 10)))
         console.print(Padding(f"[dim]{_safe(evidence(finding))}\n{_safe(finding.source)}[/dim]", (0, 0, 0, 10)))
     for known in diagnosis.acknowledged:
         where = ", ".join([_location(known.finding), *known.finding.tags[:1]])
         name = f"{known.finding.severity} {named(known.finding)} ({where})"
-        console.print(f"  [dim]acknowledged: {_safe(name)}: {_safe(known.entry.reason)}[/dim]")
+        words = f"[dim]acknowledged: {_safe(name)}: {_safe(known.reason)}[/dim]"
+        console.print(Padding(words, (0, 0, 0, 2), expand=False))
     console.print(Padding(_verdict(diagnosis), (0, 0, 0, 2)))
     for file, missing in run.unread.items():
         console.print(f"  [yellow]{missing} bytes at the end of {_safe(file)} are truncated or damaged[/yellow]")
@@ -46,10 +54,12 @@ def print_diagnosis(diagnosed: DiagnosedRun, console: Console) -> None:
         console.print(f"  [yellow]{_safe(words)}[/yellow]")
     if diagnosis.unjudged:
         console.print(f"  [dim]{len(diagnosis.unjudged)} rules lacked data; metrics that would write it:[/dim]")
-        for metric, names in _by_metric(diagnosis.unjudged).items():
-            console.print(
-                Padding(f"[dim]{_safe(metric)}: {', '.join(map(_safe, names))}[/dim]", (0, 0, 0, 4), expand=False)
-            )
+        by_metric = _by_metric(diagnosis.unjudged)
+        lines = [f"{metric}: {', '.join(names)}" for metric, names in [*by_metric.items()][:_MOST_METRICS]]
+        if more := sum(map(len, [*by_metric.values()][_MOST_METRICS:])):
+            lines.append(f"and {more} more rules; --json lists them all")
+        for text in lines:
+            console.print(Padding(f"[dim]{_safe(text)}[/dim]", (0, 0, 0, 4), expand=False))
 
 
 def print_settings(file: str, not_found: Sequence[Acknowledgement], console: Console) -> None:
@@ -74,8 +84,9 @@ def show_worst(diagnosis: Diagnosis, console: Console, *, most: int = 3) -> None
 
 
 class FailOn(str, Enum):
-    """What makes `doctor` fail, in addition to errors."""
+    """What makes `doctor` fail. Errors always do."""
 
+    ERROR = "error"
     WARNING = "warning"
     UNJUDGED = "unjudged"
 
@@ -121,7 +132,7 @@ def as_json(
             "last_step": entry.run.last_step,
             "findings": [_plain(finding) for finding in entry.diagnosis.findings],
             "acknowledged": [
-                {**_plain(known.finding), "reason": known.entry.reason} for known in entry.diagnosis.acknowledged
+                {**_plain(known.finding), "reason": known.reason} for known in entry.diagnosis.acknowledged
             ],
             "unjudged": [dataclasses.asdict(rule) for rule in entry.diagnosis.unjudged],
             "unread": dict(entry.run.unread),

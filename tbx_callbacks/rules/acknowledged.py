@@ -43,10 +43,15 @@ class Acknowledgement:
 
 @dataclass(frozen=True)
 class AcknowledgedFinding:
-    """A finding that counts neither for the verdict nor for the exit code, and the entry that acknowledges it."""
+    """A finding that counts neither for the verdict nor for the exit code, and the entries that acknowledge it."""
 
     finding: Finding
-    entry: Acknowledgement
+    entries: tuple[Acknowledgement, ...]
+
+    @property
+    def reason(self) -> str:
+        """Why it is left as it is: the reason of the first entry."""
+        return self.entries[0].reason
 
 
 def split(
@@ -56,11 +61,11 @@ def split(
     open_findings: list[Finding] = []
     acknowledged: list[AcknowledgedFinding] = []
     for finding in findings:
-        entry = next((entry for entry in entries if entry.covers(finding, folder)), None)
-        if entry is None:
-            open_findings.append(finding)
+        covering = tuple(entry for entry in entries if entry.covers(finding, folder))
+        if covering:
+            acknowledged.append(AcknowledgedFinding(finding, covering))
         else:
-            acknowledged.append(AcknowledgedFinding(finding, entry))
+            open_findings.append(finding)
     return open_findings, acknowledged
 
 
@@ -68,7 +73,7 @@ def unused(
     entries: Iterable[Acknowledgement], acknowledged: Iterable[Sequence[AcknowledgedFinding]]
 ) -> list[Acknowledgement]:
     """Returns the entries that acknowledge no finding of any run."""
-    used = {one.entry for of_run in acknowledged for one in of_run}
+    used = {entry for of_run in acknowledged for one in of_run for entry in one.entries}
     return [entry for entry in entries if entry not in used]
 
 

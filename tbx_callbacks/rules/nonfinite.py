@@ -98,6 +98,21 @@ class NonFinite(Rule):
             " loop.before_clip()."
         )
         remedy = "" if layer else to_learn
+        first = run.scalars.get(f"{tags.WIRING}/first_loss_not_finite")
+        weights = run.scalars.get(f"{tags.NONFINITE_WEIGHTS}/{tags.TOTAL}")
+        if first is not None and (first.values > 0).any():
+            are_finite = weights is not None and len(weights) > 0 and not (weights.values > 0).any()
+            return Finding(
+                id=self.id,
+                severity="error",
+                tags=tuple(tag for tag, at in bad.items() if at == step),
+                steps=(step,),
+                numbers={tag: float(at) for tag, at in bad.items()},
+                means=f"NaN or Inf since batch 1{where}. "
+                + ("The weights are finite so far." if are_finite else "Each update carries it into more weights."),
+                advice="Look at the first batch: its inputs may hold NaN, and its labels may all be ignored.",
+                source=self.source,
+            )
         return Finding(
             id=self.id,
             severity="error",

@@ -69,9 +69,8 @@ def verdict_of(
         found = " and ".join(
             _count(number_found, severity) for severity, number_found in counts.items() if number_found
         )
-        return Verdict(
-            "problems", number, len(rules), f"{found} found by {number} of {len(rules)} rules.{besides}", remedy
-        )
+        text = f"{found} found by {number} of {len(rules)} rules.{besides}"
+        return Verdict("problems", number, len(rules), text, "" if counts["error"] else remedy)
     if open_rules:
         reason = _reason(open_rules[0], lacking)
         text = f"Too little to judge: {reason}. {number} of {len(rules)} rules judged the run.{besides}"

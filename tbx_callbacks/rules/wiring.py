@@ -212,7 +212,7 @@ class TrainModeInEvaluation(_CheckRule):
 
     id: ClassVar[str] = "train_mode_in_evaluation"
     code: ClassVar[str] = "TBX-WIRE-009"
-    needs: ClassVar[tuple[Need, ...]] = _need("train_mode_in_evaluation")
+    needs: ClassVar[tuple[Need, ...]] = _need("train_mode_in_evaluation", "wiring, with evaluations")
     source: ClassVar[str] = f"PyTorch, evaluation mode: {_TORCH}/notes/autograd.html"
     means: ClassVar[str] = (
         "The model was in training mode in the evaluation {steps}: dropout was active, and batch "
@@ -227,7 +227,7 @@ class LabelsIgnored(_CheckRule):
 
     id: ClassVar[str] = "labels_ignored"
     code: ClassVar[str] = "TBX-WIRE-010"
-    needs: ClassVar[tuple[Need, ...]] = _need("labels_ignored")
+    needs: ClassVar[tuple[Need, ...]] = _need("labels_ignored", "wiring, with labels (loop.end_step(labels=...))")
     source: ClassVar[str] = f"PyTorch, CrossEntropyLoss: {_TORCH}/generated/torch.nn.CrossEntropyLoss.html"
     severity: ClassVar[Severity] = "error"
     means: ClassVar[str] = (
@@ -245,7 +245,7 @@ class LabelsOutOfRange(_CheckRule):
 
     id: ClassVar[str] = "labels_out_of_range"
     code: ClassVar[str] = "TBX-WIRE-011"
-    needs: ClassVar[tuple[Need, ...]] = _need("labels_out_of_range")
+    needs: ClassVar[tuple[Need, ...]] = _need("labels_out_of_range", "wiring, with labels (loop.end_step(labels=...))")
     source: ClassVar[str] = f"PyTorch, CrossEntropyLoss: {_TORCH}/generated/torch.nn.CrossEntropyLoss.html"
     severity: ClassVar[Severity] = "error"
     means: ClassVar[str] = (
@@ -260,7 +260,7 @@ class DoubleSoftmax(_CheckRule):
 
     id: ClassVar[str] = "double_softmax"
     code: ClassVar[str] = "TBX-WIRE-012"
-    needs: ClassVar[tuple[Need, ...]] = _need("double_softmax")
+    needs: ClassVar[tuple[Need, ...]] = _need("double_softmax", "wiring, with a cross entropy")
     source: ClassVar[str] = f"PyTorch, CrossEntropyLoss: {_TORCH}/generated/torch.nn.CrossEntropyLoss.html"
     means: ClassVar[str] = (
         "The loss gets probabilities ({details}) where it expects logits: gradients are small, and "
@@ -323,7 +323,7 @@ class GradientsSummed(_CheckRule):
 
     id: ClassVar[str] = "gradients_summed"
     code: ClassVar[str] = "TBX-WIRE-015"
-    needs: ClassVar[tuple[Need, ...]] = _need("gradients_summed")
+    needs: ClassVar[tuple[Need, ...]] = _need("gradients_summed", "wiring, with accumulated gradients")
     source: ClassVar[str] = "Hugging Face 2024, Fixing Gradient Accumulation: huggingface.co/blog/gradient_accumulation"
     means: ClassVar[str] = (
         "Each step uses the sum of the gradients of {number} micro-batches: it is {number} times their mean, "
@@ -338,7 +338,7 @@ class BatchNormSingle(_CheckRule):
 
     id: ClassVar[str] = "batch_norm_single"
     code: ClassVar[str] = "TBX-WIRE-016"
-    needs: ClassVar[tuple[Need, ...]] = _need("batch_norm_single")
+    needs: ClassVar[tuple[Need, ...]] = _need("batch_norm_single", "wiring, in a model with batch normalisation")
     source: ClassVar[str] = "Wu and He 2018, Group Normalization, arXiv:1803.08494"
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
@@ -354,7 +354,7 @@ class FirstLossUnusual(_CheckRule):
 
     id: ClassVar[str] = "first_loss_unusual"
     code: ClassVar[str] = "TBX-WIRE-017"
-    needs: ClassVar[tuple[Need, ...]] = _need("first_loss_unusual")
+    needs: ClassVar[tuple[Need, ...]] = _need("first_loss_unusual", "wiring, with a cross entropy")
     source: ClassVar[str] = "Karpathy 2019, A Recipe for Training Neural Networks, karpathy.github.io/2019/04/25/recipe"
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
@@ -381,7 +381,9 @@ class PerfectAtOnce(_CheckRule):
 
     id: ClassVar[str] = "perfect_at_once"
     code: ClassVar[str] = "TBX-WIRE-018"
-    needs: ClassVar[tuple[Need, ...]] = _need("perfect_at_once")
+    needs: ClassVar[tuple[Need, ...]] = _need(
+        "perfect_at_once", "wiring, with outputs and labels (loop.end_step(outputs=..., labels=...))"
+    )
     source: ClassVar[str] = "Kapoor and Narayanan 2023, Leakage and the Reproducibility Crisis, arXiv:2207.07048"
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
@@ -400,7 +402,9 @@ class UnknownTokens(_CheckRule):
 
     id: ClassVar[str] = "unknown_tokens"
     code: ClassVar[str] = "TBX-WIRE-019"
-    needs: ClassVar[tuple[Need, ...]] = _need("unknown_tokens")
+    needs: ClassVar[tuple[Need, ...]] = _need(
+        "unknown_tokens", "wiring, with a tokenizer (the Trainer's processing_class)"
+    )
     source: ClassVar[str] = "Devlin et al. 2019, BERT, section 3, arXiv:1810.04805"
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
@@ -424,7 +428,7 @@ class LabelsSorted(_CheckRule):
 
     id: ClassVar[str] = "labels_sorted"
     code: ClassVar[str] = "TBX-WIRE-020"
-    needs: ClassVar[tuple[Need, ...]] = _need("labels_sorted")
+    needs: ClassVar[tuple[Need, ...]] = _need("labels_sorted", "wiring, with labels (loop.end_step(labels=...))")
     source: ClassVar[str] = f"PyTorch, DataLoader (shuffle): {_TORCH}/data.html"
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
@@ -500,7 +504,7 @@ class LossMaximised(_CheckRule):
 
     id: ClassVar[str] = "loss_maximised"
     code: ClassVar[str] = "TBX-WIRE-024"
-    needs: ClassVar[tuple[Need, ...]] = _need("loss_maximised")
+    needs: ClassVar[tuple[Need, ...]] = _need("loss_maximised", "wiring, with one of torch's losses")
     source: ClassVar[str] = f"PyTorch, loss functions: {_TORCH}/nn.html#loss-functions"
     means: ClassVar[str] = (
         "The loss enters the backward pass with a factor below 0, and no part of it with another one: the training"

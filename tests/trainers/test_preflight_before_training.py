@@ -23,6 +23,40 @@ class Net(lightning.LightningModule):
         return nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
 
 
+class Manual(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class OfTrainer(Net):
+    def training_step(self, batch: Any, index: int) -> torch.Tensor:
+        return super().training_step(batch, index) * self.trainer.world_size
+
+
+class WithoutIndex(Net):
+    def training_step(self, batch: Any) -> torch.Tensor:  # type: ignore[override]
+        return super().training_step(batch, 0)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Manual, "the module must not optimize by itself, got Manual; call tbx_callbacks.preflight"),
+        (OfTrainer, "training_step must do without a Trainer, got OfTrainer is not attached"),
+    ],
+)
+def test_lightning_preflight_module_needs_trainer(cls: type[Net], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        TbxLightningCallback().preflight(cls(), [(torch.ones(4, 4), torch.tensor([0, 1, 1, 0]))])
+
+
+@pytest.mark.parametrize(("labels", "wrong"), [([0, 1, 1, 0], set()), ([0, 1, 2, 0], {"labels_out_of_range"})])
+def test_lightning_preflight_step_without_index(labels: list[int], wrong: set[str]) -> None:
+    result = TbxLightningCallback().preflight(WithoutIndex(), [(torch.randn(4, 4), torch.tensor(labels))])
+    assert {finding.id for finding in result.diagnosis.findings if finding.severity == "error"} == wrong
+
+
 def test_huggingface_preflight_before_training_ends(tmp_path: Path) -> None:
     callback = TbxTrainerCallback(log_dir=tmp_path / "run")
     made = trainer(tmp_path, callbacks=[callback])

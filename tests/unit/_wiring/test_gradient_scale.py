@@ -77,7 +77,8 @@ def test_gradient_scale_passes_before_clearing_ignored() -> None:
 SIGNS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
     "mean": (mean, 0),
     "minus": (lambda logits, labels: -mean(logits, labels), 1),
-    "times minus two": (lambda logits, labels: mean(logits, labels) * torch.tensor(-2.0), 1),
+    "times minus two": (lambda logits, labels: mean(logits, labels) * torch.tensor(-2.0), -1),  # as a reward
+    "half minus": (lambda logits, labels: mean(logits, labels) / -2, 1),
     "scaled minus": (lambda logits, labels: mean(logits, labels) * -65536, 1),
     "mean of other": (lambda logits, labels: logits.square().mean(), -1),
     "reward": (lambda logits, labels: (logits.log_softmax(-1)[:, 0] * torch.arange(8.0)).mean(), -1),

@@ -194,7 +194,7 @@ def test_doctor_histograms_only_too_little(tmp_path: Path) -> None:
 def test_doctor_fail_on_unknown_kind_named(tmp_path: Path) -> None:
     done = run("doctor", str(tmp_path), "--fail-on", "warning,unjugded")
     assert done.returncode == 2
-    assert "must be one or more of warning, unjudged, got 'unjugded'; did you mean 'unjudged'?" in done.stderr
+    assert "must be one or more of error, warning, unjudged, got 'unjugded'; did you mean 'unjudged'?" in done.stderr
 
 
 def test_doctor_short_run_learned_nothing_too_little(tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ def number():
     return 3
 
 
+def misspelt():
+    return {**healthy(), "loader": []}
+
+
 def broken():
     return {**healthy(), "model": 3}
 """
@@ -86,6 +90,7 @@ def test_preflight_json_has_findings(folder: Path) -> None:
         ("my_training.number", "must return the arguments of preflight by name, got 3; return a dict"),
         ("my_training.nothing", "SOURCE must name a function that can be imported"),
         ("healthy", "SOURCE must name a function, as package.function, got 'healthy'"),
+        ("my_training.misspelt", "must return arguments of preflight, got 'loader'; did you mean 'model'? known"),
         ("my_training.broken", "model must be a torch.nn.Module, got int"),
     ],
 )

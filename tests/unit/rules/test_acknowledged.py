@@ -85,6 +85,13 @@ def test_diagnose_other_finding_still_counts() -> None:
 def test_unused_entries_match_no_run() -> None:
     entries = [Acknowledgement("frozen", "known"), Acknowledgement("frozen", "known", run="other")]
     one = diagnose(run_of(CASES["no_warmup"][0]), acknowledged=[Acknowledgement("no_warmup", "known")])
-    assert unused([*entries, one.acknowledged[0].entry], [(), one.acknowledged]) == entries
+    assert unused([*entries, one.acknowledged[0].entries[0]], [(), one.acknowledged]) == entries
     assert str(Acknowledgement("frozen", "known", "a/*", "seed_*")) == "frozen (tag: a/*, run: seed_*)"
     assert str(entries[0]) == "frozen"
+
+
+def test_unused_entry_behind_another_is_used() -> None:
+    entries = [Acknowledgement("no_warmup", "known"), Acknowledgement("no_warmup", "in this run", run="*")]
+    one = diagnose(run_of(CASES["no_warmup"][0]), acknowledged=entries, folder="runs/a")
+    assert unused(entries, [one.acknowledged]) == []
+    assert one.acknowledged[0].reason == "known"

@@ -60,3 +60,13 @@ def test_nonfinite_between_points_names_interval() -> None:
     assert (
         "since step 400" in findings_of({"train/loss": series([*flat(0.5, 399), np.nan], every=1)})["nonfinite"].means
     )
+
+
+@pytest.mark.parametrize(("weights", "words"), [(0.0, "The weights are finite so far."), (3.0, "into more weights.")])
+def test_nonfinite_since_first_batch_looks_at_it(weights: float, words: str) -> None:
+    scalars = {"nonfinite/losses": [1.0, 1.0], "nonfinite/weights/total": [weights] * 2}
+    found = findings_of({**scalars, "wiring/first_loss_not_finite": [1.0]})["nonfinite"]
+    assert "NaN or Inf since batch 1" in found.means
+    assert words in found.means
+    assert found.advice.startswith("Look at the first batch")
+    assert "checkpoint" in findings_of(scalars)["nonfinite"].advice

@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tbx_callbacks.rules.training_loss import fall_of, has_learned, not_minimised, points_since_peak, training_loss
-from tests.helpers.rule_cases import FALLING, N, flat, run_of, series
+from tbx_callbacks.rules.training_loss import (
+    fall_of,
+    first_loss,
+    has_learned,
+    not_minimised,
+    points_since_peak,
+    training_loss,
+)
+from tests.helpers.rule_cases import FALLING, N, findings_of, flat, run_of, series
 
 DICE = np.random.default_rng(0)
 LIKELIHOOD = 3 * np.exp(-np.arange(N) / 12) - 3 + 0.02 * DICE.standard_normal(N)
@@ -68,3 +75,28 @@ def test_points_since_peak_counts_after_warm_up() -> None:
     rates = [*np.linspace(0, 1, 11), *flat(1.0, 9)]
     assert points_since_peak(run_of({"train/learning_rate": rates}), series(flat(1.0, 20))) == 10
     assert points_since_peak(run_of({}), series(flat(1.0, 20))) == 20
+
+
+FIRST = {"wiring/first_loss": [1.0], "wiring/first_loss_unusual": [0.8]}
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        (FIRST, 1.25),  # equal probabilities: 1 / 0.8
+        ({**FIRST, "wiring/first_loss_unusual": [2.0]}, 1.0),
+        ({**FIRST, "wiring/gradients_summed": [4.0]}, None),  # the logged loss is a sum
+        ({"wiring/first_loss": [1.0]}, None),
+        ({}, None),
+    ],
+)
+def test_first_loss_is_at_least_chance(others: dict[str, list[float]], expected: float | None) -> None:
+    assert first_loss(run_of({"train/loss": [3.0], **others})) == expected
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_rate_too_high_before_first_point(known: bool) -> None:
+    """The first point is the mean of ten steps, in which the loss has exploded already."""
+    losses = [40.0, 9.0, 3.0, 1.3, 1.2, 1.25, 1.2, 1.22, 1.21, 1.2, 1.24, 1.2]
+    found = findings_of({"train/loss": losses, "lr/AdamW/pg0": flat(1.0, 12), **(FIRST if known else {})})
+    assert ("learning_rate_too_high" in found) == known
