@@ -58,10 +58,17 @@ def line_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure 
         title=chart.title,
         hovermode="x unified",
         xaxis={"title": "step"},
-        yaxis={"title": chart.unit, "tickformat": chart.scale, "rangemode": chart.rangemode},
+        yaxis={"title": chart.unit, "tickformat": chart.scale, "rangemode": _range_mode(chart, figure.data)},
         showlegend=len(traces) > 1,
         meta={"kind": "lines", "about": chart.about},
     )
+
+
+def _range_mode(chart: LineChart, traces: Sequence[go.Scatter]) -> str:
+    """Returns the range mode of the y axis. Around a constant, plotly shows 1 on both sides: 0.01 would look like 0."""
+    values = [np.asarray(trace.y, np.float64) for trace in traces]
+    finite = np.concatenate([each[np.isfinite(each)] for each in values])
+    return "tozero" if finite.size and 0 < finite.min() == finite.max() else chart.rangemode
 
 
 def loss_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure | None:

@@ -30,6 +30,15 @@ def test_figures_of_run_complete(tmp_path: Path) -> None:
     assert len(made["learning_rate"].data) == 1  # both groups have the same
 
 
+@pytest.mark.parametrize(("rates", "mode"), [([0.01, 0.01], "tozero"), ([0.01, 0.02], "normal"), ([0.0, 0.0], "normal")])
+def test_figures_constant_rate_away_from_zero(rates: list[float], mode: str, tmp_path: Path) -> None:
+    writer = TensorBoardWriter(tmp_path)
+    for step, rate in enumerate(rates, 1):
+        writer.write(step, {"lr/AdamW/pg0": rate, "train/loss": 1.0})
+    writer.close()
+    assert figures(tmp_path)["learning_rate"].layout.yaxis.rangemode == mode
+
+
 def test_figures_layers_in_order_of_model(tmp_path: Path) -> None:
     grad_norm = figures(trained(tmp_path / "run"))["grad_norm"].data[0]
     assert list(grad_norm.y) == ["embeddings", "layer.0", "layer.1", "layer.2", "layer.3", "pooler", "classifier"]
