@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader
@@ -223,6 +224,8 @@ def test_wiring_huggingface_names_fault(
     attached: bool,
     tmp_path: Path,
 ) -> None:
+    if accumulate > 1 and transformers.__version__ < "5":
+        pytest.skip("this Trainer divides the mean loss of a classifier")
     model = bert()
     change(model)
     callback = TbxTrainerCallback(log_dir=str(tmp_path / "run"))

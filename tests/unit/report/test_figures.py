@@ -30,7 +30,9 @@ def test_figures_of_run_complete(tmp_path: Path) -> None:
     assert len(made["learning_rate"].data) == 1  # both groups have the same
 
 
-@pytest.mark.parametrize(("rates", "mode"), [([0.01, 0.01], "tozero"), ([0.01, 0.02], "normal"), ([0.0, 0.0], "normal")])
+@pytest.mark.parametrize(
+    ("rates", "mode"), [([0.01, 0.01], "tozero"), ([0.01, 0.02], "normal"), ([0.0, 0.0], "normal")]
+)
 def test_figures_constant_rate_away_from_zero(rates: list[float], mode: str, tmp_path: Path) -> None:
     writer = TensorBoardWriter(tmp_path)
     for step, rate in enumerate(rates, 1):
