@@ -34,7 +34,7 @@ class Batches:
     - `labels_sorted`: the share of batches whose labels are all equal.
     - `unknown_tokens`: the share of token ids that stand for unknown tokens.
     - `batch_norm_single`: batch normalisations that get one sample at a time.
-    - `repeated_batches`: the number of batches if each one has the same rows, in any order; else 0.
+    - `repeated_batches`: the number of batches, 3 at most, if each one has the same rows, in any order; else 0.
 
     Args:
         model: the model.
@@ -99,10 +99,11 @@ class Batches:
         self._hits = self._hits + (counted & (logits.argmax(-1) == labels)).sum()
         self._compared = self._compared + counted.sum()
 
-    def add_inputs(self, inputs: Any) -> None:
-        """Adds the inputs of a batch: its token ids, or another tensor with a row for each sample."""
-        if isinstance(inputs, Tensor) and inputs.ndim and 0 < inputs.numel() <= _MAX_COMPARED:
-            self._rows.append(_projected(inputs.detach()))
+    def add_inputs(self, *inputs: Tensor) -> None:
+        """Adds the inputs of a batch: tensors with a row for each sample."""
+        known = [each for each in inputs if each.ndim and each.numel()]
+        if known and sum(each.numel() for each in known) <= _MAX_COMPARED:
+            self._rows.append(torch.cat([_projected(each.detach()).to(known[0].device) for each in known]))
 
     def add_tokens(self, token_ids: Any) -> None:
         """Adds the token ids of a batch."""
@@ -166,7 +167,7 @@ class Batches:
                 checks["repeated_batches"] = Check(0)
             else:
                 same = torch.stack([torch.as_tensor(each) for each in equal]).all()
-                checks["repeated_batches"] = Check(same * float(len(self._rows)), f"{len(first)} rows")
+                checks["repeated_batches"] = Check(same * 3.0, f"{len(first)} rows")
         if self._sized_batches and (norms := batch_norms(self._model)):
             is_single = self._single_batches == self._sized_batches
             checks["batch_norm_single"] = Check(len(norms) if is_single else 0)

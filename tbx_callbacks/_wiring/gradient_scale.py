@@ -54,8 +54,13 @@ class GradientScale:
             self._factors.append(factor)
             self._signs.append(torch.where(factor.isnan(), -_plain(_factor(rows, -of_rows)), factor.sign()))
 
-    def add_step(self, backward_passes: int) -> None:
-        """An optimizer has stepped after some backward passes; 0 if their number is unknown."""
+    def add_step(self, backward_passes: int, *, kept: Tensor | None = None) -> None:
+        """An optimizer has stepped.
+
+        Args:
+            backward_passes: the passes of the step; 0 if their number is unknown.
+            kept: the share of the gradients that was left after the last pass, 0-d; None if it is unknown.
+        """
         factors, self._factors = self._factors, []
         self._remove_hooks()
         if backward_passes < 2 or len(factors) < backward_passes:
@@ -65,6 +70,8 @@ class GradientScale:
         is_one = ((factor - 1).abs() < _TOLERANCE).all()
         is_share = ((factor * backward_passes - 1).abs() < 0.5).all()  # shares of unequal micro-batches differ
         number = torch.where(is_one, float(backward_passes), torch.where(is_share, 0.0, -1.0))
+        if kept is not None:  # divided after the last pass
+            number = torch.where((kept * backward_passes - 1).abs().to(number.device) < _TOLERANCE, 0.0, number)
         self._found.append(number)
 
     def result(self) -> dict[str, Check]:

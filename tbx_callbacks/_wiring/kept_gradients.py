@@ -28,6 +28,7 @@ class KeptGradients:
         self._last: tuple[int, int] | None = None  # the gradient after the last step or pass: its id and its version
         self._before: Tensor | None = None  # the gradient that the pass in progress adds to
         self._was_cleared = False
+        self._size: Tensor | None = None  # of the gradient after the last pass
         self.passes = 0
         """Backward passes since the last step; 0 before the first one."""
         self._is_sum: Number = 1.0
@@ -65,6 +66,13 @@ class KeptGradients:
         ]
         self._begin(chosen)
 
+    def share_kept(self) -> Tensor | None:
+        """Returns which share of the gradient is left since the last pass: a user or clipping may have divided it."""
+        parameter = self._parameter() if self._parameter is not None else None
+        if parameter is None or parameter.grad is None or self._size is None:
+            return None
+        return parameter.grad.detach().abs().sum() / self._size
+
     def _begin(self, parameter: Tensor) -> None:
         gradient = parameter.grad
         self._last = None if gradient is None else (id(gradient), gradient._version)
@@ -84,6 +92,7 @@ class KeptGradients:
 
     def _on_added(self, parameter: Tensor) -> None:
         self.passes += 1
+        self._size = None if parameter.grad is None else parameter.grad.detach().abs().sum()
         gradient = parameter.grad
         self._last = None if gradient is None else (id(gradient), gradient._version)
         if self._before is not None:

@@ -53,7 +53,7 @@ class MissingGradients:
         if self._ran is not None:
             return
         self._ran = ran = set[str]()
-        owners = {name.rpartition(".")[0] for name in self._without_gradient()}
+        owners = {_parent(name) for name in self._without_gradient()}
         modules = {} if model is None or not owners else dict(model.named_modules())
         for owner in owners & modules.keys():
             self._handles.append(modules[owner].register_forward_hook(_Mark(partial(ran.add, owner))))
@@ -79,14 +79,19 @@ class MissingGradients:
             return {}
         has_gradient = [id(self._parameters[name]) in self.with_gradient for name in trained]
         first = has_gradient.index(True) if True in has_gradient else len(trained)
+        owners = {_parent(name) for name in self._parameters}
+        containers = {owner[:end] for owner in owners for end, sign in enumerate(owner) if sign == "."}
+        containers |= {""} if len(owners) > 1 else set()
         layers = dict(zip(trained, layers_of(trained), strict=True))
+        # A parameter that a module with further modules has itself, as a mask token, is not cut off.
+        layers.update({name: name for name in trained if _parent(name) in containers})
         # A layer of which only a part has no gradient is not cut off.
         cut = [name for name in trained[:first] if first == len(trained) or layers[name] != layers[trained[first]]]
         later = [name for name, found in zip(trained, has_gradient, strict=True) if not found and name not in set(cut)]
         # A cut reaches all layers up to one; layers without gradient on both sides of it are parallel, as experts are.
         parallel = {_parent(layers[name]) for name in later} - {""}
-        cut = [name for name in cut if _parent(layers[name]) not in parallel]
-        if first < len(trained) and not any(name.rpartition(".")[0] in (self._ran or ()) for name in cut):
+        cut = [name for name in cut if _parent(layers[name]) not in parallel and layers[name] != name]
+        if first < len(trained) and not any(_parent(name) in (self._ran or ()) for name in cut):
             cut = []
         unused = [name for name, found in zip(trained, has_gradient, strict=True) if not found and name not in set(cut)]
         in_layers = listed(layers[name] for name in cut)
@@ -104,5 +109,5 @@ class _Mark(Hook):
             self._function()
 
 
-def _parent(layer: str) -> str:
-    return layer.rpartition(".")[0]
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]

@@ -209,7 +209,7 @@ class Wiring:
             self._batches.add_labels(labels, self._num_classes)
         self._batches.add_outputs(outputs, labels)
         self._batches.add_tokens(kwargs.get("input_ids"))
-        self._batches.add_inputs(kwargs.get("input_ids", _first_tensor(args, kwargs)))
+        self._batches.add_inputs(*_inputs_of(args, kwargs))
         if not self._compiled:
             self._scale.add_outputs(outputs)
             self._read_inputs_of_loss(loss)
@@ -256,10 +256,11 @@ class Wiring:
             # Where each pass is a micro-batch that was reported; tasks that are added on purpose are not.
             passes = self._kept.passes if self._reported == self._kept.passes else 0
             self._reported = 0
+            kept = self._kept.share_kept()
             self._gradients.add_step(optimizer)
             self._gradients.watch(self._model())
             self._kept.add_step(optimizer)
-            self._scale.add_step(passes)
+            self._scale.add_step(passes, kept=kept)
 
     def _close(self, *, judges: bool) -> None:
         self.is_open = False
@@ -323,11 +324,14 @@ def _small_weights(parameters: Mapping[str, Tensor]) -> list[tuple[Tensor, Tenso
     return [(tensor, tensor.detach().clone()) for tensor in sorted(trained, key=Tensor.numel)[:3]]
 
 
-def _first_tensor(args: Any, kwargs: Mapping[str, Any]) -> Tensor | None:
-    """Returns the first tensor among the arguments of a forward pass, or in a mapping among them; not the labels."""
-    for value in (*args, *(each for name, each in kwargs.items() if name != "labels")):
-        parts = [each for name, each in value.items() if name != "labels"] if isinstance(value, Mapping) else [value]
-        for part in parts:
-            if isinstance(part, Tensor):
-                return part
-    return None
+def _inputs_of(args: Any, kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Returns the tensors among the arguments of a forward pass, and in mappings among them; not the labels."""
+    values = [*args, *(value for name, value in kwargs.items() if name != "labels")]
+    parts = [
+        part
+        for value in values
+        for part in (
+            [each for name, each in value.items() if name != "labels"] if isinstance(value, Mapping) else [value]
+        )
+    ]
+    return [part for part in parts if isinstance(part, Tensor)]

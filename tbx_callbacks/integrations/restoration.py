@@ -61,12 +61,22 @@ def _run(undo: Iterable[Undo]) -> list[Exception]:
 
 def _steps_of_module(module: nn.Module) -> Iterator[Undo]:
     yield _set_attributes(module)
-    for container in [value for value in vars(module).values() if type(value) in _CONTAINERS]:
-        yield _set_contents(container)
+    yield from _steps_of_values(vars(module).values())
     for tensor in {id(tensor): tensor for tensor in _tensors(vars(module).values())}.values():
         if isinstance(tensor, (UninitializedBuffer, UninitializedParameter)):
             raise TypeError(f"the model must have no lazy parameters, got {type(module).__name__}; run one batch first")
         yield _set_values(tensor)
+
+
+def _steps_of_values(values: Iterable[Any]) -> Iterator[Undo]:
+    """Restores the containers, arrays and random generators among some values."""
+    for value in values:
+        if type(value) in _CONTAINERS:
+            yield _set_contents(value)
+        elif isinstance(value, np.ndarray) and value.flags.writeable:
+            yield _set_elements(value)
+        elif (undo := _set_state(value)) is not None:
+            yield undo
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
@@ -85,7 +95,7 @@ def _steps_of_loader(loader: Any) -> list[Undo]:
     steps: list[Undo] = []
     for owner in {id(each): each for each in owners if hasattr(each, "__dict__")}.values():
         if not isinstance(owner, nn.Module):
-            steps += [undo for value in vars(owner).values() if (undo := _set_state(value)) is not None]
+            steps += _steps_of_values(vars(owner).values())
             steps.append(_set_attributes(owner))
     if getattr(loader, "persistent_workers", False):
         steps.insert(0, _end_workers(loader))
@@ -124,10 +134,22 @@ def _set_contents(container: Any) -> Undo:
     return undo
 
 
+def _set_elements(array: Any) -> Undo:
+    elements = array.copy()
+
+    def undo() -> None:
+        array[...] = elements
+
+    return undo
+
+
 def _set_values(tensor: Tensor) -> Undo:
     values = tensor.detach().clone()
 
     def undo() -> None:
+        if tensor.shape != values.shape:  # resized in place, as observers of a quantisation are
+            tensor.data = values
+            return
         target, source = tensor.data, values
         for dimension, stride in enumerate(target.stride()):
             if not stride and target.shape[dimension] > 1:  # expanded: all elements share one place

@@ -137,7 +137,7 @@ class StepCounter:
         elif self._idle and (not self._longest or self._idle >= _MAX_IDLE or self._engine.unknown_steps):
             self._warned = True
             logger.warning(
-                "nothing is written: no optimizer of this model has stepped in %d micro-batches; call optimizer.step(),"
+                "no step is written: no optimizer of this model has stepped in %d micro-batches; call optimizer.step(),"
                 " and pass the optimizer that has this model's parameters",
                 self._idle,
             )

@@ -163,3 +163,12 @@ def test_batches_compare_rows_without_random_numbers() -> None:
     before = torch.get_rng_state()
     batches.add_inputs(torch.ones(3, 2))
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("differs", "expected"), [(False, 3), (True, 0)])
+def test_batches_second_input_may_differ(differs: bool, expected: float) -> None:
+    """Fixed prompts with other images are other rows."""
+    batches = Batches(nn.Linear(1, 1))
+    for index in range(4):
+        batches.add_inputs(torch.ones(2, 5).long(), torch.full((2, 3), float(index if differs else 0)))
+    assert number(batches, "repeated_batches") == expected

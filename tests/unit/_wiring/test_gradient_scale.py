@@ -74,6 +74,19 @@ def test_gradient_scale_passes_before_clearing_ignored() -> None:
     assert found(mean, passes=2) == 2
 
 
+@pytest.mark.parametrize(("kept", "expected"), [(1 / MICRO, 0), (0.03, MICRO), (1.0, MICRO)])
+def test_gradient_scale_divided_after_last_pass(kept: float, expected: float) -> None:
+    torch.manual_seed(0)
+    model, scale = nn.Linear(5, 3), GradientScale()
+    for _ in range(MICRO):
+        logits = model(torch.randn(8, 5))
+        scale.add_outputs(logits)
+        mean(logits, torch.randint(0, 3, (8,))).backward()
+    scale.add_step(MICRO, kept=torch.tensor(kept))
+    scale.end()
+    assert float(scale.result()["gradients_summed"].number) == expected
+
+
 SIGNS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], float]] = {
     "mean": (mean, 0),
     "minus": (lambda logits, labels: -mean(logits, labels), 1),

@@ -102,3 +102,21 @@ def test_kept_gradients_passes_since_clearing_counted() -> None:
         model(torch.ones(4, 3)).sum().backward()
     assert kept.passes == 2
     kept.end()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_kept_gradients_share_left_since_pass(share: float) -> None:
+    model, kept = nn.Linear(3, 2), KeptGradients()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(2):
+        model(torch.ones(4, 3)).sum().backward()
+        left = kept.share_kept()
+        for parameter in model.parameters():
+            parameter.grad.mul_(share)
+        if left is not None:
+            assert float(kept.share_kept()) == pytest.approx(share)
+        optimizer.step()
+        kept.add_step(optimizer)
+        optimizer.zero_grad()
+    assert left is not None
+    kept.end()

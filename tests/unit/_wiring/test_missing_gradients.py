@@ -109,3 +109,20 @@ def test_missing_gradients_of_layers_that_never_run() -> None:
         missing.add_step(torch.optim.SGD(model.parameters(), 0.1))
         missing.watch(model)
     assert [check.number for check in missing.result().values()] == [0, 2]
+
+
+def test_missing_gradients_of_token_in_container_unused() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.body, self.head = nn.Parameter(torch.ones(3)), nn.Linear(3, 3), nn.Linear(3, 2)
+
+    model = nn.Sequential(OrderedDict({"encoder": Masked()}))
+    missing = MissingGradients(dict(model.named_parameters()))
+    for _ in range(2):
+        model.encoder.head(model.encoder.body(torch.ones(1, 3))).sum().backward()
+        missing.add_step(torch.optim.SGD(model.parameters(), 0.1))
+        missing.watch(model)
+    found = missing.result()
+    assert [check.number for check in found.values()] == [0, 1]
+    assert found["unused_parameters"].details == "encoder.token"

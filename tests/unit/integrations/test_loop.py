@@ -577,6 +577,6 @@ def test_loop_replaced_model_told(tmp_path: Path, caplog: pytest.LogCaptureFixtu
             optimizer.step()
             loop.end_step()
     assert [record.getMessage() for record in caplog.records] == [
-        "nothing is written: no optimizer of this model has stepped in 4 micro-batches; call optimizer.step(), and"
+        "no step is written: no optimizer of this model has stepped in 4 micro-batches; call optimizer.step(), and"
         " pass the optimizer that has this model's parameters"
     ]

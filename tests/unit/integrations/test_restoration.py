@@ -29,6 +29,9 @@ class Odd(nn.Module):
         self.calls, self.seen, self.last = 0, list[float](), deque[Tensor](maxlen=2)
         self.by_name = {"total": torch.zeros(2)}
         self.plain = torch.zeros(2)
+        self.array, self.dice = np.zeros(2), np.random.default_rng(0)
+        self.python, self.generator = random.Random(0), torch.Generator().manual_seed(0)
+        self.register_buffer("observed", torch.zeros(0))
 
     def forward(self, x: Tensor) -> Tensor:
         hidden: Tensor = self.norm(self.linear(x))
@@ -43,12 +46,17 @@ class Odd(nn.Module):
         self.by_name["total"] += 1
         self.by_name["new"] = torch.ones(1)
         self.plain += 1
+        self.array += self.dice.random() + self.python.random() + float(torch.rand((), generator=self.generator))
+        self.observed.resize_(2).fill_(float(self.array[0]))
         return hidden
 
 
 def state_of(model: Odd) -> dict[str, Any]:
     tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     others = {"plain": model.plain.clone(), "total": model.by_name["total"].clone()}
+    others |= {"array": torch.tensor(model.array), "generator": model.generator.get_state()}
+    others["dice"] = torch.tensor([model.dice.bit_generator.state["state"]["state"] % 2**53])
+    others["python"] = torch.tensor(model.python.getstate()[1][:600])
     counts = (
         model.calls,
         list(model.seen),
@@ -92,15 +100,15 @@ class Rows(Dataset[Tensor]):
 
     def __init__(self) -> None:
         self.python, self.numpy, self.legacy = random.Random(0), np.random.default_rng(0), np.random.RandomState(0)
-        self.generator, self.reads = torch.Generator().manual_seed(0), 0
+        self.generator, self.read = torch.Generator().manual_seed(0), list[int]()
 
     def __len__(self) -> int:
         return 12
 
     def __getitem__(self, index: int) -> Tensor:
-        self.reads += 1
+        self.read.append(index)
         noise = [self.python.random(), float(self.numpy.random()), float(self.legacy.rand())]
-        return torch.tensor([index, self.reads, *noise]) + torch.rand(5, generator=self.generator)
+        return torch.tensor([index, len(self.read), *noise]) + torch.rand(5, generator=self.generator)
 
 
 class Epochs(Sampler[int]):

@@ -78,7 +78,7 @@ def test_step_counter_batches_without_step_warn(caplog: pytest.LogCaptureFixture
         training.end_batch(1.0)
     training.counter.warn_if_idle()
     assert [record.getMessage() for record in caplog.records] == [
-        "nothing is written: no optimizer of this model has stepped in 100 micro-batches; call optimizer.step(), and"
+        "no step is written: no optimizer of this model has stepped in 100 micro-batches; call optimizer.step(), and"
         " pass the optimizer that has this model's parameters"
     ]
     training.end()

@@ -10,7 +10,7 @@ from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks.rules import diagnose
 from tbx_callbacks.rules.registry import RULES as EVERY_RULE
 from tbx_callbacks.rules.wiring import RULES
-from tests.helpers.rule_cases import WIRING, findings_of, run_of, series
+from tests.helpers.rule_cases import WIRING, findings_of, flat, run_of, series
 
 FINE = {"labels_ignored": 0.9, "perfect_at_once": 0.99, "first_loss_unusual": 1.2, "unknown_tokens": 0.01}
 
@@ -40,7 +40,7 @@ def test_wiring_rule_silent_without_or_with_good_number(rule: str) -> None:
         ("eval_mode_in_training", [0, 0.5, 1], "warning"),
         ("eval_mode_in_training", [1, 1, 0], "note"),  # a head that is probed before the whole model trains
         ("eval_mode_in_training", [0.5, 0], "warning"),
-        ("weights_changed_outside", [1, 1, 1], "note"),  # weights that are clipped in every step
+        ("weights_changed_outside", [1, 1, 1], "note"),
         ("weights_changed_outside", [0, 0.2, 0], "note"),
         ("evaluation_rows_in_training", [0.01], "note"),
         ("evaluation_rows_in_training", [0.5], "warning"),
@@ -56,6 +56,12 @@ def test_wiring_weights_changed_warns_if_loss_rises(after: float, severity: str)
     changes = series([0, 0, 0, 0, 0, 0, 0.1, 0, 0, 0, 0])
     found = findings_of({"train/loss": losses, "wiring/weights_changed_outside": changes})
     assert found["weights_changed_outside"].severity == severity
+
+
+def test_wiring_weights_changed_as_habit_is_note() -> None:
+    losses = [1.0, 0.8, 0.6, 0.5, 0.4, 0.4, 1.1, 1.1, 1.0, 0.4, 0.3]
+    found = findings_of({"train/loss": losses, "wiring/weights_changed_outside": flat(1.0, 11)})
+    assert found["weights_changed_outside"].severity == "note"
 
 
 def test_wiring_parameter_optimized_later_not_named() -> None:
