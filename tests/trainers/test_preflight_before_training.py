@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from tbx_callbacks import TbxLightningCallback, TbxTrainerCallback
-from tests.helpers.models import trainer
+from tbx_callbacks import TbxLightningCallback, TbxTrainerCallback, preflight
+from tests.helpers.models import bert, trainer
 
 
 class Net(lightning.LightningModule):
@@ -76,3 +76,11 @@ def test_lightning_preflight_before_training_ends(tmp_path: Path) -> None:
     assert checks["repeated_batches"][0] == 3
     with pytest.raises(TypeError, match="batches must hold at least one batch"):
         callback.preflight(Net(), [])
+
+
+def test_preflight_labels_out_of_range_before_forward() -> None:
+    model, passes = bert(num_labels=2), list[Any]()
+    model.register_forward_hook(lambda *_: passes.append(1))
+    batch = {"input_ids": torch.ones(4, 8).long(), "labels": torch.tensor([0, 1, 2, 1])}
+    assert [finding.id for finding in preflight(model, batch).diagnosis.findings] == ["labels_out_of_range"]
+    assert passes == []
