@@ -27,7 +27,6 @@ class Batches:
     - `labels_out_of_range`: labels that are no class, in a batch whose step was never made: a loss that accepts them
       has other classes, or ignores them.
     - `first_loss_not_finite`: 1 if the loss of the first batch is not finite.
-    - `first_loss`: the loss of the first batch, if it is a mean cross entropy and nothing else.
     - `first_loss_unusual`: the mean cross entropy of the first batch, as a multiple of that of equal probabilities,
       `log(classes)`.
     - `perfect_at_once`: the share of correct predictions.
@@ -125,8 +124,6 @@ class Batches:
         first = loss.detach().reshape(()).float()
         is_finite = torch.isfinite(first)
         checks = {"first_loss_not_finite": Check((~is_finite).to(torch.float32))}
-        if is_mean:
-            checks["first_loss"] = Check(torch.where(is_finite, first, -1.0))
         cross_entropy = first if is_mean else self._cross_entropy
         if is_cross_entropy and self.num_classes is not None and cross_entropy is not None:
             share = torch.where(torch.isfinite(cross_entropy), cross_entropy / math.log(self.num_classes), -1.0)

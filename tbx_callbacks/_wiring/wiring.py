@@ -66,7 +66,7 @@ class Wiring:
         self._labels: Any = None
         self._ran_eagerly = self._saw_labels = False
         self._reported = 0  # micro-batches since the last step
-        self._is_cross_entropy = False
+        self._is_cross_entropy = self._has_first_loss = False
         self._signs: list[Number] = []  # of losses; 0 if a part is minimised
         self._batches = Batches(model, unknown_token=unknown_token)
         self._gradients = MissingGradients(parameters)
@@ -220,8 +220,17 @@ class Wiring:
         self._batches.add_outputs(outputs, labels)
 
     def _read_graph(self, loss: Any) -> None:
-        """Reads the graph of the loss that the training minimises."""
+        """Reads the graph of the loss that the training minimises.
+
+        `first_loss` is that of the first batch, if it is a mean cross entropy and nothing else. A model's own loss may
+        be another one than that of the training.
+        """
         self._read_inputs_of_loss(loss)
+        if isinstance(loss, Tensor) and not self._has_first_loss:
+            self._has_first_loss = True
+            if is_mean_cross_entropy(loss):
+                first = loss.detach().reshape(()).float()
+                self._ready["first_loss"] = Check(torch.where(torch.isfinite(first), first, -1.0))
         if isinstance(loss, Tensor) and loss.grad_fn is not None:
             self._signs += [check.number for check in maximised(loss).values()]
 

@@ -106,3 +106,30 @@ def test_wiring_in_fully_compiled_model_no_break() -> None:
         wiring.take()
     assert counter.frame_count == 1
     wiring.end()
+
+
+def test_wiring_first_loss_is_that_of_training() -> None:
+    """A model may return a loss that the training does not minimise, or not alone."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            logits = self.layer(inputs)
+            return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+    for distils in (False, True):
+        model = Net()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        wiring = start(model, optimizer)
+        outputs = model(torch.randn(8, 3), labels=torch.randint(0, 2, (8,)))
+        loss = outputs["loss"] + outputs["logits"].square().mean() if distils else outputs["loss"]
+        loss.backward()
+        optimizer.step()
+        wiring.after_step("SGD", optimizer, 1)
+        wiring.add_batch(loss, 8)
+        checks = wiring.end()
+        assert ("first_loss" in checks) != distils
+        assert "first_loss_unusual" in checks
