@@ -25,6 +25,7 @@ from tbx_callbacks.integrations.batches import labels_in, samples_in
 from tbx_callbacks.integrations.restoration import put_back
 from tbx_callbacks.rules.diagnose import Diagnosis, diagnose
 from tbx_callbacks.rules.registry import GROUPS, RULES, create_rule
+from tbx_callbacks.rules.wiring import ACCEPTED
 from tbx_callbacks.runs.series import Run, Series, Texts
 
 Loss = Callable[[nn.Module, Any], Any]
@@ -102,7 +103,8 @@ def preflight(
         if not first:
             raise TypeError(f"batches must hold at least one batch, got {short(batches)}; pass the data loader")
         checks, num_classes = _check_passes(model, first, compute, optimizers, tokenizer)
-        if not float(checks.get("labels_out_of_range", Check(0)).number):
+        outside = checks.get("labels_out_of_range", Check(0))
+        if not float(outside.number) or outside.details == ACCEPTED:
             checks.update(_check_padding(model, first, compute))
         if not _is_batch(batches):
             checks.update(_check_data(model, batches, evaluation, num_classes))
@@ -138,26 +140,17 @@ def _check_passes(
     parameters = dict(model.named_parameters()) if is_whole else {}
     wiring = Wiring(model, known, parameters, unknown_token=_unknown_token(tokenizer), on_error=errors.append)
     labels: Any = None
-    accepted = 0  # labels outside of the classes that are no error: the loss ignores them, or has other classes
+    failed, accepted = (
+        False,
+        0,
+    )  # labels outside of the classes that are no error: the loss ignores them, or has other classes
     try:
         for batch in batches:
             labels = labels_in(batch)
             wiring.add_labels(labels)
             if compute is _loss_of_model and _outside(labels, wiring.num_classes):
                 break  # a forward pass would be an error, which on CUDA ends the process
-            result = compute(model, batch)
-            value, outputs = result if isinstance(result, tuple) else (result, None)
-            if not isinstance(value, Tensor) or value.numel() != 1:
-                raise TypeError(f"loss must return a tensor with one element, got {short(value)}; reduce it")
-            if outputs is not None:
-                wiring.add_predictions(outputs, labels)
-            wiring.add_loss(value)
-            wiring.add_batch(value, samples_in(batch))
-            if value.requires_grad:
-                gradients.clear(value)
-                value.backward()
-            wiring.add_backward()
-            gradients.clear(value)
+            _run_batch(model, batch, compute, wiring, gradients)
             accepted += _outside(labels, wiring.num_classes)
     except (IndexError, RuntimeError) as error:
         # The number of classes may be known from the logits now; torch's cross entropy knows it in any case.
@@ -165,12 +158,34 @@ def _check_passes(
         if not number and not _TARGET.fullmatch(str(error)):
             raise
         wiring.add("labels_out_of_range", Check(number or 1))
+        failed = True
     finally:
         gradients.put_back()
         checks = wiring.end()
     if errors:
         raise errors[0]
-    return checks, None if accepted else wiring.num_classes
+    if not accepted:
+        return checks, wiring.num_classes
+    if not failed:
+        checks["labels_out_of_range"] = Check(accepted, ACCEPTED)
+    return checks, None
+
+
+def _run_batch(model: nn.Module, batch: Any, compute: Loss, wiring: Wiring, gradients: _Gradients) -> None:
+    """Runs a forward and a backward pass, and shows them to the checks."""
+    result = compute(model, batch)
+    value, outputs = result if isinstance(result, tuple) else (result, None)
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise TypeError(f"loss must return a tensor with one element, got {short(value)}; reduce it")
+    if outputs is not None:
+        wiring.add_predictions(outputs, labels_in(batch))
+    wiring.add_loss(value)
+    wiring.add_batch(value, samples_in(batch))
+    if value.requires_grad:
+        gradients.clear(value)
+        value.backward()
+    wiring.add_backward()
+    gradients.clear(value)
 
 
 def _check_padding(model: nn.Module, batches: Sequence[Any], compute: Loss) -> dict[str, Check]:

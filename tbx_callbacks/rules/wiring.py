@@ -15,6 +15,8 @@ from tbx_callbacks.rules.series_stats import median, noise
 from tbx_callbacks.rules.training_loss import training_loss
 from tbx_callbacks.runs.series import Run, Series
 
+ACCEPTED = "the loss accepts them"
+"""Details of labels that are no class and no error: a loss may ignore them, clamp them, or have other classes."""
 _TORCH = "docs.pytorch.org/docs/stable"
 
 
@@ -241,7 +243,7 @@ class LabelsIgnored(_CheckRule):
 
 @dataclass(frozen=True)
 class LabelsOutOfRange(_CheckRule):
-    """Labels are no class of the model."""
+    """Labels are no class of the model; a note if the loss accepts them."""
 
     id: ClassVar[str] = "labels_out_of_range"
     code: ClassVar[str] = "TBX-WIRE-011"
@@ -252,6 +254,10 @@ class LabelsOutOfRange(_CheckRule):
         "{number} labels are negative, or not below the number of classes. Their loss has no meaning, or is an error."
     )
     advice: ClassVar[str] = "Check that classes are numbered from 0, and that num_labels is their number."
+
+    def severity_of(self, series: Series, run: Run) -> Severity:
+        texts = run.texts.get(f"{tags.WIRING}/{self.id}/details")
+        return "note" if texts is not None and ACCEPTED in texts.values else "error"
 
 
 @dataclass(frozen=True)

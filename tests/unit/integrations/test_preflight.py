@@ -180,6 +180,20 @@ def test_preflight_labels_out_of_range_hide_no_error() -> None:
         preflight(**{**given, "loss": broken})
 
 
+def test_preflight_labels_that_loss_accepts_are_note() -> None:
+    given = arguments("labels_out_of_range")
+
+    def clamped(net: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        logits = net(batch["input_ids"], batch["attention_mask"])
+        return F.cross_entropy(logits, batch["labels"].clamp(max=2)), logits
+
+    batch = {**next(iter(given["batches"])), "labels": torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])}
+    for batches in (batch, [batch] * 4):
+        result = preflight(given["model"], batches, loss=clamped)
+        (found,) = (each for each in result.diagnosis.findings if each.id == "labels_out_of_range")
+        assert found.severity == "note"
+
+
 def test_preflight_labels_of_one_batch_out_of_range() -> None:
     given = arguments()
     batch = {**next(iter(given["batches"])), "labels": torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])}
