@@ -132,11 +132,11 @@ def test_unreadable_permission_named(here: Path) -> None:
     (here / "a.yaml").write_text("metrics: [loss]")
     here.chmod(0o755)
     (here / "a.yaml").chmod(0)
-    user = os.geteuid()
+    user, folder = os.geteuid(), bundled_folder("configs")
     if user == 0:
         os.seteuid(65534)
     try:
-        if not os.access(bundled_folder("configs"), os.R_OK, effective_ids=True):
+        if not os.access(folder, os.R_OK, effective_ids=True):
             pytest.skip("the package lies in a folder of root, which no other user can read")
         with pytest.raises(ConfigError, match=r"Permission denied|cannot be read"):
             load_config("a.yaml")
