@@ -12,7 +12,7 @@ from tbx_callbacks._engine.live_rules import create_live_rules
 from tbx_callbacks._engine.metric_plan import schedule_of
 from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._engine.publisher import Publisher
-from tbx_callbacks._wiring.wiring import STEPS
+from tbx_callbacks._wiring.batches import STEPS
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.rules.base import ACTIONS, Action
 from tbx_callbacks.writers.base import NullWriter

@@ -13,6 +13,8 @@ from tbx_callbacks._stats.types import Number
 from tbx_callbacks._wiring.check import Check
 from tbx_callbacks._wiring.modes import batch_norms
 
+STEPS = 3
+"""The first steps of a training, in which batches, gradients and the graph are read."""
 IGNORED = -100
 """The label that torch's cross entropy leaves out by default."""
 _MAX_COMPARED = 2**20  # elements of a batch whose rows are compared
@@ -56,6 +58,7 @@ class Batches:
         self._num_tokens: int | None = None  # the vocabulary, from the logits of a language model
         self._is_sorted: list[Tensor] = []
         self._rows: list[Tensor] = []
+        self._num_rows = 0  # of a batch
         self._single_batches = self._sized_batches = self._batches = 0
         self._has_loss = False
         self._cross_entropy: Tensor | None = None  # mean, of the first batch
@@ -103,6 +106,7 @@ class Batches:
         known = [each for each in inputs if each.ndim and each.numel()]
         if known and sum(each.numel() for each in known) <= _MAX_COMPARED:
             self._rows.append(torch.cat([_projected(each.detach()).to(known[0].device) for each in known]))
+            self._num_rows = known[0].shape[0]
 
     def add_tokens(self, token_ids: Any) -> None:
         """Adds the token ids of a batch."""
@@ -164,7 +168,7 @@ class Batches:
                 checks["repeated_batches"] = Check(0)
             else:
                 same = torch.stack([torch.as_tensor(each) for each in equal]).all()
-                checks["repeated_batches"] = Check(same * 3.0, f"{len(first)} rows")
+                checks["repeated_batches"] = Check(same * float(STEPS), f"{self._num_rows} rows")
         if self._sized_batches and (norms := batch_norms(self._model)):
             is_single = self._single_batches == self._sized_batches
             checks["batch_norm_single"] = Check(len(norms) if is_single else 0)

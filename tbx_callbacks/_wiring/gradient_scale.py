@@ -1,4 +1,4 @@
-"""Measures by which factor the gradients of cross entropies enter a step, to find sums over micro-batches."""
+"""Measures by which factor the gradients of cross entropies enter a step, to find sums and wrong signs."""
 
 from __future__ import annotations
 

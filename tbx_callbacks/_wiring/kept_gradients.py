@@ -30,7 +30,7 @@ class KeptGradients:
         self._was_cleared = False
         self._size: Tensor | None = None  # of the gradient after the last pass
         self.passes = 0
-        """Backward passes since the last step; 0 before the first one."""
+        """Backward passes since the last step, or since the gradients were cleared after it; 0 at first."""
         self._is_sum: Number = 1.0
         self._number: Number = -1.0
 
@@ -78,7 +78,6 @@ class KeptGradients:
         self._last = None if gradient is None else (id(gradient), gradient._version)
         self._was_cleared = gradient is None
         self.passes = 0
-        """Backward passes since the last step, or since the gradients were cleared after it."""
         self._is_sum = 1.0
 
     def _on_addition(self, addition: Tensor) -> None:
@@ -92,8 +91,8 @@ class KeptGradients:
 
     def _on_added(self, parameter: Tensor) -> None:
         self.passes += 1
-        self._size = None if parameter.grad is None else parameter.grad.detach().abs().sum()
         gradient = parameter.grad
+        self._size = None if gradient is None else gradient.detach().abs().sum()
         self._last = None if gradient is None else (id(gradient), gradient._version)
         if self._before is not None:
             self._is_sum = (self._before != 0).to(torch.float32)

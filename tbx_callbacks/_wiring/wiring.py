@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tbx_callbacks._model.forward_hooks import Hook, on_forward
 from tbx_callbacks._model.outputs import loss_in
 from tbx_callbacks._stats.types import Number
-from tbx_callbacks._wiring.batches import Batches, classes_of
+from tbx_callbacks._wiring.batches import STEPS, Batches, classes_of
 from tbx_callbacks._wiring.check import Check
 from tbx_callbacks._wiring.gradient_scale import GradientScale
 from tbx_callbacks._wiring.kept_gradients import KeptGradients
@@ -23,8 +23,6 @@ from tbx_callbacks._wiring.optimized_parameters import compare
 from tbx_callbacks._wiring.outside_changes import OutsideChanges
 from tbx_callbacks._wiring.shared_gradients import SharedGradients
 
-STEPS = 3
-"""The first steps of a training, in which batches, gradients and the graph are read."""
 _MAX_COPIED = 4096  # elements of a parameter
 T = TypeVar("T")
 
@@ -335,12 +333,8 @@ def _small_weights(parameters: Mapping[str, Tensor]) -> list[tuple[Tensor, Tenso
 
 def _inputs_of(args: Any, kwargs: Mapping[str, Any]) -> list[Tensor]:
     """Returns the tensors among the arguments of a forward pass, and in mappings among them; not the labels."""
-    values = [*args, *(value for name, value in kwargs.items() if name != "labels")]
-    parts = [
-        part
-        for value in values
-        for part in (
-            [each for name, each in value.items() if name != "labels"] if isinstance(value, Mapping) else [value]
-        )
-    ]
-    return [part for part in parts if isinstance(part, Tensor)]
+    inputs: list[Tensor] = []
+    for name, value in (*enumerate(args), *kwargs.items()):
+        parts = value if isinstance(value, Mapping) else {name: value}
+        inputs += [part for key, part in parts.items() if key != "labels" and isinstance(part, Tensor)]
+    return inputs

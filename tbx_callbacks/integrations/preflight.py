@@ -18,9 +18,9 @@ from torch.distributed.tensor import DTensor
 from tbx_callbacks import tags
 from tbx_callbacks._config.validation import short
 from tbx_callbacks._model.optimizers import named_optimizers
-from tbx_callbacks._wiring.batches import IGNORED, Batches, are_class_labels
+from tbx_callbacks._wiring.batches import IGNORED, STEPS, Batches, are_class_labels
 from tbx_callbacks._wiring.check import Check
-from tbx_callbacks._wiring.wiring import STEPS, Wiring
+from tbx_callbacks._wiring.wiring import Wiring
 from tbx_callbacks.integrations.batches import labels_in, samples_in
 from tbx_callbacks.integrations.restoration import put_back
 from tbx_callbacks.rules.diagnose import Diagnosis, diagnose
@@ -140,10 +140,8 @@ def _check_passes(
     parameters = dict(model.named_parameters()) if is_whole else {}
     wiring = Wiring(model, known, parameters, unknown_token=_unknown_token(tokenizer), on_error=errors.append)
     labels: Any = None
-    failed, accepted = (
-        False,
-        0,
-    )  # labels outside of the classes that are no error: the loss ignores them, or has other classes
+    accepted = 0  # labels outside of the classes that are no error: the loss ignores them, or has other classes
+    has_failed = False
     try:
         for batch in batches:
             labels = labels_in(batch)
@@ -158,7 +156,7 @@ def _check_passes(
         if not number and not _TARGET.fullmatch(str(error)):
             raise
         wiring.add("labels_out_of_range", Check(number or 1))
-        failed = True
+        has_failed = True
     finally:
         gradients.put_back()
         checks = wiring.end()
@@ -166,7 +164,7 @@ def _check_passes(
         raise errors[0]
     if not accepted:
         return checks, wiring.num_classes
-    if not failed:
+    if not has_failed:
         checks["labels_out_of_range"] = Check(accepted, ACCEPTED)
     return checks, None
 

@@ -98,33 +98,32 @@ class NonFinite(Rule):
             " loop.before_clip()."
         )
         remedy = "" if layer else to_learn
-        first = run.scalars.get(f"{tags.WIRING}/first_loss_not_finite")
-        weights = run.scalars.get(f"{tags.NONFINITE_WEIGHTS}/{tags.TOTAL}")
-        if first is not None and (first.values > 0).any():
-            are_finite = weights is not None and len(weights) > 0 and not (weights.values > 0).any()
-            return Finding(
-                id=self.id,
-                severity="error",
-                tags=tuple(tag for tag, at in bad.items() if at == step),
-                steps=(step,),
-                numbers={tag: float(at) for tag, at in bad.items()},
-                means=f"NaN or Inf since batch 1{where}. "
-                + ("The weights are finite so far." if are_finite else "Each update carries it into more weights."),
-                advice="Look at the first batch: its inputs may hold NaN, and its labels may all be ignored.",
-                source=self.source,
-            )
+        means = f"NaN or Inf {when}{where}. Each update carries it into more weights: training after this step is lost."
+        advice = (
+            "Go back to a checkpoint before this step and look at its batch. If the batch is sound, lower the learning"
+            f" rate, clip gradients, or train in bf16 or fp32 instead of fp16.{remedy}"
+        )
+        if _is_positive(run, f"{tags.WIRING}/first_loss_not_finite"):  # there is no checkpoint before it
+            means = f"NaN or Inf since batch 1{where}. Each update carries it into more weights."
+            if not _is_positive(run, f"{tags.NONFINITE_WEIGHTS}/{tags.TOTAL}", default=True):
+                means = f"NaN or Inf since batch 1{where}. The weights are finite so far."
+            advice = "Look at the first batch: its inputs may hold NaN, and its labels may all be ignored."
         return Finding(
             id=self.id,
             severity="error",
             tags=(*([tag] if tag in run.scalars else []), *(tag for tag, at in bad.items() if at == step)),
             steps=(step,) if began in (None, step) else (began or step, step),
             numbers={tag: float(at) for tag, at in bad.items()},
-            means=f"NaN or Inf {when}{where}. Each update carries it into more weights: training after this step is"
-            " lost.",
-            advice="Go back to a checkpoint before this step and look at its batch. If the batch is sound, lower the"
-            f" learning rate, clip gradients, or train in bf16 or fp32 instead of fp16.{remedy}",
+            means=means,
+            advice=advice,
             source=self.source,
         )
+
+
+def _is_positive(run: Run, tag: str, *, default: bool = False) -> bool:
+    """Whether a series has a positive value; the default without the series."""
+    series = run.scalars.get(tag)
+    return default if series is None or not len(series) else bool((series.values > 0).any())
 
 
 def _only_gradients(run: Run, bad: dict[str, int]) -> bool:

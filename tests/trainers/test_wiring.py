@@ -224,7 +224,7 @@ def test_wiring_huggingface_names_fault(
     attached: bool,
     tmp_path: Path,
 ) -> None:
-    if accumulate > 1 and transformers.__version__ < "5":
+    if accumulate > 1 and int(transformers.__version__.partition(".")[0]) < 5:
         pytest.skip("this Trainer divides the mean loss of a classifier")
     model = bert()
     change(model)

@@ -172,3 +172,4 @@ def test_batches_second_input_may_differ(differs: bool, expected: float) -> None
     for index in range(4):
         batches.add_inputs(torch.ones(2, 5).long(), torch.full((2, 3), float(index if differs else 0)))
     assert number(batches, "repeated_batches") == expected
+    assert batches.result()["repeated_batches"].details == "2 rows"

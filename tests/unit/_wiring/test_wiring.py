@@ -11,7 +11,8 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F  # noqa: N812
 
-from tbx_callbacks._wiring.wiring import STEPS, Wiring
+from tbx_callbacks._wiring.batches import STEPS
+from tbx_callbacks._wiring.wiring import Wiring
 
 
 def start(model: nn.Module, optimizer: torch.optim.Optimizer, errors: list[BaseException] | None = None) -> Wiring:
