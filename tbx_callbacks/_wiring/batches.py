@@ -103,6 +103,8 @@ class Batches:
 
     def add_inputs(self, *inputs: Tensor) -> None:
         """Adds the inputs of a batch: tensors with a row for each sample."""
+        if not all(map(is_plain, inputs)):
+            return
         known = [each for each in inputs if each.ndim and each.numel()]
         if known and sum(each.numel() for each in known) <= _MAX_COMPARED:
             self._rows.append(torch.cat([_projected(each.detach()).to(known[0].device) for each in known]))
@@ -133,7 +135,7 @@ class Batches:
             share = torch.where(torch.isfinite(cross_entropy), cross_entropy / math.log(self.num_classes), -1.0)
             checks["first_loss_unusual"] = Check(share, f"{self.num_classes} classes")
         elif is_cross_entropy and self._num_tokens is not None:  # a low loss only says that it was trained before
-            share = torch.where(is_finite, first / math.log(self._num_tokens), -1.0).clamp(min=1.0)
+            share = torch.where(is_finite, (first / math.log(self._num_tokens)).clamp(min=1.0), -1.0)
             checks["first_loss_unusual"] = Check(share, f"{self._num_tokens} tokens")
         return checks
 
@@ -191,6 +193,11 @@ def are_class_labels(labels: Any) -> bool:
     """Whether these can be class indices, one for each row or token."""
     is_integer = isinstance(labels, Tensor) and labels.dtype in (torch.int64, torch.int32)
     return is_integer and 0 < labels.ndim < 3 and labels.numel() > 0
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is a dense array of numbers: not sparse, nested or quantised."""
+    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
 
 
 def _mean_cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ _SAME_VALUE = ("ToCopy", "Clone", "Squeeze", "Unsqueeze", "View", "UnsafeView", 
 _LIMITS = ("Clamp", "ClampMin", "ClampMax")
 _MAX_NODES = 400
 _MEAN = 1  # a value of `reduction` in torch's losses
-_LOSSES = ("NllLoss", "BinaryCrossEntropy", "MseLoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "CtcLoss", "KlDiv")
+_LOSSES = ("NllLoss", "BinaryCrossEntropy", "MseLoss", "SmoothL1Loss", "HuberLoss", "CtcLoss")
 """Nodes of losses that are never below zero, or whose smaller values are better."""
 
 

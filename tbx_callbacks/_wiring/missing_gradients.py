@@ -32,6 +32,7 @@ class MissingGradients:
         """Ids of the tensors that had a gradient."""
         self._optimized: set[int] = set()
         self._ran: set[str] | None = None  # modules without gradients whose forward pass ran; None: not watched
+        self._watched: set[str] = set()
         self._handles: list[Any] = []
 
     def add_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -49,26 +50,23 @@ class MissingGradients:
                 self.with_gradient.add(id(tensor))
 
     def watch(self, model: nn.Module | None) -> None:
-        """Watches from now on whether modules without gradients run: one that never runs is not cut off."""
-        if self._ran is not None:
-            return
-        self._ran = ran = set[str]()
-        owners = {_parent(name) for name in self._without_gradient()}
+        """Watches from now on whether modules without gradients run: one that never runs is not cut off.
+
+        Without a call, no module counts as one that never runs.
+        """
+        if self._ran is None:
+            self._ran = set()
+        without = [name for name, tensor in self._parameters.items() if id(tensor) not in self.with_gradient]
+        owners = {_parent(name) for name in without if self._parameters[name].requires_grad} - self._watched
         modules = {} if model is None or not owners else dict(model.named_modules())
+        self._watched |= owners
         for owner in owners & modules.keys():
-            self._handles.append(modules[owner].register_forward_hook(_Mark(partial(ran.add, owner))))
+            self._handles.append(modules[owner].register_forward_hook(_Mark(partial(self._ran.add, owner))))
 
     def end(self) -> None:
         """Removes the hooks."""
         while self._handles:
             self._handles.pop().remove()
-
-    def _without_gradient(self) -> list[str]:
-        return [
-            name
-            for name, tensor in self._parameters.items()
-            if tensor.requires_grad and id(tensor) in self._optimized and id(tensor) not in self.with_gradient
-        ]
 
     def result(self) -> dict[str, Check]:
         """Returns the checks, once some steps were added."""
@@ -91,7 +89,7 @@ class MissingGradients:
         # A cut reaches all layers up to one; layers without gradient on both sides of it are parallel, as experts are.
         parallel = {_parent(layers[name]) for name in later} - {""}
         cut = [name for name in cut if _parent(layers[name]) not in parallel and layers[name] != name]
-        if first < len(trained) and not any(_parent(name) in (self._ran or ()) for name in cut):
+        if self._ran is not None and first < len(trained) and self._ran.isdisjoint(map(_parent, cut)):
             cut = []
         unused = [name for name, found in zip(trained, has_gradient, strict=True) if not found and name not in set(cut)]
         in_layers = listed(layers[name] for name in cut)

@@ -91,7 +91,8 @@ def _is_clear(now: Tensor, before: Tensor, dtype: torch.dtype) -> bool:
     """
     one, other = now.view(dtype), before.view(dtype)
     tolerance = 8 * torch.finfo(dtype).eps
-    return not torch.allclose(one, other, rtol=tolerance, atol=tolerance * float(other.abs().max()), equal_nan=True)
+    largest = float(other.abs().nan_to_num(0.0, 0.0, 0.0).max())
+    return not torch.allclose(one, other, rtol=tolerance, atol=tolerance * largest, equal_nan=True)
 
 
 def _is_quick_to_compare(tensor: Tensor) -> bool:

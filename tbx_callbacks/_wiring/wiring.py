@@ -126,6 +126,10 @@ class Wiring:
         except Exception as error:
             self._fail(error)
 
+    def watch_layers(self) -> None:
+        """Watches which layers run; only needed where no second step follows."""
+        self._gradients.watch(self._model())
+
     def add_backward(self) -> None:
         """A backward pass is over, and no step follows: the gradients are looked at now."""
         self._gradients.add_backward()
@@ -174,7 +178,12 @@ class Wiring:
 
     def have_weights_changed(self) -> bool:
         """Whether some small weights are others than at the start, whoever has changed them."""
-        return any(not torch.equal(now.detach(), before) for now, before in self._first_weights)
+        try:
+            # A model that was moved or converted has the same weights.
+            return any(not torch.equal(now.detach(), before.to(now)) for now, before in self._first_weights)
+        except Exception as error:
+            self._fail(error)
+            return False
 
     def detach(self) -> None:
         """Removes every hook."""
@@ -265,7 +274,8 @@ class Wiring:
             self._reported = 0
             kept = self._kept.share_kept()
             self._gradients.add_step(optimizer)
-            self._gradients.watch(self._model())
+            if self._ran_eagerly:
+                self._gradients.watch(self._model())
             self._kept.add_step(optimizer)
             self._scale.add_step(passes, kept=kept)
 

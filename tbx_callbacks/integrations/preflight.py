@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from tbx_callbacks import tags
 from tbx_callbacks._config.validation import short
 from tbx_callbacks._model.optimizers import named_optimizers
-from tbx_callbacks._wiring.batches import IGNORED, STEPS, Batches, are_class_labels
+from tbx_callbacks._wiring.batches import IGNORED, STEPS, Batches, are_class_labels, is_plain
 from tbx_callbacks._wiring.check import Check
 from tbx_callbacks._wiring.wiring import Wiring
 from tbx_callbacks.integrations.batches import labels_in, samples_in
@@ -107,7 +107,7 @@ def preflight(
         if not float(outside.number) or outside.details == ACCEPTED:
             checks.update(_check_padding(model, first, compute))
         if not _is_batch(batches):
-            checks.update(_check_data(model, batches, evaluation, num_classes))
+            checks.update(_check_data(model, batches, evaluation, num_classes, compute))
     numbers = {name: (float(check.number), check.details) for name, check in checks.items()}
     known = {name: number for name, number in numbers.items() if number[0] >= 0}
     rules = {name: create_rule(name, RULES[name]) for name in GROUPS["wiring"] if name not in _OF_TRAININGS}
@@ -139,6 +139,7 @@ def _check_passes(
     is_whole = not any(isinstance(parameter, DTensor) for parameter in model.parameters())
     parameters = dict(model.named_parameters()) if is_whole else {}
     wiring = Wiring(model, known, parameters, unknown_token=_unknown_token(tokenizer), on_error=errors.append)
+    wiring.watch_layers()
     labels: Any = None
     accepted = 0  # labels outside of the classes that are no error: the loss ignores them, or has other classes
     has_failed = False
@@ -269,16 +270,25 @@ def _ends_with(ids: Tensor, token: int | None) -> Tensor:
 
 
 def _check_data(
-    model: nn.Module, batches: Iterable[Any], evaluation: Iterable[Any] | None, num_classes: int | None
+    model: nn.Module,
+    batches: Iterable[Any],
+    evaluation: Iterable[Any] | None,
+    num_classes: int | None,
+    compute: Loss,
 ) -> dict[str, Check]:
     """Looks at the labels and the rows of all batches."""
     rows: list[list[bytes] | None] = []
     every = Batches(model)
+    outside: Any = None  # the first batch with a label that is no class
     for batch in itertools.islice(_batches(batches), _MAX_BATCHES):
         rows.append(_fingerprints(batch))
         every.add_labels(labels_in(batch), num_classes)
         every.add_samples(samples_in(batch))
+        if outside is None and _outside(labels_in(batch), num_classes):
+            outside = batch
     checks = {name: check for name, check in every.result().items() if name.startswith("labels_")}
+    if outside is not None and _accepts(model, outside, compute):
+        checks["labels_out_of_range"] = Check(checks["labels_out_of_range"].number, ACCEPTED)
     if any(each is None for each in rows):
         return checks
     known = [each for each in rows if each]
@@ -294,6 +304,18 @@ def _check_data(
             shared = sum(row in training for row in evaluated)
             checks["evaluation_rows_in_training"] = Check(shared / len(evaluated), f"{shared} of {len(evaluated)} rows")
     return checks
+
+
+def _accepts(model: nn.Module, batch: Any, compute: Loss) -> bool:
+    """Whether the loss of a batch can be computed. Only tried on a CPU: elsewhere an error may end the process."""
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        return False
+    try:
+        with torch.no_grad():
+            compute(model, batch)
+    except Exception:
+        return False
+    return True
 
 
 class _Gradients:
@@ -344,7 +366,7 @@ def _fingerprints(batch: Any) -> list[bytes] | None:
     inputs = _inputs(batch)
     size = samples_in(batch)
     tensors = [tensor for tensor in inputs if tensor.ndim and tensor.shape[0] == size]
-    if not tensors or size is None:
+    if not tensors or size is None or not all(map(is_plain, inputs)):
         return None
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
     tensors = [tensor.cpu() for tensor in tensors if tensor is not mask]

@@ -91,7 +91,8 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 def _steps_of_loader(loader: Any) -> list[Undo]:
     sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
-    owners = [loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None), getattr(loader, "dataset", None)]
+    owners = [loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None)]
+    owners += _datasets(getattr(loader, "dataset", None))
     steps: list[Undo] = []
     for owner in {id(each): each for each in owners if hasattr(each, "__dict__")}.values():
         if not isinstance(owner, nn.Module):
@@ -100,6 +101,15 @@ def _steps_of_loader(loader: Any) -> list[Undo]:
     if getattr(loader, "persistent_workers", False):
         steps.insert(0, _end_workers(loader))
     return steps
+
+
+def _datasets(dataset: Any, depth: int = 5) -> list[Any]:
+    """Returns a dataset and those inside of it, as in a `Subset` or a `ConcatDataset`."""
+    if dataset is None or not depth:
+        return []
+    several = getattr(dataset, "datasets", None)
+    inner = [getattr(dataset, "dataset", None), *(several if isinstance(several, (list, tuple)) else ())]
+    return [dataset, *(each for part in inner for each in _datasets(part, depth - 1))]
 
 
 def _end_workers(loader: Any) -> Undo:

@@ -134,7 +134,9 @@ def test_batches_language_model_has_no_predictions() -> None:
     assert number(batches, "perfect_at_once") is None
 
 
-@pytest.mark.parametrize(("loss", "expected"), [(0.1, 1.0), (math.log(5), 1.0), (8 * math.log(5), 8.0)])
+@pytest.mark.parametrize(
+    ("loss", "expected"), [(0.1, 1.0), (math.log(5), 1.0), (8 * math.log(5), 8.0), (math.nan, -1.0)]
+)
 def test_batches_language_model_first_loss_above_chance(loss: float, expected: float) -> None:
     batches = Batches(Language())
     batches.add_outputs(torch.zeros(2, 20, 5), None)
@@ -173,3 +175,12 @@ def test_batches_second_input_may_differ(differs: bool, expected: float) -> None
         batches.add_inputs(torch.ones(2, 5).long(), torch.full((2, 3), float(index if differs else 0)))
     assert number(batches, "repeated_batches") == expected
     assert batches.result()["repeated_batches"].details == "2 rows"
+
+
+def test_batches_inputs_without_rows_not_compared() -> None:
+    ragged = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    for odd in (torch.eye(2).to_sparse(), ragged):
+        batches = Batches(nn.Linear(1, 1))
+        for _ in range(4):
+            batches.add_inputs(torch.ones(2, 3), odd)
+        assert "repeated_batches" not in batches.result()

@@ -135,3 +135,15 @@ def test_outside_changes_last_layer_alone_found() -> None:
         reset_last(model)
     changes.before_step("SGD", 3)
     assert changes.take()["weights_changed_outside"].number == 1
+
+
+def test_outside_changes_of_damaged_weights_compared() -> None:
+    calls: list[int] = []
+
+    def damage_and_repair(model: nn.Sequential) -> None:
+        calls.append(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.full_like(parameter, torch.nan if len(calls) == 1 else 0.5))
+
+    assert shares(damage_and_repair, {2, 4})[0] == pytest.approx(shares(reset, {2, 4})[0])

@@ -134,3 +134,41 @@ def test_wiring_first_loss_is_that_of_training() -> None:
         checks = wiring.end()
         assert ("first_loss" in checks) != distils
         assert "first_loss_unusual" in checks
+
+
+@pytest.mark.parametrize("order", [("head", "body"), ("body", "head")])
+def test_wiring_cut_between_two_optimizers_found(order: tuple[str, str]) -> None:
+    model = nn.ModuleDict({"body": nn.Linear(3, 4), "head": nn.Linear(4, 2)})
+    wired = nn.Sequential(model["body"], model["head"])
+    optimizers = {name: torch.optim.SGD(model[name].parameters(), 0.1) for name in order}
+    wiring = Wiring(wired, optimizers, dict(wired.named_parameters()), on_error=lambda error: pytest.fail(str(error)))
+    cut = wired[0].register_forward_hook(lambda module, args, output: output.detach())
+    for step in range(1, STEPS + 1):
+        wired(torch.randn(8, 3)).square().mean().backward()
+        for name in order:
+            optimizers[name].step()
+            wiring.after_step(name, optimizers[name], step)
+        wiring.add_batch(None, 8)
+    assert wiring.take()["no_gradient"].number == 2
+    cut.remove()
+    assert hooks_of(wired) == 0
+
+
+def test_wiring_converted_model_has_same_weights() -> None:
+    model = nn.Linear(3, 2)
+    wiring = start(model, torch.optim.SGD(model.parameters(), 0.1))
+    assert not wiring.have_weights_changed()
+    model.half()
+    assert not wiring.have_weights_changed()
+    with torch.no_grad():
+        model.bias += 1
+    assert wiring.have_weights_changed()
+
+
+def test_wiring_weights_that_cannot_be_compared_end_checks() -> None:
+    model, errors = nn.Linear(3, 2), list[BaseException]()
+    wiring = start(model, torch.optim.SGD(model.parameters(), 0.1), errors)
+    wiring._first_weights = [(model.bias, None)]  # type: ignore[list-item]
+    assert not wiring.have_weights_changed()
+    assert len(errors) == 1
+    assert hooks_of(model) == 0

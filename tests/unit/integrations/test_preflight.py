@@ -24,14 +24,14 @@ class Net(nn.Module):
     def __init__(self, *, softmax: bool = False) -> None:
         super().__init__()
         self.embed, self.drop, self.norm = nn.Embedding(WORDS, 16), nn.Dropout(0.1), nn.BatchNorm1d(16)
-        self.head, self.softmax = nn.Linear(16, 3), softmax
+        self.head, self.softmax, self.cuts = nn.Linear(16, 3), softmax, False
         self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:
         self.calls = self.calls + 1  # another tensor
         kept = torch.ones_like(ids) if mask is None else mask
         hidden = (self.embed(ids) * kept[..., None]).sum(1) / kept.sum(1, keepdim=True)
-        logits: Tensor = self.head(self.drop(self.norm(hidden)))
+        logits: Tensor = self.head(self.drop(self.norm(hidden.detach() if self.cuts else hidden)))
         return logits.softmax(-1) if self.softmax else logits
 
 
@@ -61,6 +61,7 @@ class Rows(Dataset[dict[str, Tensor]]):
 def arguments(fault: str = "") -> dict[str, Any]:
     torch.manual_seed(0)
     model = Net(softmax=fault == "double_softmax")
+    model.cuts = fault == "no_gradient"
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     if fault == "parameter_not_in_model":
         model.head = nn.Linear(16, 3)
@@ -88,6 +89,7 @@ FAULTS = [
     "labels_ignored",
     "labels_out_of_range",
     "labels_sorted",
+    "no_gradient",
     "parameter_not_in_model",
     "padding_attended",
     "evaluation_rows_in_training",
@@ -192,6 +194,52 @@ def test_preflight_labels_that_loss_accepts_are_note() -> None:
         result = preflight(given["model"], batches, loss=clamped)
         (found,) = (each for each in result.diagnosis.findings if each.id == "labels_out_of_range")
         assert found.severity == "note"
+
+
+def test_preflight_cut_in_one_batch_found() -> None:
+    given = arguments("no_gradient")
+    result = preflight(given["model"], next(iter(given["batches"])), loss=given["loss"], optimizers=given["optimizers"])
+    assert "no_gradient" in {finding.id for finding in result.diagnosis.findings}
+    assert not any(module._forward_hooks for module in given["model"].modules())
+
+
+def test_preflight_rare_label_that_loss_ignores_is_note() -> None:
+    """It first stands in the fifth batch, behind those of which the loss is computed."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    batches = [(torch.randn(8, 4), torch.randint(0, 3, (8,))) for _ in range(6)]
+    batches[4][1][0] = 255
+
+    def ignoring(net: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        logits = net(batch[0])
+        return F.cross_entropy(logits, batch[1], ignore_index=255), logits
+
+    def strict(net: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        logits = net(batch[0])
+        return F.cross_entropy(logits, batch[1]), logits
+
+    for loss, severity in ((ignoring, "note"), (strict, "error")):
+        findings = preflight(model, batches, loss=loss).diagnosis.findings
+        assert [each.severity for each in findings if each.id == "labels_out_of_range"] == [severity]
+
+
+def test_preflight_sparse_input_not_compared() -> None:
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, rows: Tensor, adjacency: Tensor) -> Tensor:
+            return torch.sparse.mm(adjacency, self.layer(rows))
+
+    def loss(net: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        logits = net(batch[0], batch[1])
+        return F.cross_entropy(logits, batch[2]), logits
+
+    batch = [torch.randn(6, 4), torch.eye(6).to_sparse(), torch.randint(0, 3, (6,))]
+    result = preflight(Graph(), [batch] * 4, loss=loss)
+    assert "repeated_batches" not in result.checks
+    assert result.checks["no_gradient"][0] == 0
 
 
 def test_preflight_labels_of_one_batch_out_of_range() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
 
 from tbx_callbacks.integrations.restoration import put_back
 
@@ -126,6 +126,7 @@ LOADERS: dict[str, Callable[[], DataLoader[Tensor]]] = {
     "shuffled": lambda: DataLoader(Rows(), 4, shuffle=True, generator=torch.Generator().manual_seed(1)),
     "global": lambda: DataLoader(Rows(), 4, shuffle=True),
     "sampler": lambda: DataLoader(Rows(), 4, sampler=Epochs()),
+    "subset": lambda: DataLoader(Subset(ConcatDataset([Rows(), Rows()]), range(12)), 4),
     "workers": lambda: DataLoader(Rows(), 4, num_workers=1, multiprocessing_context="fork"),
     "persistent": lambda: DataLoader(Rows(), 4, num_workers=1, persistent_workers=True, multiprocessing_context="fork"),
 }
