@@ -9,11 +9,24 @@ from torch import Tensor
 
 from tbx_callbacks._wiring.check import Check
 
-_SAME_VALUE = ("ToCopy", "Clone", "Squeeze", "Unsqueeze", "View", "UnsafeView", "Reshape", "Alias", "Transpose", "T",
-               "Permute", "Slice", "Select", "Index", "DDPSink", "_DDPSink")  # fmt: skip
+SAME_VALUE = ("ToCopy", "Clone", "Squeeze", "Unsqueeze", "View", "Reshape", "Alias")
+"""Nodes that pass a number on as it is."""
+_SAME_VALUES = (
+    *SAME_VALUE,
+    "UnsafeView",
+    "Transpose",
+    "T",
+    "Permute",
+    "Slice",
+    "Select",
+    "Index",
+    "DDPSink",
+    "_DDPSink",
+)
+MEAN, SUM = 1, 2
+"""Values of `reduction` in torch's losses."""
 _LIMITS = ("Clamp", "ClampMin", "ClampMax")
 _MAX_NODES = 400
-_MEAN = 1  # a value of `reduction` in torch's losses
 _LOSSES = ("NllLoss", "BinaryCrossEntropy", "MseLoss", "SmoothL1Loss", "HuberLoss", "CtcLoss")
 """Nodes of losses that are never below zero, or whose smaller values are better."""
 
@@ -31,16 +44,16 @@ def probabilities_as_logits(loss: Tensor) -> dict[str, Check]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        name = _name(node)
+        name = node_name(node)
         if name in ("LogSoftmax", "BinaryCrossEntropyWithLogits"):
             found += 1
-            before = _name(_origin(node))
+            before = node_name(_origin(node))
             if before in ("Softmax", "Sigmoid"):
                 wrong[before.lower()] = None
             continue  # what is below belongs to the model
-        if name.startswith("NllLoss") and _name(_origin(node)) in ("Softmax", "Sigmoid"):
+        if name.startswith("NllLoss") and node_name(_origin(node)) in ("Softmax", "Sigmoid"):
             found += 1
-            wrong[_name(_origin(node)).lower()] = None
+            wrong[node_name(_origin(node)).lower()] = None
             continue
         pending += [inner for inner, _ in node.next_functions]
     if not found:
@@ -51,9 +64,9 @@ def probabilities_as_logits(loss: Tensor) -> dict[str, Check]:
 def is_mean_cross_entropy(loss: Tensor) -> bool:
     """Whether a loss is a mean cross entropy, neither scaled nor added to others; also after its backward pass."""
     node: Any = loss.grad_fn
-    while _name(node) in _SAME_VALUE and len(node.next_functions) == 1:
+    while node_name(node) in _SAME_VALUES and len(node.next_functions) == 1:
         node = node.next_functions[0][0]
-    return _name(node).startswith("NllLoss") and getattr(node, "_saved_reduction", None) == _MEAN
+    return node_name(node).startswith("NllLoss") and getattr(node, "_saved_reduction", None) == MEAN
 
 
 def maximised(loss: Tensor) -> dict[str, Check]:
@@ -69,7 +82,7 @@ def maximised(loss: Tensor) -> dict[str, Check]:
         if term in seen:
             continue
         seen.add(term)
-        if _name(node).startswith(_LOSSES):
+        if node_name(node).startswith(_LOSSES):
             signs.append(sign)
             continue
         inner = _terms(node, sign)
@@ -83,7 +96,7 @@ def maximised(loss: Tensor) -> dict[str, Check]:
 
 def _terms(node: Any, sign: int) -> list[tuple[Any, int]] | None:
     """Returns the terms of which a node is the sum, with their signs; None if a sign is not known."""
-    name, inputs = _name(node), [] if node is None else [inner for inner, _ in node.next_functions]
+    name, inputs = node_name(node), [] if node is None else [inner for inner, _ in node.next_functions]
     if name == "Neg" or name.startswith("Rsub"):
         return [(inputs[0], -sign)]
     if name in ("Mul", "Div"):
@@ -93,7 +106,7 @@ def _terms(node: Any, sign: int) -> list[tuple[Any, int]] | None:
         return [(inputs[0], sign if factor >= 0 else -sign)]
     if name == "Sub":
         return [(inner, sign * own) for inner, own in zip(inputs, (1, -1), strict=False)]
-    return [(inner, sign) for inner in inputs] if name in ("Add", "Sum", "Mean", *_SAME_VALUE) else []
+    return [(inner, sign) for inner in inputs] if name in ("Add", "Sum", "Mean", *_SAME_VALUES) else []
 
 
 def _is_plain(factor: float) -> bool:
@@ -117,10 +130,11 @@ def _constant(node: Any) -> float | Tensor | None:
 def _origin(node: Any) -> Any:
     """Returns the node that computed the first input of a node, but for its shape and its limits."""
     inner = node.next_functions[0][0] if node.next_functions else None
-    while inner is not None and _name(inner) in (*_SAME_VALUE, *_LIMITS) and inner.next_functions:
+    while inner is not None and node_name(inner) in (*_SAME_VALUES, *_LIMITS) and inner.next_functions:
         inner = inner.next_functions[0][0]
     return inner
 
 
-def _name(node: Any) -> str:
+def node_name(node: Any) -> str:
+    """Returns the name of a node of the autograd graph, such as `NllLoss`; "" for None."""
     return "" if node is None else str(node.name()).rstrip("0123456789").removesuffix("Backward")

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-_MEAN, _SUM = 1, 2  # values of `reduction` in torch's losses
-_SAME_VALUE = ("ToCopy", "Clone", "Squeeze", "Unsqueeze", "View", "Reshape", "Alias")
-_POINTWISE = ("Add", "Sub", "Mul", "Div", "Neg", *_SAME_VALUE)
+from tbx_callbacks._wiring.loss_graph import MEAN, SAME_VALUE, SUM, node_name
+
+_POINTWISE = ("Add", "Sub", "Mul", "Div", "Neg", *SAME_VALUE)
 _DDP = "_DDPSink"  # passes every output of the model on
 _MAX_NODES = 64
 
@@ -24,7 +24,7 @@ def is_mean(loss: Tensor, num_items: Any) -> bool:
 
 def last_factor(loss: Tensor) -> float | None:
     """The number by which a loss was multiplied last, or divided (its inverse); None without one."""
-    name, number = _name(loss.grad_fn), _other(loss.grad_fn)
+    name, number = node_name(loss.grad_fn), _other(loss.grad_fn)
     if not number or name not in ("Mul", "Div"):
         return None
     return number if name == "Mul" else 1 / number
@@ -33,12 +33,12 @@ def last_factor(loss: Tensor) -> float | None:
 def divides_mean(loss: Any) -> bool:
     """Whether a loss is a mean that was divided last; also after its backward pass."""
     node: Any = getattr(loss, "grad_fn", None)
-    if _name(node) != "Div":
+    if node_name(node) != "Div":
         return False
     inner, number = node.next_functions[0]
-    while _name(inner) in _SAME_VALUE or _name(inner) == _DDP:
+    while node_name(inner) in SAME_VALUE or node_name(inner) == _DDP:
         inner, number = _inputs(inner, number)[0]
-    return getattr(inner, "_saved_reduction", None) == _MEAN or _name(inner) == "Mean"
+    return getattr(inner, "_saved_reduction", None) == MEAN or node_name(inner) == "Mean"
 
 
 def _normalisations(loss: Tensor, num_items: float | None) -> Iterator[str]:
@@ -48,15 +48,15 @@ def _normalisations(loss: Tensor, num_items: float | None) -> Iterator[str]:
     while pending:
         node, number, is_divided = pending.pop()
         visited += 1
-        name, reduction = _name(node), getattr(node, "_saved_reduction", None)
+        name, reduction = node_name(node), getattr(node, "_saved_reduction", None)
         if node is None:
             continue  # a number without gradient
         if visited > _MAX_NODES:
             yield "unknown"
             return
-        if reduction == _MEAN or name == "Mean":
+        if reduction == MEAN or name == "Mean":
             yield "mean"
-        elif reduction == _SUM or name == "Sum":
+        elif reduction == SUM or name == "Sum":
             yield "mean" if is_divided else "unknown"
         elif name == "Div" and num_items is not None and _is_multiple(_other(node), num_items):
             yield "items"
@@ -68,11 +68,7 @@ def _normalisations(loss: Tensor, num_items: float | None) -> Iterator[str]:
 
 def _inputs(node: Any, number: int) -> list[tuple[Any, int]]:
     """The nodes before one of its outputs, each with the number of the output that it uses."""
-    return [node.next_functions[number]] if _name(node) == _DDP else list(node.next_functions)
-
-
-def _name(node: Any) -> str:
-    return "" if node is None else str(node.name()).rstrip("0123456789").removesuffix("Backward")
+    return [node.next_functions[number]] if node_name(node) == _DDP else list(node.next_functions)
 
 
 def _other(node: Any) -> float | None:
