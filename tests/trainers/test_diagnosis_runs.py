@@ -16,6 +16,7 @@ NAMES = ("bert_head_replaced", "convnet_dead_relus", "mlp_cancer_sgd")
 
 @pytest.mark.slow
 def test_three_runs_train_and_score(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="two of the three runs train on the data sets of scikit-learn")
     cases = [all_cases()[name] for name in NAMES]
     train_all(cases, tmp_path, seed=0)
     records = [read_record(tmp_path, name) for name in NAMES]
