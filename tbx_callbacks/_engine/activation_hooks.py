@@ -127,7 +127,7 @@ class Activations:
             return
         with self._guard("installing activation hooks", step, watched):
             for metric_run in watched:
-                context = Context("step", step, run)
+                context = Context("step", step, run, state=metric_run.state)
                 for name, module in self.modules[metric_run].items():
                     hook = Hook(partial(self._on_module_forward, metric_run, name, context))
                     self._handles[metric_run, name] = module.register_forward_hook(hook)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from tbx_callbacks._config.cadence import Cadence
 from tbx_callbacks._config.errors import ConfigError
@@ -37,6 +38,8 @@ class MetricRun:
     totals_before: Interval = field(default_factory=Interval)
     """The counts at the point before the last one."""
     cost: Cost = field(default_factory=Cost)
+    state: dict[str, Any] = field(default_factory=dict)
+    """What the metric keeps between its points."""
 
     @property
     def has_histograms(self) -> bool:

@@ -146,7 +146,7 @@ class MetricRunner:
         """Adds the values of the metrics that run at an event other than a step."""
         for metric_run in list(self.metric_runs):
             if context.event in metric_run.spec.metric.events:
-                self.run(metric_run, context, step_values)
+                self.run(metric_run, replace(context, state=metric_run.state), step_values)
         return step_values
 
     def run(self, metric_run: MetricRun, context: Context, step_values: StepValues) -> None:

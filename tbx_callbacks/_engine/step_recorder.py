@@ -455,7 +455,7 @@ class StepRecorder:
     def _run(self, metric_runs: Sequence[MetricRun], context: Context, step_values: StepValues) -> None:
         for metric_run in metric_runs:
             self._done.add(metric_run)
-            selected = replace(context, selection=metric_run.selection)
+            selected = replace(context, selection=metric_run.selection, state=metric_run.state)
             if not self.end_of_step.defer(metric_run, selected, self._counters):
                 self._runner.run(metric_run, with_interval(metric_run, selected, self._counters), step_values)
 

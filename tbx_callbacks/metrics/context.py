@@ -138,6 +138,8 @@ class Context:
     """Results of checks of the training, by name; only for metrics with `needs = {"wiring"}`."""
     logs: Mapping[str, Number | str] = field(default_factory=dict)
     """Numbers that the trainer logs, by tag; only at the event `log`."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """What this metric keeps between its points. Empty when a training starts; each optimizer has its own."""
 
     def unless_skipped(self, value: Value) -> Value:
         """Returns the value, wrapped so that it is left out when the step was skipped."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +14,7 @@ from tbx_callbacks._config.schedule import every, never
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.training_info import TrainingInfo
+from tbx_callbacks.metrics import Context, Max, Metric, Values
 from tbx_callbacks.writers.base import MemoryWriter
 from tests.helpers.engine_runs import train_engine as loop
 
@@ -88,3 +92,30 @@ def test_runner_second_training_own_throughput() -> None:
             engine.flush_step()
         now[0] += 1000.0  # an exception ended the training without a call
     assert [value for _, value in writer.series("perf/step_s")] == pytest.approx([3.0] * 4)
+
+
+@dataclass(frozen=True)
+class Points(Metric):
+    """Counts its own calls, at every event."""
+
+    tags: ClassVar = {"points": ""}
+    events: ClassVar = frozenset({"start", "step"})
+
+    def __call__(self, context: Context) -> Values:
+        context.state["calls"] = context.state.get("calls", 0) + 1
+        return {"points": Max(float(context.state["calls"]))}
+
+
+@dataclass(frozen=True)
+class OtherPoints(Points):
+    tags: ClassVar = {"points/other": ""}
+
+    def __call__(self, context: Context) -> Values:
+        return {"points/other": super().__call__(context)["points"]}
+
+
+def test_state_belongs_to_metric_and_training() -> None:
+    for _ in range(2):  # the second training starts with an empty state
+        writer, _ = loop([f"{__name__}.Points", {f"{__name__}.OtherPoints": {"every": 3}}])
+        assert writer.series("points") == [(0, 1.0), (2, 2.0), (4, 3.0), (6, 4.0)]
+        assert writer.series("points/other") == [(0, 1.0), (3, 2.0), (6, 3.0)]
