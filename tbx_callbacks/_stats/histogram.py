@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tbx_callbacks._stats import fused_moments as fused
 from tbx_callbacks._stats import histogram_cpu, histogram_device, histogram_small
-from tbx_callbacks._stats.flat import flat
 
 MOST_BINS = 255
 Groups = Sequence[Sequence[Tensor]]
@@ -35,8 +35,9 @@ class HistogramCounts:
     @property
     def edges(self) -> list[float]:
         """Bin edges, `len(counts) + 1` numbers."""
-        low, width = _range(self.low, self.high)
-        return [low + width * i / len(self.counts) for i in range(len(self.counts))] + [low + width]
+        (low, width), bins = _range(self.low, self.high), len(self.counts)
+        edges: list[float] = (low + width * np.arange(bins) / bins).tolist()
+        return [*edges, low + width]
 
 
 def check_bins(bins: int) -> None:
@@ -46,32 +47,30 @@ def check_bins(bins: int) -> None:
 
 
 def value_ranges(groups: Groups, known: Sequence[Tensor | None] = ()) -> list[Tensor]:
-    """Returns the smallest and largest finite element of each group, `[2]`; `(inf, -inf)` if there is none.
+    """Returns the smallest and largest finite element of each group of flat tensors, `[2]`; `(inf, -inf)` if none.
 
     Causes no host sync on an accelerator; a group's result is on the device of its first tensor. `known` may provide
     some of the results.
     """
-    flats = [[flat(tensor) for tensor in tensors] for tensors in groups]
     results = {index: bounds for index, bounds in enumerate(known) if bounds is not None}
-    for backend, indices in _by_backend(flats).items():
+    for backend, indices in _by_backend(groups).items():
         unknown = [index for index in indices if index not in results]
         if unknown:
-            results.update(zip(unknown, _BOUNDS[backend[0]]([flats[index] for index in unknown]), strict=True))
+            results.update(zip(unknown, _BOUNDS[backend[0]]([groups[index] for index in unknown]), strict=True))
     return [results[index] for index in range(len(groups))]
 
 
 def count(groups: Groups, ranges: Sequence[Tensor], bins: Sequence[int]) -> list[Tensor]:
-    """Counts each group over equal bins of its range; `finish` reads the result, a `[4 + bins]` tensor on one device.
+    """Counts each group of flat tensors over equal bins of its range. Returns `[4 + bins]` tensors; see `finish`.
 
-    The elements are the smallest, the largest, the sum, the sum of squares and the counts; the last three are added
-    over ranks. Ranges are `value_ranges` of the same tensors or of a superset. Non-finite elements are left out. An
-    element that float32 cannot tell from an edge may be counted on either side; the total is exact.
+    Their numbers are the smallest element, the largest, the sum, the sum of squares and the counts; the last three are
+    added over ranks. Ranges are `value_ranges` of the same tensors or of a superset. Non-finite elements are left out.
+    An element that float32 cannot tell from an edge may be counted on either side; the total is exact.
     """
-    flats = [[flat(tensor) for tensor in tensors] for tensors in groups]
     results: dict[int, Tensor] = {}
-    for backend, indices in _by_backend(flats).items():
+    for backend, indices in _by_backend(groups).items():
         arguments = (
-            [flats[index] for index in indices],
+            [groups[index] for index in indices],
             [ranges[index] for index in indices],
             [bins[p] for p in indices],
         )
@@ -91,23 +90,29 @@ def _by_backend(flats: Groups) -> dict[tuple[str, torch.device | None], list[int
     """Assigns groups to implementations: the CPU, the kernels of one device, or torch's operators."""
     groups_by_backend: dict[tuple[str, torch.device | None], list[int]] = {}
     for index, tensors in enumerate(flats):
-        if all(tensor.is_cpu for tensor in tensors):
-            backend: tuple[str, torch.device | None] = "cpu", None
-        elif len({tensor.device for tensor in tensors}) == 1 and fused.supports(tensors):
-            backend = "fused", tensors[0].device
-        else:
-            backend = "operators", None
-        groups_by_backend.setdefault(backend, []).append(index)
+        groups_by_backend.setdefault(_backend(tensors), []).append(index)
     return groups_by_backend
+
+
+def _backend(tensors: Sequence[Tensor]) -> tuple[str, torch.device | None]:
+    for tensor in tensors:
+        if not tensor.is_cpu:
+            break
+    else:
+        return "cpu", None
+    if len({tensor.device for tensor in tensors}) == 1 and fused.supports(tensors):
+        return "fused", tensors[0].device
+    return "operators", None
 
 
 def _bounds_on_cpu(flats: Groups) -> list[Tensor]:
     """Computes small groups in one flat pass, and all other groups piece by piece."""
-    small = [index for index, tensors in enumerate(flats) if histogram_small.is_small(tensors)]
-    small_results = zip(small, histogram_small.bounds([flats[index] for index in small]), strict=True)
+    small = histogram_small.sizes_of_small(flats)
+    small_results = zip(small, histogram_small.bounds([flats[index] for index in small], small.values()), strict=True)
     results = {index: bounds for index, bounds in small_results if bounds is not None}
     rest = [index for index in range(len(flats)) if index not in results]
-    results.update(zip(rest, histogram_cpu.bounds([flats[index] for index in rest]), strict=True))
+    if rest:
+        results.update(zip(rest, histogram_cpu.bounds([flats[index] for index in rest]), strict=True))
     return [results[index] for index in range(len(flats))]
 
 
@@ -117,14 +122,17 @@ def _count_on_cpu(flats: Groups, ranges: Sequence[Tensor], bins: Sequence[int]) 
         histogram_cpu.Work(tensors, *_range(*bounds), number)
         for tensors, bounds, number in zip(flats, stacked_ranges.tolist(), bins, strict=True)
     ]
-    small = [index for index, tensors in enumerate(flats) if histogram_small.is_small(tensors)]
+    small = histogram_small.sizes_of_small(flats)
     small_results = zip(
-        small, histogram_small.count([works[index] for index in small], stacked_ranges[small]), strict=True
+        small,
+        histogram_small.count([works[index] for index in small], stacked_ranges[list(small)], small.values()),
+        strict=True,
     )
     results = {index: part for index, part in small_results if part is not None}
     rest = [index for index in range(len(works)) if index not in results]
-    other_results = zip(rest, histogram_cpu.count([works[index] for index in rest]), strict=True)
-    results.update((index, torch.cat([ranges[index], part])) for index, part in other_results)
+    if rest:
+        other_results = zip(rest, histogram_cpu.count([works[index] for index in rest]), strict=True)
+        results.update((index, torch.cat([ranges[index], part])) for index, part in other_results)
     return [results[index] for index in range(len(works))]
 
 

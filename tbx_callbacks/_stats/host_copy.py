@@ -47,16 +47,16 @@ class HostCopy:
             with torch.cuda.device(device):
                 event.synchronize()
         for chosen, copy in self._copies:
-            numbers, start = copy if isinstance(copy, list) else copy.tolist(), 0
+            numbers, start = copy if isinstance(copy, list) else copy.double().tolist(), 0
             for index, size in chosen:
-                self._parts[index] = list(map(float, numbers[start : start + size]))
+                self._parts[index] = numbers[start : start + size]
                 start += size
         self._copies = []
         return self._parts
 
     def _copy(self, packed: Tensor) -> Tensor | list[float]:
         if packed.device.type != "cuda":
-            values: list[float] = packed.tolist()
+            values: list[float] = packed.double().tolist()
             return values
         host = torch.empty(packed.shape, dtype=packed.dtype, device="cpu", pin_memory=True)
         host.copy_(packed, non_blocking=True)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
+import numpy as np
 from tensorboardX import summary as protos
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
@@ -27,17 +29,30 @@ def summary_value(tag: str, value: FinalValue) -> Summary.Value:
 
 
 def _histogram(tag: str, value: HistogramCounts) -> Summary.Value:
-    proto = HistogramProto(
-        min=value.low,
-        max=value.high,
-        num=sum(value.counts),
-        sum=value.total,
-        sum_squares=value.total_squares,
-        # Buckets have only right edges: an empty first bucket holds the left edge of the first bin.
-        bucket_limit=value.edges,
-        bucket=[0, *value.counts],
-    )
-    return Summary.Value(tag=tag, histo=proto)
+    bins = len(value.counts)
+    numbers = np.empty(2 * bins + 2)
+    numbers[: bins + 1] = value.edges
+    numbers[bins + 1] = 0  # buckets have only right edges: an empty first bucket holds the left edge of the first bin
+    numbers[bins + 2 :] = value.counts
+    packed, size = numbers.astype("<f8", copy=False).tobytes(), 8 * (bins + 1)
+    summary_value = Summary.Value(tag=tag)
+    histo = summary_value.histo
+    # Encoded here, because a repeated field takes each number as a Python object, which is six times slower.
+    histo.ParseFromString(b"".join((_key("bucket_limit", size), packed[:size], _key("bucket", size), packed[size:])))
+    histo.min, histo.max, histo.num = value.low, value.high, sum(value.counts)
+    histo.sum, histo.sum_squares = value.total, value.total_squares
+    return summary_value
+
+
+@cache
+def _key(field: str, size: int) -> bytes:
+    """Returns what precedes the bytes of a packed field: its number, its wire type (2) and its size as varints."""
+    number = HistogramProto.DESCRIPTOR.fields_by_name[field].number
+    encoded = bytearray([number << 3 | 2])
+    while size > 0x7F:
+        encoded.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes(encoded + bytes([size]))
 
 
 def _text(tag: str, value: Text) -> Summary:
@@ -129,9 +144,10 @@ class TensorBoardWriter:
 
     def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
         """Writes all values of a step as one event."""
-        summary = Summary(value=[summary_value(tag, value) for tag, value in values.items()])
+        event = Event()
+        event.summary.value.extend(summary_value(tag, value) for tag, value in values.items())
         file_writer = self.summary_writer.open_file_writer()
-        file_writer.add_event(Event(summary=summary), step)
+        file_writer.add_event(event, step)
         file_writer.event_writer.settle()
 
     def purge(self, step: int) -> None:

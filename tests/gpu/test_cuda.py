@@ -11,6 +11,7 @@ from torch import nn
 
 from tbx_callbacks import TbxLoop
 from tbx_callbacks._stats import histogram
+from tbx_callbacks._stats.flat import flat
 from tbx_callbacks._stats.host_copy import HostCopy
 from tbx_callbacks._stats.norms import count_nonfinite, square_norms
 from tests.helpers.gpu import FULL, TYPES, no_waiting, tensors
@@ -40,7 +41,8 @@ def test_cuda_norms_match_cpu(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("bins", [1, 64, 255])
 def test_cuda_histograms_match_cpu(dtype: torch.dtype, bins: int) -> None:
-    groups = [[tensor] for tensor in tensors(dtype)] + [tensors(dtype)]
+    flats = [flat(tensor) for tensor in tensors(dtype)]
+    groups = [[tensor] for tensor in flats] + [flats]
     there = [[tensor.cuda() for tensor in group] for group in groups]
     with no_waiting():
         counted = histogram.count(there, histogram.value_ranges(there), [bins] * len(there))

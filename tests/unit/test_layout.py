@@ -28,7 +28,6 @@ WITHOUT_UNIT_TEST = {
     "_model/update_norms",
     "_stats/histogram_cpu",
     "_stats/histogram_device",
-    "_stats/histogram_small",
     "_stats/triton_kernels",
     "_stats/types",
     "cli/metric_sets",

@@ -15,7 +15,8 @@ from tbx_callbacks._stats.histogram import HistogramCounts
 
 
 def on_cpu(tensors: list[Tensor], bins: int = 64) -> HistogramCounts:
-    (packed,) = histogram.count([tensors], histogram.value_ranges([tensors]), [bins])
+    groups = [[flat(tensor) for tensor in tensors]]
+    (packed,) = histogram.count(groups, histogram.value_ranges(groups), [bins])
     result = histogram.finish(packed.tolist())
     assert result is not None
     return result

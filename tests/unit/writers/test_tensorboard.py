@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from tensorboardX.proto.summary_pb2 import HistogramProto
 
 from tbx_callbacks import TbxLoop
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.writers.base import MemoryWriter
 from tbx_callbacks.writers.fan_out import FanOutWriter
 from tbx_callbacks.writers.summary_writer import SummaryWriter
-from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter, summary_value
 from tests.helpers.handles import resources
 from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
@@ -159,3 +160,20 @@ def test_writer_extreme_options_write(tmp_path: Path, options: dict[str, float])
         writer.flush()
     writer.close()
     assert Run(tmp_path).steps("a") == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("bins", [1, 2, 14, 15, 16, 64, 255, 3000])
+def test_histogram_proto_holds_every_number(bins: int) -> None:
+    counts = HistogramCounts(tuple(range(bins)), low=-0.1, high=2.3, total=4.5, total_squares=6.7)
+    proto = summary_value("weights/a", counts).histo
+    built = HistogramProto(
+        min=-0.1,
+        max=2.3,
+        num=sum(range(bins)),
+        sum=4.5,
+        sum_squares=6.7,
+        bucket_limit=[-0.1 + (2.3 + 0.1) * i / bins for i in range(bins)] + [2.3],
+        bucket=[0, *range(bins)],
+    )
+    assert len(proto.bucket) == len(proto.bucket_limit) == bins + 1
+    assert proto.SerializeToString() == built.SerializeToString()
