@@ -1,6 +1,9 @@
 """Measures the report of a long run: reading, writing, size, opening in Chromium. Run: python benchmarks/report.py
 
 A run of BERT-base with every metric of the set "full", logged at every tenth step, histograms every 50.
+
+`--tags 4000 16000 100000` instead measures runs with so many scalars of layers, four points each: processor seconds to
+read a run, and to diagnose it and write its page. `--doctor 100` measures the doctor on so many runs, beside reading.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,8 @@ import numpy as np
 
 from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.report import write_report
+from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose_folder
+from tbx_callbacks.runs.reader import read_run
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -111,12 +117,60 @@ def opened(page: Path) -> dict[str, float]:
     return {"parsed_ms": parsed, "first_chart_ms": 1000 * drawn}
 
 
+def measure_tags(numbers: Sequence[int]) -> None:
+    """Prints how the time grows with the number of tags."""
+    print(f"{'tags':>8} {'reading_s':>10} {'report_s':>10} {'us a tag':>9} {'page_mib':>9}")
+    for number in numbers:
+        with tempfile.TemporaryDirectory() as name:
+            run, page = Path(name) / "run", Path(name) / "report.html"
+            writer = TensorBoardWriter(run)
+            tags = [
+                f"{('grad_norm', 'weight_norm', 'update_ratio', 'grad_norm_clipped')[n % 4]}/model.layers.{n // 40}.{n}"
+                for n in range(number)
+            ]
+            for step in range(1, 5):
+                writer.write(step, {"train/loss": 1.0 / step} | {tag: 1.0 + n / step for n, tag in enumerate(tags)})
+            writer.close()
+            start = time.process_time()
+            read_run(run)
+            end_of_reading = time.process_time()
+            write_report([run], page)
+            reading, writing = end_of_reading - start, time.process_time() - end_of_reading
+            each = 1e6 * writing / number
+            print(f"{number:>8,} {reading:>10.2f} {writing:>10.2f} {each:>9.0f} {page.stat().st_size / 2**20:>9.1f}")
+
+
+def measure_doctor(number: int) -> None:
+    """Prints the processor time of the doctor on many runs, and of bare reading, in turns."""
+    with tempfile.TemporaryDirectory() as name:
+        for index in range(number):
+            write(Path(name) / f"run_{index}", steps=1000, every=10)
+        reading = judging = math.inf
+        for _ in range(3):
+            start = time.process_time()
+            for folder in sorted(Path(name).iterdir()):
+                read_run(folder)
+            end_of_reading = time.process_time()
+            judged = sum(isinstance(found, DiagnosedRun) for found in diagnose_folder(name))
+            reading = min(reading, end_of_reading - start)
+            judging = min(judging, time.process_time() - end_of_reading)
+        print(f"{judged} runs: bare reading {reading:.2f} s, doctor {judging:.2f} s, {judging / reading:.2f} times")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tags", type=int, nargs="+")
+    parser.add_argument("--doctor", type=int, metavar="RUNS")
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--keep", type=Path, help="write the run and the page here")
     given = parser.parse_args()
+    if given.tags or given.doctor:
+        if given.tags:
+            measure_tags(given.tags)
+        if given.doctor:
+            measure_doctor(given.doctor)
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = given.keep or Path(name)
         run, page = folder / "bert-base", folder / "report.html"

@@ -27,11 +27,16 @@ def figures(*logdirs: Logdir) -> dict[str, go.Figure]:
         ImportError: plotly or TensorBoard is not installed.
     """
     _check()
+    from tbx_callbacks.report.distributions import add_menu
     from tbx_callbacks.report.loaded_runs import read
     from tbx_callbacks.report.sections import sections
 
     all_sections = sections(read(logdirs))
-    return {name: figure for section in all_sections for name, figure in (section.figures | section.more).items()}
+    made = {name: figure for section in all_sections for name, figure in (section.figures | section.more).items()}
+    for figure in made.values():
+        if figure.layout.meta["kind"] == "histograms":
+            add_menu(figure)
+    return made
 
 
 def plot_losses(*logdirs: Logdir) -> go.Figure:

@@ -15,6 +15,7 @@ from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.runs.series import Histograms
 
 _MAX_CELLS = 1_500_000  # of all histograms of a report together
+_MAX_BUTTONS = 100  # each lists all traces
 _QUANTILES = (0.05, 0.5, 0.95)
 
 
@@ -47,7 +48,7 @@ def histogram_map(
                 traces += _over_time(histograms, columns, index, {"run": loaded_runs[index].name, "layer": layer})
     for trace in traces:
         trace.visible = trace.meta["pick"] == traces[0].meta["pick"]
-    figure = go.Figure(traces).update_layout(
+    return go.Figure(traces).update_layout(
         template="plotly_white",
         title=title,
         xaxis={"title": "step"},
@@ -55,22 +56,22 @@ def histogram_map(
         showlegend=False,
         meta={"kind": "histograms", "about": ""},
     )
-    return figure.update_layout(updatemenus=[_menu(figure)])
 
 
-def _menu(figure: go.Figure) -> dict[str, Any]:
-    """A drop-down list, for notebooks."""
-    picks = list({tuple(trace.meta["pick"].values()): trace.meta["pick"] for trace in figure.data}.values())
+def add_menu(figure: go.Figure) -> None:
+    """Adds a drop-down list of the first 100 layers. A report's page has a list of its own."""
+    by_trace = [trace.meta["pick"] for trace in figure.data]
+    picks = list({tuple(pick.values()): pick for pick in by_trace}.values())[:_MAX_BUTTONS]
     has_several_runs = len({pick["run"] for pick in picks}) > 1
     buttons = [
         {
             "label": plain(f"{pick['run']}: {pick['layer']}" if has_several_runs else pick["layer"]),
             "method": "restyle",
-            "args": [{"visible": [trace.meta["pick"] == pick for trace in figure.data]}],
+            "args": [{"visible": [other == pick for other in by_trace]}],
         }
         for pick in picks
     ]
-    return {"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.15, "yanchor": "top"}
+    figure.update_layout(updatemenus=[{"buttons": buttons, "x": 1, "xanchor": "right", "y": 1.15, "yanchor": "top"}])
 
 
 def _over_time(histograms: Histograms, columns: int, run: int, pick: Mapping[str, str]) -> list[Any]:

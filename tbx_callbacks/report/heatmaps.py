@@ -52,12 +52,17 @@ def families(run: Run) -> dict[str, dict[str, Series]]:
     return {family: rows for family, rows in by_layer.items() if _are_layers(family, rows)}
 
 
-def heat_map(loaded_runs: Sequence[LoadedRun], family: str, title: str) -> go.Figure | None:
-    """Draws one family as layers by steps, for each run that has it; `meta["pick"]` selects the run."""
+def heat_map(
+    loaded_runs: Sequence[LoadedRun], by_run: Sequence[Mapping[str, Mapping[str, Series]]], family: str, title: str
+) -> go.Figure | None:
+    """Draws one family as layers by steps, for each run that has it; `meta["pick"]` selects the run.
+
+    `by_run` holds the `families` of each run.
+    """
     traces: list[go.Heatmap] = []
     rows = 0
-    for index, loaded_run in enumerate(loaded_runs):
-        series = families(loaded_run.run).get(family)
+    for index, (loaded_run, run_families) in enumerate(zip(loaded_runs, by_run, strict=True)):
+        series = run_families.get(family)
         if series:
             rows = max(rows, len(series))
             traces += _heat(series, index, {"run": loaded_run.name})

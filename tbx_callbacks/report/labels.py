@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from tbx_callbacks._text import printable
@@ -16,8 +17,8 @@ def plain(text: str, most: int = 80) -> str:
 def short(names: Iterable[str]) -> dict[str, str]:
     """Shortens layer names: `bert.encoder.layer.3` becomes `layer.3`; the full name is kept if not unique."""
     by_name = {name: _tail(name) for name in names}
-    tails = list(by_name.values())
-    return {name: tail if tails.count(tail) == 1 else name for name, tail in by_name.items()}
+    number = Counter(by_name.values())
+    return {name: tail if number[tail] == 1 else name for name, tail in by_name.items()}
 
 
 def _tail(name: str) -> str:

@@ -99,7 +99,7 @@ def _data(loaded_runs: Sequence[LoadedRun], figures: dict[str, go.Figure], refre
 
 def _figure(figure: go.Figure) -> dict[str, Any]:
     json_figure: dict[str, Any] = json.loads(plotly.io.to_json(figure, validate=False))
-    for name in ("template", "title", "updatemenus"):
+    for name in ("template", "title"):
         json_figure["layout"].pop(name, None)
     return json_figure
 

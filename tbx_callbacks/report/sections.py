@@ -33,6 +33,7 @@ _TITLES = {
     tags.ACTIVATIONS: "Activations",
 }
 _MAX_OTHERS = 24
+_MAX_HISTOGRAMS = 600  # the page holds each of them
 _LONGEST_ID = 80
 _IGNORED_SUFFIXES = ("/epoch", "runtime", "per_second", "total_flos", "steps_per_s")
 
@@ -61,11 +62,13 @@ def sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
 
 
 def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
-    main_maps = {key: heat_map(loaded_runs, key, title) for key, title in HEATS.items()}
-    other_families = dict.fromkeys(
-        key for loaded_run in loaded_runs for key in families(loaded_run.run) if key not in HEATS
-    )
-    more_maps = {key: heat_map(loaded_runs, key, _title(key)) for key in other_families}
+    by_run = [families(loaded_run.run) for loaded_run in loaded_runs]
+    main_maps = {key: heat_map(loaded_runs, by_run, key, title) for key, title in HEATS.items()}
+    other_families = dict.fromkeys(key for run_families in by_run for key in run_families if key not in HEATS)
+    more_maps = {key: heat_map(loaded_runs, by_run, key, _title(key)) for key in list(other_families)[:_MAX_OTHERS]}
+    about_layers = "Layers in model order, from top to bottom. Red: NaN or Inf; grey: exactly 0."
+    if (left_out := len(other_families) - len(more_maps)) > 0:
+        about_layers += f" {left_out:,} more kinds of numbers are left out. `tbx-callbacks view` shows all."
     all_sections = [
         Section(
             "training", "Training", "", _lines(loaded_runs, "loss", "scores", "learning_rate"), {}, frozenset({"loss"})
@@ -74,7 +77,7 @@ def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
         Section(
             "layers",
             "Layers over time",
-            "Layers in model order, from top to bottom. Red: NaN or Inf; grey: exactly 0.",
+            about_layers,
             _present(main_maps),
             _present(more_maps),
             frozenset({*main_maps, *more_maps}),
@@ -125,14 +128,18 @@ def _by_id(figures: Mapping[str, go.Figure]) -> dict[str, go.Figure]:
 
 def _histograms(loaded_runs: Sequence[LoadedRun]) -> Section:
     by_family = histogram_families(loaded_runs)
-    num_histograms = sum(
+    number = sum(
         histograms is not None for layers in by_family.values() for runs in layers.values() for histograms in runs
     )
-    figures = {
-        f"histogram_{family}": histogram_map(loaded_runs, layers, _title(family), num_histograms=num_histograms)
-        for family, layers in by_family.items()
-    }
     about = "Distribution of the values of each layer over time. Lines: median and 90 % interval."
+    if number > _MAX_HISTOGRAMS:
+        most = max(1, _MAX_HISTOGRAMS // (len(by_family) * len(loaded_runs)))
+        by_family = {family: dict(itertools.islice(layers.items(), most)) for family, layers in by_family.items()}
+        about += f" The first {most} layers of each kind. `tbx-callbacks view` shows all."
+    figures = {
+        f"histogram_{family}": histogram_map(loaded_runs, layers, _title(family), num_histograms=number)
+        for family, layers in list(by_family.items())[:_MAX_HISTOGRAMS]
+    }
     return Section("histograms", "Histograms over time", about, _by_id(figures))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from tbx_callbacks import tags
 from tbx_callbacks.runs.series import Run, Series
@@ -60,23 +60,24 @@ class Need:
     def all(self, run: Run) -> dict[str, Series]:
         """Returns the series by tag, in the order in which the run wrote them."""
         for pattern in self.patterns:
-            matches = {tag: run.scalars[tag] for tag in run.scalars if _matches(pattern, tag)}
+            match = _compiled(pattern).fullmatch
+            matches = {tag: series for tag, series in run.scalars.items() if match(tag)}
             if matches:
                 return matches
         return {}
 
     def matches(self, tag: str) -> bool:
         """Whether a tag is of this kind."""
-        return any(_matches(pattern, tag) for pattern in self.patterns)
+        return any(_compiled(pattern).fullmatch(tag) for pattern in self.patterns)
 
     def first(self, run: Run) -> tuple[str, Series] | None:
         """Returns the first tag with its series, or None."""
         return next(iter(self.all(run).items()), None)
 
 
-@lru_cache(maxsize=1 << 17)  # live rules match the same tags again and again
-def _matches(pattern: str, tag: str) -> bool:
-    return re.fullmatch(pattern, tag, re.IGNORECASE) is not None
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -85,7 +86,7 @@ def evaluation_set(need: Need, tag: str) -> str:
 
     A test set is not the usual one, because it is rarely evaluated together with the others.
     """
-    match = re.fullmatch(need.patterns[0], tag, re.IGNORECASE)
+    match = _compiled(need.patterns[0]).fullmatch(tag)
     groups = {key.rstrip("0123456789"): value for key, value in match.groupdict().items() if value} if match else {}
     test = "test" if groups.get("word", "").lower().startswith("test") else ""
     return "/".join(part for part in (test, groups.get("set", "").lower(), groups.get("loader", "")) if part)

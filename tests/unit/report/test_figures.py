@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.report import figures, plot_losses
 from tbx_callbacks.runs.reader import UnreadableError, read_run
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
@@ -92,6 +93,21 @@ def test_figures_of_foreign_folder_or_none(tmp_path: Path) -> None:
         plot_losses(tmp_path)
     with pytest.raises(ValueError, match="a report must have at least one folder of runs, got none"):
         figures()
+
+
+def test_figures_of_histograms_have_menu(tmp_path: Path) -> None:
+    counts = HistogramCounts((1, 2), low=0.0, high=1.0, total=1.0, total_squares=1.0)
+    writer = TensorBoardWriter(tmp_path)
+    writer.write(1, {f"weights/layer.{n}": counts for n in range(120)} | {"train/loss": 1.0})
+    writer.close()
+    figure = figures(tmp_path)["histogram_weights"]
+    (menu,) = figure.layout.updatemenus
+    assert [button.label for button in menu.buttons] == [f"layer.{n}" for n in range(100)]
+    shown = menu.buttons[7].args[0]["visible"]
+    assert [trace.meta["pick"]["layer"] for trace, is_shown in zip(figure.data, shown, strict=True) if is_shown] == [
+        "layer.7",
+        "layer.7",
+    ]
 
 
 def test_figures_without_plotly_prints_install_command(tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.report import figures, write_report
+from tbx_callbacks.report.loaded_runs import read
+from tbx_callbacks.report.sections import sections
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 
@@ -32,3 +35,30 @@ def test_other_metrics_left_out_are_counted(tmp_path: Path, tags: int, left_out:
     words = f"The first 24 metrics; {left_out:,} more are left out. `tbx-callbacks view` shows all."
     assert (words in page) == (left_out > 0)
     assert ("more are left out" in page) == (left_out > 0)
+
+
+@pytest.mark.parametrize(("families", "told"), [(24, ""), (30, " 6 more kinds of numbers are left out")])
+def test_kinds_of_layer_numbers_limited(tmp_path: Path, families: int, told: str) -> None:
+    writer = TensorBoardWriter(tmp_path)
+    for step in (1, 2):
+        values = {f"own_{n}/layer.{layer}": 1.0 for n in range(families) for layer in range(3)}
+        writer.write(step, {"grad_norm/layer.0": 1.0, "grad_norm/layer.1": 1.0, "grad_norm/layer.2": 1.0, **values})
+    writer.close()
+    (layers,) = (section for section in sections(read([tmp_path])) if section.id == "layers")
+    assert list(layers.figures) == ["grad_norm"]
+    assert len(layers.more) == 24
+    assert told in layers.about
+    assert ("left out" in layers.about) == bool(told)
+
+
+@pytest.mark.parametrize(("layers", "drawn"), [(300, 300), (301, 300)])
+def test_histograms_of_many_layers_limited(tmp_path: Path, layers: int, drawn: int) -> None:
+    counts = HistogramCounts((1, 2), low=0.0, high=1.0, total=1.0, total_squares=1.0)
+    writer = TensorBoardWriter(tmp_path)
+    writer.write(1, {f"{family}/layer.{n}": counts for family in ("weights", "grads") for n in range(layers)})
+    writer.write(2, {"train/loss": 1.0})
+    writer.close()
+    (section,) = (section for section in sections(read([tmp_path])) if section.id == "histograms")
+    shown = {name: len({trace.meta["pick"]["layer"] for trace in fig.data}) for name, fig in section.figures.items()}
+    assert shown == {"histogram_weights": drawn, "histogram_grads": drawn}
+    assert ("The first 300 layers of each kind." in section.about) == (layers > drawn)
