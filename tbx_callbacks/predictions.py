@@ -1,4 +1,4 @@
-"""Logs views of a classifier's predictions: confusion matrix, precision-recall curves, F1, and the worst texts."""
+"""Logs views of a classifier's predictions: confusion matrix, precision, recall, F1, calibration, worst texts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from tbx_callbacks._model.names import unique
+from tbx_callbacks._stats import calibration
+from tbx_callbacks.tags import CALIBRATION
 from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,14 @@ def log_predictions(
     `<split>/precision_recall/<class>` (curve, one class against the others), `<split>/f1/<class>`, and `<split>/worst`
     (text: the most confident wrong predictions, if texts are given).
 
+    `<split>/calibration/<number>` tells whether the probabilities can be believed. `ece` is the expected calibration
+    error, the mean gap between confidence and accuracy over 15 bins of equal width (Guo et al. 2017, arXiv:1706.04599),
+    and `nll` the mean negative log-likelihood. `temperature` is the number by which to divide the logits for the
+    smallest `nll`, and `ece_at_temperature` and `nll_at_temperature` are the results. The temperature is fitted on
+    these same rows, so they are the best that it can do, and not what it does on others. The three are left out where
+    no temperature between 0.01 and 100 is best, as with predictions that are all right. The image
+    `<split>/calibration/reliability` shows accuracy by confidence, before and after.
+
     With more than 20 classes the matrix shows colours only, in an image of a fixed size. Curves and F1 are then limited
     to the 20 classes with the most samples, and `<split>/f1/macro` is the mean F1 of all classes that occur.
 
@@ -82,6 +92,7 @@ def log_predictions(
     predicted = scores.argmax(-1)
     counts = _confusion_counts(targets, predicted, len(names))
     writer.add_figure(f"{split}/confusion_matrix", _confusion(counts, names), step)
+    _log_calibration(writer, scores, targets, split, step)
     f1, occurs = _f1(counts)
     tags, selected = unique(map(_tag, names)), list(range(len(names)))
     if len(names) > _MAX_CLASSES:
@@ -155,6 +166,53 @@ def _confusion(counts: Any, names: Sequence[str]) -> Any:
     for (row, column), count in np.ndenumerate(counts) if classes <= _MAX_CLASSES else ():
         colour = "white" if row_shares[row, column] > 0.5 else "black"
         axes.text(column, row, f"{row_shares[row, column]:.0%}\n{count}", ha="center", va="center", color=colour)
+    return figure
+
+
+def _log_calibration(writer: SummaryWriter, scores: Any, targets: Any, split: str, step: int) -> None:
+    before = calibration.reliability(scores, targets)
+    numbers = {"ece": before.error, "nll": calibration.log_loss(scores, targets)}
+    temperature = calibration.best_temperature(scores, targets)
+    after = None
+    if temperature is not None:
+        after = calibration.reliability(scores / temperature, targets)
+        numbers |= {
+            "temperature": temperature,
+            "ece_at_temperature": after.error,
+            "nll_at_temperature": calibration.log_loss(scores / temperature, targets),
+        }
+    for name, number in numbers.items():
+        if np.isfinite(number):  # a class of logit -inf has no finite likelihood
+            writer.add_scalar(f"{split}/{CALIBRATION}/{name}", number, step)
+    writer.add_figure(f"{split}/{CALIBRATION}/reliability", _reliability(before, after, temperature), step)
+
+
+def _reliability(
+    before: calibration.Reliability, after: calibration.Reliability | None, temperature: float | None
+) -> Any:
+    """Draws accuracy over confidence by bin, and the number of rows in each bin below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, 6.2), dpi=100, layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    edges, width = np.linspace(0, 1, len(before.counts) + 1)[:-1], 1 / len(before.counts)
+    axes.bar(edges, before.accuracy, width, align="edge", color="#9ecae1", edgecolor="#3182bd", label="accuracy")
+    axes.plot([0, 1], [0, 1], color="#555555", linestyle="--", label="as its confidence says")
+    axes.plot(before.confidence, before.accuracy, "o", color="#08519c", markersize=4, label="bins, as they are")
+    title = f"Expected calibration error {before.error:.4f}"
+    if after is not None:
+        axes.plot(
+            after.confidence, after.accuracy, "s", color="#e6550d", markersize=4, label="bins, at the temperature"
+        )
+        title += f"\nat temperature {temperature:.3g}, fitted on these rows: {after.error:.4f}"
+    else:
+        low, high = calibration.TEMPERATURES
+        title += f"\nno temperature between {low:g} and {high:g} fits best"
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="Accuracy")
+    axes.set_title(title, fontsize=10)
+    axes.legend(loc="upper left", fontsize=8)
+    below.bar(edges, before.counts, width, align="edge", color="#bdbdbd", edgecolor="#636363")
+    below.set(xlabel="Confidence (probability of the predicted class)", ylabel="Rows")
     return figure
 
 

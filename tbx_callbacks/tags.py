@@ -29,6 +29,8 @@ TRAIN_EPOCH = "train/epoch"
 EVAL_LOSS = "eval/loss"
 EVAL_ACCURACY = "eval/accuracy"
 LEARNING_RATE = "lr"
+CALIBRATION = "calibration"
+"""Second part of the tags of an evaluation's calibration, `eval/calibration/ece`."""
 
 # -- one scalar per group ----------------------------------------------------------------------------------------------
 
@@ -114,7 +116,7 @@ EVALUATION = ("eval/", "val/", "val_", "valid/", "valid_", "validation/")
 _SMALLER_WORDS = (
     r"(?<![a-z0-9])neg(?:ative)?_log_likelihood|(?<![a-z0-9])inaccura|losses|loss|error|perplexity|cross_?entropy|deviance"
     r"|misclassif|divergence|(?<![a-z0-9])(?:[a-z]*(?:mse|mae|msle)|s?mape|nll|ppl|bpc|bpb|wer|cer|ter|eer|der|fid|kid"
-    r"|fpr|fnr|kld?|lpips|brier|false)(?![a-z0-9])"
+    r"|fpr|fnr|kld?|lpips|brier|ece|false)(?![a-z0-9])"
 )
 _LARGER_WORDS = (
     r"accura|precision|recall|bleu|rouge|meteor|matthews|pearson|spearman|kendall|correlation|sensitivity|specificity"

@@ -80,7 +80,8 @@ def _are_fractions(series: Series) -> bool:
 
 
 def _is_not_a_score(tag: str) -> bool:
-    return tag.endswith(("loss", "runtime", "per_second", "model_preparation_time", "num_tokens"))
+    suffixes = ("loss", "runtime", "per_second", "model_preparation_time", "num_tokens")
+    return tag.endswith(suffixes) or f"/{tags.CALIBRATION}/" in tag
 
 
 def _gradient(run: Run) -> dict[str, str]:
@@ -103,6 +104,19 @@ def _rates(run: Run) -> dict[str, str]:
         for equal_tags in tags_by_values.values()
     }
     return tag_labels if len(tag_labels) > 1 else dict.fromkeys(tag_labels, "learning rate")
+
+
+def _of_calibration(*names: str) -> Choice:
+    """Selects numbers of the calibration, of each evaluated split."""
+
+    def choose(run: Run) -> dict[str, str]:
+        labels = {name: name.replace("ece", "error").replace("_", " ") for name in names}
+        parts = {tag: tag.rpartition(f"/{tags.CALIBRATION}/") for tag in run.scalars}
+        chosen = {tag: (split, labels[name]) for tag, (split, _, name) in parts.items() if split and name in labels}
+        several = len({split for split, _ in chosen.values()}) > 1
+        return {tag: f"{split} {label}" if several else label for tag, (split, label) in chosen.items()}
+
+    return choose
 
 
 LOSS = LineChart("Loss", _losses, about="Numbers mark the start of findings; crosses mark alerts of live rules.")
@@ -135,6 +149,17 @@ LINES = {
         about="Share of the training time.",
         scale=".2~%",
         rangemode="tozero",
+    ),
+    "calibration": LineChart(
+        "Calibration error",
+        _of_calibration("ece", "ece_at_temperature"),
+        about="Mean gap between confidence and accuracy. The temperature is fitted on the same rows.",
+        rangemode="tozero",
+    ),
+    "temperature": LineChart(
+        "Best temperature",
+        _of_calibration("temperature"),
+        about="Above 1: the model is too confident. Below 1: it is too cautious.",
     ),
     "nonfinite": LineChart(
         "NaN and Inf",

@@ -92,7 +92,9 @@ def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
             "",
             _lines(loaded_runs, "throughput", "tokens", "step_time", "memory", "monitor_share"),
         ),
-        Section("predictions", "Predictions", "", curves(loaded_runs)),
+        Section(
+            "predictions", "Predictions", "", curves(loaded_runs) | _lines(loaded_runs, "calibration", "temperature")
+        ),
         _others(loaded_runs),
     ]
     return [section for section in all_sections if section.figures or section.more]

@@ -20,7 +20,7 @@ from tbx_callbacks.report.loaded_runs import LoadedRun, clock
 from tbx_callbacks.rules import Finding
 from tbx_callbacks.rules.required_series import TRAIN_LOSS
 from tbx_callbacks.runs.series import Run
-from tbx_callbacks.tags import EVALUATION, larger_is_better
+from tbx_callbacks.tags import CALIBRATION, EVALUATION, larger_is_better
 
 _NON_RESULT_SUFFIXES = ("runtime", "per_second", "model_preparation_time", "num_tokens")
 _LONGEST_CELL = 2_000
@@ -163,7 +163,8 @@ def _evidence(finding: Finding, most: int = 3) -> str:
 
 
 def _is_result(tag: str) -> bool:
-    return tag.startswith((*EVALUATION, "test/")) and not tag.endswith(_NON_RESULT_SUFFIXES)
+    is_evaluated = tag.startswith((*EVALUATION, "test/")) and f"/{CALIBRATION}/" not in tag
+    return is_evaluated and not tag.endswith(_NON_RESULT_SUFFIXES)
 
 
 def _best(run: Run, tag: str) -> tuple[float, int] | None:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, f1_score
+from scipy.optimize import minimize_scalar
+from scipy.special import softmax
+from sklearn.metrics import average_precision_score, f1_score, log_loss
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
@@ -182,3 +184,38 @@ def test_log_predictions_many_classes_views_bounded(tmp_path: Path, classes: int
     assert {tag: read.at(f"eval/f1/{tag}")[7] for tag in read.family("eval/f1")} == {
         **expected, "macro": pytest.approx(macro, rel=1e-5),
     }  # fmt: skip
+
+
+def test_log_predictions_writes_calibration_of_kept_rows(tmp_path: Path) -> None:
+    logits, labels = predictions()
+    logits, labels = np.concatenate([3 * logits, np.full((5, 3), np.nan)]), np.concatenate([labels, [0] * 5])
+    labels[:20] = -100
+    with loop(tmp_path) as run:
+        log_predictions(run, logits, labels, split="dev")
+    read, kept = Run(tmp_path), slice(20, 200)
+
+    def nll(temperature: float) -> float:
+        return float(log_loss(labels[kept], softmax(logits[kept] / temperature, -1)))
+
+    at = {name.rpartition("/")[2]: read.at(name)[7] for name in read.scalars if "/calibration/" in name}
+    assert at.keys() == {"ece", "nll", "temperature", "ece_at_temperature", "nll_at_temperature"}
+    assert at["nll"] == pytest.approx(nll(1), rel=1e-6)
+    best = minimize_scalar(nll, bounds=(0.1, 20), method="bounded", options={"xatol": 1e-9})
+    assert at["temperature"] == pytest.approx(best.x, rel=1e-5)
+    assert at["nll_at_temperature"] == pytest.approx(best.fun, rel=1e-6)
+    assert at["ece_at_temperature"] < at["ece"]
+    (image,) = (
+        EventAccumulator(str(tmp_path), size_guidance={"images": 0}).Reload().Images("dev/calibration/reliability")
+    )
+    assert image.encoded_image_string.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("logits", "missing"), [(np.eye(2) * 9, {"temperature"}), (np.array([[0, -np.inf], [1.0, 0]]), {"nll"})]
+)
+def test_log_predictions_impossible_calibration_left_out(tmp_path: Path, logits: Any, missing: set[str]) -> None:
+    with loop(tmp_path) as run:
+        log_predictions(run, logits, [0, 1] if "nll" not in missing else [1, 0])
+    written = {tag.rpartition("/")[2] for tag in Run(tmp_path).scalars if "/calibration/" in tag}
+    assert "ece" in written
+    assert written.isdisjoint({*missing, "ece_at_temperature", "nll_at_temperature", "temperature"})

@@ -9,7 +9,7 @@ from tbx_callbacks.tags import check_tag, clean, larger_is_better
 SMALLER = (
     *("loss", "mlm_loss", "avgloss", "MSELoss", "LossTotal", "accuracy_loss", "hamming_loss"),
     *("error_rate", "mean_absolute_error", "auc_error", "MSE", "rmse", "nRMSE", "mse_total", "MAE", "smape", "wer"),
-    *("WER", "cer_avg", "perplexity", "ppl", "nll", "negative_log_likelihood", "inaccuracy", "fid", "bpb"),
+    *("WER", "cer_avg", "perplexity", "ppl", "nll", "negative_log_likelihood", "inaccuracy", "fid", "bpb", "ece"),
 )
 LARGER = (
     *("accuracy", "top5_acc", "acc1", "acc@5", "F1", "f1-macro", "f1_score", "f1score", "auc", "roc_auc", "AUROC"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tbx_callbacks.report.charts import _scores
+from tbx_callbacks.report.charts import LINES, _scores
 from tbx_callbacks.runs.series import Run, Series
 
 
@@ -21,3 +21,15 @@ def test_scores_of_several_evaluations_told_apart() -> None:
     found = _scores(run_of("eval/accuracy", "test/accuracy", "eval/f1"))
     assert found["test/accuracy"] == "test accuracy"
     assert len(set(found.values())) == len(found)
+
+
+def test_calibration_chart_names_splits_if_several() -> None:
+    names = ("calibration/ece", "calibration/ece_at_temperature", "calibration/temperature", "accuracy")
+    one = run_of(*(f"eval/{name}" for name in names))
+    assert LINES["calibration"].choice(one) == {
+        "eval/calibration/ece": "error",
+        "eval/calibration/ece_at_temperature": "error at temperature",
+    }
+    two = run_of("eval/calibration/temperature", "test/calibration/temperature", "calibration/temperature")
+    assert list(LINES["temperature"].choice(two).values()) == ["eval temperature", "test temperature"]
+    assert _scores(one) == {"eval/accuracy": "eval accuracy"}
