@@ -57,7 +57,7 @@ class Section:
 
 
 def sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
-    """The sections that contain at least one figure."""
+    """The sections that contain at least one figure or table."""
     with np.errstate(all="ignore"):  # absurd numbers in a file are no warnings of ours
         return _sections(loaded_runs)
 
@@ -97,7 +97,7 @@ def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
         _examples(loaded_runs),
         _others(loaded_runs),
     ]
-    return [section for section in all_sections if section.figures or section.more]
+    return [section for section in all_sections if section.figures or section.more or section.tables]
 
 
 def _examples(loaded_runs: Sequence[LoadedRun]) -> Section:
