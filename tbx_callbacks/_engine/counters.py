@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tbx_callbacks._engine.recording import Recording
 from tbx_callbacks._model.amp import LossScale
 from tbx_callbacks._model.outputs import Losses, Predictions
 from tbx_callbacks._stats.accumulators import KEPT, LazySum, add_up, stack_scalars
@@ -108,6 +109,8 @@ class Counters:
         self.loss_scale = loss_scale
         self.wiring: Wiring | None = None
         """The checks of the training, where a metric reads them."""
+        self.recording: Recording | None = None
+        """The rows of the training's batches, where a metric reads them."""
         self.steps = 0
         self.counting = True
         """Whether micro-batches are counted. False once one could not be counted: later intervals then contain none."""

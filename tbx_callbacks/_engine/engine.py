@@ -32,6 +32,8 @@ from tbx_callbacks._engine.metric_plan import families, follow_other_metrics, pl
 from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._engine.planner import Planner
 from tbx_callbacks._engine.publisher import Publisher
+from tbx_callbacks._engine.recording import NEEDS as ROW_NEEDS
+from tbx_callbacks._engine.recording import Recording
 from tbx_callbacks._engine.step_recorder import StepRecorder, readable_parameters
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import UserScalars
@@ -47,6 +49,7 @@ from tbx_callbacks.writers.base import NullWriter, Writer
 
 logger = logging.getLogger(__name__)
 
+_OF_LABELS = frozenset({"predictions", *ROW_NEEDS})
 _DRAIN_SECONDS, _FAILED_DRAIN_SECONDS = 30.0, 5.0  # maximum wait for other ranks at the end; after a failure
 
 
@@ -111,6 +114,8 @@ class Engine:
         process_group: Any = None,
         *,
         awaits_group: bool = False,
+        folder: str | None = None,
+        step: int = 0,
     ) -> None:
         """Resolves the selections for this model and hooks into the optimizers.
 
@@ -119,11 +124,14 @@ class Engine:
             resumed_from: folder and last step of the run that is resumed.
             process_group: the ranks that train; all ranks if None.
             awaits_group: whether a process group may still come; see `warn_about_share`.
+            folder: of the run, on the rank that writes it.
+            step: finished steps.
 
         Raises:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
         """
         self.detach()
+        self._end_recording()
         forget_warnings()
         self.publisher.start(reducer := self._join(info, process_group))
         is_alone = world_size(process_group) == 1 and (has_group() or size_variable() is None)
@@ -158,6 +166,10 @@ class Engine:
                 compiled=info.compiled,
                 unknown_token=info.unknown_token,
                 on_error=lambda error: self._guard.report("checking the wiring", self._step, error),
+            )
+        if not ROW_NEEDS.isdisjoint(self._runner.needs):
+            self._counters.recording = Recording(
+                self._items, info, self._counters.predictions, reducer, folder=folder, step=step, warns=is_first
             )
         self._best = BestValues(info.larger_is_better, self._best_directions)
         for logs in info.earlier_logs:
@@ -211,6 +223,7 @@ class Engine:
         self._end_wiring(step)
         self.detach()
         self.stopwatch.pause()
+        self._end_recording()
         timeout, started = _DRAIN_SECONDS if succeeded else _FAILED_DRAIN_SECONDS, time.monotonic()
         if self.publisher.reducer is not None:  # other ranks of the training may wait for this one
             timeout = min(timeout, self.publisher.reducer.timeout)
@@ -227,6 +240,13 @@ class Engine:
         final_values.add_local(own if local else {})
         self.publisher.write(step, final_values.finish_local())
         self.publisher.writer.flush()
+
+    def _end_recording(self) -> None:
+        """Writes the rest of the rows."""
+        recording, self._counters.recording = self._counters.recording, None
+        if recording is not None:
+            with self._guard("recording rows", self._step):
+                recording.close()
 
     def _end_wiring(self, step: int) -> None:
         """Writes the results of checks that have no point of their own."""
@@ -313,7 +333,17 @@ class Engine:
     def wants_labels(self) -> bool:
         """Whether a metric of this run reads the labels of the batch that begins."""
         wiring = self._counters.wiring
-        return "predictions" in self._runner.needs or (wiring is not None and wiring.is_open)
+        return not _OF_LABELS.isdisjoint(self._runner.needs) or (wiring is not None and wiring.is_open)
+
+    @property
+    def wants_rows(self) -> bool:
+        """Whether a metric of this run reads the rows of the batch that begins."""
+        return self._counters.recording is not None
+
+    def expect_rows(self, batch: Any, labels: Any, size: int | None) -> None:
+        """Keeps the rows of the micro-batch that begins; see `rows_in`."""
+        if self._counters.recording is not None:
+            self._counters.recording.expect(batch, labels, size)
 
     # -- one step --------------------------------------------------------------------------------------------------
 
@@ -327,6 +357,9 @@ class Engine:
         if self._has_values(ended):
             self.flush_step(ended=ended)
         self.stopwatch.resume()
+        if self._counters.recording is not None and (keeper := self._counters.recording.keeper) is not None:
+            with self._guard("keeping batches", self._step):
+                keeper.begin_step(step)
         if recorder is not None:
             recorder.begin_step(step)
             recorder.captures_rates = captures_rates
@@ -396,13 +429,17 @@ class Engine:
 
     def record_batch(self, *, loss: Tensor | None, samples: int | None, tokens: Tensor | None) -> Tensor | None:
         """Counts one micro-batch; returns a copy of its loss, or None if it is not counted."""
+        copy = None
         if self._counts_batches and self._counters.counting:
             try:
-                return self._counters.record_batch(loss=loss, samples=samples, tokens=tokens)
+                copy = self._counters.record_batch(loss=loss, samples=samples, tokens=tokens)
             except Exception as error:
                 self._counters.counting = False
                 self._guard.report("counting micro-batches", self._step, error)
-        return None
+        if self._counters.recording is not None and (keeper := self._counters.recording.keeper) is not None:
+            with self._guard("keeping batches", self._step):
+                keeper.end_batch(loss.detach().clone() if copy is None and loss is not None else copy)
+        return copy
 
     def record_outputs(self, outputs: Any, labels: Any) -> None:
         """Records the model's outputs for a micro-batch of training, and its labels (default: `self.labels`)."""
@@ -413,6 +450,8 @@ class Engine:
                 self._counters.extra_losses.add(outputs)
             if "predictions" in self.needs:
                 self._counters.predictions.add(outputs, labels)
+            if self._counters.recording is not None:
+                self._counters.recording.add_outputs(self._step, outputs, labels)
 
     def guard_outputs(self) -> AbstractContextManager[None]:
         """Catches errors while an integration reads the model's outputs."""

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 _PACKAGE = os.path.dirname(tags.__file__)
-_END_OF_STEP_NEEDS = frozenset({"batches", "loss_scale", "losses", "predictions", "wiring"})
+_END_OF_STEP_NEEDS = frozenset({"bad_batches", "batches", "examples", "loss_scale", "losses", "predictions", "wiring"})
 
 
 class MetricRunner:
@@ -300,6 +300,13 @@ def with_interval(metric_run: MetricRun, context: Context, counters: Counters) -
         interval = replace(
             interval, extra_losses={name: Mean(*sums) for name, sums in counters.extra_losses.pop().items()}
         )
+    recording = counters.recording
+    if "examples" in needs and recording is not None and recording.examples is not None:
+        recording.examples.flush()
+        recording.examples.warn_if_empty()
+        context = replace(context, losses_by_group=recording.examples.pop_groups())
+    if "bad_batches" in needs and recording is not None:
+        context = replace(context, bad_steps=recording.bad_steps)
     if "wiring" in needs and counters.wiring is not None:
         context = replace(context, checks=counters.wiring.take())
     return replace(context, interval=interval)

@@ -354,6 +354,9 @@ class StepRecorder:
             self._end_probe()
         if self._counters.wiring is not None:
             self._counters.wiring.after_step(name, optimizer, self.step)
+        if self._counters.recording is not None and self._counters.recording.keeper is not None:
+            with self._guard("keeping batches", self.step):
+                self._counters.recording.keeper.after_step(optimizer, self.sharding.skipped(optimizer))
         if self.due:
             self._measure(name, optimizer)
 

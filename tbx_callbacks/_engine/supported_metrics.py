@@ -29,7 +29,7 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 _CROSS_RANK = (InputShare, Memory)
 """Metrics of the process, which differ between ranks."""
-_DATA_NEEDS = frozenset({"activations", "batches", "losses", "nonfinite", "predictions"})
+_DATA_NEEDS = frozenset({"activations", "batches", "examples", "losses", "nonfinite", "predictions"})
 """Needs that a rank fulfils from its share of the data."""
 
 

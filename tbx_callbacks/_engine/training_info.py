@@ -57,6 +57,7 @@ class TrainingInfo:
             those of a better checkpoint.
         predictions_remedy: how users of this trainer can provide labels and logits.
         evaluates_in_loop: whether the user's own code sets the mode of the model for evaluations.
+        tokenizer: the trainer's tokenizer, for the texts of rows; None if it is not known.
         unknown_token: the id of the token for unknown words, of the trainer's tokenizer.
 
     Raises:
@@ -87,6 +88,7 @@ class TrainingInfo:
     predictions_remedy: str = "pass both to Session.record_outputs"
     unknown_token: int | None = None
     evaluates_in_loop: bool = False
+    tokenizer: Any = None
 
     def __post_init__(self) -> None:
         if self.clipping not in _CLIPPING:

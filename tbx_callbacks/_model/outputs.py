@@ -18,7 +18,7 @@ from tbx_callbacks.tags import clean
 logger = logging.getLogger(__name__)
 
 
-OUTPUTS = frozenset({"losses", "predictions"})
+OUTPUTS = frozenset({"losses", "predictions", "examples", "bad_batches"})
 """Needs of metrics that read the model's outputs."""
 _MAX_PENDING = 32  # batches of predictions that are compared together
 MAX_CLASSES = 20  # more classes are not counted one by one
@@ -166,7 +166,7 @@ class Predictions:
         Labels are `[batch]` or `[batch, length]`; negative labels (-100) do not count. Other shapes are ignored.
         """
         logits = logits_in(outputs)
-        if (no_classes := self._why_no_classes(outputs, logits)) is not None:
+        if (no_classes := self.why_no_classes(outputs, logits)) is not None:
             self._reason, self._remedy = no_classes, _LOG_YOUR_OWN
             return
         if logits is None or not isinstance(labels, Tensor):
@@ -175,7 +175,7 @@ class Predictions:
             )
             self._remedy = self._how_to_provide
             return
-        if not _are_classes(logits, labels):
+        if not are_classes(logits, labels):
             self._reason = f"labels {_summary(labels)} are not class indices for logits {_summary(logits)}"
             self._remedy = _LOG_YOUR_OWN
             return
@@ -191,7 +191,12 @@ class Predictions:
         if len(self._pending) >= _MAX_PENDING:
             self.totals()
 
-    def _why_no_classes(self, outputs: Any, logits: Tensor | None) -> str | None:
+    @property
+    def remedy(self) -> str:
+        """How the user provides logits and labels."""
+        return self._how_to_provide
+
+    def why_no_classes(self, outputs: Any, logits: Tensor | None) -> str | None:
         """Why accuracy has no meaning for this model, whatever its labels are; None if it may have one."""
         if logits is not None and logits.ndim == 3 and self._vocabulary is not None:
             if logits.shape[-1] >= self._vocabulary:
@@ -242,7 +247,8 @@ def _count_classes(classes: Sequence[Tensor], is_counted: Tensor, number: int) -
     return torch.stack([zeros.scatter_add(0, each.clamp(0, number - 1), ones) for each in classes])
 
 
-def _are_classes(logits: Tensor, labels: Tensor) -> bool:
+def are_classes(logits: Tensor, labels: Tensor) -> bool:
+    """Whether labels are class numbers for logits, `[batch, classes]` or `[batch, length, classes]`."""
     is_integer = not labels.is_floating_point() and labels.dtype != torch.bool
     return is_integer and logits.ndim in (2, 3) and logits.shape[:-1] == labels.shape and logits.shape[-1] > 1
 

@@ -40,6 +40,11 @@ class HostCopy:
         """Whether a copy may still be running."""
         return bool(self._events)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `read` would not wait."""
+        return all(event.query() for _, event in self._events)
+
     def read(self) -> list[list[float]]:
         """Waits for the copies and returns the numbers of each part; one for a number."""
         for device, event in self._events:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tbx_callbacks._model.outputs import logits_in, predicts_tokens, vocabulary_of
+from tbx_callbacks._model.rows import is_plain
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks._wiring.check import Check
 from tbx_callbacks._wiring.modes import batch_norms
@@ -193,11 +194,6 @@ def are_class_labels(labels: Any) -> bool:
     """Whether these can be class indices, one for each row or token."""
     is_integer = isinstance(labels, Tensor) and labels.dtype in (torch.int64, torch.int32)
     return is_integer and 0 < labels.ndim < 3 and labels.numel() > 0
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is a dense array of numbers: not sparse, nested or quantised."""
-    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
 
 
 def _mean_cross_entropy(logits: Tensor, labels: Tensor, counted: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""tbx-callbacks: list and check metric sets, open TensorBoard, diagnose runs, write reports, run recipes."""
+"""tbx-callbacks: metric sets, TensorBoard, diagnoses of runs and of bad batches, reports, recipes."""
 
 from __future__ import annotations
 
@@ -268,6 +268,38 @@ def report(
         if isinstance(error, ReaderGoneError) or (isinstance(error.__cause__, BrokenPipeError) and is_stdout(output)):
             raise ReaderGoneError("its reader is gone") from error
         fail(str(error))
+
+
+@app.command()
+def batch(
+    run: Annotated[str, typer.Argument(help="Folder of a run that was logged with the metric bad_batches.")],
+    step: Annotated[int | None, typer.Argument(help="A step; without one, the steps with batches are listed.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of each micro-batch to print.")] = 20,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the batch behind a step that went wrong: its rows and their losses, worst first."""
+    from tbx_callbacks.cli.batch import as_json, find, load, print_batch, steps_table
+
+    found, problem = find(run, step)
+    if problem is not None:
+        fail(problem)
+    if step is None:
+        if json_:
+            print_json(as_json([one for paths in found.values() for one in load(paths)[0]]))
+        else:
+            console.print(steps_table(found))
+            console.print(f"show one: tbx-callbacks batch {escape(run)} {next(iter(found))}", soft_wrap=True)
+        return
+    batches, problems = load(found[step])
+    for words in problems:
+        errors.print(words, markup=False, emoji=False, soft_wrap=True)
+    if not batches:
+        fail(f"the files of step {step} must hold batches, but none can be read")
+    if json_:
+        print_json(as_json(batches))
+    else:
+        for one in batches:
+            print_batch(one, console, most=rows)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

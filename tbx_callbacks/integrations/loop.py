@@ -90,6 +90,7 @@ class TbxLoop(SessionHolder):
             that the folder contains.
         scaler: the loop's GradScaler, so the metric `amp` can read the loss scale. Accelerate's is found in its
             optimizer.
+        tokenizer: the tokenizer, for the texts of rows where a metric keeps them (`examples`).
         **options: see `Session`.
     """
 
@@ -108,6 +109,7 @@ class TbxLoop(SessionHolder):
         hparams: Mapping[str, Any] | None = None,
         start_step: int = 0,
         scaler: torch.amp.GradScaler | None = None,
+        tokenizer: Any = None,
         **options: Any,
     ) -> None:
         super().__init__(config, **options)
@@ -141,6 +143,7 @@ class TbxLoop(SessionHolder):
             clip_remedy="pass max_grad_norm, and call loop.before_clip() before clipping",
             predictions_remedy="pass outputs=... and labels=... to end_step",
             evaluates_in_loop=True,
+            tokenizer=tokenizer,
         )
         self._optimizers = info.optimizers
         self._session.start(info, step=start_step)
@@ -191,6 +194,7 @@ class TbxLoop(SessionHolder):
         tokens: Tensor | int | None = None,
         outputs: Any = None,
         labels: Tensor | None = None,
+        batch: Any = None,
     ) -> None:
         """Ends one iteration of the loop; with gradient accumulation, call it for each micro-batch.
 
@@ -203,12 +207,13 @@ class TbxLoop(SessionHolder):
             outputs: the model's outputs: `logits` and perhaps further losses, by name (a mapping, a dataclass) or as a
                 tuple that begins with the loss; or the logits alone.
             labels: labels of the batch, for the accuracy.
+            batch: the batch itself, for metrics that tell its rows apart (`examples`).
 
         Raises:
             ValueError: the loss is not a scalar.
         """
         step = self.step if self._division is not None else 0
-        self._session.end_batch(loss=loss, samples=samples, tokens=tokens, outputs=outputs, labels=labels)
+        self._session.end_batch(loss=loss, samples=samples, tokens=tokens, outputs=outputs, labels=labels, batch=batch)
         if self._division is not None and self._division.is_noticed(loss, is_step=self.step > step):
             self._division = None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,8 @@ from torch.distributed.tensor import DTensor
 from tbx_callbacks import tags
 from tbx_callbacks._config.validation import short
 from tbx_callbacks._model.optimizers import named_optimizers
-from tbx_callbacks._wiring.batches import IGNORED, STEPS, Batches, are_class_labels, is_plain
+from tbx_callbacks._model.rows import fingerprints
+from tbx_callbacks._wiring.batches import IGNORED, STEPS, Batches, are_class_labels
 from tbx_callbacks._wiring.check import Check
 from tbx_callbacks._wiring.wiring import Wiring
 from tbx_callbacks.integrations.batches import labels_in, samples_in
@@ -277,7 +277,7 @@ def _check_data(
     compute: Loss,
 ) -> dict[str, Check]:
     """Looks at the labels and the rows of all batches."""
-    rows: list[list[bytes] | None] = []
+    rows: list[list[int] | None] = []
     every = Batches(model)
     outside: Any = None  # the first batch with a label that is no class
     for batch in itertools.islice(_batches(batches), _MAX_BATCHES):
@@ -361,34 +361,11 @@ def _outside(labels: Any, num_classes: int | None) -> int:
     return int(((labels != IGNORED) & ((labels < 0) | (labels >= num_classes))).sum())
 
 
-def _fingerprints(batch: Any) -> list[bytes] | None:
+def _fingerprints(batch: Any) -> list[int] | None:
     """Returns one fingerprint for each row of a batch's inputs; None if the rows are not known."""
-    inputs = _inputs(batch)
     size = samples_in(batch)
-    tensors = [tensor for tensor in inputs if tensor.ndim and tensor.shape[0] == size]
-    if not tensors or size is None or not all(map(is_plain, inputs)):
-        return None
-    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    tensors = [tensor.cpu() for tensor in tensors if tensor is not mask]
-    kept = mask.cpu() != 0 if isinstance(mask, Tensor) and mask.ndim == 2 else torch.zeros(0)
-    rows = [
-        [tensor[index][kept[index]] if tensor.shape[:2] == kept.shape else tensor[index] for tensor in tensors]
-        for index in range(size)
-    ]  # without padding, which differs
-    return [
-        hashlib.blake2b(
-            b"".join(part.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes() for part in row),
-            digest_size=16,
-        ).digest()
-        for row in rows
-    ]
-
-
-def _inputs(batch: Any) -> list[Tensor]:
-    """Returns the tensors of a batch without its labels."""
-    labels = labels_in(batch)
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else [batch]
-    return [part for part in parts if isinstance(part, Tensor) and part is not labels and part.element_size() > 0]
+    found = None if size is None else fingerprints(batch, labels_in(batch), size)
+    return None if found is None else found.tolist()
 
 
 def _is_batch(batches: Any) -> bool:

@@ -29,7 +29,15 @@ from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks._wiring.check import Check
 from tbx_callbacks.integrations.arguments import refuse_unknown
-from tbx_callbacks.integrations.batches import batch_count, samples_in, scalar_loss, scalar_norm, tokens_in, usual_size
+from tbx_callbacks.integrations.batches import (
+    batch_count,
+    labels_in,
+    samples_in,
+    scalar_loss,
+    scalar_norm,
+    tokens_in,
+    usual_size,
+)
 from tbx_callbacks.integrations.notebook import announce
 from tbx_callbacks.integrations.preflight import PREFLIGHT_CHECKS, Preflight
 from tbx_callbacks.integrations.rank_role import Change, RankRole
@@ -309,7 +317,14 @@ class Session:
         if not numbered:
             check_reports_steps(info.optimizers)
         counter = None if numbered else StepCounter(self._engine, info, step)
-        self._engine.start(info, resumed_from, self._role.process_group, awaits_group=self._role.awaits_group)
+        self._engine.start(
+            info,
+            resumed_from,
+            self._role.process_group,
+            awaits_group=self._role.awaits_group,
+            folder=None if location is None else location.folder,
+            step=step,
+        )
         self._info, self._counter, self._step, self._action = info, counter, step, Action.NONE
         self._clipped = None, None
         self._counts_samples = True
@@ -414,6 +429,7 @@ class Session:
         epoch: float | None = None,
         outputs: Any = None,
         labels: Any = None,
+        batch: Any = None,
         is_step: bool = False,
     ) -> Action:
         """Ends a micro-batch, and the step if any optimizer made one; returns the request of rules.
@@ -426,6 +442,7 @@ class Session:
             epoch: finished epochs, with the fraction of the current one, for `train/epoch`.
             outputs: see `record_outputs`.
             labels: see `record_outputs`.
+            batch: see `expect_rows`.
             is_step: whether the batch counts as a step even if no optimizer stepped, for trainers that count so.
 
         Returns:
@@ -442,6 +459,8 @@ class Session:
         samples = None if samples is None else batch_count("samples", samples)
         if tokens is not None and not isinstance(tokens, Tensor):
             tokens = torch.tensor(batch_count("tokens", tokens))
+        if batch is not None:
+            self.expect_rows(batch, labels)
         wiring = self._engine.wiring
         if wiring is not None and wiring.is_open:
             if outputs is None:
@@ -597,6 +616,21 @@ class Session:
         """
         self._engine.labels = labels
         self.check_labels(labels)
+
+    def expect_rows(self, batch: Any, labels: Any = None) -> None:
+        """Keeps which rows the micro-batch has that begins, if a metric records rows; it never raises.
+
+        Args:
+            batch: a mapping, an object or a sequence of tensors.
+            labels: its labels; default: those with a usual name, or the integers of a pair.
+        """
+        if not (self.running and self._engine.wants_rows):
+            return
+        with self._engine.guard_outputs():
+            labels = labels_in(batch) if labels is None else labels
+            has_rows = isinstance(labels, Tensor) and labels.ndim > 0
+            size = labels.shape[0] if has_rows else samples_in(batch)
+            self._engine.expect_rows(batch, labels, size)
 
     def check_labels(self, labels: Any) -> None:
         """Looks at the labels of the micro-batch that begins, in the first steps."""

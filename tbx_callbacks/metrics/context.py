@@ -136,6 +136,11 @@ class Context:
     interval: Interval = field(default_factory=Interval)
     checks: Mapping[str, Check] = field(default_factory=dict)
     """Results of checks of the training, by name; only for metrics with `needs = {"wiring"}`."""
+    losses_by_group: tuple[PerGroup, PerGroup] | None = None
+    """Sums of the rows' losses and numbers of rows since the last point, by group; only for metrics with
+    `needs = {"examples"}`."""
+    bad_steps: int | None = None
+    """Number of steps so far that went wrong on this rank; only for metrics with `needs = {"bad_batches"}`."""
     logs: Mapping[str, Number | str] = field(default_factory=dict)
     """Numbers that the trainer logs, by tag; only at the event `log`."""
     state: dict[str, Any] = field(default_factory=dict)

@@ -12,8 +12,10 @@ from tbx_callbacks._extensions import ExtensionError, Registry, check_frozen_dat
 from tbx_callbacks._model.parameters import Select
 from tbx_callbacks._text import short
 from tbx_callbacks.metrics.activations import Activations
+from tbx_callbacks.metrics.bad_batches import BadBatches
 from tbx_callbacks.metrics.base import EVENTS, NEEDS, Metric
 from tbx_callbacks.metrics.clipping import Clip
+from tbx_callbacks.metrics.examples import Examples
 from tbx_callbacks.metrics.histograms import GradHistogram, UpdateHistogram, WeightHistogram
 from tbx_callbacks.metrics.nonfinite import NonFinite
 from tbx_callbacks.metrics.norms import GradNorm, GradNormClipped, UpdateNorm, UpdateRatio, WeightNorm
@@ -28,6 +30,7 @@ METRICS: dict[str, type[Metric]] = {
     "loss": Loss,
     "outputs": Outputs,
     "train_accuracy": TrainAccuracy,
+    "examples": Examples,
     "learning_rate": LearningRate,
     "grad_norm": GradNorm,
     "grad_norm_clipped": GradNormClipped,
@@ -41,6 +44,7 @@ METRICS: dict[str, type[Metric]] = {
     "activations": Activations,
     "optimizer_state": OptimizerState,
     "nonfinite": NonFinite,
+    "bad_batches": BadBatches,
     "replicas": Replicas,
     "replica_state": ReplicaState,
     "amp": Amp,

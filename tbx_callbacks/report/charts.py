@@ -161,6 +161,11 @@ LINES = {
         _of_calibration("temperature"),
         about="Above 1: the model is too confident. Below 1: it is too cautious.",
     ),
+    "groups": LineChart(
+        "Loss by group",
+        matching(x=rf"{tags.EXAMPLES_LOSS}/(.+)"),
+        about="Mean loss of the training rows of each group since the last point.",
+    ),
     "nonfinite": LineChart(
         "NaN and Inf",
         matching(

@@ -15,6 +15,8 @@ from tbx_callbacks._text import printable
 from tbx_callbacks.report.colours import RUNS
 from tbx_callbacks.rules import Acknowledgement, Diagnosis, Rule
 from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose_folder
+from tbx_callbacks.runs.bad_batches import BadBatch, read_bad_batches
+from tbx_callbacks.runs.examples import ExampleTable, read_examples
 from tbx_callbacks.runs.reader import Progress, UnreadableError
 from tbx_callbacks.runs.series import Floats, Run
 
@@ -33,6 +35,10 @@ class LoadedRun:
     folder: str
     run: Run
     diagnosis: Diagnosis
+    examples: ExampleTable | None = None
+    """The rows of its training data, if they were recorded."""
+    bad_batches: Sequence[BadBatch] = ()
+    """The batches of steps that went wrong, if they were kept."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,15 @@ def read(
         logger.warning("a folder is left out of the report: %s", printable(str(failure)))
     names = _names(diagnosed)
     return [
-        LoadedRun(name, RUNS[index % len(RUNS)], entry.folder, entry.run, entry.diagnosis)
+        LoadedRun(
+            name,
+            RUNS[index % len(RUNS)],
+            entry.folder,
+            entry.run,
+            entry.diagnosis,
+            read_examples(entry.folder),
+            read_bad_batches(entry.folder),
+        )
         for index, (name, (_, entry)) in enumerate(zip(names, diagnosed, strict=True))
     ]
 

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from tbx_callbacks import tags
 from tbx_callbacks.report.charts import LINES, LineChart
 from tbx_callbacks.report.distributions import histogram_families, histogram_map
+from tbx_callbacks.report.examples import Table, data_maps, row_tables
 from tbx_callbacks.report.heatmaps import families, heat_map
 from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.line_drawing import line_chart, loss_chart
@@ -40,7 +41,7 @@ _IGNORED_SUFFIXES = ("/epoch", "runtime", "per_second", "total_flos", "steps_per
 
 @dataclass(frozen=True)
 class Section:
-    """Figures on one topic. `more` are collapsed by default. `wide` ones fill the page width."""
+    """Figures and tables on one topic. `more` are collapsed by default. `wide` ones fill the page width."""
 
     id: str
     title: str
@@ -48,6 +49,7 @@ class Section:
     figures: dict[str, go.Figure] = field(default_factory=dict)
     more: dict[str, go.Figure] = field(default_factory=dict)
     wide: frozenset[str] = frozenset()
+    tables: tuple[Table, ...] = ()
 
     @property
     def columns(self) -> str:
@@ -56,7 +58,7 @@ class Section:
 
 
 def sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
-    """The sections that contain at least one figure."""
+    """The sections that contain at least one figure or table."""
     with np.errstate(all="ignore"):  # absurd numbers in a file are no warnings of ours
         return _sections(loaded_runs)
 
@@ -95,9 +97,16 @@ def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
         Section(
             "predictions", "Predictions", "", curves(loaded_runs) | _lines(loaded_runs, "calibration", "temperature")
         ),
+        _examples(loaded_runs),
         _others(loaded_runs),
     ]
-    return [section for section in all_sections if section.figures or section.more]
+    return [section for section in all_sections if section.figures or section.more or section.tables]
+
+
+def _examples(loaded_runs: Sequence[LoadedRun]) -> Section:
+    maps = data_maps(loaded_runs)
+    figures = maps | _lines(loaded_runs, "groups")
+    return Section("examples", "Training rows", "", figures, {}, frozenset(maps), row_tables(loaded_runs))
 
 
 def _lines(loaded_runs: Sequence[LoadedRun], *names: str) -> dict[str, go.Figure]:

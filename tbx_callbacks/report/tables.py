@@ -79,18 +79,18 @@ def results(loaded_runs: Sequence[LoadedRun]) -> list[Row]:
 def hyper_parameters(run: Run) -> Mapping[str, Any]:
     """The hyper-parameters of the HParams tab, or else those in the logged arguments."""
     return run.hparams or {
-        name: value for name, value in _json_of(run, tags.ARGS).items() if not isinstance(value, dict)
+        name: value for name, value in json_of(run, tags.ARGS).items() if not isinstance(value, dict)
     }
 
 
 def model(run: Run) -> Mapping[str, Any]:
     """The model's configuration."""
-    return _json_of(run, tags.MODEL_CONFIG)
+    return json_of(run, tags.MODEL_CONFIG)
 
 
 def environment(loaded_run: LoadedRun) -> Mapping[str, str]:
     """Facts about a run's time, place and software, as far as they were logged."""
-    entry, fields = clock(loaded_run.run), _json_of(loaded_run.run, tags.ENVIRONMENT)
+    entry, fields = clock(loaded_run.run), json_of(loaded_run.run, tags.ENVIRONMENT)
     facts = {
         "folder": loaded_run.folder,
         "started": _date(entry.started),
@@ -201,7 +201,7 @@ def _last_loss(run: Run) -> str:
     return f"{train[1].values[-1]:.4f}" if train and math.isfinite(train[1].values[-1]) else ("NaN" if train else "")
 
 
-def _json_of(run: Run, tag: str) -> dict[str, Any]:
+def json_of(run: Run, tag: str) -> dict[str, Any]:
     """Parses the JSON object in a text (a Markdown block); empty if there is none."""
     series = run.texts.get(tag)
     match = re.search(r"\{.*\}", series.values[-1], re.DOTALL) if series is not None else None

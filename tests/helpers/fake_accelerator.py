@@ -18,6 +18,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from tbx_callbacks import TbxLoop
 from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks._distributed import reducer as together
+from tbx_callbacks._engine import batch_keeper, example_log
 from tbx_callbacks._engine.snapshots import WeightSnapshot
 
 DEVICE = "accel"
@@ -111,6 +112,18 @@ class Fetched:
         return [[0.0, 1.0] for _ in self._parts]
 
 
+class Unfinished:
+    """Replaces HostCopy: a copy that the device never finishes."""
+
+    is_ready = False
+
+    def __init__(self, parts: Any) -> None:
+        """Keeps nothing."""
+
+    def read(self) -> Any:
+        return []
+
+
 def merge_ranges() -> str:
     """The number of host copies of ranges of several types, and the device of the merged ranges."""
     together.HostCopy = Fetched  # type: ignore[assignment,misc]
@@ -138,7 +151,9 @@ def main() -> None:
     _setup_privateuseone_for_python_backend(DEVICE)
     getattr(torch, DEVICE).get_amp_supported_dtype = lambda: [torch.bfloat16]
     full = load_config("full")
-    everything = {"every": 1, "strict": True, "metrics": sorted({item.name for item in full.items})}
+    of_rows = [{"examples": {"group_by": "source"}}, "bad_batches"]
+    everything = {"every": 1, "strict": True, "metrics": [*sorted({item.name for item in full.items}), *of_rows]}
+    batch_keeper.HostCopy = example_log.HostCopy = Unfinished  # type: ignore[assignment,misc]
     with FakeTensorMode():
         model = Net()
         one = torch.empty(1, device=DEVICE)
@@ -165,6 +180,9 @@ def main() -> None:
                 on_host = torch.zeros(()), torch.zeros(4, dtype=torch.int64)
                 # on host and device in turn: none may wait
                 for one, of in ((loss.detach(), labels), on_host, (loss.detach(), labels)):
+                    mask, source = torch.ones(4, 8, dtype=torch.int64, device=DEVICE), torch.zeros_like(ids)
+                    inputs = torch.empty(4, 8, dtype=torch.int64, device=DEVICE)
+                    loop._session.expect_rows({"input_ids": inputs, "attention_mask": mask, "source": source}, of)
                     engine.record_batch(loss=one, samples=4, tokens=of)
                     engine.record_outputs({"logits": logits, "aux_loss": one}, of)
                 engine.record_outputs({"logits": torch.zeros(4, 3), "aux_loss": on_host[0]}, labels)
@@ -177,7 +195,8 @@ def main() -> None:
             counter = loop._session._counter
             assert counter is not None
             counter.step += 1
-            counter.begin()
+            with NoWaiting():
+                counter.begin()
         print("tags", *step_values[1].tags)
         loop._session.running = False
 

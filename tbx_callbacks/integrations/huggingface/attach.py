@@ -149,6 +149,7 @@ class _TrainingStep(_Wrapped):
         if needs_labels:  # label smoothing and compute_loss remove them before the forward pass
             with session.guard_outputs():
                 session.expect_labels(labels_in(inputs))
+            session.expect_rows(inputs)
         samples = tokens = None
         if session.needs_batches:  # read now: the training may change the batch
             samples, tokens = session.measure_batch(inputs, self._batch_size(inputs))

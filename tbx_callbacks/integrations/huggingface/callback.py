@@ -264,6 +264,8 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
 
     def _on_forward(self, outputs: Any, inputs: Mapping[Any, Any]) -> None:
         session = self._session
+        if not is_attached(self._trainer, session):
+            session.expect_rows(inputs)
         session.record_outputs(outputs, inputs.get("labels"))
         with session.guard_outputs():
             if self._comparison is not None and self._comparison.is_open:

@@ -89,6 +89,7 @@ def training_info(
         logs_elsewhere=True,  # callbacks may set control.should_log
         predictions_remedy=_REMEDY_ATTACHED if attached else _REMEDY_NOT_ATTACHED,
         unknown_token=_unknown_token(tokenizer),
+        tokenizer=tokenizer,
     )
 
 

@@ -32,6 +32,7 @@ class BatchOutputs:
         self._passes.clear()
         with self._session.guard_outputs():
             self._labels = labels_in(batch)
+        self._session.expect_rows(batch)
 
     def on_forward(self, outputs: Any, kwargs: Mapping[str, Any]) -> None:
         """Collects the outputs of one forward pass; see `Session.on_forward`."""

@@ -98,7 +98,7 @@
     const quiet = css("--quiet");
     const axis = { gridcolor: css("--line"), zeroline: false, linecolor: css("--line"), tickfont: { color: quiet, size: 11 }, automargin: true };
     const over = kind !== "curve";
-    const x = { ...axis, ...given.xaxis, title: { text: over ? titles[state.x] : "recall", font: { size: 12, color: quiet }, standoff: 6 }, showgrid: false, ticks: "outside", tickcolor: css("--line"), ticklen: 4, nticks: narrow.matches ? 5 : 9 };
+    const x = { ...axis, ...given.xaxis, title: { text: over ? titles[state.x] : given.xaxis.title.text, font: { size: 12, color: quiet }, standoff: 6 }, showgrid: false, ticks: "outside", tickcolor: css("--line"), ticklen: 4, nticks: narrow.matches ? 5 : 9 };
     if (given.showlegend && narrow.matches) x.title.text = "";
     const y = { ...axis, ...given.yaxis, title: { text: (given.yaxis.title || {}).text || "", font: { size: 12, color: quiet }, standoff: 4 } };
     if (kind === "lines") Object.assign(y, { type: state.y, exponentformat: "power", minexponent: 5, tickformat: state.y === "log" && !given.yaxis.tickformat ? "~g" : given.yaxis.tickformat });

@@ -1,0 +1,156 @@
+"""Tests how the rows of a batch are told apart."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tbx_callbacks._model.rows import ID_COLUMNS, fingerprints, rows_in
+
+IDS = torch.tensor([[5, 6, 7, 0], [5, 6, 0, 0], [6, 5, 7, 0], [5, 6, 7, 8]])
+
+
+def masked(ids: Tensor, **others: Any) -> dict[str, Any]:
+    return {"input_ids": ids, "attention_mask": (ids != 0).long(), **others}
+
+
+def keys(batch: Any, labels: Any = None, size: int = 4) -> list[int]:
+    found = fingerprints(batch, labels, size)
+    assert found is not None
+    return found.tolist()
+
+
+def test_fingerprints_differ_by_token_and_order() -> None:
+    assert len(set(keys(masked(IDS)))) == 4
+
+
+@pytest.mark.parametrize("width", [0, 3, 40])
+@pytest.mark.parametrize("value", [0, 9])
+@pytest.mark.parametrize("left", [False, True])
+def test_fingerprints_independent_of_padding(width: int, value: int, left: bool) -> None:
+    ids = torch.full((4, 4 + width), value)
+    mask = torch.zeros(4, 4 + width, dtype=torch.long)
+    for row, own in enumerate(IDS):
+        real = own[own != 0]
+        place = slice(4 + width - len(real), 4 + width) if left else slice(0, len(real))
+        ids[row, place], mask[row, place] = real, 1
+    assert keys({"input_ids": ids, "attention_mask": mask}) == keys(masked(IDS))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ids: masked(ids, labels=torch.ones(4)),
+        lambda ids: masked(ids, idx=torch.arange(4), guid=torch.arange(4)),
+        lambda ids: OrderedDict(reversed(masked(ids).items())),
+        lambda ids: masked(ids, text=["a"] * 4, num_items=torch.tensor(3)),
+        lambda ids: {**masked(ids), "attention_mask": (ids != 0).float()},
+        lambda ids: {**masked(ids), "attention_mask": ids != 0},
+        lambda ids: masked(ids.int()),
+    ],
+)
+def test_fingerprints_only_of_inputs(change: Any) -> None:
+    batch = change(IDS)
+    labels = batch.get("labels")
+    assert keys(batch, labels) == keys(masked(IDS))
+
+
+def test_fingerprints_of_row_alone_or_in_batch() -> None:
+    every = keys(masked(IDS))
+    for index in range(4):
+        one = IDS[index : index + 1]
+        assert keys(masked(one[:, : int((one != 0).sum())]), size=1) == [every[index]]
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.uint8]
+)
+def test_fingerprints_of_any_dtype(dtype: torch.dtype) -> None:
+    images = torch.rand(6, 3, 8, 8).mul(200).to(dtype)
+    images[5] = images[2]
+    found = keys(images, size=6)
+    assert len(set(found)) == 5
+    assert found[5] == found[2]
+    order = torch.tensor([3, 1, 0, 5, 4, 2])
+    assert keys(images[order], size=6) == [found[n] for n in order]
+
+
+def test_fingerprints_all_inputs_count() -> None:
+    segments = torch.zeros_like(IDS)
+    one, other = keys(masked(IDS, token_type_ids=segments)), keys(masked(IDS, token_type_ids=segments + 1))
+    assert set(one).isdisjoint(other)
+    assert set(keys([IDS, segments])).isdisjoint(keys([segments, IDS]))
+
+
+def test_fingerprints_large_rows_sampled_evenly() -> None:
+    images = torch.zeros(3, 100_000)
+    images[1, -1] = 1
+    images[2, 0] = 1
+    assert len(set(keys(images, size=3))) == 3
+
+
+def test_fingerprints_hundred_thousand_rows_all_different() -> None:
+    numbers = torch.arange(100_000)[:, None]
+    assert len(set(keys(numbers, size=100_000))) == 100_000
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"input_ids": IDS.to_sparse()},
+        {"texts": ["a", "b"]},
+        {"input_ids": IDS[:2]},
+        {"input_ids": torch.zeros(4, 0)},
+        None,
+        torch.tensor(3),
+    ],
+)
+def test_fingerprints_unknown_rows_none(batch: Any) -> None:
+    assert fingerprints(batch, None, 4) is None
+
+
+@pytest.mark.parametrize("name", ID_COLUMNS)
+def test_rows_in_column_of_ids_identifies_rows(name: str) -> None:
+    ids = torch.tensor([7, -3, 2**60, 0], dtype=torch.int64)
+    for column in (ids, ids[:, None]):
+        rows = rows_in(masked(IDS, **{name: column}), None, 4)
+        assert rows is not None
+        assert rows.are_ids
+        assert isinstance(rows.keys, Tensor)
+        assert rows.keys.tolist() == ids.tolist()
+    rows = rows_in(masked(IDS, **{name: ["a", "b", "c", "d"]}), None, 4)
+    assert rows is not None
+    assert rows.keys == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize(
+    "column", [torch.rand(4), torch.arange(3), ["a", "b"], [None] * 4, torch.ones(4, 2), [1.5] * 4]
+)
+def test_rows_in_other_column_no_ids(column: Any) -> None:
+    rows = rows_in(masked(IDS, idx=column), None, 4)
+    assert rows is not None
+    assert not rows.are_ids
+
+
+def test_rows_in_keeps_copies_of_columns() -> None:
+    ids, groups = torch.arange(4), torch.arange(4)
+    batch = masked(IDS.clone(), idx=ids, source=groups)
+    rows = rows_in(batch, None, 4, group_by="source", with_tokens=True)
+    assert rows is not None
+    for tensor in (ids, groups, batch["input_ids"], batch["attention_mask"]):
+        tensor.fill_(99)
+    assert isinstance(rows.groups, Tensor)
+    assert rows.groups.tolist() == [0, 1, 2, 3]
+    assert rows.token_ids is not None
+    assert torch.equal(rows.token_ids, IDS)
+    assert rows.mask is not None
+    assert torch.equal(rows.mask, (IDS != 0).long())
+
+
+def test_rows_in_without_size_none() -> None:
+    assert rows_in(masked(IDS), None, None) is None
+    assert rows_in({"a": 1}, None, 3) is None
