@@ -28,6 +28,7 @@ NEEDS = frozenset(
         "nonfinite",
         "loss_scale",
         "wiring",
+        "times",
     }
 )
 
@@ -60,7 +61,8 @@ class Metric(Protocol):
         - `predictions`: the model's logits, compared with the labels;
         - `nonfinite`: counts of non-finite elements, taken together with the norms;
         - `loss_scale`: the loss scale of the trainer's GradScaler;
-        - `wiring`: checks of the training in its first steps; the metric is due in each of them.
+        - `wiring`: checks of the training in its first steps; the metric is due in each of them;
+        - `times`: the time of the training thread by parts of the step.
     - `select`: the default choice of parameters, or None for a metric that reads no parameters. Users set its fields
       as options, next to the metric's own.
     - `cost`: one line for the documentation.
