@@ -10,12 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from tbx_callbacks._engine.recording import Recording
+from tbx_callbacks._engine.step_times import StepTimes
 from tbx_callbacks._model.amp import LossScale
 from tbx_callbacks._model.outputs import Losses, Predictions
 from tbx_callbacks._stats.accumulators import KEPT, LazySum, add_up, stack_scalars
 from tbx_callbacks._stats.clip_factor import is_clipped
 from tbx_callbacks._wiring.wiring import Wiring
 from tbx_callbacks.metrics.context import Interval
+from tbx_callbacks.tags import TIME_DATA, TIME_EVALUATION, TIME_FORWARD, TIME_OTHER
 
 
 class Stopwatch:
@@ -37,16 +39,22 @@ class Stopwatch:
         self.marked_at = 0.0
         """Time of the last mark."""
         self._wait_started: float | None = None
+        self.times: StepTimes | None = None
+        """Splits the time into parts, where a metric reads them."""
 
     def resume(self) -> None:
         """Starts or resumes counting; a mark too."""
         self.marked_at = self.clock()
+        if self.times is not None:
+            self.times.mark()
         if self._resumed_at is None:
             self._resumed_at = self.marked_at
 
     def pause(self) -> None:
         """Stops counting."""
         self._elapsed, self._resumed_at, self._wait_started = self.seconds, None, None
+        if self.times is not None:
+            self.times.mark()
 
     @property
     def is_running(self) -> bool:
@@ -56,9 +64,17 @@ class Stopwatch:
     def mark(self) -> None:
         """Records that all time until now belongs to the training."""
         self.marked_at = self.clock()
+        if self.times is not None:
+            self.times.mark()
 
-    def exclude(self) -> None:
-        """Stops counting, and leaves out the time since the last mark: something else began after it."""
+    def exclude(self, part: str = TIME_EVALUATION) -> None:
+        """Stops counting, and leaves out the time since the last mark: something else began after it.
+
+        Args:
+            part: what it was, as the tag of its time.
+        """
+        if self.times is not None:
+            self.times.exclude(part)
         if self._resumed_at is not None:
             self._elapsed += max(0.0, self.marked_at - self._resumed_at)
         self._resumed_at = self._wait_started = None
@@ -66,6 +82,8 @@ class Stopwatch:
     def start_waiting(self) -> None:
         """Starts a wait: the training asks for its next batch and does nothing else until it has it."""
         self._wait_started = self.clock()
+        if self.times is not None:
+            self.times.switch(TIME_OTHER if self.times.sees_fetches else TIME_DATA)
 
     def restart_waiting(self) -> None:
         """Restarts a wait that is in progress, because other work was done since `start_waiting`."""
@@ -75,6 +93,8 @@ class Stopwatch:
     def cancel_waiting(self) -> None:
         """Discards the wait in progress: other work of unknown length follows."""
         self._wait_started = None
+        if self.times is not None:
+            self.times.switch(TIME_OTHER)
 
     def stop_waiting(self) -> None:
         """Ends the wait: the batch has arrived."""
@@ -82,6 +102,8 @@ class Stopwatch:
             self.waiting += self.clock() - self._wait_started
             self.waits += 1
         self._wait_started = None
+        if self.times is not None:
+            self.times.switch(TIME_FORWARD)
 
     @property
     def seconds(self) -> float:
@@ -187,6 +209,7 @@ class Counters:
             monitoring=stopwatch.monitoring,
             waits=stopwatch.waits,
             waiting=stopwatch.waiting,
+            times=stopwatch.times.totals() if stopwatch.times is not None else None,
             hits=hits,
             predictions=predictions,
             class_counts=self.predictions.class_totals(),

@@ -35,6 +35,7 @@ from tbx_callbacks._engine.publisher import Publisher
 from tbx_callbacks._engine.recording import NEEDS as ROW_NEEDS
 from tbx_callbacks._engine.recording import Recording
 from tbx_callbacks._engine.step_recorder import StepRecorder, readable_parameters
+from tbx_callbacks._engine.step_times import StepTimes
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import UserScalars
 from tbx_callbacks._model.amp import loss_scale
@@ -155,6 +156,7 @@ class Engine:
         self._counters = Counters(
             self.stopwatch, loss_scale(scaler), Predictions(info.model, info.predictions_remedy, warns=is_first)
         )
+        self.stopwatch.times = StepTimes(lambda: self.stopwatch.clock()) if "times" in self.needs else None
         self.stopwatch.cancel_waiting()
         for metric_run in metric_runs:
             metric_run.last_totals = self._counters.totals()  # the stopwatch keeps its total between trainings
@@ -180,6 +182,7 @@ class Engine:
             families(metric_runs),
             self._best.values,
             rank=dist.get_rank() if in_group(process_group) else None,
+            last_step=info.last_step,
         )
         self._recorder = StepRecorder(
             info,
@@ -224,6 +227,7 @@ class Engine:
         self.detach()
         self.stopwatch.pause()
         self._end_recording()
+        self.stopwatch.times = None
         timeout, started = _DRAIN_SECONDS if succeeded else _FAILED_DRAIN_SECONDS, time.monotonic()
         if self.publisher.reducer is not None:  # other ranks of the training may wait for this one
             timeout = min(timeout, self.publisher.reducer.timeout)

@@ -46,7 +46,9 @@ class Guard:
             metric_runs: the metrics that need the work. Time that none of them charges to itself is split equally,
                 since the work would be done for any single one of them.
         """
-        started = self._stopwatch.clock()
+        started, times = self._stopwatch.clock(), self._stopwatch.times
+        if times is not None:
+            times.begin_own()
         try:
             with _on_host():
                 if metric_runs:
@@ -59,6 +61,8 @@ class Guard:
             self.report(what, step, error)
         finally:
             self._stopwatch.monitoring += self._stopwatch.clock() - started
+            if times is not None:
+                times.end_own()
 
     def charged(self, step: int, metric_runs: Sequence[MetricRun]) -> contextlib.AbstractContextManager[None]:
         """Charges a part of the guarded work to the metrics that need this part."""

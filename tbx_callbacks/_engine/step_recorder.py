@@ -36,6 +36,7 @@ from tbx_callbacks._model.sharding.dtensor import local
 from tbx_callbacks._model.tensors import Tensors
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.context import Context, RunInfo
+from tbx_callbacks.tags import TIME_OTHER
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +145,11 @@ class StepRecorder:
     def watches_steps(self) -> bool:
         """Whether `before_step` is needed in every step."""
         wiring = self._counters.wiring
-        return self.probes_clipping or (wiring is not None and wiring.watches_steps)
+        return (
+            self.probes_clipping
+            or (wiring is not None and wiring.watches_steps)
+            or self._counters.stopwatch.times is not None
+        )
 
     def detach(self) -> None:
         """Removes every hook and drops the remains of a step that raised."""
@@ -297,19 +302,22 @@ class StepRecorder:
 
     def before_step(self, name: str, closure: Closure | None) -> Closure | None:
         """Holds the gradients and copies the weights that due metrics need; see `StepEvents`."""
+        times = self._counters.stopwatch.times
+        timed = None if times is None else times.begin_step(closure)
+        closure = timed or closure
         if closure is None and self._clip_probe.is_pending:
             self._end_probe()
         if self._counters.wiring is not None:
             self._counters.wiring.before_step(name, self.step)
         if not self.due:
-            return None
+            return timed
         depth = _stack_depth()
         if depth > self._depths.get(name, depth) or self._training_abandoned():
-            return None  # a step that calls the step of its base class reports it too
+            return timed  # a step that calls the step of its base class reports it too
         with self._guard("reading the model", self.step):
             self._refresh()
         if not self._due(name):
-            return None
+            return timed
         self._depths[name] = depth
         self._is_changed = closure is None and self._gradients_changed(name)
         reading, comparing = self._due(name, "gradients"), self._due(name, "weights_before")
@@ -322,7 +330,7 @@ class StepRecorder:
             with self._guard("copying weights", self.step, comparing):
                 self._weight_snapshot.take(self._access, self.due, name, closure=closure is not None)
         if not holding or closure is None:
-            return None
+            return timed
 
         def evaluate() -> Any:
             result = closure()
@@ -335,6 +343,9 @@ class StepRecorder:
 
     def after_step(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         """Runs the metrics that are due in the step of this optimizer."""
+        times = self._counters.stopwatch.times
+        if times is not None:
+            times.switch(TIME_OTHER)
         self._counters.stopwatch.resume()
         self.calls += 1
         if not self.stepped:

@@ -21,13 +21,14 @@ from tbx_callbacks._stats.checksums import hash_of
 from tbx_callbacks.metrics.clipping import Clip
 from tbx_callbacks.metrics.performance import InputShare, Memory
 from tbx_callbacks.metrics.replicas import Replicas, ReplicaState
+from tbx_callbacks.metrics.step_time import StepTime
 
 logger = logging.getLogger(__name__)
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-_CROSS_RANK = (InputShare, Memory)
+_CROSS_RANK = (InputShare, Memory, StepTime)
 """Metrics of the process, which differ between ranks."""
 _DATA_NEEDS = frozenset({"activations", "batches", "examples", "losses", "nonfinite", "predictions"})
 """Needs that a rank fulfils from its share of the data."""

@@ -38,3 +38,8 @@ def on_forward(module: nn.Module, hook: Callable[..., None], *, compiled: bool =
     if compiled or is_compiled(module):
         hook = torch.compiler.disable(hook)  # otherwise torch may trace it and recompile it at every count
     return module.register_forward_hook(hook, with_kwargs=True)
+
+
+def before_forward(module: nn.Module, hook: Callable[..., None], *, compiled: bool = False) -> Any:
+    """Calls `hook(module, args)` before each forward pass; returns a handle with `remove`."""
+    return module.register_forward_pre_hook(torch.compiler.disable(hook) if compiled or is_compiled(module) else hook)

@@ -21,9 +21,10 @@ from tbx_callbacks._distributed.at_exit import AtExit
 from tbx_callbacks._distributed.rank import has_group, rank_variable
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.metric_plan import axis_specs
+from tbx_callbacks._engine.step_times import PassTimes
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import scalar
-from tbx_callbacks._model.forward_hooks import Hook, on_forward
+from tbx_callbacks._model.forward_hooks import Hook, before_forward, on_forward
 from tbx_callbacks._model.optimizers import check_reports_steps, unwrap_optimizer
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
@@ -169,6 +170,7 @@ class Session:
         self._info: TrainingInfo | None = None  # of the training in progress
         self._counter: StepCounter | None = None  # likewise, if the session counts steps
         self._hooks: list[Any] = []
+        self._passes: PassTimes | None = None  # where a metric reads the time of each part of a step
         self._clipped: tuple[Any, str | None] = (None, None)  # the optimizer of the last `before_clip`, and its name
         self._announced: str | None = None  # the folder that the user knows
         self._step = 0
@@ -331,11 +333,20 @@ class Session:
         self.needs_batches = "batches" in self._engine.needs
         self.running = self.started = True
         self._at_exit.register()
+        self._time_passes(info)
         self._add_preflight()
         if counter is not None:
             counter.begin()
             if info.evaluates_in_loop and self._engine.wiring is not None:
                 self._engine.wiring.watch_evaluations()
+
+    def _time_passes(self, info: TrainingInfo) -> None:
+        """Times the model's forward and backward passes, where a metric reads the parts of a step."""
+        if self.stopwatch.times is not None:
+            self._passes = PassTimes(self.stopwatch.times)
+            hook = Hook(self._passes.before_forward)
+            self._hooks.append(before_forward(info.model, hook, compiled=info.compiled))
+            self.on_forward(self._passes.after_forward)
 
     def end(self, *, succeeded: bool = True) -> None:
         """Ends the training: writes the remaining values and the final ones. Later evaluations are still written.
@@ -456,6 +467,9 @@ class Session:
             self._look_for_group()
         if self._counter is None:
             return self._ignore("end_batch", needs_numbered=False)
+        times = self.stopwatch.times
+        if times is not None:
+            times.switch(tags.TIME_MONITORING)
         samples = None if samples is None else batch_count("samples", samples)
         if tokens is not None and not isinstance(tokens, Tensor):
             tokens = torch.tensor(batch_count("tokens", tokens))
@@ -473,6 +487,8 @@ class Session:
         loss = None if loss is None else scalar_loss(loss)
         action = self._counter.end_batch(loss, samples, tokens, epoch, is_step=is_step)
         self.stopwatch.resume()
+        if times is not None:
+            times.switch(tags.TIME_OTHER)
         return action if action is self._action else self._add(action)
 
     # -- steps that the trainer numbers ------------------------------------------------------------------------------
@@ -491,6 +507,8 @@ class Session:
         scalars.in_step, scalars.evaluating = True, False  # an evaluation before is over
         self._step = step - 1
         self._engine.begin_step(step)
+        if self.stopwatch.times is not None:
+            self.stopwatch.times.cut(tags.TIME_MONITORING)  # since the wait has ended
 
     def record_batch(
         self, *, loss: Tensor | float | None = None, samples: int | None = None, tokens: Tensor | int | None = None
@@ -519,8 +537,13 @@ class Session:
         """
         if not self.running or self._counter is not None:
             return self._ignore("end_step", needs_numbered=True)
+        times = self.stopwatch.times
+        if times is not None:
+            times.cut()
         self._step, self._engine.user_scalars.in_step = step, False
         action = self._engine.end_step(step, flush=not logs_follow)
+        if times is not None:
+            times.cut(tags.TIME_MONITORING)
         return action if action is self._action else self._add(action)
 
     def measure_batch(self, batch: Any, batch_size: int | None = None) -> tuple[int | None, Tensor | None]:
@@ -663,6 +686,11 @@ class Session:
         """Whether the graphs of losses are read now, in the first steps."""
         return self._engine.wiring is not None and self._engine.wiring.is_open
 
+    @property
+    def times_parts(self) -> bool:
+        """Whether a metric of the set reads the time of each part of a step."""
+        return any("times" in item.metric.needs for item in self.config.items)
+
     def guard_outputs(self) -> AbstractContextManager[None]:
         """Catches errors while an integration reads outputs; logs the first one, or raises it if the set is strict."""
         return self._engine.guard_outputs()
@@ -747,14 +775,18 @@ class Session:
     @contextlib.contextmanager
     def evaluation(self) -> Iterator[None]:
         """A context for an evaluation or a checkpoint: its time and its values are not those of the training."""
-        was_running = self.stopwatch.is_running
+        was_running, times = self.stopwatch.is_running, self.stopwatch.times
         if was_running:
             self.stopwatch.pause()
+        if times is not None:
+            times.begin(tags.TIME_EVALUATION)
         self.begin_evaluation()
         try:
             yield
         finally:
             self.end_evaluation()
+            if times is not None:
+                times.end(tags.TIME_EVALUATION)
             if was_running:
                 self.stopwatch.resume()
 

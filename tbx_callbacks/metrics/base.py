@@ -30,6 +30,7 @@ NEEDS = frozenset(
         "wiring",
         "examples",
         "bad_batches",
+        "times",
     }
 )
 
@@ -64,7 +65,8 @@ class Metric(Protocol):
         - `loss_scale`: the loss scale of the trainer's GradScaler;
         - `wiring`: checks of the training in its first steps; the metric is due in each of them;
         - `examples`: rows of a classifier's training batches, which the engine writes to files;
-        - `bad_batches`: batches of steps that went wrong, which the engine writes to files.
+        - `bad_batches`: batches of steps that went wrong, which the engine writes to files;
+        - `times`: the time of the training thread by parts of the step.
     - `select`: the default choice of parameters, or None for a metric that reads no parameters. Users set its fields
       as options, next to the metric's own.
     - `cost`: one line for the documentation.

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from tbx_callbacks._model.replicas import ReplicaView
 
 
+class Seconds(dict[str, float]):
+    """Seconds by tag of a part of the step."""
+
+    def __sub__(self, earlier: Seconds) -> Seconds:
+        return Seconds({tag: seconds - earlier.get(tag, 0.0) for tag, seconds in self.items()})
+
+
 @dataclass(frozen=True)
 class Interval:
     """Counters since this metric's last point, or since the start of the run at its first point."""
@@ -33,6 +40,8 @@ class Interval:
     """Measured waits for the next batch."""
     waiting: float | None = None
     """Seconds of `seconds` that these waits took; None without one."""
+    times: Seconds | None = None
+    """Seconds of each part of the step, with evaluation and saving; only for metrics with `needs = {"times"}`."""
     batches: int = 0
     """Micro-batches."""
     sample_batches: int = 0
@@ -96,6 +105,8 @@ class RunInfo:
     succeeded: bool = True
     rank: int | None = None
     """Rank of this process; None in a training with a single process."""
+    last_step: int | None = None
+    """Number of the last step; None if it is unknown."""
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,9 @@ def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
             "speed",
             "Speed and memory",
             "",
-            _lines(loaded_runs, "throughput", "tokens", "step_time", "memory", "monitor_share"),
+            _lines(
+                loaded_runs, "throughput", "tokens", "step_time", "step_parts", "time_left", "memory", "monitor_share"
+            ),
         ),
         Section(
             "predictions", "Predictions", "", curves(loaded_runs) | _lines(loaded_runs, "calibration", "temperature")

@@ -35,6 +35,7 @@ from tbx_callbacks.rules.preference_tuning import (
 from tbx_callbacks.rules.replicas import ReplicasDiffer
 from tbx_callbacks.rules.required_series import Need
 from tbx_callbacks.rules.restarts import RestartSpike
+from tbx_callbacks.rules.slow_rank import SlowRank
 from tbx_callbacks.rules.underfitting import Plateau, Underfitting
 from tbx_callbacks.rules.update_ratio import UpdateTooLarge, UpdateTooSmall
 from tbx_callbacks.rules.weight_decay import WeightsShrink
@@ -67,6 +68,7 @@ RULES: dict[str, type[Rule]] = {
     "amp_scale_collapse": AmpScaleCollapse,
     "amp_skipped_steps": AmpSkippedSteps,
     "replicas_differ": ReplicasDiffer,
+    "slow_rank": SlowRank,
     "input_bound": InputBound,
     "class_never_predicted": ClassNeverPredicted,
     "lora_not_training": LoraNotTraining,

@@ -152,6 +152,9 @@ REPLICAS = Need(
     (f"{tags.REPLICAS}/(weights|optimizer_state|buffers|unmatched)/total",),
     f"{tags.REPLICAS_WEIGHTS}/{tags.TOTAL}",
 )
+_RANKS = "time, with several ranks"
+SLOWEST_RANK = Need("the slowest rank", _RANKS, (tags.TIME_SLOWEST_RANK,))
+SLOWEST_LEAD = Need("how far the slowest rank is behind", _RANKS, (tags.TIME_SLOWEST_LEAD,))
 INPUT_SHARE = Need("the share of time spent waiting for data", "input_share", (tags.INPUT_SHARE,))
 _CLASSES = "train_accuracy, in a classifier with at most 20 classes"
 LABEL_SHARES = Need("shares of the classes among the labels", _CLASSES, (rf"{tags.LABEL_SHARE}/\d+",))

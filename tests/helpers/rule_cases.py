@@ -128,6 +128,7 @@ CASES: dict[str, tuple[Mapping[str, Any], str, int]] = {
         "replicas/weights/total",
         60,
     ),
+    "slow_rank": ({"time/slowest_rank": flat(3.0), "time/slowest_lead": flat(0.3)}, "time/slowest_rank", 10),
     "input_bound": ({"perf/input_share": flat(0.6)}, "perf/input_share", 10),
     "class_never_predicted": (
         {

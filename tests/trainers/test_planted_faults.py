@@ -17,6 +17,7 @@ NOT_PLANTED = {
     "replicas_differ",  # on several ranks: tests/ranks/test_replicas.py
     "class_never_predicted",  # tests/trainers/test_doctor.py
     "input_bound",
+    "slow_rank",
     "weights_shrink",
     "entropy_collapse",
     "kl_runaway",

@@ -1,8 +1,9 @@
 """Wraps methods of one Hugging Face Trainer, so that an attached callback receives its batches and gradients.
 
 The wrapped methods are public, and their behaviour is unchanged: `Trainer.train`, `training_step`, `evaluate` and
-`predict`, and `Accelerator.clip_grad_norm_`. `compute_loss` is wrapped while a loss's graph is read. Tested on
-transformers 4.52 to 5.23.
+`predict`, and `Accelerator.clip_grad_norm_`. `compute_loss` is wrapped while a loss's graph is read. The metric `time`
+adds `Trainer.get_batch_samples`, `CallbackHandler.call_event` and `Accelerator.backward`. Tested on transformers 4.52
+to 5.23.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tbx_callbacks.integrations.huggingface.loss_scale import (
 )
 from tbx_callbacks.integrations.loss_graph import is_mean, last_factor
 from tbx_callbacks.integrations.session import Session
+from tbx_callbacks.tags import TIME_BACKWARD, TIME_CALLBACKS, TIME_CLIP, TIME_DATA, TIME_FORWARD
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +94,14 @@ def attach(trainer: Any, session: Session) -> None:
         _TrainingStep(trainer, "training_step", session)
         for name in ("evaluate", "predict"):
             _Evaluation(trainer, name, session)
+        if session.times_parts:
+            _Forward(trainer, "training_step", session)
+            _Part(trainer, "get_batch_samples", session, TIME_DATA)
+            _Part(trainer.callback_handler, "call_event", session, TIME_CALLBACKS)
     if _mark_attached(trainer.accelerator, session):
         _Clipping(trainer.accelerator, "clip_grad_norm_", session)
+        if session.times_parts:
+            _Backward(trainer.accelerator, "backward", session)
 
 
 def is_attached(trainer: Any, session: Session) -> bool:
@@ -131,6 +139,53 @@ class _Evaluation(_Wrapped):
         session = self._session()
         with session.evaluation() if session is not None else contextlib.nullcontext():
             return self._method(*args, **kwargs)
+
+
+class _Part(_Wrapped):
+    """Times a part of the step; the training goes on with what it did before.
+
+    Args:
+        part: the tag of its time.
+    """
+
+    def __init__(self, owner: Any, name: str, session: Session, part: str) -> None:
+        super().__init__(owner, name, session)
+        self._part = part
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        session = self._session()
+        times = None if session is None else session.stopwatch.times
+        if times is None:
+            return self._method(*args, **kwargs)
+        times.begin(self._part)
+        try:
+            return self._method(*args, **kwargs)
+        finally:
+            times.end(self._part)
+
+
+class _Forward(_Wrapped):
+    """Times the forward pass, from the preparation of the micro-batch on."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        session = self._session()
+        if session is not None and session.stopwatch.times is not None:
+            session.stopwatch.times.switch(TIME_FORWARD)
+        return self._method(*args, **kwargs)
+
+
+class _Backward(_Wrapped):
+    """Times the backward pass, from the loss on."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        session = self._session()
+        times = None if session is None else session.stopwatch.times
+        if times is None:
+            return self._method(*args, **kwargs)
+        times.switch(TIME_BACKWARD)
+        result = self._method(*args, **kwargs)
+        times.end_backward()
+        return result
 
 
 class _TrainingStep(_Wrapped):
@@ -253,6 +308,8 @@ class _Clipping(_Wrapped):
         session = self._session()
         if session is None or not session.running:
             return self._method(parameters, max_norm, *args, **kwargs)
+        if session.stopwatch.times is not None:
+            session.stopwatch.times.switch(TIME_CLIP)
         if session.has_due_metrics:
             session.before_clip(scale_of(getattr(self._owner, "scaler", None)))
         norm = self._method(parameters, max_norm, *args, **kwargs)

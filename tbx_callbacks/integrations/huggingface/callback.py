@@ -143,6 +143,8 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
             self._comparison = comparison if comparison.is_open else None
         if session.needs_outputs or self._passes is not None or self._comparison is not None:
             session.on_forward(self._on_forward)
+        if session.stopwatch.times is not None:
+            session.stopwatch.times.sees_fetches = attached
         session.stopwatch.mark()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -179,7 +181,7 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._session.running:
-            self._session.stopwatch.exclude()
+            self._session.stopwatch.exclude(tags.TIME_SAVING)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self._session.running:

@@ -31,6 +31,7 @@ from tbx_callbacks.integrations.lightning.info import (
 from tbx_callbacks.integrations.lightning.logger import Listener, is_tensorboard
 from tbx_callbacks.integrations.preflight import Preflight, preflight
 from tbx_callbacks.integrations.session_holder import SessionHolder
+from tbx_callbacks.integrations.timed_profiler import TimedProfiler
 from tbx_callbacks.metrics.hparam_values import HParamValue, plain_hparams
 from tbx_callbacks.rules.base import Action
 from tbx_callbacks.runs.folders import RunLocation, holds_run
@@ -53,7 +54,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     If the module's only child with parameters is the model, parameters are named as under the other trainers.
     """
 
-    _not_copied = frozenset({"_fitting", "_batch_outputs", "_evaluation", "_datasets"})
+    _not_copied = frozenset({"_fitting", "_batch_outputs", "_evaluation", "_datasets", "_profiler"})
     _evaluation: str | None = None  # name of the evaluation in progress, and of its data sets if there are several
     _datasets: Sequence[str] = ()
     _logged_hparams: Mapping[str, HParamValue] = {}
@@ -62,6 +63,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     _max_norm: float | None = None
     _fitting: Any = None  # the Trainer, while it fits
     _batch_outputs: BatchOutputs | None = None  # set if a metric reads the model's outputs
+    _profiler: TimedProfiler | None = None  # tells when the Trainer calls callbacks, fetches batches and saves
     _batch_size: int | None = None
     _size: tuple[int | None, Tensor | None] = (None, None)  # samples and tokens of the batch
     _scales_loss = False  # whether to undo the division of the loss by accumulate_grad_batches
@@ -98,6 +100,8 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
 
         if not self._starts(info, location, step=step, numbered=False):
             return
+        if self._session.stopwatch.times is not None:
+            self._profiler = TimedProfiler(trainer.profiler, self._session.stopwatch.times, self.state_key)
         self._batch_size = batch_size(trainer)
         self._batch_outputs = BatchOutputs(self._session) if self._session.needs_outputs else None
         if self._batch_outputs is not None:
@@ -122,10 +126,14 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: Any) -> None:
         if self._session.running:
-            self._session.stopwatch.exclude()  # until the training goes on; no event tells when the file is written
+            self._session.stopwatch.exclude(
+                tags.TIME_SAVING
+            )  # until the training goes on; no event tells when the file is written
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
         if self._session.running:
+            if self._session.stopwatch.times is not None:
+                self._session.stopwatch.times.switch(tags.TIME_BACKWARD)
             self._session.check_loss(loss)
 
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
@@ -295,6 +303,9 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
 
     def _remove_listener(self, trainer: Any) -> None:
         self._fitting = None
+        if self._profiler is not None:
+            self._profiler.remove()
+            self._profiler = None
         trainer.loggers = [logger for logger in trainer.loggers if not isinstance(logger, Listener)]
 
     def _get_writer(self) -> SummaryWriter | NullSummaryWriter:

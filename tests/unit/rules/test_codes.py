@@ -50,6 +50,7 @@ CODES = {
     "TBX-RL-004": "likelihood_falls",
     "TBX-RL-005": "completions_truncated",
     "TBX-DIST-001": "replicas_differ",
+    "TBX-DIST-002": "slow_rank",
     "TBX-WIRE-001": "parameter_not_optimized",
     "TBX-WIRE-002": "parameter_in_two_optimizers",
     "TBX-WIRE-003": "parameter_not_in_model",
