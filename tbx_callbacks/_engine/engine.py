@@ -28,6 +28,7 @@ from tbx_callbacks._engine.control import Control
 from tbx_callbacks._engine.counters import Counters, Stopwatch
 from tbx_callbacks._engine.epochs import Cadences
 from tbx_callbacks._engine.error_guard import Guard
+from tbx_callbacks._engine.initial_weights import prepare
 from tbx_callbacks._engine.metric_plan import families, follow_other_metrics, plan, schedule_of
 from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._engine.planner import Planner
@@ -111,6 +112,8 @@ class Engine:
         process_group: Any = None,
         *,
         awaits_group: bool = False,
+        folder: str | None = None,
+        finished_steps: int = 0,
     ) -> None:
         """Resolves the selections for this model and hooks into the optimizers.
 
@@ -119,6 +122,8 @@ class Engine:
             resumed_from: folder and last step of the run that is resumed.
             process_group: the ranks that train; all ranks if None.
             awaits_group: whether a process group may still come; see `warn_about_share`.
+            folder: the run's folder; None on ranks that do not write.
+            finished_steps: steps before this training, of one that resumes.
 
         Raises:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
@@ -180,6 +185,14 @@ class Engine:
             user_scalars=self.user_scalars,
             guard=self._guard,
             any_sharded=planner.any_rank_sharded(access),
+            initial_weights=prepare(
+                access,
+                metric_runs,
+                reducer,
+                folder=folder,
+                is_resumed=finished_steps > 0,
+                warns=is_first,
+            ),
         )
         self._control.start_rules(
             cadences.every, info.log_schedule, resumed_from, sees_all_ranks=self._counts_batches, strict=self._strict

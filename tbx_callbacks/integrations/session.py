@@ -309,7 +309,14 @@ class Session:
         if not numbered:
             check_reports_steps(info.optimizers)
         counter = None if numbered else StepCounter(self._engine, info, step)
-        self._engine.start(info, resumed_from, self._role.process_group, awaits_group=self._role.awaits_group)
+        self._engine.start(
+            info,
+            resumed_from,
+            self._role.process_group,
+            awaits_group=self._role.awaits_group,
+            folder=None if location is None else location.folder,
+            finished_steps=step,
+        )
         self._info, self._counter, self._step, self._action = info, counter, step, Action.NONE
         self._clipped = None, None
         self._counts_samples = True

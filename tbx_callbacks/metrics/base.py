@@ -20,6 +20,7 @@ NEEDS = frozenset(
         "gradients",
         "before_clip",
         "weights_before",
+        "initial_weights",
         "activations",
         "batches",
         "clipping",
@@ -52,6 +53,8 @@ class Metric(Protocol):
         - `gradients`: gradients; groups whose gradients cannot be read are left out;
         - `before_clip`: gradients before clipping, where the trainer allows it;
         - `weights_before`: a copy of the selected weights before the step, to compute updates;
+        - `initial_weights`: the selected weights before the first step of the training, on the disk or in the host's
+          memory; parameters that are frozen then are left out;
         - `activations`: module outputs; the engine calls the metric while the model runs, once for each module that
           the option `modules` chooses;
         - `batches`: loss, samples and tokens of each micro-batch;

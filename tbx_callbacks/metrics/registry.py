@@ -14,6 +14,7 @@ from tbx_callbacks._text import short
 from tbx_callbacks.metrics.activations import Activations
 from tbx_callbacks.metrics.base import EVENTS, NEEDS, Metric
 from tbx_callbacks.metrics.clipping import Clip
+from tbx_callbacks.metrics.drift import Drift
 from tbx_callbacks.metrics.histograms import GradHistogram, UpdateHistogram, WeightHistogram
 from tbx_callbacks.metrics.nonfinite import NonFinite
 from tbx_callbacks.metrics.norms import GradNorm, GradNormClipped, UpdateNorm, UpdateRatio, WeightNorm
@@ -38,6 +39,7 @@ METRICS: dict[str, type[Metric]] = {
     "update_norm": UpdateNorm,
     "update_ratio": UpdateRatio,
     "update_histogram": UpdateHistogram,
+    "drift": Drift,
     "activations": Activations,
     "optimizer_state": OptimizerState,
     "nonfinite": NonFinite,

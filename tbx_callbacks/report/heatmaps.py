@@ -23,6 +23,8 @@ _LAYER_FAMILIES = (
     tags.GRAD_NORM,
     tags.WEIGHT_NORM,
     "update_",
+    tags.DRIFT,
+    tags.MOVED_SHARE,
     f"{tags.NONFINITE}/",
     f"{tags.OPTIMIZER_STATE}/",
     f"{tags.ACTIVATIONS}/",

@@ -21,10 +21,16 @@ from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.report.predictions import curves
 from tbx_callbacks.runs.series import Run
 
-HEATS = {tags.GRAD_NORM: "Gradient norm", tags.UPDATE_RATIO: "Update ratio", tags.WEIGHT_NORM: "Weight norm"}
+HEATS = {
+    tags.GRAD_NORM: "Gradient norm",
+    tags.UPDATE_RATIO: "Update ratio",
+    tags.WEIGHT_NORM: "Weight norm",
+    tags.DRIFT: "Distance from the initial weights, relative to their norm",
+}
 _TITLES = {
     tags.GRAD_NORM_CLIPPED: "Gradient norm after clipping",
     tags.UPDATE_NORM: "Update norm",
+    tags.MOVED_SHARE: "Share of elements that moved since the start",
     tags.NONFINITE_GRADIENTS: "NaN and Inf in gradients",
     tags.NONFINITE_WEIGHTS: "NaN and Inf in weights",
     tags.WEIGHTS: "Weights",

@@ -35,5 +35,7 @@ def test_engine_on_fake_accelerator_no_host_sync(tmp_path: Path) -> None:
         "update_ratio/embed",
         "clip/factor",
         "mine/loss",
+        "drift/head",
+        "moved_share/embed",
     ):
         assert tag in tags
