@@ -36,7 +36,9 @@ from tbx_callbacks._engine.publisher import Publisher
 from tbx_callbacks._engine.step_recorder import StepRecorder, readable_parameters
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import UserScalars
+from tbx_callbacks._model.adapters import warn_about_untrained
 from tbx_callbacks._model.amp import loss_scale
+from tbx_callbacks._model.optimizers import ids_of
 from tbx_callbacks._model.outputs import Predictions
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks._wiring.wiring import Wiring
@@ -194,6 +196,8 @@ class Engine:
                 warns=is_first,
             ),
         )
+        if "adapters" in self.needs and is_first and not access.sharding.frees_gradients:
+            warn_about_untrained(access.adapters, set().union(*map(ids_of, info.optimizers.values())))
         self._control.start_rules(
             cadences.every, info.log_schedule, resumed_from, sees_all_ranks=self._counts_batches, strict=self._strict
         )

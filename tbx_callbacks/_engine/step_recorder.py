@@ -25,7 +25,7 @@ from tbx_callbacks._engine.error_guard import Guard
 from tbx_callbacks._engine.initial_weights import NEED as INITIAL_WEIGHTS
 from tbx_callbacks._engine.initial_weights import InitialWeights, needing
 from tbx_callbacks._engine.metric_plan import MetricRun
-from tbx_callbacks._engine.metric_runner import EndOfStepRuns, MetricRunner, with_interval
+from tbx_callbacks._engine.metric_runner import EndOfStepRuns, MetricRunner, needs_of, with_interval
 from tbx_callbacks._engine.publisher import Publisher
 from tbx_callbacks._engine.replica_check import ReplicaCheck
 from tbx_callbacks._engine.snapshots import EnteringGradients, GradientSnapshot, WeightSnapshot
@@ -464,6 +464,7 @@ class StepRecorder:
             parameters=self._access.parameters,
             weights=weights,
             initial_weights=None if initial is None else initial.of(self._access, weights, comparing),
+            adapters=self._access.adapters if "adapters" in needs_of(metric_runs) else (),
             optimizer_state=self._access.optimizer_state(name),
             replicas=self._access.replica_view(name),
             clipping=self._info.clipping,

@@ -16,6 +16,7 @@ from tbx_callbacks._wiring.check import Check
 from tbx_callbacks.metrics.values import Histogram, Mean, Unless, Value
 
 if TYPE_CHECKING:
+    from tbx_callbacks._model.adapters import Adapter
     from tbx_callbacks._model.optimizer_state import OptimizerStateView
     from tbx_callbacks._model.replicas import ReplicaView
 
@@ -120,6 +121,8 @@ class Context:
     initial_weights: Tensors | None = None
     """Weights before the first step of the training, of parameters that required gradients then. Each tensor is read
     when it is used. None unless a due metric needs them, and where they are unknown."""
+    adapters: Sequence[Adapter] = ()
+    """The model's LoRA adapters; only for metrics with `needs = {"adapters"}`."""
     skipped: Tensor | None = None
     """Nonzero when the optimizer ran but the loss scale skipped the step; None without a loss scale."""
     optimizer_state: OptimizerStateView | None = None

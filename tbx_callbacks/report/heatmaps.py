@@ -25,6 +25,8 @@ _LAYER_FAMILIES = (
     "update_",
     tags.DRIFT,
     tags.MOVED_SHARE,
+    "lora/",
+    "spectral/",
     f"{tags.NONFINITE}/",
     f"{tags.OPTIMIZER_STATE}/",
     f"{tags.ACTIVATIONS}/",

@@ -27,6 +27,14 @@ HEATS = {
     tags.WEIGHT_NORM: "Weight norm",
     tags.DRIFT: "Distance from the initial weights, relative to their norm",
 }
+_ADAPTERS = {
+    tags.LORA_UPDATE: "Norm of the update, relative to the frozen weight",
+    tags.LORA_STABLE_RANK: "Stable rank of the update",
+}
+_MATRICES = {
+    tags.SPECTRAL_NORM: "Largest singular value",
+    tags.SPECTRAL_STABLE_RANK: "Stable rank",
+}
 _TITLES = {
     tags.GRAD_NORM_CLIPPED: "Gradient norm after clipping",
     tags.UPDATE_NORM: "Update norm",
@@ -69,7 +77,10 @@ def sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
 def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
     main_maps = {key: heat_map(loaded_runs, key, title) for key, title in HEATS.items()}
     other_families = dict.fromkeys(
-        key for loaded_run in loaded_runs for key in families(loaded_run.run) if key not in HEATS
+        key
+        for loaded_run in loaded_runs
+        for key in families(loaded_run.run)
+        if key not in HEATS | _ADAPTERS | _MATRICES
     )
     more_maps = {key: heat_map(loaded_runs, key, _title(key)) for key in other_families}
     all_sections = [
@@ -84,6 +95,22 @@ def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
             _present(main_maps),
             _present(more_maps),
             frozenset({*main_maps, *more_maps}),
+        ),
+        _maps(
+            loaded_runs,
+            _ADAPTERS,
+            "adapters",
+            "LoRA adapters",
+            "What each adapter adds to its frozen weight. Stable rank 1: one direction does all of it. Near the rank of"
+            " the adapter: it uses all directions.",
+        ),
+        _maps(
+            loaded_runs,
+            _MATRICES,
+            "matrices",
+            "Singular values of weights",
+            "The largest singular value bounds how much a layer can enlarge its input. The stable rank says how many"
+            " directions share the weight.",
         ),
         _histograms(loaded_runs),
         Section(
@@ -127,6 +154,14 @@ def _by_id(figures: Mapping[str, go.Figure]) -> dict[str, go.Figure]:
         ids = (base if n == 1 else f"{base}_{n}" for n in itertools.count(1))
         by_id[next(id_ for id_ in ids if id_ not in by_id)] = figure
     return by_id
+
+
+def _maps(
+    loaded_runs: Sequence[LoadedRun], titles: Mapping[str, str], section_id: str, title: str, about: str
+) -> Section:
+    """A section of wide heat maps."""
+    figures = _present({key: heat_map(loaded_runs, key, heading) for key, heading in titles.items()})
+    return Section(section_id, title, about, figures, {}, frozenset(figures))
 
 
 def _histograms(loaded_runs: Sequence[LoadedRun]) -> Section:
