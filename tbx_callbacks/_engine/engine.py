@@ -28,6 +28,7 @@ from tbx_callbacks._engine.control import Control
 from tbx_callbacks._engine.counters import Counters, Stopwatch
 from tbx_callbacks._engine.epochs import Cadences
 from tbx_callbacks._engine.error_guard import Guard
+from tbx_callbacks._engine.initial_weights import prepare
 from tbx_callbacks._engine.metric_plan import families, follow_other_metrics, plan, schedule_of
 from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._engine.planner import Planner
@@ -38,7 +39,9 @@ from tbx_callbacks._engine.step_recorder import StepRecorder, readable_parameter
 from tbx_callbacks._engine.step_times import StepTimes
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import UserScalars
+from tbx_callbacks._model.adapters import warn_about_untrained
 from tbx_callbacks._model.amp import loss_scale
+from tbx_callbacks._model.optimizers import ids_of
 from tbx_callbacks._model.outputs import Predictions
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks._wiring.wiring import Wiring
@@ -116,7 +119,7 @@ class Engine:
         *,
         awaits_group: bool = False,
         folder: str | None = None,
-        step: int = 0,
+        finished_steps: int = 0,
     ) -> None:
         """Resolves the selections for this model and hooks into the optimizers.
 
@@ -125,8 +128,8 @@ class Engine:
             resumed_from: folder and last step of the run that is resumed.
             process_group: the ranks that train; all ranks if None.
             awaits_group: whether a process group may still come; see `warn_about_share`.
-            folder: of the run, on the rank that writes it.
-            step: finished steps.
+            folder: the run's folder; None on ranks that do not write.
+            finished_steps: steps before this training, of one that resumes.
 
         Raises:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
@@ -171,7 +174,13 @@ class Engine:
             )
         if not ROW_NEEDS.isdisjoint(self._runner.needs):
             self._counters.recording = Recording(
-                self._items, info, self._counters.predictions, reducer, folder=folder, step=step, warns=is_first
+                self._items,
+                info,
+                self._counters.predictions,
+                reducer,
+                folder=folder,
+                step=finished_steps,
+                warns=is_first,
             )
         self._best = BestValues(info.larger_is_better, self._best_directions)
         for logs in info.earlier_logs:
@@ -195,7 +204,17 @@ class Engine:
             user_scalars=self.user_scalars,
             guard=self._guard,
             any_sharded=planner.any_rank_sharded(access),
+            initial_weights=prepare(
+                access,
+                metric_runs,
+                reducer,
+                folder=folder,
+                is_resumed=finished_steps > 0,
+                warns=is_first,
+            ),
         )
+        if "adapters" in self.needs and is_first and not access.sharding.frees_gradients:
+            warn_about_untrained(access.adapters, set().union(*map(ids_of, info.optimizers.values())))
         self._control.start_rules(
             cadences.every, info.log_schedule, resumed_from, sees_all_ranks=self._counts_batches, strict=self._strict
         )

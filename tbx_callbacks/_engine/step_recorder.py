@@ -22,8 +22,10 @@ from tbx_callbacks._engine.clip_probe import ClipProbe
 from tbx_callbacks._engine.cost import DeviceTime, device_marker
 from tbx_callbacks._engine.counters import Counters
 from tbx_callbacks._engine.error_guard import Guard
+from tbx_callbacks._engine.initial_weights import NEED as INITIAL_WEIGHTS
+from tbx_callbacks._engine.initial_weights import InitialWeights, needing
 from tbx_callbacks._engine.metric_plan import MetricRun
-from tbx_callbacks._engine.metric_runner import EndOfStepRuns, MetricRunner, with_interval
+from tbx_callbacks._engine.metric_runner import EndOfStepRuns, MetricRunner, needs_of, with_interval
 from tbx_callbacks._engine.publisher import Publisher
 from tbx_callbacks._engine.replica_check import ReplicaCheck
 from tbx_callbacks._engine.snapshots import EnteringGradients, GradientSnapshot, WeightSnapshot
@@ -64,6 +66,7 @@ class StepRecorder:
         user_scalars: scalars that the user logs.
         guard: catches errors.
         any_sharded: whether any rank holds shards of tensors.
+        initial_weights: keeps the weights before the first step; None if no metric needs them.
 
     Raises:
         ConfigError: a regex matches no module.
@@ -82,6 +85,7 @@ class StepRecorder:
         user_scalars: UserScalars,
         guard: Guard,
         any_sharded: bool,
+        initial_weights: InitialWeights | None = None,
     ) -> None:
         self._info, self._access, self._reread, self._runner, self._run_info = info, access, reread, runner, run
         self.sharding = access.sharding
@@ -92,6 +96,9 @@ class StepRecorder:
         guard.device_time = DeviceTime(counters.stopwatch, device_marker(access.device))
         self._activations = self._watch_activations()
         self._gradient_snapshot, self._weight_snapshot = GradientSnapshot(), WeightSnapshot()
+        self._initial_weights = initial_weights
+        self.awaits_first_step = initial_weights is not None and initial_weights.is_awaited
+        """Whether the next step is the first one, before which the weights are kept."""
         self._entering = EnteringGradients()
         self._backward_watch = BackwardWatch()
         self._may_clip = info.may_clip and publisher.reducer is None
@@ -147,6 +154,7 @@ class StepRecorder:
         wiring = self._counters.wiring
         return (
             self.probes_clipping
+            or self.awaits_first_step
             or (wiring is not None and wiring.watches_steps)
             or self._counters.stopwatch.times is not None
         )
@@ -309,6 +317,8 @@ class StepRecorder:
             self._end_probe()
         if self._counters.wiring is not None:
             self._counters.wiring.before_step(name, self.step)
+        if self.awaits_first_step:
+            self._keep_initial_weights()
         if not self.due:
             return timed
         depth = _stack_depth()
@@ -329,8 +339,12 @@ class StepRecorder:
         if comparing:
             with self._guard("copying weights", self.step, comparing):
                 self._weight_snapshot.take(self._access, self.due, name, closure=closure is not None)
-        if not holding or closure is None:
-            return timed
+        return self._holding(closure, name, holding, hold) if holding and closure is not None else timed
+
+    def _holding(
+        self, closure: Closure, name: str, holding: Sequence[MetricRun], hold: Callable[[ModelAccess], None]
+    ) -> Closure:
+        """Returns a closure that also holds the gradients, which do not exist before it."""
 
         def evaluate() -> Any:
             result = closure()
@@ -340,6 +354,15 @@ class StepRecorder:
             return result
 
         return evaluate
+
+    def _keep_initial_weights(self) -> None:
+        """Keeps the weights before the first step. What users load after the loop was created counts."""
+        self.awaits_first_step = False
+        assert self._initial_weights is not None
+        metric_runs = needing(self._runner.step_runs)
+        with self._guard("keeping the initial weights", self.step, metric_runs):
+            self._refresh()
+            self._initial_weights.keep(self._access, needing(self._runner.step_runs))
 
     def after_step(self, name: str, optimizer: torch.optim.Optimizer) -> None:
         """Runs the metrics that are due in the step of this optimizer."""
@@ -423,7 +446,7 @@ class StepRecorder:
                 self._info.clip_remedy,
             )
         context = replace(
-            self._context(name),
+            self._context(name, due),
             clipping=clipping,
             gradients=Tensors(self._access.counted(name, entered or ())),
             before_clip=before_clip,
@@ -441,18 +464,22 @@ class StepRecorder:
             self._replica_check.add(self._access, self.due, key, name, context, entered, step_values)
         self._count_histograms(due, step_values)
         # Deferred metrics have their statistics. Without release, gradients would stay through the next backward pass.
-        for tensors in (context.gradients, context.weights, updates):
+        for tensors in (context.gradients, context.weights, updates, context.initial_weights):
             if tensors is not None:
                 tensors.release()
 
-    def _context(self, name: str) -> Context:
+    def _context(self, name: str, metric_runs: Sequence[MetricRun]) -> Context:
         """The inputs of metrics that exist after each step of an optimizer, as long as no other step begins."""
+        weights, comparing = self._access.weights(name), needing(metric_runs)
+        initial = self._initial_weights if comparing else None
         return Context(
             event="step",
             step=self.step,
             run=self._run_info,
             parameters=self._access.parameters,
-            weights=self._access.weights(name),
+            weights=weights,
+            initial_weights=None if initial is None else initial.of(self._access, weights, comparing),
+            adapters=self._access.adapters if "adapters" in needs_of(metric_runs) else (),
             optimizer_state=self._access.optimizer_state(name),
             replicas=self._access.replica_view(name),
             clipping=self._info.clipping,
@@ -533,7 +560,7 @@ class StepRecorder:
             step_values = self._publisher.step_values(step, self._runner.key(late) or None, again=True)
             for name in dict.fromkeys(metric_run.optimizer for metric_run in late):
                 own = [metric_run for metric_run in late if metric_run.optimizer == name]
-                self._run(own, replace(self._context(name or self._first_name), step=step), step_values)
+                self._run(own, replace(self._context(name or self._first_name, own), step=step), step_values)
                 self._count_histograms(own, step_values)
 
     def _cannot_see_steps(self) -> bool:
@@ -547,6 +574,13 @@ class StepRecorder:
         lost = [metric_run for metric_run in self.due if metric_run.spec.metric.needs & _OF_GRADIENTS]
         if lost:
             self._warn_without_gradients(self._first_name)
+        if self.awaits_first_step and (comparing := needing(self.due)):
+            self._warn(
+                INITIAL_WEIGHTS,
+                "%s: left out, because %s does not report its first step; derive it from torch.optim.Optimizer",
+                ", ".join(dict.fromkeys(metric_run.spec.name for metric_run in comparing)),
+                self._first_name,
+            )
         due, self.due = [metric_run for metric_run in self.due if metric_run not in lost], []
         self.run_late(due, self.step)
 

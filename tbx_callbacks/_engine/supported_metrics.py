@@ -95,6 +95,7 @@ def supported_metrics(
         if access.replicas is not None:
             access.replicas.doubt()
     items = _drop_sharded(items, unsupported or mismatch, differ=mismatch is not None, warns=warns)
+    items = _drop_without_whole(items, unsupported or mismatch, access, reducer, warns=warns)
     if reducer is not None or is_alone:
         return items
     return _drop_cross_rank(items, has_shards=access.is_sharded, warns=warns)
@@ -120,6 +121,26 @@ def _drop_sharded(items: Sequence[MetricSpec], sharding: str | None, *, differ: 
             "parameter sharding is not supported: %s; disabled metrics: %s",
             sharding,
             ", ".join(dropped),
+        )
+    return [item for item in items if item.name not in dropped]
+
+
+def _drop_without_whole(
+    items: Sequence[MetricSpec], sharding: str | None, access: ModelAccess, reducer: Reducer | None, *, warns: bool
+) -> list[MetricSpec]:
+    """Drops items that need whole parameters where any rank holds parts of some."""
+    dropped = {item.name for item in items if "whole_weights" in item.metric.needs}
+    if not dropped:
+        return list(items)
+    has_parts = sharding is not None or access.is_sharded or access.sharding.frees_gradients
+    if reducer is not None:
+        has_parts = bool(reducer.max_reduce({"parts": float(has_parts)}).get("parts", has_parts))
+    if not has_parts:
+        return list(items)
+    if warns:
+        logger.warning(
+            "%s: left out, because ranks hold parts of weight matrices; train with DistributedDataParallel",
+            ", ".join(sorted(dropped)),
         )
     return [item for item in items if item.name not in dropped]
 

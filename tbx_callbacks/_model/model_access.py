@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from tbx_callbacks._model.adapters import Adapter, find_adapters
 from tbx_callbacks._model.names import unique
 from tbx_callbacks._model.optimizer_state import OptimizerStateView
 from tbx_callbacks._model.parameters import Parameter, parameters_by_optimizer, parameters_of
@@ -52,6 +54,7 @@ class ModelAccess:
         sharding: Sharding | None = None,
         min_reduce: MinReduce | None = None,
     ) -> None:
+        self._model = model
         self._model_parts: list[dict[str, Any]] = [
             part for module in model.modules() for part in (module._parameters, module._modules)
         ]
@@ -79,6 +82,11 @@ class ModelAccess:
     def device(self) -> torch.device:
         """Device of the first parameter; the CPU when the model has no parameters."""
         return self.parameters[0].tensor.device if self.parameters else torch.device("cpu")
+
+    @cached_property
+    def adapters(self) -> list[Adapter]:
+        """The model's LoRA adapters."""
+        return find_adapters(self._model, {id(parameter.tensor): parameter.name for parameter in self.parameters})
 
     def has_changed(self) -> bool:
         """Whether the model or an optimizer has other parameters now, or the model other modules."""

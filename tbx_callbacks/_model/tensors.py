@@ -48,6 +48,12 @@ class Tensors:
             return self._scatter(self._moments.nonfinite)
         return self._scatter(count_nonfinite(self._present_tensors, self._scaled_squares))
 
+    @property
+    def numels(self) -> Tensor:
+        """Number of real elements of each tensor, `[parameters]`, on the CPU; 0 for absent tensors."""
+        counts = [0 if t is None else t.numel() * (2 if t.is_complex() else 1) for t in self._elements]
+        return torch.tensor(counts, dtype=torch.float64)
+
     def grouped(self, groups: Mapping[str, Sequence[int]]) -> dict[str, tuple[list[Tensor], Tensor | None]]:
         """Returns the tensors of each group, and the bounds of their elements (`[2]`) if already known.
 
@@ -81,6 +87,16 @@ class Tensors:
             RuntimeError: the tensors are released, or the function changes its argument.
             ValueError: the function returns several numbers.
         """
+        (numbers,), present = self.apply_all((function,), others, empty=empty)
+        return numbers, present
+
+    def apply_all(
+        self, functions: Sequence[Callable[..., Number]], others: Sequence[Tensors] = (), *, empty: float
+    ) -> tuple[list[Tensor], tuple[bool, ...]]:
+        """Returns the numbers of several functions, and which parameters have all tensors; see `apply`.
+
+        Each tensor is read once, and only while its numbers are computed.
+        """
         sources = (self, *others)
         if any(source._is_released for source in sources):
             raise RuntimeError(
@@ -89,22 +105,21 @@ class Tensors:
             )
         present = tuple([all(found) for found in zip(*(source.present for source in sources), strict=True)])
         indices = [index for index, found in enumerate(present) if found]
-        columns = [flat_all([source._elements[index] for index in indices]) for source in sources]  # type: ignore[misc]
-        target_device = columns[0][0].device if indices else torch.device("cpu")
-        numbers: list[Tensor] = []
-        for row in zip(*columns, strict=True):
-            number = _call(
-                function, [self._wide(elements, source) for elements, source in zip(row, sources, strict=True)], empty
-            )
-            numbers.append(moved(number.to(accumulation_dtype(target_device)), target_device))
-        stacked = torch.stack(numbers) if numbers else torch.zeros(0, dtype=torch.float64)
-        result = stacked.new_full((len(present),), empty)
-        return result.index_copy_(0, moved(torch.tensor(indices, dtype=torch.int64), target_device), stacked), present
+        target_device, rows = torch.device("cpu"), []
+        for position, index in enumerate(indices):
+            device, row = _numbers(functions, [source._wide(index) for source in sources], empty)
+            target_device = target_device if position else device
+            rows.append([moved(number.to(accumulation_dtype(target_device)), target_device) for number in row])
+        columns = list(zip(*rows, strict=True)) or [()] * len(functions)
+        return [_scattered(column, indices, len(present), target_device, empty) for column in columns], present
 
-    @staticmethod
-    def _wide(elements_of: Tensor, source: Tensors) -> Tensor:
+    def _wide(self, index: int) -> Tensor:
+        """Returns the elements of a tensor that is present, 1-D, in float32 or in a wider type, without the scale."""
+        tensor = self._elements[index]
+        assert tensor is not None
+        (elements_of,) = flat_all([tensor])
         wide = elements_of.float() if elements_of.dtype.itemsize < 4 else elements_of
-        return wide if source._scale is None else wide / moved(source._scale, wide.device).to(wide.dtype)
+        return wide if self._scale is None else wide / moved(self._scale, wide.device).to(wide.dtype)
 
     def compute(self, *, nonfinite: bool) -> None:
         """Computes the statistics now, before the contents of the tensors change."""
@@ -152,6 +167,22 @@ class Tensors:
             return numbers
         indices = torch.tensor([index for index, members in enumerate(self.present) if members], dtype=torch.int64)
         return numbers.new_zeros(len(self.present)).index_copy_(0, moved(indices, numbers.device), numbers)
+
+
+def _numbers(
+    functions: Sequence[Callable[..., Number]], arguments: Sequence[Tensor], empty: float
+) -> tuple[torch.device, list[Tensor]]:
+    """Returns the device of the first argument and the numbers of the functions."""
+    return arguments[0].device, [_call(function, arguments, empty) for function in functions]
+
+
+def _scattered(
+    numbers: Sequence[Tensor], indices: Sequence[int], size: int, device: torch.device, empty: float
+) -> Tensor:
+    """Returns the numbers at their indices, `[size]`, and `empty` elsewhere."""
+    stacked = torch.stack(list(numbers)) if numbers else torch.zeros(0, dtype=torch.float64)
+    result = stacked.new_full((size,), empty)
+    return result.index_copy_(0, moved(torch.tensor(indices, dtype=torch.int64), device), stacked)
 
 
 def _call(function: Callable[..., Number], arguments: Sequence[Tensor], empty: float) -> Tensor:

@@ -325,7 +325,7 @@ class Session:
             self._role.process_group,
             awaits_group=self._role.awaits_group,
             folder=None if location is None else location.folder,
-            step=step,
+            finished_steps=step,
         )
         self._info, self._counter, self._step, self._action = info, counter, step, Action.NONE
         self._clipped = None, None

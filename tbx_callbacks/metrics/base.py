@@ -20,6 +20,9 @@ NEEDS = frozenset(
         "gradients",
         "before_clip",
         "weights_before",
+        "initial_weights",
+        "adapters",
+        "whole_weights",
         "activations",
         "batches",
         "clipping",
@@ -55,6 +58,10 @@ class Metric(Protocol):
         - `gradients`: gradients; groups whose gradients cannot be read are left out;
         - `before_clip`: gradients before clipping, where the trainer allows it;
         - `weights_before`: a copy of the selected weights before the step, to compute updates;
+        - `initial_weights`: the selected weights before the first step of the training, on the disk or in the host's
+          memory; parameters that are frozen then are left out;
+        - `adapters`: the LoRA adapters of the model;
+        - `whole_weights`: every rank holds whole parameters; the metric is left out where it does not;
         - `activations`: module outputs; the engine calls the metric while the model runs, once for each module that
           the option `modules` chooses;
         - `batches`: loss, samples and tokens of each micro-batch;

@@ -16,6 +16,7 @@ from tbx_callbacks._wiring.check import Check
 from tbx_callbacks.metrics.values import Histogram, Mean, Unless, Value
 
 if TYPE_CHECKING:
+    from tbx_callbacks._model.adapters import Adapter
     from tbx_callbacks._model.optimizer_state import OptimizerStateView
     from tbx_callbacks._model.replicas import ReplicaView
 
@@ -128,6 +129,11 @@ class Context:
     before_clip: Tensors | None = None
     updates: Tensors | None = None
     """New minus old weights of parameters with a gradient; None unless a due metric needs them."""
+    initial_weights: Tensors | None = None
+    """Weights before the first step of the training, of parameters that required gradients then. Each tensor is read
+    when it is used. None unless a due metric needs them, and where they are unknown."""
+    adapters: Sequence[Adapter] = ()
+    """The model's LoRA adapters; only for metrics with `needs = {"adapters"}`."""
     skipped: Tensor | None = None
     """Nonzero when the optimizer ran but the loss scale skipped the step; None without a loss scale."""
     optimizer_state: OptimizerStateView | None = None
@@ -168,7 +174,8 @@ class Context:
         value for a tensor must be the sum of its values for the tensor's parts, as for a sum or a count.
 
         Args:
-            tensors: `gradients`, `weights` or `updates` of this context; `before_clip` holds only its statistics.
+            tensors: `gradients`, `weights`, `updates` or `initial_weights` of this context; `before_clip` holds only
+                its statistics.
             function: receives this rank's elements of one parameter, a 1-D tensor in float32 or float64 that it must
                 not change. A complex element counts as two. Of a sparse gradient these are the stored elements. Returns
                 a number or a 0-d tensor.
@@ -183,29 +190,36 @@ class Context:
             ValueError: the function returns several numbers, the metric has no `select`, or the tensors are None.
             RuntimeError: the function changes its argument.
         """
-        numbers, present = self._numbers(tensors, function, others, empty=0.0)
-        return self.selection.sums(numbers, present)
+        (sums,) = self.sums_by_group(tensors, (function,), *others)
+        return sums
+
+    def sums_by_group(
+        self, tensors: Tensors, functions: Sequence[Callable[..., Number]], *others: Tensors
+    ) -> tuple[PerGroup, ...]:
+        """Returns the sums of several functions, which read each tensor once; see `sum_by_group`."""
+        numbers, present = self._numbers(tensors, functions, others, empty=0.0)
+        return tuple(self.selection.sums(column, present) for column in numbers)
 
     def max_by_group(self, tensors: Tensors, function: Callable[[Tensor], Number]) -> PerGroup:
         """Returns the maximum of `function(elements)` over the parameters of each group; see `sum_by_group`.
 
         Groups without elements on this rank are left out. Return the result as a part of a `Max`.
         """
-        numbers, _ = self._numbers(tensors, function, (), empty=-math.inf)
+        (numbers,), _ = self._numbers(tensors, (function,), (), empty=-math.inf)
         return self.selection.maxima(numbers, tensors.has_elements)
 
     def _numbers(
-        self, tensors: Tensors, function: Callable[..., Number], others: Sequence[Tensors], *, empty: float
-    ) -> tuple[Tensor, tuple[bool, ...]]:
+        self, tensors: Tensors, functions: Sequence[Callable[..., Number]], others: Sequence[Tensors], *, empty: float
+    ) -> tuple[list[Tensor], tuple[bool, ...]]:
         if self.selection is NO_SELECTION:
             raise ValueError("a number per group needs a selection; add select = Select(by=...) to the metric")
         given: Sequence[Tensors | None] = (tensors, *others)
         if None in given:
             raise ValueError(
-                "tensors must be those of this context, got None; add weights_before to needs for updates, and"
-                " before_clip exists only where the trainer allows it"
+                "tensors must be those of this context, got None; add weights_before to needs for updates;"
+                " before_clip and initial_weights do not exist in every training"
             )
-        return tensors.apply(function, others, empty=empty)
+        return tensors.apply_all(functions, others, empty=empty)
 
     def histograms(self, tensors: Tensors, bins: int) -> dict[str, Histogram]:
         """Returns one histogram for each group of the selection; groups without tensors are left out."""

@@ -15,8 +15,10 @@ from tbx_callbacks.metrics.activations import Activations
 from tbx_callbacks.metrics.bad_batches import BadBatches
 from tbx_callbacks.metrics.base import EVENTS, NEEDS, Metric
 from tbx_callbacks.metrics.clipping import Clip
+from tbx_callbacks.metrics.drift import Drift
 from tbx_callbacks.metrics.examples import Examples
 from tbx_callbacks.metrics.histograms import GradHistogram, UpdateHistogram, WeightHistogram
+from tbx_callbacks.metrics.lora import Lora
 from tbx_callbacks.metrics.nonfinite import NonFinite
 from tbx_callbacks.metrics.norms import GradNorm, GradNormClipped, UpdateNorm, UpdateRatio, WeightNorm
 from tbx_callbacks.metrics.optimizer_state import OptimizerState
@@ -42,6 +44,8 @@ METRICS: dict[str, type[Metric]] = {
     "update_norm": UpdateNorm,
     "update_ratio": UpdateRatio,
     "update_histogram": UpdateHistogram,
+    "drift": Drift,
+    "lora": Lora,
     "activations": Activations,
     "optimizer_state": OptimizerState,
     "nonfinite": NonFinite,

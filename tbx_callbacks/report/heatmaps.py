@@ -18,11 +18,16 @@ from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.rules.series_stats import outermost
 from tbx_callbacks.runs.series import Floats, Run, Series
 
+Families = Mapping[str, Mapping[str, Series]]
 _LOG_RATIO = 30.0  # ratio of the largest to the smallest value above which the colour scale is logarithmic
 _LAYER_FAMILIES = (
     tags.GRAD_NORM,
     tags.WEIGHT_NORM,
     "update_",
+    tags.DRIFT,
+    tags.MOVED_SHARE,
+    "lora/",
+    "spectral/",
     f"{tags.NONFINITE}/",
     f"{tags.OPTIMIZER_STATE}/",
     f"{tags.ACTIVATIONS}/",
@@ -52,9 +57,7 @@ def families(run: Run) -> dict[str, dict[str, Series]]:
     return {family: rows for family, rows in by_layer.items() if _are_layers(family, rows)}
 
 
-def heat_map(
-    loaded_runs: Sequence[LoadedRun], by_run: Sequence[Mapping[str, Mapping[str, Series]]], family: str, title: str
-) -> go.Figure | None:
+def heat_map(loaded_runs: Sequence[LoadedRun], by_run: Sequence[Families], family: str, title: str) -> go.Figure | None:
     """Draws one family as layers by steps, for each run that has it; `meta["pick"]` selects the run.
 
     `by_run` holds the `families` of each run.

@@ -15,17 +15,31 @@ from tbx_callbacks import tags
 from tbx_callbacks.report.charts import LINES, LineChart
 from tbx_callbacks.report.distributions import histogram_families, histogram_map
 from tbx_callbacks.report.examples import Table, data_maps, row_tables
-from tbx_callbacks.report.heatmaps import families, heat_map
+from tbx_callbacks.report.heatmaps import Families, families, heat_map
 from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.line_drawing import line_chart, loss_chart
 from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.report.predictions import curves
 from tbx_callbacks.runs.series import Run
 
-HEATS = {tags.GRAD_NORM: "Gradient norm", tags.UPDATE_RATIO: "Update ratio", tags.WEIGHT_NORM: "Weight norm"}
+HEATS = {
+    tags.GRAD_NORM: "Gradient norm",
+    tags.UPDATE_RATIO: "Update ratio",
+    tags.WEIGHT_NORM: "Weight norm",
+    tags.DRIFT: "Distance from the initial weights, relative to their norm",
+}
+_ADAPTERS = {
+    tags.LORA_UPDATE: "Norm of the update, relative to the frozen weight",
+    tags.LORA_STABLE_RANK: "Stable rank of the update",
+}
+_MATRICES = {
+    tags.SPECTRAL_NORM: "Largest singular value",
+    tags.SPECTRAL_STABLE_RANK: "Stable rank",
+}
 _TITLES = {
     tags.GRAD_NORM_CLIPPED: "Gradient norm after clipping",
     tags.UPDATE_NORM: "Update norm",
+    tags.MOVED_SHARE: "Share of elements that moved since the start",
     tags.NONFINITE_GRADIENTS: "NaN and Inf in gradients",
     tags.NONFINITE_WEIGHTS: "NaN and Inf in weights",
     tags.WEIGHTS: "Weights",
@@ -66,7 +80,9 @@ def sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
 def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
     by_run = [families(loaded_run.run) for loaded_run in loaded_runs]
     main_maps = {key: heat_map(loaded_runs, by_run, key, title) for key, title in HEATS.items()}
-    other_families = dict.fromkeys(key for run_families in by_run for key in run_families if key not in HEATS)
+    other_families = dict.fromkeys(
+        key for run_families in by_run for key in run_families if key not in HEATS | _ADAPTERS | _MATRICES
+    )
     more_maps = {key: heat_map(loaded_runs, by_run, key, _title(key)) for key in list(other_families)[:_MAX_OTHERS]}
     about_layers = "Layers in model order, from top to bottom. Red: NaN or Inf; grey: exactly 0."
     if (left_out := len(other_families) - len(more_maps)) > 0:
@@ -83,6 +99,24 @@ def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
             _present(main_maps),
             _present(more_maps),
             frozenset({*main_maps, *more_maps}),
+        ),
+        _maps(
+            loaded_runs,
+            by_run,
+            _ADAPTERS,
+            "adapters",
+            "LoRA adapters",
+            "What each adapter adds to its frozen weight. Stable rank 1: one direction does all of it. Near the rank of"
+            " the adapter: it uses all directions.",
+        ),
+        _maps(
+            loaded_runs,
+            by_run,
+            _MATRICES,
+            "matrices",
+            "Singular values of weights",
+            "The largest singular value bounds how much a layer can enlarge its input. The stable rank says how many"
+            " directions share the weight.",
         ),
         _histograms(loaded_runs),
         Section(
@@ -137,6 +171,19 @@ def _by_id(figures: Mapping[str, go.Figure]) -> dict[str, go.Figure]:
         ids = (base if n == 1 else f"{base}_{n}" for n in itertools.count(1))
         by_id[next(id_ for id_ in ids if id_ not in by_id)] = figure
     return by_id
+
+
+def _maps(
+    loaded_runs: Sequence[LoadedRun],
+    by_run: Sequence[Families],
+    titles: Mapping[str, str],
+    section_id: str,
+    title: str,
+    about: str,
+) -> Section:
+    """A section of wide heat maps."""
+    figures = _present({key: heat_map(loaded_runs, by_run, key, heading) for key, heading in titles.items()})
+    return Section(section_id, title, about, figures, {}, frozenset(figures))
 
 
 def _histograms(loaded_runs: Sequence[LoadedRun]) -> Section:

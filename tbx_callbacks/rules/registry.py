@@ -17,6 +17,7 @@ from tbx_callbacks.rules.classes import ClassNeverPredicted
 from tbx_callbacks.rules.clipping import ClippingSaturated
 from tbx_callbacks.rules.dead_activations import DeadActivations
 from tbx_callbacks.rules.divergence import Divergence, LossSpike
+from tbx_callbacks.rules.drift import UnevenDrift
 from tbx_callbacks.rules.frozen_layers import AllFrozen, FrozenLayers, HeadOnly, ZeroGradient
 from tbx_callbacks.rules.gradient_flow import ExplodingGradients, VanishingGradients
 from tbx_callbacks.rules.input_bound import InputBound
@@ -63,6 +64,7 @@ RULES: dict[str, type[Rule]] = {
     "update_too_large": UpdateTooLarge,
     "update_too_small": UpdateTooSmall,
     "weights_shrink": WeightsShrink,
+    "uneven_drift": UnevenDrift,
     "clipping_saturated": ClippingSaturated,
     "dead_activations": DeadActivations,
     "amp_scale_collapse": AmpScaleCollapse,

@@ -135,6 +135,7 @@ LAYER_GRAD_NORMS = Need(
     "gradient norms by layer", "grad_norm: {by: layer}", (rf"({tags.GRAD_NORM}|grad_2\.0_norm)/(?!total$).+",)
 )
 WEIGHT_NORMS = Need("weight norms by layer", "weight_norm: {by: layer}", (rf"{tags.WEIGHT_NORM}/(?!total$).+",))
+DRIFTS = Need("distances from the initial weights by layer", "drift", (rf"{tags.DRIFT}/(?!total$).+",))
 UPDATE_RATIOS = Need("update ratios by layer", "update_ratio", (rf"{tags.UPDATE_RATIO}/(?!total$).+",))
 NONFINITE = Need(
     "counts of NaN and Inf, a loss or a gradient norm",

@@ -90,6 +90,29 @@ def test_fused_optimizer_with_loss_scale_no_host_sync(tmp_path: Path) -> None:
     assert train(tmp_path, scaled=True).steps("amp/scale") == [1, 2, 3, 4, 5, 6]
 
 
+def test_initial_weights_from_file_no_host_sync(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8)).cuda().bfloat16()
+    start = [parameter.detach().double().cpu() for parameter in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.ones(4, 64, device="cuda", dtype=torch.bfloat16)
+    config = {"every": 2, "strict": True, "metrics": ["drift", {"drift": {"by": "total"}}]}
+    with TbxLoop(model, optimizer, config, log_dir=tmp_path, log_every=2) as loop:
+        for step in range(1, 5):
+            model(x).square().mean().backward()
+            torch.cuda.set_sync_debug_mode("error" if step > 1 else "default")  # kept before the first step
+            try:
+                optimizer.step()
+                optimizer.zero_grad()
+                loop.end_step()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+    now = [parameter.detach().double().cpu() for parameter in model.parameters()]
+    squares = sum(float((a - b).square().sum()) for a, b in zip(now, start, strict=True))
+    drift = (squares / sum(float(tensor.square().sum()) for tensor in start)) ** 0.5
+    assert Run(tmp_path).at("drift/total")[4] == pytest.approx(drift, rel=1e-5)
+
+
 def test_overhead_budget_no_host_sync(tmp_path: Path) -> None:
     assert "overhead_budget" in train(tmp_path, overhead_budget=1e-6).texts
 

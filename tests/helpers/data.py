@@ -22,6 +22,7 @@ COMMON: list[Any] = [
     {"grad_norm_clipped": {"by": "total"}},
     {"weight_norm": {"by": "parameter"}},
     {"update_norm": {"by": "layer"}},
+    {"drift": {"by": "layer"}},
 ]
 # Metrics that several ranks must write as one process does, every two steps.
 SHARDED: dict[str, Any] = {

@@ -18,8 +18,9 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from tbx_callbacks import TbxLoop
 from tbx_callbacks._config.metric_set import load_config
 from tbx_callbacks._distributed import reducer as together
-from tbx_callbacks._engine import batch_keeper, example_log
+from tbx_callbacks._engine import batch_keeper, example_log, initial_weights
 from tbx_callbacks._engine.snapshots import WeightSnapshot
+from tbx_callbacks._model.weight_store import Entry
 
 DEVICE = "accel"
 
@@ -147,13 +148,29 @@ def raised(read: Any) -> str:
     return "nothing"
 
 
+class FakeStore:
+    """Keeps the shapes of weights: fake tensors have no elements to keep."""
+
+    def __init__(self, tensors: Any) -> None:
+        self._tensors = {name: torch.empty(tensor.numel(), dtype=tensor.dtype) for name, _, tensor in tensors}
+        self.entries = {name: Entry("", "", tensor.numel(), 1.0) for name, tensor in self._tensors.items()}
+
+    @classmethod
+    def write(cls, path: str, tensors: Any) -> FakeStore:
+        return cls(tensors)
+
+    def read(self, name: str, device: torch.device) -> torch.Tensor:
+        return self._tensors[name].to(device, non_blocking=True)
+
+
 def main() -> None:
     _setup_privateuseone_for_python_backend(DEVICE)
     getattr(torch, DEVICE).get_amp_supported_dtype = lambda: [torch.bfloat16]
     full = load_config("full")
-    of_rows = [{"examples": {"group_by": "source"}}, "bad_batches"]
-    everything = {"every": 1, "strict": True, "metrics": [*sorted({item.name for item in full.items}), *of_rows]}
+    others = [{"examples": {"group_by": "source"}}, "bad_batches", "drift"]
+    everything = {"every": 1, "strict": True, "metrics": [*sorted({item.name for item in full.items}), *others]}
     batch_keeper.HostCopy = example_log.HostCopy = Unfinished  # type: ignore[assignment,misc]
+    initial_weights.FileStore = FakeStore  # type: ignore[assignment,misc]
     with FakeTensorMode():
         model = Net()
         one = torch.empty(1, device=DEVICE)

@@ -146,6 +146,11 @@ CASES: dict[str, tuple[Mapping[str, Any], str, int]] = {
         10,
     ),
     "weights_shrink": ({"weight_norm/a": np.geomspace(5, 1, N), "weight_norm/b": flat(1.0)}, "weight_norm/a", 10),
+    "uneven_drift": (
+        {f"drift/{name}": np.linspace(0, last, N) for name, last in (("a", 0.5), ("b", 0.01), ("c", 0.02))},
+        "drift/a",
+        600,
+    ),
     "entropy_collapse": (
         {"train/entropy": np.geomspace(1.0, 0.01, N), "train/reward": flat(0.5)},
         "train/entropy",

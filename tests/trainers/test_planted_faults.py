@@ -19,6 +19,7 @@ NOT_PLANTED = {
     "input_bound",
     "slow_rank",
     "weights_shrink",
+    "uneven_drift",  # a note: tests/unit/rules/test_drift.py
     "entropy_collapse",
     "kl_runaway",
     "no_reward_variance",

@@ -20,6 +20,10 @@ class StepEvents(Protocol):
         """Whether `before_step` is needed in every step."""
 
     @property
+    def awaits_first_step(self) -> bool:
+        """Whether `before_step` is needed in the next step, which is the first one."""
+
+    @property
     def due(self) -> Sequence[object]:
         """The metrics that are due. Without any, `before_step` is only called if `watches_steps`."""
 

@@ -70,7 +70,7 @@ class DeepSpeedSharding:
         def patched_step(*args: Any, **kwargs: Any) -> Any:
             self._consumed = None
             events.before_clip(self.loss_scale, name, None)  # gradients are averaged, and not clipped yet
-            if events.due:
+            if events.due or events.awaits_first_step:
                 events.before_step(name, None)
             hook = base.register_step_pre_hook(self._keep) if events.due else None
             self._consumed = {}

@@ -38,6 +38,7 @@ CODES = {
     "TBX-UPD-004": "update_too_large",
     "TBX-UPD-005": "update_too_small",
     "TBX-UPD-006": "weights_shrink",
+    "TBX-UPD-007": "uneven_drift",
     "TBX-ACT-001": "dead_activations",
     "TBX-AMP-001": "amp_scale_collapse",
     "TBX-AMP-002": "amp_skipped_steps",
