@@ -1,72 +1,96 @@
-"""Measures the cost of the metrics of weights, every 100 steps, on the 11 M-parameter BERT of overhead.py.
+"""Measures the cost of the metrics of weights on the 11 M-parameter BERT of overhead.py.
 
-    python benchmarks/weights.py [--rounds 3] [--steps 200] [--json weights.json]
+    python benchmarks/weights.py [--points 5] [--json weights.json]
 
-Each training has a point every 100 steps. `share` is the package's own measurement of its time in the training thread,
-which includes publishing; `nothing` is a set with `throughput` alone. `ms a point` is the difference of the two, for a
-point. Trainings run in turns; the output is the median over rounds.
+A loop with a point at every second step. `ms a step` is the median of the steps without a point, `ms a point` the median
+of what the others take longer, and `at every 100` the share of the time that this is with a point every 100 steps.
+`ms at first` is the first step with a point: files are written, and power iterations begin.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import logging
 import platform
 import statistics
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 import overhead
 
-from tbx_callbacks import TbxTrainerCallback
-from tbx_callbacks.runs.reader import read_run
+from tbx_callbacks import TbxLoop
 
 EVERY = 100
 WAYS: dict[str, list[Any]] = {
     "nothing": [],
-    "drift by layer": ["drift"],
-    "drift by layer and in total": ["drift", {"drift": {"by": "total"}}],
+    "weight_norm": ["weight_norm"],
+    "drift": ["drift"],
+    "drift, by layer and in total": ["drift", {"drift": {"by": "total"}}],
+    "spectral": ["spectral"],
 }
+ADAPTED: dict[str, list[Any]] = {"nothing, with LoRA": [], "lora": ["lora"], "drift, with LoRA": ["drift"]}
 
 
-def measure(metrics: list[Any], steps: int) -> tuple[float, float]:
-    """Seconds a step, and the share of monitoring."""
-    config = {"every": EVERY, "metrics": [*metrics, "throughput"]}
-    with tempfile.TemporaryDirectory() as folder:
-        overhead.train(lambda logs: [TbxTrainerCallback(config, log_dir=logs)], steps, folder, skip=0)
-        scalars = read_run(f"{folder}/logs").scalars
-        return float(scalars["perf/step_s"].values.mean()), float(scalars["perf/monitor_share"].values.mean())
+def adapted() -> nn.Module:
+    import peft
+
+    model = overhead.model()
+    found: nn.Module = peft.get_peft_model(model, peft.LoraConfig(r=8, target_modules=["query", "value"]))
+    return found
+
+
+def measure(metrics: list[Any], model: nn.Module, points: int) -> list[float]:
+    """Seconds of each step; each second one has a point."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    rows = overhead.rows(16)
+    batch = {key: torch.stack([torch.as_tensor(row[key]) for row in rows]) for key in rows[0]}
+    seconds = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        TbxLoop(model, optimizer, {"every": 2, "metrics": [*metrics, "learning_rate"]}, log_dir=folder) as loop,
+    ):
+        for _ in range(2 * points + 4):
+            started = time.perf_counter()
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loop.end_step()
+            seconds.append(time.perf_counter() - started)
+    return seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200, help="a multiple of 100")
+    parser.add_argument("--points", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in WAYS}
-    for _ in range(options.rounds):
-        for name, metrics in WAYS.items():
-            found[name].append(measure(metrics, options.steps))
-    base = statistics.median(share for _, share in found["nothing"])
-    print(f"{platform.platform()}, {torch.get_num_threads()} threads, a point every {EVERY} steps")
-    print(f"{'':30} {'s a step':>9} {'share':>8} {'ms a point':>11}")
-    rows: dict[str, dict[str, float]] = {}
-    for name, values in found.items():
-        seconds, share = (statistics.median(column) for column in zip(*values, strict=True))
-        rows[name] = {"seconds": seconds, "share": share, "ms": (share - base) * seconds * EVERY * 1e3}
-        print(f"{name:30} {seconds:9.4f} {share:8.3%} {rows[name]['ms']:11.1f}")
+    print(f"{platform.platform()}, {torch.get_num_threads()} threads")
+    print(f"{'':30} {'ms a step':>9} {'ms a point':>10} {'at every 100':>12} {'ms at first':>11}")
+    ways = [(name, metrics, overhead.model) for name, metrics in WAYS.items()]
+    if importlib.util.find_spec("peft"):
+        ways += [(name, metrics, adapted) for name, metrics in ADAPTED.items()]
+    found: dict[str, dict[str, float]] = {}
+    for name, metrics, make in ways:
+        seconds = measure(metrics, make(), options.points)
+        step = statistics.median(seconds[2::2])
+        point = statistics.median(due - without for without, due in zip(seconds[2::2], seconds[3::2], strict=True))
+        share = point / (EVERY * step)
+        found[name] = {"step": step, "point": point, "share": share, "first": seconds[1]}
+        print(f"{name:30} {step * 1e3:9.0f} {point * 1e3:10.1f} {share:12.3%} {seconds[1] * 1e3:11.0f}", flush=True)
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=2))
+        options.json.write_text(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

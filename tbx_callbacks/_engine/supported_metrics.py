@@ -139,7 +139,7 @@ def _drop_without_whole(
         return list(items)
     if warns:
         logger.warning(
-            "%s: left out, because ranks hold parts of weight matrices; train with DistributedDataParallel",
+            "%s: left out, because ranks hold parts of weight matrices; use DistributedDataParallel to have them",
             ", ".join(sorted(dropped)),
         )
     return [item for item in items if item.name not in dropped]

@@ -26,7 +26,7 @@ def product_norms(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, 
     for indices in by_kind.values():
         products = torch.stack([_gram_product(*pairs[index]) for index in indices])
         squares = _traces(products)
-        largest = torch.minimum(_largest_eigenvalues(products), squares)
+        largest, _ = dominant_eigenvalues(products)
         results.update(zip(indices, zip(squares.unbind(), largest.unbind(), strict=True), strict=True))
     return [results[index] for index in range(len(pairs))]
 
@@ -38,12 +38,13 @@ def _gram_product(a: Tensor, b: Tensor) -> Tensor:
     return (wide_a @ wide_a.T) @ (wide_b.T @ wide_b)
 
 
-def _largest_eigenvalues(matrices: Tensor) -> Tensor:
-    """Returns the largest eigenvalue of each matrix, `[matrices]`; all eigenvalues are real and not negative.
+def dominant_eigenvalues(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the largest eigenvalue of each matrix, `[matrices]`, and a high power of each, divided by its trace.
 
-    For large n it is `tr(M**n) ** (1/n)`. `torch.linalg.eigh` would wait for the device.
+    All eigenvalues must be real and not negative. For large n the largest one is `tr(M**n) ** (1/n)`. A symmetric
+    matrix's power is the projection on its eigenvector. `torch.linalg.eigh` would wait for the device. NaN for zeros.
     """
-    traces = _traces(matrices)
+    whole = traces = _traces(matrices)
     power, logarithm, exponent = matrices / traces[:, None, None], traces.log(), 1.0
     for _ in range(_SQUARINGS):
         power = power @ power
@@ -51,7 +52,7 @@ def _largest_eigenvalues(matrices: Tensor) -> Tensor:
         power = power / traces[:, None, None]
         exponent /= 2
         logarithm = logarithm + exponent * traces.log()
-    return logarithm.exp()
+    return torch.minimum(logarithm.exp(), whole), power
 
 
 def _traces(matrices: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from tbx_callbacks.metrics.norms import GradNorm, GradNormClipped, UpdateNorm, U
 from tbx_callbacks.metrics.optimizer_state import OptimizerState
 from tbx_callbacks.metrics.performance import InputShare, Memory, Throughput
 from tbx_callbacks.metrics.replicas import Replicas, ReplicaState
+from tbx_callbacks.metrics.spectral import Spectral
 from tbx_callbacks.metrics.step_time import StepTime
 from tbx_callbacks.metrics.tensorboard_tabs import Hparams, Layout
 from tbx_callbacks.metrics.training import Amp, LearningRate, Loss, Outputs, TrainAccuracy
@@ -46,6 +47,7 @@ METRICS: dict[str, type[Metric]] = {
     "update_histogram": UpdateHistogram,
     "drift": Drift,
     "lora": Lora,
+    "spectral": Spectral,
     "activations": Activations,
     "optimizer_state": OptimizerState,
     "nonfinite": NonFinite,
