@@ -30,8 +30,10 @@ from tbx_callbacks._engine.epochs import Cadences
 from tbx_callbacks._engine.error_guard import Guard
 from tbx_callbacks._engine.metric_plan import families, follow_other_metrics, plan, schedule_of
 from tbx_callbacks._engine.metric_runner import MetricRunner
+from tbx_callbacks._engine.microbatch_gradients import MicrobatchGradients
 from tbx_callbacks._engine.planner import Planner
 from tbx_callbacks._engine.publisher import Publisher
+from tbx_callbacks._engine.row_lengths import RowLengths
 from tbx_callbacks._engine.step_recorder import StepRecorder, readable_parameters
 from tbx_callbacks._engine.step_times import StepTimes
 from tbx_callbacks._engine.training_info import TrainingInfo
@@ -184,6 +186,17 @@ class Engine:
             guard=self._guard,
             any_sharded=planner.any_rank_sharded(access),
         )
+        if "padding" in self._runner.needs:
+            self._counters.row_lengths = RowLengths(info.length_limit)
+        if "microbatches" in self._runner.needs:
+            self._counters.microbatches = MicrobatchGradients(
+                info.model,
+                info.optimizers,
+                info.scaler,
+                ranks=1 if reducer is None else world_size(process_group),
+                is_abandoned=self._recorder.training_abandoned,
+                on_error=lambda error: self._guard.report("reading gradients of micro-batches", self._step, error),
+            )
         self._control.start_rules(
             cadences.every, info.log_schedule, resumed_from, sees_all_ranks=self._counts_batches, strict=self._strict
         )
@@ -407,6 +420,12 @@ class Engine:
                 self._counters.counting = False
                 self._guard.report("counting micro-batches", self._step, error)
         return None
+
+    def record_masks(self, masks: Sequence[Tensor] | None) -> None:
+        """Records the attention masks of a micro-batch; None if it has none by row."""
+        if self._counters.row_lengths is not None:
+            with self.guard_batches():
+                self._counters.row_lengths.add(masks)
 
     def record_outputs(self, outputs: Any, labels: Any) -> None:
         """Records the model's outputs for a micro-batch of training, and its labels (default: `self.labels`)."""

@@ -30,7 +30,15 @@ from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks._wiring.check import Check
 from tbx_callbacks.integrations.arguments import refuse_unknown
-from tbx_callbacks.integrations.batches import batch_count, samples_in, scalar_loss, scalar_norm, tokens_in, usual_size
+from tbx_callbacks.integrations.batches import (
+    batch_count,
+    masks_in,
+    samples_in,
+    scalar_loss,
+    scalar_norm,
+    tokens_in,
+    usual_size,
+)
 from tbx_callbacks.integrations.notebook import announce
 from tbx_callbacks.integrations.preflight import PREFLIGHT_CHECKS, Preflight
 from tbx_callbacks.integrations.rank_role import Change, RankRole
@@ -168,6 +176,7 @@ class Session:
         self._step = 0
         self._action = Action.NONE
         self._preflight: dict[str, Check] = {}  # what no training can check by itself
+        self._reads_masks = False  # whether a metric reads attention masks
         self._counts_samples = True  # False once the samples of a batch were unknown
         self._warned_samples = False
         _sessions.add(self)
@@ -316,6 +325,7 @@ class Session:
         self._clipped = None, None
         self._counts_samples = True
         self.needs_batches = "batches" in self._engine.needs
+        self._reads_masks = "padding" in self._engine.needs
         self.running = self.started = True
         self._at_exit.register()
         self._time_passes(info)
@@ -456,6 +466,8 @@ class Session:
         samples = None if samples is None else batch_count("samples", samples)
         if tokens is not None and not isinstance(tokens, Tensor):
             tokens = torch.tensor(batch_count("tokens", tokens))
+        if self._reads_masks and isinstance(tokens, Tensor) and tokens.ndim:
+            self._engine.record_masks(masks_in({"attention_mask": tokens}))
         wiring = self._engine.wiring
         if wiring is not None and wiring.is_open:
             if outputs is None:
@@ -537,6 +549,8 @@ class Session:
             batch: see `samples_in` and `tokens_in`.
             batch_size: the trainer's own batch size, if it is known.
         """
+        if self._reads_masks:
+            self._engine.record_masks(masks_in(batch))
         if self._counts_samples and (usual := usual_size(batch, batch_size)) is not None:
             return usual
         samples = tokens = None
@@ -546,6 +560,11 @@ class Session:
             if samples is None:
                 self.lack_samples(f"a batch ({type(batch).__name__}) has no known size", "use a mapping of tensors")
         return samples, tokens
+
+    def measure_padding(self, inputs: Any) -> None:
+        """Reads the attention masks of a forward pass, where a metric needs them and `measure_batch` is not called."""
+        if self._reads_masks:
+            self._engine.record_masks(masks_in(inputs))
 
     def lack_samples(self, reason: str, remedy: str) -> None:
         """Stops counting samples in this training; warns once if that leaves out a number."""

@@ -29,6 +29,8 @@ NEEDS = frozenset(
         "loss_scale",
         "wiring",
         "times",
+        "microbatches",
+        "padding",
     }
 )
 
@@ -62,7 +64,9 @@ class Metric(Protocol):
         - `nonfinite`: counts of non-finite elements, taken together with the norms;
         - `loss_scale`: the loss scale of the trainer's GradScaler;
         - `wiring`: checks of the training in its first steps; the metric is due in each of them;
-        - `times`: the time of the training thread by parts of the step.
+        - `times`: the time of the training thread by parts of the step;
+        - `microbatches`: squared norms of the gradients of a step's micro-batches;
+        - `padding`: lengths of the rows of the batches, since the last point.
     - `select`: the default choice of parameters, or None for a metric that reads no parameters. Users set its fields
       as options, next to the metric's own.
     - `cost`: one line for the documentation.

@@ -14,10 +14,12 @@ from tbx_callbacks._text import short
 from tbx_callbacks.metrics.activations import Activations
 from tbx_callbacks.metrics.base import EVENTS, NEEDS, Metric
 from tbx_callbacks.metrics.clipping import Clip
+from tbx_callbacks.metrics.gradient_noise import GradientNoise
 from tbx_callbacks.metrics.histograms import GradHistogram, UpdateHistogram, WeightHistogram
 from tbx_callbacks.metrics.nonfinite import NonFinite
 from tbx_callbacks.metrics.norms import GradNorm, GradNormClipped, UpdateNorm, UpdateRatio, WeightNorm
 from tbx_callbacks.metrics.optimizer_state import OptimizerState
+from tbx_callbacks.metrics.padding import PaddingShare
 from tbx_callbacks.metrics.performance import InputShare, Memory, Throughput
 from tbx_callbacks.metrics.replicas import Replicas, ReplicaState
 from tbx_callbacks.metrics.step_time import StepTime
@@ -41,12 +43,14 @@ METRICS: dict[str, type[Metric]] = {
     "update_histogram": UpdateHistogram,
     "activations": Activations,
     "optimizer_state": OptimizerState,
+    "gradient_noise": GradientNoise,
     "nonfinite": NonFinite,
     "replicas": Replicas,
     "replica_state": ReplicaState,
     "amp": Amp,
     "throughput": Throughput,
     "input_share": InputShare,
+    "padding": PaddingShare,
     "time": StepTime,
     "memory": Memory,
     "hparams": Hparams,
