@@ -2,9 +2,9 @@
 
     python benchmarks/weights.py [--points 5] [--json weights.json]
 
-A loop with a point at every second step. `ms a step` is the median of the steps without a point, `ms a point` the median
-of what the others take longer, and `at every 100` the share of the time that this is with a point every 100 steps.
-`ms at first` is the first step with a point: files are written, and power iterations begin.
+A loop with a point at every second step. `ms a step` is the median of the steps without a point, `ms a point` the
+median of what the others take longer, and `at every 100` the share of the time that this is with a point every 100
+steps. `ms at first` is the first step with a point: files are written, and power iterations begin.
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from tbx_callbacks._engine.microbatch_gradients import MicrobatchGradients
 from tbx_callbacks._engine.recording import Recording
+from tbx_callbacks._engine.row_lengths import RowLengths
 from tbx_callbacks._engine.step_times import StepTimes
 from tbx_callbacks._model.amp import LossScale
 from tbx_callbacks._model.outputs import Losses, Predictions
@@ -129,6 +131,10 @@ class Counters:
         self.extra_losses, self.predictions = Losses(), predictions or Predictions()
         self.stopwatch = stopwatch
         self.loss_scale = loss_scale
+        self.row_lengths: RowLengths | None = None
+        """Lengths of rows, where a metric reads them."""
+        self.microbatches: MicrobatchGradients | None = None
+        """Measures the gradients of micro-batches, where a metric reads them."""
         self.wiring: Wiring | None = None
         """The checks of the training, where a metric reads them."""
         self.recording: Recording | None = None
@@ -161,6 +167,8 @@ class Counters:
         """
         counts = self._counts
         counts["batches"] += 1
+        if self.microbatches is not None:
+            self.microbatches.end_batch(samples)
         if samples is not None:
             counts["sample_batches"] += 1
             counts["samples"] += samples

@@ -31,10 +31,12 @@ from tbx_callbacks._engine.error_guard import Guard
 from tbx_callbacks._engine.initial_weights import prepare
 from tbx_callbacks._engine.metric_plan import families, follow_other_metrics, plan, schedule_of
 from tbx_callbacks._engine.metric_runner import MetricRunner
+from tbx_callbacks._engine.microbatch_gradients import MicrobatchGradients
 from tbx_callbacks._engine.planner import Planner
 from tbx_callbacks._engine.publisher import Publisher
 from tbx_callbacks._engine.recording import NEEDS as ROW_NEEDS
 from tbx_callbacks._engine.recording import Recording
+from tbx_callbacks._engine.row_lengths import RowLengths
 from tbx_callbacks._engine.step_recorder import StepRecorder, readable_parameters
 from tbx_callbacks._engine.step_times import StepTimes
 from tbx_callbacks._engine.training_info import TrainingInfo
@@ -215,6 +217,17 @@ class Engine:
         )
         if "adapters" in self.needs and is_first and not access.sharding.frees_gradients:
             warn_about_untrained(access.adapters, set().union(*map(ids_of, info.optimizers.values())))
+        if "padding" in self._runner.needs:
+            self._counters.row_lengths = RowLengths(info.length_limit)
+        if "microbatches" in self._runner.needs:
+            self._counters.microbatches = MicrobatchGradients(
+                info.model,
+                info.optimizers,
+                info.scaler,
+                ranks=1 if reducer is None else world_size(process_group),
+                is_abandoned=self._recorder.training_abandoned,
+                on_error=lambda error: self._guard.report("reading gradients of micro-batches", self._step, error),
+            )
         self._control.start_rules(
             cadences.every, info.log_schedule, resumed_from, sees_all_ranks=self._counts_batches, strict=self._strict
         )
@@ -463,6 +476,12 @@ class Engine:
             with self._guard("keeping batches", self._step):
                 keeper.end_batch(loss.detach().clone() if copy is None and loss is not None else copy)
         return copy
+
+    def record_masks(self, masks: Sequence[Tensor] | None) -> None:
+        """Records the attention masks of a micro-batch; None if it has none by row."""
+        if self._counters.row_lengths is not None:
+            with self.guard_batches():
+                self._counters.row_lengths.add(masks)
 
     def record_outputs(self, outputs: Any, labels: Any) -> None:
         """Records the model's outputs for a micro-batch of training, and its labels (default: `self.labels`)."""

@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 
 
 _PACKAGE = os.path.dirname(tags.__file__)
-_END_OF_STEP_NEEDS = frozenset({"bad_batches", "batches", "examples", "loss_scale", "losses", "predictions", "wiring"})
+_END_OF_STEP_NEEDS = frozenset({"bad_batches", "batches", "examples", "loss_scale", "losses"})
+_END_OF_STEP_NEEDS |= {"microbatches", "padding", "predictions", "wiring"}
 
 
 class MetricRunner:
@@ -309,4 +310,8 @@ def with_interval(metric_run: MetricRun, context: Context, counters: Counters) -
         context = replace(context, bad_steps=recording.bad_steps)
     if "wiring" in needs and counters.wiring is not None:
         context = replace(context, checks=counters.wiring.take())
+    if "microbatches" in needs and counters.microbatches is not None:
+        context = replace(context, microbatches=counters.microbatches.take())
+    if "padding" in needs and counters.row_lengths is not None:
+        context = replace(context, padding=counters.row_lengths.take())
     return replace(context, interval=interval)

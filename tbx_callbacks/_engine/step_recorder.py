@@ -43,7 +43,7 @@ from tbx_callbacks.tags import TIME_OTHER
 logger = logging.getLogger(__name__)
 
 _MAX_WAIT = 100  # steps for which a due metric waits for its optimizer
-_OF_GRADIENTS = frozenset({"gradients", "before_clip", "weights_before", "activations"})
+_OF_GRADIENTS = frozenset({"gradients", "before_clip", "weights_before", "activations", "microbatches"})
 """Needs that only a due step can fulfil, while its gradients and the old weights exist."""
 Reread = Callable[[], tuple[ModelAccess, bool]]
 
@@ -145,7 +145,7 @@ class StepRecorder:
             compiled=self._info.compiled,
             reducer=self._publisher.reducer,
             guard=self._guard,
-            abandoned=self._training_abandoned,
+            abandoned=self.training_abandoned,
         )
 
     @property
@@ -163,6 +163,8 @@ class StepRecorder:
         """Removes every hook and drops the remains of a step that raised."""
         if self._counters.wiring is not None:
             self._counters.wiring.detach()
+        if self._counters.microbatches is not None:
+            self._counters.microbatches.end()
         while self._hooks:
             self._hooks.pop().remove()
         self._weight_snapshot.clear()
@@ -176,7 +178,7 @@ class StepRecorder:
         self.due, self._gradient_snapshot = [], GradientSnapshot()
         self._due_since.clear()
 
-    def _training_abandoned(self) -> bool:
+    def training_abandoned(self) -> bool:
         """Whether an exception ended the training without notice. If so, all hooks are removed."""
         abandoned = not self._info.still_training()
         if abandoned:
@@ -228,6 +230,8 @@ class StepRecorder:
             self._rates = {name: rates_of(optimizer) for name, optimizer in self._info.optimizers.items()}
         if self._activations.modules:
             self._activations.begin(step, self.due, self._run_info)
+        if self._counters.microbatches is not None and self._due(None, "microbatches"):
+            self._counters.microbatches.begin()
 
     def _unmeasured(self) -> list[MetricRun]:
         """The due metrics whose optimizer has not stepped: they stay due."""
@@ -295,7 +299,7 @@ class StepRecorder:
     def name_of(self, optimizer: torch.optim.Optimizer) -> str | None:
         """Returns the optimizer's name. One that is new, and trains this model, belongs to the training from now on."""
         name: str | None = self._info.optimizers.name_of(optimizer)
-        if name is not None or self._training_abandoned():
+        if name is not None or self.training_abandoned():
             return name
         if optimizer in self._strangers and not self.due:
             self.unknown_steps += 1
@@ -322,7 +326,7 @@ class StepRecorder:
         if not self.due:
             return timed
         depth = _stack_depth()
-        if depth > self._depths.get(name, depth) or self._training_abandoned():
+        if depth > self._depths.get(name, depth) or self.training_abandoned():
             return timed  # a step that calls the step of its base class reports it too
         with self._guard("reading the model", self.step):
             self._refresh()
@@ -398,7 +402,7 @@ class StepRecorder:
         if name in self._depths and _stack_depth() - 1 > self._depths[name]:
             return  # a step of the base class: the step itself has not ended
         self._depths.pop(name, None)
-        if self._training_abandoned():
+        if self.training_abandoned():
             return
         with self._guard("measuring", self.step, self._due(name)):
             try:

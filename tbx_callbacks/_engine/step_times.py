@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from tbx_callbacks._model.backward_pass import at_end_of_backward
 from tbx_callbacks._model.outputs import named_parts
 from tbx_callbacks.metrics.context import Seconds
 from tbx_callbacks.tags import (
@@ -169,14 +170,7 @@ class PassTimes:
         if current != self._pass:
             self._pass = current
             self._times.switch(TIME_BACKWARD)
-            _at_end_of_backward(self._before_end)
-
-    def _before_end(self) -> None:
-        _at_end_of_backward(self._times.end_backward)  # behind the callbacks that reduce gradients over ranks
-
-
-def _at_end_of_backward(callback: Callable[[], None]) -> None:
-    torch.autograd.Variable._execution_engine.queue_callback(callback)  # as DistributedDataParallel does
+            at_end_of_backward(self._times.end_backward)
 
 
 def _tensors(outputs: Any) -> list[Tensor]:

@@ -96,6 +96,8 @@ def supported_metrics(
             access.replicas.doubt()
     items = _drop_sharded(items, unsupported or mismatch, differ=mismatch is not None, warns=warns)
     items = _drop_without_whole(items, unsupported or mismatch, access, reducer, warns=warns)
+    if unsupported or mismatch or access.is_sharded or access.sharding.frees_gradients:
+        items = _drop_microbatches(items, warns=warns)
     if reducer is not None or is_alone:
         return items
     return _drop_cross_rank(items, has_shards=access.is_sharded, warns=warns)
@@ -141,6 +143,18 @@ def _drop_without_whole(
         logger.warning(
             "%s: left out, because ranks hold parts of weight matrices; use DistributedDataParallel to have them",
             ", ".join(sorted(dropped)),
+        )
+    return [item for item in items if item.name not in dropped]
+
+
+def _drop_microbatches(items: Sequence[MetricSpec], *, warns: bool) -> list[MetricSpec]:
+    """Drops items that read the gradients of micro-batches: of sharded gradients, no rank sees those of its batch."""
+    dropped = sorted({item.name for item in items if "microbatches" in item.metric.needs})
+    if dropped and warns:
+        logger.warning(
+            "%s: left out, because ranks hold parts of the gradients and of other ranks' batches; train with"
+            " DistributedDataParallel to measure it",
+            ", ".join(dropped),
         )
     return [item for item in items if item.name not in dropped]
 

@@ -58,6 +58,7 @@ class TrainingInfo:
         predictions_remedy: how users of this trainer can provide labels and logits.
         evaluates_in_loop: whether the user's own code sets the mode of the model for evaluations.
         tokenizer: the trainer's tokenizer, for the texts of rows; None if it is not known.
+        length_limit: the length in tokens at which the trainer's tokenizer cuts texts; None if it is unknown.
         unknown_token: the id of the token for unknown words, of the trainer's tokenizer.
 
     Raises:
@@ -87,6 +88,7 @@ class TrainingInfo:
     ends_with_last_weights: bool = True
     predictions_remedy: str = "pass both to Session.record_outputs"
     unknown_token: int | None = None
+    length_limit: int | None = None
     evaluates_in_loop: bool = False
     tokenizer: Any = None
 

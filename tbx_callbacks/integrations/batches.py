@@ -82,6 +82,28 @@ def tokens_in(batch: Any) -> Tensor | None:
         return None
 
 
+def masks_in(batch: Any) -> list[Tensor] | None:
+    """The attention masks by row, `[rows, length]`, of a batch of any structure; None without one. It never raises.
+
+    They are those of `attention_mask` and `*_attention_mask`. None also if the batch holds token ids without such a
+    mask, as packed rows do.
+    """
+    try:
+        masks: list[Tensor] = []
+        for part in _mappings(batch):
+            found = [mask for name, mask in part.items() if isinstance(name, str) and name.endswith(_MASK)]
+            if (_IDS in part and not found) or not all(map(_is_by_row, found)):
+                return None
+            masks += found
+        return masks or None
+    except Exception:  # the batch may be any object, with any methods
+        return None
+
+
+def _is_by_row(mask: Any) -> bool:
+    return isinstance(mask, Tensor) and mask.ndim == 2 and not mask.is_floating_point()
+
+
 def scalar_norm(norm: Any) -> Any:
     """The norm of all gradients, 0-d.
 

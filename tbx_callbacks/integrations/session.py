@@ -33,6 +33,7 @@ from tbx_callbacks.integrations.arguments import refuse_unknown
 from tbx_callbacks.integrations.batches import (
     batch_count,
     labels_in,
+    masks_in,
     samples_in,
     scalar_loss,
     scalar_norm,
@@ -176,6 +177,7 @@ class Session:
         self._step = 0
         self._action = Action.NONE
         self._preflight: dict[str, Check] = {}  # what no training can check by itself
+        self._reads_masks = False  # whether a metric reads attention masks
         self._counts_samples = True  # False once the samples of a batch were unknown
         self._warned_samples = False
         _sessions.add(self)
@@ -331,6 +333,7 @@ class Session:
         self._clipped = None, None
         self._counts_samples = True
         self.needs_batches = "batches" in self._engine.needs
+        self._reads_masks = "padding" in self._engine.needs
         self.running = self.started = True
         self._at_exit.register()
         self._time_passes(info)
@@ -471,25 +474,32 @@ class Session:
         if times is not None:
             times.switch(tags.TIME_MONITORING)
         samples = None if samples is None else batch_count("samples", samples)
-        if tokens is not None and not isinstance(tokens, Tensor):
-            tokens = torch.tensor(batch_count("tokens", tokens))
+        tokens = self._token_count(tokens)
         if batch is not None:
             self.expect_rows(batch, labels)
         wiring = self._engine.wiring
+        if outputs is not None:
+            self.record_outputs(outputs, labels)
         if wiring is not None and wiring.is_open:
             if outputs is None:
                 wiring.add_predictions(None, labels)
-            else:
-                self.record_outputs(outputs, labels)
             wiring.add_batch(loss, samples)
-        elif outputs is not None:
-            self.record_outputs(outputs, labels)
         loss = None if loss is None else scalar_loss(loss)
         action = self._counter.end_batch(loss, samples, tokens, epoch, is_step=is_step)
         self.stopwatch.resume()
         if times is not None:
             times.switch(tags.TIME_OTHER)
         return action if action is self._action else self._add(action)
+
+    def _token_count(self, tokens: Tensor | int | None) -> Tensor | None:
+        """Returns a count as a tensor, and a mask as it is, whose rows have lengths for the metric `padding`."""
+        if tokens is None:
+            return None
+        if not isinstance(tokens, Tensor):
+            return torch.tensor(batch_count("tokens", tokens))
+        if self._reads_masks and tokens.ndim:
+            self._engine.record_masks(masks_in({"attention_mask": tokens}))
+        return tokens
 
     # -- steps that the trainer numbers ------------------------------------------------------------------------------
 
@@ -518,8 +528,7 @@ class Session:
             self._ignore("record_batch", needs_numbered=True)
             return
         samples = None if samples is None else batch_count("samples", samples)
-        if tokens is not None and not isinstance(tokens, Tensor):
-            tokens = torch.tensor(batch_count("tokens", tokens))
+        tokens = tokens if tokens is None or isinstance(tokens, Tensor) else torch.tensor(batch_count("tokens", tokens))
         wiring = self._engine.wiring
         if wiring is not None and wiring.is_open:
             wiring.add_batch(loss, samples)
@@ -556,6 +565,8 @@ class Session:
             batch: see `samples_in` and `tokens_in`.
             batch_size: the trainer's own batch size, if it is known.
         """
+        if self._reads_masks:
+            self._engine.record_masks(masks_in(batch))
         if self._counts_samples and (usual := usual_size(batch, batch_size)) is not None:
             return usual
         samples = tokens = None
@@ -565,6 +576,11 @@ class Session:
             if samples is None:
                 self.lack_samples(f"a batch ({type(batch).__name__}) has no known size", "use a mapping of tensors")
         return samples, tokens
+
+    def measure_padding(self, inputs: Any) -> None:
+        """Reads the attention masks of a forward pass, where a metric needs them and `measure_batch` is not called."""
+        if self._reads_masks:
+            self._engine.record_masks(masks_in(inputs))
 
     def lack_samples(self, reason: str, remedy: str) -> None:
         """Stops counting samples in this training; warns once if that leaves out a number."""

@@ -34,6 +34,8 @@ NEEDS = frozenset(
         "examples",
         "bad_batches",
         "times",
+        "microbatches",
+        "padding",
     }
 )
 
@@ -73,7 +75,9 @@ class Metric(Protocol):
         - `wiring`: checks of the training in its first steps; the metric is due in each of them;
         - `examples`: rows of a classifier's training batches, which the engine writes to files;
         - `bad_batches`: batches of steps that went wrong, which the engine writes to files;
-        - `times`: the time of the training thread by parts of the step.
+        - `times`: the time of the training thread by parts of the step;
+        - `microbatches`: squared norms of the gradients of a step's micro-batches;
+        - `padding`: lengths of the rows of the batches, since the last point.
     - `select`: the default choice of parameters, or None for a metric that reads no parameters. Users set its fields
       as options, next to the metric's own.
     - `cost`: one line for the documentation.

@@ -94,6 +94,35 @@ _COUNTED_BY = {"samples": "sample_batches", "tokens": "token_batches"}
 
 
 @dataclass(frozen=True)
+class Microbatches:
+    """The micro-batches of one step on this rank, by what each adds to the gradient before clipping."""
+
+    square: Tensor
+    """Sum over micro-batches of the squared norm of what one adds, before ranks average it."""
+    total: Tensor
+    """Squared norm of the gradient of the step, averaged over ranks."""
+    samples: tuple[int, ...]
+    """Samples of each micro-batch."""
+    ranks: int = 1
+    """Number of ranks that average their gradients."""
+
+
+@dataclass(frozen=True)
+class Padding:
+    """The rows of the batches since the last point."""
+
+    kept: Tensor
+    """Tokens without padding."""
+    padded: int
+    """Tokens with padding."""
+    sorted: Tensor | None
+    """Tokens with padding of the same rows in batches sorted by length; None with too many rows."""
+    rows: int
+    at_limit: Tensor | None
+    """Rows that are as long as the tokenizer's limit; None if it is unknown."""
+
+
+@dataclass(frozen=True)
 class RunInfo:
     """Facts that describe the run as a whole."""
 
@@ -158,6 +187,10 @@ class Context:
     `needs = {"examples"}`."""
     bad_steps: int | None = None
     """Number of steps so far that went wrong on this rank; only for metrics with `needs = {"bad_batches"}`."""
+    padding: Padding | None = None
+    """Lengths of the rows of the batches; only for metrics with `needs = {"padding"}`."""
+    microbatches: Microbatches | None = None
+    """Gradients of this step's micro-batches; only for metrics with `needs = {"microbatches"}`."""
     logs: Mapping[str, Number | str] = field(default_factory=dict)
     """Numbers that the trainer logs, by tag; only at the event `log`."""
     state: dict[str, Any] = field(default_factory=dict)

@@ -17,11 +17,13 @@ from tbx_callbacks.metrics.base import EVENTS, NEEDS, Metric
 from tbx_callbacks.metrics.clipping import Clip
 from tbx_callbacks.metrics.drift import Drift
 from tbx_callbacks.metrics.examples import Examples
+from tbx_callbacks.metrics.gradient_noise import GradientNoise
 from tbx_callbacks.metrics.histograms import GradHistogram, UpdateHistogram, WeightHistogram
 from tbx_callbacks.metrics.lora import Lora
 from tbx_callbacks.metrics.nonfinite import NonFinite
 from tbx_callbacks.metrics.norms import GradNorm, GradNormClipped, UpdateNorm, UpdateRatio, WeightNorm
 from tbx_callbacks.metrics.optimizer_state import OptimizerState
+from tbx_callbacks.metrics.padding import PaddingShare
 from tbx_callbacks.metrics.performance import InputShare, Memory, Throughput
 from tbx_callbacks.metrics.replicas import Replicas, ReplicaState
 from tbx_callbacks.metrics.spectral import Spectral
@@ -50,6 +52,7 @@ METRICS: dict[str, type[Metric]] = {
     "spectral": Spectral,
     "activations": Activations,
     "optimizer_state": OptimizerState,
+    "gradient_noise": GradientNoise,
     "nonfinite": NonFinite,
     "bad_batches": BadBatches,
     "replicas": Replicas,
@@ -57,6 +60,7 @@ METRICS: dict[str, type[Metric]] = {
     "amp": Amp,
     "throughput": Throughput,
     "input_share": InputShare,
+    "padding": PaddingShare,
     "time": StepTime,
     "memory": Memory,
     "hparams": Hparams,

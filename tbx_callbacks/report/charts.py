@@ -156,6 +156,24 @@ LINES = {
         rangemode="tozero",
     ),
     "time_left": LineChart("Time left", matching(left=tags.TIME_LEFT), unit="s", rangemode="tozero"),
+    "noise_scale": LineChart(
+        "Gradient noise scale",
+        matching(noise_scale=tags.NOISE_SCALE, examples_of_a_step=tags.NOISE_BATCH_SIZE),
+        unit="examples",
+        about="Larger batches help while their size is well below the noise scale.",
+        rangemode="tozero",
+    ),
+    "padding": LineChart(
+        "Padding",
+        matching(
+            padding=tags.PADDING_SHARE,
+            saved_by_grouping_rows_by_length=tags.PADDING_SAVABLE,
+            rows_at_the_length_limit=tags.PADDING_AT_LIMIT,
+        ),
+        about="Shares of the tokens; of the rows for those at the limit.",
+        scale=".2~%",
+        rangemode="tozero",
+    ),
     "memory": LineChart(
         "Memory",
         matching(process=tags.MEMORY_RSS, GPU_peak=tags.MEMORY_PEAK, GPU_reserved=tags.MEMORY_RESERVED),

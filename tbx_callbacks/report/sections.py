@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from tbx_callbacks import tags
 from tbx_callbacks.report.charts import LINES, LineChart
 from tbx_callbacks.report.distributions import histogram_families, histogram_map
+from tbx_callbacks.report.efficiency import about_batches
 from tbx_callbacks.report.examples import Table, data_maps, row_tables
 from tbx_callbacks.report.heatmaps import Families, families, heat_map
 from tbx_callbacks.report.labels import plain
@@ -130,6 +131,7 @@ def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
                 loaded_runs, "throughput", "tokens", "step_time", "step_parts", "time_left", "memory", "monitor_share"
             ),
         ),
+        Section("batches", "Batches", about_batches(loaded_runs), _lines(loaded_runs, "noise_scale", "padding")),
         Section(
             "predictions", "Predictions", "", curves(loaded_runs) | _lines(loaded_runs, "calibration", "temperature")
         ),

@@ -274,6 +274,7 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
                 self._comparison.add(loss_in(outputs, keeps_graph=True), inputs.get("num_items_in_batch"))
             if self._passes is not None:
                 self._passes.add(outputs, inputs)
+                session.measure_padding(inputs)
 
     def _end_microbatch(self, passes: ForwardPasses) -> None:
         """Counts the micro-batch whose forward passes are over."""

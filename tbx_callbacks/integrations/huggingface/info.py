@@ -90,7 +90,15 @@ def training_info(
         predictions_remedy=_REMEDY_ATTACHED if attached else _REMEDY_NOT_ATTACHED,
         unknown_token=_unknown_token(tokenizer),
         tokenizer=tokenizer,
+        length_limit=_length_limit(tokenizer),
     )
+
+
+def _length_limit(tokenizer: Any) -> int | None:
+    """Returns the length at which a fast tokenizer cut texts in its last call; None if it did not."""
+    truncation = getattr(getattr(tokenizer, "backend_tokenizer", None), "truncation", None)
+    limit = truncation.get("max_length") if isinstance(truncation, Mapping) else None
+    return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def _unknown_token(tokenizer: Any) -> int | None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tbx_callbacks.integrations.batches import labels_in, samples_in, scalar_loss, tokens_in
+from tbx_callbacks.integrations.batches import labels_in, masks_in, samples_in, scalar_loss, tokens_in
 
 LABELS = torch.tensor([0, 1])
 X = torch.ones(2, 3)
@@ -209,3 +209,24 @@ def test_scalar_loss_detached_or_refused() -> None:
     assert scalar_loss(0.5).item() == 0.5
     with pytest.raises(ValueError, match=r"loss must be a scalar, got shape \(2,\)"):
         scalar_loss(torch.ones(2))
+
+
+def test_masks_by_row_found_in_any_structure() -> None:
+    ids, mask = torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)
+    plain = {"input_ids": ids, "attention_mask": mask}
+    found = {
+        "plain": (plain, 1),
+        "pair": ([plain, plain], 2),
+        "named": ({"chosen_input_ids": ids, "chosen_attention_mask": mask, "rejected_attention_mask": mask}, 2),
+        "nested": (({"text": plain}, torch.ones(2)), 1),
+        "packed": ({"input_ids": ids}, None),
+        "partly packed": ([plain, {"input_ids": ids}], None),
+        "four dimensions": ({"input_ids": ids, "attention_mask": mask[:, None, None]}, None),
+        "additive": ({"input_ids": ids, "attention_mask": mask.float()}, None),
+        "none": ({"pixels": torch.ones(2, 3)}, None),
+        "object": (object(), None),
+    }
+    counts = {name: masks_in(batch) for name, (batch, _) in found.items()}
+    assert {name: None if masks is None else len(masks) for name, masks in counts.items()} == {
+        name: number for name, (_, number) in found.items()
+    }

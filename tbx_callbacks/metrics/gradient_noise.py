@@ -1,0 +1,115 @@
+"""Defines the metric of the gradient's noise scale, which tells whether a larger batch would help."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tbx_callbacks._text import short
+from tbx_callbacks.metrics.base import Metric, Values
+from tbx_callbacks.metrics.context import Context, Microbatches
+from tbx_callbacks.metrics.values import Part, Sum, Unless, Value
+from tbx_callbacks.tags import NOISE_BATCH_SIZE, NOISE_SCALE
+
+_EQUAL = 1e-5  # relative difference of gradients that ranks have averaged
+
+
+@dataclass(frozen=True)
+class NoiseScale(Value):
+    """`noise / signal`, both added over ranks.
+
+    Left out if the signal is not positive, or if the squared norm of the gradient differs between ranks, which have
+    not averaged it then.
+    """
+
+    noise: Part
+    signal: Part
+    total: Part
+    negative_total: Part
+
+    def sums(self) -> tuple[Part, ...]:
+        return (self.noise, self.signal)
+
+    def maxes(self) -> tuple[Part, ...]:
+        return (self.total, self.negative_total)
+
+    def result(self, sums: Sequence[float], maxes: Sequence[float]) -> float | None:
+        largest, smallest = maxes[0], -maxes[1]
+        if not largest - smallest <= _EQUAL * abs(largest) or not (sums[1] > 0 and math.isfinite(sums[0])):
+            return None
+        return max(0.0, sums[0]) / sums[1]
+
+
+@dataclass(frozen=True)
+class GradientNoise(Metric):
+    """Simple noise scale of the gradient, `tr(Sigma) / |G|**2`, in examples, and the examples of a step.
+
+    `G` is the gradient over all data and `Sigma` the covariance of the gradient of one example. Both come from the
+    micro-batches of a step: with `c[i]` what micro-batch `i` of `b[i]` examples adds to the gradient, `w = 1 / count`,
+    `A = sum(|c[i]|**2)`, `C = |sum(c)|**2` and `V = sum(w**2 / b[i])`,
+
+    `|G|**2 = (C - A) / (1 - w)`,    `tr(Sigma) = (A - w * C) / (V * (1 - w))`.
+
+    These are the unbiased estimates of McCandlish et al. 2018, An Empirical Model of Large-Batch Training, appendix
+    A.1 (arXiv:1812.06162), for micro-batches of any size. Each is noisy, so both are averaged over points by an
+    exponential average before the division. With noise scale `N`, a batch of `B` examples needs about `1 + N / B` times
+    the fewest possible steps, and `1 + B / N` times the fewest possible examples. `N` holds for these weights: it
+    usually grows during a training. It is the simple scale, which takes all directions for equally curved.
+
+    A common factor of all micro-batches (loss scale, division of the loss) has no effect. All of them count alike.
+    Where the loss weights them by their tokens, this adds about `b * v**2` to `N`, where `v` is the relative standard
+    deviation of their weights. Gradients are those before clipping, of parameters that optimizers train.
+
+    Under DistributedDataParallel each rank's share counts too, so several ranks need no accumulation. With one rank and
+    one micro-batch a step it is left out, with one line in the log; also for sharded gradients (FSDP, ZeRO, tensor
+    parallelism), where no rank sees the gradient of its own batch, and where ranks do not average gradients in the
+    backward pass. It needs the samples of each micro-batch: in a loop, `end_step(samples=...)`.
+    Cost: two passes over the gradients in each micro-batch of a due step.
+    """
+
+    decay: float = 0.95
+    """Weight of the earlier points in the averages: 0.95 averages over about 20 points."""
+
+    tags: ClassVar[Mapping[str, str]] = {NOISE_SCALE: "examples", NOISE_BATCH_SIZE: "examples"}
+    needs: ClassVar[frozenset[str]] = frozenset({"microbatches", "batches"})
+    cost: ClassVar[str] = "two passes over the gradients in each micro-batch"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.decay, bool) or not isinstance(self.decay, (int, float)) or not 0 <= self.decay < 1:
+            raise ValueError(f"decay must be at least 0 and below 1, got {short(self.decay)}; 0.95 is usual")
+
+    def __call__(self, context: Context) -> Values:
+        step = context.microbatches
+        if step is None:
+            if context.run.rank is None:
+                return {}
+            # Other ranks may know theirs: what lacks a rank is left out on all of them.
+            unknown: Value = Unless(NoiseScale(0.0, 0.0, 0.0, 0.0), 1.0)
+            return {NOISE_SCALE: unknown, NOISE_BATCH_SIZE: Unless(Sum(0.0), 1.0)}
+        noise, signal = self._averaged(step, context.state)
+        return {
+            NOISE_SCALE: Unless(NoiseScale(noise, signal, step.total, -step.total), 0.0),
+            NOISE_BATCH_SIZE: Unless(Sum(float(sum(step.samples))), 0.0),
+        }
+
+    def _averaged(self, step: Microbatches, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Both estimates, averaged over the points so far; a point whose gradients are not finite is left out."""
+        is_finite = torch.isfinite(step.total) & torch.isfinite(step.square)
+        for name, now in zip(("noise", "signal"), estimates(step), strict=True):
+            before = state.get(name, torch.zeros_like(now))
+            state[name] = torch.where(is_finite, self.decay * before + (1 - self.decay) * now, before)
+        return state["noise"], state["signal"]  # the bias of the first points cancels in their ratio
+
+
+def estimates(step: Microbatches) -> tuple[Tensor, Tensor]:
+    """This rank's parts of the estimates of `tr(Sigma)` and `|G|**2`, up to a common factor."""
+    number, ranks = len(step.samples), step.ranks
+    weight = 1 / (number * ranks)
+    inverse_size = sum(1 / samples for samples in step.samples) / (number * number * ranks)
+    square, total = step.square / ranks**2, step.total / ranks
+    return (square - weight * total) / (inverse_size * (1 - weight)), (total - square) / (1 - weight)

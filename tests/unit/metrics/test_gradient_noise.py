@@ -1,0 +1,42 @@
+"""Tests the options and the merged values of the gradient's noise scale."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from tbx_callbacks.metrics.context import Microbatches, RunInfo
+from tbx_callbacks.metrics.gradient_noise import GradientNoise, NoiseScale
+from tests.helpers.contexts import context, finished
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1, math.nan, True, "much"])
+def test_gradient_noise_bad_decay_refused(decay: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape("decay must be at least 0 and below 1, got")):
+        GradientNoise(decay=decay)
+
+
+def test_gradient_noise_without_microbatches_not_written() -> None:
+    assert finished(GradientNoise()(context())) == {}
+    assert finished(GradientNoise()(context(run=RunInfo(rank=0)))) == {}
+
+
+def test_gradient_noise_of_hand_made_step_exact() -> None:
+    # Two micro-batches of 5 examples with gradients 3 and 1, each halved by accumulation: G is 2.
+    step = Microbatches(torch.tensor(1.5**2 + 0.5**2), torch.tensor(4.0), (5, 5))
+    values = finished(GradientNoise()(context(microbatches=step)))
+    signal, noise = (10 * 4 - 5 * 5) / 5, (5 - 4) / (1 / 5 - 1 / 10)
+    assert values == {"gradient_noise/scale": pytest.approx(noise / signal), "gradient_noise/batch_size": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("sums", "maxes"),
+    [((1.0, 0.0), (2.0, -2.0)), ((1.0, -1.0), (2.0, -2.0)), ((1.0, 1.0), (2.0, -1.0)), ((1.0, 1.0), (math.nan, 0.0))],
+    ids=["no signal", "negative signal", "ranks differ", "not finite"],
+)
+def test_noise_scale_that_is_not_known_left_out(sums: tuple[float, ...], maxes: tuple[float, ...]) -> None:
+    assert NoiseScale(0.0, 0.0, 0.0, 0.0).result(sums, maxes) is None
