@@ -2,9 +2,10 @@
 
     python benchmarks/weights.py [--points 5] [--json weights.json]
 
-A loop with a point at every second step. `ms a step` is the median of the steps without a point, `ms a point` the
-median of what the others take longer, and `at every 100` the share of the time that this is with a point every 100
-steps. `ms at first` is the first step with a point: files are written, and power iterations begin.
+A loop with a point at every second step, in processor time, because other processes disturb the clock. `ms a step` is
+the median of the steps without a point, `ms a point` the median of what the others take longer, and `at every 100` the
+share of the time that this is with a point every 100 steps. `ms at first` is the first step with a point, where power
+iterations begin.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def adapted() -> nn.Module:
 
 
 def measure(metrics: list[Any], model: nn.Module, points: int) -> list[float]:
-    """Seconds of each step; each second one has a point."""
+    """Processor seconds of each step; each second one has a point."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     rows = overhead.rows(16)
     batch = {key: torch.stack([torch.as_tensor(row[key]) for row in rows]) for key in rows[0]}
@@ -60,12 +61,12 @@ def measure(metrics: list[Any], model: nn.Module, points: int) -> list[float]:
         TbxLoop(model, optimizer, {"every": 2, "metrics": [*metrics, "learning_rate"]}, log_dir=folder) as loop,
     ):
         for _ in range(2 * points + 4):
-            started = time.perf_counter()
+            started = time.process_time()
             model(**batch).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             loop.end_step()
-            seconds.append(time.perf_counter() - started)
+            seconds.append(time.process_time() - started)
     return seconds
 
 
