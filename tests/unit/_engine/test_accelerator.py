@@ -35,5 +35,8 @@ def test_engine_on_fake_accelerator_no_host_sync(tmp_path: Path) -> None:
         "update_ratio/embed",
         "clip/factor",
         "mine/loss",
+        "gradient_noise/scale",
+        "padding/savable",
+        "time/backward_s",
     ):
         assert tag in tags

@@ -10,7 +10,7 @@ from tbx_callbacks.metrics.registry import METRICS
 
 # the words that metrics/base.py documents
 NEEDS = {"gradients", "before_clip", "weights_before", "activations", "batches", "losses", "predictions", "loss_scale"}
-NEEDS |= {"clipping", "nonfinite", "wiring"}
+NEEDS |= {"clipping", "nonfinite", "wiring", "times", "microbatches", "padding"}
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -34,7 +34,7 @@ def test_slow_rank_named_with_its_share(lead: float, severity: str) -> None:
         ([], 0.3),
     ],
 )
-def test_slow_rank_that_changes_or_hardly_lags_not_found(ranks: Any, lead: Any) -> None:
+def test_slow_rank_that_changes_not_found(ranks: Any, lead: Any) -> None:
     assert findings(ranks, lead) == []
 
 
