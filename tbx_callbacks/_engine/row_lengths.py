@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -53,7 +54,7 @@ class RowLengths:
         return Padding(
             kept=chosen.sum(),
             padded=padded,
-            sorted=_sorted_tokens(chosen[-_MOST:], sizes) if rows <= _MOST else None,
+            sorted=_sorted_tokens(chosen, sizes) if rows <= _MOST else None,
             rows=rows,
             at_limit=None if self._limit is None else (chosen >= self._limit).sum(),
         )
@@ -61,7 +62,9 @@ class RowLengths:
 
 def _sorted_tokens(lengths: Tensor, sizes: Sequence[int]) -> Tensor:
     """The tokens, with padding, of the same rows sorted by length in batches of the same sizes."""
-    ordered = lengths.sort(descending=True).values
-    rows = torch.tensor(sorted(sizes, reverse=True))
-    firsts = moved(rows.cumsum(0) - rows, lengths.device)  # the longest row of each batch
-    return (ordered[firsts] * moved(rows, lengths.device)).sum()
+    ordered, start = lengths.sort(descending=True).values, 0
+    total = ordered.new_zeros((), dtype=torch.int64)
+    for size, number in sorted(Counter(sizes).items(), reverse=True):
+        longest = ordered[start : start + number * size : size]  # the first row of each batch
+        total, start = total + longest.sum() * size, start + number * size
+    return total

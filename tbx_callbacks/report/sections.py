@@ -128,7 +128,15 @@ def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
             "Speed and memory",
             "",
             _lines(
-                loaded_runs, "throughput", "tokens", "step_time", "step_parts", "time_left", "memory", "monitor_share"
+                loaded_runs,
+                "throughput",
+                "tokens",
+                "step_time",
+                "step_parts",
+                "other_parts",
+                "time_left",
+                "memory",
+                "monitor_share",
             ),
         ),
         Section("batches", "Batches", about_batches(loaded_runs), _lines(loaded_runs, "noise_scale", "padding")),

@@ -167,7 +167,7 @@ def main() -> None:
     _setup_privateuseone_for_python_backend(DEVICE)
     getattr(torch, DEVICE).get_amp_supported_dtype = lambda: [torch.bfloat16]
     full = load_config("full")
-    others = [{"examples": {"group_by": "source"}}, "bad_batches", "drift"]
+    others = [{"examples": {"group_by": "source"}}, "bad_batches", "drift", "gradient_noise", "padding", "time"]
     everything = {"every": 1, "strict": True, "metrics": [*sorted({item.name for item in full.items}), *others]}
     batch_keeper.HostCopy = example_log.HostCopy = Unfinished  # type: ignore[assignment,misc]
     initial_weights.FileStore = FakeStore  # type: ignore[assignment,misc]
@@ -182,6 +182,9 @@ def main() -> None:
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, foreach=False)
         loop = TbxLoop(model, optimizer, everything, log_dir="run", log_every=1, max_grad_norm=1.0)
         for _ in range(2):
+            with NoWaiting():  # a micro-batch before that of the step
+                nn.functional.cross_entropy(model(ids).float(), labels).backward()
+                loop.end_step(samples=4, tokens=torch.empty(4, 6, dtype=torch.int64, device=DEVICE))
             logits = model(ids)
             loss = nn.functional.cross_entropy(logits.float(), labels)
             loss.backward()

@@ -48,7 +48,7 @@ def test_noise_scale_of_ddp_ranks_exact(trained: tuple[Path, str], accumulate: i
     assert set(read.at("gradient_noise/batch_size").values()) == {4.0 * RANKS * accumulate}
 
 
-def test_noise_scale_of_sharded_or_unreduced_gradients_left_out(trained: tuple[Path, str]) -> None:
+def test_noise_scale_of_sharded_gradients_left_out(trained: tuple[Path, str]) -> None:
     folder, printed = trained
     assert "gradient_noise/scale" not in Run(folder / "alone-2").scalars
     assert "gradient_noise/scale" not in Run(folder / "fsdp-2").scalars

@@ -21,8 +21,8 @@ from tbx_callbacks.rules.overfitting import Overfitting
 from tbx_callbacks.rules.registry import GROUPS
 from tbx_callbacks.rules.underfitting import Plateau
 
-OPT_IN = {"bad_batches", "examples"}
-"""Metrics that write files of their own: no bundled set has them."""
+FINETUNE = {"drift", "examples", "gradient_noise", "lora", "padding", "spectral", "time"}
+"""Metrics that only the set `finetune` has."""
 
 
 def names(config: Any) -> list[str]:
@@ -30,9 +30,10 @@ def names(config: Any) -> list[str]:
 
 
 def test_bundled_sets_include_each_other() -> None:
-    assert list(bundled_sets()) == ["default", "full", "minimal"]
-    minimal, default, full = (load_config(name) for name in ("minimal", "default", "full"))
-    assert set(names(minimal)) < set(names(default)) <= set(names(full)) == set(METRICS) - OPT_IN
+    assert list(bundled_sets()) == ["default", "finetune", "full", "minimal"]
+    minimal, default, full, finetune = (load_config(name) for name in ("minimal", "default", "full", "finetune"))
+    assert set(names(minimal)) < set(names(default)) <= set(names(full)) == set(METRICS) - FINETUNE - {"bad_batches"}
+    assert set(names(finetune)) == set(names(default)) | FINETUNE
     assert {item.key() for item in default.items} < {item.key() for item in full.items}
     assert not any(item.select for item in minimal.items)
 

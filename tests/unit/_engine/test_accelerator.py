@@ -39,5 +39,8 @@ def test_engine_on_fake_accelerator_no_host_sync(tmp_path: Path) -> None:
         "bad_batches/steps",
         "drift/head",
         "moved_share/embed",
+        "gradient_noise/scale",
+        "padding/savable",
+        "time/backward_s",
     ):
         assert tag in tags

@@ -11,7 +11,7 @@ from tbx_callbacks.metrics.registry import METRICS
 # the words that metrics/base.py documents
 NEEDS = {"gradients", "before_clip", "weights_before", "activations", "batches", "losses", "predictions", "loss_scale"}
 NEEDS |= {"clipping", "nonfinite", "wiring", "examples", "bad_batches"}
-NEEDS |= {"initial_weights", "adapters", "whole_weights", "times"}
+NEEDS |= {"initial_weights", "adapters", "whole_weights", "times", "microbatches", "padding"}
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -40,7 +40,7 @@ def test_step_time_left_without_last_step_not_written() -> None:
     assert "time/left_s" not in StepTime()(context(interval=Interval(steps=4, times=TIMES)))
 
 
-def test_slowest_rank_is_that_of_own_work() -> None:
+def test_step_time_slowest_rank_by_own_work() -> None:
     own = [6.0, 9.0, 3.0]  # data and forward; all ranks wait for the slowest one in the backward pass
     by_rank = [
         StepTime()(
