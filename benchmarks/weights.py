@@ -2,24 +2,25 @@
 
     python benchmarks/weights.py [--points 5] [--json weights.json]
 
-A loop with a point at every second step, in processor time, because other processes disturb the clock. `ms a step` is
-the median of the steps without a point, `ms a point` the median of what the others take longer, and `at every 100` the
-share of the time that this is with a point every 100 steps. `ms at first` is the first step with a point, where power
-iterations begin.
+A loop with a point at every second step. `ms a step` is the fastest step without a point, `ms a point` the fastest call
+of the metric after the first one, and `at every 100` the share of the time that this is with a point every 100 steps.
+`ms at first` is the first call, where power iterations begin. All in processor time of all threads: other processes
+disturb the clock more.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import logging
 import platform
-import statistics
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,16 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))
 import overhead
 
-from tbx_callbacks import TbxLoop
+from tbx_callbacks import TbxLoop, load_config
 
 EVERY = 100
 WAYS: dict[str, list[Any]] = {
-    "nothing": [],
     "weight_norm": ["weight_norm"],
     "drift": ["drift"],
     "drift, by layer and in total": ["drift", {"drift": {"by": "total"}}],
     "spectral": ["spectral"],
 }
-ADAPTED: dict[str, list[Any]] = {"nothing, with LoRA": [], "lora": ["lora"], "drift, with LoRA": ["drift"]}
+ADAPTED: dict[str, list[Any]] = {"lora": ["lora"], "drift, with LoRA": ["drift"]}
 
 
 def adapted() -> nn.Module:
@@ -50,24 +50,52 @@ def adapted() -> nn.Module:
     return found
 
 
-def measure(metrics: list[Any], model: nn.Module, points: int) -> list[float]:
-    """Processor seconds of each step; each second one has a point."""
+def measure(metrics: list[Any], model: nn.Module, points: int) -> tuple[float, list[float]]:
+    """Seconds of the fastest step without a point, and of the metrics' calls at each point."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     rows = overhead.rows(16)
     batch = {key: torch.stack([torch.as_tensor(row[key]) for row in rows]) for key in rows[0]}
-    seconds = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        TbxLoop(model, optimizer, {"every": 2, "metrics": [*metrics, "learning_rate"]}, log_dir=folder) as loop,
-    ):
-        for _ in range(2 * points + 4):
+    config = load_config({"every": 2, "metrics": [*metrics, "learning_rate"]})
+    calls = [0.0] * points
+    steps = []
+    with tempfile.TemporaryDirectory() as folder, TbxLoop(model, optimizer, config, log_dir=folder) as loop:
+        for point in range(points):
+            for is_due in (False, True):
+                started, spent = time.process_time(), [0.0]
+                with timed({type(item.metric) for item in config.items[: len(metrics)]}, spent):
+                    model(**batch).loss.backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    loop.end_step()
+                if is_due:
+                    calls[point] = spent[0]
+                else:
+                    steps.append(time.process_time() - started)
+    return min(steps), calls
+
+
+@contextlib.contextmanager
+def timed(classes: set[type], spent: list[float]) -> Iterator[None]:
+    """Adds the seconds of the calls of metrics to `spent`."""
+    calls = {cls: cls.__call__ for cls in classes}
+
+    def wrap(call: Any) -> Any:
+        def wrapped(self: Any, context: Any) -> Any:
             started = time.process_time()
-            model(**batch).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            loop.end_step()
-            seconds.append(time.process_time() - started)
-    return seconds
+            try:
+                return call(self, context)
+            finally:
+                spent[0] += time.process_time() - started
+
+        return wrapped
+
+    for cls, call in calls.items():
+        cls.__call__ = wrap(call)  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        for cls, call in calls.items():
+            cls.__call__ = call  # type: ignore[operator]
 
 
 def main() -> None:
@@ -84,12 +112,11 @@ def main() -> None:
         ways += [(name, metrics, adapted) for name, metrics in ADAPTED.items()]
     found: dict[str, dict[str, float]] = {}
     for name, metrics, make in ways:
-        seconds = measure(metrics, make(), options.points)
-        step = statistics.median(seconds[2::2])
-        point = statistics.median(due - without for without, due in zip(seconds[2::2], seconds[3::2], strict=True))
-        share = point / (EVERY * step)
-        found[name] = {"step": step, "point": point, "share": share, "first": seconds[1]}
-        print(f"{name:30} {step * 1e3:9.0f} {point * 1e3:10.1f} {share:12.3%} {seconds[1] * 1e3:11.0f}", flush=True)
+        step, calls = measure(metrics, make(), options.points)
+        point = min(calls[1:])
+        found[name] = {"step": step, "point": point, "share": point / (EVERY * step), "first": calls[0]}
+        shown = f"{step * 1e3:9.0f} {point * 1e3:10.1f} {found[name]['share']:12.3%} {calls[0] * 1e3:11.0f}"
+        print(f"{name:30} {shown}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2))
 
