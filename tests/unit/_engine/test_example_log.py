@@ -143,7 +143,7 @@ def test_example_log_disk_that_fails_for_ever(tmp_path: Path, caplog: pytest.Log
     assert "rows of 2 micro-batches were not written" in caplog.text
 
 
-def test_example_log_slow_disk_training_does_not_wait(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_example_log_slow_disk_no_waiting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     example_log, released = log(tmp_path), threading.Event()
     example_log._worker.drain(5)
     example_log._worker.submit(lambda: released.wait(30))  # a write that hangs
