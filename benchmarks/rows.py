@@ -1,7 +1,7 @@
-"""Measures the cost of recording rows: the time of a step with the metric, relative to one without, in one process.
+"""Measures the cost of recording rows: CPU time of a step with the metric, relative to one without, in one process.
 
 A BERT of 10 M parameters (or `--small`, 0.5 M) trains in a loop on the CPU. Candidates take turns, a block of steps
-each; the output is the median of the ratios of the blocks.
+each; the output is the median of the ratios of the blocks. CPU time includes the thread that writes the files.
 
     python benchmarks/rows.py [--rounds 9] [--steps 20] [--small]
 """
@@ -41,8 +41,8 @@ class Candidate:
         self.loop = TbxLoop(self.model, self.optimizer, config, log_dir=folder)
 
     def train(self, steps: int) -> float:
-        """Seconds of a step."""
-        started = time.perf_counter()
+        """CPU seconds of a step."""
+        started = time.process_time()
         for _ in range(steps):
             ids, labels = torch.randint(1, 8000, (BATCH, LENGTH)), torch.randint(0, 2, (BATCH,))
             batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "source": labels}
@@ -51,7 +51,7 @@ class Candidate:
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.loop.end_step(loss=out.loss, samples=BATCH, outputs=out, labels=labels, batch=batch)
-        return (time.perf_counter() - started) / steps
+        return (time.process_time() - started) / steps
 
 
 def main() -> None:

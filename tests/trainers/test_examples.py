@@ -114,6 +114,26 @@ def test_examples_under_huggingface(tmp_path: Path, attached: bool, accumulate: 
     check(callback.log_dir, model.seen, steps_of(accumulate), ids=ids)
 
 
+def test_examples_with_label_smoothing_plain_losses(tmp_path: Path) -> None:
+    model, callback = bert(), TbxTrainerCallback(SET)
+    run = huggingface(tmp_path, callback, model, label_smoothing_factor=0.3)
+    run.train_dataset = data()
+    callback.attach(run)
+    logits: list[Tensor] = []
+    model.register_forward_hook(
+        lambda module, args, out: logits.append(out.logits.detach().double()) if module.training else None
+    )
+    labels: list[Tensor] = []
+    run.data_collator = lambda some: (labels.append(torch.tensor([row["labels"] for row in some])), collate(some))[1]
+    run.train()
+    table = read_examples(callback.log_dir)
+    assert table is not None
+    assert set(table.seen.tolist()) == {EPOCHS}
+    first = next(read(file_of(str(callback.log_dir), 0), lambda: None))
+    losses = nn.functional.cross_entropy(logits[0], labels[0], reduction="none")[labels[0] != -100]
+    assert first["losses"] == pytest.approx(losses.tolist(), rel=1e-4)
+
+
 class Module(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()

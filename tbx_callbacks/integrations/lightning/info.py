@@ -48,7 +48,8 @@ def training_info(
         steps_per_epoch=steps_per_epoch(trainer, pl_module),
         clip_remedy="use self.manual_backward(loss)",
         predictions_remedy=REMEDY,
-        tokenizer=getattr(pl_module, "tokenizer", None) or getattr(trainer.datamodule, "tokenizer", None),
+        tokenizer=getattr(pl_module, "tokenizer", None)
+        or getattr(getattr(trainer, "datamodule", None), "tokenizer", None),
     )
 
 

@@ -141,3 +141,16 @@ def test_example_log_disk_that_fails_for_ever(tmp_path: Path, caplog: pytest.Log
         example_log.record(batches(1, 2))
         example_log.close(5)
     assert "rows of 2 micro-batches were not written" in caplog.text
+
+
+def test_example_log_slow_disk_no_waiting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    example_log, released = log(tmp_path), threading.Event()
+    example_log._worker.drain(5)
+    example_log._worker.submit(lambda: released.wait(30))  # a write that hangs
+    with caplog.at_level(logging.WARNING):
+        for step in range(1, 131):
+            example_log.record(batches(step))
+        released.set()
+        example_log.close(20)
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 100))
+    assert caplog.text.count("the file is written too slowly") == 1
