@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from tbx_callbacks._model.model_access import ModelAccess
 from tbx_callbacks._model.sharding.dtensor import local_all
+from tbx_callbacks._stats.accumulators import add_up
 from tbx_callbacks._stats.flat import moved
 
 _NUM_TENSORS, _MAX_ELEMENTS = 8, 2**16
@@ -39,12 +42,26 @@ class ClipProbe:
         self._before, self.is_pending = torch._foreach_norm(self._gradients), True
 
     def end(self) -> Tensor:
-        """Returns 1.0 if the gradients have changed since, else 0.0, without a host sync."""
-        gradients, before = self._gradients, torch.stack(self._before)
-        self._gradients, self._before, self.is_pending = [], (), False
+        """Returns the norms before and after, `[2 * gradients]`, for `count_changed`. Causes no host sync."""
+        before = self._before
         if self._scale is not None:
-            before = before / moved(self._scale, before.device).to(before.dtype)
-        return (torch.stack(torch._foreach_norm(gradients)) != before).any().float()
+            scale = moved(self._scale, before[0].device).to(before[0].dtype)
+            before = tuple(norm / scale for norm in before)
+        norms = torch.stack((*before, *torch._foreach_norm(self._gradients)))
+        self._gradients, self._before, self.is_pending = [], (), False
+        return norms
+
+
+def count_changed(all_norms: Sequence[Tensor]) -> Tensor:
+    """Returns, for results of `ClipProbe.end`, in how many the gradients had changed; 0-d."""
+    by_kind: dict[tuple[torch.device, int], list[Tensor]] = {}
+    for norms in all_norms:
+        by_kind.setdefault((norms.device, norms.numel()), []).append(norms)
+    counts = []
+    for (_, number), chosen in by_kind.items():
+        before, after = torch.stack(chosen).view(-1, 2, number // 2).unbind(1)
+        counts.append((before != after).any(1).sum())
+    return add_up(counts)
 
 
 def _with_small_gradients(access: ModelAccess) -> list[Tensor]:

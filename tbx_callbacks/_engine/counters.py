@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tbx_callbacks._engine.clip_probe import count_changed
 from tbx_callbacks._engine.microbatch_gradients import MicrobatchGradients
 from tbx_callbacks._engine.recording import Recording
 from tbx_callbacks._engine.row_lengths import RowLengths
@@ -151,7 +152,7 @@ class Counters:
             "nonfinite_losses": LazySum(_count_nonfinite),
             "clipped_steps": LazySum(self._count_clipped),
         }
-        self._clipped_flags = LazySum(add_up)
+        self._probed = LazySum(count_changed)
 
     def record_batch(self, *, loss: Tensor | None, samples: int | None, tokens: Tensor | None) -> Tensor | None:
         """Counts one micro-batch of training.
@@ -196,10 +197,10 @@ class Counters:
         if self._counts["clip_steps"] % KEPT == 0:
             clipped.total()
 
-    def record_clipped(self, flag: Tensor) -> None:
-        """Counts one step; `flag` is 1.0 if its gradient was clipped, else 0.0."""
+    def record_clipped(self, norms: Tensor) -> None:
+        """Counts one step, whose gradients had these norms before and after clipping; see `ClipProbe.end`."""
         self._counts["clip_steps"] += 1
-        self._clipped_flags.add(flag)
+        self._probed.add(norms)
 
     def totals(self) -> Interval:
         """All counts so far."""
@@ -207,7 +208,7 @@ class Counters:
         hits, predictions = self.predictions.totals()
         stopwatch, loss_scale = self.stopwatch, self.loss_scale
         sums: dict[str, Any] = {name: total.total() for name, total in self._sums.items()}
-        sums["clipped_steps"] = sums["clipped_steps"] + self._clipped_flags.total()
+        sums["clipped_steps"] = sums["clipped_steps"] + self._probed.total()
         return Interval(
             **self._counts,
             **sums,

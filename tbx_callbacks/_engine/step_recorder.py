@@ -416,9 +416,9 @@ class StepRecorder:
         return self._backward_watch.has_changed(self._info.optimizers[name]) and not has_group()
 
     def _end_probe(self) -> None:
-        flag = self._clip_probe.end()
+        norms = self._clip_probe.end()
         if self.probes_clipping:
-            self._counters.record_clipped(flag)
+            self._counters.record_clipped(norms)
 
     def report(self, error: Exception) -> None:
         """Logs an error once, or raises it if the set is strict."""

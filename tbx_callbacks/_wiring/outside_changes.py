@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tbx_callbacks._wiring.check import Check
@@ -23,7 +25,7 @@ class OutsideChanges:
 
     def __init__(self) -> None:
         self._watched: dict[str, tuple[list[Tensor], list[int]]] = {}
-        self._small: dict[str, tuple[Tensor, Tensor]] = {}
+        self._small: dict[str, tuple[NDArray[np.uint8], bytes]] = {}  # an array costs less to read than a tensor
         self._sharing: dict[str, list[str]] = {}  # optimizers that share a watched parameter
         self._inside: set[str] = set()  # optimizers whose step is in progress: one may call the step of its base class
         self._steps = self._changed = 0
@@ -40,9 +42,10 @@ class OutsideChanges:
         now = [tensor._version for tensor in tensors]
         small = self._small.get(name)
         if small is not None:
-            changed = not torch.equal(*small) and _is_clear(*small, watched[0][-1].dtype)
+            bits, before = small[0].tobytes(), small[1]
+            changed = bits != before and _is_clear(bits, before, tensors[-1].dtype)
             # The small one may be left alone where others change; one that was put back has another version.
-            changed |= now != versions and small[0]._version == versions[-1]
+            changed |= now != versions and now[-1] == versions[-1]
         else:
             changed = now != versions
         if changed:
@@ -57,8 +60,7 @@ class OutsideChanges:
             watched = self._watched[name] = _spread(optimizer), []
             smallest = watched[0][-1] if watched[0] else None
             if smallest is not None and _is_quick_to_compare(smallest):
-                bits = smallest.detach().view(-1).view(torch.uint8)
-                self._small[name] = bits, bits.clone()
+                self._small[name] = smallest.detach().view(-1).view(torch.uint8).numpy(), b""
             ids = set(map(id, watched[0]))
             others = [other for other, (tensors, _) in self._watched.items() if not ids.isdisjoint(map(id, tensors))]
             sharing = list(dict.fromkeys([name, *others]))
@@ -67,7 +69,8 @@ class OutsideChanges:
             tensors = self._watched[other][0]
             self._watched[other] = tensors, [tensor._version for tensor in tensors]
             if other in self._small:
-                self._small[other][1].copy_(self._small[other][0])
+                array = self._small[other][0]
+                self._small[other] = array, array.tobytes()
 
     def forget(self) -> None:
         """Begins again: the model or an optimizer has changed."""
@@ -84,12 +87,12 @@ class OutsideChanges:
         return {"weights_changed_outside": Check(share, details)}
 
 
-def _is_clear(now: Tensor, before: Tensor, dtype: torch.dtype) -> bool:
-    """Whether elements, given as bytes, changed by more than rounding.
+def _is_clear(now: bytes, before: bytes, dtype: torch.dtype) -> bool:
+    """Whether elements changed by more than rounding.
 
     Some optimizers move the weights and move them back.
     """
-    one, other = now.view(dtype), before.view(dtype)
+    one, other = (torch.frombuffer(bytearray(bits), dtype=dtype) for bits in (now, before))
     tolerance = 8 * torch.finfo(dtype).eps
     largest = float(other.abs().nan_to_num(0.0, 0.0, 0.0).max())
     return not torch.allclose(one, other, rtol=tolerance, atol=tolerance * largest, equal_nan=True)

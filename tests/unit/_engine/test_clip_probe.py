@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tbx_callbacks import TbxLoop
-from tbx_callbacks._engine.clip_probe import ClipProbe
+from tbx_callbacks._engine.clip_probe import ClipProbe, count_changed
 from tbx_callbacks._model.model_access import ModelAccess
 from tests.helpers.runs import Run
 
@@ -21,21 +21,28 @@ def access(*gradients: float) -> ModelAccess:
     return ModelAccess(model, {"SGD": torch.optim.SGD(model.parameters(), lr=0.1)})
 
 
-@pytest.mark.parametrize(("max_norm", "expected"), [(100.0, 0.0), (0.1, 1.0)])
-def test_clip_probe_clipped_gradients_flagged(max_norm: float, expected: float) -> None:
+@pytest.mark.parametrize(("max_norm", "expected"), [(100.0, 0), (0.1, 1)])
+def test_clip_probe_clipped_gradients_flagged(max_norm: float, expected: int) -> None:
     probe, source = ClipProbe(), access(0.0, 1.0)
     probe.begin(source, None)
     assert probe.is_pending
     nn.utils.clip_grad_norm_([p.tensor for p in source.parameters], max_norm)
-    flag = probe.end()
-    assert (flag.item(), probe.is_pending) == (expected, False)
+    norms = probe.end()
+    assert (count_changed([norms]).item(), probe.is_pending) == (expected, False)
+
+
+def test_count_changed_of_several_steps() -> None:
+    same, changed = torch.tensor([1.0, 2.0, 1.0, 2.0]), torch.tensor([1.0, 2.0, 1.0, 1.5])
+    other_sizes = [torch.tensor([3.0, 1.0]), torch.tensor([3.0, 3.0])]
+    assert count_changed([same, changed, *other_sizes, changed, same]).item() == 3
+    assert count_changed([torch.tensor([torch.nan, torch.nan])]).item() == 1  # not known to be the same
 
 
 def test_clip_probe_unscaled_gradients_not_flagged() -> None:
     probe, source = ClipProbe(), access(1.0 * 2**16)
     probe.begin(source, torch.tensor(2.0**16))
     source.parameters[0].tensor.grad.div_(2**16)  # type: ignore[union-attr]
-    assert probe.end().item() == 0.0
+    assert count_changed([probe.end()]).item() == 0
 
 
 def test_clip_probe_without_gradients_unknown() -> None:
