@@ -32,6 +32,7 @@ from tbx_callbacks.metrics.values import (
 )
 from tbx_callbacks.tags import HIDDEN
 
+_HISTOGRAM = HistogramParts()
 _FAILED = "failed:"  # no tag holds a colon
 Agree = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 OnError = Callable[[str, BaseException], None]
@@ -232,8 +233,8 @@ class PackedStep:
             for tag, sums, maxes in family.rows(numbers):
                 parts[tag] = Partial(family.value, sums, maxes, family.owner)
         for tag, index in self._histograms.items():
-            low, high, *counts = numbers[index]
-            parts[tag] = Partial(HistogramParts(), counts, (-low, high), self._owners.get(tag, ""))
+            low, high = numbers[index][:2]
+            parts[tag] = Partial(_HISTOGRAM, numbers[index][2:], (-low, high), self._owners.get(tag, ""))
         for tag, (value, index) in self._vectors.items():
             parts[tag] = Partial(value, *value.parts_of(numbers[index]))
         return parts

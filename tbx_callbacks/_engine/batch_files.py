@@ -109,10 +109,10 @@ class BatchFiles:
         path = bad_batches.file_of(self._folder, bad.step, self._rank)
         bad_batches.write(path, BadBatch(bad.step, self._rank, bad.reasons, micro_batches))
 
-    def _rows(self, each: KeptMicroBatch, rows: Rows | None, columns: Iterator[list[float]]) -> list[BadRow]:
-        losses: list[float] = []
-        labels: list[float] = []
-        predicted: list[float] = []
+    def _rows(self, each: KeptMicroBatch, rows: Rows | None, columns: Iterator[Sequence[float]]) -> list[BadRow]:
+        losses: Sequence[float] = ()
+        labels: Sequence[float] = ()
+        predicted: Sequence[float] = ()
         if each.results is not None:
             losses, labels, predicted = next(columns), next(columns), next(columns)
         keys = [f"row {n + 1}" for n in range(len(losses))] if rows is None else keys_of(rows, columns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,7 @@ def key_columns(rows: Rows) -> list[Tensor]:
     return [rows.keys >> 32, rows.keys & 0xFFFFFFFF] if isinstance(rows.keys, Tensor) else []
 
 
-def keys_of(rows: Rows, columns: Iterator[list[float]]) -> list[str]:
+def keys_of(rows: Rows, columns: Iterator[Sequence[float]]) -> list[str]:
     """The rows' keys as texts: ids as they are, fingerprints as `#` and hexadecimal digits.
 
     Args:

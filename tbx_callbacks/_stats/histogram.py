@@ -17,7 +17,7 @@ MOST_BINS = 255
 Groups = Sequence[Sequence[Tensor]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class HistogramCounts:
     """Final counts over equal bins.
 
@@ -80,10 +80,10 @@ def count(groups: Groups, ranges: Sequence[Tensor], bins: Sequence[int]) -> list
 
 def finish(packed: Sequence[float]) -> HistogramCounts | None:
     """Returns the histogram from the numbers of `count`; None without finite elements."""
-    low, high, total, total_squares, *counts = packed
+    low, high, total, total_squares = packed[:4]
     if low > high:
         return None
-    return HistogramCounts(tuple(map(int, counts)), low, high, total, total_squares)
+    return HistogramCounts(tuple(map(int, packed[4:])), low, high, total, total_squares)
 
 
 def _by_backend(flats: Groups) -> dict[tuple[str, torch.device | None], list[int]]:

@@ -35,7 +35,7 @@ def _bounds(values: Tensor) -> tuple[float, float]:
     return _bounds(values) if values.numel() else (math.inf, -math.inf)
 
 
-@dataclass
+@dataclass(slots=True)
 class Work:
     """One histogram to count: flat tensors, the left edge, the width of the range, the number of bins."""
 

@@ -21,14 +21,14 @@ class HostCopy:
     """
 
     def __init__(self, parts: Sequence[Number]) -> None:
-        self._parts: list[list[float]] = []
+        self._parts: list[tuple[float, ...]] = []  # the garbage collector does not follow tuples of numbers
         flats: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = {}
         for index, part in enumerate(parts):
             if isinstance(part, Tensor):
                 flats.setdefault((part.device, part.dtype), []).append((index, part.detach().reshape(-1)))
-                self._parts.append([])
+                self._parts.append(())
             else:
-                self._parts.append([float(part)])
+                self._parts.append((float(part),))
         self._events: list[tuple[torch.device, torch.cuda.Event]] = []
         self._copies = [
             ([(index, flat.numel()) for index, flat in chosen], self._copy(torch.cat([flat for _, flat in chosen])))
@@ -45,7 +45,7 @@ class HostCopy:
         """Whether `read` would not wait."""
         return all(event.query() for _, event in self._events)
 
-    def read(self) -> list[list[float]]:
+    def read(self) -> list[tuple[float, ...]]:
         """Waits for the copies and returns the numbers of each part; one for a number."""
         for device, event in self._events:
             # Otherwise synchronize creates a context on the current device: for a new thread another rank's device 0.
@@ -54,7 +54,7 @@ class HostCopy:
         for chosen, copy in self._copies:
             numbers, start = copy if isinstance(copy, list) else copy.double().tolist(), 0
             for index, size in chosen:
-                self._parts[index] = numbers[start : start + size]
+                self._parts[index] = tuple(numbers[start : start + size])
                 start += size
         self._copies = []
         return self._parts

@@ -80,7 +80,8 @@ class Spectral(Metric):
         for name in ("iterations", "first"):
             number = getattr(self, name)
             if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}; 4 is usual")
+                usual = type(self).__dataclass_fields__[name].default
+                raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}; the default is {usual}")
 
     def __call__(self, context: Context) -> Values:
         present = [False] * len(context.parameters)

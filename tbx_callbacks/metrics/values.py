@@ -228,7 +228,7 @@ class HistogramParts(Value):
     """A counted histogram. Its parts come from the numbers of `histogram.count`, on the host."""
 
     def result(self, sums: Sequence[float], maxes: Sequence[float]) -> FinalValue | None:
-        return histogram.finish([-maxes[0], maxes[1], *sums])
+        return histogram.finish((-maxes[0], maxes[1], *sums))
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,12 @@ class UnevenDrift(Rule):
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         last: dict[str, float] = {}
+        steps: list[int] = []
         for name, full_series in outermost(DRIFTS.all(run)).items():
             series = finite(full_series)
             if len(series) >= self.min_points:
                 last[name] = float(series.values[-1])
+                steps.append(int(series.steps[-1]))
         if len(last) < self.layers:
             return
         usual = median(np.array([*last.values()]))
@@ -49,7 +51,7 @@ class UnevenDrift(Rule):
             id=self.id,
             severity="note",
             tags=tuple(f"{tags.DRIFT}/{name}" for name in far),
-            steps=(int(run.scalars[tag].steps[-1]),),
+            steps=(max(steps),),
             numbers={tag: last[far[0]], "median": usual},
             means=(
                 f"These layers moved most since the start, relative to their initial norm: {shown}{more}."
@@ -62,5 +64,6 @@ class UnevenDrift(Rule):
 
 def _moved(run: Run, name: str) -> str:
     """The share of the layer's elements that moved, for the text."""
-    series = run.scalars.get(f"{tags.MOVED_SHARE}/{name}")
-    return f" ({series.values[-1]:.0%} of the elements)" if series is not None and len(series) else ""
+    series, at = run.scalars.get(f"{tags.MOVED_SHARE}/{name}"), finite(run.scalars[f"{tags.DRIFT}/{name}"]).steps[-1]
+    shares = [] if series is None else series.values[series.steps == at].tolist()
+    return f" ({shares[-1]:.0%} of the elements)" if shares else ""

@@ -338,7 +338,10 @@ class GradientsSummed(_CheckRule):
         "Each step uses the sum of the gradients of {number} micro-batches: it is {number} times their mean, "
         "so the gradient norm and clipping depend on the number of micro-batches."
     )
-    advice: ClassVar[str] = "Divide the loss by the number of micro-batches before loss.backward()."
+    advice: ClassVar[str] = (
+        "Divide the loss by the number of micro-batches before loss.backward()."
+        " With the Hugging Face Trainer, set model.accepts_loss_kwargs = False instead."
+    )
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class ExampleTable:
     """How often each row was seen."""
     labels: NDArray[np.int64]
     predicted: NDArray[np.int64]
-    """The class that was predicted last."""
+    """The class that was predicted most often, while the loss was finite."""
     groups: Sequence[str] = ()
     """The group of each row; empty without a column of groups."""
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -75,7 +75,8 @@ class ExampleTable:
         """Indices of rows that may have a wrong label, the most suspicious first.
 
         They were seen at least twice. The model gives their label a low probability (below 0.4 in the mean) that
-        hardly changes (a variability below 0.25), and predicts another class, the last time and most times.
+        hardly changes (a variability below 0.25), and mostly predicts another class. Sightings whose loss was NaN or
+        Inf do not count.
         """
         is_suspect = (
             (self.seen > 1)
@@ -162,7 +163,6 @@ class _Rows:
         with np.errstate(all="ignore"):
             finite: Floats = np.isfinite(losses).astype(np.float64)
             probabilities = np.exp(-losses)
-            seen = np.bincount(index, minlength=number)
             counts = np.bincount(index, finite, minlength=number)
 
             def mean(values: NDArray[Any]) -> Floats:
@@ -170,16 +170,29 @@ class _Rows:
 
             confidence = mean(probabilities)
             variability = np.sqrt(mean((probabilities - confidence[index]) ** 2))
-            correctness = np.bincount(index, predicted == labels, minlength=number) / np.maximum(seen, 1)
+            correctness = np.nan_to_num(mean(predicted == labels))
             mean_losses = mean(losses)
         mean_losses = np.where(counts > 0, mean_losses, np.inf)  # a row whose loss was never finite is the hardest
-        last_labels, last_predicted = np.zeros(number, np.int64), np.zeros(number, np.int64)
-        last_labels[index], last_predicted[index] = labels, predicted  # the last of equal indices stays
+        last_labels = np.zeros(number, np.int64)
+        last_labels[index] = labels  # the last of equal indices stays
+        most = _most_frequent(index, predicted, finite > 0, number)
         groups = [self._groups.get(i, "") for i in range(number)] if self._groups else []
         return ExampleTable(
-            list(self.keys), mean_losses, confidence, variability, correctness, seen, last_labels, last_predicted,
-            groups, self._texts, left_out,
+            list(self.keys), mean_losses, confidence, variability, correctness, counts.astype(np.int64), last_labels,
+            most, groups, self._texts, left_out,
         )  # fmt: skip
+
+
+def _most_frequent(
+    index: NDArray[np.int64], classes: NDArray[np.int64], counted: NDArray[np.bool_], number: int
+) -> NDArray[np.int64]:
+    """The class that occurs most often for each row among those that are counted, or among all if none is."""
+    most = np.zeros(number, np.int64)
+    for chosen in (np.ones_like(counted), counted):
+        pairs, times = np.unique(np.stack([index[chosen], classes[chosen]]), axis=1, return_counts=True)
+        order = np.argsort(times, kind="stable")
+        most[pairs[0][order]] = pairs[1][order]  # the largest count stays
+    return most
 
 
 def _number(loss: float | None) -> float:

@@ -21,7 +21,7 @@ def page(folder: Path, *runs: Path) -> str:
 def test_report_says_what_larger_batch_brings(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", extra=NOISE)
     text = page(tmp_path, run)
-    assert "A step had 32 examples, and the gradient&#39;s noise scale was 96 at the end." in text
+    assert "A step had 32 examples, and the gradient&#39;s noise scale was 96 at its last point." in text
     # 1 + 96/32 = 4 steps; 1 + 96/64 = 2.5 with twice the batch; examples 1 + 32/96 and 1 + 64/96.
     assert (
         "needs 4 times the fewest possible steps. Twice the batch would save 38% of the steps, and take 25% more"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def test_read_examples_equals_sums_row_by_row(tmp_path: Path) -> None:
         assert table.variability[index] == pytest.approx(np.std(shares), abs=1e-12)
         assert table.correctness[index] == np.mean([label == guess for _, _, label, guess in own])
         last = max(step for step, *_ in own)
-        assert (table.labels[index], table.predicted[index]) in [row[2:] for row in own if row[0] == last]
+        assert table.labels[index] in [row[2] for row in own if row[0] == last]
+        times = Counter(guess for *_, guess in own)
+        assert times[table.predicted[index]] == max(times.values())
     assert np.diff(table.losses[table.hardest()]).max() <= 0
 
 
@@ -68,7 +71,10 @@ def test_read_examples_texts_and_groups(tmp_path: Path) -> None:
     [
         ([0.2, 0.1, 0.15], [1, 1, 1], True),
         ([0.2], [1], False),  # seen once
-        ([0.2, 0.1, 0.15], [1, 1, 0], False),  # right in the end
+        ([0.2, 0.1, 0.15], [1, 1, 0], True),  # wrong most times
+        ([0.2, 0.1, 0.15], [1, 0, 0], False),  # right most times
+        ([0.2, 0.1, math.nan, math.nan, math.nan], [1, 1, 0, 0, 0], True),  # NaN says nothing
+        ([0.2, math.nan, math.nan], [1, 1, 1], False),  # seen once
         ([0.9, 0.1, 0.01], [0, 1, 1], False),  # changes
         ([0.45, 0.45, 0.45], [1, 1, 1], False),  # undecided
     ],
@@ -77,7 +83,15 @@ def test_suspects_low_confidence_and_variability(
     tmp_path: Path, shares: list[float], predicted: list[int], is_suspect: bool
 ) -> None:
     for step, (share, guess) in enumerate(zip(shares, predicted, strict=True), 1):
-        write(tmp_path, 0, step, rows=["a"], losses=[-math.log(share)], labels=[0], predicted=[guess])
+        write(
+            tmp_path,
+            0,
+            step,
+            rows=["a"],
+            losses=[None if math.isnan(share) else -math.log(share)],
+            labels=[0],
+            predicted=[guess],
+        )
     table = read_examples(tmp_path)
     assert table is not None
     assert bool(len(table.suspects())) == is_suspect
