@@ -22,6 +22,7 @@ from tbx_callbacks.runs.bad_batches import BadBatch, BadRow, MicroBatch
 
 logger = logging.getLogger(__name__)
 
+_MOST_IN_A_ROW = 3
 _MAX_ROWS = 256  # of a micro-batch
 _MAX_JOBS = 20  # for the thread; more batches are left out, for the training must not wait
 
@@ -53,37 +54,49 @@ class BatchFiles:
         self._folder, self._rank, self._limit, self._texts, self._warns = folder, rank, limit, texts, warns
         self._worker = Worker("tbx_callbacks batches", self._on_error)
         self.found = 0
-        """Bad steps so far."""
-        self._kept = 0
+        """Bad steps so far; of earlier parts of a resumed training those whose batches were kept."""
+        self._kept = {True: 0, False: 0}  # of spikes, and of steps that are not finite
+        self._last = step  # the last step that was not finite
+        self._in_a_row = 0  # such steps, one after the other
         self._warned: set[str] = set()
         for other_step, by_rank in bad_batches.files_in(folder).items():
             for other, path in by_rank.items():
                 if other_step > step and (other == rank or (rank == 0 and other >= ranks)):
                     with contextlib.suppress(OSError):
                         os.remove(path)
-                self._kept += other_step <= step and other == rank
+                self.found += other_step <= step and other == rank
+        self._kept[True] = self.found
 
     def keep(self, bad: BadStep) -> None:
         """Writes the batch of a bad step, later. No host sync."""
         self.found += 1
-        if self._kept >= self._limit or self._worker.pending >= _MAX_JOBS:
-            if self._warns:
-                self._warn("limit", f"further batches of bad steps are not kept: {self._limit} are; raise `keep`")
+        if self._follows_from_others(bad):
             return
-        self._kept += 1
-        if self._warns and self._kept == 1:
-            logger.warning(
-                "the batch of step %d is kept, because %s; see: tbx-callbacks batch %s %d",
-                bad.step,
-                bad.reasons[0],
-                self._folder,
-                bad.step,
+        if self._kept[bad.is_finite] >= self._limit or self._worker.pending >= _MAX_JOBS:
+            if self._warns:
+                kind = "limit of spikes" if bad.is_finite else "limit"
+                self._warn(kind, f"further batches of such steps are not kept: {self._limit} are; raise `keep`")
+            return
+        self._kept[bad.is_finite] += 1
+        if self._warns:
+            self._warn(
+                "first spike" if bad.is_finite else "first that is not finite",
+                f"the batch of step {bad.step} is kept, because {bad.reasons[0]};"
+                f" see: tbx-callbacks batch {self._folder} {bad.step}",
             )
         read = [_read(each, with_tokens=self._texts is not None) for each in bad.micro_batches]
         tensors = [
             tensor for each, rows in zip(bad.micro_batches, read, strict=True) for tensor in self._tensors(each, rows)
         ]
         self._worker.submit(partial(self._write, bad, read, HostCopy(tensors)))
+
+    def _follows_from_others(self, bad: BadStep) -> bool:
+        """Whether the step is one of many in a row that are not finite: the weights are broken, not its batch."""
+        if bad.is_finite:
+            return False
+        self._in_a_row = self._in_a_row + 1 if self._last == bad.step - 1 else 1
+        self._last = bad.step
+        return self._in_a_row > _MOST_IN_A_ROW
 
     def close(self, seconds: float) -> None:
         """Waits until all files are written, and ends the thread."""

@@ -54,6 +54,8 @@ class BadStep:
     reasons: Sequence[str]
     micro_batches: Sequence[KeptMicroBatch]
     losses: Sequence[float | None]
+    is_finite: bool = False
+    """Whether all losses and gradients are finite: the step is only a spike."""
 
 
 class BatchKeeper:
@@ -156,13 +158,14 @@ class BatchKeeper:
         ]
         if any(numbers):
             reasons.append("gradients are not finite")
+        is_finite = not reasons
         known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
         if known:
             if (height := self._height(max(known))) is not None:
                 reasons.append(height)
             self._losses.append(max(known))
         if reasons:
-            self._on_bad(BadStep(kept.step, reasons, kept.micro_batches, losses))
+            self._on_bad(BadStep(kept.step, reasons, kept.micro_batches, losses, is_finite))
 
     def _height(self, loss: float) -> str | None:
         """Describes a spike; None if the loss is none."""

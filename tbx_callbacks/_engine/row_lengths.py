@@ -64,7 +64,7 @@ def _sorted_tokens(lengths: Tensor, sizes: Sequence[int]) -> Tensor:
     """The tokens, with padding, of the same rows sorted by length in batches of the same sizes."""
     ordered, start = lengths.sort(descending=True).values, 0
     total = ordered.new_zeros((), dtype=torch.int64)
-    for size, number in sorted(Counter(sizes).items(), reverse=True):
+    for size, number in sorted(Counter(sizes).items()):  # the longest rows in the smallest batches: the least padding
         longest = ordered[start : start + number * size : size]  # the first row of each batch
         total, start = total + longest.sum() * size, start + number * size
     return total

@@ -64,7 +64,7 @@ def _adapters_of(module: nn.Module, names: Mapping[int, str]) -> Iterator[Adapte
         b = _matrix(module, "lora_B", name, "lora_embedding_B")
         if a is None or b is None or id(a) not in names or id(b) not in names or a.shape[0] != b.shape[1]:
             continue
-        path, _, _ = f".{names[id(a)]}".partition(".lora_")
+        path, _, _ = f".{names[id(a)]}".rpartition(".lora_")
         group = path.lstrip(".") or "lora"
         weight = _base_weight(module, b.shape[0] * (a.numel() // a.shape[0]), names)
         yield Adapter(name, group if name == _DEFAULT else f"{group}.{name}", a, b, weight, scalings)

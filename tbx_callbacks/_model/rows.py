@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,13 @@ def key_columns(rows: Rows) -> list[Tensor]:
     return [rows.keys >> 32, rows.keys & 0xFFFFFFFF] if isinstance(rows.keys, Tensor) else []
 
 
+def _id(key: str) -> str:
+    """The id; a long one ends with a digest, so that ids with the same beginning stay apart."""
+    if len(key) > _LONGEST_KEY:
+        key = f"{key[:_LONGEST_KEY]}~{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:16]}"
+    return f"id {key}" if key.startswith("#") else key  # fingerprints begin with #
+
+
 def keys_of(rows: Rows, columns: Iterator[Sequence[float]]) -> list[str]:
     """The rows' keys as texts: ids as they are, fingerprints as `#` and hexadecimal digits.
 
@@ -108,7 +116,7 @@ def keys_of(rows: Rows, columns: Iterator[Sequence[float]]) -> list[str]:
         columns: the numbers of `key_columns(rows)` come next.
     """
     if not isinstance(rows.keys, Tensor):
-        return [key[:_LONGEST_KEY].lstrip("#") for key in rows.keys]
+        return [_id(key) for key in rows.keys]
     high, low = next(columns), next(columns)
     numbers = [(int(upper) << 32) + int(lower) for upper, lower in zip(high, low, strict=True)]
     return [str(n) if rows.are_ids else f"#{n & (1 << 64) - 1:016x}" for n in numbers]

@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from tbx_callbacks._model.adapters import Adapter
 from tbx_callbacks._stats.low_rank import product_norms
 from tbx_callbacks._stats.norms import square_norms
 from tbx_callbacks.metrics.base import Metric, Values
@@ -52,7 +51,7 @@ class Lora(Metric):
 
     tags: ClassVar[Mapping[str, str]] = {f"{LORA_UPDATE}/<module>": "", f"{LORA_STABLE_RANK}/<module>": ""}
     needs: ClassVar[frozenset[str]] = frozenset({"adapters", "whole_weights"})
-    cost: ClassVar[str] = "one pass over the adapters, once one over the frozen weights"
+    cost: ClassVar[str] = "one pass over the adapters and their frozen weights"
 
     def __call__(self, context: Context) -> Values:
         adapters = context.adapters
@@ -64,7 +63,7 @@ class Lora(Metric):
         for adapter, (square, _) in zip(adapters, norms, strict=True):
             if adapter.weight is not None:
                 squares[adapter.group] = square * adapter.scaling**2
-                bases[adapter.group] = _base_square(context, adapter, adapter.weight)
+                bases[adapter.group] = square_norms([adapter.weight])[0]
         by_group = {adapter.group: pair for adapter, pair in zip(adapters, norms, strict=True)}
         ranks = StableRank(
             {group: square for group, (square, _) in by_group.items()},
@@ -74,13 +73,3 @@ class Lora(Metric):
         if squares:
             values[f"{LORA_UPDATE}/{{group}}"] = Ratio(squares, bases)
         return values
-
-
-def _base_square(context: Context, adapter: Adapter, weight: Tensor) -> Tensor:
-    """Sum of squares of the frozen weight, computed again only if the weight has changed."""
-    key = (id(weight), weight.data_ptr(), weight._version)
-    known = context.state.get(adapter.group)
-    if known is None or known[0] != key:
-        known = context.state[adapter.group] = key, square_norms([weight])[0]
-    square: Tensor = known[1]
-    return square

@@ -42,9 +42,6 @@ class _Kept:
     """The last result for one parameter."""
 
     tensor: weakref.ref[nn.Parameter]
-    contents: tuple[int, int] | None
-    square: Tensor
-    """The squared singular value."""
     direction: Tensor
 
 
@@ -60,7 +57,6 @@ class Spectral(Metric):
     `s_1` comes from a power iteration that goes on from point to point, with the best value within its directions. It
     is a lower bound: `first` iterations at the first point, then `iterations`. Each one is two passes over the weights,
     in float32 for 16-bit weights. Starts depend on the parameter's name, and not on a random generator of the training.
-    Frozen weights are computed once.
 
     Each rank computes the weights that it counts. Left out where ranks hold shards. Cost: two passes over the weights
     for each iteration, with one more copy of a parameter in 16 bits: give it an `every` of its own.
@@ -93,17 +89,12 @@ class Spectral(Metric):
             if weight is None or weight.dim() < 2 or not weight.numel() or weight.is_complex():
                 continue
             present[index] = True
-            kept = _still_valid(context.state.get(parameter.name), parameter.tensor, weight)
-            if kept is not None and kept.contents is not None and kept.contents == _contents(parameter.tensor):
-                largest[index] = kept.square
-            else:
-                indices.append(index)
-                old.append((parameter, weight, kept))
+            indices.append(index)
+            old.append((parameter, weight, _still_valid(context.state.get(parameter.name), parameter.tensor, weight)))
         results = largest_singular_values(self._work(old))
         for index, (parameter, _, _), (square, direction) in zip(indices, old, results, strict=True):
             largest[index] = square
-            reference = weakref.ref(parameter.tensor)
-            context.state[parameter.name] = _Kept(reference, _contents(parameter.tensor), square, direction)
+            context.state[parameter.name] = _Kept(weakref.ref(parameter.tensor), direction)
         if not largest:
             return {}
         numbers = _scattered(largest, len(present))
@@ -138,11 +129,6 @@ def _matrix(weight: Tensor) -> Tensor:
 def _start(name: str, weight: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     return moved(torch.randn(weight[0].numel(), generator=generator), weight.device)
-
-
-def _contents(tensor: Tensor) -> tuple[int, int] | None:
-    """Identifies the contents of a frozen weight; None for one that is trained, which is computed at each point."""
-    return None if tensor.requires_grad else (tensor.data_ptr(), tensor._version)
 
 
 def _scattered(numbers: Mapping[int, Tensor], size: int) -> Tensor:

@@ -45,11 +45,11 @@ def _noise_sentence(run: Run) -> str:
     now, double = 1 + noise / size, 1 + noise / (2 * size)
     more = (1 + 2 * size / noise) / (1 + size / noise) - 1 if noise > 0 else 1.0
     return (
-        f"A step had {size:,.0f} examples, and the gradient's noise scale was {_rounded(noise)} at its last point. By the"
-        f" rule 1 + N/B, the training needs {now:.2g} times the fewest possible steps. Twice the batch would save"
-        f" {1 - double / now:.0%} of the steps, and take {more:.0%} more examples. The rule assumes a learning rate that"
-        " is tuned for each size. This is the simple noise scale of the weights at that time: it usually grows during a"
-        " training."
+        f"A step had {size:,.0f} examples, and the gradient's noise scale was {_rounded(noise)} at its last point."
+        f" By the rule 1 + N/B, the training needs {now:.2g} times the fewest possible steps. Twice the batch would"
+        f" save {1 - double / now:.0%} of the steps, and take {more:.0%} more examples. The rule assumes a learning"
+        " rate that is tuned for each size. This is the simple noise scale of the weights at that time: it usually"
+        " grows during a training."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from pathlib import Path
@@ -81,12 +82,37 @@ def test_batch_files_limit_counts_resumed_files(tmp_path: Path, caplog: pytest.L
     again = BatchFiles(str(tmp_path), 0, limit=3, step=1)  # step 2 is trained again
     assert list(files_in(tmp_path)) == [1]
     with caplog.at_level(logging.WARNING):
-        for step in range(2, 9):
+        for step in range(2, 16, 2):
             again.keep(bad_step(step))
         again.close(5)
-    assert list(files_in(tmp_path)) == [1, 2, 3]
-    assert again.found == 7
-    assert caplog.text.count("further batches of bad steps are not kept: 3 are; raise `keep`") == 1
+    assert list(files_in(tmp_path)) == [1, 2, 4, 6]
+    assert again.found == 8  # one before the resume
+    assert caplog.text.count("further batches of such steps are not kept: 3 are; raise `keep`") == 1
+
+
+def test_batch_files_spikes_leave_room_for_nan(tmp_path: Path) -> None:
+    files = BatchFiles(str(tmp_path), 0, limit=2)
+    for step in range(1, 6):
+        files.keep(dataclasses.replace(bad_step(step), reasons=["the loss is a spike"], is_finite=True))
+    files.keep(bad_step(9))
+    files.close(5)
+    assert list(files_in(tmp_path)) == [1, 2, 9]
+    assert files.found == 6
+
+
+def test_batch_files_steps_in_a_row_limited(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = BatchFiles(str(tmp_path), 0, limit=20)
+    with caplog.at_level(logging.WARNING):
+        files.keep(dataclasses.replace(bad_step(3), reasons=["the loss is a spike"], is_finite=True))
+        for step in [*range(5, 12), 20, 21]:
+            files.keep(bad_step(step))
+    files.close(5)
+    assert list(files_in(tmp_path)) == [3, 5, 6, 7, 20, 21]
+    assert files.found == 10
+    assert [record.getMessage().partition(", because")[0] for record in caplog.records] == [
+        "the batch of step 3 is kept",
+        "the batch of step 5 is kept",
+    ]
 
 
 def test_batch_files_of_absent_ranks_removed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
@@ -52,11 +53,14 @@ def test_example_log_writes_rows_with_label(tmp_path: Path) -> None:
     assert not [thread for thread in threading.enumerate() if "examples" in thread.name]
 
 
+DIGEST = hashlib.sha256(b"b" * 300).hexdigest()[:16]
+
+
 @pytest.mark.parametrize(
     ("keys", "written"),
     [
         (torch.tensor([-1, 2**62 + 1, -(2**63), 5]), ["#ffffffffffffffff", "#4000000000000001", "#8000000000000000"]),
-        (("##a", "b" * 300, "ü", "d"), ["a", "b" * 100, "ü"]),
+        (("##a", "b" * 300, "ü", "d"), ["id ##a", f"{'b' * 100}~{DIGEST}", "ü"]),
     ],
 )
 def test_example_log_keys_exact(tmp_path: Path, keys: Any, written: list[str]) -> None:

@@ -24,7 +24,7 @@ def mask(lengths: Sequence[int], width: int | None = None, *, left: bool = False
 def sorted_tokens(batches: Sequence[Sequence[int]]) -> int:
     """The tokens of the rows in batches of the same sizes, largest batches and longest rows first."""
     rows, total = sorted((length for batch in batches for length in batch), reverse=True), 0
-    for size in sorted(map(len, batches), reverse=True):
+    for size in sorted(map(len, batches)):
         total += size * rows[0]
         rows = rows[size:]
     return total

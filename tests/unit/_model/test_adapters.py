@@ -37,6 +37,11 @@ def test_adapters_nested_base_layer_found() -> None:
     assert found(nn.ModuleDict({"q": Adapted(inner)})) == [("q", "default", True)]
 
 
+def test_adapters_in_modules_named_lora_stay_apart() -> None:
+    inner = nn.ModuleDict({"x": Adapted(nn.Linear(4, 3)), "y": Adapted(nn.Linear(4, 3))})
+    assert [group for group, *_ in found(nn.ModuleDict({"lora_proj": inner}))] == ["lora_proj.x", "lora_proj.y"]
+
+
 def test_adapters_root_module_named() -> None:
     assert found(Adapted(nn.Linear(4, 3))) == [("lora", "default", True)]
 

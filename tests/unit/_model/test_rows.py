@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tbx_callbacks._model.rows import ID_COLUMNS, fingerprints, rows_in
+from tbx_callbacks._model.rows import ID_COLUMNS, fingerprints, keys_of, rows_in
 
 IDS = torch.tensor([[5, 6, 7, 0], [5, 6, 0, 0], [6, 5, 7, 0], [5, 6, 7, 8]])
 
@@ -154,3 +154,14 @@ def test_rows_in_keeps_copies_of_columns() -> None:
 def test_rows_in_without_size_none() -> None:
     assert rows_in(masked(IDS), None, None) is None
     assert rows_in({"a": 1}, None, 3) is None
+
+
+def test_keys_of_ids_stay_different() -> None:
+    ids = ["1", "#1", "a" * 150, "a" * 150 + "b", "a" * 100]
+    rows = rows_in({"input_ids": torch.ones(5, 2, dtype=torch.long), "id": ids}, None, 5)
+    assert rows is not None
+    found = keys_of(rows, iter(()))
+    assert len(set(found)) == 5
+    assert all(len(key) <= 120 for key in found)
+    assert found[0] == "1"
+    assert not any(key.startswith("#") for key in found)  # as fingerprints do

@@ -40,14 +40,11 @@ def test_lora_without_adapters_writes_nothing() -> None:
     assert finished(Lora()(context())) == {}
 
 
-def test_lora_frozen_weight_read_once_until_changed() -> None:
+def test_lora_frozen_weight_changed_through_data() -> None:
     one, state = adapter(), {}
     assert one.weight is not None
     first = finished(Lora()(context(adapters=[one], state=state)))["lora/update/q"]
-    kept = state["q"][1]
-    assert finished(Lora()(context(adapters=[one], state=state)))["lora/update/q"] == first
-    assert state["q"][1] is kept
-    one.weight.mul_(2)
+    one.weight.data.mul_(2)  # PEFT merges an adapter in this way; it changes no version
     assert finished(Lora()(context(adapters=[one], state=state)))["lora/update/q"] == pytest.approx(first / 2)
 
 

@@ -79,12 +79,18 @@ def test_spectral_layer_is_block_diagonal(tmp_path: Path) -> None:
     )
 
 
-def test_spectral_frozen_weights_computed_until_changed(tmp_path: Path) -> None:
+def test_spectral_frozen_weight_changed_through_data(tmp_path: Path) -> None:
     model = Net()
     model.embed.requires_grad_(False)
+    before = float(singular(model.embed.weight)[0])
+
+    def grow(*_: object) -> None:
+        model.embed.weight.data.mul_(1.5)  # as the weights of a target network change
+
+    model.register_forward_hook(grow)
     run = train(tmp_path, model, steps=6)
     values = run.at("spectral/norm/embed")
-    assert values == dict.fromkeys((2, 4, 6), pytest.approx(float(singular(model.embed.weight)[0]), rel=1e-4))
+    assert values == {step: pytest.approx(before * 1.5**step, rel=1e-4) for step in (2, 4, 6)}
 
 
 def test_spectral_zero_weight_norm_zero_no_rank(tmp_path: Path) -> None:

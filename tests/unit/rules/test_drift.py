@@ -46,3 +46,10 @@ def test_uneven_drift_nested_layers_and_nan_ignored() -> None:
     scalars = drifts(a=0.01, b=0.01, c=0.01, d=0.5)
     scalars["drift/d"] = np.append(np.linspace(0, 0.5, N - 1), np.nan)
     assert "d by 50.00%" in findings_of(scalars)["uneven_drift"].means
+
+
+def test_uneven_drift_before_nan_tells_one_step() -> None:
+    scalars = {name: np.append(values, np.nan) for name, values in drifts(head=0.5, a=0.01, b=0.02, c=0.01).items()}
+    finding = findings_of({**scalars, "moved_share/head": np.append(flat(0.875), 1.0)})["uneven_drift"]
+    assert finding.steps == (10 * N,)
+    assert "head by 50.00% (88% of the elements)" in finding.means
