@@ -178,7 +178,7 @@ LINES = {
             saved_by_grouping_rows_by_length=tags.PADDING_SAVABLE,
             rows_at_the_length_limit=tags.PADDING_AT_LIMIT,
         ),
-        about="Shares of the tokens; of the rows for those at the limit.",
+        about="Padding and savings: shares of the tokens. At the limit: share of the rows.",
         scale=".2~%",
         rangemode="tozero",
     ),
