@@ -203,6 +203,7 @@ def test_bad_batches_step_skipped_by_scaler_not_kept(tmp_path: Path) -> None:
 
 
 def test_bad_batches_texts_only_if_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="datasets provides the sentences of the tokenizer")
     words = tokenizer()
     ids = [words("a good film")["input_ids"], words("it was bad")["input_ids"]]
     some = [{"input_ids": [*ids[n % 2], 0], "labels": n % 2, "idx": n} for n in range(32)]

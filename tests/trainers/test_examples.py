@@ -276,6 +276,7 @@ def test_examples_resumed_lightning_counts_no_step_twice(tmp_path: Path) -> None
 
 
 def test_examples_texts_only_if_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="datasets provides the sentences of the tokenizer")
     words = tokenizer()
     texts = ["a good film", "it was not a bad day", "what a film"] * 4
     encoded = [{"input_ids": words(text)["input_ids"], "labels": n % 2} for n, text in enumerate(texts)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ class InOrder(Trainer):
 @pytest.mark.slow
 def test_huggingface_noise_scale_near_exact(tmp_path: Path, accepts: bool, max_grad_norm: float) -> None:
     made = model()
+    if accepts and "kwargs" not in inspect.signature(made.forward).parameters:
+        pytest.skip("models of older transformers take no number of items")
     made.accepts_loss_kwargs = accepts  # if True, the Trainer leaves the division by the micro-batches to the model
     callback = TbxTrainerCallback(SET, log_dir=tmp_path / "run")
     run = trainer(

@@ -44,7 +44,7 @@ class TickingNet(nn.Module):
 
     def forward(self, **batch: Any) -> Any:
         self.clock.now += FORWARD
-        outputs = self.net(**batch)
+        outputs = self.net(**{name: column for name, column in batch.items() if name != "num_items_in_batch"})
         if outputs.logits.requires_grad:
             outputs.logits.register_hook(self._tick)
         return outputs
