@@ -131,7 +131,7 @@ if importlib.util.find_spec("wandb"):
     PEERS['wandb.watch(log="all")'] = lambda _: [WandbWatch()]
 SETS: dict[str, Make] = {
     name: lambda folder, name=name: [TbxTrainerCallback(name, log_dir=folder)]  # type: ignore[misc]
-    for name in ("minimal", "default", "full")
+    for name in ("minimal", "default", "finetune", "full")
 }
 BUDGET = 0.01
 SETTLING = 6 * EVERY  # three points to measure each metric's cost, and as many steps again to apply the decision
