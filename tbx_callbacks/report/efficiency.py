@@ -8,7 +8,8 @@ import numpy as np
 
 from tbx_callbacks import tags
 from tbx_callbacks.report.loaded_runs import LoadedRun
-from tbx_callbacks.runs.series import Run
+from tbx_callbacks.rules.series_stats import finite
+from tbx_callbacks.runs.series import Floats, Run
 
 
 def about_batches(loaded_runs: Sequence[LoadedRun]) -> str:
@@ -55,16 +56,19 @@ def _noise_sentence(run: Run) -> str:
 
 def _last(run: Run, tag: str) -> float | None:
     """The last finite value."""
-    series = run.scalars.get(tag)
-    finite = series.values[np.isfinite(series.values)] if series is not None else np.empty(0)
-    return float(finite[-1]) if len(finite) else None
+    values = _finite_values(run, tag)
+    return float(values[-1]) if len(values) else None
 
 
 def _mean(run: Run, tag: str) -> float | None:
     """The mean of the finite values."""
+    values = _finite_values(run, tag)
+    return float(values.mean()) if len(values) else None
+
+
+def _finite_values(run: Run, tag: str) -> Floats:
     series = run.scalars.get(tag)
-    finite = series.values[np.isfinite(series.values)] if series is not None else np.empty(0)
-    return float(finite.mean()) if len(finite) else None
+    return np.empty(0) if series is None else finite(series).values
 
 
 def _percent(share: float) -> str:
