@@ -45,8 +45,7 @@ class Lora(Metric):
     adapters of experts, `lora/update` for packed (4-bit) weights, `lora/stable_rank` while B is zero, and everything
     where ranks hold shards. Adapters that no optimizer trains are named in a warning when the training starts.
 
-    Every rank computes the same numbers. Cost: one pass over the adapters; at the first point one over the frozen
-    weights.
+    Every rank computes the same numbers. Cost: one pass over the adapters and one over their frozen weights.
     """
 
     tags: ClassVar[Mapping[str, str]] = {f"{LORA_UPDATE}/<module>": "", f"{LORA_STABLE_RANK}/<module>": ""}
