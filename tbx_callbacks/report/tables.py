@@ -91,10 +91,13 @@ def model(run: Run) -> Mapping[str, Any]:
 def environment(loaded_run: LoadedRun) -> Mapping[str, str]:
     """Facts about a run's time, place and software, as far as they were logged."""
     entry, fields = clock(loaded_run.run), json_of(loaded_run.run, tags.ENVIRONMENT)
+    has_times = math.isfinite(entry.started)
+    source = loaded_run.run.source_sentence.removeprefix("read from ")
     facts = {
         "folder": loaded_run.folder,
-        "started": _date(entry.started),
-        "last point after": duration(float(entry.seconds[-1])),
+        **({"read from": source} if source else {}),
+        "started": _date(entry.started) if has_times else "unknown: the log holds no times",
+        "last point after": duration(float(entry.seconds[-1])) if has_times else "unknown: the log holds no times",
         "steps": f"{loaded_run.run.last_step:,}",
         "scalar tags": str(len(loaded_run.run.scalars)),
         "histogram tags": str(len(loaded_run.run.histograms)),
