@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from tbx_callbacks._text import printable
+from tbx_callbacks.cli.outputs import header
+from tbx_callbacks.cli.show import finite
 from tbx_callbacks.runs import bad_batches
 from tbx_callbacks.runs.bad_batches import BadBatch, BadRow
 
@@ -85,17 +87,9 @@ def print_batch(batch: BadBatch, console: Console, *, most: int) -> None:
             console.print(f"  and {len(rows) - most} more rows: --rows {len(rows)}")
 
 
-def as_json(batches: Sequence[BadBatch]) -> list[dict[str, Any]]:
+def as_json(batches: Sequence[BadBatch]) -> dict[str, Any]:
     """The batches as plain values; numbers that are not finite as texts."""
-    return [_finite(asdict(batch)) for batch in batches]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return {**header("batch"), "batches": [finite(asdict(batch)) for batch in batches]}
 
 
 def _badness(row: BadRow) -> float:

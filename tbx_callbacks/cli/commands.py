@@ -24,6 +24,7 @@ from tbx_callbacks._config.validation import SpecError
 from tbx_callbacks._extensions import suggest, without_imports, working_folder
 from tbx_callbacks._text import short
 from tbx_callbacks.cli.doctor import as_json, exit_code, parse_fail_on, print_diagnosis, print_settings
+from tbx_callbacks.cli.outputs import header
 from tbx_callbacks.cli.rule_file import PROJECT_FILE, project_settings
 from tbx_callbacks.cli.terminal import (
     Commands,
@@ -56,19 +57,35 @@ def main() -> None:
         app()
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        from tbx_callbacks import __version__
+
+        console.print(f"tbx-callbacks {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _prepare(context: typer.Context) -> None:
+def _prepare(
+    context: typer.Context,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     print_warnings()
     context.with_resource(working_folder())  # a metric set may name classes and functions of modules there
 
 
 # Commands that read metric sets import torch, which takes seconds; the others do without.
 @app.command()
-def sets() -> None:
+def sets(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the bundled metric sets."""
-    from tbx_callbacks.cli.metric_sets import sets_table
+    from tbx_callbacks.cli.metric_sets import sets_as_json, sets_table
 
-    console.print(sets_table())
+    if json_:
+        print_json(sets_as_json())
+    else:
+        console.print(sets_table())
 
 
 @app.command()
@@ -85,20 +102,25 @@ def check(
     no_code: Annotated[
         bool, typer.Option("--no-code", help="Import nothing that the set names; list what was not checked.")
     ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a metric set: print its metrics and rules, or the error.
 
     A metric set that names Python objects runs their code: only use files you trust, or --no-code.
     """
-    from tbx_callbacks.cli.metric_sets import check_table
+    from tbx_callbacks.cli.metric_sets import check_as_json, check_table
 
     skipped: list[str] = []
     try:
         with ExitStack() as stack:
             skipped = stack.enter_context(without_imports()) if no_code else []
+            checked = check_as_json(file) if json_ else None
             table, summary = check_table(file)
     except ConfigError as error:
         fail(str(error))
+    if checked is not None:
+        print_json({**checked, "not_checked": list(dict.fromkeys(skipped))})
+        return
     console.print(table)
     console.print(summary)
     if no_code:
@@ -107,11 +129,22 @@ def check(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a metric set, for completion and checks in editors."""
-    from tbx_callbacks._config.json_schema import json_schema
+def schema(
+    name: Annotated[str, typer.Argument(help="`set`, or a command: the schema of what it prints with --json.")] = "set",
+) -> None:
+    """Print a JSON Schema: of a metric set, for completion and checks in editors, or of a command's output."""
+    from tbx_callbacks.cli.outputs import OUTPUTS, output_schema
 
-    print_json(json_schema())
+    if name == "set":
+        from tbx_callbacks._config.json_schema import json_schema
+
+        print_json(json_schema())
+    elif name in OUTPUTS:
+        print_json(output_schema(name))
+    else:
+        fail(
+            f"NAME must be set or a command with --json, got {name!r}; {suggest(name, ['set', *OUTPUTS], what='names')}"
+        )
 
 
 @app.command()
@@ -217,7 +250,7 @@ def preflight(
         fail(str(error))
     diagnosed = DiagnosedRun(source, source, result.run, result.diagnosis)
     if json_:
-        print_json(as_json([diagnosed]))
+        print_json(as_json([diagnosed], command="preflight"))
     else:
         print_diagnosis(diagnosed, console, has_steps=False)
     raise typer.Exit(exit_code([result.diagnosis], kinds))
@@ -237,6 +270,7 @@ def report(
     watch: Annotated[bool, typer.Option("--watch", help="Update the report while runs grow, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between two updates with --watch, 1 to 86400.")] = 30.0,
     md: Annotated[bool, typer.Option("--md", help="Print at most 60 lines of Markdown, for a pull request.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the path of the report as JSON.")] = False,
 ) -> None:
     """Write a self-contained HTML report: figures and findings of the runs."""
     from tbx_callbacks.report import write_report
@@ -257,27 +291,59 @@ def report(
                 refresh=refresh,
             )
 
-    if not 1 <= every <= _LONGEST_WAIT:
-        fail(f"--every must be a number of seconds from 1 to {_LONGEST_WAIT}, got {every}")
-    if md and (watch or png or output != "report.html"):
-        fail("--md must be used alone, got it beside --output, --png or --watch; it prints to the standard output")
+    _check_report_options(every, output, watch=watch, prints={"--md": md, "--json": json_}, png=png)
     try:
         if md:
             sys.stdout.write(markdown(_loaded(logdir, rules)))
             return
         to_stdout = is_stdout(output)
-        if to_stdout and watch:
-            fail(f"--watch must have a file to update, got {short(output)}; name one with --output")
         if watch:
             stopped = _stop_event()
             for result in follow(logdir, lambda: write(every), lambda: stopped.wait(every)):
                 console.print(f"{time.strftime('%H:%M:%S')} {escape(str(result))}", soft_wrap=True)
         page = write()
+        if json_:
+            print_json({**header("report"), "report": str(page)})
+            return
         (errors if to_stdout else console).print(f"report: {escape(str(page))}", soft_wrap=True)
     except (ConfigError, UnreadableError, ImportError, OSError) as error:
         if isinstance(error, ReaderGoneError) or (isinstance(error.__cause__, BrokenPipeError) and is_stdout(output)):
             raise ReaderGoneError("its reader is gone") from error
         fail(str(error))
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(help="Folder of a run, or a log file.")],
+    rules: Annotated[Path | None, typer.Option(help=_RULES)] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Summarize a run in at most 2,400 characters, findings first."""
+    from tbx_callbacks.cli.show import summary_as_json
+    from tbx_callbacks.summary import summarize
+
+    summary = summarize(_loaded_run(run, rules))
+    print_json(summary_as_json(summary)) if json_ else sys.stdout.write(summary.text())
+
+
+@app.command()
+def around(
+    run: Annotated[str, typer.Argument(help="Folder of a run, or a log file.")],
+    step: Annotated[int, typer.Option(help="The step.")],
+    window: Annotated[int, typer.Option(min=0, max=1000, help="Points before and after the step.")] = 5,
+    curves: Annotated[str | None, typer.Option(help="Regex of the tags to show; default: the main curves.")] = None,
+    rules: Annotated[Path | None, typer.Option(help=_RULES)] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the values around a step: the main curves, and the layers that changed most."""
+    from tbx_callbacks.cli.show import around_as_json
+    from tbx_callbacks.summary import values_around
+
+    try:
+        found = values_around(_loaded_run(run, rules), step, window=window, curves=curves)
+    except ValueError as error:
+        fail(str(error))
+    print_json(around_as_json(found)) if json_ else sys.stdout.write(found.text())
 
 
 @app.command()
@@ -339,6 +405,12 @@ def batch(
             print_batch(one, console, most=rows)
 
 
+@app.command()
+def skill() -> None:
+    """Print a SKILL.md that tells a coding agent how to use these commands."""
+    sys.stdout.write((Path(__file__).parent / "SKILL.md").read_text(encoding="utf-8"))
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def recipe(
     context: typer.Context,
@@ -356,6 +428,35 @@ def recipe(
     sys.path.insert(0, str(folder))
     sys.argv = [f"tbx-callbacks recipe {name}", *context.args]
     runpy.run_path(str(script), run_name="__main__")
+
+
+def _check_report_options(
+    every: float, output: str, *, watch: bool, prints: Mapping[str, bool], png: str | None
+) -> None:
+    """Ends the command with an error if the options of `report` exclude each other."""
+    from tbx_callbacks.report.output import is_stdout
+
+    if not 1 <= every <= _LONGEST_WAIT:
+        fail(f"--every must be a number of seconds from 1 to {_LONGEST_WAIT}, got {every}")
+    asked = [name for name, is_asked in prints.items() if is_asked]
+    if len(asked) > 1 or (asked and watch):
+        fail(f"one of --md, --json and --watch may be given, got {', '.join([*asked, *['--watch'] * watch])}")
+    if asked == ["--md"] and (png or output != "report.html"):
+        fail("--md must be used without --output and --png: it prints to the standard output")
+    if is_stdout(output) and (watch or asked):
+        fail(f"{asked[0] if asked else '--watch'} must have a file, got {short(output)}; name one with --output")
+
+
+def _loaded_run(logdir: str, rules: Path | None) -> LoadedRun:
+    """Reads and diagnoses the only run of a folder."""
+    try:
+        loaded = _loaded([logdir], rules)
+    except (ConfigError, UnreadableError, ImportError) as error:
+        fail(str(error))
+    if len(loaded) > 1:
+        names = ", ".join(run.folder for run in loaded[:5])
+        fail(f"RUN must be one run, got {len(loaded)} below {short(logdir)}: {short(names, 300)}; name one of them")
+    return loaded[0]
 
 
 def _loaded(logdirs: list[str], rules: Path | None) -> list[LoadedRun]:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tbx_callbacks._text import printable
+from tbx_callbacks.cli.outputs import header
 from tbx_callbacks.comparison import Comparison, Curve, Difference
 from tbx_callbacks.comparison.curves import Parting
 
@@ -60,6 +61,7 @@ def as_markdown(comparison: Comparison) -> str:
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """Returns the comparison as plain objects; numbers that are not finite are texts or None."""
     return {
+        **header("compare"),
         "kinds": [{"name": kind.name, "runs": [run.name for run in kind.runs]} for kind in comparison.kinds],
         "settings": [dataclasses.asdict(row) for row in comparison.settings],
         "versions": [dataclasses.asdict(row) for row in comparison.versions],

@@ -14,6 +14,7 @@ from rich.padding import Padding
 
 from tbx_callbacks._extensions import suggest
 from tbx_callbacks._text import printable, short
+from tbx_callbacks.cli.outputs import header
 from tbx_callbacks.rules import Acknowledgement, Diagnosis, Finding, Unjudged
 from tbx_callbacks.rules.diagnose import DiagnosedRun
 from tbx_callbacks.rules.finding_text import evidence, named
@@ -123,7 +124,11 @@ def exit_code(diagnoses: Sequence[Diagnosis], fail_on: Collection[FailOn]) -> in
 
 
 def as_json(
-    diagnosed: list[DiagnosedRun], *, not_found: Sequence[Acknowledgement] = (), rules_file: str = ""
+    diagnosed: list[DiagnosedRun],
+    *,
+    command: str = "doctor",
+    not_found: Sequence[Acknowledgement] = (),
+    rules_file: str = "",
 ) -> dict[str, object]:
     """All diagnoses, for JSON."""
     runs = [
@@ -134,9 +139,9 @@ def as_json(
             "last_step": entry.run.last_step,
             "source": entry.run.source or None,
             "lacks": list(entry.run.lacks),
-            "findings": [_plain(finding) for finding in entry.diagnosis.findings],
+            "findings": [plain_finding(finding) for finding in entry.diagnosis.findings],
             "acknowledged": [
-                {**_plain(known.finding), "reason": known.reason} for known in entry.diagnosis.acknowledged
+                {**plain_finding(known.finding), "reason": known.reason} for known in entry.diagnosis.acknowledged
             ],
             "unjudged": [dataclasses.asdict(rule) for rule in entry.diagnosis.unjudged],
             "unread": dict(entry.run.unread),
@@ -145,7 +150,7 @@ def as_json(
         for entry in diagnosed
     ]
     entries = [dataclasses.asdict(entry) for entry in not_found]
-    return {"runs": runs, "acknowledged_not_found": entries, "rules_file": rules_file or None}
+    return {**header(command), "runs": runs, "acknowledged_not_found": entries, "rules_file": rules_file or None}
 
 
 def _verdict(diagnosis: Diagnosis) -> str:
@@ -155,7 +160,8 @@ def _verdict(diagnosis: Diagnosis) -> str:
     return f"[{colour}]{_safe(verdict.text)}[/{colour}]{remedy}"
 
 
-def _plain(finding: Finding) -> dict[str, object]:
+def plain_finding(finding: Finding) -> dict[str, object]:
+    """Returns a finding as plain values; numbers that are not finite are texts."""
     numbers = {name: number if math.isfinite(number) else str(number) for name, number in finding.numbers.items()}
     return {**dataclasses.asdict(finding), "numbers": numbers}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.markup import escape
 from rich.table import Table
 
@@ -10,17 +12,26 @@ from tbx_callbacks._config.cadence import Cadence
 from tbx_callbacks._config.metric_set import Config, load_config
 from tbx_callbacks._config.metric_spec import MetricSpec, metric_model
 from tbx_callbacks._text import words
+from tbx_callbacks.cli.outputs import header
 from tbx_callbacks.metrics.registry import METRIC_CLASSES
 
 
 def sets_table() -> Table:
     """A table of the bundled sets."""
     table = Table("set", "description", "metrics")
+    for known in sets_as_json()["sets"]:
+        table.add_row(known["name"], known["description"], ", ".join(known["metrics"]))
+    return table
+
+
+def sets_as_json() -> dict[str, Any]:
+    """The bundled sets as plain values."""
+    found = []
     for name, path in bundled_sets().items():
         heading = path.read_text(encoding="utf-8").splitlines()[0]
-        items = load_config(name).items
-        table.add_row(name, heading.lstrip("# "), ", ".join(dict.fromkeys(item.name for item in items)))
-    return table
+        metrics = list(dict.fromkeys(item.name for item in load_config(name).items))
+        found.append({"name": name, "description": heading.lstrip("# "), "metrics": metrics})
+    return {**header("sets"), "sets": found}
 
 
 def metrics_table() -> Table:
@@ -37,6 +48,25 @@ def metrics_table() -> Table:
     return table
 
 
+def check_as_json(file: str) -> dict[str, Any]:
+    """The metrics of a set and a summary of its other settings, as plain values.
+
+    Raises:
+        ConfigError: the set is invalid.
+    """
+    config = load_config(file)
+    metrics = [
+        {
+            "name": item.name,
+            "every": _cadence(item, config),
+            "parameters": _parameters(item),
+            "tags": list(item.metric.tags),
+        }
+        for item in config.items
+    ]
+    return {**header("check"), "metrics": metrics, "summary": _summary(config)}
+
+
 def check_table(file: str) -> tuple[Table, str]:
     """A table of the metrics of a set, and a summary of its other settings.
 
@@ -47,8 +77,12 @@ def check_table(file: str) -> tuple[Table, str]:
     table = Table("metric", "every", "parameters", "tags")
     for item in config.items:
         table.add_row(*map(escape, (item.name, _cadence(item, config), _parameters(item), "\n".join(item.metric.tags))))
+    return table, escape(_summary(config))
+
+
+def _summary(config: Config) -> str:
     writers = ", ".join(spec.name for spec in config.writers)
-    return table, escape(
+    return (
         f"{config.source}: {len(config.items)} metrics, every: {_text(config.every)}, strict: {config.strict},"
         f" rules: {config.live.describe()}, writers: {writers}{_kept(config)}"
     )

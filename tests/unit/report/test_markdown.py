@@ -44,4 +44,4 @@ def test_report_markdown_printed_to_stdout(tmp_path: Path) -> None:
     assert done.stdout.startswith("### Runs\n")
     assert not (tmp_path / "report.html").exists()
     done = run("report", str(tmp_path / "run"), "--md", "--watch")
-    assert (done.returncode, "--md must be used alone" in done.stderr) == (2, True)
+    assert (done.returncode, "one of --md, --json and --watch may be given" in done.stderr) == (2, True)

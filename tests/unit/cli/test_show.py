@@ -1,0 +1,44 @@
+"""Tests `tbx-callbacks show` and `around`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.commands import run
+from tests.helpers.report_runs import trained
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("runs")
+    trained(top / "a", spike=60)
+    trained(top / "b", steps=20)
+    return top
+
+
+def test_show_text_and_json_agree(folder: Path) -> None:
+    text, fields = run("show", str(folder / "a")).stdout, json.loads(run("show", str(folder / "a"), "--json").stdout)
+    assert text.startswith(f"run a: {fields['verdict']['text']}")
+    assert all(finding["means"][:100] in text for finding in fields["findings"])
+    assert len(text) <= 2400
+
+
+def test_around_text_has_marked_step(folder: Path) -> None:
+    done = run("around", str(folder / "a"), "--step", "60", "--window", "1")
+    assert [line[:5] for line in done.stdout.splitlines()[-3:]] == ["  58:", "> 60:", "  62:"]
+
+
+@pytest.mark.parametrize("arguments", [["show"], ["around", "--step", "5"]], ids=str)
+def test_show_folder_of_runs_error_names_them(folder: Path, arguments: list[str]) -> None:
+    done = run(arguments[0], str(folder), *arguments[1:])
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "RUN must be one run, got 2" in done.stderr
+
+
+def test_around_impossible_step_error_named(folder: Path) -> None:
+    done = run("around", str(folder / "a"), "--step", "999")
+    assert done.returncode == 2
+    assert "its steps are 2 to 120" in done.stderr
