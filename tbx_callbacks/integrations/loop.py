@@ -275,6 +275,8 @@ class TbxLoop(SessionHolder):
                     watch.cancel_waiting()
                     return
                 watch.stop_waiting()
+                if self._model.training:
+                    self._session.follow_batch(batch)
                 yield batch
         finally:
             if evaluates and watch.marked_at == last_mark and watch.is_running:  # a model may train in evaluation mode

@@ -336,31 +336,36 @@ class Session:
         self._reads_masks = "padding" in self._engine.needs
         self.running = self.started = True
         self._at_exit.register()
-        self._time_passes(info)
+        self._watch_passes(info)
         self._add_preflight()
         if counter is not None:
             counter.begin()
             if info.evaluates_in_loop and self._engine.wiring is not None:
                 self._engine.wiring.watch_evaluations()
 
-    def _time_passes(self, info: TrainingInfo) -> None:
-        """Times the model's forward and backward passes, where a metric reads the parts of a step."""
+    def _watch_passes(self, info: TrainingInfo) -> None:
+        """Follows the passes of the model where a metric keeps batches, and times them where one reads the times."""
+        if self._engine.keeps_batches:
+            self.on_forward(self._follow_pass)
         if self.stopwatch.times is not None:
             self._passes = PassTimes(self.stopwatch.times)
             hook = Hook(self._passes.before_forward)
             self._hooks.append(before_forward(info.model, hook, compiled=info.compiled))
             self.on_forward(self._passes.after_forward)
 
-    def end(self, *, succeeded: bool = True) -> None:
+    def end(self, *, succeeded: bool = True, error: BaseException | None = None) -> None:
         """Ends the training: writes the remaining values and the final ones. Later evaluations are still written.
 
         Args:
             succeeded: False marks the run as failed in the HParams tab.
+            error: what the training has raised, if it is known.
         """
         if self.running and self._role.awaits_group and not has_group():
             self._look_for_group()
         if not self.running:
             return
+        if not succeeded:
+            self._engine.interrupt(error)
         if self._counter is not None:
             if succeeded:
                 self._counter.warn_if_idle()
@@ -429,7 +434,7 @@ class Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self.end(succeeded=kind is None)
+        self.end(succeeded=kind is None, error=error[0] if error and isinstance(error[0], BaseException) else None)
         self.close()
 
     # -- steps that the session counts -------------------------------------------------------------------------------
@@ -666,10 +671,19 @@ class Session:
         if not (self.running and self._engine.wants_rows):
             return
         with self._engine.guard_outputs():
-            labels = labels_in(batch) if labels is None else labels
-            has_rows = isinstance(labels, Tensor) and labels.ndim > 0
-            size = labels.shape[0] if has_rows else samples_in(batch)
+            labels, size = _labels_and_size(batch, labels)
             self._engine.expect_rows(batch, labels, size)
+
+    def follow_batch(self, batch: Any) -> None:
+        """Keeps a batch that has arrived: it is all that is known of it, should the training end before its end."""
+        if self.running and self._engine.keeps_batches:
+            with self._engine.guard_outputs():
+                self._engine.expect_inputs(batch, *_labels_and_size(batch), is_pass=False)
+
+    def _follow_pass(self, outputs: Any, inputs: Mapping[Any, Any]) -> None:
+        with self._engine.guard_outputs():
+            self._engine.expect_inputs(inputs, *_labels_and_size(inputs), is_pass=True)
+            self._engine.add_pass(outputs)
 
     def check_labels(self, labels: Any) -> None:
         """Looks at the labels of the micro-batch that begins, in the first steps."""
@@ -989,6 +1003,13 @@ class _ForwardHook(Hook):
         elif module.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
             named: Mapping[Any, Any] = dict(enumerate(args))
             hook(outputs, {**named, **kwargs} if named else kwargs)
+
+
+def _labels_and_size(batch: Any, labels: Any = None) -> tuple[Any, int | None]:
+    """The labels of a batch, and the number of its rows."""
+    labels = labels_in(batch) if labels is None else labels
+    has_rows = isinstance(labels, Tensor) and labels.ndim > 0
+    return labels, labels.shape[0] if has_rows else samples_in(batch)
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()

@@ -126,9 +126,9 @@ class _Training(_Wrapped):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return self._method(*args, **kwargs)
-        except BaseException:
+        except BaseException as error:
             if (session := self._session()) is not None:
-                session.end(succeeded=False)  # the Trainer fires no event on an exception
+                session.end(succeeded=False, error=error)  # the Trainer fires no event on an exception
             raise
 
 
