@@ -503,6 +503,16 @@ class Engine:
                 keeper.end_batch(loss.detach().clone() if copy is None and loss is not None else copy)
         return copy
 
+    @property
+    def weighs_batches(self) -> bool:
+        """Whether a metric reads the gradients of micro-batches in this step."""
+        return self._counters.microbatches is not None and self._counters.microbatches.is_active
+
+    def weigh_batch(self, weight: Tensor | None, problem: str = "") -> None:
+        """Sets the share of a micro-batch in the loss; see `MicrobatchGradients.weigh`."""
+        if self._counters.microbatches is not None:
+            self._counters.microbatches.weigh(weight, problem)
+
     def record_masks(self, masks: Sequence[Tensor] | None) -> None:
         """Records the attention masks of a micro-batch; None if it has none by row."""
         if self._counters.row_lengths is not None:

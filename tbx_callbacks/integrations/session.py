@@ -582,6 +582,20 @@ class Session:
                 self.lack_samples(f"a batch ({type(batch).__name__}) has no known size", "use a mapping of tensors")
         return samples, tokens
 
+    @property
+    def weighs_batches(self) -> bool:
+        """Whether a metric reads the share of a micro-batch in the loss in this step."""
+        return self.running and self._engine.weighs_batches
+
+    def weigh_batch(self, weight: Tensor | None, problem: str = "") -> None:
+        """Sets the share of the micro-batch in the loss of all ranks, before its end.
+
+        Args:
+            weight: the share, 0-d; None if all micro-batches count alike.
+            problem: why it is not known, with a remedy; empty if it is.
+        """
+        self._engine.weigh_batch(weight, problem)
+
     def measure_padding(self, inputs: Any) -> None:
         """Reads the attention masks of a forward pass, where a metric needs them and `measure_batch` is not called."""
         if self._reads_masks:

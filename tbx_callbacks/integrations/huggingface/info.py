@@ -92,11 +92,11 @@ def training_info(
         unknown_token=_unknown_token(tokenizer),
         tokenizer=tokenizer,
         length_limit=_length_limit(tokenizer),
-        foreign_losses="" if attached else _foreign_losses(trainer_in_stack()),
+        foreign_losses="" if attached else foreign_losses(trainer_in_stack()),
     )
 
 
-def _foreign_losses(trainer: Any) -> str:
+def foreign_losses(trainer: Any) -> str:
     """Why the model's own loss is not the Trainer's, with a remedy; empty if it is, or if the Trainer is unknown."""
     is_changed = (
         getattr(trainer, "compute_loss_func", None) is not None
