@@ -41,7 +41,7 @@ from tbx_callbacks._engine.step_recorder import StepRecorder, readable_parameter
 from tbx_callbacks._engine.step_times import StepTimes
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import UserScalars
-from tbx_callbacks._model.adapters import warn_about_untrained
+from tbx_callbacks._model.adapters import warn_about_others, warn_about_untrained
 from tbx_callbacks._model.amp import loss_scale
 from tbx_callbacks._model.optimizers import ids_of
 from tbx_callbacks._model.outputs import Predictions
@@ -217,6 +217,7 @@ class Engine:
         )
         if "adapters" in self.needs and is_first and not access.sharding.frees_gradients:
             warn_about_untrained(access.adapters, set().union(*map(ids_of, info.optimizers.values())))
+            warn_about_others(info.model)
         if "padding" in self._runner.needs:
             self._counters.row_lengths = RowLengths(info.length_limit)
         if "microbatches" in self._runner.needs:
