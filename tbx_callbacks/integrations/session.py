@@ -123,6 +123,7 @@ class Session:
         runs_dir: the folder in which a new run gets its own folder if `requested_dir` is None. None if the integration
             does not know it yet.
         running: whether a training is in progress on this rank.
+        trains_in_eval_mode: whether the model was in evaluation mode when an optimizer stepped last.
         started: whether `start` was called.
         needs_batches: whether a metric of this training reads counts of micro-batches (samples, tokens, losses).
         stopwatch: times the training. `pause()` and `resume()` exclude an evaluation or a checkpoint; the next step
@@ -171,6 +172,7 @@ class Session:
         self._info: TrainingInfo | None = None  # of the training in progress
         self._counter: StepCounter | None = None  # likewise, if the session counts steps
         self._hooks: list[Any] = []
+        self.trains_in_eval_mode = False
         self._passes: PassTimes | None = None  # where a metric reads the time of each part of a step
         self._clipped: tuple[Any, str | None] = (None, None)  # the optimizer of the last `before_clip`, and its name
         self._announced: str | None = None  # the folder that the user knows
@@ -351,7 +353,8 @@ class Session:
             self._passes = PassTimes(self.stopwatch.times)
             hook = Hook(self._passes.before_forward)
             self._hooks.append(before_forward(info.model, hook, compiled=info.compiled))
-            self.on_forward(self._passes.after_forward)
+            call = _ForwardHook(self, info, self._passes.after_forward, counts_eval_mode=True)
+            self._hooks.append(on_forward(info.model, call, compiled=info.compiled))
 
     def end(self, *, succeeded: bool = True, error: BaseException | None = None) -> None:
         """Ends the training: writes the remaining values and the final ones. Later evaluations are still written.
@@ -478,6 +481,7 @@ class Session:
         times = self.stopwatch.times
         if times is not None:
             times.switch(tags.TIME_MONITORING)
+        self._read_mode(self._counter)
         samples = None if samples is None else batch_count("samples", samples)
         tokens = self._token_count(tokens)
         if batch is not None:
@@ -495,6 +499,12 @@ class Session:
         if times is not None:
             times.switch(tags.TIME_OTHER)
         return action if action is self._action else self._add(action)
+
+    def _read_mode(self, counter: StepCounter) -> None:
+        if counter.stepped and self._info is not None:
+            self.trains_in_eval_mode = not self._info.model.training
+            if self._passes is not None:
+                self._passes.trains_in_eval_mode = self.trains_in_eval_mode
 
     def _token_count(self, tokens: Tensor | int | None) -> Tensor | None:
         """Returns a count as a tensor, and a mask as it is, whose rows have lengths for the metric `padding`."""
@@ -1000,10 +1010,19 @@ class _ForwardHook(Hook):
         session: removes its hooks if the training was left without notice.
         info: describes the training.
         hook: see `Session.on_forward`.
+        counts_eval_mode: whether passes with gradients in evaluation mode count too, if the model trains in it.
     """
 
-    def __init__(self, session: Session, info: TrainingInfo, hook: Callable[[Any, Mapping[Any, Any]], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        info: TrainingInfo,
+        hook: Callable[[Any, Mapping[Any, Any]], None],
+        *,
+        counts_eval_mode: bool = False,
+    ) -> None:
         self._session, self._still_training = weakref.ref(session), info.still_training
+        self._counts_eval_mode = counts_eval_mode
         # A callback that is dropped while the model lives must not be kept by the model.
         self._get_hook = weakref.WeakMethod(hook) if isinstance(hook, MethodType) else lambda: hook
 
@@ -1014,7 +1033,9 @@ class _ForwardHook(Hook):
         if not self._still_training():  # ended by an exception that the trainer does not report
             session._unhook()
             session.suspend()
-        elif module.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+            return
+        trains = module.training or (self._counts_eval_mode and session.trains_in_eval_mode)
+        if trains and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
             named: Mapping[Any, Any] = dict(enumerate(args))
             hook(outputs, {**named, **kwargs} if named else kwargs)
 
