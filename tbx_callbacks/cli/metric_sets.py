@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.markup import escape
 from rich.table import Table
 
 from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.cadence import Cadence
+from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.metric_set import Config, load_config
 from tbx_callbacks._config.metric_spec import MetricSpec, metric_model
-from tbx_callbacks._text import words
+from tbx_callbacks._extensions import ExtensionError, suggest
+from tbx_callbacks._text import short, words
 from tbx_callbacks.metrics.registry import METRIC_CLASSES
 
 
@@ -23,18 +27,45 @@ def sets_table() -> Table:
     return table
 
 
-def metrics_table() -> Table:
-    """A table of all metrics, those of other packages included."""
-    table = Table("metric", "description", "tags", "unit", "options (default)", "cost", show_lines=True)
-    for name, cls in METRIC_CLASSES.all().items():
-        fields = metric_model(name, cls).model_fields
-        options = [
-            f"{key} ({_default(key, field.get_default(call_default_factory=True))})" for key, field in fields.items()
-        ]
-        summary = (cls.__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ")
-        tags, units = "\n".join(cls.tags), "\n".join(unit or "-" for unit in cls.tags.values())
-        table.add_row(*map(escape, (name, summary, tags, units, "\n".join(options) or "-", cls.cost)))
-    return table
+def metric_summaries() -> dict[str, str]:
+    """What each metric measures, in a sentence; those of other packages included."""
+    return {name: _paragraphs(cls)[0] for name, cls in METRIC_CLASSES.all().items()}
+
+
+def metric_details(name: str) -> str:
+    """All about one metric, as text.
+
+    Args:
+        name: the name of a metric, or the dotted path of its class.
+
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    try:
+        cls = METRIC_CLASSES.find(name)
+    except ExtensionError as error:
+        raise ConfigError(f"NAME must be a metric, got {short(name)}: {error}") from error
+    if cls is None:
+        raise ConfigError(
+            f"NAME must be a metric, got {short(name)}; {suggest(name, METRIC_CLASSES.names(), what='metrics')}"
+        )
+    options = {
+        option: _default(option, field.get_default(call_default_factory=True))
+        for option, field in metric_model(name, cls).model_fields.items()
+    }
+    units = {tag: unit or "no unit" for tag, unit in cls.tags.items()}
+    parts = [name, *_paragraphs(cls), "Tags and units", _columns(units), "Options and defaults", _columns(options)]
+    return "\n\n".join([*parts, f"Cost: {cls.cost}"])
+
+
+def _paragraphs(cls: type) -> list[str]:
+    """The paragraphs of a class's docstring, without its line breaks."""
+    return [" ".join(part.split()) for part in (cls.__doc__ or "").strip().split("\n\n")]
+
+
+def _columns(cells: Mapping[str, str]) -> str:
+    width = max(map(len, cells), default=0)
+    return "\n".join(f"  {name:{width}}  {value}" for name, value in cells.items()) or "  none"
 
 
 def check_table(file: str) -> tuple[Table, str]:
