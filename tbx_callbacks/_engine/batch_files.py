@@ -85,6 +85,10 @@ class BatchFiles:
                 f" see: tbx-callbacks batch {self._folder} {bad.step}",
             )
         read = [_read(each, with_tokens=self._texts is not None) for each in bad.micro_batches]
+        if self._warns and None in read and any(map(_is_overwritten, bad.micro_batches)):
+            self._warn(
+                "overwritten", f"rows of step {bad.step} are left out: a later batch has overwritten their memory"
+            )
         tensors = [
             tensor for each, rows in zip(bad.micro_batches, read, strict=True) for tensor in self._tensors(each, rows)
         ]
@@ -152,3 +156,7 @@ class BatchFiles:
 
 def _read(each: KeptMicroBatch, *, with_tokens: bool) -> Rows | None:
     return each.rows.read(with_tokens=with_tokens) if isinstance(each.rows, UnreadRows) else each.rows
+
+
+def _is_overwritten(each: KeptMicroBatch) -> bool:
+    return isinstance(each.rows, UnreadRows) and each.rows.is_overwritten

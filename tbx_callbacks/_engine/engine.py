@@ -41,7 +41,7 @@ from tbx_callbacks._engine.step_recorder import StepRecorder, readable_parameter
 from tbx_callbacks._engine.step_times import StepTimes
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._engine.user_scalars import UserScalars
-from tbx_callbacks._model.adapters import warn_about_untrained
+from tbx_callbacks._model.adapters import warn_about_others, warn_about_untrained
 from tbx_callbacks._model.amp import loss_scale
 from tbx_callbacks._model.optimizers import ids_of
 from tbx_callbacks._model.outputs import Predictions
@@ -49,7 +49,7 @@ from tbx_callbacks._stats.types import Number
 from tbx_callbacks._wiring.wiring import Wiring
 from tbx_callbacks.metrics.context import Context, RunInfo
 from tbx_callbacks.metrics.host_values import FinalValue
-from tbx_callbacks.metrics.values import Mean, Value
+from tbx_callbacks.metrics.values import Max, Mean, Value
 from tbx_callbacks.rules.base import Action
 from tbx_callbacks.writers.base import NullWriter, Writer
 
@@ -217,6 +217,7 @@ class Engine:
         )
         if "adapters" in self.needs and is_first and not access.sharding.frees_gradients:
             warn_about_untrained(access.adapters, set().union(*map(ids_of, info.optimizers.values())))
+            warn_about_others(info.model)
         if "padding" in self._runner.needs:
             self._counters.row_lengths = RowLengths(info.length_limit)
         if "microbatches" in self._runner.needs:
@@ -258,12 +259,13 @@ class Engine:
         self._end_wiring(step)
         self.detach()
         self.stopwatch.pause()
-        self._end_recording()
+        last_values = self._end_recording()
         self.stopwatch.times = None
         timeout, started = _DRAIN_SECONDS if succeeded else _FAILED_DRAIN_SECONDS, time.monotonic()
         if self.publisher.reducer is not None:  # other ranks of the training may wait for this one
             timeout = min(timeout, self.publisher.reducer.timeout)
-        own, local = self.user_scalars.pop(step, is_last=True), self.publisher.reducer is None
+        local = self.publisher.reducer is None
+        own: dict[str, Value] = {**self.user_scalars.pop(step, is_last=True), **last_values}
         if not self.publisher.drain(timeout, None if local else (step, own)):
             logger.warning(
                 "cross-rank values of the last steps are lost: other ranks did not answer within %.0f s at the end"
@@ -277,12 +279,16 @@ class Engine:
         self.publisher.write(step, final_values.finish_local())
         self.publisher.writer.flush()
 
-    def _end_recording(self) -> None:
-        """Writes the rest of the rows."""
+    def _end_recording(self) -> dict[str, Value]:
+        """Writes the rest of the rows; returns values that only the last steps have changed."""
         recording, self._counters.recording = self._counters.recording, None
-        if recording is not None:
-            with self._guard("recording rows", self._step):
-                recording.close()
+        if recording is None:
+            return {}
+        with self._guard("recording rows", self._step):
+            recording.close()
+        is_written = any("bad_batches" in metric_run.spec.metric.needs for metric_run in self._runner.step_runs)
+        bad_steps = recording.new_bad_steps(is_shared=self.publisher.reducer is not None) if is_written else None
+        return {} if bad_steps is None else {tags.BAD_BATCHES: Max(bad_steps)}
 
     def _end_wiring(self, step: int) -> None:
         """Writes the results of checks that have no point of their own."""
@@ -381,6 +387,27 @@ class Engine:
         if self._counters.recording is not None:
             self._counters.recording.expect(batch, labels, size)
 
+    @property
+    def keeps_batches(self) -> bool:
+        """Whether a metric of this run keeps the batches of bad steps."""
+        return self._counters.recording is not None and self._counters.recording.keeper is not None
+
+    def add_pass(self, outputs: Any) -> None:
+        """Keeps the outputs of a micro-batch in progress; see `Recording.add_pass`."""
+        if self._counters.recording is not None:
+            self._counters.recording.add_pass(outputs)
+
+    def expect_inputs(self, batch: Any, labels: Any, size: int | None, *, is_pass: bool) -> None:
+        """Keeps a batch that may stay without an end; see `Recording.expect_inputs`."""
+        if self._counters.recording is not None:
+            self._counters.recording.expect_inputs(batch, labels, size, is_pass=is_pass)
+
+    def interrupt(self, error: BaseException | None) -> None:
+        """Judges the micro-batch in which the training has ended; see `BatchKeeper.interrupt`."""
+        if self._counters.recording is not None:
+            with self._guard("keeping batches", self._step):
+                self._counters.recording.interrupt(error)
+
     # -- one step --------------------------------------------------------------------------------------------------
 
     def begin_step(self, step: int, *, captures_rates: bool = False) -> None:
@@ -476,6 +503,16 @@ class Engine:
             with self._guard("keeping batches", self._step):
                 keeper.end_batch(loss.detach().clone() if copy is None and loss is not None else copy)
         return copy
+
+    @property
+    def weighs_batches(self) -> bool:
+        """Whether a metric reads the gradients of micro-batches in this step."""
+        return self._counters.microbatches is not None and self._counters.microbatches.is_active
+
+    def weigh_batch(self, weight: Tensor | None, problem: str = "") -> None:
+        """Sets the share of a micro-batch in the loss; see `MicrobatchGradients.weigh`."""
+        if self._counters.microbatches is not None:
+            self._counters.microbatches.weigh(weight, problem)
 
     def record_masks(self, masks: Sequence[Tensor] | None) -> None:
         """Records the attention masks of a micro-batch; None if it has none by row."""

@@ -25,9 +25,10 @@ from tbx_callbacks.runs.folders import is_remote
 logger = logging.getLogger(__name__)
 
 NEED = "initial_weights"
-_FOUND, _MISSING, _OTHER_SHARDS = 0.0, 1.0, 2.0
+_FOUND, _MISSING, _UNREADABLE, _OTHER_SHARDS = 0.0, 1.0, 2.0, 3.0
 _PROBLEMS = {
     _MISSING: "the run's folder has no file of them",
+    _UNREADABLE: "their file cannot be read",
     _OTHER_SHARDS: "the ranks have other shards now",
 }
 
@@ -133,8 +134,10 @@ class InitialWeights:
             return _FOUND
         try:
             store = FileStore(self._path or "")
-        except (OSError, ValueError, TypeError, AttributeError):  # incomplete or foreign files too
+        except FileNotFoundError:
             return _MISSING
+        except (OSError, ValueError, TypeError, AttributeError):  # incomplete or foreign files too
+            return _UNREADABLE
         for index in wanted:
             entry = store.entries.get(access.parameters[index].name)
             if entry is not None and entry.layout != layout(access, index):

@@ -52,26 +52,32 @@ class MicrobatchGradients:
         self._parameters: list[Tensor] = []
         self._warned: set[str] = set()
         self._result: Microbatches | None = None
-        self._is_active = False
+        self.is_active = False
+        """Whether the gradients of this step are measured."""
         self._restart()
 
     def _restart(self) -> None:
         """Forgets the micro-batches before this one."""
-        self._squares: list[Tensor] = []  # of each parameter and micro-batch
+        self._squares: list[Tensor] = []  # of each micro-batch
         self._total: Tensor | None = None
         self._scale: Tensor | None = None
         self._samples: list[int | None] = []
+        self._weights: list[Tensor | None] = []
+        self._before: list[Tensor | None] = []  # squared norm of the gradient before each micro-batch; None: not zeroed
+        self._versions: list[int] = []  # of the gradients after a backward pass: how often they were written to
         self._problem = ""
         self._begin_batch()
 
     def _begin_batch(self) -> None:
         self._fired: set[int] = set()
         self._passes: set[int] = set()
+        self._parts: list[Tensor] = []  # squared norms, of each parameter
+        self._weight: Tensor | None = None
 
     def begin(self) -> None:
         """A due step begins."""
         self.end()
-        self._result, self._is_active = None, True
+        self._result, self.is_active = None, True
         self._restart()
         trained = set().union(*map(ids_of, self._optimizers.values()))
         self._parameters = [p for p in self._model.parameters() if p.requires_grad and id(p) in trained]
@@ -81,20 +87,30 @@ class MicrobatchGradients:
 
     def end(self) -> None:
         """Removes the hooks."""
-        self._is_active = False
+        self.is_active = False
         while self._handles:
             self._handles.pop().remove()
         self._parameters = []
 
+    def weigh(self, weight: Tensor | None, problem: str = "") -> None:
+        """Sets the share of the micro-batch in progress in the loss of all ranks; or says why it is not known.
+
+        By default all micro-batches count alike.
+        """
+        if self.is_active:
+            self._weight, self._problem = weight, problem or self._problem
+
     def end_batch(self, samples: int | None) -> None:
         """A micro-batch with this number of samples has ended."""
-        if self._is_active and self._fired:
+        if self.is_active and self._fired:
             self._samples.append(samples)
+            self._weights.append(self._weight)
+            self._squares.append(torch.stack([moved(part, self._parts[0].device) for part in self._parts]).sum())
             self._begin_batch()
 
     def take(self) -> Microbatches | None:
         """The micro-batches of the step that ends; None if they cannot be told, with one warning."""
-        if self._is_active:
+        if self.is_active:
             self._result = self._finish()
             self.end()
             self._restart()
@@ -107,20 +123,32 @@ class MicrobatchGradients:
         if self._problem or number * self._ranks < 2 or len(samples) < number:
             self._warn(number)
             return None
-        square = torch.stack([moved(part, self._total.device) for part in self._squares]).sum()
-        total = self._total
+        device = self._total.device
+        squares, total = torch.stack([moved(part, device) for part in self._squares]), self._total
         if self._scale is not None:
-            by = moved(self._scale, total.device).to(total.dtype).square()
-            square, total = square / by, total / by
-        return Microbatches(square=square, total=total, samples=tuple(samples), ranks=self._ranks)
+            by = moved(self._scale, device).to(total.dtype).square()
+            squares, total = squares / by, total / by
+        sizes = torch.tensor(samples, dtype=total.dtype)
+        return Microbatches(squares, total, moved(sizes, device), self._shares(total), ranks=self._ranks)
+
+    def _shares(self, like: Tensor) -> Tensor:
+        """The share of each micro-batch in the loss of all ranks; 0 before the gradients were set to zero."""
+        is_kept = torch.ones(len(self._samples), dtype=like.dtype, device=like.device)
+        for number, before in enumerate(self._before):
+            if before is not None:  # a step was skipped, unless they are not zero
+                is_kept[:number] *= moved(before, like.device).ne(0)
+        known = [
+            moved(weight, like.device).to(like.dtype).reshape(()) for weight in self._weights if weight is not None
+        ]
+        return torch.stack(known) * is_kept if known else is_kept / (is_kept.sum() * self._ranks)
 
     def _on_gradient(self, index: int, gradient: Tensor) -> None:
         """A backward pass has computed what it adds to the gradient of a parameter."""
-        if not self._is_active:
+        if not self.is_active:
             return
         try:
-            if not self._fired and all(parameter.grad is None for parameter in self._parameters):
-                self._restart()  # a step before this one was skipped
+            if not self._fired:
+                self._look_at_gradients()
             if index in self._fired:
                 self._problem = "a micro-batch has several backward passes; add its losses"
             self._fired.add(index)
@@ -129,24 +157,34 @@ class MicrobatchGradients:
                 self._passes.add(current)
                 at_end_of_backward(self._after_backward)
             with torch.no_grad():
-                self._squares.append(square_norms([gradient.detach()])[0])
+                self._parts.append(square_norms([gradient.detach()])[0])
         except Exception as error:
             self._fail(error)
 
+    def _look_at_gradients(self) -> None:
+        """Looks whether a step before this micro-batch was skipped: its gradients are gone, or perhaps zero."""
+        gradients = [parameter.grad.detach() for parameter in self._parameters if parameter.grad is not None]
+        if not gradients:
+            self._restart()
+        is_written = bool(self._versions) and self._versions != [gradient._version for gradient in gradients]
+        with torch.no_grad():
+            self._before.append(square_norms(gradients).sum() if is_written else None)
+
     def _after_backward(self) -> None:
-        if not self._is_active or self._is_abandoned():
+        if not self.is_active or self._is_abandoned():
             return
         try:
             gradients = [parameter.grad.detach() for parameter in self._parameters if parameter.grad is not None]
             with torch.no_grad():
                 self._total = square_norms(gradients).sum()
+            self._versions = [gradient._version for gradient in gradients]
             scale = scale_of(self._scaler)  # now: it is updated after the step
             self._scale = None if scale is None else scale.detach().clone().reshape(())
         except Exception as error:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        self._is_active = False  # the hooks are removed when the next step begins: one of them runs
+        self.is_active = False  # the hooks are removed when the next step begins: one of them runs
         self._on_error(error)
 
     def _warn(self, number: int) -> None:

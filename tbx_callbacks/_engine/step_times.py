@@ -154,10 +154,13 @@ class PassTimes:
     def __init__(self, times: StepTimes) -> None:
         self._times = times
         self._pass = -1  # the backward pass in progress
+        self.trains_in_eval_mode = False
+        """Whether passes with gradients in evaluation mode belong to the training."""
 
     def before_forward(self, module: nn.Module, *args: Any) -> None:
         """See `register_forward_pre_hook`."""
-        if module.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+        trains = module.training or self.trains_in_eval_mode
+        if trains and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
             self._times.begin_forward()
 
     def after_forward(self, outputs: Any, inputs: Mapping[Any, Any]) -> None:

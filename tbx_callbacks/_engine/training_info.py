@@ -59,6 +59,8 @@ class TrainingInfo:
         evaluates_in_loop: whether the user's own code sets the mode of the model for evaluations.
         tokenizer: the trainer's tokenizer, for the texts of rows; None if it is not known.
         length_limit: the length in tokens at which the trainer's tokenizer cuts texts; None if it is unknown.
+        foreign_losses: why the losses of the micro-batches are not those of the training, with a remedy; empty if they
+            are.
         unknown_token: the id of the token for unknown words, of the trainer's tokenizer.
 
     Raises:
@@ -89,6 +91,7 @@ class TrainingInfo:
     predictions_remedy: str = "pass both to Session.record_outputs"
     unknown_token: int | None = None
     length_limit: int | None = None
+    foreign_losses: str = ""
     evaluates_in_loop: bool = False
     tokenizer: Any = None
 

@@ -13,7 +13,8 @@ from tbx_callbacks._model.names import shown
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT = "default"
+_DEFAULT, _BASE = "default", "base_layer"
+_PLAIN_VARIANTS = ("Dora", "ALora", "MiCA")  # of PEFT: their update is the product too, before anything else
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def find_adapters(model: nn.Module, names: Mapping[int, str]) -> list[Adapter]:
     """Returns the LoRA adapters of linear layers, embeddings and convolutions.
 
     A module with adapters has `scaling` by adapter, and `lora_A` and `lora_B` (or `lora_embedding_A` and
-    `lora_embedding_B`) with the same keys, as in PEFT. Adapters with another product, such as AdaLoRA's, are left out.
+    `lora_embedding_B`) with the same keys, as in PEFT. Adapters with another product are left out: AdaLoRA, BD-LoRA.
 
     Args:
         model: the model.
@@ -54,41 +55,67 @@ def find_adapters(model: nn.Module, names: Mapping[int, str]) -> list[Adapter]:
 
 
 def _adapters_of(module: nn.Module, names: Mapping[int, str]) -> Iterator[Adapter]:
-    scalings = getattr(module, "scaling", None)
-    if not isinstance(scalings, Mapping) or getattr(module, "num_experts", 1) != 1:
-        return
-    for name in scalings:
-        if _matrix(module, "lora_E", name) is not None:
-            continue
-        a = _matrix(module, "lora_A", name, "lora_embedding_A")
-        b = _matrix(module, "lora_B", name, "lora_embedding_B")
+    for name, a, b in _pairs(module):
         if a is None or b is None or id(a) not in names or id(b) not in names or a.shape[0] != b.shape[1]:
             continue
         path, _, _ = f".{names[id(a)]}".rpartition(".lora_")
-        group = path.lstrip(".") or "lora"
+        group = ".".join(part for part in path.split(".") if part not in ("", _BASE)) or "lora"
         weight = _base_weight(module, b.shape[0] * (a.numel() // a.shape[0]), names)
-        yield Adapter(name, group if name == _DEFAULT else f"{group}.{name}", a, b, weight, scalings)
+        yield Adapter(name, group if name == _DEFAULT else f"{group}.{name}", a, b, weight, module.scaling)  # type: ignore[arg-type]
+
+
+def _pairs(module: nn.Module) -> Iterator[tuple[str, Tensor | None, Tensor | None]]:
+    """The name and both matrices of each adapter of a module; None for matrices whose product is not its update."""
+    scalings = getattr(module, "scaling", None)
+    if not isinstance(scalings, Mapping) or not (hasattr(module, "lora_A") or hasattr(module, "lora_embedding_A")):
+        return
+    variants = getattr(module, "lora_variant", None)
+    for name in scalings:
+        variant = variants.get(name) if isinstance(variants, Mapping) else None
+        is_plain = variant is None or type(variant).__name__.startswith(_PLAIN_VARIANTS)
+        if not is_plain or getattr(module, "num_experts", 1) != 1 or _matrix(module, "lora_E", name) is not None:
+            yield name, None, None
+        else:
+            a = _matrix(module, "lora_A", name, "lora_embedding_A")
+            yield name, a, _matrix(module, "lora_B", name, "lora_embedding_B")
 
 
 def _matrix(module: nn.Module, attribute: str, name: str, other: str = "") -> Tensor | None:
-    """Returns the tensor of an adapter: a module's weight, or a parameter."""
+    """Returns the tensor of an adapter: a parameter, or the weight of a module that multiplies by nothing else."""
     for each in (attribute, other):
         by_name = getattr(module, each, None)
         if isinstance(by_name, (nn.ModuleDict, nn.ParameterDict)) and name in by_name:
             part = by_name[name]
-            tensor = part if isinstance(part, Tensor) else getattr(part, "weight", None)
-            return tensor if isinstance(tensor, Tensor) and tensor.dim() >= 2 else None
+            if isinstance(part, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+                part = part.weight
+            return part if isinstance(part, Tensor) and part.dim() >= 2 else None
     return None
 
 
 def _base_weight(module: Any, numel: int, names: Mapping[int, str]) -> Tensor | None:
-    while isinstance(base := getattr(module, "base_layer", None), nn.Module):
+    while isinstance(base := getattr(module, _BASE, None), nn.Module):
         module = base
     for attribute in ("weight", "in_proj_weight"):
         weight = getattr(module, attribute, None)
-        if isinstance(weight, Tensor) and id(weight) in names and weight.numel() == numel:
+        if isinstance(weight, Tensor) and weight.numel() == numel and (id(weight) in names or _is_plain(weight)):
             return weight
     return None
+
+
+def _is_plain(weight: Tensor) -> bool:
+    """Whether the elements can be read. PEFT makes a new parameter of an attention's weight at each pass."""
+    return type(weight.data) is Tensor and weight.is_floating_point() and not weight.is_meta
+
+
+def warn_about_others(model: nn.Module) -> None:
+    """Names the modules with adapters whose update is another product, such as BD-LoRA's and AdaLoRA's."""
+    others = [
+        name.replace(f".{_BASE}", "")
+        for name, module in model.named_modules()
+        if any(a is None or b is None or a.shape[0] != b.shape[1] for _, a, b in _pairs(module))
+    ]
+    if others:
+        logger.warning("lora is left out for %s: their update is not the plain product of two matrices", shown(others))
 
 
 def warn_about_untrained(adapters: Collection[Adapter], trained: Collection[int]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from tbx_callbacks._model.outputs import named_parts
 ID_COLUMNS = ("idx", "id", "example_id", "row_id", "guid", "uid")
 """Columns of a batch that identify its rows, the first one that it has."""
 _IDS, _MASK = "input_ids", "attention_mask"
+_LARGEST = 2.0**53  # larger floats may be rounded numbers
 _LONGEST_KEY = 100
 _MAX_ELEMENTS = 4096  # of a row's tensor without a mask; of a larger one, so many that are evenly spaced
 # Odd constants of SplitMix64 and of xxHash, as signed numbers.
@@ -61,7 +64,7 @@ def rows_in(
     groups = None if group_by is None else _column(columns.get(group_by), size)
     are_ids = keys is not None
     if keys is None:
-        keys = fingerprints(batch, labels, size, without=(group_by,))
+        keys = fingerprints(batch, labels, size)
     if keys is None:
         return None
     token_ids, mask = (_dense(columns.get(name)) for name in (_IDS, _MASK)) if with_tokens else (None, None)
@@ -71,22 +74,44 @@ def rows_in(
     return Rows(keys, are_ids, groups, token_ids.clone(), mask)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class UnreadRows:
     """The rows of a batch that are read only if someone asks for them. Keeps the batch's tensors."""
 
     batch: Any
     labels: Any
     size: int | None
+    shares_memory: bool = False
+    """Whether a later batch has its memory."""
+
+    def __post_init__(self) -> None:
+        self._versions = self._find_versions()
+
+    @property
+    def is_overwritten(self) -> bool:
+        """Whether the tensors no longer hold this batch."""
+        return self.shares_memory or self._find_versions() != self._versions
 
     @property
     def bytes(self) -> int:
         """Memory of the tensors."""
         return sum(part.element_size() * part.numel() for _, part in _parts(self.batch))
 
+    @property
+    def addresses(self) -> frozenset[int]:
+        """Where the elements of the tensors are."""
+        parts = (part for _, part in _parts(self.batch) if part.numel() and is_plain(part))
+        return frozenset(part.data_ptr() for part in parts)
+
     def read(self, *, with_tokens: bool = False) -> Rows | None:
-        """The rows; see `rows_in`."""
+        """The rows, see `rows_in`; None if they have been overwritten."""
+        if self.is_overwritten:
+            return None
         return rows_in(self.batch, self.labels, self.size, with_tokens=with_tokens)
+
+    def _find_versions(self) -> list[int]:
+        """How often each tensor has been written to."""
+        return [part._version for _, part in _parts(self.batch) if not part.is_inference()]
 
 
 def unread_rows(batch: Any, labels: Any, size: int | None) -> UnreadRows:
@@ -94,6 +119,31 @@ def unread_rows(batch: Any, labels: Any, size: int | None) -> UnreadRows:
     if isinstance(batch, Mapping):
         return UnreadRows(dict(batch), labels, size)
     return UnreadRows(list(batch) if isinstance(batch, (list, tuple)) else batch, labels, size)
+
+
+class LateRows:
+    """Keeps rows to be read later, and reads them at once where a data loader fills the same memory again.
+
+    That is noticed at the first batch in memory that an earlier one, whose rows are still wanted, has too. The rows of
+    earlier batches in that memory are lost.
+    """
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakValueDictionary[int, UnreadRows] = weakref.WeakValueDictionary()
+        self._is_reused = False
+
+    def take(
+        self, batch: Any, labels: Any, size: int | None, *, with_tokens: bool, now: Rows | UnreadRows | None = None
+    ) -> Rows | UnreadRows | None:
+        """The rows of a micro-batch, see `rows_in`; `now` are those that are already known of the same micro-batch."""
+        unread = unread_rows(batch, labels, size)
+        for address in unread.addresses:
+            earlier = self._known.get(address)
+            if earlier is not None and earlier is not now:
+                earlier.shares_memory = self._is_reused = True
+            if not self._is_reused:
+                self._known[address] = unread
+        return unread.read(with_tokens=with_tokens) if self._is_reused else unread
 
 
 def key_columns(rows: Rows) -> list[Tensor]:
@@ -122,20 +172,47 @@ def keys_of(rows: Rows, columns: Iterator[Sequence[float]]) -> list[str]:
     return [str(n) if rows.are_ids else f"#{n & (1 << 64) - 1:016x}" for n in numbers]
 
 
+def unread_ids(batch: Any, size: int) -> str | None:
+    """The name of the first column of ids, if its ids cannot be read."""
+    columns = named_parts(batch)
+    name = next((name for name in ID_COLUMNS if columns.get(name) is not None), None)
+    return name if name is not None and _column(columns[name], size) is None else None
+
+
 def _column(values: Any, size: int) -> Tensor | tuple[str, ...] | None:
-    """A column of a batch: whole numbers as a copied tensor, `[size]`, or texts; None for anything else."""
+    """A column of a batch: whole numbers as a copied tensor, `[size]`, or texts; None for anything else.
+
+    Floats that are whole numbers count as such on the host, where that can be seen without waiting.
+    """
+    if isinstance(values, np.ndarray):
+        values = values.tolist() if values.ndim == 1 else None
     if isinstance(values, Tensor):
-        is_whole = is_plain(values) and not values.is_floating_point() and values.dtype != torch.bool
-        fits = is_whole and not values.is_complex() and values.numel() == size and values.shape[:1] == (size,)
-        return values.detach().reshape(size).to(torch.int64, copy=True) if fits else None
+        fits = is_plain(values) and values.numel() == size and values.shape[:1] == (size,)
+        if not fits or values.dtype == torch.bool or values.is_complex() or not _is_whole(values.detach()):
+            return None
+        return values.detach().reshape(size).to(torch.int64, copy=True)
     if not isinstance(values, (list, tuple)) or len(values) != size:
         return None
-    if all(isinstance(value, (str, int)) and not isinstance(value, bool) for value in values):
-        return tuple(map(str, values))
-    return None
+    texts = tuple(map(_text, values))
+    return None if None in texts else texts  # type: ignore[return-value]
 
 
-def fingerprints(batch: Any, labels: Any, size: int, *, without: tuple[str | None, ...] = ()) -> Tensor | None:
+def _is_whole(values: Tensor) -> bool:
+    if not values.is_floating_point():
+        return True
+    return values.device.type == "cpu" and bool(((values == values.round()) & (values.abs() < _LARGEST)).all())
+
+
+def _text(value: Any) -> str | None:
+    """A text, or a whole number as one."""
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        value = int(number) if number.is_integer() and abs(number) < _LARGEST else None
+    is_id = isinstance(value, (str, int, np.integer)) and not isinstance(value, bool)
+    return str(value) if is_id else None
+
+
+def fingerprints(batch: Any, labels: Any, size: int) -> Tensor | None:
     """Returns one number for each row of a batch's inputs, int64 `[size]`; None if the rows are not known.
 
     Rows with the same inputs have the same number on every device, whatever their padding, as far as `attention_mask`
@@ -146,9 +223,8 @@ def fingerprints(batch: Any, labels: Any, size: int, *, without: tuple[str | Non
         batch: a mapping, an object, a sequence of tensors, or a tensor.
         labels: the batch's labels.
         size: the number of rows.
-        without: names of further columns that are no inputs.
     """
-    skipped = {_MASK, *ID_COLUMNS, *without}
+    skipped = {_MASK, *ID_COLUMNS}
     inputs = [part for name, part in _parts(batch) if part is not labels and name not in skipped]
     known = [part.detach() for part in inputs if part.ndim and part.shape[0] == size and part.numel()]
     if not known or not all(map(is_plain, inputs)):

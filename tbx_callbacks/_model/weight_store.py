@@ -116,11 +116,17 @@ class FileStore:
         dtype = getattr(torch, entry.dtype)
         # A new pinned buffer for each tensor: torch uses one again as soon as the device has copied it.
         host = torch.empty(entry.numel * dtype.itemsize, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        with open(self._path, "rb") as file:
-            if _read_tail(file)[0] != self._id:
-                raise OSError(f"{self._path} must stay as it was written, but another training has replaced it")
-            file.seek(entry.start)
-            file.readinto(host.numpy().data)
+        try:
+            with open(self._path, "rb") as file:
+                if _read_tail(file)[0] != self._id:
+                    raise OSError("another training has replaced it")
+                file.seek(entry.start)
+                file.readinto(host.numpy().data)
+        except OSError as error:
+            raise OSError(
+                f"the initial weights in {self._path} must stay until the training ends, but they cannot be read:"
+                f" {error.strerror or error}; start a new run to measure again"
+            ) from error
         return host.view(dtype).to(device, non_blocking=device.type != "cpu")
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tbx_callbacks._stats.low_rank import dominant_eigenvalues
 from tbx_callbacks._stats.norms import accumulation_dtype
+
+_SETTLED = 1e-3  # change of the square; the value itself is then within about a quarter of a percent
 
 
 class Iterated:
@@ -45,27 +48,45 @@ class Iterated:
         return torch.where(is_usable, best, self._start)
 
 
-def largest_singular_values(work: Iterable[tuple[Tensor, Tensor, int]]) -> list[tuple[Tensor, Tensor]]:
-    """Returns the squared largest singular value of each matrix, and the direction to start with the next time.
+@dataclass(frozen=True)
+class Largest:
+    """The largest singular value of a matrix."""
+
+    square: Tensor
+    """Its square, 0-d."""
+    direction: Tensor
+    """The direction to start with the next time."""
+    is_settled: Tensor
+    """Whether the last iteration changed the square by less than a thousandth, 0-d; never so for zeros and NaN."""
+    is_low: Tensor
+    """Whether it changed by more: the value may be too low."""
+
+
+def largest_singular_values(work: Iterable[tuple[Tensor, Tensor, int]]) -> list[Largest]:
+    """Returns the largest singular value of each matrix.
 
     `work` has the arguments of `Iterated` for each matrix. Of an iterator, only one matrix is in use at a time.
 
     The value is the largest one within all directions of the power iteration (the method of Lanczos), so it is at
     least that of the last direction alone, and never above the true one but for rounding. No host sync. A matrix of
-    zeros has 0.
+    zeros has 0. One iteration alone counts as settled.
     """
     runs = [Iterated(*arguments) for arguments in work]
     by_kind: dict[tuple[torch.device, int], list[int]] = {}
     for index, run in enumerate(runs):
         by_kind.setdefault((run.gram.device, len(run.gram)), []).append(index)
-    results: dict[int, tuple[Tensor, Tensor]] = {}
+    results: dict[int, Largest] = {}
     for indices in by_kind.values():
         grams = torch.stack([runs[index].gram for index in indices])
         values, powers = dominant_eigenvalues(grams)
+        before = dominant_eigenvalues(grams[:, :-1, :-1])[0] if grams.shape[1] > 1 else values
         is_zero = grams.diagonal(dim1=1, dim2=2).sum(1) == 0
+        changes = (values - before) / values
+        is_settled, is_low = (changes <= _SETTLED) & ~is_zero, (changes > _SETTLED) & ~is_zero
         values = values.masked_fill(is_zero, 0.0)
-        for index, value, power in zip(indices, values.unbind(), powers.unbind(), strict=True):
-            results[index] = value, runs[index].next_start(power)
+        for number, index in enumerate(indices):
+            direction = runs[index].next_start(powers[number])
+            results[index] = Largest(values[number], direction, is_settled[number], is_low[number])
     return [results[index] for index in range(len(runs))]
 
 

@@ -34,6 +34,7 @@ from tbx_callbacks.cli.terminal import (
     errors,
     fail,
     print_json,
+    print_pairs,
     print_warnings,
 )
 from tbx_callbacks.rules.acknowledged import unused
@@ -89,11 +90,23 @@ def sets(json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
 
 
 @app.command()
-def metrics() -> None:
-    """List every metric with its tags, units, options and cost."""
-    from tbx_callbacks.cli.metric_sets import metrics_table
+def metrics(
+    name: Annotated[str | None, typer.Argument(help="A metric: shows its tags, units, options and cost.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the metrics, or show one of them in full."""
+    from tbx_callbacks.cli.metric_sets import metric_details, metric_summaries, metrics_as_json
 
-    console.print(metrics_table())
+    try:
+        if json_:
+            print_json(metrics_as_json(name))
+            return
+        if name is None:
+            print_pairs(metric_summaries())
+            return
+        console.print(escape(metric_details(name)), soft_wrap=not console.is_terminal)
+    except ConfigError as error:
+        fail(str(error))
 
 
 @app.command()

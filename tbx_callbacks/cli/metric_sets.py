@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.markup import escape
@@ -9,10 +10,13 @@ from rich.table import Table
 
 from tbx_callbacks._config.bundled import bundled_sets
 from tbx_callbacks._config.cadence import Cadence
+from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.metric_set import Config, load_config
 from tbx_callbacks._config.metric_spec import MetricSpec, metric_model
-from tbx_callbacks._text import words
+from tbx_callbacks._extensions import ExtensionError, suggest
+from tbx_callbacks._text import short, words
 from tbx_callbacks.cli.outputs import header
+from tbx_callbacks.metrics.base import Metric
 from tbx_callbacks.metrics.registry import METRIC_CLASSES
 
 
@@ -34,18 +38,75 @@ def sets_as_json() -> dict[str, Any]:
     return {**header("sets"), "sets": found}
 
 
-def metrics_table() -> Table:
-    """A table of all metrics, those of other packages included."""
-    table = Table("metric", "description", "tags", "unit", "options (default)", "cost", show_lines=True)
-    for name, cls in METRIC_CLASSES.all().items():
-        fields = metric_model(name, cls).model_fields
-        options = [
-            f"{key} ({_default(key, field.get_default(call_default_factory=True))})" for key, field in fields.items()
-        ]
-        summary = (cls.__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ")
-        tags, units = "\n".join(cls.tags), "\n".join(unit or "-" for unit in cls.tags.values())
-        table.add_row(*map(escape, (name, summary, tags, units, "\n".join(options) or "-", cls.cost)))
-    return table
+def metric_summaries() -> dict[str, str]:
+    """What each metric measures, in a sentence; those of other packages included."""
+    return {name: _paragraphs(cls)[0] for name, cls in METRIC_CLASSES.all().items()}
+
+
+def metrics_as_json(name: str | None = None) -> dict[str, Any]:
+    """All metrics, or one, as plain values.
+
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    known = METRIC_CLASSES.all() if name is None else {name: _class_of(name)}
+    metrics = [
+        {
+            "name": metric,
+            "description": _paragraphs(cls)[0],
+            "tags": {tag: unit or None for tag, unit in cls.tags.items()},
+            "options": _options(metric, cls),
+            "cost": cls.cost,
+        }
+        for metric, cls in known.items()
+    ]
+    return {**header("metrics"), "metrics": metrics}
+
+
+def metric_details(name: str) -> str:
+    """All about one metric, as text.
+
+    Args:
+        name: the name of a metric, or the dotted path of its class.
+
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    cls = _class_of(name)
+    options = _options(name, cls)
+    units = {tag: unit or "no unit" for tag, unit in cls.tags.items()}
+    parts = [name, *_paragraphs(cls), "Tags and units", _columns(units), "Options and defaults", _columns(options)]
+    return "\n\n".join([*parts, f"Cost: {cls.cost}"])
+
+
+def _class_of(name: str) -> type[Metric]:
+    try:
+        cls = METRIC_CLASSES.find(name)
+    except ExtensionError as error:
+        raise ConfigError(f"NAME must be a metric, got {short(name)}: {error}") from error
+    if cls is None:
+        raise ConfigError(
+            f"NAME must be a metric, got {short(name)}; {suggest(name, METRIC_CLASSES.names(), what='metrics')}"
+        )
+    return cls
+
+
+def _options(name: str, cls: type[Metric]) -> dict[str, str]:
+    """The options of a metric with their defaults, as text."""
+    return {
+        option: _default(option, field.get_default(call_default_factory=True))
+        for option, field in metric_model(name, cls).model_fields.items()
+    }
+
+
+def _paragraphs(cls: type) -> list[str]:
+    """The paragraphs of a class's docstring, without its line breaks."""
+    return [" ".join(part.split()) for part in (cls.__doc__ or "").strip().split("\n\n")]
+
+
+def _columns(cells: Mapping[str, str]) -> str:
+    width = max(map(len, cells), default=0)
+    return "\n".join(f"  {name:{width}}  {value}" for name, value in cells.items()) or "  none"
 
 
 def check_as_json(file: str) -> dict[str, Any]:

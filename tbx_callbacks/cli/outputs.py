@@ -244,6 +244,23 @@ class SetsOutput(_Output):
     sets: list[SetPart]
 
 
+class MetricPart(_Part):
+    """A metric."""
+
+    name: str
+    description: str
+    tags: dict[str, str | None] = Field(description="The unit of each tag.")
+    options: dict[str, str] = Field(description="The default of each option.")
+    cost: str
+
+
+class MetricsOutput(_Output):
+    """`metrics --json`."""
+
+    command: Literal["metrics"]
+    metrics: list[MetricPart]
+
+
 class ReportOutput(_Output):
     """`report --json`."""
 
@@ -277,6 +294,7 @@ OUTPUTS: dict[str, type[_Output]] = {
     "compare": CompareOutput,
     "batch": BatchOutput,
     "sets": SetsOutput,
+    "metrics": MetricsOutput,
     "check": CheckOutput,
     "report": ReportOutput,
 }

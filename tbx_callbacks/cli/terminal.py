@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -17,6 +17,7 @@ import typer
 from rich.console import Console, ConsoleOptions
 from rich.markup import escape
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -167,6 +168,21 @@ def _discard(stream: Any) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
+
+
+def print_pairs(pairs: Mapping[str, str]) -> None:
+    """Prints names with texts beside them; without a terminal each pair is one line, however long."""
+    width = max(map(len, pairs), default=0)
+    if not console.is_terminal:
+        for name, text in pairs.items():
+            console.print(escape(f"{name:{width}}  {text}"), soft_wrap=True)
+        return
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, text in pairs.items():
+        table.add_row(f"[bold]{escape(name)}[/bold]", escape(text))
+    console.print(table)
 
 
 def fail(words: str) -> NoReturn:

@@ -85,8 +85,8 @@ def tokens_in(batch: Any) -> Tensor | None:
 def masks_in(batch: Any) -> list[Tensor] | None:
     """The attention masks by row, `[rows, length]`, of a batch of any structure; None without one. It never raises.
 
-    They are those of `attention_mask` and `*_attention_mask`. None also if the batch holds token ids without such a
-    mask, as packed rows do.
+    They are those of `attention_mask` and `*_attention_mask`; those of floats become booleans. None also if the batch
+    holds token ids without such a mask, as packed rows do.
     """
     try:
         masks: list[Tensor] = []
@@ -94,14 +94,14 @@ def masks_in(batch: Any) -> list[Tensor] | None:
             found = [mask for name, mask in part.items() if isinstance(name, str) and name.endswith(_MASK)]
             if (_IDS in part and not found) or not all(map(_is_by_row, found)):
                 return None
-            masks += found
+            masks += [_is_kept(mask) if mask.is_floating_point() else mask for mask in found]
         return masks or None
     except Exception:  # the batch may be any object, with any methods
         return None
 
 
 def _is_by_row(mask: Any) -> bool:
-    return isinstance(mask, Tensor) and mask.ndim == 2 and not mask.is_floating_point()
+    return isinstance(mask, Tensor) and mask.ndim == 2
 
 
 def scalar_norm(norm: Any) -> Any:
@@ -214,10 +214,7 @@ def _is_of_tokens(name: Any) -> bool:
 
 def _kept(mask: Tensor, rows: int | None) -> Tensor | None:
     """The number of positions that a mask keeps; None if its shape does not fit the rows."""
-    if mask.is_floating_point():  # 0 and 1, or 0 and large negative numbers to add to the scores
-        kept = torch.where(mask.amin() < 0, mask > _MASKED, (mask != 0) | (mask.amax() == 0))
-    else:
-        kept = mask != 0  # packed sequences may be numbered from 1
+    kept = _is_kept(mask)
     if kept.ndim <= 2:
         return kept.sum() if kept.ndim < 2 or rows in (None, kept.shape[0]) else None
     batch = kept.shape[0]
@@ -227,6 +224,13 @@ def _kept(mask: Tensor, rows: int | None) -> Tensor | None:
     if batch == 1:
         return kept.sum() * rows
     return kept.reshape(rows, batch // rows, -1).any(1).sum() if batch % rows == 0 else None
+
+
+def _is_kept(mask: Tensor) -> Tensor:
+    """Which positions a mask keeps, of its shape."""
+    if mask.is_floating_point():  # 0 and 1, or 0 and large negative numbers to add to the scores
+        return torch.where(mask.amin() < 0, mask > _MASKED, (mask != 0) | (mask.amax() == 0))
+    return mask != 0  # packed sequences may be numbered from 1
 
 
 def _mappings(batch: Any, depth: int = 0) -> Iterator[Mapping[Any, Any]]:

@@ -261,13 +261,18 @@ class TbxLoop(SessionHolder):
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         self._session.__exit__(kind, *error)
 
+    @property
+    def _trains_now(self) -> bool:
+        """Whether the next batch belongs to the training. A model may train in evaluation mode."""
+        return self._model.training or (self._session.trains_in_eval_mode and torch.is_grad_enabled())
+
     def _time_waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Yields the batches; counts the waiting time while the model trains, except at the end of the data."""
         watch, iterator = self._session.stopwatch, iter(batches)
         evaluates, last_mark = not self._model.training, watch.marked_at
         try:
             while True:
-                if self._model.training:
+                if self._trains_now:
                     watch.start_waiting()
                 try:
                     batch = next(iterator)
@@ -275,6 +280,8 @@ class TbxLoop(SessionHolder):
                     watch.cancel_waiting()
                     return
                 watch.stop_waiting()
+                if self._trains_now:
+                    self._session.follow_batch(batch)
                 yield batch
         finally:
             if evaluates and watch.marked_at == last_mark and watch.is_running:  # a model may train in evaluation mode

@@ -22,6 +22,11 @@ def is_mean(loss: Tensor, num_items: Any) -> bool:
     return set(_normalisations(loss, _number(num_items))) == {"mean"}
 
 
+def is_by_items(loss: Tensor, num_items: Any) -> bool:
+    """Whether all parts of a loss are normalised by `num_items`; read as by `is_mean`."""
+    return set(_normalisations(loss, _number(num_items))) == {"items"}
+
+
 def last_factor(loss: Tensor) -> float | None:
     """The number by which a loss was multiplied last, or divided (its inverse); None without one."""
     name, number = node_name(loss.grad_fn), _other(loss.grad_fn)

@@ -123,6 +123,7 @@ class Session:
         runs_dir: the folder in which a new run gets its own folder if `requested_dir` is None. None if the integration
             does not know it yet.
         running: whether a training is in progress on this rank.
+        trains_in_eval_mode: whether the model was in evaluation mode when an optimizer stepped last.
         started: whether `start` was called.
         needs_batches: whether a metric of this training reads counts of micro-batches (samples, tokens, losses).
         stopwatch: times the training. `pause()` and `resume()` exclude an evaluation or a checkpoint; the next step
@@ -171,6 +172,7 @@ class Session:
         self._info: TrainingInfo | None = None  # of the training in progress
         self._counter: StepCounter | None = None  # likewise, if the session counts steps
         self._hooks: list[Any] = []
+        self.trains_in_eval_mode = False
         self._passes: PassTimes | None = None  # where a metric reads the time of each part of a step
         self._clipped: tuple[Any, str | None] = (None, None)  # the optimizer of the last `before_clip`, and its name
         self._announced: str | None = None  # the folder that the user knows
@@ -336,31 +338,37 @@ class Session:
         self._reads_masks = "padding" in self._engine.needs
         self.running = self.started = True
         self._at_exit.register()
-        self._time_passes(info)
+        self._watch_passes(info)
         self._add_preflight()
         if counter is not None:
             counter.begin()
             if info.evaluates_in_loop and self._engine.wiring is not None:
                 self._engine.wiring.watch_evaluations()
 
-    def _time_passes(self, info: TrainingInfo) -> None:
-        """Times the model's forward and backward passes, where a metric reads the parts of a step."""
+    def _watch_passes(self, info: TrainingInfo) -> None:
+        """Follows the passes of the model where a metric keeps batches, and times them where one reads the times."""
+        if self._engine.keeps_batches:
+            self.on_forward(self._follow_pass)
         if self.stopwatch.times is not None:
             self._passes = PassTimes(self.stopwatch.times)
             hook = Hook(self._passes.before_forward)
             self._hooks.append(before_forward(info.model, hook, compiled=info.compiled))
-            self.on_forward(self._passes.after_forward)
+            call = _ForwardHook(self, info, self._passes.after_forward, counts_eval_mode=True)
+            self._hooks.append(on_forward(info.model, call, compiled=info.compiled))
 
-    def end(self, *, succeeded: bool = True) -> None:
+    def end(self, *, succeeded: bool = True, error: BaseException | None = None) -> None:
         """Ends the training: writes the remaining values and the final ones. Later evaluations are still written.
 
         Args:
             succeeded: False marks the run as failed in the HParams tab.
+            error: what the training has raised, if it is known.
         """
         if self.running and self._role.awaits_group and not has_group():
             self._look_for_group()
         if not self.running:
             return
+        if not succeeded:
+            self._engine.interrupt(error)
         if self._counter is not None:
             if succeeded:
                 self._counter.warn_if_idle()
@@ -429,7 +437,7 @@ class Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self.end(succeeded=kind is None)
+        self.end(succeeded=kind is None, error=error[0] if error and isinstance(error[0], BaseException) else None)
         self.close()
 
     # -- steps that the session counts -------------------------------------------------------------------------------
@@ -473,6 +481,7 @@ class Session:
         times = self.stopwatch.times
         if times is not None:
             times.switch(tags.TIME_MONITORING)
+        self._read_mode(self._counter)
         samples = None if samples is None else batch_count("samples", samples)
         tokens = self._token_count(tokens)
         if batch is not None:
@@ -490,6 +499,12 @@ class Session:
         if times is not None:
             times.switch(tags.TIME_OTHER)
         return action if action is self._action else self._add(action)
+
+    def _read_mode(self, counter: StepCounter) -> None:
+        if counter.stepped and self._info is not None:
+            self.trains_in_eval_mode = not self._info.model.training
+            if self._passes is not None:
+                self._passes.trains_in_eval_mode = self.trains_in_eval_mode
 
     def _token_count(self, tokens: Tensor | int | None) -> Tensor | None:
         """Returns a count as a tensor, and a mask as it is, whose rows have lengths for the metric `padding`."""
@@ -576,6 +591,20 @@ class Session:
             if samples is None:
                 self.lack_samples(f"a batch ({type(batch).__name__}) has no known size", "use a mapping of tensors")
         return samples, tokens
+
+    @property
+    def weighs_batches(self) -> bool:
+        """Whether a metric reads the share of a micro-batch in the loss in this step."""
+        return self.running and self._engine.weighs_batches
+
+    def weigh_batch(self, weight: Tensor | None, problem: str = "") -> None:
+        """Sets the share of the micro-batch in the loss of all ranks, before its end.
+
+        Args:
+            weight: the share, 0-d; None if all micro-batches count alike.
+            problem: why it is not known, with a remedy; empty if it is.
+        """
+        self._engine.weigh_batch(weight, problem)
 
     def measure_padding(self, inputs: Any) -> None:
         """Reads the attention masks of a forward pass, where a metric needs them and `measure_batch` is not called."""
@@ -666,10 +695,19 @@ class Session:
         if not (self.running and self._engine.wants_rows):
             return
         with self._engine.guard_outputs():
-            labels = labels_in(batch) if labels is None else labels
-            has_rows = isinstance(labels, Tensor) and labels.ndim > 0
-            size = labels.shape[0] if has_rows else samples_in(batch)
+            labels, size = _labels_and_size(batch, labels)
             self._engine.expect_rows(batch, labels, size)
+
+    def follow_batch(self, batch: Any) -> None:
+        """Keeps a batch that has arrived: it is all that is known of it, should the training end before its end."""
+        if self.running and self._engine.keeps_batches:
+            with self._engine.guard_outputs():
+                self._engine.expect_inputs(batch, *_labels_and_size(batch), is_pass=False)
+
+    def _follow_pass(self, outputs: Any, inputs: Mapping[Any, Any]) -> None:
+        with self._engine.guard_outputs():
+            self._engine.expect_inputs(inputs, *_labels_and_size(inputs), is_pass=True)
+            self._engine.add_pass(outputs)
 
     def check_labels(self, labels: Any) -> None:
         """Looks at the labels of the micro-batch that begins, in the first steps."""
@@ -972,10 +1010,19 @@ class _ForwardHook(Hook):
         session: removes its hooks if the training was left without notice.
         info: describes the training.
         hook: see `Session.on_forward`.
+        counts_eval_mode: whether passes with gradients in evaluation mode count too, if the model trains in it.
     """
 
-    def __init__(self, session: Session, info: TrainingInfo, hook: Callable[[Any, Mapping[Any, Any]], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        info: TrainingInfo,
+        hook: Callable[[Any, Mapping[Any, Any]], None],
+        *,
+        counts_eval_mode: bool = False,
+    ) -> None:
         self._session, self._still_training = weakref.ref(session), info.still_training
+        self._counts_eval_mode = counts_eval_mode
         # A callback that is dropped while the model lives must not be kept by the model.
         self._get_hook = weakref.WeakMethod(hook) if isinstance(hook, MethodType) else lambda: hook
 
@@ -986,9 +1033,18 @@ class _ForwardHook(Hook):
         if not self._still_training():  # ended by an exception that the trainer does not report
             session._unhook()
             session.suspend()
-        elif module.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+            return
+        trains = module.training or (self._counts_eval_mode and session.trains_in_eval_mode)
+        if trains and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
             named: Mapping[Any, Any] = dict(enumerate(args))
             hook(outputs, {**named, **kwargs} if named else kwargs)
+
+
+def _labels_and_size(batch: Any, labels: Any = None) -> tuple[Any, int | None]:
+    """The labels of a batch, and the number of its rows."""
+    labels = labels_in(batch) if labels is None else labels
+    has_rows = isinstance(labels, Tensor) and labels.ndim > 0
+    return labels, labels.shape[0] if has_rows else samples_in(batch)
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()

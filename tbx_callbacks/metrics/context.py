@@ -97,12 +97,14 @@ _COUNTED_BY = {"samples": "sample_batches", "tokens": "token_batches"}
 class Microbatches:
     """The micro-batches of one step on this rank, by what each adds to the gradient before clipping."""
 
-    square: Tensor
-    """Sum over micro-batches of the squared norm of what one adds, before ranks average it."""
+    squares: Tensor
+    """Squared norm of what each adds, before ranks average it, `[micro-batches]`."""
     total: Tensor
     """Squared norm of the gradient of the step, averaged over ranks."""
-    samples: tuple[int, ...]
-    """Samples of each micro-batch."""
+    samples: Tensor
+    """Samples of each, `[micro-batches]`."""
+    weights: Tensor
+    """Share of each in the loss of all ranks, `[micro-batches]`; 0 for those that the step does not have."""
     ranks: int = 1
     """Number of ranks that average their gradients."""
 

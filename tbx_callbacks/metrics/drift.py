@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks._model.parameters import Select
-from tbx_callbacks._stats.norms import square_norms
+from tbx_callbacks._stats.norms import accumulation_dtype, square_norms
 from tbx_callbacks.metrics.base import Metric, Values
 from tbx_callbacks.metrics.context import Context
 from tbx_callbacks.metrics.values import Mean, Ratio
@@ -23,8 +23,8 @@ class Drift(Metric):
 
     `drift` is `sqrt(sum((w - w0)**2)) / sqrt(sum(w0**2))` over a group's parameters, where `w0` are the weights before
     the first step; the L2-SP distance of Li et al. 2018 (arXiv:1802.01483), relative. `moved_share` is the share of
-    elements that differ from `w0`: 16-bit weights round small updates away. A training that is resumed compares with
-    the start of its first part.
+    elements that differ from `w0`: 16-bit weights round small updates away. Both are not finite if a weight is not. A
+    training that is resumed compares with the start of its first part.
 
     Parameters that are frozen at the start have no part in it, also if they are unfrozen later (one warning), and
     neither have those that are replaced or resized. `drift` is left out where all of `w0` is zero.
@@ -54,4 +54,6 @@ def _square_distance(initial: Tensor, current: Tensor) -> Tensor:
 
 
 def _count_moved(initial: Tensor, current: Tensor) -> Tensor:
-    return torch.count_nonzero(current != initial)
+    """The number of elements that differ; NaN unless all are finite."""
+    moved = torch.count_nonzero(current != initial).to(accumulation_dtype(current.device))
+    return torch.where(current.isfinite().all(), moved, torch.nan)

@@ -21,7 +21,7 @@ _EQUAL = 1e-5  # relative difference of gradients that ranks have averaged
 
 @dataclass(frozen=True)
 class NoiseScale(Value):
-    """`noise / signal`, both added over ranks.
+    """`noise / (inverse_size * signal)`, each added over ranks.
 
     Left out if the signal is not positive, or if the squared norm of the gradient differs between ranks, which have
     not averaged it then.
@@ -29,20 +29,23 @@ class NoiseScale(Value):
 
     noise: Part
     signal: Part
+    inverse_size: Part
     total: Part
     negative_total: Part
 
     def sums(self) -> tuple[Part, ...]:
-        return (self.noise, self.signal)
+        return (self.noise, self.signal, self.inverse_size)
 
     def maxes(self) -> tuple[Part, ...]:
         return (self.total, self.negative_total)
 
     def result(self, sums: Sequence[float], maxes: Sequence[float]) -> float | None:
         largest, smallest = maxes[0], -maxes[1]
-        if not largest - smallest <= _EQUAL * abs(largest) or not (sums[1] > 0 and math.isfinite(sums[0])):
+        noise, signal, inverse_size = sums
+        is_averaged = largest - smallest <= _EQUAL * abs(largest)
+        if not is_averaged or not (signal > 0 and inverse_size > 0 and math.isfinite(noise)):
             return None
-        return max(0.0, sums[0]) / sums[1]
+        return max(0.0, noise) / (inverse_size * signal)
 
 
 @dataclass(frozen=True)
@@ -50,20 +53,22 @@ class GradientNoise(Metric):
     """Simple noise scale of the gradient, `tr(Sigma) / |G|**2`, in examples, and the examples of a step.
 
     `G` is the gradient over all data and `Sigma` the covariance of the gradient of one example. Both come from the
-    micro-batches of a step: with `c[i]` what micro-batch `i` of `b[i]` examples adds to the gradient, `w = 1 / count`,
-    `A = sum(|c[i]|**2)`, `C = |sum(c)|**2` and `V = sum(w**2 / b[i])`,
+    micro-batches of a step: with `c[i]` what micro-batch `i` of `b[i]` examples adds to the gradient, `w[i]` its share
+    in the loss, `W = sum(w**2)`, `A = sum(|c[i]|**2)`, `C = |sum(c)|**2` and `V = sum(w[i]**2 / b[i])`,
 
-    `|G|**2 = (C - A) / (1 - w)`,    `tr(Sigma) = (A - w * C) / (V * (1 - w))`.
+    `|G|**2 = (C - A) / (1 - W)`,    `tr(Sigma) = (A - W * C) / (V * (1 - W))`.
 
     These are the unbiased estimates of McCandlish et al. 2018, An Empirical Model of Large-Batch Training, appendix
-    A.1 (arXiv:1812.06162), for micro-batches of any size. Each is noisy, so both are averaged over points by an
-    exponential average before the division. With noise scale `N`, a batch of `B` examples needs about `1 + N / B` times
-    the fewest possible steps, and `1 + B / N` times the fewest possible examples. `N` holds for these weights: it
-    usually grows during a training. It is the simple scale, which takes all directions for equally curved.
+    A.1 (arXiv:1812.06162), for micro-batches of any size. Each is noisy, so `C - A`, `A - W * C` and `V` are averaged
+    over points by an exponential average before the division. With noise scale `N`, a batch of `B` examples needs about
+    `1 + N / B` times the fewest possible steps, and `1 + B / N` times the fewest possible examples. `N` holds for these
+    weights: it usually grows during a training. It is the simple scale, which takes all directions for equally curved.
 
-    A common factor of all micro-batches (loss scale, division of the loss) has no effect. All of them count alike.
-    Where the loss weights them by their tokens, this adds about `b * v**2` to `N`, where `v` is the relative standard
-    deviation of their weights. Gradients are those before clipping, of parameters that optimizers train.
+    A common factor of all micro-batches (loss scale, division of the loss) has no effect. All of them count alike,
+    except under the Hugging Face Trainer where the loss is divided by `num_items_in_batch`: there they count by their
+    labels. Where another loss weights them by their tokens, this adds about `b * v**2` to `N`, where `v` is the
+    relative standard deviation of their weights. Gradients are those before clipping, of parameters that optimizers
+    train.
 
     Under DistributedDataParallel each rank's share counts too, so several ranks need no accumulation. With one rank and
     one micro-batch a step it is left out, with one line in the log; also for sharded gradients (FSDP, ZeRO, tensor
@@ -89,27 +94,30 @@ class GradientNoise(Metric):
             if context.run.rank is None:
                 return {}
             # Other ranks may know theirs: what lacks a rank is left out on all of them.
-            unknown: Value = Unless(NoiseScale(0.0, 0.0, 0.0, 0.0), 1.0)
+            unknown: Value = Unless(NoiseScale(0.0, 0.0, 0.0, 0.0, 0.0), 1.0)
             return {NOISE_SCALE: unknown, NOISE_BATCH_SIZE: Unless(Sum(0.0), 1.0)}
-        noise, signal = self._averaged(step, context.state)
+        noise, signal, inverse_size = self._averaged(step, context.state)
         return {
-            NOISE_SCALE: Unless(NoiseScale(noise, signal, step.total, -step.total), 0.0),
-            NOISE_BATCH_SIZE: Unless(Sum(float(sum(step.samples))), 0.0),
+            NOISE_SCALE: Unless(NoiseScale(noise, signal, inverse_size, step.total, -step.total), 0.0),
+            NOISE_BATCH_SIZE: Unless(Sum((step.samples * (step.weights > 0)).sum()), 0.0),
         }
 
-    def _averaged(self, step: Microbatches, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Both estimates, averaged over the points so far; a point whose gradients are not finite is left out."""
-        is_finite = torch.isfinite(step.total) & torch.isfinite(step.square)
-        for name, now in zip(("noise", "signal"), estimates(step), strict=True):
+    def _averaged(self, step: Microbatches, state: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The estimates, averaged over the points so far; a point without finite gradients to compare is left out."""
+        new = estimates(step)
+        is_known = torch.stack([torch.isfinite(each) for each in new]).all()
+        is_known &= (step.weights > 0).sum() * step.ranks > 1
+        for name, now in zip(
+            ("noise", "signal", "inverse_size", "points"), (*new, torch.ones_like(new[0])), strict=True
+        ):
             before = state.get(name, torch.zeros_like(now))
-            state[name] = torch.where(is_finite, self.decay * before + (1 - self.decay) * now, before)
-        return state["noise"], state["signal"]  # the bias of the first points cancels in their ratio
+            state[name] = torch.where(is_known, self.decay * before + (1 - self.decay) * now, before)
+        # The bias of the first points cancels in the ratio of noise and signal.
+        return state["noise"], state["signal"], state["inverse_size"] / state["points"]
 
 
-def estimates(step: Microbatches) -> tuple[Tensor, Tensor]:
-    """This rank's parts of the estimates of `tr(Sigma)` and `|G|**2`, up to a common factor."""
-    number, ranks = len(step.samples), step.ranks
-    weight = 1 / (number * ranks)
-    inverse_size = sum(1 / samples for samples in step.samples) / (number * number * ranks)
-    square, total = step.square / ranks**2, step.total / ranks
-    return (square - weight * total) / (inverse_size * (1 - weight)), (total - square) / (1 - weight)
+def estimates(step: Microbatches) -> tuple[Tensor, Tensor, Tensor]:
+    """This rank's parts of `A - W * C`, of `C - A` and of `V`, up to a common factor of the first two."""
+    squares = torch.where(step.weights > 0, step.squares, 0.0).sum() / step.ranks**2
+    of_weights, of_sizes = step.weights.square().sum(), (step.weights.square() / step.samples).sum()
+    return squares - of_weights * step.total, step.total / step.ranks - squares, of_sizes

@@ -41,9 +41,10 @@ class Lora(Metric):
     the rank in float64; `B A` is never formed. `scaling` is `alpha / r`, with rsLoRA `alpha / sqrt(r)`.
 
     The group is the module, and for adapters with another name than `default` also the name. With DoRA this is the
-    change before the columns are normalized, without the magnitudes. A bias of B does not count. Left out: AdaLoRA and
-    adapters of experts, `lora/update` for packed (4-bit) weights, `lora/stable_rank` while B is zero, and everything
-    where ranks hold shards. Adapters that no optimizer trains are named in a warning when the training starts.
+    change before the columns are normalized, without the magnitudes. With PiSSA and OLoRA `B A` starts as a part of the
+    pretrained weight. A bias of B does not count. Left out: adapters with another product (AdaLoRA, BD-LoRA, KaSA,
+    experts), `lora/update` for packed (4-bit) weights, `lora/stable_rank` while B is zero, and everything where ranks
+    hold shards. Adapters that no optimizer trains are named in a warning when the training starts.
 
     Every rank computes the same numbers. Cost: one pass over the adapters and one over their frozen weights.
     """

@@ -22,6 +22,7 @@ from tbx_callbacks.runs.series import Series
 
 _MAX_MARKED_POINTS = 40  # longer series are drawn without markers
 _SMOOTHING = (0.01, 0.05)  # half-lives of the two smoothing levels, as fractions of the number of points
+_NO_VALUES = "all values are NaN or Inf"
 _SYMBOLS = {"error": "diamond", "warning": "triangle-up", "note": "circle"}
 
 
@@ -52,6 +53,9 @@ def line_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure 
     if len(labels) == 1 and len(loaded_runs) > 1:
         for trace, run in zip(figure.data, (trace.meta["run"] for trace in figure.data), strict=True):
             trace.name = plain(loaded_runs[run].name)
+    if not any(np.isfinite(np.asarray(trace.y, np.float64)).any() for trace in traces):
+        figure.add_annotation(text=_NO_VALUES, showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
+        figure.update_yaxes(range=[0, 1], showticklabels=False, showgrid=False)
     figure.add_traces(_alerts(loaded_runs, chart))
     return figure.update_layout(
         template="plotly_white",
@@ -77,11 +81,14 @@ def loss_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure 
     if figure is None:
         return None
     start = 1
+    drawn = np.concatenate([np.asarray(trace.y, np.float64) for trace in figure.data])
+    lowest = float(np.min(drawn[np.isfinite(drawn)], initial=np.inf))
+    lowest = lowest if np.isfinite(lowest) else 0.0
     for index, loaded_run in enumerate(loaded_runs):
         findings_by_step = _findings_by_step(loaded_run, start)
         start += len(loaded_run.diagnosis.findings)
         if findings_by_step and _losses(loaded_run):
-            figure.add_trace(_markers(loaded_run, findings_by_step, index))
+            figure.add_trace(_markers(loaded_run, findings_by_step, index, lowest))
     return figure.update_layout(showlegend=len(figure.data) > 1)
 
 
@@ -123,7 +130,9 @@ def _findings_by_step(loaded_run: LoadedRun, start: int) -> dict[int, list[tuple
     return findings_by_step
 
 
-def _markers(loaded_run: LoadedRun, findings_by_step: Mapping[int, list[tuple[int, Finding]]], run: int) -> go.Scatter:
+def _markers(
+    loaded_run: LoadedRun, findings_by_step: Mapping[int, list[tuple[int, Finding]]], run: int, lowest: float
+) -> go.Scatter:
     severities = [numbered[0][1].severity for numbered in findings_by_step.values()]
     hover_texts = [
         "<br>".join(f"{number}. {plain(finding.severity)}: {plain(finding.id)}" for number, finding in numbered)
@@ -131,7 +140,7 @@ def _markers(loaded_run: LoadedRun, findings_by_step: Mapping[int, list[tuple[in
     ]
     return go.Scatter(
         x=list(findings_by_step),
-        y=[_height(loaded_run, step, numbered[0][1]) for step, numbered in findings_by_step.items()],
+        y=[_height(loaded_run, step, numbered[0][1], lowest) for step, numbered in findings_by_step.items()],
         mode="markers+text",
         name="findings",
         text=[", ".join(str(number) for number, _ in numbered) for numbered in findings_by_step.values()],
@@ -154,12 +163,12 @@ def _losses(loaded_run: LoadedRun) -> dict[str, Series]:
     return {**TRAIN_LOSS.all(loaded_run.run), **EVAL_LOSS.all(loaded_run.run)}
 
 
-def _height(loaded_run: LoadedRun, step: int, finding: Finding) -> float:
-    """The loss at a step: the evaluation loss if the finding is about it."""
+def _height(loaded_run: LoadedRun, step: int, finding: Finding, lowest: float) -> float:
+    """The loss at a step: the evaluation loss if the finding is about it, and `lowest` without a finite loss."""
     losses = _losses(loaded_run)
     series = next((losses[tag] for tag in finding.tags if tag in losses), None) or next(iter(losses.values()))
     finite = np.isfinite(series.values)
     if not finite.any():
-        return 0.0
+        return lowest
     index = int(np.argmin(np.abs(series.steps[finite].astype(np.float64) - step)))
     return float(series.values[finite][index])

@@ -172,7 +172,7 @@ def is_result(tag: str) -> bool:
 
 
 def _best(run: Run, tag: str) -> tuple[float, int] | None:
-    """The best value and its step; the last one if it is unknown which values are better."""
+    """The best value and its step; the last one, finite or not, if it is unknown which values are better."""
     series = run.scalars.get(tag)
     values = series.values if series is not None else np.empty(0)
     finite = np.isfinite(values)
@@ -180,7 +180,7 @@ def _best(run: Run, tag: str) -> tuple[float, int] | None:
         return None
     larger = larger_is_better(tag)
     if larger is None:
-        index = int(np.flatnonzero(finite)[-1])
+        index = len(values) - 1
     else:
         index = int(np.argmax(np.where(finite, values if larger else -values, -np.inf)))
     return float(values[index]), int(series.steps[index])
@@ -194,15 +194,24 @@ def _best_row(loaded_runs: Sequence[LoadedRun], tag: str) -> Row:
     best = frozenset(index for index, entry in enumerate(best_by_run) if entry and entry[0] == best_value)
     has_series = any(len(loaded_run.run.scalars.get(tag, ())) > 1 for loaded_run in loaded_runs)
     cells = tuple(
-        f"{entry[0]:.4f}" + (f" (step {entry[1]:,})" if has_series else "") if entry else "" for entry in best_by_run
+        _decimal(entry[0]) + (f" (step {entry[1]:,})" if has_series else "") if entry else "" for entry in best_by_run
     )
     kind = "last" if larger is None else "best"
     return Row(f"{tag}, {kind}" if has_series else tag, cells, best if len(set(values)) > 1 else frozenset())
 
 
 def _last_loss(run: Run) -> str:
-    train = TRAIN_LOSS.first(run)
-    return f"{train[1].values[-1]:.4f}" if train and math.isfinite(train[1].values[-1]) else ("NaN" if train else "")
+    """The last training loss. A trainer may leave NaN and Inf out of the loss that it logs: then their count tells."""
+    train, nonfinite = TRAIN_LOSS.first(run), run.scalars.get(tags.NONFINITE_LOSSES)
+    if train is None:
+        return ""
+    last = float(train[1].values[-1])
+    is_hidden = math.isfinite(last) and nonfinite is not None and len(nonfinite) > 0 and nonfinite.values[-1] > 0
+    return _decimal(last) + (" (without NaN and Inf)" if is_hidden else "")
+
+
+def _decimal(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "NaN" if math.isnan(value) else "Inf" if value > 0 else "-Inf"
 
 
 def json_of(run: Run, tag: str) -> dict[str, Any]:

@@ -107,6 +107,18 @@ def test_report_page_every_chart_drawn_within_width(
     page.tab.close()
 
 
+def test_report_long_legend_leaves_lines_their_height(browser: Any, tmp_path: Path) -> None:
+    parts = dict.fromkeys((f"time/{name}_s" for name in ("data", "forward", "backward", "clip", "optimizer")), 0.1)
+    run = trained(tmp_path / "run", extra=parts)
+    page = OpenPage(browser, write_report([run], tmp_path / "report.html"))
+    heights = [
+        page.figure(name).locator(".plot .cartesianlayer .plot, .plot .bglayer .bg").first.bounding_box()["height"]
+        for name in ("step_time", "step_parts")
+    ]
+    assert heights[1] >= 0.7 * heights[0]
+    page.tab.close()
+
+
 def test_report_finding_button_marks_step_in_charts(browser: Any, one: Path) -> None:
     page = OpenPage(browser, one)
     finding = page.tab.locator(".findings li", has_text="loss_spike")

@@ -205,3 +205,51 @@ def test_lora_training_bit_identical(tmp_path: Path) -> None:
     assert all(torch.equal(ends[0][0][name], ends[1][0][name]) for name in ends[0][0])
     assert torch.equal(ends[0][1], ends[1][1])
     assert math.isfinite(Run(tmp_path / "0").at("lora/update/body.0")[4])
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.head = nn.Embedding(20, 12), nn.Linear(12, 3)
+        self.attention = nn.MultiheadAttention(12, 2, batch_first=True)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+def test_lora_of_attention_matches(tmp_path: Path) -> None:
+    model = peft.get_peft_model(Attends(), peft.LoraConfig(r=4, lora_alpha=6, target_modules=["attention"]))
+    run = train(tmp_path, model)
+    layer: Any = model.base_model.model.attention
+    base = layer.get_base_layer()
+    for group, part, weight in (
+        ("attention", layer, base.in_proj_weight),
+        ("attention.out_proj", base.out_proj, base.out_proj.get_base_layer().weight),
+    ):
+        delta = part.get_delta_weight("default").detach().double()
+        update = float(delta.norm() / weight.detach().double().norm())
+        assert run.at(f"lora/update/{group}")[4] == pytest.approx(update, rel=1e-4)
+        rank = float(delta.norm() ** 2 / torch.linalg.svdvals(delta)[0] ** 2)
+        assert run.at(f"lora/stable_rank/{group}")[4] == pytest.approx(rank, rel=1e-4)
+    assert run.family("lora/update") == {"attention", "attention.out_proj"}
+
+
+@pytest.mark.skipif(not hasattr(peft, "BdLoraConfig"), reason="this PEFT has no BD-LoRA")
+@pytest.mark.parametrize("side", ["target_modules_bd_a", "target_modules_bd_b"])
+def test_lora_block_diagonal_left_out(tmp_path: Path, side: str, caplog: pytest.LogCaptureFixture) -> None:
+    blocks = peft.BdLoraConfig(**{side: ["body"]}, nblocks=2)
+    run = train(tmp_path, adapted(target_modules=["body.0", "body.1"], use_bdlora=blocks))
+    assert not run.family("lora/update") | run.family("lora/stable_rank")
+    told = (
+        "lora is left out for base_model.model.body.0, base_model.model.body.1: their update is not the plain product"
+    )
+    assert caplog.text.count(told) == 1
+
+
+def test_lora_pissa_starts_with_part_of_weight(tmp_path: Path) -> None:
+    model = adapted(target_modules=["body.0", "body.1"], init_lora_weights="pissa")
+    run = train(tmp_path, model, lr=0.0)
+    check(run, model, {f"body.{n}": (f"body.{n}", "default") for n in range(2)})
+    assert run.at("lora/update/body.0")[2] > 0.5

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertLMHeadModel, Trainer
 
 from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
+from tbx_callbacks._model.rows import fingerprints
 from tbx_callbacks.runs.bad_batches import BadBatch, files_in, read_bad_batches
 from tests.helpers.data import collate, rows
 from tests.helpers.models import bert, tokenizer, trainer
@@ -131,6 +132,7 @@ def test_bad_batches_in_loop(tmp_path: Path, accumulate: int, step: int, number:
 def test_bad_batches_last_step_is_judged(tmp_path: Path) -> None:
     train_loop(tmp_path, Breaks(), SET, data(20))
     assert list(files_in(tmp_path)) == [5]
+    assert Run(tmp_path).at("bad_batches/steps") == {2: 0, 4: 0, 5: 1}
 
 
 def test_bad_batches_exception_after_bad_loss_kept(tmp_path: Path) -> None:
@@ -151,6 +153,155 @@ def test_bad_batches_exception_after_bad_loss_kept(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train()
     assert list(files_in(tmp_path)) == [5]
+
+
+class Raises(InOrder):
+    """A Trainer that ends at its own NaN loss."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().compute_loss(*args, **kwargs)
+        stop_at_nan(loss[0] if isinstance(loss, tuple) else loss)
+        return loss
+
+
+class RaisingModule(Module):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        stop_at_nan(loss := super().training_step(batch, batch_idx))
+        return loss
+
+
+def stop_at_nan(loss: Tensor) -> None:
+    if loss.isnan():
+        raise FloatingPointError("the loss is NaN")
+
+
+def check_ended(folder: Any, *, step: int, number: int, error: str | None = "FloatingPointError") -> None:
+    """The only bad batch is the one in which the training has raised; the count of bad steps has it too."""
+    (only,) = read_bad_batches(folder)
+    assert only.step == step
+    assert f"the loss of micro-batch {number} is nan" in only.reasons
+    assert (f"{error} ended the training in micro-batch {number}" in only.reasons) == (error is not None)
+    last = only.micro_batches[-1]
+    assert last.number == number
+    assert BAD_ROW in [int(row.key) for row in last.rows]
+    assert all(row.loss is not None and 0 < row.loss < 5 for row in last.rows)
+    assert Run(folder).scalars["bad_batches/steps"][-1][1] == 1
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("attached", [True, False])
+def test_bad_batches_huggingface_training_raises_kept(tmp_path: Path, attached: bool, accumulate: int) -> None:
+    callback = TbxTrainerCallback({**SET, "strict": attached})
+    run = trainer(
+        tmp_path,
+        model=Breaks(),
+        cls=Raises,
+        callbacks=[callback],
+        gradient_accumulation_steps=accumulate,
+        remove_unused_columns=False,
+    )
+    run.train_dataset = data()
+    if attached:
+        callback.attach(run)
+    with pytest.raises(FloatingPointError):
+        run.train()
+    callback.close()
+    step, number = (5, 1) if accumulate == 1 else (3, 1)
+    check_ended(callback.log_dir, step=step, number=number, error="FloatingPointError" if attached else None)
+
+
+class OwnLoss(InOrder):
+    """A Trainer whose loss is not the model's: from the logits, and NaN in another row."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        out = model(**inputs)
+        loss = nn.functional.cross_entropy(out.logits, inputs["labels"])
+        if bool((inputs["idx"] == BAD_ROW + BATCH).any()):
+            loss = loss * float("nan")
+        return (loss, out) if return_outputs else loss
+
+
+NOT_JUDGED = "bad_batches does not judge losses: the Trainer computes its own loss, not the model's; call callback.att"
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_bad_batches_losses_of_trainer_only(tmp_path: Path, attached: bool, caplog: pytest.LogCaptureFixture) -> None:
+    callback = TbxTrainerCallback(SET)
+    run = trainer(tmp_path, model=Breaks(), cls=OwnLoss, callbacks=[callback], remove_unused_columns=False)
+    run.train_dataset = data()
+    if attached:
+        callback.attach(run)
+    run.train()
+    first = read_bad_batches(callback.log_dir)[0]  # later steps have broken weights
+    own = ["the loss of micro-batch 1 is nan"] if attached else []
+    assert (first.step, list(first.reasons)) == (6, [*own, "gradients are not finite"])
+    assert caplog.text.count(NOT_JUDGED) == (not attached)
+
+
+@pytest.mark.parametrize("kind", ["smoothing", "function", "neither"])
+def test_bad_batches_other_losses_of_trainer_warned(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = TbxTrainerCallback(SET)
+    smoothing: dict[str, Any] = {"label_smoothing_factor": 0.1} if kind == "smoothing" else {}
+    run = trainer(tmp_path, callbacks=[callback], max_steps=1, **smoothing)
+    if kind == "function":
+        run.compute_loss_func = lambda out, labels, **others: nn.functional.cross_entropy(out.logits, labels)
+    run.train()
+    assert caplog.text.count(NOT_JUDGED) == (kind != "neither")
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning warns about settings that suit tests
+def test_bad_batches_lightning_training_raises_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, callback = RaisingModule(), TbxLightningCallback(SET, log_dir=tmp_path / "run")
+    module.net = Breaks()
+    monkeypatch.setattr("tests.trainers.test_examples.BATCH", BATCH)
+    with pytest.raises(FloatingPointError):
+        fit(module, callback, tmp_path, data(), max_epochs=1)
+    check_ended(callback.log_dir, step=5, number=1)
+
+
+@pytest.mark.parametrize("is_tracked", [True, False])
+@pytest.mark.parametrize("has_stepped", [True, False])
+def test_bad_batches_loop_raises_kept(tmp_path: Path, is_tracked: bool, has_stepped: bool) -> None:
+    model = Breaks()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    batches = [collate(data()[first : first + BATCH]) for first in range(0, 32, BATCH)]
+
+    def train() -> None:
+        with TbxLoop(model, optimizer, SET, log_dir=tmp_path) as loop:
+            for batch in loop.track(batches) if is_tracked else batches:
+                out = model(**batch)
+                if not has_stepped:
+                    stop_at_nan(out.loss)
+                out.loss.backward()
+                optimizer.step()
+                stop_at_nan(out.loss)
+                optimizer.zero_grad()
+                loop.end_step(loss=out.loss, outputs=out, labels=batch["labels"], batch=batch)
+
+    with pytest.raises(FloatingPointError):
+        train()
+    check_ended(tmp_path, step=5, number=1)
+
+
+def test_bad_batches_interrupted_fine_loop_keeps_nothing(tmp_path: Path) -> None:
+    model = Breaks(1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    batches = [collate(data()[first : first + BATCH]) for first in range(0, 32, BATCH)]
+
+    def train() -> None:
+        with TbxLoop(model, optimizer, SET, log_dir=tmp_path) as loop:
+            for number, batch in enumerate(loop.track(batches)):
+                out = model(**batch)
+                if number == 5:
+                    raise KeyboardInterrupt
+                optimizer.step()
+                loop.end_step(loss=out.loss, outputs=out, labels=batch["labels"], batch=batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    assert not files_in(tmp_path)
 
 
 def test_bad_batches_spike_of_loss_kept(tmp_path: Path) -> None:
@@ -200,6 +351,39 @@ def test_bad_batches_step_skipped_by_scaler_not_kept(tmp_path: Path) -> None:
             loop.end_step(loss=out.loss, outputs=out, labels=batch["labels"], batch=batch)
     assert scaler.get_scale() < 2.0**60  # some were skipped
     assert not files_in(tmp_path)
+
+
+def test_bad_batches_reused_memory_rows_right(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, memory = Breaks(), collate(data()[:BATCH])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    some = data(24)
+    for row in some:
+        del row["idx"]
+    model.value = 1.0
+    with TbxLoop(model, optimizer, SET, log_dir=tmp_path) as loop:
+        for number, first in enumerate(range(0, 24, BATCH), 1):
+            for name, column in collate(some[first : first + BATCH]).items():
+                memory[name].copy_(column)
+            out = model(**{name: memory[name] for name in ("input_ids", "attention_mask", "labels")})
+            out.loss.backward()
+            loss = out.loss * (float("nan") if number in (2, 5) else 1.0)
+            if number % 2 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+            batch = {name: memory[name] for name in ("input_ids", "attention_mask")}
+            loop.end_step(loss=loss, outputs=out, labels=memory["labels"], batch=batch)
+    first, second = read_bad_batches(tmp_path)
+    assert [len(each.rows) for each in first.micro_batches] == [BATCH, BATCH]
+    assert all(not row.key.startswith("#") for row in first.micro_batches[0].rows)  # lost, and told
+    named = []
+    for start in (4, 16, 20):
+        fresh = collate(some[start : start + BATCH])
+        found = fingerprints(fresh, fresh["labels"], BATCH)
+        assert found is not None
+        named.append([f"#{n & (1 << 64) - 1:016x}" for n in found.tolist()])
+    assert [row.key for row in first.micro_batches[1].rows] == named[0]
+    assert [[row.key for row in each.rows] for each in second.micro_batches] == named[1:]
+    assert caplog.text.count("rows of step 1 are left out: a later batch has overwritten their memory") == 1
 
 
 def test_bad_batches_texts_only_if_asked_for(tmp_path: Path) -> None:

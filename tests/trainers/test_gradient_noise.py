@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers import Trainer
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 
 from tbx_callbacks import TbxLightningCallback, TbxTrainerCallback
 from tests.helpers.data import collate, rows
@@ -121,3 +121,93 @@ def test_lightning_noise_scale_near_exact(tmp_path: Path) -> None:
         data = DataLoader(draws(), batch_size=SMALL, collate_fn=collate)
         run.fit(Module(), data, DataLoader(rows(4), batch_size=4, collate_fn=collate))
     assert Run(tmp_path / "run").at("gradient_noise/scale")[STEPS] == pytest.approx(exact(), rel=0.2)
+
+
+def language_model() -> Any:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    return LlamaForCausalLM(
+        LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=16)
+    )
+
+
+def texts() -> list[dict[str, Any]]:
+    """Rows with one to seven labels."""
+    made = rows(8)
+    for number, row in enumerate(made):
+        ids = (row["input_ids"] * 8)[:8]
+        row["input_ids"], row["attention_mask"] = ids, [1] * 8
+        row["labels"] = [-100] * (7 - number % 7) + ids[7 - number % 7 :]
+    return made
+
+
+def by_tokens(batches: list[dict[str, Tensor]]) -> float:
+    """The noise scale of one step by the formula, in float64."""
+    made = language_model().double()
+    counts = [int((batch["labels"][:, 1:] != -100).sum()) for batch in batches]
+    weights = torch.tensor(counts, dtype=torch.float64) / sum(counts)
+    parts = []
+    for batch, weight in zip(batches, weights, strict=True):
+        out = made(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"])
+        gradients = torch.autograd.grad(out.loss * weight, list(made.parameters()))
+        parts.append(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+    square, total = torch.stack(parts).square().sum(), torch.stack(parts).sum(0).square().sum()
+    sizes = torch.tensor([len(batch["labels"]) for batch in batches])
+    noise = (square - weights.square().sum() * total) / (weights.square() / sizes).sum()
+    return float(noise / (total - square))
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_huggingface_loss_by_tokens_weighted(tmp_path: Path, attached: bool) -> None:
+    callback = TbxTrainerCallback({"every": 1, "metrics": ["gradient_noise"]})
+    run = trainer(
+        tmp_path,
+        cls=InOrder,
+        model=language_model(),
+        callbacks=[callback],
+        max_steps=1,
+        gradient_accumulation_steps=4,
+        per_device_train_batch_size=2,
+    )
+    run.train_dataset, run.compute_metrics = texts(), None
+    if attached:
+        callback.attach(run)
+    run.train()
+    made = texts()
+    expected = by_tokens([collate(made[first : first + 2]) for first in range(0, 8, 2)])
+    read = Run(callback.log_dir)
+    assert read.at("gradient_noise/batch_size") == {1: 8.0}
+    assert expected > 0
+    assert read.at("gradient_noise/scale")[1] == pytest.approx(expected, rel=1e-3)
+
+
+class Squares(InOrder):
+    """A Trainer whose loss does not tell how it is divided."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        loss = super().compute_loss(model, inputs, return_outputs=False, **kwargs)
+        return loss.square().sqrt()
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_huggingface_unknown_division_left_out(
+    tmp_path: Path, attached: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = TbxTrainerCallback({"every": 1, "metrics": ["gradient_noise"]})
+    run = trainer(
+        tmp_path,
+        cls=Squares,
+        model=language_model(),
+        callbacks=[callback],
+        max_steps=2,
+        gradient_accumulation_steps=2,
+        per_device_train_batch_size=2,
+    )
+    run.train_dataset, run.compute_metrics = texts(), None
+    if attached:
+        callback.attach(run)
+    run.train()
+    assert "gradient_noise/scale" not in Run(callback.log_dir).scalars
+    why = "first set model.accepts_loss_kwargs = False" if attached else "call callback.attach(trainer)"
+    assert caplog.text.count("gradient_noise is left out: ") == 1
+    assert why in caplog.text

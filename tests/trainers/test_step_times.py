@@ -266,6 +266,37 @@ def test_loop_parts_exact(tmp_path: Path, tracked: bool, accumulate: int) -> Non
     assert "time/left_s" not in Run(tmp_path / "run").scalars
 
 
+def test_loop_training_in_eval_mode_has_parts(tmp_path: Path) -> None:
+    clock = Clock()
+    model = TickingNet(clock)
+    optimizer = sgd(model, clock)
+
+    def batches(number: int) -> Any:
+        for _ in range(number):
+            clock.now += FETCH
+            yield collate(rows(4))
+
+    with TbxLoop(model, optimizer, SET, log_dir=tmp_path / "run") as loop:
+        loop._session._engine.stopwatch.clock = clock
+        loop._session._engine.stopwatch.times._since = 0.0
+        model.eval()
+        for epoch in range(2):
+            for batch in loop.track(batches(3)):
+                model(**batch).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                loop.end_step()
+            if epoch == 0:
+                with torch.no_grad():
+                    for batch in loop.track(batches(2)):
+                        model(**batch)
+    found = parts(tmp_path / "run")
+    usual = {"data": FETCH, "forward": FORWARD, "backward": BACKWARD, "optimizer": STEP}
+    assert found[2] == found[3] == found[5] == found[6] == usual
+    assert found[4]["data"] == FETCH
+    assert found[4]["evaluation"] == 2 * (FETCH + FORWARD)
+
+
 def test_lbfgs_closure_passes_are_no_optimizer_time(tmp_path: Path) -> None:
     clock = Clock()
     model = TickingNet(clock)

@@ -37,6 +37,7 @@ WITHOUT_UNIT_TEST = {
     "integrations/huggingface/callback",
     "integrations/huggingface/forward_passes",
     "integrations/huggingface/info",
+    "integrations/huggingface/item_weights",
     "integrations/huggingface/loss_scale",
     "integrations/huggingface/run_folder",
     "integrations/lightning/batch_outputs",

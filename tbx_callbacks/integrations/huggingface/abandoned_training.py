@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 from types import FrameType
+from typing import Any
 
 _LOOP = ("transformers.trainer", "train")
 
@@ -23,16 +24,23 @@ class StillTraining:
     """
 
     def __init__(self) -> None:
-        self._thread, self._can_tell = threading.get_ident(), _is_inside(sys._getframe(1))
+        self._thread, self._can_tell = threading.get_ident(), _training(sys._getframe(1)) is not None
 
     def __call__(self) -> bool:
-        return not self._can_tell or threading.get_ident() != self._thread or _is_inside(sys._getframe(1))
+        return not self._can_tell or threading.get_ident() != self._thread or _training(sys._getframe(1)) is not None
 
 
-def _is_inside(frame: FrameType | None) -> bool:
+def trainer_in_stack() -> Any:
+    """The Trainer in whose `train` the caller runs; None if the stack does not tell."""
+    frame = _training(sys._getframe(1))
+    return None if frame is None else frame.f_locals.get("self")
+
+
+def _training(frame: FrameType | None) -> FrameType | None:
+    """The frame of `Trainer.train`, from which this one was called."""
     module, name = _LOOP
     while frame is not None:
         if frame.f_code.co_name == name and frame.f_globals.get("__name__") == module:
-            return True
+            return frame
         frame = frame.f_back
-    return False
+    return None

@@ -23,6 +23,7 @@ from torch import Tensor
 from tbx_callbacks._model.amp import scale_of
 from tbx_callbacks.integrations.batches import labels_in
 from tbx_callbacks.integrations.huggingface.batch_size import BatchSize
+from tbx_callbacks.integrations.huggingface.item_weights import ItemWeights
 from tbx_callbacks.integrations.huggingface.loss_scale import (
     REMEDY,
     REMEDY_OF_FUNCTION,
@@ -126,9 +127,9 @@ class _Training(_Wrapped):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return self._method(*args, **kwargs)
-        except BaseException:
+        except BaseException as error:
             if (session := self._session()) is not None:
-                session.end(succeeded=False)  # the Trainer fires no event on an exception
+                session.end(succeeded=False, error=error)  # the Trainer fires no event on an exception
             raise
 
 
@@ -195,6 +196,7 @@ class _TrainingStep(_Wrapped):
         super().__init__(owner, name, session)
         self._loss_check = _LossCheck(owner) if _accumulates(owner.args) else None
         self._batch_size = BatchSize(owner)
+        self._weights = ItemWeights(owner.args)
 
     def __call__(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         session = self._session()
@@ -208,9 +210,9 @@ class _TrainingStep(_Wrapped):
         samples = tokens = None
         if session.needs_batches:  # read now: the training may change the batch
             samples, tokens = session.measure_batch(inputs, self._batch_size(inputs))
-        readers: list[Callable[[Any, Any], None]] = [] if self._loss_check is None else [self._loss_check.read]
-        if needs_labels and session.checks_losses:
-            readers.append(lambda loss, _: session.check_loss(loss))
+        readers = self._readers(session)
+        weighs = session.weighs_batches
+        labels = labels_in(inputs) if weighs else None  # now: the training may remove them
         try:
             with _reading_losses(self._owner, readers) if readers else contextlib.nullcontext():
                 loss = self._method(model, inputs, *args, **kwargs)
@@ -221,14 +223,30 @@ class _TrainingStep(_Wrapped):
             if needs_labels:
                 session.expect_labels(None)
         if session.running:
-            if self._loss_check is not None:
-                check, self._loss_check = self._loss_check, None
+            self._check_loss(session, loss)
+            if weighs:
                 with session.guard_outputs():
-                    check.finish(loss, is_writer=session.is_writer)
+                    num_items = args[0] if args else kwargs.get("num_items_in_batch")
+                    session.weigh_batch(*self._weights.share(labels, num_items))
             if session.needs_batches:
                 is_scalar = isinstance(loss, Tensor) and loss.numel() == 1
                 session.record_batch(loss=loss.detach() if is_scalar else None, samples=samples, tokens=tokens)
         return loss
+
+    def _readers(self, session: Session) -> list[Callable[[Any, Any], None]]:
+        """What reads the loss of this micro-batch, with its graph."""
+        readers: list[Callable[[Any, Any], None]] = [] if self._loss_check is None else [self._loss_check.read]
+        if session.needs_labels and session.checks_losses:
+            readers.append(lambda loss, _: session.check_loss(loss))
+        if session.weighs_batches and self._weights.needs_loss:
+            readers.append(self._weights.read)
+        return readers
+
+    def _check_loss(self, session: Session, loss: Tensor) -> None:
+        check, self._loss_check = self._loss_check, None
+        if check is not None:
+            with session.guard_outputs():
+                check.finish(loss, is_writer=session.is_writer)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState
 from tbx_callbacks import tags
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.outputs import loss_in
+from tbx_callbacks.integrations.huggingface.abandoned_training import trainer_in_stack
 from tbx_callbacks.integrations.huggingface.attach import attach, is_attached
 from tbx_callbacks.integrations.huggingface.batch_size import batch_size
 from tbx_callbacks.integrations.huggingface.forward_passes import ForwardPasses
@@ -20,9 +21,11 @@ from tbx_callbacks.integrations.huggingface.info import (
     apply_action,
     clip_factor_in,
     evaluation_in,
+    foreign_losses,
     log_tags,
     training_info,
 )
+from tbx_callbacks.integrations.huggingface.item_weights import ItemWeights
 from tbx_callbacks.integrations.huggingface.loss_scale import REMEDY, LossComparison, warning
 from tbx_callbacks.integrations.huggingface.run_folder import checkpoint_state, choose, runs_dir
 from tbx_callbacks.integrations.module_lookup import module_in
@@ -44,11 +47,13 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
     folder in `<output_dir>/runs/`, as by the Trainer's own TensorBoard callback.
     """
 
-    _not_copied = frozenset({"_args", "_trainer", "_passes", "_comparison", "_in_step", "_state"})
+    _not_copied = frozenset({"_args", "_trainer", "_passes", "_comparison", "_weights", "_items", "_in_step", "_state"})
     _args: Any = None
     _trainer: Any = None
     _passes: ForwardPasses | None = None  # counts micro-batches if the callback is not attached
     _comparison: LossComparison | None = None  # likewise, until the first log
+    _weights: ItemWeights | None = None  # likewise
+    _items: tuple[Any, Any] | None = None  # the labels of a micro-batch, and the number of items of its step
     _state: weakref.ref[Any] | None = None  # of the Trainer that trained last
     _in_step = False
     _warned_no_loss = _warned_twice = _warned_other = False
@@ -137,10 +142,12 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
         if not self._starts(info, location, step=state.global_step, numbered=True):
             return
         self._in_step, self._passes, self._comparison = False, None, None
+        self._weights = self._items = None
         if not attached:
             self._passes = ForwardPasses(batch_size(args, state, dataloader)) if session.needs_batches else None
             comparison = LossComparison(int(args.gradient_accumulation_steps), max(1, int(args.world_size)))
             self._comparison = comparison if comparison.is_open else None
+            self._weights = ItemWeights(args, foreign_losses(trainer_in_stack()))
         if session.needs_outputs or self._passes is not None or self._comparison is not None:
             session.on_forward(self._on_forward)
         if session.stopwatch.times is not None:
@@ -275,6 +282,10 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
             if self._passes is not None:
                 self._passes.add(outputs, inputs)
                 session.measure_padding(inputs)
+            if self._weights is not None and session.weighs_batches:
+                self._items = inputs.get("labels"), inputs.get("num_items_in_batch")
+                if self._weights.needs_loss:
+                    self._weights.read(loss_in(outputs, keeps_graph=True), self._items[1])
 
     def _end_microbatch(self, passes: ForwardPasses) -> None:
         """Counts the micro-batch whose forward passes are over."""
@@ -284,6 +295,10 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
             logger.warning("NaN losses are not counted: the model returns no loss; call callback.attach(trainer)")
         if samples is None:
             self._session.lack_samples("the forward passes do not tell it", "call callback.attach(trainer)")
+        if self._weights is not None and self._items is not None:
+            with self._session.guard_outputs():
+                self._session.weigh_batch(*self._weights.share(*self._items))
+            self._items = None
         self._session.record_batch(loss=loss, samples=samples, tokens=tokens)
 
     def _compare_loss(self, logged: float) -> None:

@@ -18,7 +18,7 @@ from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.sharding import find_sharding
 from tbx_callbacks._model.sharding.torch_sharding import TorchSharding
 from tbx_callbacks._stats.clip_factor import clip_factor
-from tbx_callbacks.integrations.huggingface.abandoned_training import StillTraining
+from tbx_callbacks.integrations.huggingface.abandoned_training import StillTraining, trainer_in_stack
 from tbx_callbacks.rules.base import Action
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ _REMEDY_ATTACHED = "put `labels` in the batch, and return `logits` from the mode
 _REMEDY_NOT_ATTACHED = (
     "call callback.attach(trainer); it reads `labels` from the batch where the model does not get them"
 )
+_TRAINER = "transformers.trainer"
 _DEEPSPEED = "DeepSpeed without ZeRO (remedy: ZeRO stage 1, 2 or 3 without offloading)"
 _MODEL_HPARAMS = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
@@ -91,7 +92,18 @@ def training_info(
         unknown_token=_unknown_token(tokenizer),
         tokenizer=tokenizer,
         length_limit=_length_limit(tokenizer),
+        foreign_losses="" if attached else foreign_losses(trainer_in_stack()),
     )
+
+
+def foreign_losses(trainer: Any) -> str:
+    """Why the model's own loss is not the Trainer's, with a remedy; empty if it is, or if the Trainer is unknown."""
+    is_changed = (
+        getattr(trainer, "compute_loss_func", None) is not None
+        or getattr(trainer, "label_smoother", None) is not None
+        or getattr(getattr(trainer, "compute_loss", None), "__module__", _TRAINER) != _TRAINER
+    )
+    return "the Trainer computes its own loss, not the model's; call callback.attach(trainer)" if is_changed else ""
 
 
 def _length_limit(tokenizer: Any) -> int | None:

@@ -199,7 +199,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         self._session.end(succeeded=True)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._session.end(succeeded=False)
+        self._session.end(succeeded=False, error=exception)
         self._remove_listener(trainer)  # there is no teardown then
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:

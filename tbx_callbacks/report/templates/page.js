@@ -119,6 +119,15 @@
     return made;
   };
 
+  // Plotly takes the room for the legend from the lines. It makes columns of the longest name where one row is too short.
+  const legendRows = (traces, made, width) => {
+    const names = made.showlegend ? traces.filter((trace) => trace.showlegend !== false).map((trace) => trace.name || "") : [];
+    if (!names.length) return 1;
+    const widths = names.map((name) => 46 + 6.6 * name.length), room = width - 58;
+    if (widths.reduce((sum, one) => sum + one, 0) <= room) return 1;
+    return Math.ceil(names.length / Math.max(1, Math.floor(room / Math.max(...widths))));
+  };
+
   const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] };
   const draw = (figure) => {
     const drawn = String(version);
@@ -131,7 +140,9 @@
     const plot = figure.querySelector(".plot");
     const made = layoutOf(layout, kind);
     if (kind === "lines" && data.runs.length > 1) traces.push(...kinds(traces, made));
-    if (made.height) plot.style.height = `${made.height}px`;
+    plot.style.height = made.height ? `${made.height}px` : "";
+    const below = 18 * (legendRows(traces, made, plot.clientWidth) - 1);
+    if (!made.height && below > 0) plot.style.height = `${plot.clientHeight + below}px`;
     Plotly.react(plot, traces, made, config).then(() => { figure.dataset.drawn = drawn; });
   };
   const redraw = () => {

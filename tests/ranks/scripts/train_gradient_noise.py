@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from tbx_callbacks import TbxLoop
@@ -38,12 +40,17 @@ def train(folder: Path, way: str, *, accumulate: int) -> None:
         net = DistributedDataParallel(net)
     elif way == "fsdp":
         fully_shard(net)
+    elif way == "hsdp":
+        fully_shard(net, mesh=init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicate", "shard")))
+    elif way == "tp":
+        plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+        parallelize_module(net, init_device_mesh("cpu", (2,), mesh_dim_names=("tensor",)), plan)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     metrics = {"every": 1, "metrics": [{"gradient_noise": {"decay": 0.0}}]}
     with TbxLoop(net, optimizer, metrics, log_dir=folder / f"{way}-{accumulate}") as loop:
         for step in range(STEPS):
             for number in range(accumulate):
-                inputs, labels = batch(step, number, dist.get_rank())
+                inputs, labels = batch(step, number, 0 if way == "tp" else dist.get_rank())
                 is_last = number == accumulate - 1
                 waits = way == "ddp" and not is_last
                 with net.no_sync() if waits else contextlib.nullcontext():
@@ -58,7 +65,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING, stream=sys.stdout)
     dist.init_process_group("gloo")
-    for way, accumulate in (("ddp", 2), ("ddp", 1), ("alone", 2), ("fsdp", 2)):
+    for way, accumulate in (("ddp", 2), ("ddp", 1), ("alone", 2), ("fsdp", 2), ("hsdp", 2), ("tp", 2)):
         print(f"training {way}-{accumulate}", flush=True)
         train(Path(sys.argv[1]), way, accumulate=accumulate)
     dist.destroy_process_group()

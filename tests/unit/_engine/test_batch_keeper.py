@@ -172,3 +172,57 @@ def test_keeper_many_micro_batches_last_ones_kept() -> None:
     train(made, [[1.0] * 400 + [math.nan]])
     made.close()
     assert [each.number for each in bad[0].micro_batches] == list(range(146, 402))
+
+
+@pytest.mark.parametrize(("change", "is_spike"), [(1e-9, False), (5e-7, False), (1e-6, True)])
+@pytest.mark.parametrize("base", [0.0, 1e-10])
+def test_keeper_spike_within_precision_ignored(base: float, change: float, is_spike: bool) -> None:
+    made, bad = keeper()
+    train(made, [[base]] * 40 + [[base + change]] + [[base]] * 3)
+    made.close()
+    assert [step.step for step in bad] == [41] * is_spike
+
+
+def test_keeper_spike_of_doubles_finer() -> None:
+    made, bad = keeper()
+    for step in range(1, 42):
+        made.begin_step(step)
+        made.end_batch(torch.tensor(1e-9 if step == 41 else 1e-10, dtype=torch.float64))
+    made.close()
+    assert [step.step for step in bad] == [41]
+
+
+@pytest.mark.parametrize(
+    ("error", "outputs", "reasons"),
+    [
+        (ValueError(), torch.ones(2, 2), ["ValueError ended the training in micro-batch 2"]),
+        (None, torch.tensor([[1.0, math.nan]]), ["the outputs of micro-batch 2 are not finite"]),
+        (KeyboardInterrupt(), torch.ones(2, 2), []),
+        (None, torch.ones(2, dtype=torch.long), []),
+        (None, None, []),
+    ],
+)
+def test_keeper_interrupted_micro_batch_judged(error: Any, outputs: Any, reasons: list[str]) -> None:
+    made, bad = keeper()
+    train(made, [[1.0], [1.0]])
+    made.add_rows(unread_rows({"idx": torch.tensor([7])}, None, 1))
+    made.add_pass(None, outputs)
+    made.interrupt(error, lambda *_: None)
+    made.close()
+    assert [(step.step, list(step.reasons)) for step in bad] == ([(2, reasons)] if reasons else [])
+
+
+def test_keeper_error_between_micro_batches_ignored() -> None:
+    made, bad = keeper()
+    train(made, [[1.0], [1.0]])
+    made.interrupt(ValueError(), lambda *_: None)
+    made.close()
+    assert not bad
+
+
+def test_keeper_losses_of_others_not_judged() -> None:
+    bad: list[BadStep] = []
+    made = BatchKeeper(bad.append, 6.0, judges_losses=False)
+    train(made, [[1.0]] * 30 + [[99.0], [math.nan]])
+    made.close()
+    assert not bad

@@ -210,8 +210,40 @@ def test_noise_scale_leaves_training_and_hooks_alone(tmp_path: Path) -> None:
     assert all(map(torch.equal, with_it, without))
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("skipped", [1, 2, 3])
+def test_noise_scale_skipped_step_not_counted(tmp_path: Path, skipped: int, set_to_none: bool) -> None:
+    def train_once(folder: Path, numbers: list[int]) -> Run:
+        torch.manual_seed(0)
+        model = Tied()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        inputs, labels = data()
+        with TbxLoop(model, optimizer, {"every": 1, "metrics": ["gradient_noise"]}, log_dir=folder) as loop:
+            for step in range(3):
+                for number in numbers:
+                    chosen = slice(8 * abs(number) - 8, 8 * abs(number) + step)
+                    nn.functional.cross_entropy(model(inputs[chosen]), labels[chosen]).backward()
+                    if number == numbers[-1]:
+                        optimizer.step()
+                    if number == numbers[-1] or number == -skipped:
+                        optimizer.zero_grad(set_to_none=set_to_none)
+                    loop.end_step(samples=8 + step)
+        return Run(folder)
+
+    skips = train_once(tmp_path / "skips", [*range(-1, -skipped - 1, -1), 4, 5, 6])
+    plain = train_once(tmp_path / "plain", [4, 5, 6])
+    assert skips.at("gradient_noise/batch_size") == plain.at("gradient_noise/batch_size") == {1: 24, 2: 27, 3: 30}
+    assert skips.at("gradient_noise/scale") == pytest.approx(plain.at("gradient_noise/scale"), rel=1e-4)
+    assert plain.at("gradient_noise/scale")
+
+
 def test_estimates_of_two_ranks_add_up() -> None:
-    one = Microbatches(torch.tensor(3.0 / 16), torch.tensor(0.5), (4, 4, 4, 4))
-    halves = [Microbatches(torch.tensor(part / 4), torch.tensor(0.5), (4, 4), ranks=2) for part in (1.0, 2.0)]
+    sizes = torch.tensor([4.0, 4.0, 4.0, 2.0])
+    squares, weights = torch.tensor([0.5, 0.5, 1.0, 1.0]) / 16, torch.tensor([0.1, 0.2, 0.3, 0.4])
+    one = Microbatches(squares, torch.tensor(0.5), sizes, weights)
+    halves = [
+        Microbatches(squares[own] * 4, torch.tensor(0.5), sizes[own], weights[own], ranks=2)
+        for own in (slice(0, 2), slice(2, 4))
+    ]
     added = [sum(parts) for parts in zip(*(estimates(half) for half in halves), strict=True)]
-    assert torch.allclose(torch.stack(added), torch.stack(estimates(one)))
+    assert torch.allclose(torch.stack(added), torch.stack(estimates(one)))  # type: ignore[arg-type]

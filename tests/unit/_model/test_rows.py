@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tbx_callbacks._model.rows import ID_COLUMNS, fingerprints, keys_of, rows_in
+from tbx_callbacks._model.rows import ID_COLUMNS, LateRows, Rows, UnreadRows, fingerprints, keys_of, rows_in, unread_ids
 
 IDS = torch.tensor([[5, 6, 7, 0], [5, 6, 0, 0], [6, 5, 7, 0], [5, 6, 7, 8]])
 
@@ -165,3 +166,104 @@ def test_keys_of_ids_stay_different() -> None:
     assert all(len(key) <= 120 for key in found)
     assert found[0] == "1"
     assert not any(key.startswith("#") for key in found)  # as fingerprints do
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.array([3, 1, 2, 2**40]),
+        np.array([3.0, 1.0, 2.0, 2.0**40]),
+        [np.int64(3), np.int32(1), 2, 2**40],
+        [3.0, np.float32(1), 2.0, 2.0**40],
+        torch.tensor([3.0, 1.0, 2.0, 2.0**40]),
+        torch.tensor([3.0, 1.0, 2.0, 2.0**40], dtype=torch.float64)[:, None],
+        np.array(["3", "1", "2", str(2**40)]),
+    ],
+    ids=str,
+)
+def test_rows_whole_ids_of_any_type(column: Any) -> None:
+    batch = masked(IDS, idx=column)
+    found = rows_in(batch, None, 4)
+    assert found is not None
+    assert found.are_ids
+    columns = [] if isinstance(found.keys, tuple) else [(found.keys >> 32).tolist(), (found.keys & 0xFFFFFFFF).tolist()]
+    assert keys_of(found, iter(columns)) == ["3", "1", "2", str(2**40)]
+    assert unread_ids(batch, 4) is None
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.array([3, 1.5, 2, 4]),
+        [np.nan, 1.0, 2.0, 3.0],
+        [float("inf"), 1.0, 2.0, 3.0],
+        torch.tensor([0.5, 1, 2, 3]),
+        torch.tensor([2.0**60, 1, 2, 3]),
+        np.array([True] * 4),
+        [1, 2, 3],
+        [None, 1, 2, 3],
+        np.zeros((4, 2), int),
+    ],
+    ids=str,
+)
+def test_rows_other_ids_not_read(column: Any) -> None:
+    found = rows_in(masked(IDS, idx=column), None, 4)
+    assert found is not None
+    assert not found.are_ids
+    assert unread_ids(masked(IDS, idx=column), 4) == "idx"
+    assert unread_ids(masked(IDS), 4) is None
+
+
+def test_rows_fingerprints_same_with_groups() -> None:
+    batch = masked(IDS, source=torch.tensor([0, 1, 0, 2]))
+    grouped, plain = rows_in(batch, None, 4, group_by="source"), rows_in(batch, None, 4)
+    assert grouped is not None
+    assert plain is not None
+    assert torch.equal(grouped.keys, plain.keys)  # type: ignore[arg-type]
+
+
+def taken(late: LateRows, batch: Any) -> Any:
+    return late.take(batch, None, 4, with_tokens=False)
+
+
+def read(rows: Any) -> Any:
+    found = rows.read() if isinstance(rows, UnreadRows) else rows
+    return None if found is None else found.keys.tolist()
+
+
+@pytest.mark.parametrize("buffers", [1, 2])
+@pytest.mark.parametrize("through_numpy", [True, False])
+def test_late_rows_of_reused_memory_right_or_lost(through_numpy: bool, buffers: int) -> None:
+    late, memory = LateRows(), [np.zeros((4, 3), np.int64) for _ in range(buffers)]
+    tensors = [torch.from_numpy(each) for each in memory]
+    kept, expected = [], []
+    for number in range(6):
+        new = np.arange(12).reshape(4, 3) + number
+        if through_numpy:
+            memory[number % buffers][:] = new
+        else:
+            tensors[number % buffers].copy_(torch.from_numpy(new))
+        batch = {"input_ids": tensors[number % buffers]}
+        expected.append(keys({"input_ids": torch.from_numpy(new)}))
+        kept.append(taken(late, batch))
+    found = [read(each) for each in kept]
+    assert found[:buffers] == [None] * buffers  # nobody could know yet
+    assert found[buffers:] == expected[buffers:]
+
+
+def test_late_rows_written_to_after_last_batch_lost() -> None:
+    ids = IDS.clone()
+    kept = taken(LateRows(), {"input_ids": ids})
+    ids += 1
+    assert kept.is_overwritten
+    assert kept.read() is None
+
+
+def test_late_rows_of_other_memory_stay_unread() -> None:
+    late = LateRows()
+    kept = [taken(late, {"input_ids": IDS + number}) for number in range(4)]
+    assert all(isinstance(each, UnreadRows) for each in kept)
+    again = late.take(kept[-1].batch, None, 4, with_tokens=False, now=kept[-1])  # the same micro-batch
+    assert isinstance(again, UnreadRows)
+    assert not any(each.is_overwritten for each in kept)
+    assert isinstance(taken(late, kept[0].batch), Rows)

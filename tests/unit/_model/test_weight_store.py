@@ -96,10 +96,15 @@ def test_file_store_replaced_file_raises(tmp_path: Path) -> None:
     path = str(tmp_path / "weights.bin")
     store = FileStore.write(path, [("w", "", torch.ones(4))])
     FileStore.write(path, [("w", "", torch.zeros(4))])
-    with pytest.raises(OSError, match="must stay as it was written, but another training has replaced it"):
+    with pytest.raises(OSError, match="must stay until the training ends, but they cannot be read: another train"):
         store.read("w", CPU)
 
 
 def test_file_store_missing_file_raises(tmp_path: Path) -> None:
+    path = str(tmp_path / "weights.bin")
+    store = FileStore.write(path, [("w", "", torch.ones(4))])
+    os.unlink(path)
+    with pytest.raises(OSError, match=r"the initial weights in .* cannot be read: No such file or directory; start"):
+        store.read("w", CPU)
     with pytest.raises(FileNotFoundError):
         FileStore(str(tmp_path / "none.bin"))

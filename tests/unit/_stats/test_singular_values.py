@@ -17,8 +17,8 @@ def matrix(*shape: int, seed: int = 0) -> Tensor:
 
 def estimate(weight: Tensor, iterations: int = 24, start: Tensor | None = None) -> tuple[float, Tensor]:
     start = matrix(weight.shape[1], seed=9) if start is None else start
-    ((square, direction),) = largest_singular_values([(weight, start, iterations)])
-    return float(square) ** 0.5, direction
+    (found,) = largest_singular_values([(weight, start, iterations)])
+    return float(found.square) ** 0.5, found.direction
 
 
 def exact(weight: Tensor) -> float:
@@ -80,3 +80,19 @@ def test_nan_matrix_nan_and_recovers() -> None:
 def test_double_precision_kept() -> None:
     weight = matrix(20, 20).double()
     assert estimate(weight)[0] == pytest.approx(exact(weight), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("weight", "iterations", "is_settled", "is_low"),
+    [
+        (matrix(300, 300), 4, False, True),
+        (matrix(300, 300), 24, True, False),
+        (matrix(300, 2), 24, True, False),
+        (torch.zeros(5, 6), 4, False, False),
+        (torch.full((5, 6), float("nan")), 4, False, False),
+        (matrix(300, 300), 1, True, False),
+    ],
+)
+def test_unsettled_value_known(weight: Tensor, iterations: int, is_settled: bool, is_low: bool) -> None:
+    (found,) = largest_singular_values([(weight, matrix(weight.shape[1], seed=9), iterations)])
+    assert (bool(found.is_settled), bool(found.is_low)) == (is_settled, is_low)

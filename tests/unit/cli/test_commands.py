@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from textwrap import dedent
 
 import pytest
 
+from tbx_callbacks.cli.metric_sets import metric_summaries
+from tbx_callbacks.cli.terminal import Terminal, print_pairs
 from tbx_callbacks.metrics.registry import METRICS
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.commands import COMMAND, run, run_process
@@ -27,12 +30,42 @@ from tests.helpers.report_runs import trained
 def test_sets_and_metrics_list_everything() -> None:
     sets = run("sets").stdout
     assert all(name in sets for name in ("minimal", "default", "full"))
-    listed = run("metrics").stdout
-    for name, cls in METRICS.items():
-        assert name in listed
-        assert all(tag in listed for tag in cls.tags), name
-    assert "bins (64)" in listed
-    assert "by (layer)" in listed
+    lines = run("metrics").stdout.splitlines()  # not to a terminal: a line each
+    assert [line.split()[0] for line in lines] == list(METRICS)
+    for line, cls in zip(lines, METRICS.values(), strict=True):
+        assert " ".join((cls.__doc__ or "").split("\n\n")[0].split()) in line
+
+
+@pytest.mark.parametrize("name", ["weight_histogram", "examples", "loss", "lora"])
+def test_metrics_shows_one_in_full(name: str) -> None:
+    shown, cls = run("metrics", name).stdout, METRICS[name]
+    assert all(f"  {tag}" in shown for tag in cls.tags)
+    assert all(unit in shown for unit in cls.tags.values())
+    assert f"Cost: {cls.cost}" in shown
+    flat = " ".join(shown.split())
+    assert " ".join((cls.__doc__ or "").split()) in flat
+    if name == "weight_histogram":
+        assert "bins 64" in flat
+        assert "by layer" in flat
+
+
+def test_metrics_fits_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr("tbx_callbacks.cli.terminal.console", Terminal(file=out, force_terminal=True, width=80))
+    print_pairs(metric_summaries())
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(any(line.startswith(f"{name} ") for line in lines) for name in METRICS)
+    assert "\u2026" not in out.getvalue()  # nothing is cut
+    shown = " ".join(" ".join(lines).split())
+    assert "histogram" in shown
+
+
+def test_metrics_unknown_name_suggested() -> None:
+    done = run("metrics", "grad_norms")
+    assert done.returncode == 2
+    assert "NAME must be a metric, got 'grad_norms'; did you mean 'grad_norm'?" in done.stderr
+    assert run("metrics", "my_pkg.nowhere").returncode == 2
 
 
 def test_check_good_and_bad_sets(tmp_path: Path) -> None:
@@ -66,10 +99,10 @@ def test_commands_know_outside_package(tmp_path: Path, monkeypatch: pytest.Monke
         "tbx_callbacks.writers": {"lines": "my_pkg.writers:Lines"},
     }
     install(tmp_path, monkeypatch, groups)
-    listed = run("metrics").stdout
-    assert "kurtosis/{group}" in listed
-    assert "Squares of the weights." in listed
-    assert "power (2)" in listed
+    assert "Squares of the weights." in run("metrics").stdout
+    shown = run("metrics", "kurtosis").stdout
+    assert "kurtosis/{group}" in shown
+    assert "power    2" in shown
     schema = json.loads(run("schema").stdout)
     assert set(schema["$defs"]) == {*METRICS, "kurtosis"}
     assert "too_high" in schema["properties"]["rules"]["anyOf"][2]["properties"]

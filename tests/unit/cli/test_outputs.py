@@ -35,6 +35,7 @@ ARGUMENTS = {
     "compare": ["a", "b"],
     "batch": ["a", "60"],
     "sets": [],
+    "metrics": [],
     "check": ["default"],
     "report": ["a"],
 }

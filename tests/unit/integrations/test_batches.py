@@ -222,7 +222,7 @@ def test_masks_by_row_found_in_any_structure() -> None:
         "packed": ({"input_ids": ids}, None),
         "partly packed": ([plain, {"input_ids": ids}], None),
         "four dimensions": ({"input_ids": ids, "attention_mask": mask[:, None, None]}, None),
-        "additive": ({"input_ids": ids, "attention_mask": mask.float()}, None),
+        "floats": ({"input_ids": ids, "attention_mask": mask.float()}, 1),
         "none": ({"pixels": torch.ones(2, 3)}, None),
         "object": (object(), None),
     }
@@ -230,3 +230,16 @@ def test_masks_by_row_found_in_any_structure() -> None:
     assert {name: None if masks is None else len(masks) for name, masks in counts.items()} == {
         name: number for name, (_, number) in found.items()
     }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool])
+def test_masks_of_any_type_keep_same_positions(dtype: torch.dtype) -> None:
+    kept = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    masks = [kept.to(dtype)]
+    if dtype.is_floating_point:
+        masks.append((1 - kept).to(dtype) * -1e4)  # to add to the scores
+    for mask in masks:
+        (found,) = masks_in({"input_ids": kept, "attention_mask": mask}) or [None]
+        assert found is not None
+        assert torch.equal(found != 0, kept != 0)
+    assert not any(found.is_floating_point() for found in masks_in({"attention_mask": masks[0]}) or [])

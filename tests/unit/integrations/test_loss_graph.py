@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tbx_callbacks.integrations.loss_graph import divides_mean, is_mean, last_factor
+from tbx_callbacks.integrations.loss_graph import divides_mean, is_by_items, is_mean, last_factor
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])
 
@@ -28,6 +28,9 @@ def test_is_mean_of_graphs_recognised() -> None:
     assert not any(is_mean(loss, 24) for loss in others)
     assert not is_mean(total / (24 * 3), 24)  # items times classes, as in label smoothing
     assert is_mean(mean, None)
+    assert is_by_items(total / 24, 24)
+    assert is_by_items(total / torch.tensor(24) * 2, torch.tensor(24))
+    assert not any(is_by_items(loss, 24) for loss in (mean, total, total / 24 + mean, logits()[0, 0], total / 7))
 
 
 def test_last_factor_read_before_backward() -> None:

@@ -115,8 +115,28 @@ def test_drift_nan_weight_written_as_nan(tmp_path: Path) -> None:
                 model[2].weight[0, 0] = float("nan")
 
     run, _ = train(tmp_path, model, torch.optim.SGD(model.parameters(), lr=1e-3), before=before)
-    assert run.at("drift/2")[4] != run.at("drift/2")[4]
+    for tag in ("drift/2", "moved_share/2", "moved_share/total"):
+        assert run.at(tag)[4] != run.at(tag)[4]
+        assert run.at(tag)[2] > 0
     assert run.at("drift/0")[2] > 0
+
+
+@pytest.mark.parametrize("change", ["deleted", "shortened"])
+def test_drift_file_lost_in_training_clear(tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture) -> None:
+    model, path = net(), tmp_path / "initial_weights" / "rank_0.bin"
+
+    def before(step: int) -> None:
+        if step == 3:
+            path.unlink() if change == "deleted" else path.write_bytes(path.read_bytes()[:100])
+
+    config = {"every": 2, "metrics": ["drift", "weight_norm"]}
+    run, _ = train(tmp_path, model, torch.optim.SGD(model.parameters(), lr=1e-3), steps=6, config=config, before=before)
+    assert run.steps("drift/0") == [2]
+    assert run.steps("weight_norm/0") == [2, 4, 6]
+    why = "No such file or directory" if change == "deleted" else "must be a complete file of weights, but it is not"
+    assert "must stay until the training ends, but they cannot be read: " in caplog.text
+    assert why in caplog.text
+    assert caplog.text.count("metric drift failed at step 4 and is disabled") == 1
 
 
 def test_drift_frozen_parameters_have_no_part(tmp_path: Path) -> None:

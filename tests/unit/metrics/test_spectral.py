@@ -167,4 +167,30 @@ def test_spectral_bad_option_refused(options: dict[str, Any]) -> None:
 
 
 def test_group_stable_rank_of_zero_left_out() -> None:
-    assert GroupStableRank(0.0, 0.0).result((0.0,), (0.0,)) is None
+    assert GroupStableRank(0.0, 0.0, 0.0).result((0.0,), (0.0, 0.0)) is None
+
+
+@pytest.mark.parametrize("start", ["zeros", "anew", "swapped"])
+@pytest.mark.parametrize("size", [48, 200])
+def test_spectral_weight_set_anew_right_or_left_out(tmp_path: Path, start: str, size: int) -> None:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(size, size))
+    if start == "zeros":
+        nn.init.zeros_(model[0].weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    exact = {}
+    with TbxLoop(model, optimizer, {**SET, "every": 1}, log_dir=tmp_path) as loop:
+        for step in range(1, 7):
+            if step == 3:
+                nn.init.normal_(model[0].weight)
+            if step == 5 and start == "swapped":
+                model[0].weight.data.copy_(model[0].weight.data.flip(0, 1))
+            exact[step] = float(singular(model[0].weight)[0])
+            model(torch.zeros(1, size)).sum().backward()
+            optimizer.step()
+            loop.end_step()
+    found = Run(tmp_path).at("spectral/norm/0")
+    assert {step: found[step] for step in found} == {step: pytest.approx(exact[step], rel=3e-3) for step in found}
+    missing = {"zeros": set(), "anew": {3}, "swapped": {3, 5}}[start]
+    assert set(exact) - set(found) == missing
+    assert set(Run(tmp_path).at("spectral/stable_rank/0")) == set(found) - ({1, 2} if start == "zeros" else set())

@@ -69,6 +69,23 @@ def test_figures_findings_marked_at_first_step(tmp_path: Path) -> None:
     assert "loss_spike" in marks.hovertext[index]
 
 
+def test_figures_without_finite_values_say_so(tmp_path: Path) -> None:
+    writer = TensorBoardWriter(tmp_path / "nan")
+    for step in range(1, 41):
+        writer.write(step, {"train/loss": float("nan"), "nonfinite/losses": 1.0, "grad_norm/total": 1.0})
+    writer.close()
+    loss = figures(tmp_path / "nan")["loss"]
+    assert [note.text for note in loss.layout.annotations] == ["all values are NaN or Inf"]
+    assert (loss.layout.yaxis.range, loss.layout.yaxis.showticklabels) == ((0, 1), False)
+    markers = [trace for trace in loss.data if trace.meta.get("role") == "findings"]
+    assert {height for trace in markers for height in trace.y} == {0.0}
+    assert not figures(tmp_path / "nan")["gradient_norm"].layout.annotations
+    both = figures(trained(tmp_path / "fine"), tmp_path / "nan")["loss"]
+    drawn = [value for trace in both.data if trace.meta.get("role") is None for value in trace.y]
+    markers = [trace for trace in both.data if trace.meta.get("role") == "findings" and trace.meta["run"] == 1]
+    assert {height for trace in markers for height in trace.y} == {np.nanmin(np.array(drawn, np.float64))}
+
+
 def test_figures_of_several_runs_overlay(tmp_path: Path) -> None:
     trained(tmp_path / "one"), trained(tmp_path / "two", lr=1e-2)
     made = figures(tmp_path)

@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from tbx_callbacks.report import write_report
+from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.commands import COMMAND, run, run_process
 from tests.helpers.limits import limit
 from tests.helpers.report_runs import HOSTILE, trained
@@ -119,3 +120,17 @@ def test_write_report_of_large_run_reports_progress(tmp_path: Path) -> None:
     )
     assert reports[-1][0] == "run"
     assert reports[-1][1] == reports[-1][2] > 0
+
+
+def test_page_header_shows_last_value_not_finite(tmp_path: Path) -> None:
+    writer = TensorBoardWriter(tmp_path / "run")
+    for step in range(1, 5):
+        values = {"train/loss": 1.0, "eval/thing": 1.0, "eval/up": 1.0, "nonfinite/losses": float(step > 2)}
+        writer.write(step, values if step < 4 else values | {"eval/thing": float("nan"), "eval/up": float("inf")})
+    writer.close()
+    page = write_report([tmp_path / "run"], tmp_path / "report.html").read_text(encoding="utf-8")
+    header = re.sub(r"<[^>]*>|\s+", " ", page[page.index("<header") : page.index("</header>")])
+    header = re.sub(" +", " ", header)
+    assert "eval/thing, last NaN step 4" in header
+    assert "eval/up, last Inf step 4" in header
+    assert "train loss, last 1.0000 without NaN and Inf" in header
