@@ -169,9 +169,14 @@ def _discard(stream: Any) -> None:
     os.close(nowhere)
 
 
+def print_error(words: str) -> None:
+    """Prints an error on one line."""
+    errors.print(f"[red]error:[/red] {escape(printable(words))}", soft_wrap=True)
+
+
 def fail(words: str) -> NoReturn:
     """Prints an error on one line, and ends the command with exit code 2."""
-    errors.print(f"[red]error:[/red] {escape(printable(words))}", soft_wrap=True)
+    print_error(words)
     raise typer.Exit(2)
 
 
