@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 NAME = "tbx_callbacks"
 """The name of the integration in `report_to`."""
 
+_KEPT = "_tbx_callbacks_automatic"
 _automatic: weakref.WeakSet[Any] = weakref.WeakSet()  # callbacks that no code of the user created
 
 
@@ -68,8 +69,11 @@ def _with_callback(
     """The arguments of `Trainer.__init__`, with a callback among them if there is none of this package."""
     settings = active()
     if settings is not None:
-        with _guard():
+        try:
             bound = signature.bind(*args, **kwargs)
+        except TypeError:  # which the Trainer reports
+            return args, dict(kwargs)
+        with _guard():
             given = bound.arguments.get("callbacks") or []
             reports = getattr(bound.arguments.get("args"), "report_to", None) or ()
             if isinstance(given, list) and NAME not in reports and not any(map(_is_ours, given)):
@@ -88,6 +92,8 @@ def _attach(trainer: Any) -> None:
             _remove_automatic(trainer)
         for callback in filter(_is_automatic, trainer.callback_handler.callbacks):
             callback.attach(trainer)
+            # Nobody else keeps it, where the Trainer replaces it by one that it restores from a checkpoint.
+            setattr(trainer, _KEPT, callback)
 
 
 def _new_callback(settings: Settings) -> Any:
@@ -112,6 +118,7 @@ def _is_automatic(callback: Any) -> bool:
 def _remove_automatic(trainer: Any) -> None:
     handler = trainer.callback_handler
     handler.callbacks = [callback for callback in handler.callbacks if not _is_automatic(callback)]
+    vars(trainer).pop(_KEPT, None)
 
 
 @contextmanager

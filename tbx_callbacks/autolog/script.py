@@ -71,7 +71,7 @@ class Script:
             sys.argv[0] = (spec and spec.origin) or self.target
             return _of_spec(spec, self.target)
         sys.argv = [self.target, *self.arguments]
-        path = os.path.abspath(self.target)
+        path = os.path.join(os.getcwd(), self.target)
         if _is_archive(path):
             _replace_path(path, always=True)
             return _of_spec(PathFinder.find_spec("__main__", [path]), path)
@@ -121,6 +121,7 @@ def _new_main(*, file: str | None, loader: Any, spec: ModuleSpec | None, package
         __package__=package,
         __spec__=spec,
         __builtins__=builtins,
+        __annotations__={},
     )
     return main
 
