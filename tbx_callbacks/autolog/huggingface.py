@@ -42,9 +42,16 @@ class ReportTo:
 
 
 def _patch(module: ModuleType) -> None:
-    trainer: Any = module.Trainer
-    integrations = sys.modules["transformers.integrations.integration_utils"].INTEGRATION_TO_CALLBACK
-    integrations.setdefault(NAME, ReportTo)
+    try:
+        integrations = sys.modules["transformers.integrations.integration_utils"].INTEGRATION_TO_CALLBACK
+        integrations.setdefault(NAME, ReportTo)
+        _wrap(module.Trainer)
+    except Exception as error:  # another release of transformers
+        if active() is not None:
+            logger.warning("no trainer is logged: %s; pass TbxTrainerCallback to it", error)
+
+
+def _wrap(trainer: Any) -> None:
     init, add_callback = trainer.__init__, trainer.add_callback
     signature = inspect.signature(init)
 

@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from tbx_callbacks._config.bundled import bundled_sets, find_set
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.yaml_files import read_yaml
+from tbx_callbacks._extensions import without_imports
 from tbx_callbacks.autolog import settings as environment
 from tbx_callbacks.autolog.import_hooks import after_import
 from tbx_callbacks.autolog.lightning import GROUPS, is_installed
@@ -33,13 +34,12 @@ class Launch:
     log_dir: str | None
 
     def __call__(self) -> None:
-        settings = Settings(self.config, self.log_dir)
         os.environ[environment.CONFIG] = self.config
         if self.log_dir is not None:
             os.environ[environment.LOG_DIR] = self.log_dir
-        activate(settings)
+        activate(Settings(self.config, self.log_dir))
         # Importing torch earlier would change a script that sets its variables (OMP_NUM_THREADS) first.
-        after_import("torch", lambda _: _load(settings))
+        after_import("torch", lambda _: _check_set(self.config))
         try:
             self.script.run()
         except SystemExit as ended:
@@ -65,12 +65,16 @@ def prepare(target: str, arguments: Sequence[str], *, config: str, log_dir: str 
     return Launch(script, config if config in bundled_sets() else str(path.absolute()), log_dir)
 
 
-def _load(settings: Settings) -> None:
-    """Loads the metric set once, before the script does anything else; ends the process if the set is wrong."""
+def _check_set(config: str) -> None:
+    """Ends the process if the metric set is wrong, before the script does anything else.
+
+    Code that the set names is imported with the first trainer: now, another import may be half done.
+    """
     from tbx_callbacks._config.metric_set import load_config
 
     try:
-        activate(replace(settings, config=load_config(settings.config)))
+        with without_imports():
+            load_config(config)
     except ConfigError as error:
         print_error(str(error))
         raise SystemExit(2) from None

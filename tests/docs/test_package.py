@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tbx_callbacks.autolog.lightning import GROUPS
 from tests.helpers.limits import limit
 from tests.helpers.processes import python
 from tests.helpers.runs import ROOT
@@ -30,6 +31,8 @@ def test_wheel_holds_sets_recipes_types_and_licence(wheel: Path) -> None:
     expected |= {f"tbx_callbacks/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.py")}
     assert expected | {"tbx_callbacks/py.typed"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    (points,) = [name for name in names if name.endswith("/entry_points.txt")]
+    assert all(f"[{group}]" in zipfile.ZipFile(wheel).read(points).decode() for group in GROUPS.values())
     assert not any(name.startswith("tests/") or "__pycache__" in name for name in names)
 
 

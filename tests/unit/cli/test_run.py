@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tbx_callbacks.autolog.settings import active
+from tbx_callbacks.autolog.settings import Settings, active
 from tbx_callbacks.cli.run import prepare
 from tests.helpers.commands import run
 from tests.helpers.processes import python
@@ -80,10 +80,15 @@ def test_run_passes_absolute_settings_on(folder: Path) -> None:
         assert os.environ["TBX_CALLBACKS_LOGDIR"] == str(folder / "runs" / "exp1")
         settings = active()
         assert settings is not None
-        assert [item.name for item in settings.config.items] == ["loss"]  # type: ignore[union-attr]
-        assert settings.log_dir == str(folder / "runs" / "exp1")
+        assert settings == Settings(str(folder / "my.yaml"), str(folder / "runs" / "exp1"))
     assert active() is None
     assert "TBX_CALLBACKS" not in os.environ
+
+
+def test_run_imports_code_of_set_later(folder: Path) -> None:
+    (folder / "my.yaml").write_text("metrics: [loss, tbx_not_yet.Metric]\n")
+    (folder / "train.py").write_text("import torch\nprint('trained')\n")
+    run_script("train.py", config="my.yaml")
 
 
 def test_run_reads_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
