@@ -58,36 +58,34 @@ class TbxTracker(GeneralTracker):  # type: ignore[misc]
 
     @property
     def log_dir(self) -> str | None:
-        """Folder of the run; None before `init_trackers`, and on other processes."""
+        """Folder of the run; None before it is opened, and on other processes."""
         return None if self._writer is None else self._writer.log_dir
 
     @property
     def tracker(self) -> SummaryWriter | NullSummaryWriter:
         """The run's tensorboardX `SummaryWriter`, what `get_tracker(..., unwrap=True)` returns."""
-        return NullSummaryWriter() if self._writer is None else self._writer.summary_writer
+        writer = self._open()
+        return NullSummaryWriter() if writer is None else writer.summary_writer
 
     def start(self) -> None:
-        """Opens the run, when Accelerate initializes its trackers.
+        """Opens the run on the main process; older releases of Accelerate do not call it, so that the first value does.
 
         Raises:
             LogDirError: the folder cannot be written.
         """
-        if self._writer is not None or not is_rank_zero():
-            return
-        folder = fresh_folder("runs") if self._requested is None else beside(self._requested)
-        self._writer = TensorBoardWriter(folder)
-        _ = self._writer.summary_writer
-        announce(folder)
+        self._open()
 
     def store_init_configuration(self, values: Any) -> None:
         """Writes hyper-parameters for the HParams tab."""
-        if self._writer is not None:
+        writer = self._open()
+        if writer is not None:
             self._hparams = {**self._hparams, **plain_hparams(values)}
-            self._writer.write(0, {tags.HPARAMS_START: HParams(self._hparams)})
+            writer.write(0, {tags.HPARAMS_START: HParams(self._hparams)})
 
     def log(self, values: Mapping[str, Any], step: int | None = None, **kwargs: Any) -> None:
         """Writes values of a step. Without a step, it is the number after the last one."""
-        if self._writer is None:
+        writer = self._open()
+        if writer is None:
             return
         self._step = self._step + 1 if step is None else int(step)
         final = self._final_values(values)
@@ -96,7 +94,7 @@ class TbxTracker(GeneralTracker):  # type: ignore[misc]
             self._shown.update(dict.fromkeys(new))
             final[tags.HPARAMS_METRICS] = HParamsMetrics(self._hparams, list(self._shown))
         if final:
-            self._writer.write(self._step, final)
+            writer.write(self._step, final)
 
     def finish(self) -> None:
         """Closes the run."""
@@ -104,6 +102,15 @@ class TbxTracker(GeneralTracker):  # type: ignore[misc]
             if self._hparams:
                 self._writer.write(self._step, {tags.HPARAMS_END: HParamsEnd(True)})
             self._writer.close()
+
+    def _open(self) -> TensorBoardWriter | None:
+        if self._writer is None and is_rank_zero():
+            folder = fresh_folder("runs") if self._requested is None else beside(self._requested)
+            writer = TensorBoardWriter(folder)
+            _ = writer.summary_writer
+            self._writer = writer
+            announce(folder)
+        return self._writer
 
     def _final_values(self, values: Mapping[str, Any], prefix: str = "") -> dict[str, FinalValue]:
         final: dict[str, FinalValue] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from packaging.version import Version
 from tensorboard.plugins.hparams import api_pb2, metadata
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -37,7 +39,8 @@ def same(read: Run, expected: Run) -> None:
     different = {tag for tag in read.scalars if read.scalars[tag] != expected.scalars[tag]}
     assert {tag for tag in different if not tag.startswith((*CLOCKS, "time/"))} == set()
     assert str(read.histograms) == str(expected.histograms)
-    assert read.texts == expected.texts
+    without_time = [re.sub(r'"logging_dir": ".*"', "", str(run.texts)) for run in (read, expected)]
+    assert without_time[0] == without_time[1]
     assert len(read.scalars) > 40
     assert read.histograms
 
@@ -295,6 +298,8 @@ def test_lightning_environment_adds_callback(
     tmp_path: Path, entry_points: None, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     module = pytest.importorskip(package)
+    if module is not fit.pl and Version(module.__version__) < Version("2.6"):
+        pytest.skip("Lightning before 2.6 refuses callbacks of the package that was imported first")
     assert ours(lightning_trainer(tmp_path, module)) == []
     monkeypatch.setenv("TBX_CALLBACKS", "full")
     monkeypatch.setenv("TBX_CALLBACKS_LOGDIR", str(tmp_path / "run"))

@@ -26,12 +26,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_run_help_fits_a_terminal() -> None:
-    shown = python("-m", "tbx_callbacks", "run", "--help", env={**os.environ, "COLUMNS": "80"}).stdout
-    assert "Run a training script" in shown
-    assert len(shown.rstrip().splitlines()) <= 24
-
-
 def test_run_light_script_says_nothing_logged(folder: Path) -> None:
     done = python("-m", "tbx_callbacks", "run", "--config", "full", "train.py", "0", "--config", "x", "--", "-m")
     assert done.returncode == 0
