@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -40,6 +40,9 @@ from tbx_callbacks.cli.terminal import (
 from tbx_callbacks.rules.acknowledged import unused
 from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose_folder
 from tbx_callbacks.runs.reader import UnreadableError
+
+if TYPE_CHECKING:
+    from tbx_callbacks.report.loaded_runs import LoadedRun
 
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
@@ -264,9 +267,11 @@ def report(
     rules: Annotated[Path | None, typer.Option(help=_RULES)] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Update the report while runs grow, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(help="Seconds between two updates with --watch, 1 to 86400.")] = 30.0,
+    md: Annotated[bool, typer.Option("--md", help="Print at most 60 lines of Markdown, for a pull request.")] = False,
 ) -> None:
     """Write a self-contained HTML report: figures and findings of the runs."""
     from tbx_callbacks.report import write_report
+    from tbx_callbacks.report.markdown import markdown
     from tbx_callbacks.report.output import is_stdout
     from tbx_callbacks.report.watch import follow
 
@@ -285,7 +290,12 @@ def report(
 
     if not 1 <= every <= _LONGEST_WAIT:
         fail(f"--every must be a number of seconds from 1 to {_LONGEST_WAIT}, got {every}")
+    if md and (watch or png or output != "report.html"):
+        fail("--md must be used alone, got it beside --output, --png or --watch; it prints to the standard output")
     try:
+        if md:
+            sys.stdout.write(markdown(_loaded(logdir, rules)))
+            return
         to_stdout = is_stdout(output)
         if to_stdout and watch:
             fail(f"--watch must have a file to update, got {short(output)}; name one with --output")
@@ -299,6 +309,33 @@ def report(
         if isinstance(error, ReaderGoneError) or (isinstance(error.__cause__, BrokenPipeError) and is_stdout(output)):
             raise ReaderGoneError("its reader is gone") from error
         fail(str(error))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Folders of runs, or of several runs; log files too.")],
+    curves: Annotated[str | None, typer.Option(help="Regex of further tags to compare.")] = None,
+    rules: Annotated[Path | None, typer.Option(help=_RULES)] = None,
+    md: Annotated[bool, typer.Option("--md", help="Print Markdown, for a pull request.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare runs: settings, versions, findings, and the step from which curves part.
+
+    Runs that differ only in their seeds are of one kind: their spread is the noise. Others are compared with the first.
+    """
+    from tbx_callbacks.cli import compare as printing
+    from tbx_callbacks.comparison import compare as compare_runs
+
+    try:
+        result = compare_runs(_loaded(runs, rules), curves=curves)
+    except (ConfigError, UnreadableError, ImportError, ValueError) as error:
+        fail(str(error))
+    if json_:
+        print_json(printing.as_json(result))
+    elif md:
+        sys.stdout.write(printing.as_markdown(result))
+    else:
+        printing.print_comparison(result, console)
 
 
 @app.command()
@@ -350,6 +387,20 @@ def recipe(
     sys.path.insert(0, str(folder))
     sys.argv = [f"tbx-callbacks recipe {name}", *context.args]
     runpy.run_path(str(script), run_name="__main__")
+
+
+def _loaded(logdirs: list[str], rules: Path | None) -> list[LoadedRun]:
+    """Reads and diagnoses the runs, with a progress bar."""
+    from tbx_callbacks.report.loaded_runs import read
+
+    _, settings = project_settings(rules)
+    with Progress(console=errors, transient=True, disable=not sys.stderr.isatty()) as bars:
+        return read(
+            logdirs,
+            rules=settings.rules,
+            acknowledged=settings.acknowledged,
+            progress=lambda name: _bar(bars, name),
+        )
 
 
 def _stop_event() -> threading.Event:

@@ -36,6 +36,8 @@ def print_diagnosis(diagnosed: DiagnosedRun, console: Console, *, has_steps: boo
     name = diagnosed.folder if diagnosed.name == "." else diagnosed.name
     size = f"{len(run.scalars)} scalar tags, {run.last_step} steps" if has_steps else f"{len(run.scalars)} checks"
     console.print(f"[bold]{_safe(name)}[/bold]: {size}")
+    if run.source_sentence:
+        console.print(Padding(f"[dim]{_safe(run.source_sentence)}[/dim]", (0, 0, 0, 2), expand=False))
     for finding in diagnosis.findings:
         colour = _COLOURS[finding.severity]
         where = f", {_location(finding)}" if has_steps else ""
@@ -130,6 +132,8 @@ def as_json(
             "folder": entry.folder,
             "verdict": dataclasses.asdict(entry.diagnosis.verdict),
             "last_step": entry.run.last_step,
+            "source": entry.run.source or None,
+            "lacks": list(entry.run.lacks),
             "findings": [_plain(finding) for finding in entry.diagnosis.findings],
             "acknowledged": [
                 {**_plain(known.finding), "reason": known.reason} for known in entry.diagnosis.acknowledged

@@ -65,7 +65,7 @@ def differences(loaded_runs: Sequence[LoadedRun]) -> list[Row]:
 
 def results(loaded_runs: Sequence[LoadedRun]) -> list[Row]:
     """Best value of each evaluation metric, last training loss, steps and duration of each run."""
-    tags = dict.fromkeys(tag for loaded_run in loaded_runs for tag in loaded_run.run.scalars if _is_result(tag))
+    tags = dict.fromkeys(tag for loaded_run in loaded_runs for tag in loaded_run.run.scalars if is_result(tag))
     rows = [_best_row(loaded_runs, tag) for tag in tags]
     last = [_last_loss(loaded_run.run) for loaded_run in loaded_runs]
     if any(last):
@@ -91,10 +91,13 @@ def model(run: Run) -> Mapping[str, Any]:
 def environment(loaded_run: LoadedRun) -> Mapping[str, str]:
     """Facts about a run's time, place and software, as far as they were logged."""
     entry, fields = clock(loaded_run.run), json_of(loaded_run.run, tags.ENVIRONMENT)
+    has_times = math.isfinite(entry.started)
+    source = loaded_run.run.source_sentence.removeprefix("read from ")
     facts = {
         "folder": loaded_run.folder,
-        "started": _date(entry.started),
-        "last point after": duration(float(entry.seconds[-1])),
+        **({"read from": source} if source else {}),
+        "started": _date(entry.started) if has_times else "unknown: the log holds no times",
+        "last point after": duration(float(entry.seconds[-1])) if has_times else "unknown: the log holds no times",
         "steps": f"{loaded_run.run.last_step:,}",
         "scalar tags": str(len(loaded_run.run.scalars)),
         "histogram tags": str(len(loaded_run.run.histograms)),
@@ -120,7 +123,7 @@ def single_values(loaded_runs: Sequence[LoadedRun]) -> list[Row]:
         tag for loaded_run in loaded_runs for tag, entry in loaded_run.run.scalars.items() if len(entry) == 1
     )
     series_by_tag = {
-        tag: [loaded_run.run.scalars.get(tag) for loaded_run in loaded_runs] for tag in tags if not _is_result(tag)
+        tag: [loaded_run.run.scalars.get(tag) for loaded_run in loaded_runs] for tag in tags if not is_result(tag)
     }
     return [
         Row(tag, tuple(format_value(float(entry.values[0])) if entry else "" for entry in series))
@@ -162,7 +165,8 @@ def _evidence(finding: Finding, most: int = 3) -> str:
     return ", ".join(finding.tags[:most]) + more + (f": {', '.join(numbers)}" if numbers else "")
 
 
-def _is_result(tag: str) -> bool:
+def is_result(tag: str) -> bool:
+    """Whether a tag holds a result of an evaluation, not its duration."""
     is_evaluated = tag.startswith((*EVALUATION, "test/")) and f"/{CALIBRATION}/" not in tag
     return is_evaluated and not tag.endswith(_NON_RESULT_SUFFIXES)
 

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tbx_callbacks.runs.reader import UnreadableError
+from tbx_callbacks.runs.formats import UnreadableError, is_log
 
-Sizes = dict[str, int]
+Sizes = dict[str, tuple[int, int]]
 
 
 def follow(
@@ -17,7 +17,7 @@ def follow(
     write: Callable[[], Path],
     wait: Callable[[], bool],
 ) -> Iterator[Path | UnreadableError]:
-    """Writes the report whenever event files have grown, until `wait` returns True.
+    """Writes the report whenever logs have grown, until `wait` returns True.
 
     Yields the path of the report, or the error if a folder contains no run yet.
     """
@@ -35,13 +35,20 @@ def follow(
 
 
 def _sizes(logdirs: Sequence[str]) -> Sizes:
-    """Sizes of the event files below local folders. Remote folders always count as changed."""
+    """Sizes and times of the logs below local folders. Remote folders always count as changed."""
     if any("://" in logdir for logdir in logdirs):
-        return {"": int.from_bytes(os.urandom(7), "big")}
+        return {"": (int.from_bytes(os.urandom(7), "big"), 0)}
     sizes: Sizes = {}
     for logdir in logdirs:
+        if os.path.isfile(logdir):
+            sizes[logdir] = _change(logdir)
         for folder, _, names in os.walk(logdir):
-            for path in (os.path.join(folder, name) for name in names if "tfevents" in name):
+            for path in (os.path.join(folder, name) for name in names if is_log(name)):
                 with contextlib.suppress(OSError):  # deleted since, or a link to nothing
-                    sizes[path] = os.stat(path).st_size
+                    sizes[path] = _change(path)
     return sizes
+
+
+def _change(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns

@@ -13,25 +13,6 @@ from tbx_callbacks.runs.series import Floats
 _MAX_REPEATED = 1 << 16  # elements of a tensor that repeats one value
 
 
-class LeftOut:
-    """Counts what is left out of a run, by reason, and names the first of each."""
-
-    def __init__(self) -> None:
-        self._reasons: dict[str, tuple[int, str]] = {}
-
-    def add(self, what: str, reason: str) -> None:
-        """Counts one value or event."""
-        count, first = self._reasons.get(reason, (0, what))
-        self._reasons[reason] = count + 1, first
-
-    def sentences(self) -> tuple[str, ...]:
-        """One sentence a reason."""
-        return tuple(
-            f"{first} is left out: {reason}" if count == 1 else f"{first} and {count - 1:,} more are left out: {reason}"
-            for reason, (count, first) in self._reasons.items()
-        )
-
-
 def tensor_array(tensor: Any, board: Any) -> Any:
     """Returns the array of a TensorProto.
 
@@ -102,12 +83,23 @@ def checked_buckets(buckets: Floats) -> Floats:
 
 
 def histogram_buckets(histogram: Any) -> Floats:
+    """Returns `[K, 3]` of a HistogramProto; see `drawn_buckets`."""
+    counts, limits = np.array(histogram.bucket, np.float64), np.array(histogram.bucket_limit, np.float64)
+    return drawn_buckets(counts, limits, histogram.min, histogram.max)
+
+
+def drawn_buckets(counts: Floats, limits: Floats, smallest: float, largest: float) -> Floats:
     """Returns `[K, 3]` as TensorBoard draws it: without empty outer buckets, which reach +-1.8e308 in old files.
+
+    Args:
+        counts: `[N]`.
+        limits: the right edges, `[N]` or more.
+        smallest: the smallest value that was counted.
+        largest: the largest value that was counted.
 
     Raises:
         ValueError: as `checked_buckets`; or there are fewer limits than buckets.
     """
-    counts, limits = np.array(histogram.bucket, np.float64), np.array(histogram.bucket_limit, np.float64)
     if len(limits) < len(counts):
         raise ValueError("a histogram must have a limit for each bucket")
     nonempty = np.flatnonzero(counts)
@@ -116,7 +108,7 @@ def histogram_buckets(histogram: Any) -> Floats:
     first, last = nonempty[0], nonempty[-1]
     inner = limits[first:last].tolist()
     # Writers round: the smallest value may lie a little above the limit of its bucket.
-    low, high = min([histogram.min, *inner[:1]]), max([histogram.max, *inner[-1:]])
+    low, high = min([smallest, *inner[:1]]), max([largest, *inner[-1:]])
     return checked_buckets(np.stack([[low, *inner], [*inner, high], counts[first : last + 1]], axis=1))
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
 
+JSON_LINES_FILE = "metrics.jsonl"
+"""The file of the writer `json_lines` in a run's folder."""
 AXES = ("samples", "tokens", "epochs")
 """Axes that a run can be written against, in addition to its steps."""
 
@@ -57,8 +59,9 @@ def beside(folder: str) -> str:
 
 
 def holds_run(folder: str) -> bool:
-    """Whether a local folder contains event files."""
-    return any(glob.iglob(os.path.join(glob.escape(folder), "*tfevents*")))
+    """Whether a local folder contains event files, or the file of the writer `json_lines`."""
+    has_events = any(glob.iglob(os.path.join(glob.escape(folder), "*tfevents*")))
+    return has_events or os.path.exists(os.path.join(folder, JSON_LINES_FILE))
 
 
 def belongs(folder: str, wanted: str) -> bool:

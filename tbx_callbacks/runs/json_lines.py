@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
+OBJECTS = ("histogram", "text", "hparams", "status")
+"""The keys of values that are no numbers: `{"weights/layer": {"histogram": {...}}}`."""
 _MOST_BYTES = 1 << 28  # of one file that is read
 _LONGEST = 1 << 24  # of one line
 _STEP = re.compile(rb'\{"step":(\d{1,18})[,}]')
@@ -87,6 +89,19 @@ def read(path: str, on_unreadable: Callable[[], None]) -> Iterator[dict[str, Any
     Raises:
         OSError: the file cannot be read.
     """
+    for fields in read_objects(path, on_unreadable):
+        if type(fields.get("step")) is int:
+            yield fields
+        else:
+            on_unreadable()
+
+
+def read_objects(path: str, on_unreadable: Callable[[], None]) -> Iterator[dict[str, Any]]:
+    """Yields the lines of a file that are JSON objects; calls `on_unreadable` for each other one.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     with open(path, "rb") as file:
         yield from _lines(file, on_unreadable)
 
@@ -103,7 +118,7 @@ def _lines(file: BinaryIO, on_unreadable: Callable[[], None]) -> Iterator[dict[s
             fields = json.loads(line)
         except (ValueError, RecursionError):
             fields = None
-        if isinstance(fields, dict) and type(fields.get("step")) is int:
+        if isinstance(fields, dict):
             yield fields
         else:
             on_unreadable()

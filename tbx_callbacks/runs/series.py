@@ -63,6 +63,17 @@ class Run:
     images: Mapping[str, bytes] = field(default_factory=dict)
     curves: Mapping[str, Floats] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    source: str = ""
+    """The file or format that the run was read from; empty for event files, which hold everything."""
+    lacks: tuple[str, ...] = ()
+    """Kinds of data that the format cannot hold, such as `wall times`."""
+
+    @property
+    def source_sentence(self) -> str:
+        """Where the run was read from and what the format cannot hold, as a sentence; empty for event files."""
+        if not self.source:
+            return ""
+        return f"read from {self.source}" + (f", which holds no {', no '.join(self.lacks)}" if self.lacks else "")
 
     @property
     def last_step(self) -> int:

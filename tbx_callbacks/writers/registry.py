@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from tbx_callbacks._extensions import ExtensionError, Registry
 from tbx_callbacks.writers.base import Writer
+from tbx_callbacks.writers.json_lines import JsonLinesWriter
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 
 TENSORBOARD = "tensorboard"
-WRITERS: dict[str, type[Writer]] = {TENSORBOARD: TensorBoardWriter}
+WRITERS: dict[str, type[Writer]] = {TENSORBOARD: TensorBoardWriter, "json_lines": JsonLinesWriter}
 
 
 def _check(loaded: object, _name: str | None) -> type[Writer]:

@@ -50,7 +50,7 @@ def test_readme_outside_metric_loads_and_measures(tmp_path: Path, monkeypatch: p
         monkeypatch.delitem(sys.modules, name)  # of another test
     _, extension = sets_in_readme()
     config = load_config(yaml.safe_load(extension))
-    assert [writer.name for writer in config.writers] == ["tensorboard", "my_pkg.writers.JsonLines"]
+    assert [writer.name for writer in config.writers] == ["tensorboard", "my_pkg.writers.CsvLines"]
     model = torch.nn.Linear(2, 2)
     torch.nn.init.zeros_(model.weight)
     torch.nn.init.ones_(model.bias)

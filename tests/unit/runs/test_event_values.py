@@ -11,10 +11,8 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from tbx_callbacks.runs import tensorboard_loader as board
 from tbx_callbacks.runs.event_values import (
-    LeftOut,
     checked_buckets,
     histogram_buckets,
-    named,
     number,
     numbers,
     tensor_array,
@@ -129,15 +127,3 @@ def test_histogram_buckets_outer_ones_removed() -> None:
 def test_checked_buckets_touching_and_empty_pass() -> None:
     for buckets in (np.empty((0, 3)), np.array([[0.0, 0.0, 1.0]]), np.array([[0.0, 1.0, 0.0], [1.0, 1.0, 2.0]])):
         assert checked_buckets(buckets) is buckets
-
-
-def test_left_out_counts_by_reason() -> None:
-    left_out = LeftOut()
-    assert left_out.sentences() == ()
-    left_out.add(named("a\x1b", 3), "no")
-    assert left_out.sentences() == ("the value of 'a\\x1b' at step 3 is left out: no",)
-    for step in range(1000):
-        left_out.add(named("b", step), "no")
-    left_out.add("c", "other")
-    assert left_out.sentences()[0].startswith("the value of 'a\\x1b' at step 3 and 1,000 more are left out: no")
-    assert left_out.sentences()[1] == "c is left out: other"

@@ -1,0 +1,77 @@
+"""Writes the findings and results of runs as Markdown of at most 60 lines, for a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tbx_callbacks._text import printable
+from tbx_callbacks.report import tables
+from tbx_callbacks.report.loaded_runs import LoadedRun
+from tbx_callbacks.rules import Finding
+from tbx_callbacks.rules.finding_text import named
+
+_MOST_LINES = 60
+_MOST_RUNS, _MOST_RESULTS, _MOST_FINDINGS = 8, 12, 12
+_ICONS = {"problems": "\u274c", "nothing_found": "\u2705", "too_little": "\u26a0\ufe0f"}
+_LONGEST = 300
+
+
+def markdown(loaded_runs: Sequence[LoadedRun]) -> str:
+    """Returns the verdict, the findings and the results of the runs; lists that are too long end with a count."""
+    shown = loaded_runs[:_MOST_RUNS]
+    lines = ["### Runs", ""]
+    for loaded_run in shown:
+        verdict = loaded_run.diagnosis.verdict
+        lines.append(f"- {_ICONS[verdict.kind]} **{_text(loaded_run.name)}**: {_text(verdict.text)}")
+    lines += _more(len(loaded_runs) - len(shown), "runs")
+    lines += _results(shown)
+    lines += _findings(shown)
+    differing = tables.differences(shown) if len(shown) > 1 else []
+    if differing:
+        room = max(1, _MOST_LINES - len(lines) - 6)
+        lines += ["", *_table("setting", shown, differing[:room]), *_more(len(differing) - room, "settings")]
+    return "\n".join(lines[:_MOST_LINES]) + "\n"
+
+
+def _results(shown: Sequence[LoadedRun]) -> list[str]:
+    rows = tables.results(shown)
+    losses = [row for row in rows if row.name in ("train loss, last", "steps", "duration")]
+    first = [row for row in rows if row not in losses][: _MOST_RESULTS - len(losses)]
+    return ["", *_table("result", shown, [*first, *losses]), *_more(len(rows) - len(first) - len(losses), "results")]
+
+
+def _findings(shown: Sequence[LoadedRun]) -> list[str]:
+    found = [(loaded_run, finding) for loaded_run in shown for finding in loaded_run.diagnosis.findings]
+    found.sort(key=lambda entry: entry[1].rank)
+    if not found:
+        return []
+    lines = ["", "**Findings**", ""]
+    for loaded_run, finding in found[:_MOST_FINDINGS]:
+        where = f" in {_text(loaded_run.name)}" if len(shown) > 1 else ""
+        lines.append(f"- **{finding.severity}** `{named(finding)}`{where}{_step(finding)}: {_text(finding.means)}")
+        if finding.severity != "note":
+            lines.append(f"  Try: {_text(finding.advice)}")
+    return [*lines, *_more(len(found) - _MOST_FINDINGS, "findings")]
+
+
+def _step(finding: Finding) -> str:
+    return f", step {finding.steps[0]}" if finding.steps else ""
+
+
+def _table(title: str, shown: Sequence[LoadedRun], rows: Sequence[tables.Row]) -> list[str]:
+    return [
+        f"| {title} | " + " | ".join(_text(loaded_run.name) for loaded_run in shown) + " |",
+        "|---|" + "---|" * len(shown),
+        *(f"| {_text(row.name)} | " + " | ".join(map(_text, row.cells)) + " |" for row in rows),
+    ]
+
+
+def _more(number: int, what: str) -> list[str]:
+    return ["", f"and {number} more {what}"] if number > 0 else []
+
+
+def _text(words: str) -> str:
+    """Text from a run without markup, on one line."""
+    line = printable(words)
+    line = line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
+    return line.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("@", "&#64;").replace("`", "'")

@@ -1,0 +1,139 @@
+"""Reads JSON lines: the `metrics.jsonl` of this package's writer, and logs of others with a step in each line."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tbx_callbacks._text import short
+from tbx_callbacks.runs import json_lines
+from tbx_callbacks.runs.event_values import drawn_buckets, named
+from tbx_callbacks.runs.formats.base import LogFormat, Progress, UnreadableError
+from tbx_callbacks.runs.formats.fields import number_of, step_of, time_of
+from tbx_callbacks.runs.formats.run_builder import RunBuilder
+from tbx_callbacks.runs.series import Run
+
+_STEPS = (
+    "step",
+    "global_step",
+    "_step",
+    "trainer/global_step",
+    "train_step",
+    "iteration",
+    "iter",
+    "steps",
+    "current_steps",
+)
+_TIMES = ("wall_time", "timestamp", "_timestamp", "created_at", "time", "ts")
+_SNIFFED_LINES = 20
+_ROWS = "examples.rank*.jsonl"  # rows of the training data, which a metric keeps beside a run
+_LACKS_OF_OTHERS = ("histograms", "texts")
+
+
+class JsonLines(LogFormat):
+    """One line of JSON a step, such as `{"step": 10, "train/loss": 0.5}`. Nested objects are flattened with `/`.
+
+    Args:
+        pattern: the names of files that count as runs; others must be named by their path.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self.files = self._pattern = pattern
+
+    def find(self, folder: str, below: Sequence[str], names: Sequence[str]) -> Mapping[str, str]:
+        matching = [name for name in names if fnmatch.fnmatchcase(name, self._pattern)]
+        paths = {name: os.path.join(folder, name) for name in matching if not fnmatch.fnmatchcase(name, _ROWS)}
+        runs = {name.rpartition(".")[0]: path for name, path in paths.items() if _is_log(path)}
+        return {"": next(iter(runs.values()))} if len(runs) == 1 else runs
+
+    def accepts(self, file: str) -> bool:
+        return _is_log(file)
+
+    def read(self, path: str, progress: Progress | None = None) -> Run:
+        builder, is_ours = RunBuilder(), False
+        try:
+            size = os.path.getsize(path)
+            if progress:
+                progress(0, size)
+            for fields in json_lines.read_objects(path, lambda: builder.left_out.add("a line", "it is no JSON object")):
+                is_ours |= _add(builder, fields)
+            if progress:
+                progress(size, size)
+        except OSError as error:
+            raise UnreadableError(f"a run's file must be readable, but {short(path, 200)} is not: {error}") from error
+        run = builder.run(source=os.path.basename(path), lacks=() if is_ours else _LACKS_OF_OTHERS)
+        if not (run.scalars or run.histograms or run.texts):
+            raise UnreadableError(
+                f"a file of JSON lines must have lines with a step and a number, but {short(path, 200)} has none"
+            )
+        return run
+
+
+def _is_log(path: str) -> bool:
+    """Whether one of the first lines has a step and a number: other files hold data."""
+    try:
+        lines = json_lines.read_objects(path, lambda: None)
+        for _, fields in zip(range(_SNIFFED_LINES), lines, strict=False):
+            flat = dict(_flat(fields))
+            key = _step_key(flat)
+            if key is not None and any(number_of(value) is not None for name, value in flat.items() if name != key):
+                return True
+    except OSError:
+        return False
+    return False
+
+
+def _step_key(fields: Mapping[str, Any]) -> str | None:
+    return next((key for key in _STEPS if step_of(fields, (key,)) is not None), None)
+
+
+def _add(builder: RunBuilder, fields: Mapping[str, Any]) -> bool:
+    """Adds a line; returns whether it has a value that only this package's writer writes."""
+    flat, is_ours = dict(_flat(fields)), False
+    key = _step_key(flat)
+    if key is None:
+        builder.left_out.add("a line", "it has no step")
+        return False
+    step = step_of(flat, (key,)) or 0
+    time_key, wall_time = time_of(flat, _TIMES)
+    for tag, value in flat.items():
+        if tag in (key, time_key):
+            continue
+        number = number_of(value)
+        if number is not None:
+            builder.scalars[tag].add(step, number, wall_time)
+        elif isinstance(value, Mapping):
+            is_ours = True
+            try:
+                _add_object(builder, tag, step, wall_time, value)
+            except (ValueError, TypeError, KeyError):
+                builder.left_out.add(named(tag, step), "it is no histogram or text as the writer stores them")
+    return is_ours
+
+
+def _add_object(builder: RunBuilder, tag: str, step: int, wall_time: float, value: Mapping[str, Any]) -> None:
+    if "histogram" in value:
+        histogram = value["histogram"]
+        edges, counts = np.array(histogram["edges"], np.float64), np.array(histogram["counts"], np.float64)
+        buckets = drawn_buckets(counts, edges[1:], float(histogram["min"]), float(histogram["max"]))
+        builder.histograms[tag].add(step, buckets, wall_time)
+    elif "text" in value:
+        builder.texts[tag].add(step, str(value["text"]), wall_time)
+    elif "hparams" in value:
+        kinds = (bool, int, float, str)
+        named_values = {str(name): one for name, one in value["hparams"].items() if isinstance(one, kinds)}
+        builder.hparams = {name: float(one) if type(one) is int else one for name, one in named_values.items()}
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yields the fields; those of nested objects as `outer/inner`, except objects that are one value."""
+    for name, value in fields.items():
+        is_value = isinstance(value, Mapping) and len(value) == 1 and next(iter(value)) in json_lines.OBJECTS
+        if isinstance(value, Mapping) and not is_value and depth < 4:
+            yield from _flat(value, f"{prefix}{name}/", depth + 1)
+        else:
+            yield f"{prefix}{name}", value

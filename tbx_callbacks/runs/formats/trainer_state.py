@@ -1,0 +1,125 @@
+"""Reads the log history that the Hugging Face Trainer saves in `trainer_state.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tbx_callbacks._text import reason, short
+from tbx_callbacks.runs.formats.base import LogFormat, Progress, UnreadableError
+from tbx_callbacks.runs.formats.fields import NO_TIME, number_of, step_of
+from tbx_callbacks.runs.formats.run_builder import RunBuilder
+from tbx_callbacks.runs.series import Run
+
+_FILE = "trainer_state.json"
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
+_MOST_BYTES = 1 << 28
+_LACKS = ("wall times", "histograms", "texts", "values by layer or by parameter group")
+
+
+class TrainerState(LogFormat):
+    """The Trainer saves `trainer_state.json` in every checkpoint, and `save_state()` saves it in the output folder.
+
+    A training is one run, its output folder. The file with the most steps holds its whole history. Tags are those of
+    transformers' own TensorBoardCallback: `eval_loss` is `eval/loss`, `loss` is `train/loss`.
+    """
+
+    files, is_history, parts = _FILE, True, _CHECKPOINT
+
+    def find(self, folder: str, below: Sequence[str], names: Sequence[str]) -> Mapping[str, str]:
+        has_state = _FILE in names or any(map(os.path.isfile, _in_checkpoints(folder, below)))
+        return {"": folder} if has_state else {}
+
+    def accepts(self, file: str) -> bool:
+        return file.endswith(".json") and _history(_load(file)) is not None
+
+    def read(self, path: str, progress: Progress | None = None) -> Run:
+        files = _states(path) if os.path.isdir(path) else [path]
+        documents: list[tuple[int, float, str, Any]] = []
+        problems: list[str] = []
+        for file in files:
+            try:
+                document = _load(file)
+                documents.append((_last_step(_history(document) or []), os.path.getmtime(file), file, document))
+            except (OSError, UnreadableError) as error:
+                problems.append(f"{short(os.path.relpath(file, path))}: {reason(error)}")
+        if not documents:
+            raise UnreadableError(f"a run must have a {_FILE} that can be read: {'; '.join(problems[:3])}")
+        _, _, file, document = max(documents, key=lambda found: found[:2])
+        history = _history(document)
+        if not history:
+            raise UnreadableError(
+                f"a {_FILE} must hold a log_history with steps, but {short(file, 200)} holds none; log more often, with"
+                " a smaller logging_steps"
+            )
+        size = os.path.getsize(file)
+        if progress:
+            progress(size, size)
+        name = os.path.relpath(file, path) if file != path else os.path.basename(file)
+        return _run(document, history, name, problems)
+
+
+def _run(document: Any, history: Sequence[Mapping[str, Any]], source: str, problems: Sequence[str]) -> Run:
+    builder = RunBuilder()
+    for entry in history:
+        step = step_of(entry, ("step",))
+        if step is None:
+            builder.left_out.add("an entry of log_history", "it has no step")
+            continue
+        for key, value in entry.items():
+            number = None if key == "step" else number_of(value)
+            if number is not None:
+                builder.scalars[_tag(key)].add(step, number, NO_TIME)
+    if isinstance(document, Mapping):
+        settings = {key: value for key, value in document.items() if isinstance(value, (bool, int, float, str))}
+        builder.hparams = {key: float(value) if type(value) is int else value for key, value in settings.items()}
+    return builder.run(source=source, lacks=_LACKS, problems=problems)
+
+
+def _tag(key: str) -> str:
+    """The tag of transformers' TensorBoardCallback (`rewrite_logs` in transformers/integrations)."""
+    for prefix in ("eval_", "test_"):
+        if key.startswith(prefix):
+            return f"{prefix[:-1]}/{key.removeprefix(prefix)}"
+    return f"train/{key}"
+
+
+def _states(folder: str) -> list[str]:
+    """The state files of a training, by the name of its output folder or of one checkpoint."""
+    try:
+        below = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+    except OSError as error:
+        raise UnreadableError(f"a run's folder must be readable, but {short(folder, 200)} is not: {error}") from error
+    return [file for file in (os.path.join(folder, _FILE), *_in_checkpoints(folder, below)) if os.path.isfile(file)]
+
+
+def _in_checkpoints(folder: str, below: Sequence[str]) -> list[str]:
+    return [os.path.join(folder, name, _FILE) for name in below if _CHECKPOINT.fullmatch(name)]
+
+
+def _load(file: str) -> Any:
+    try:
+        if os.path.getsize(file) > _MOST_BYTES:
+            raise UnreadableError(f"a JSON file must have at most {_MOST_BYTES:,} bytes, {short(file, 200)} has more")
+        with open(file, encoding="utf-8") as opened:
+            return json.load(opened)
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, UnreadableError):
+            raise
+        raise UnreadableError(f"{short(file, 200)} must be a JSON file that can be read: {reason(error)}") from error
+
+
+def _history(document: Any) -> list[Mapping[str, Any]] | None:
+    """The log history of a state, or a list of such entries; None if the document is something else."""
+    entries = document.get("log_history") if isinstance(document, Mapping) else document
+    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
+        return None
+    has_steps = any(step_of(entry, ("step",)) is not None for entry in entries)
+    return entries if has_steps or isinstance(document, Mapping) else None
+
+
+def _last_step(history: Sequence[Mapping[str, Any]]) -> int:
+    return max((step_of(entry, ("step",)) or 0 for entry in history), default=-1)

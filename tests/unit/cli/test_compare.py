@@ -1,0 +1,50 @@
+"""Tests what `tbx-callbacks compare` prints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.helpers.commands import run
+from tests.unit.comparison.test_compare import train
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    top = tmp_path_factory.mktemp("runs")
+    return [str(train(top / "a")), str(train(top / "b|<i>", lr=2e-3, seed=1, worse_from=61, torch="2.10"))]
+
+
+def test_compare_printed_for_terminal(folders: list[str]) -> None:
+    done = run("compare", *folders)
+    assert done.returncode == 0
+    words = " ".join(done.stdout.split())
+    assert "curves, compared with a" in words
+    assert "train/loss: apart since step" in words
+    assert "apart since step 70; 0.9 -> 0.7 in b|<i>" in words
+    assert "2.10" in words
+
+
+def test_compare_markdown_escapes_names(folders: list[str]) -> None:
+    done = run("compare", *folders, "--md")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "### Comparison with a"
+    assert "| settings | a | b\\|&lt;i> |" in lines
+    assert "| lr | 0.001 | 0.002 |" in lines
+    assert any(line.startswith("- train/loss: apart since step") for line in lines)
+    assert len(lines) < 60
+
+
+def test_compare_json_holds_everything(folders: list[str]) -> None:
+    fields = json.loads(run("compare", *folders, "--json").stdout)
+    assert [kind["runs"] for kind in fields["kinds"]] == [["a"], ["b|<i>"]]
+    (loss,) = (curve for curve in fields["curves"] if curve["tag"] == "train/loss")
+    assert loss["last"][0]["std"] is None
+    assert abs(loss["parts"][0]["since"] - 61) <= 8
+
+
+def test_compare_one_run_error_code_2(folders: list[str]) -> None:
+    done = run("compare", folders[0])
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "compare needs at least two runs" in done.stderr
