@@ -1,6 +1,7 @@
 """TensorBoard callbacks for fine-tuning with the Hugging Face Trainer, Lightning and plain PyTorch loops.
 
-Importing this package imports no trainer: each public name is imported on first use.
+Importing this package imports no trainer: each public name is imported on first use. When transformers is imported, it
+learns `report_to="tbx_callbacks"`.
 """
 
 from __future__ import annotations
@@ -8,9 +9,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tbx_callbacks.autolog.huggingface import register
+
 if TYPE_CHECKING:
     from tbx_callbacks._config.errors import ConfigError
     from tbx_callbacks._config.metric_set import Config, load_config
+    from tbx_callbacks.autolog.activation import init
+    from tbx_callbacks.integrations.accelerate_tracker import TbxTracker
     from tbx_callbacks.integrations.huggingface.callback import TbxTrainerCallback
     from tbx_callbacks.integrations.lightning.callback import TbxLightningCallback
     from tbx_callbacks.integrations.loop import TbxLoop
@@ -25,7 +30,9 @@ __all__ = [
     "Session",
     "TbxLightningCallback",
     "TbxLoop",
+    "TbxTracker",
     "TbxTrainerCallback",
+    "init",
     "load_config",
     "log_predictions",
     "preflight",
@@ -34,10 +41,12 @@ __all__ = [
 _MODULES = {
     "TbxLightningCallback": "tbx_callbacks.integrations.lightning.callback",
     "TbxLoop": "tbx_callbacks.integrations.loop",
+    "TbxTracker": "tbx_callbacks.integrations.accelerate_tracker",
     "TbxTrainerCallback": "tbx_callbacks.integrations.huggingface.callback",
     "Config": "tbx_callbacks._config.metric_set",
     "ConfigError": "tbx_callbacks._config.errors",
     "Session": "tbx_callbacks.integrations.session",
+    "init": "tbx_callbacks.autolog.activation",
     "load_config": "tbx_callbacks._config.metric_set",
     "log_predictions": "tbx_callbacks.predictions",
     "preflight": "tbx_callbacks.integrations.preflight",
@@ -52,3 +61,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+register()

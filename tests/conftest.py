@@ -23,4 +23,5 @@ if not torch.cuda.is_available():
 
 @pytest.fixture(autouse=True)
 def _without_users_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    for name in ("TENSORBOARD_LOGGING_DIR", "TBX_CALLBACKS", "TBX_CALLBACKS_LOGDIR"):
+        monkeypatch.delenv(name, raising=False)

@@ -12,16 +12,14 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from tbx_callbacks._config.bundled import bundled_sets
+from tbx_callbacks._config.bundled import find_set
 from tbx_callbacks._config.cadence import Cadence, CadenceOption
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.metric_spec import MetricEntries, MetricEntry, MetricSpec
 from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig, live_rules_schema, parse_live_rules
 from tbx_callbacks._config.validation import Model, Must, Parsed, SpecError, located, short, validate
 from tbx_callbacks._config.writer_spec import TENSORBOARD_ONLY, Writers, WriterSpec
-from tbx_callbacks._config.yaml_files import MISSING as NO_FILE
-from tbx_callbacks._config.yaml_files import REGULAR, locate, read_yaml
-from tbx_callbacks._extensions import suggest
+from tbx_callbacks._config.yaml_files import read_yaml
 from tbx_callbacks._text import label
 from tbx_callbacks.runs.folders import AXES
 
@@ -198,29 +196,12 @@ def load_config(source: str | os.PathLike[str] | Mapping[str, Any] | Config = "d
 
 
 def _load(source: str | os.PathLike[str], base: Path, chain: tuple[Path, ...]) -> Config:
-    path = _find(os.fspath(source), base)
+    path = find_set(os.fspath(source), base)
     if len(chain) == _MAX_PARENTS:
         raise ConfigError(f"extends must name at most {_MAX_PARENTS} sets one after the other; put them into one file")
     if path in chain:
         raise ConfigError(f"extends must not form a cycle, got {' -> '.join(p.name for p in (*chain, path))}")
     return _build(read_yaml(path, "a metric set"), label(path.name), path.parent, (*chain, path))
-
-
-def _find(source: str, base: Path) -> Path:
-    sets = bundled_sets()
-    looks_like_a_path = os.sep in source or source.endswith((".yaml", ".yml"))
-    if not looks_like_a_path and source in sets:
-        return sets[source]
-    path, what = locate(source, base)
-    if what == REGULAR:
-        return path
-    if looks_like_a_path or what != NO_FILE:
-        known = ", ".join(sets)
-        raise ConfigError(f"a metric set must be a YAML file, but {short(source, 200)} {what}; bundled sets: {known}")
-    raise ConfigError(
-        f"a metric set must be a bundled name or a path, got {short(source)};"
-        f" {suggest(label(source), sets, what='sets')}"
-    )
 
 
 def _build(data: object, source: str, base: Path, chain: tuple[Path, ...]) -> Config:

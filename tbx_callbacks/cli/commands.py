@@ -1,4 +1,4 @@
-"""tbx-callbacks: metric sets, TensorBoard, diagnoses of runs and of bad batches, reports, recipes."""
+"""tbx-callbacks: trainings without a change of their code, metric sets, TensorBoard, diagnoses, reports, recipes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from tbx_callbacks._config.rule_options import function_of
 from tbx_callbacks._config.validation import SpecError
 from tbx_callbacks._extensions import suggest, without_imports, working_folder
 from tbx_callbacks._text import short
+from tbx_callbacks.autolog.script import ScriptError
 from tbx_callbacks.cli.doctor import as_json, exit_code, parse_fail_on, print_diagnosis, print_settings
 from tbx_callbacks.cli.outputs import header
 from tbx_callbacks.cli.rule_file import PROJECT_FILE, project_settings
+from tbx_callbacks.cli.run import Launch, prepare
 from tbx_callbacks.cli.terminal import (
     Commands,
     ReaderGoneError,
@@ -54,8 +56,14 @@ _LONGEST_WAIT = 86_400  # seconds; a browser's timer takes no more than 24 days
 
 def main() -> None:
     """Entry point of the command."""
-    with checked_stdout():
-        app()
+    launches: list[Launch] = []
+    try:
+        with checked_stdout():
+            app(obj=launches)
+    except SystemExit:
+        if not launches:
+            raise
+    launches[0]()  # outside of the command line, whose output and errors are not the script's
 
 
 def _print_version(is_asked: bool) -> None:
@@ -73,8 +81,31 @@ def _prepare(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
+    if context.invoked_subcommand == run.__name__:
+        return  # the script's warnings are its own
     print_warnings()
     context.with_resource(working_folder())  # a metric set may name classes and functions of modules there
+
+
+@app.command(context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
+def run(
+    context: typer.Context,
+    script: Annotated[str, typer.Argument(help="A Python file, a folder or zip with __main__.py; a module with -m.")],
+    config: Annotated[
+        str, typer.Option(envvar="TBX_CALLBACKS", help="A metric set: a bundled name, or a YAML file.")
+    ] = "default",
+    logdir: Annotated[str | None, typer.Option(envvar="TBX_CALLBACKS_LOGDIR", help="Folder of the run.")] = None,
+    module: Annotated[bool, typer.Option("-m", help="Run a module, as python -m does.")] = False,
+) -> None:
+    """Run a training script, and log its Trainers, without a change of its code.
+
+    Arguments after SCRIPT are the script's own. Also: torchrun ... -m tbx_callbacks run SCRIPT ...
+    """
+    try:
+        launch = prepare(script, context.args, config=config, log_dir=logdir, is_module=module)
+    except (ConfigError, ScriptError) as error:
+        fail(str(error))
+    context.ensure_object(list).append(launch)
 
 
 # Commands that read metric sets import torch, which takes seconds; the others do without.

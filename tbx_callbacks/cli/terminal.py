@@ -185,9 +185,14 @@ def print_pairs(pairs: Mapping[str, str]) -> None:
     console.print(table)
 
 
+def print_error(words: str) -> None:
+    """Prints an error on one line."""
+    errors.print(f"[red]error:[/red] {escape(printable(words))}", soft_wrap=True)
+
+
 def fail(words: str) -> NoReturn:
     """Prints an error on one line, and ends the command with exit code 2."""
-    errors.print(f"[red]error:[/red] {escape(printable(words))}", soft_wrap=True)
+    print_error(words)
     raise typer.Exit(2)
 
 

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import MethodType
-from typing import Any, Never
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +143,7 @@ class Session:
         flush_secs: float | None = None,
         max_mib: float = 64.0,
         process_group: Any = None,
-        **unknown: Never,
+        **unknown: NoReturn,
     ) -> None:
         refuse_unknown(unknown, Session)
         if log_dir is not None and not isinstance(log_dir, (str, os.PathLike)):

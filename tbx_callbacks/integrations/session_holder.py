@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from copy import copy
-from typing import Any, Never
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -48,7 +48,7 @@ class SessionHolder:
         flush_secs: float | None = None,
         max_mib: float = 64.0,
         process_group: Any = None,
-        **unknown: Never,
+        **unknown: NoReturn,
     ) -> None:
         refuse_unknown(unknown, type(self), SessionHolder)
         self._session = Session(

@@ -9,7 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import tomllib
 
+from tbx_callbacks.autolog.lightning import GROUPS
 from tests.helpers.limits import limit
 from tests.helpers.processes import python
 from tests.helpers.runs import ROOT
@@ -28,8 +30,10 @@ def test_wheel_holds_sets_recipes_types_and_licence(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"tbx_callbacks/configs/{name}.yaml" for name in ("minimal", "default", "full")}
     expected |= {f"tbx_callbacks/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.py")}
-    assert expected | {"tbx_callbacks/py.typed"} <= names
+    assert expected | {"tbx_callbacks/py.typed", "tbx_callbacks/cli/SKILL.md"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    (points,) = [name for name in names if name.endswith("/entry_points.txt")]
+    assert all(f"[{group}]" in zipfile.ZipFile(wheel).read(points).decode() for group in GROUPS.values())
     assert not any(name.startswith("tests/") or "__pycache__" in name for name in names)
 
 
@@ -49,3 +53,8 @@ def test_wheel_installed_alone_works(wheel: Path, tmp_path: Path) -> None:
     cli = "import sys; sys.argv = ['tbx-callbacks', {}]; from tbx_callbacks.cli import main; main()"
     assert "full" in run(cli.format("'sets'"))
     assert "--vocab" in run(cli.format("'recipe', 'bert-sentiment', '--help'"))
+
+
+def test_types_checked_for_oldest_python() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["requires-python"] == f">={project['tool']['mypy']['python_version']}"

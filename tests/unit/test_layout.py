@@ -12,7 +12,7 @@ UNIT = ROOT / "tests" / "unit"
 PACKAGE = ROOT / "tbx_callbacks"
 TRAINERS = {"transformers", "lightning", "pytorch_lightning", "accelerate", "peft", "trl", "sentence_transformers"}
 INTEGRATIONS = {f"tbx_callbacks.integrations.{name}" for name in ("huggingface", "lightning")}
-CALLBACKS = {f"tbx_callbacks.{name}" for name in ("TbxTrainerCallback", "TbxLightningCallback")}
+CALLBACKS = {f"tbx_callbacks.{name}" for name in ("TbxTrainerCallback", "TbxLightningCallback", "TbxTracker")}
 """Names of the package whose lookup imports a trainer."""
 
 WITHOUT_UNIT_TEST = {
@@ -30,7 +30,10 @@ WITHOUT_UNIT_TEST = {
     "_stats/histogram_device",
     "_stats/triton_kernels",
     "_stats/types",
+    "autolog/huggingface",
+    "autolog/lightning_callback",
     "cli/metric_sets",
+    "integrations/accelerate_tracker",
     "integrations/huggingface/abandoned_training",
     "integrations/huggingface/attach",
     "integrations/huggingface/batch_size",
