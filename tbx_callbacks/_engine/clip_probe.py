@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tbx_callbacks._model.model_access import ModelAccess
@@ -13,12 +16,16 @@ from tbx_callbacks._stats.accumulators import add_up
 from tbx_callbacks._stats.flat import moved
 
 _NUM_TENSORS, _MAX_ELEMENTS = 8, 2**16
+_NUM_ELEMENTS, _ENOUGH_ELEMENTS = 32, 8
+_READABLE = frozenset({torch.float16, torch.float32, torch.float64})  # by numpy
 
 
 class ClipProbe:
     """Compares a few small gradients from before clipping with the same ones after it.
 
-    Clipping by norm multiplies all gradients by one factor, which is exactly 1 if nothing is clipped.
+    Clipping by norm multiplies all gradients by one factor, which is exactly 1 if nothing is clipped. On the CPU, some
+    elements of one gradient are compared, which costs less than norms. If they are all zero, or on another device, or
+    if a loss scale is divided out in between, the norms of the gradients are compared.
     """
 
     def __init__(self) -> None:
@@ -27,6 +34,9 @@ class ClipProbe:
         self._gradients: list[Tensor] = []
         self._before: tuple[Tensor, ...] = ()
         self._scale: Tensor | None = None
+        self._watched: Tensor | None = None  # the parameter of which elements are compared
+        self._array: NDArray[Any] | None = None  # the memory of its gradient
+        self._elements: list[float] = []
         self.is_pending = False
         """Whether gradients were read and not compared yet."""
 
@@ -34,6 +44,13 @@ class ClipProbe:
         """Reads the gradients before clipping; `scale` is the loss scale that they still contain."""
         if access is not self._access or not self._parameters:
             self._access, self._parameters = access, _with_small_gradients(access)
+            self._watched = _simplest(self._parameters)
+        if scale is None and self._watched is not None and _is_readable(gradient := self._watched.grad):
+            array = gradient.numpy()
+            elements = array.flat[:_NUM_ELEMENTS].tolist()
+            if any(elements):
+                self._array, self._elements, self.is_pending = array, elements, True
+                return
         gradients = local_all([parameter.grad for parameter in self._parameters])
         if not gradients or None in [gradient if gradient is None else 0 for gradient in gradients]:
             self._parameters, self.is_pending = [], False  # others have gradients now: chosen in the next step
@@ -41,8 +58,16 @@ class ClipProbe:
         self._gradients, self._scale = gradients, scale  # type: ignore[assignment]
         self._before, self.is_pending = torch._foreach_norm(self._gradients), True
 
-    def end(self) -> Tensor:
-        """Returns the norms before and after, `[2 * gradients]`, for `count_changed`. Causes no host sync."""
+    def end(self) -> Tensor | bool:
+        """Returns whether the gradients have changed, or their norms before and after, `[2 * gradients]`.
+
+        `count_changed` compares the norms. Causes no host sync.
+        """
+        if self._array is not None:
+            now = self._array.flat[:_NUM_ELEMENTS].tolist()
+            has_changed = now != self._elements  # NaN differs from itself: it is not known to be the same
+            self._array, self.is_pending = None, False
+            return has_changed
         before = self._before
         if self._scale is not None:
             scale = moved(self._scale, before[0].device).to(before[0].dtype)
@@ -53,7 +78,7 @@ class ClipProbe:
 
 
 def count_changed(all_norms: Sequence[Tensor]) -> Tensor:
-    """Returns, for results of `ClipProbe.end`, in how many the gradients had changed; 0-d."""
+    """Returns, for norms from `ClipProbe.end`, in how many the gradients had changed; 0-d."""
     by_kind: dict[tuple[torch.device, int], list[Tensor]] = {}
     for norms in all_norms:
         by_kind.setdefault((norms.device, norms.numel()), []).append(norms)
@@ -62,6 +87,25 @@ def count_changed(all_norms: Sequence[Tensor]) -> Tensor:
         before, after = torch.stack(chosen).view(-1, 2, number // 2).unbind(1)
         counts.append((before != after).any(1).sum())
     return add_up(counts)
+
+
+def _is_readable(gradient: Any) -> TypeGuard[Tensor]:
+    """Whether numpy can read the memory of a gradient."""
+    return (
+        type(gradient) is Tensor
+        and gradient.is_cpu
+        and gradient.dtype in _READABLE
+        and not gradient.requires_grad
+        and not gradient.is_sparse
+    )
+
+
+def _simplest(parameters: Sequence[Tensor]) -> Tensor | None:
+    """Returns the parameter with the fewest elements that are enough; None if no gradient can be read."""
+    readable = [parameter for parameter in parameters if _is_readable(parameter.grad)]
+    key = operator.methodcaller("numel")
+    enough = [parameter for parameter in readable if key(parameter) >= _ENOUGH_ELEMENTS]
+    return min(enough, key=key) if enough else max(readable, key=key, default=None)
 
 
 def _with_small_gradients(access: ModelAccess) -> list[Tensor]:

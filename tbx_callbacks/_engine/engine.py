@@ -45,6 +45,7 @@ from tbx_callbacks._model.adapters import warn_about_untrained
 from tbx_callbacks._model.amp import loss_scale
 from tbx_callbacks._model.optimizers import ids_of
 from tbx_callbacks._model.outputs import Predictions
+from tbx_callbacks._stats.accumulators import kept, stack_scalars
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks._wiring.wiring import Wiring
 from tbx_callbacks.metrics.context import Context, RunInfo
@@ -463,19 +464,20 @@ class Engine:
         due = scalars.is_used and ended is not None and scalars.due(ended)
         return due or bool(recorder.end_of_step.pending)
 
-    def record_batch(self, *, loss: Tensor | None, samples: int | None, tokens: Tensor | None) -> Tensor | None:
-        """Counts one micro-batch; returns a copy of its loss, or None if it is not counted."""
-        copy = None
-        if self._counts_batches and self._counters.counting:
+    def record_batch(self, *, loss: Tensor | None, samples: int | None, tokens: Tensor | None) -> Number | None:
+        """Counts one micro-batch; returns its loss as `kept` does, or None if it is not counted."""
+        counters, now = self._counters, None
+        if self._counts_batches and counters.counting:
             try:
-                copy = self._counters.record_batch(loss=loss, samples=samples, tokens=tokens)
+                now = counters.record_batch(loss=loss, samples=samples, tokens=tokens)
             except Exception as error:
-                self._counters.counting = False
+                counters.counting = False
                 self._guard.report("counting micro-batches", self._step, error)
-        if self._counters.recording is not None and (keeper := self._counters.recording.keeper) is not None:
+        if counters.recording is not None and (keeper := counters.recording.keeper) is not None:
             with self._guard("keeping batches", self._step):
-                keeper.end_batch(loss.detach().clone() if copy is None and loss is not None else copy)
-        return copy
+                known = kept(loss) if now is None and loss is not None else now
+                keeper.end_batch(None if known is None else stack_scalars([known])[0])
+        return now
 
     def record_masks(self, masks: Sequence[Tensor] | None) -> None:
         """Records the attention masks of a micro-batch; None if it has none by row."""

@@ -484,7 +484,8 @@ class Session:
             if outputs is None:
                 wiring.add_predictions(None, labels)
             wiring.add_batch(loss, samples)
-        loss = None if loss is None else scalar_loss(loss)
+        if not (loss is None or (type(loss) is Tensor and not loss.ndim)):
+            loss = scalar_loss(loss)  # the usual loss needs no call
         action = self._counter.end_batch(loss, samples, tokens, epoch, is_step=is_step)
         self.stopwatch.resume()
         if times is not None:
@@ -532,7 +533,7 @@ class Session:
         wiring = self._engine.wiring
         if wiring is not None and wiring.is_open:
             wiring.add_batch(loss, samples)
-        if not (loss is None or (type(loss) is Tensor and not loss.ndim and not loss.requires_grad)):
+        if not (loss is None or (type(loss) is Tensor and not loss.ndim)):
             loss = scalar_loss(loss)  # the usual loss needs no call
         self._engine.record_batch(loss=loss, samples=samples, tokens=tokens)
 

@@ -227,7 +227,7 @@ class _TrainingStep(_Wrapped):
                     check.finish(loss, is_writer=session.is_writer)
             if session.needs_batches:
                 is_scalar = isinstance(loss, Tensor) and loss.numel() == 1
-                session.record_batch(loss=loss.detach() if is_scalar else None, samples=samples, tokens=tokens)
+                session.record_batch(loss=loss if is_scalar else None, samples=samples, tokens=tokens)
         return loss
 
 
