@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from typing import Any, TypeGuard
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tbx_callbacks._model.model_access import ModelAccess
@@ -16,15 +13,15 @@ from tbx_callbacks._stats.accumulators import add_up
 from tbx_callbacks._stats.flat import moved
 
 _NUM_TENSORS, _MAX_ELEMENTS = 8, 2**16
-_NUM_ELEMENTS, _ENOUGH_ELEMENTS = 32, 8
-_READABLE = frozenset({torch.float16, torch.float32, torch.float64})  # by numpy
+_FEW_ELEMENTS = range(2, 65)
+_PRECISE = frozenset({torch.float32, torch.float64})
 
 
 class ClipProbe:
     """Compares a few small gradients from before clipping with the same ones after it.
 
-    Clipping by norm multiplies all gradients by one factor, which is exactly 1 if nothing is clipped. On the CPU, some
-    elements of one gradient are compared, which costs less than norms. If they are all zero, or on another device, or
+    Clipping by norm multiplies all gradients by one factor, which is exactly 1 if nothing is clipped. On the CPU, the
+    elements of one short vector are compared, which costs less than norms. If there is none, or if it is all zero, or
     if a loss scale is divided out in between, the norms of the gradients are compared.
     """
 
@@ -34,8 +31,8 @@ class ClipProbe:
         self._gradients: list[Tensor] = []
         self._before: tuple[Tensor, ...] = ()
         self._scale: Tensor | None = None
-        self._watched: Tensor | None = None  # the parameter of which elements are compared
-        self._array: NDArray[Any] | None = None  # the memory of its gradient
+        self._short: Tensor | None = None  # the parameter whose gradient is compared element by element
+        self._vector: Tensor | None = None  # its gradient
         self._elements: list[float] = []
         self.is_pending = False
         """Whether gradients were read and not compared yet."""
@@ -44,12 +41,12 @@ class ClipProbe:
         """Reads the gradients before clipping; `scale` is the loss scale that they still contain."""
         if access is not self._access or not self._parameters:
             self._access, self._parameters = access, _with_small_gradients(access)
-            self._watched = _simplest(self._parameters)
-        if scale is None and self._watched is not None and _is_readable(gradient := self._watched.grad):
-            array = gradient.numpy()
-            elements = array.flat[:_NUM_ELEMENTS].tolist()
+            self._short = next(filter(_is_short_vector, self._parameters), None)
+        vector = self._short.grad if self._short is not None and scale is None else None
+        if vector is not None and not vector.is_sparse:
+            elements = vector.tolist()
             if any(elements):
-                self._array, self._elements, self.is_pending = array, elements, True
+                self._vector, self._elements, self.is_pending = vector, elements, True
                 return
         gradients = local_all([parameter.grad for parameter in self._parameters])
         if not gradients or None in [gradient if gradient is None else 0 for gradient in gradients]:
@@ -63,10 +60,9 @@ class ClipProbe:
 
         `count_changed` compares the norms. Causes no host sync.
         """
-        if self._array is not None:
-            now = self._array.flat[:_NUM_ELEMENTS].tolist()
-            has_changed = now != self._elements  # NaN differs from itself: it is not known to be the same
-            self._array, self.is_pending = None, False
+        if self._vector is not None:
+            has_changed = self._vector.tolist() != self._elements  # NaN differs from itself: not known to be the same
+            self._vector, self.is_pending = None, False
             return has_changed
         before = self._before
         if self._scale is not None:
@@ -89,23 +85,10 @@ def count_changed(all_norms: Sequence[Tensor]) -> Tensor:
     return add_up(counts)
 
 
-def _is_readable(gradient: Any) -> TypeGuard[Tensor]:
-    """Whether numpy can read the memory of a gradient."""
-    return (
-        type(gradient) is Tensor
-        and gradient.is_cpu
-        and gradient.dtype in _READABLE
-        and not gradient.requires_grad
-        and not gradient.is_sparse
-    )
-
-
-def _simplest(parameters: Sequence[Tensor]) -> Tensor | None:
-    """Returns the parameter with the fewest elements that are enough; None if no gradient can be read."""
-    readable = [parameter for parameter in parameters if _is_readable(parameter.grad)]
-    key = operator.methodcaller("numel")
-    enough = [parameter for parameter in readable if key(parameter) >= _ENOUGH_ELEMENTS]
-    return min(enough, key=key) if enough else max(readable, key=key, default=None)
+def _is_short_vector(parameter: Tensor) -> bool:
+    """Whether a parameter is a vector of the CPU with few elements, precise enough to show a factor close to 1."""
+    is_plain = type(parameter.grad) is Tensor and parameter.is_cpu and parameter.dtype in _PRECISE
+    return is_plain and parameter.ndim == 1 and parameter.numel() in _FEW_ELEMENTS
 
 
 def _with_small_gradients(access: ModelAccess) -> list[Tensor]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks import tags
-from tbx_callbacks._stats.accumulators import LazySum, add_up, stack_scalars
+from tbx_callbacks._stats.accumulators import KEPT, LazySum, add_up, stack_scalars
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks._stats.norms import accumulation_dtype
 from tbx_callbacks._stats.types import Number
@@ -42,8 +42,10 @@ class LossMean:
         """
         if not self.is_shared:
             if loss is not None:
-                self._sum.add(loss)
+                self._sum.pending.append(loss)
                 self._count += 1
+                if self._count % KEPT == 0:
+                    self._sum.total()
             return
         self._count += loss is not None
         self._knows_samples |= samples > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 _MAX_WAIT = 100  # steps for which a due metric waits for its optimizer
 _OF_GRADIENTS = frozenset({"gradients", "before_clip", "weights_before", "activations", "microbatches"})
 """Needs that only a due step can fulfil, while its gradients and the old weights exist."""
+_rate = operator.methodcaller("get", "lr")
 Reread = Callable[[], tuple[ModelAccess, bool]]
 
 
@@ -393,7 +395,7 @@ class StepRecorder:
             self._rates[name] = rates = rates_of(self._info.optimizers[name])
             self._has_tensor_rates = self._info.logs_elsewhere and any(isinstance(rate, Tensor) for rate in rates)
         elif self._info.logs_elsewhere:
-            self._rates[name] = [group.get("lr") for group in optimizer.param_groups]  # the same, in fewer calls
+            self._rates[name] = list(map(_rate, optimizer.param_groups))  # the same, in fewer calls
         scalars = self._user_scalars
         scalars.evaluating = scalars.in_step = False
         if scalars.is_used:

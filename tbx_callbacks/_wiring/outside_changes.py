@@ -56,7 +56,9 @@ class OutsideChanges:
                     watched.sharing.append(other)
                     known.sharing.append(name)
             self._watched[name] = watched
-        watched.update()
+        watched.versions = list(map(_version, watched.tensors))
+        if watched.array is not None:
+            watched.bits = watched.array.tobytes()
         for other in watched.sharing:
             self._watched[other].update()
 

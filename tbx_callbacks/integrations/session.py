@@ -475,7 +475,7 @@ class Session:
             times.switch(tags.TIME_MONITORING)
         if not (samples is None or (type(samples) is int and samples >= 0)):
             samples = batch_count("samples", samples)
-        if tokens is not None:
+        if not (tokens is None or (type(tokens) is Tensor and not self._reads_masks)):
             tokens = self._token_count(tokens)
         wiring = self._engine.counters.wiring
         if outputs is not None or batch is not None or (wiring is not None and wiring.is_open):
@@ -704,8 +704,9 @@ class Session:
 
     def check_loss(self, loss: Any) -> None:
         """Looks at the graph of a micro-batch's loss before its backward pass, in the first steps."""
-        if self._engine.counters.wiring is not None:
-            self._engine.counters.wiring.add_loss(loss)
+        wiring = self._engine.counters.wiring
+        if wiring is not None and wiring.is_open:
+            wiring.add_loss(loss)
 
     @property
     def checks_losses(self) -> bool:
@@ -730,6 +731,22 @@ class Session:
     def needs_outputs(self) -> bool:
         """Whether a metric of this training reads the model's outputs."""
         return self.running and not OUTPUTS.isdisjoint(self._engine.needs)
+
+    @property
+    def reads_gradients(self) -> bool:
+        """Whether `before_clip` has something to do in this step."""
+        recorder = self._engine.recorder
+        return recorder is not None and (bool(recorder.due) or recorder.probes_clipping)
+
+    @property
+    def wants_epoch(self) -> bool:
+        """Whether `end_batch` writes the epoch if this batch ends a step that it counts."""
+        return self._counter is not None and self._counter.log_due
+
+    @property
+    def stepped(self) -> bool:
+        """Whether an optimizer has made a step in the batch in progress, where the session counts the steps."""
+        return self._counter is not None and self._counter.stepped
 
     @property
     def has_due_metrics(self) -> bool:

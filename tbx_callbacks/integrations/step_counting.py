@@ -37,7 +37,8 @@ class StepCounter:
         self.step = step
         """Number of finished steps."""
         self._engine, self._log_schedule = engine, info.log_schedule
-        self._log_due = False  # whether the trainer logs after this step
+        self.log_due = False
+        """Whether the trainer logs after this step."""
         self._next_log: float = 0  # the trainer logs at no step before
         self._losses = LossMean()
         self._evaluations: dict[str, Number | str] = {}  # logged before the end of their step
@@ -65,11 +66,11 @@ class StepCounter:
         """Begins the next step."""
         step, engine = self.step + 1, self._engine
         if step >= self._next_log:
-            self._log_due, self._next_log = self._log_schedule(step), first_after(self._log_schedule, step)
+            self.log_due, self._next_log = self._log_schedule(step), first_after(self._log_schedule, step)
         else:
-            self._log_due = False
+            self.log_due = False
         self._losses.is_shared = engine.publisher.reducer is not None
-        engine.begin_step(step, captures_rates=self._log_due)
+        engine.begin_step(step, captures_rates=self.log_due)
 
     def end_batch(
         self,
@@ -111,9 +112,9 @@ class StepCounter:
         """Completes the step, and begins the next one."""
         engine, recorder = self._engine, self._engine.recorder
         self.step, self._continues = self.step + 1, False
-        if recorder is not None and recorder.stepped:
+        if recorder is not None and recorder.stepped and (recorder.due or recorder.watches_loss_scale):
             engine.end_microbatch(is_step=False)
-        if self._log_due:
+        if self.log_due:
             logs: dict[str, Number] = {}
             rate = engine.first_rate
             if rate is not None:
