@@ -210,8 +210,9 @@ class _TrainingStep(_Wrapped):
         samples = tokens = None
         if session.needs_batches:  # read now: the training may change the batch
             samples, tokens = session.measure_batch(inputs, self._batch_size(inputs))
-        readers = self._readers(session)
-        weighs = session.weighs_batches
+        weighs = session.needs_weights and session.weighs_batches
+        has_readers = needs_labels or weighs or self._loss_check is not None
+        readers = self._readers(session) if has_readers else ()
         labels = labels_in(inputs) if weighs else None  # now: the training may remove them
         try:
             with _reading_losses(self._owner, readers) if readers else contextlib.nullcontext():
@@ -223,7 +224,8 @@ class _TrainingStep(_Wrapped):
             if needs_labels:
                 session.expect_labels(None)
         if session.running:
-            self._check_loss(session, loss)
+            if self._loss_check is not None:
+                self._check_loss(session, loss)
             if weighs:
                 with session.guard_outputs():
                     num_items = args[0] if args else kwargs.get("num_items_in_batch")
