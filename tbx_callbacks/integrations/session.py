@@ -126,6 +126,7 @@ class Session:
         trains_in_eval_mode: whether the model was in evaluation mode when an optimizer stepped last.
         started: whether `start` was called.
         needs_batches: whether a metric of this training reads counts of micro-batches (samples, tokens, losses).
+        needs_weights: whether a metric of this training reads the share of micro-batches in the loss.
         stopwatch: times the training. `pause()` and `resume()` exclude an evaluation or a checkpoint; the next step
             resumes too. `exclude()` does so where one is noticed late: it leaves out the time since the last `mark()`.
             The metric `input_share` needs `start_waiting()` when the trainer asks for its next batch, and
@@ -154,7 +155,7 @@ class Session:
         requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self.requested_dir = absolute(os.path.expanduser(requested)) if requested else None
         self.runs_dir: str | None = "runs"
-        self.running = self.started = self.needs_batches = False
+        self.running = self.started = self.needs_batches = self.needs_weights = False
         self._engine = Engine(
             [*self.config.items, *axis_specs(self.config.axis)],
             every=self.config.every,
@@ -335,6 +336,7 @@ class Session:
         self._clipped = None, None
         self._counts_samples = True
         self.needs_batches = "batches" in self._engine.needs
+        self.needs_weights = "microbatches" in self._engine.needs
         self._reads_masks = "padding" in self._engine.needs
         self.running = self.started = True
         self._at_exit.register()
@@ -379,7 +381,7 @@ class Session:
             self._engine.counters.wiring.add("no_optimizer_step", Check(0))
         self._unhook()
         self._step, self._counter, self._info = self.step, None, None
-        self.running = self.needs_batches = False
+        self.running = self.needs_batches = self.needs_weights = False
         self._engine.end(self._step, succeeded=succeeded)
         self._release()
 
@@ -606,7 +608,7 @@ class Session:
     @property
     def weighs_batches(self) -> bool:
         """Whether a metric reads the share of a micro-batch in the loss in this step."""
-        return self.running and self._engine.weighs_batches
+        return self.needs_weights and self._engine.weighs_batches
 
     def weigh_batch(self, weight: Tensor | None, problem: str = "") -> None:
         """Sets the share of the micro-batch in the loss of all ranks, before its end.

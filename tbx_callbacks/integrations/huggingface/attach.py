@@ -210,7 +210,7 @@ class _TrainingStep(_Wrapped):
         samples = tokens = None
         if session.needs_batches:  # read now: the training may change the batch
             samples, tokens = session.measure_batch(inputs, self._batch_size(inputs))
-        weighs = session.weighs_batches
+        weighs = session.needs_weights and session.weighs_batches
         labels = labels_in(inputs) if weighs else None  # now: the training may remove them
         readers = (
             self._readers(session, checks=needs_labels, weighs=weighs)
