@@ -15,6 +15,7 @@ from rich.table import Table
 from tbx_callbacks._text import printable
 from tbx_callbacks.cli.outputs import header
 from tbx_callbacks.cli.show import finite
+from tbx_callbacks.cli.terminal import full_table
 from tbx_callbacks.runs import bad_batches
 from tbx_callbacks.runs.bad_batches import BadBatch, BadRow
 
@@ -54,7 +55,7 @@ def load(paths: Mapping[int, str]) -> tuple[list[BadBatch], list[str]]:
 
 def steps_table(found: Mapping[int, Mapping[int, str]]) -> Table:
     """A table of all bad steps, with their reasons."""
-    table = Table("step", "ranks", "why", box=None, header_style="bold")
+    table = full_table("step", "ranks", "why", box=None, header_style="bold")
     for step, paths in found.items():
         batches, problems = load(paths)
         reasons = list(dict.fromkeys(reason for batch in batches for reason in batch.reasons)) or problems
@@ -74,7 +75,7 @@ def print_batch(batch: BadBatch, console: Console, *, most: int) -> None:
         rows = sorted(micro_batch.rows, key=_badness, reverse=True)
         has_losses, has_texts = any(row.loss is not None for row in rows), any(row.text for row in rows)
         head = ["row"] + ["loss", "label", "predicted"] * has_losses + ["text"] * has_texts
-        table = Table(*head, box=None, header_style="bold", padding=(0, 2, 0, 2))
+        table = full_table(*head, box=None, header_style="bold", padding=(0, 2, 0, 2))
         for row in rows[:most]:
             numbers = [
                 "" if row.loss is None else f"{row.loss:.6g}",

@@ -335,8 +335,8 @@ def report(
                 refresh=refresh,
             )
 
-    _check_report_options(every, output, watch=watch, prints={"--md": md, "--json": json_}, png=png)
     try:
+        _check_report_options(every, output, watch=watch, prints={"--md": md, "--json": json_}, png=png)
         if md:
             sys.stdout.write(markdown(_loaded(logdir, rules)))
             return

@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from tbx_callbacks._text import printable
 from tbx_callbacks.cli.outputs import header
+from tbx_callbacks.cli.terminal import full_table
 from tbx_callbacks.comparison import Comparison, Curve, Difference
 from tbx_callbacks.comparison.curves import Parting
 
@@ -25,9 +25,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         if not rows:
             console.print(f"[bold]{title}[/bold]: {nothing}")
             continue
-        table = Table("", *(_safe(kind.title) for kind in comparison.kinds), title=title, title_justify="left")
-        for column in table.columns:
-            column.overflow = "fold"
+        table = full_table("", *(_safe(kind.title) for kind in comparison.kinds), title=title, title_justify="left")
         for row in rows[:_MOST_ROWS]:
             table.add_row(_safe(row.name), *map(_safe, row.values))
         console.print(table)

@@ -38,19 +38,19 @@ def print_diagnosis(diagnosed: DiagnosedRun, console: Console, *, has_steps: boo
     size = f"{len(run.scalars)} scalar tags, {run.last_step} steps" if has_steps else f"{len(run.scalars)} checks"
     console.print(f"[bold]{_safe(name)}[/bold]: {size}")
     if run.source_sentence:
-        console.print(Padding(f"[dim]{_safe(run.source_sentence)}[/dim]", (0, 0, 0, 2), expand=False))
+        console.print(_indented(f"[dim]{_safe(run.source_sentence)}[/dim]", 2))
     for finding in diagnosis.findings:
         colour = _COLOURS[finding.severity]
         where = f", {_location(finding)}" if has_steps else ""
         console.print(f"  [{colour}]{finding.severity:8}[/{colour}][bold]{_safe(named(finding))}[/bold]{where}")
-        console.print(Padding(f"{_safe(finding.means)}\n[dim]try:[/dim] {_safe(finding.advice)}", (0, 0, 0, 10)))
-        console.print(Padding(f"[dim]{_safe(evidence(finding))}\n{_safe(finding.source)}[/dim]", (0, 0, 0, 10)))
+        console.print(_indented(f"{_safe(finding.means)}\n[dim]try:[/dim] {_safe(finding.advice)}", 10))
+        console.print(_indented(f"[dim]{_safe(evidence(finding))}\n{_safe(finding.source)}[/dim]", 10))
     for known in diagnosis.acknowledged:
         where = ", ".join([_location(known.finding), *known.finding.tags[:1]])
         name = f"{known.finding.severity} {named(known.finding)} ({where})"
         words = f"[dim]acknowledged: {_safe(name)}: {_safe(known.reason)}[/dim]"
-        console.print(Padding(words, (0, 0, 0, 2), expand=False))
-    console.print(Padding(_verdict(diagnosis), (0, 0, 0, 2)))
+        console.print(_indented(words, 2))
+    console.print(_indented(_verdict(diagnosis), 2))
     for file, missing in run.unread.items():
         console.print(f"  [yellow]{missing} bytes at the end of {_safe(file)} are truncated or damaged[/yellow]")
     for words in run.left_out:
@@ -62,7 +62,7 @@ def print_diagnosis(diagnosed: DiagnosedRun, console: Console, *, has_steps: boo
         if more := sum(map(len, [*by_metric.values()][_MOST_METRICS:])):
             lines.append(f"and {more} more rules; --json lists them all")
         for text in lines:
-            console.print(Padding(f"[dim]{_safe(text)}[/dim]", (0, 0, 0, 4), expand=False))
+            console.print(_indented(f"[dim]{_safe(text)}[/dim]", 4))
 
 
 def print_settings(file: str, not_found: Sequence[Acknowledgement], console: Console) -> None:
@@ -151,6 +151,10 @@ def as_json(
     ]
     entries = [dataclasses.asdict(entry) for entry in not_found]
     return {**header(command), "runs": runs, "acknowledged_not_found": entries, "rules_file": rules_file or None}
+
+
+def _indented(text: str, columns: int) -> Padding:
+    return Padding(text, (0, 0, 0, columns), expand=False)
 
 
 def _verdict(diagnosis: Diagnosis) -> str:

@@ -16,13 +16,14 @@ from tbx_callbacks._config.metric_spec import MetricSpec, metric_model
 from tbx_callbacks._extensions import ExtensionError, suggest
 from tbx_callbacks._text import short, words
 from tbx_callbacks.cli.outputs import header
+from tbx_callbacks.cli.terminal import full_table
 from tbx_callbacks.metrics.base import Metric
 from tbx_callbacks.metrics.registry import METRIC_CLASSES
 
 
 def sets_table() -> Table:
     """A table of the bundled sets."""
-    table = Table("set", "description", "metrics")
+    table = full_table("set", "description", "metrics")
     for known in sets_as_json()["sets"]:
         table.add_row(known["name"], known["description"], ", ".join(known["metrics"]))
     return table
@@ -135,7 +136,7 @@ def check_table(file: str) -> tuple[Table, str]:
         ConfigError: the set is invalid.
     """
     config = load_config(file)
-    table = Table("metric", "every", "parameters", "tags")
+    table = full_table("metric", "every", "parameters", "tags")
     for item in config.items:
         table.add_row(*map(escape, (item.name, _cadence(item, config), _parameters(item), "\n".join(item.metric.tags))))
     return table, escape(_summary(config))

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
-from rich.console import Console, ConsoleOptions
+from rich.console import Console, ConsoleDimensions, ConsoleOptions
 from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
@@ -26,8 +26,29 @@ from tbx_callbacks._text import printable, reason, short, words
 _SIGPIPE = 128 + 13  # the exit code that a shell shows for a command that the signal SIGPIPE ended
 
 
+_PIPED_WIDTH = 2000
+
+
+def full_table(*columns: str, **options: Any) -> Table:
+    """Returns a table whose cells are folded where they do not fit, never cut."""
+    table = Table(**options)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
 class Terminal(Console):
     """A console whose text is printable; rich's own colours and cursor movements stay."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        found = super().size
+        is_piped = not self.is_terminal and "COLUMNS" not in os.environ
+        return ConsoleDimensions(_PIPED_WIDTH, found.height) if is_piped else found  # nothing is wrapped or cut
+
+    @size.setter
+    def size(self, value: tuple[int, int]) -> None:
+        self._width, self._height = value
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(printable(text, "\n"), **options)  # before it is measured and wrapped

@@ -148,7 +148,7 @@ def test_doctor_hparams_folder_is_no_run(tmp_path: Path) -> None:
 def test_doctor_unreadable_folder_code_2(tmp_path: Path) -> None:
     missing = run("doctor", str(tmp_path / "nothing"))
     assert missing.returncode == 2
-    assert "LOGDIR must be a folder with event files" in missing.stderr
+    assert "LOGDIR must be a folder with runs" in missing.stderr
     assert "Traceback" not in missing.stderr
     assert run("doctor", str(tmp_path)).returncode == 2
     with SummaryWriter(str(tmp_path / "texts")) as writer:

@@ -319,3 +319,12 @@ def test_log_message_of_several_lines_printed_as_one(tmp_path: Path) -> None:
     lines = done.stderr.splitlines()
     assert [line for line in lines if line.startswith("warning: ")] == ["warning: one?error: two?[31m"]
     assert sum(line.startswith("error:") for line in lines) == 1  # about the class
+
+
+@pytest.mark.parametrize("columns", [None, "40"])
+def test_tables_piped_never_cut(columns: str | None) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    environment |= {} if columns is None else {"COLUMNS": columns}
+    done = subprocess.run([*COMMAND, "check", "full"], capture_output=True, text=True, env=environment, check=True)
+    assert "\u2026" not in done.stdout
+    assert columns is not None or "lr/<Optimizer>/<group>" in done.stdout
