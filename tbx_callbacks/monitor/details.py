@@ -44,7 +44,7 @@ def details(run: WatchedRun, view: View, now: float, width: int, height: int, *,
     for_heat = 0 if family is None else min(2 + len(known[family]), rest * 3 // 5)
     lines += _curves(run.run, width, rest - for_heat if family is not None else min(rest, 20))
     if family is not None and for_heat > 1:
-        title = Text(printable(family), "bold", no_wrap=True)
+        title = Text(no_wrap=True).append(printable(family), "bold")
         title.append("  ")
         scale, *rows = heat(known[family], width, for_heat, has_colours=has_colours)
         lines += [title.append_text(scale), *rows]
@@ -53,7 +53,7 @@ def details(run: WatchedRun, view: View, now: float, width: int, height: int, *,
 
 def _summary(run: WatchedRun, now: float, width: int, height: int) -> Iterator[Text]:
     words, style = verdict(run)
-    title = Text("── ", "dim", no_wrap=True)
+    title = Text(no_wrap=True).append("── ", "dim")
     title.append(run.name, "bold").append(" ── ", "dim").append(words, style).append(" ", "")
     yield title.append("─" * max(0, width - title.cell_len), "dim")
     if run.problem:
@@ -72,9 +72,8 @@ def _findings(findings: tuple[Finding, ...], width: int, height: int) -> Iterato
     for index, finding in enumerate(findings[:most]):
         since = f" since step {finding.steps[0]}" if finding.steps and finding.steps[0] else ""
         more = f" (and {len(findings) - most} more)" if index == most - 1 and len(findings) > most else ""
-        line = Text(finding.severity, _SEVERITY[finding.severity], no_wrap=True)
-        line.append(printable(f" {named(finding)}{since}{more}: {finding.means}"), "")
-        line.stylize("not bold", len(finding.severity))
+        line = Text(no_wrap=True).append(finding.severity, _SEVERITY[finding.severity])
+        line.append(printable(f" {named(finding)}{since}{more}: {finding.means}"))
         yield from _wrapped(line, width, 2 if height >= _TALL else 1)
         if height >= _TALL and finding.severity != "note":
             yield Text(printable(f"  try: {finding.advice}"), "italic", no_wrap=True)
@@ -129,12 +128,12 @@ def _curves(run: Run, width: int, height: int) -> list[Text]:
 def _titled(what: str, names: tuple[str, str], pair: Pair, width: int, height: int) -> list[Text]:
     if height < 1:
         return []
-    title = Text(what, "bold", no_wrap=True)
+    title = Text(no_wrap=True).append(what, "bold")
     for name, series, style, mark in zip(names, pair, (MAIN, BESIDE), ("─", POINT), strict=True):
         if series is not None:
-            title.append(f" {mark} ", style).append(f"{name} {_value(series)}", "not bold")
+            title.append(f" {mark} ", style).append(f"{name} {_value(series)}")
     if not any(pair):
-        title.append("  not logged", "not bold dim")
+        title.append("  not logged", "dim")
     return [title, *plot(pair, width, height - 1)]
 
 

@@ -65,17 +65,17 @@ class Frame:
 
     def _heading(self) -> Text:
         number = len(self.snapshot.runs)
-        line = Text("tbx-callbacks top", "bold", no_wrap=True)
-        line.append(f"  {printable(self.logdir)}", "not bold cyan")
+        line = Text(no_wrap=True).append("tbx-callbacks top", "bold")
+        line.append(f"  {printable(self.logdir)}", "cyan")
         if number:
-            line.append(f"  {number} run{'s' * (number > 1)}", "not bold")
+            line.append(f"  {number} run{'s' * (number > 1)}")
         when = time.strftime("%H:%M:%S", time.localtime(self.snapshot.time))
-        line.append(f"  reading {self.snapshot.reading}" if self.snapshot.reading else f"  {when}", "not bold dim")
+        line.append(f"  reading {self.snapshot.reading}" if self.snapshot.reading else f"  {when}", "dim")
         return line
 
     def _footer(self) -> Text:
-        line = Text("q quit  j/k run  f heat map  h help" if self.has_keys else "", "dim", no_wrap=True)
-        return line.append(f"  {self.message}" if self.message else "", "not dim yellow")
+        line = Text(no_wrap=True).append("q quit  j/k run  f heat map  h help" if self.has_keys else "", "dim")
+        return line.append(f"  {self.message}" if self.message else "", "yellow")
 
     def _body(self, width: int, height: int, *, has_colours: bool) -> list[Text]:
         runs = self.snapshot.runs

@@ -85,7 +85,7 @@ def _label(scale: Scale | None, row: int, height: int) -> str:
 
 
 def _row(canvas: np.ndarray, marks: dict[tuple[int, int], tuple[str, str]], row: int, columns: int, label: str) -> Text:
-    text = Text(f"{label[:_LABEL]:>{_LABEL}}", "dim", no_wrap=True)
+    text = Text(no_wrap=True).append(f"{label[:_LABEL]:>{_LABEL}}", "dim")
     text.append("│", "dim")
     cells = canvas[4 * row : 4 * row + 4].reshape(4, columns, 2)
     codes = (cells * _DOTS[:, None, :]).sum(axis=(0, 2))
