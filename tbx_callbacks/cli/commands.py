@@ -415,7 +415,7 @@ def top(
         *_, last = runs.snapshots()
         if not last.runs:
             fail(last.problem)
-        console.print(Frame(last, View(), logdir, has_keys=False))
+        console.print(Frame(last, View(), logdir, has_keys=False), height=max(1, console.height - 1))  # and a prompt
     elif not sys.stdout.isatty() or console.is_dumb_terminal:
         fail("the standard output must be a terminal that can move its cursor; print one frame with --once")
     else:

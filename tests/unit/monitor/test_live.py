@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tbx_callbacks.cli.terminal import Terminal
+from tbx_callbacks.monitor import live
 from tbx_callbacks.monitor.live import follow
 from tbx_callbacks.monitor.watched_runs import Snapshot, WatchedRuns
 from tbx_callbacks.rules import default_rules
@@ -62,3 +63,18 @@ def test_follow_survives_failing_reader_and_warnings(tmp_path: Path, monkeypatch
     assert "Waiting for a run:" in text
     assert "RuntimeError('the disk is on fire')" in text
     assert "be?ware" in text
+
+
+def test_follow_error_restores_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("no frame")
+
+    monkeypatch.setattr(live, "Frame", broken)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    before, file = set(threading.enumerate()), io.StringIO()
+    console = Terminal(file=file, width=100, height=30, force_terminal=True, highlight=False)
+    with pytest.raises(RuntimeError, match="no frame"):
+        follow(WatchedRuns(str(tmp_path), rules={}), console, threading.Event(), 0.1)
+    assert file.getvalue().index("\x1b[?1049h") < file.getvalue().index("\x1b[?1049l")
+    assert file.getvalue().index("\x1b[?25l") < file.getvalue().rindex("\x1b[?25h")
+    assert set(threading.enumerate()) <= before

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tbx_callbacks.monitor import watched_runs
+from tbx_callbacks import tags
+from tbx_callbacks.monitor import Frame, View, watched_runs
 from tbx_callbacks.monitor.watched_runs import Snapshot, WatchedRuns
+from tbx_callbacks.report.layer_families import families
 from tbx_callbacks.rules import default_rules
 from tbx_callbacks.rules.required_series import TRAIN_LOSS
+from tests.helpers.hostile_events import hostile_file, write_records
 from tests.helpers.report_runs import trained
 from tests.helpers.watched import add_lines
+from tests.unit.runs.formats.test_event_files_hostile import NAME
 
 RULES = default_rules()
 STATE = {"global_step": 4, "log_history": [{"step": step, "loss": 1 / step} for step in range(1, 5)]}
@@ -171,3 +175,16 @@ def test_watched_runs_names_printable(tmp_path: Path) -> None:
     add_lines(tmp_path / "b\x1b[31mad\r" / "metrics.jsonl", range(1, 3))
     (run,) = last(WatchedRuns(str(tmp_path), rules=RULES)).runs
     assert run.name == "b?[31mad?"
+
+
+def test_watched_runs_hostile_files_fit_frames(tmp_path: Path) -> None:
+    for seed in range(20):
+        write_records(tmp_path / f"run{seed}" / NAME, hostile_file(seed))
+    snapshot = last(WatchedRuns(str(tmp_path), rules=RULES))
+    assert len(snapshot.runs) == 20
+    for run in snapshot.runs:
+        for family in [*families(run.run), tags.GRAD_NORM][:4]:
+            lines = Frame(snapshot, View(run.folder, family), "runs").lines(80, 24, has_colours=True)
+            assert len(lines) == 24
+            assert max(line.cell_len for line in lines) <= 80
+            assert all(line.plain.isprintable() for line in lines)
