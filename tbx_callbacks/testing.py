@@ -1,4 +1,4 @@
-"""Helps to test your own metrics, rules and writers, without a trainer and without files.
+"""Helps to test your trainings, and your own metrics, rules and writers.
 
 ```python
 from tbx_callbacks.metrics import Select
@@ -35,7 +35,10 @@ from tbx_callbacks.metrics.registry import check_metric
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.diagnose import diagnose
 from tbx_callbacks.runs.series import Run, Series
+from tbx_callbacks.training_check import TrainingCheck, assert_healthy
 from tbx_callbacks.writers.base import MemoryWriter
+
+__all__ = ["TrainingCheck", "assert_healthy", "example_values", "findings_of", "measure", "run_of"]
 
 
 def measure(

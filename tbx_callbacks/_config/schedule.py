@@ -175,6 +175,23 @@ def either(*schedules: Schedule) -> Schedule:
     return Either(non_empty) if len(non_empty) > 1 else next(iter(non_empty), never)
 
 
+def first_after(schedule: Schedule, step: int) -> float:
+    """Returns a step after `step` before which the schedule has no other one: its next step, if that is known.
+
+    It is infinite without another step, and `step + 1` for a schedule that does not tell.
+    """
+    if isinstance(schedule, Every):
+        return step - step % schedule.n + schedule.n
+    if isinstance(schedule, At):
+        return min((each for each in schedule.steps if each > step), default=math.inf)
+    if isinstance(schedule, Either):
+        return min(first_after(part, step) for part in schedule.schedules)
+    if isinstance(schedule, EveryEpochs) and schedule.steps_per_epoch is not None:
+        steps, periods = schedule._period
+        return -(-(step * periods // steps + 1) * steps // periods)
+    return math.inf if isinstance(schedule, (Never, NotChecked)) else step + 1
+
+
 def stretch(schedule: Schedule, factor: int) -> Schedule:
     """The schedule with every period multiplied by `factor`; single steps stay."""
     if isinstance(schedule, Every):

@@ -11,11 +11,12 @@ import torch.distributed as dist
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 # Lightning's own launcher sets a node rank and a local rank.
 _LIGHTNING_RANKS = ("NODE_RANK", "LOCAL_RANK")
+_IS_AVAILABLE = dist.is_available()
 
 
 def has_group() -> bool:
     """Whether the process group exists."""
-    return dist.is_available() and dist.is_initialized()
+    return _IS_AVAILABLE and dist.GroupMember.WORLD is not None  # as `dist.is_initialized`, in fewer calls
 
 
 def is_rank_zero(process_group: Any = None) -> bool:

@@ -13,12 +13,16 @@ from tbx_callbacks._stats.accumulators import add_up
 from tbx_callbacks._stats.flat import moved
 
 _NUM_TENSORS, _MAX_ELEMENTS = 8, 2**16
+_FEW_ELEMENTS = range(2, 65)
+_PRECISE = frozenset({torch.float32, torch.float64})
 
 
 class ClipProbe:
     """Compares a few small gradients from before clipping with the same ones after it.
 
-    Clipping by norm multiplies all gradients by one factor, which is exactly 1 if nothing is clipped.
+    Clipping by norm multiplies all gradients by one factor, which is exactly 1 if nothing is clipped. On the CPU, the
+    elements of one short vector are compared, which costs less than norms. If there is none, or if it is all zero, or
+    if a loss scale is divided out in between, the norms of the gradients are compared.
     """
 
     def __init__(self) -> None:
@@ -27,6 +31,9 @@ class ClipProbe:
         self._gradients: list[Tensor] = []
         self._before: tuple[Tensor, ...] = ()
         self._scale: Tensor | None = None
+        self._short: Tensor | None = None  # the parameter whose gradient is compared element by element
+        self._vector: Tensor | None = None  # its gradient
+        self._elements: list[float] = []
         self.is_pending = False
         """Whether gradients were read and not compared yet."""
 
@@ -34,6 +41,13 @@ class ClipProbe:
         """Reads the gradients before clipping; `scale` is the loss scale that they still contain."""
         if access is not self._access or not self._parameters:
             self._access, self._parameters = access, _with_small_gradients(access)
+            self._short = next(filter(_is_short_vector, self._parameters), None)
+        vector = self._short.grad if self._short is not None and scale is None else None
+        if vector is not None and not vector.is_sparse:
+            elements = vector.tolist()
+            if any(elements):
+                self._vector, self._elements, self.is_pending = vector, elements, True
+                return
         gradients = local_all([parameter.grad for parameter in self._parameters])
         if not gradients or None in [gradient if gradient is None else 0 for gradient in gradients]:
             self._parameters, self.is_pending = [], False  # others have gradients now: chosen in the next step
@@ -41,8 +55,15 @@ class ClipProbe:
         self._gradients, self._scale = gradients, scale  # type: ignore[assignment]
         self._before, self.is_pending = torch._foreach_norm(self._gradients), True
 
-    def end(self) -> Tensor:
-        """Returns the norms before and after, `[2 * gradients]`, for `count_changed`. Causes no host sync."""
+    def end(self) -> Tensor | bool:
+        """Returns whether the gradients have changed, or their norms before and after, `[2 * gradients]`.
+
+        `count_changed` compares the norms. Causes no host sync.
+        """
+        if self._vector is not None:
+            has_changed = self._vector.tolist() != self._elements  # NaN differs from itself: not known to be the same
+            self._vector, self.is_pending = None, False
+            return has_changed
         before = self._before
         if self._scale is not None:
             scale = moved(self._scale, before[0].device).to(before[0].dtype)
@@ -53,7 +74,7 @@ class ClipProbe:
 
 
 def count_changed(all_norms: Sequence[Tensor]) -> Tensor:
-    """Returns, for results of `ClipProbe.end`, in how many the gradients had changed; 0-d."""
+    """Returns, for norms from `ClipProbe.end`, in how many the gradients had changed; 0-d."""
     by_kind: dict[tuple[torch.device, int], list[Tensor]] = {}
     for norms in all_norms:
         by_kind.setdefault((norms.device, norms.numel()), []).append(norms)
@@ -62,6 +83,12 @@ def count_changed(all_norms: Sequence[Tensor]) -> Tensor:
         before, after = torch.stack(chosen).view(-1, 2, number // 2).unbind(1)
         counts.append((before != after).any(1).sum())
     return add_up(counts)
+
+
+def _is_short_vector(parameter: Tensor) -> bool:
+    """Whether a parameter is a vector of the CPU with few elements, precise enough to show a factor close to 1."""
+    is_plain = type(parameter.grad) is Tensor and parameter.is_cpu and parameter.dtype in _PRECISE
+    return is_plain and parameter.ndim == 1 and parameter.numel() in _FEW_ELEMENTS
 
 
 def _with_small_gradients(access: ModelAccess) -> list[Tensor]:

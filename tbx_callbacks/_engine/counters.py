@@ -16,8 +16,9 @@ from tbx_callbacks._engine.row_lengths import RowLengths
 from tbx_callbacks._engine.step_times import StepTimes
 from tbx_callbacks._model.amp import LossScale
 from tbx_callbacks._model.outputs import Losses, Predictions
-from tbx_callbacks._stats.accumulators import KEPT, LazySum, add_up, stack_scalars
+from tbx_callbacks._stats.accumulators import KEPT, LazySum, add_up, kept, stack_scalars
 from tbx_callbacks._stats.clip_factor import is_clipped
+from tbx_callbacks._stats.types import Number
 from tbx_callbacks._wiring.wiring import Wiring
 from tbx_callbacks.metrics.context import Interval
 from tbx_callbacks.tags import TIME_DATA, TIME_EVALUATION, TIME_FORWARD, TIME_OTHER
@@ -152,9 +153,9 @@ class Counters:
             "nonfinite_losses": LazySum(_count_nonfinite),
             "clipped_steps": LazySum(self._count_clipped),
         }
-        self._probed = LazySum(count_changed)
+        self._probed, self._seen_clipped = LazySum(count_changed), 0
 
-    def record_batch(self, *, loss: Tensor | None, samples: int | None, tokens: Tensor | None) -> Tensor | None:
+    def record_batch(self, *, loss: Tensor | None, samples: int | None, tokens: Tensor | None) -> Number | None:
         """Counts one micro-batch of training.
 
         Args:
@@ -163,10 +164,10 @@ class Counters:
             tokens: number of tokens, or their mask; None if it is unknown.
 
         Returns:
-            A copy of the loss, in float32 or wider. The next micro-batch may overwrite the memory of the model's own
-            tensor, as CUDA graphs do.
+            The loss as `kept` returns it. The next micro-batch may overwrite the memory of the model's own tensor, as
+            CUDA graphs do.
         """
-        counts = self._counts
+        counts, now = self._counts, None
         counts["batches"] += 1
         if self.microbatches is not None:
             self.microbatches.end_batch(samples)
@@ -175,16 +176,15 @@ class Counters:
             counts["samples"] += samples
         if loss is not None:
             counts["losses"] += 1
-            self._sums["nonfinite_losses"].pending.append(
-                loss := loss.float() if loss.dtype.itemsize < 4 else loss.clone()
-            )
+            now = kept(loss)
+            self._sums["nonfinite_losses"].pending.append(now)
         if tokens is not None:
             counts["token_batches"] += 1
             self._sums["tokens"].pending.append(tokens.sum() if tokens.ndim else tokens)
         if counts["batches"] % KEPT == 0:
             self._sums["nonfinite_losses"].total()
             self._sums["tokens"].total()
-        return loss
+        return now
 
     def record_clipping(self, norm: Tensor, max_norm: float) -> None:
         """Counts one step whose gradient had this norm before clipping."""
@@ -197,10 +197,13 @@ class Counters:
         if self._counts["clip_steps"] % KEPT == 0:
             clipped.total()
 
-    def record_clipped(self, norms: Tensor) -> None:
-        """Counts one step, whose gradients had these norms before and after clipping; see `ClipProbe.end`."""
+    def record_clipped(self, result: Tensor | bool) -> None:
+        """Counts one step, by the result of `ClipProbe.end`."""
         self._counts["clip_steps"] += 1
-        self._probed.add(norms)
+        if isinstance(result, Tensor):
+            self._probed.add(result)
+        else:
+            self._seen_clipped += result
 
     def totals(self) -> Interval:
         """All counts so far."""
@@ -208,7 +211,7 @@ class Counters:
         hits, predictions = self.predictions.totals()
         stopwatch, loss_scale = self.stopwatch, self.loss_scale
         sums: dict[str, Any] = {name: total.total() for name, total in self._sums.items()}
-        sums["clipped_steps"] = sums["clipped_steps"] + self._probed.total()
+        sums["clipped_steps"] = sums["clipped_steps"] + self._probed.total() + self._seen_clipped
         return Interval(
             **self._counts,
             **sums,
@@ -248,5 +251,5 @@ _NO_BATCHES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _count_nonfinite(losses: Sequence[Tensor]) -> Tensor:
+def _count_nonfinite(losses: Sequence[Number]) -> Tensor:
     return stack_scalars(losses).isfinite().logical_not().sum()

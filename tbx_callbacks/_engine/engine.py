@@ -45,6 +45,7 @@ from tbx_callbacks._model.adapters import warn_about_others, warn_about_untraine
 from tbx_callbacks._model.amp import loss_scale
 from tbx_callbacks._model.optimizers import ids_of
 from tbx_callbacks._model.outputs import Predictions
+from tbx_callbacks._stats.accumulators import kept, stack_scalars
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks._wiring.wiring import Wiring
 from tbx_callbacks.metrics.context import Context, RunInfo
@@ -93,13 +94,15 @@ class Engine:
         self.stopwatch = stopwatch or Stopwatch()
         self._items, self._every, self._strict = tuple(items), every, strict
         self._guard = Guard(strict=strict, stopwatch=self.stopwatch)
-        self._counters = Counters(self.stopwatch)
+        self.counters = Counters(self.stopwatch)
+        """Counts steps and micro-batches."""
         # Values that the trainer logs before training (an evaluation) are recorded too.
         initial_runs = plan([item for item in self._items if item.select is None], every, (), never, {})
         self._runner = MetricRunner(initial_runs, strict=strict, clock=self.stopwatch.clock)
         self._share, self._live = budget, live
         self._control = Control(self.publisher, self._runner, self.stopwatch, share=None, live=NO_LIVE_RULES)
-        self._recorder: StepRecorder | None = None
+        self.recorder: StepRecorder | None = None
+        """Runs the metrics in the optimizers' steps; None outside a training."""
         self._best_directions = dict(best or {})
         self._best = BestValues({}, self._best_directions)
         self._run = RunInfo()
@@ -158,15 +161,15 @@ class Engine:
             info.model, schedule_of(cadences.every, info.log_schedule), is_shared=reducer is not None
         )
         scaler = info.scaler if "loss_scale" in self.needs else None
-        self._counters = Counters(
+        self.counters = Counters(
             self.stopwatch, loss_scale(scaler), Predictions(info.model, info.predictions_remedy, warns=is_first)
         )
         self.stopwatch.times = StepTimes(lambda: self.stopwatch.clock()) if "times" in self.needs else None
         self.stopwatch.cancel_waiting()
         for metric_run in metric_runs:
-            metric_run.last_totals = self._counters.totals()  # the stopwatch keeps its total between trainings
+            metric_run.last_totals = self.counters.totals()  # the stopwatch keeps its total between trainings
         if "wiring" in self._runner.needs:
-            self._counters.wiring = Wiring(
+            self.counters.wiring = Wiring(
                 info.model,
                 info.optimizers,
                 readable_parameters(access),
@@ -175,10 +178,10 @@ class Engine:
                 on_error=lambda error: self._guard.report("checking the wiring", self._step, error),
             )
         if not ROW_NEEDS.isdisjoint(self._runner.needs):
-            self._counters.recording = Recording(
+            self.counters.recording = Recording(
                 self._items,
                 info,
-                self._counters.predictions,
+                self.counters.predictions,
                 reducer,
                 folder=folder,
                 step=finished_steps,
@@ -195,14 +198,14 @@ class Engine:
             rank=dist.get_rank() if in_group(process_group) else None,
             last_step=info.last_step,
         )
-        self._recorder = StepRecorder(
+        self.recorder = StepRecorder(
             info,
             access,
             partial(planner.plan_again, self._runner),
             self._runner,
             self._run,
             publisher=self.publisher,
-            counters=self._counters,
+            counters=self.counters,
             user_scalars=self.user_scalars,
             guard=self._guard,
             any_sharded=planner.any_rank_sharded(access),
@@ -219,14 +222,14 @@ class Engine:
             warn_about_untrained(access.adapters, set().union(*map(ids_of, info.optimizers.values())))
             warn_about_others(info.model)
         if "padding" in self._runner.needs:
-            self._counters.row_lengths = RowLengths(info.length_limit)
+            self.counters.row_lengths = RowLengths(info.length_limit)
         if "microbatches" in self._runner.needs:
-            self._counters.microbatches = MicrobatchGradients(
+            self.counters.microbatches = MicrobatchGradients(
                 info.model,
                 info.optimizers,
                 info.scaler,
                 ranks=1 if reducer is None else world_size(process_group),
-                is_abandoned=self._recorder.training_abandoned,
+                is_abandoned=self.recorder.training_abandoned,
                 on_error=lambda error: self._guard.report("reading gradients of micro-batches", self._step, error),
             )
         self._control.start_rules(
@@ -253,8 +256,8 @@ class Engine:
     def end(self, step: int, *, succeeded: bool) -> None:
         """Publishes the remaining values and the final ones. Values that the trainer logs later are still recorded."""
         self.flush_step(ended=step)
-        if succeeded and self._recorder is not None:
-            self._recorder.write_last_weights(step)
+        if succeeded and self.recorder is not None:
+            self.recorder.write_last_weights(step)
             self.publisher.flush()
         self._end_wiring(step)
         self.detach()
@@ -281,7 +284,7 @@ class Engine:
 
     def _end_recording(self) -> dict[str, Value]:
         """Writes the rest of the rows; returns values that only the last steps have changed."""
-        recording, self._counters.recording = self._counters.recording, None
+        recording, self.counters.recording = self.counters.recording, None
         if recording is None:
             return {}
         with self._guard("recording rows", self._step):
@@ -292,7 +295,7 @@ class Engine:
 
     def _end_wiring(self, step: int) -> None:
         """Writes the results of checks that have no point of their own."""
-        wiring, self._counters.wiring = self._counters.wiring, None
+        wiring, self.counters.wiring = self.counters.wiring, None
         if wiring is not None and (checks := wiring.end()):
             values = self.publisher.new_values()
             for metric_run in self._runner.wiring_runs:
@@ -301,9 +304,9 @@ class Engine:
 
     def detach(self) -> None:
         """Removes every hook."""
-        if self._recorder is not None:
-            self._recorder.detach()
-            self._recorder = None
+        if self.recorder is not None:
+            self.recorder.detach()
+            self.recorder = None
 
     @property
     def writer(self) -> Writer:
@@ -336,9 +339,9 @@ class Engine:
     def discard_step(self) -> bool:
         """Drops the values of the step in progress, which are those of one rank; returns whether there were any."""
         found = self.publisher.buffered is not None
-        if self._recorder is not None:
-            found |= bool(self._recorder.end_of_step.pending)
-            self._recorder.end_of_step.pending.clear()
+        if self.recorder is not None:
+            found |= bool(self.recorder.end_of_step.pending)
+            self.recorder.end_of_step.pending.clear()
         self.publisher.buffered = None
         return found
 
@@ -353,8 +356,8 @@ class Engine:
 
     def suspend(self) -> None:
         """Removes every hook of a training that an exception may have ended. The next step installs them again."""
-        if self._recorder is not None:
-            self._recorder.suspend()
+        if self.recorder is not None:
+            self.recorder.suspend()
 
     @property
     def has_other_ranks(self) -> bool:
@@ -367,46 +370,41 @@ class Engine:
         return self._runner.needs
 
     @property
-    def wiring(self) -> Wiring | None:
-        """The checks of this training, where a metric reads them."""
-        return self._counters.wiring
-
-    @property
     def wants_labels(self) -> bool:
         """Whether a metric of this run reads the labels of the batch that begins."""
-        wiring = self._counters.wiring
+        wiring = self.counters.wiring
         return not _OF_LABELS.isdisjoint(self._runner.needs) or (wiring is not None and wiring.is_open)
 
     @property
     def wants_rows(self) -> bool:
         """Whether a metric of this run reads the rows of the batch that begins."""
-        return self._counters.recording is not None
+        return self.counters.recording is not None
 
     def expect_rows(self, batch: Any, labels: Any, size: int | None) -> None:
         """Keeps the rows of the micro-batch that begins; see `rows_in`."""
-        if self._counters.recording is not None:
-            self._counters.recording.expect(batch, labels, size)
+        if self.counters.recording is not None:
+            self.counters.recording.expect(batch, labels, size)
 
     @property
     def keeps_batches(self) -> bool:
         """Whether a metric of this run keeps the batches of bad steps."""
-        return self._counters.recording is not None and self._counters.recording.keeper is not None
+        return self.counters.recording is not None and self.counters.recording.keeper is not None
 
     def add_pass(self, outputs: Any) -> None:
         """Keeps the outputs of a micro-batch in progress; see `Recording.add_pass`."""
-        if self._counters.recording is not None:
-            self._counters.recording.add_pass(outputs)
+        if self.counters.recording is not None:
+            self.counters.recording.add_pass(outputs)
 
     def expect_inputs(self, batch: Any, labels: Any, size: int | None, *, is_pass: bool) -> None:
         """Keeps a batch that may stay without an end; see `Recording.expect_inputs`."""
-        if self._counters.recording is not None:
-            self._counters.recording.expect_inputs(batch, labels, size, is_pass=is_pass)
+        if self.counters.recording is not None:
+            self.counters.recording.expect_inputs(batch, labels, size, is_pass=is_pass)
 
     def interrupt(self, error: BaseException | None) -> None:
         """Judges the micro-batch in which the training has ended; see `BatchKeeper.interrupt`."""
-        if self._counters.recording is not None:
+        if self.counters.recording is not None:
             with self._guard("keeping batches", self._step):
-                self._counters.recording.interrupt(error)
+                self.counters.recording.interrupt(error)
 
     # -- one step --------------------------------------------------------------------------------------------------
 
@@ -415,12 +413,11 @@ class Engine:
 
         With `captures_rates`, `first_rate` is known at its end.
         """
-        recorder = self._recorder
-        ended = recorder.step if recorder is not None else None
-        if self._has_values(ended):
-            self.flush_step(ended=ended)
-        self.stopwatch.resume()
-        if self._counters.recording is not None and (keeper := self._counters.recording.keeper) is not None:
+        recorder = self.recorder
+        # Most steps have no values: `flush_step` is not called in vain.
+        if recorder is None or self.publisher.buffered or recorder.end_of_step.pending or self.user_scalars.is_used:
+            self.flush_step(ended=None if recorder is None else recorder.step)
+        if self.counters.recording is not None and (keeper := self.counters.recording.keeper) is not None:
             with self._guard("keeping batches", self._step):
                 keeper.begin_step(step)
         if recorder is not None:
@@ -428,29 +425,24 @@ class Engine:
             recorder.captures_rates = captures_rates
 
     @property
-    def stepped(self) -> bool:
-        """Whether an optimizer has made a step since `begin_step`."""
-        return self._recorder is not None and self._recorder.stepped
-
-    @property
     def has_stepped(self) -> bool:
         """Whether an optimizer has made a step since the training began."""
-        return self._recorder is not None and self._recorder.has_stepped
+        return self.recorder is not None and self.recorder.has_stepped
 
     @property
     def optimizer_calls(self) -> int:
         """Steps of all optimizers since `begin_step`."""
-        return self._recorder.calls if self._recorder is not None else 0
+        return self.recorder.calls if self.recorder is not None else 0
 
     @property
     def unknown_steps(self) -> int:
         """Steps since `begin_step` of optimizers that do not train the model."""
-        return self._recorder.unknown_steps if self._recorder is not None else 0
+        return self.recorder.unknown_steps if self.recorder is not None else 0
 
     @property
     def first_rate(self) -> Number | None:
         """The learning rate of the first optimizer in this step; None without one."""
-        return self._recorder.first_rate() if self._recorder is not None else None
+        return self.recorder.first_rate() if self.recorder is not None else None
 
     def end_microbatch(self, *, is_step: bool, sees_steps: bool = False) -> None:
         """Ends one iteration of the trainer's loop.
@@ -459,7 +451,7 @@ class Engine:
             is_step: whether it counts as a step even if no optimizer has stepped.
             sees_steps: whether the caller knows that no optimizer has stepped. Otherwise its hooks may be missing.
         """
-        recorder = self._recorder
+        recorder = self.recorder
         if recorder is not None and (recorder.due or recorder.watches_loss_scale):
             recorder.end_microbatch(is_step=is_step, sees_steps=sees_steps)
 
@@ -470,18 +462,20 @@ class Engine:
             step: finished steps.
             flush: whether to pass the step's values to the writer, because the trainer logs nothing for this step.
         """
-        action, recorder = Action.NONE, self._recorder
+        action, recorder = Action.NONE, self.recorder
         if self.publisher.decisions.pending:
             action = self.poll_actions(step)
         if recorder is not None and (recorder.due or recorder.watches_loss_scale):
             recorder.end_microbatch(is_step=True)
-        if flush and self._has_values(step):
+        if flush and (
+            recorder is None or self.publisher.buffered or recorder.end_of_step.pending or self.user_scalars.is_used
+        ):
             self.flush_step(ended=step)
         return action
 
     def _has_values(self, ended: int | None) -> bool:
         """Whether there are values to publish, at the end of the step `ended` if any; not so in most steps."""
-        recorder = self._recorder
+        recorder = self.recorder
         if self.publisher.buffered is not None:
             return True
         if recorder is None:
@@ -490,35 +484,36 @@ class Engine:
         due = scalars.is_used and ended is not None and scalars.due(ended)
         return due or bool(recorder.end_of_step.pending)
 
-    def record_batch(self, *, loss: Tensor | None, samples: int | None, tokens: Tensor | None) -> Tensor | None:
-        """Counts one micro-batch; returns a copy of its loss, or None if it is not counted."""
-        copy = None
-        if self._counts_batches and self._counters.counting:
+    def record_batch(self, *, loss: Tensor | None, samples: int | None, tokens: Tensor | None) -> Number | None:
+        """Counts one micro-batch; returns its loss as `kept` does, or None if it is not counted."""
+        counters, now = self.counters, None
+        if self._counts_batches and counters.counting:
             try:
-                copy = self._counters.record_batch(loss=loss, samples=samples, tokens=tokens)
+                now = counters.record_batch(loss=loss, samples=samples, tokens=tokens)
             except Exception as error:
-                self._counters.counting = False
+                counters.counting = False
                 self._guard.report("counting micro-batches", self._step, error)
-        if self._counters.recording is not None and (keeper := self._counters.recording.keeper) is not None:
+        if counters.recording is not None and (keeper := counters.recording.keeper) is not None:
             with self._guard("keeping batches", self._step):
-                keeper.end_batch(loss.detach().clone() if copy is None and loss is not None else copy)
-        return copy
+                known = kept(loss) if now is None and loss is not None else now
+                keeper.end_batch(None if known is None else stack_scalars([known])[0])
+        return now
 
     @property
     def weighs_batches(self) -> bool:
         """Whether a metric reads the gradients of micro-batches in this step."""
-        return self._counters.microbatches is not None and self._counters.microbatches.is_active
+        return self.counters.microbatches is not None and self.counters.microbatches.is_active
 
     def weigh_batch(self, weight: Tensor | None, problem: str = "") -> None:
         """Sets the share of a micro-batch in the loss; see `MicrobatchGradients.weigh`."""
-        if self._counters.microbatches is not None:
-            self._counters.microbatches.weigh(weight, problem)
+        if self.counters.microbatches is not None:
+            self.counters.microbatches.weigh(weight, problem)
 
     def record_masks(self, masks: Sequence[Tensor] | None) -> None:
         """Records the attention masks of a micro-batch; None if it has none by row."""
-        if self._counters.row_lengths is not None:
+        if self.counters.row_lengths is not None:
             with self.guard_batches():
-                self._counters.row_lengths.add(masks)
+                self.counters.row_lengths.add(masks)
 
     def record_outputs(self, outputs: Any, labels: Any) -> None:
         """Records the model's outputs for a micro-batch of training, and its labels (default: `self.labels`)."""
@@ -526,11 +521,11 @@ class Engine:
             labels, self.labels = self.labels, None  # the labels belong to one forward pass only
         with self.guard_outputs():
             if "losses" in self.needs:
-                self._counters.extra_losses.add(outputs)
+                self.counters.extra_losses.add(outputs)
             if "predictions" in self.needs:
-                self._counters.predictions.add(outputs, labels)
-            if self._counters.recording is not None:
-                self._counters.recording.add_outputs(self._step, outputs, labels)
+                self.counters.predictions.add(outputs, labels)
+            if self.counters.recording is not None:
+                self.counters.recording.add_outputs(self._step, outputs, labels)
 
     def guard_outputs(self) -> AbstractContextManager[None]:
         """Catches errors while an integration reads the model's outputs."""
@@ -550,13 +545,13 @@ class Engine:
             optimizer: name of the optimizer that steps next; all optimizers if None.
             max_norm: the limit, if the trainer will clip by the norm of all these gradients.
         """
-        if self._recorder is not None and not self._recorder.sharding.clips_gradients:
-            self._recorder.before_clip(scale, optimizer, max_norm)
+        if self.recorder is not None and not self.recorder.sharding.clips_gradients:
+            self.recorder.before_clip(scale, optimizer, max_norm)
 
     def record_clipping(self, norm: Tensor | float, max_norm: float) -> None:
         """Records that the trainer clipped this step's gradients to `max_norm`; `norm` is their norm before."""
-        if self._recorder is not None and not self._recorder.sharding.clips_gradients:
-            self._recorder.record_clipping(norm, max_norm)
+        if self.recorder is not None and not self.recorder.sharding.clips_gradients:
+            self.recorder.record_clipping(norm, max_norm)
 
     def log(self, tag: str, value: Tensor | float, step: int = 0) -> None:
         """Adds a user scalar to the mean that is written under `tag` at the next point.
@@ -580,7 +575,7 @@ class Engine:
 
     def flush_step(self, *, ended: int | None = None) -> None:
         """Passes the buffered values to the writer, and the user's scalars if the step `ended` is their point."""
-        recorder = self._recorder
+        recorder = self.recorder
         if not self._has_values(ended):
             return  # nothing was due, as in most steps
         with self._guard("publishing", self._step):
@@ -613,23 +608,23 @@ class Engine:
             is_point: whether the metrics with `every: log` have a point here, as far as they do not have one yet.
             is_over: whether the step has ended. Some values are logged before.
         """
-        if is_point and self._recorder is not None and self._recorder.step == step:
-            self._recorder.run_late(self._runner.logged_runs, step)
+        if is_point and self.recorder is not None and self.recorder.step == step:
+            self.recorder.run_late(self._runner.logged_runs, step)
         with self._guard("publishing", step):
             writes_shared = shared is not None and self._runner.writes_logs
             if (
-                self._recorder is not None
+                self.recorder is not None
                 and self._counts_batches
                 and on_all_ranks
                 and (writes_shared or (self._control.rule_schedule(step) and self._all_ranks_log(step, shared)))
             ):
-                self._recorder.step_values(step).add(shared or {})
+                self.recorder.step_values(step).add(shared or {})
             self._best.update(logs)
             log_values = self._runner.run_event(Context("log", step, self._run, logs=logs), self.publisher.new_values())
             self._runner.drop_logged_tags(log_values.tags)
-            if self._recorder is not None:
-                self._recorder.finish_step()
-                self._add_user_scalars(self._recorder, step if is_over and step == self._recorder.step else None)
+            if self.recorder is not None:
+                self.recorder.finish_step()
+                self._add_user_scalars(self.recorder, step if is_over and step == self.recorder.step else None)
             else:
                 log_values.add_local(self._user_scalars_outside_training(step))
             self.publisher.flush_with_logs(step, log_values, facts)
@@ -671,23 +666,8 @@ class Engine:
                 self._control.apply_budget(self._step)
 
     @property
-    def has_decisions(self) -> bool:
-        """Whether rank 0 may have decided something that `poll_actions` has to apply."""
-        return bool(self.publisher.decisions.pending)
-
-    @property
-    def wants_before_clip(self) -> bool:
-        """Whether this step needs a call of `before_clip`."""
-        return self._recorder is not None and (bool(self._recorder.due) or self._recorder.probes_clipping)
-
-    @property
-    def has_due_metrics(self) -> bool:
-        """Whether a metric is due in this step."""
-        return self._recorder is not None and bool(self._recorder.due)
-
-    @property
     def _step(self) -> int:
-        return self._recorder.step if self._recorder is not None else 0
+        return self.recorder.step if self.recorder is not None else 0
 
 
 def _description(

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from tbx_callbacks import tags
-from tbx_callbacks._stats.accumulators import LazySum, add_up, stack_scalars
+from tbx_callbacks._stats.accumulators import KEPT, LazySum, add_up, stack_scalars
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks._stats.norms import accumulation_dtype
+from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.values import BatchMean, Max, Mean, Value
 
 _MOST = 1024
@@ -30,16 +31,21 @@ class LossMean:
     def clear(self) -> None:
         """Begins a new mean."""
         self._sum, self._count, self._knows_samples = LazySum(add_up), 0, False
-        self._losses: list[Tensor | None] = []
+        self._losses: list[Number | None] = []
         self._samples: list[int] = []
         self._rows: Tensor | None = None  # of earlier micro-batches
 
-    def add(self, loss: Tensor | None, samples: int) -> None:
-        """Adds a micro-batch: its loss, 0-d, and its number of samples; 0 if unknown, or if this rank has none."""
+    def add(self, loss: Number | None, samples: int) -> None:
+        """Adds a micro-batch: its loss, 0-d or a number (see `kept`), and its number of samples.
+
+        The number is 0 if it is unknown, or if this rank has none.
+        """
         if not self.is_shared:
             if loss is not None:
-                self._sum.add(loss)
+                self._sum.pending.append(loss)
                 self._count += 1
+                if self._count % KEPT == 0:
+                    self._sum.total()
             return
         self._count += loss is not None
         self._knows_samples |= samples > 0

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from tbx_callbacks import tags
-from tbx_callbacks._config.schedule import At, Every, Schedule
+from tbx_callbacks._config.schedule import At, Every, Schedule, first_after
 from tbx_callbacks._distributed.packing import StepValues
 from tbx_callbacks._engine.counters import Counters
 from tbx_callbacks._engine.metric_plan import MetricRun
@@ -109,6 +109,11 @@ class MetricRunner:
         if step in self.edges:
             due += [metric_run for metric_run in self.histogram_runs if metric_run not in due]
         return due
+
+    def first_due_after(self, step: int) -> float:
+        """A step after `step` before which no metric is due; see `first_after`."""
+        schedules: list[Schedule] = [*map(Every, self._by_period), *self._others, At(self.edges)]
+        return min(first_after(schedule, step) for schedule in schedules)
 
     @property
     def histogram_runs(self) -> list[MetricRun]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 _MAX_WAIT = 100  # steps for which a due metric waits for its optimizer
 _OF_GRADIENTS = frozenset({"gradients", "before_clip", "weights_before", "activations", "microbatches"})
 """Needs that only a due step can fulfil, while its gradients and the old weights exist."""
+_rate = operator.methodcaller("get", "lr")
 Reread = Callable[[], tuple[ModelAccess, bool]]
 
 
@@ -133,6 +135,10 @@ class StepRecorder:
         """Whether learning rates are recorded in this step even if no metric is due."""
         self._warned: set[str] = set()
         self._first_name = self._replacement = next(iter(info.optimizers))
+        self._quiet_until: float = 0
+        """Steps before this one need no more than their number; 0 where the step in progress needs more."""
+        self.watches_steps = self._needs_each_step()
+        """Whether `before_step` is needed in every step."""
         self._hooks = self._attach()
 
     def _attach(self) -> list[Any]:
@@ -148,9 +154,7 @@ class StepRecorder:
             abandoned=self.training_abandoned,
         )
 
-    @property
-    def watches_steps(self) -> bool:
-        """Whether `before_step` is needed in every step."""
+    def _needs_each_step(self) -> bool:
         wiring = self._counters.wiring
         return (
             self.probes_clipping
@@ -161,6 +165,7 @@ class StepRecorder:
 
     def detach(self) -> None:
         """Removes every hook and drops the remains of a step that raised."""
+        self._quiet_until = 0
         if self._counters.wiring is not None:
             self._counters.wiring.detach()
         if self._counters.microbatches is not None:
@@ -209,6 +214,9 @@ class StepRecorder:
 
     def begin_step(self, step: int) -> None:
         """Begins a step; see `Engine.begin_step`."""
+        if self.step < step < self._quiet_until:
+            self.step, self.stepped, self.calls, self.unknown_steps = step, False, 0, 0
+            return
         unmeasured: list[MetricRun] = []
         if self.due or self._done:
             self._gradient_snapshot = GradientSnapshot()
@@ -232,6 +240,10 @@ class StepRecorder:
             self._activations.begin(step, self.due, self._run_info)
         if self._counters.microbatches is not None and self._due(None, "microbatches"):
             self._counters.microbatches.begin()
+        self.watches_steps = self._needs_each_step()
+        is_quiet = self.has_stepped and not (self.due or self._activations.modules)
+        is_quiet = is_quiet and (self._counters.wiring is None or not self._counters.wiring.is_open)
+        self._quiet_until = self._runner.first_due_after(step) if is_quiet else 0
 
     def _unmeasured(self) -> list[MetricRun]:
         """The due metrics whose optimizer has not stepped: they stay due."""
@@ -383,7 +395,7 @@ class StepRecorder:
             self._rates[name] = rates = rates_of(self._info.optimizers[name])
             self._has_tensor_rates = self._info.logs_elsewhere and any(isinstance(rate, Tensor) for rate in rates)
         elif self._info.logs_elsewhere:
-            self._rates[name] = [group.get("lr") for group in optimizer.param_groups]  # the same, in fewer calls
+            self._rates[name] = list(map(_rate, optimizer.param_groups))  # the same, in fewer calls
         scalars = self._user_scalars
         scalars.evaluating = scalars.in_step = False
         if scalars.is_used:
@@ -498,6 +510,7 @@ class StepRecorder:
         return {name: rate for rates in by_optimizer for name, rate in rates.items()}
 
     def _run(self, metric_runs: Sequence[MetricRun], context: Context, step_values: StepValues) -> None:
+        self._quiet_until = 0
         for metric_run in metric_runs:
             self._done.add(metric_run)
             selected = replace(context, selection=metric_run.selection, state=metric_run.state)

@@ -46,6 +46,13 @@ class Modes:
         """Forward passes without gradients since the last step or evaluation, by mode."""
         self._evaluations = self._wrong_evaluations = 0
 
+    def add_pass(self, model: nn.Module) -> None:
+        """A forward pass without gradients begins."""
+        if model.training:
+            self.passes_in_training += 1
+        else:
+            self.passes_in_eval += 1
+
     def add_step(self, step: int) -> None:
         """An optimizer has stepped."""
         self._steps += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from tbx_callbacks._wiring.check import Check
 
 _MAX_WATCHED, _MAX_ELEMENTS = 12, 4096
+_version = operator.attrgetter("_version")
 
 
 class OutsideChanges:
@@ -24,9 +26,7 @@ class OutsideChanges:
     """
 
     def __init__(self) -> None:
-        self._watched: dict[str, tuple[list[Tensor], list[int]]] = {}
-        self._small: dict[str, tuple[NDArray[np.uint8], bytes]] = {}  # an array costs less to read than a tensor
-        self._sharing: dict[str, list[str]] = {}  # optimizers that share a watched parameter
+        self._watched: dict[str, _Watched] = {}
         self._inside: set[str] = set()  # optimizers whose step is in progress: one may call the step of its base class
         self._steps = self._changed = 0
         self._first = ""
@@ -38,17 +38,9 @@ class OutsideChanges:
             return
         self._inside.add(name)
         self._steps += 1
-        tensors, versions = watched
-        now = [tensor._version for tensor in tensors]
-        small = self._small.get(name)
-        if small is not None:
-            bits, before = small[0].tobytes(), small[1]
-            changed = bits != before and _is_clear(bits, before, tensors[-1].dtype)
-            # The small one may be left alone where others change; one that was put back has another version.
-            changed |= now != versions and now[-1] == versions[-1]
-        else:
-            changed = now != versions
-        if changed:
+        versions = list(map(_version, watched.tensors))
+        bits = watched.bits if watched.array is None else watched.array.tobytes()
+        if (versions != watched.versions or bits != watched.bits) and watched.has_changed(versions, bits):
             self._changed += 1
             self._first = self._first or f"between steps {step - 1} and {step}"
 
@@ -57,26 +49,22 @@ class OutsideChanges:
         self._inside.discard(name)
         watched = self._watched.get(name)
         if watched is None:
-            watched = self._watched[name] = _spread(optimizer), []
-            smallest = watched[0][-1] if watched[0] else None
-            if smallest is not None and _is_quick_to_compare(smallest):
-                self._small[name] = smallest.detach().view(-1).view(torch.uint8).numpy(), b""
-            ids = set(map(id, watched[0]))
-            others = [other for other, (tensors, _) in self._watched.items() if not ids.isdisjoint(map(id, tensors))]
-            sharing = list(dict.fromkeys([name, *others]))
-            self._sharing.update({other: sharing for other in sharing})
-        for other in self._sharing[name]:  # usually this one alone
-            tensors = self._watched[other][0]
-            self._watched[other] = tensors, [tensor._version for tensor in tensors]
-            if other in self._small:
-                array = self._small[other][0]
-                self._small[other] = array, array.tobytes()
+            watched = _Watched(_spread(optimizer))
+            ids = set(map(id, watched.tensors))
+            for other, known in self._watched.items():
+                if not ids.isdisjoint(map(id, known.tensors)):
+                    watched.sharing.append(other)
+                    known.sharing.append(name)
+            self._watched[name] = watched
+        watched.versions = list(map(_version, watched.tensors))
+        if watched.array is not None:
+            watched.bits = watched.array.tobytes()
+        for other in watched.sharing:
+            self._watched[other].update()
 
     def forget(self) -> None:
         """Begins again: the model or an optimizer has changed."""
         self._watched.clear()
-        self._small.clear()
-        self._sharing.clear()
 
     def take(self) -> dict[str, Check]:
         """Returns the check for the steps since the last call."""
@@ -85,6 +73,37 @@ class OutsideChanges:
         share, details = self._changed / self._steps, self._first
         self._steps, self._changed, self._first = 0, 0, ""
         return {"weights_changed_outside": Check(share, details)}
+
+
+class _Watched:
+    """Some parameters of one optimizer, as they were after its last step."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
+        self.versions: list[int] = []
+        self.array: NDArray[np.uint8] | None = None
+        """The memory of the last one, if it is quick to compare. An array costs less to read than a tensor."""
+        if tensors and _is_quick_to_compare(tensors[-1]):
+            self.array = tensors[-1].detach().view(-1).view(torch.uint8).numpy()
+        self.bits = b""
+        """Its contents."""
+        self.sharing: list[str] = []
+        """Other optimizers that have some of these parameters too."""
+
+    def update(self) -> None:
+        """Keeps what the parameters are now."""
+        self.versions = list(map(_version, self.tensors))
+        if self.array is not None:
+            self.bits = self.array.tobytes()
+
+    def has_changed(self, versions: list[int], bits: bytes) -> bool:
+        """Whether the weights have changed, by what they are now."""
+        if self.array is None:
+            return versions != self.versions
+        if bits != self.bits and _is_clear(bits, self.bits, self.tensors[-1].dtype):
+            return True
+        # The small one may be left alone where others change; one that was put back has another version.
+        return versions != self.versions and versions[-1] == self.versions[-1]
 
 
 def _is_clear(now: bytes, before: bytes, dtype: torch.dtype) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from tbx_callbacks._model.forward_hooks import Hook, on_forward
+from tbx_callbacks._model.forward_hooks import Hook, before_forward, on_forward
 from tbx_callbacks._model.outputs import loss_in
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks._wiring.batches import STEPS, Batches, classes_of
@@ -106,7 +106,7 @@ class Wiring:
         """Counts forward passes without gradients until the end; only needed where the user evaluates in a loop."""
         model = self._model()
         if model is not None and self._pass_hook is None:
-            self._pass_hook = on_forward(model, _Pass(self._on_pass), compiled=self._compiled)
+            self._pass_hook = before_forward(model, _Evaluations(self._modes), compiled=self._compiled)
 
     def before_step(self, name: str, step: int) -> None:
         """An optimizer's step begins."""
@@ -200,13 +200,6 @@ class Wiring:
         self._ran_eagerly = True
         if self.is_open and module.training and torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
             self._try(lambda: self._add_outputs(args, kwargs, outputs))
-
-    def _on_pass(self, module: nn.Module, args: Any, kwargs: Any, outputs: Any) -> None:
-        if not torch.is_grad_enabled():
-            if module.training:
-                self._modes.passes_in_training += 1
-            else:
-                self._modes.passes_in_eval += 1
 
     def _add_outputs(self, args: Any, kwargs: Mapping[str, Any], outputs: Any) -> None:
         labels, self._labels = self._labels, None
@@ -333,6 +326,20 @@ class _Pass(Hook):
             return
         if not torch._C._is_tracing() and torch._C._functorch.peek_interpreter_stack() is None:
             self._function(*args)
+
+
+class _Evaluations(Hook):
+    """Counts forward passes without gradients, by the mode of the model; see `_Pass`."""
+
+    def __init__(self, modes: Modes) -> None:
+        self._modes = modes
+
+    def __call__(self, module: nn.Module, *_: Any) -> None:
+        # In this order: a pass of the training costs one call, and dynamo traces no more than this line.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return
+        if not torch._C._is_tracing() and torch._C._functorch.peek_interpreter_stack() is None:
+            self._modes.add_pass(module)
 
 
 def _small_weights(parameters: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:

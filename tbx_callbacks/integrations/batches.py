@@ -134,7 +134,7 @@ def batch_count(name: str, number: Any) -> int:
 
 
 def scalar_loss(loss: Tensor | float) -> Tensor:
-    """The user's loss, 0-d and detached.
+    """The user's loss, 0-d.
 
     Raises:
         TypeError: it is not a number.
@@ -146,7 +146,7 @@ def scalar_loss(loss: Tensor | float) -> Tensor:
         return torch.tensor(float(loss))
     if loss.numel() != 1:
         raise ValueError(f"loss must be a scalar, got shape {tuple(loss.shape)}; reduce it, for example with .mean()")
-    return loss.detach().reshape(()) if loss.ndim else loss.detach()
+    return loss.detach().reshape(()) if loss.ndim else loss
 
 
 def _samples(batch: Any, batch_size: int | None) -> int | None:

@@ -282,7 +282,10 @@ class TbxLoop(SessionHolder):
                 watch.stop_waiting()
                 if self._trains_now:
                     self._session.follow_batch(batch)
+                step = self._session.step
                 yield batch
+                if self._session.step > step:
+                    self._session.trains_in_eval_mode = not self._model.training
         finally:
             if evaluates and watch.marked_at == last_mark and watch.is_running:  # a model may train in evaluation mode
                 watch.exclude()

@@ -96,7 +96,7 @@ def preflight(
     for name, given in (("batches", batches), ("evaluation", evaluation)):
         if isinstance(given, Iterator):
             raise TypeError(f"{name} must be iterable again, got {type(given).__name__}; pass the data loader")
-    compute = loss or _loss_of_model
+    compute = loss or loss_of_model
     with put_back(model, batches, evaluation):
         model.train()
         first = list(itertools.islice(_batches(batches), STEPS))
@@ -147,7 +147,7 @@ def _check_passes(
         for batch in batches:
             labels = labels_in(batch)
             wiring.add_labels(labels)
-            if compute is _loss_of_model and _outside(labels, wiring.num_classes):
+            if compute is loss_of_model and _outside(labels, wiring.num_classes):
                 break  # a forward pass would be an error, which on CUDA ends the process
             _run_batch(model, batch, compute, wiring, gradients)
             accepted += _outside(labels, wiring.num_classes)
@@ -379,7 +379,12 @@ def _batches(batches: Any) -> Iterator[Any]:
     return iter([batches]) if _is_batch(batches) else iter(batches)
 
 
-def _loss_of_model(model: nn.Module, batch: Any) -> Any:
+def loss_of_model(model: nn.Module, batch: Any) -> Any:
+    """Returns the loss and the outputs of `model(**batch)`.
+
+    Raises:
+        TypeError: the batch is no mapping, or the model returns no loss.
+    """
     if not isinstance(batch, Mapping):
         raise TypeError(
             f"loss must be given for batches of type {type(batch).__name__}; pass loss=..., a function of model and"

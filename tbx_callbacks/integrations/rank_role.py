@@ -77,6 +77,10 @@ class RankRole:
             self._passive_reason = ""
         return reason
 
+    def may_have_changed(self) -> bool:
+        """Whether `look` may find something new."""
+        return not self._has_looked or has_group()
+
     def look(self) -> Change:
         """Looks for a process group that came after the start; call it while `awaits_group`."""
         looked, self._has_looked = self._has_looked, True

@@ -126,6 +126,7 @@ class Session:
         trains_in_eval_mode: whether the model was in evaluation mode when an optimizer stepped last.
         started: whether `start` was called.
         needs_batches: whether a metric of this training reads counts of micro-batches (samples, tokens, losses).
+        needs_weights: whether a metric of this training reads the share of micro-batches in the loss.
         stopwatch: times the training. `pause()` and `resume()` exclude an evaluation or a checkpoint; the next step
             resumes too. `exclude()` does so where one is noticed late: it leaves out the time since the last `mark()`.
             The metric `input_share` needs `start_waiting()` when the trainer asks for its next batch, and
@@ -154,7 +155,7 @@ class Session:
         requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self.requested_dir = absolute(os.path.expanduser(requested)) if requested else None
         self.runs_dir: str | None = "runs"
-        self.running = self.started = self.needs_batches = False
+        self.running = self.started = self.needs_batches = self.needs_weights = False
         self._engine = Engine(
             [*self.config.items, *axis_specs(self.config.axis)],
             every=self.config.every,
@@ -335,6 +336,7 @@ class Session:
         self._clipped = None, None
         self._counts_samples = True
         self.needs_batches = "batches" in self._engine.needs
+        self.needs_weights = "microbatches" in self._engine.needs
         self._reads_masks = "padding" in self._engine.needs
         self.running = self.started = True
         self._at_exit.register()
@@ -342,8 +344,8 @@ class Session:
         self._add_preflight()
         if counter is not None:
             counter.begin()
-            if info.evaluates_in_loop and self._engine.wiring is not None:
-                self._engine.wiring.watch_evaluations()
+            if info.evaluates_in_loop and self._engine.counters.wiring is not None:
+                self._engine.counters.wiring.watch_evaluations()
 
     def _watch_passes(self, info: TrainingInfo) -> None:
         """Follows the passes of the model where a metric keeps batches, and times them where one reads the times."""
@@ -375,11 +377,11 @@ class Session:
             self._counter.check_steps()
             if self._counter.stepped:
                 self._counter.finish_step()
-        elif self._engine.wiring is not None and self._engine.has_stepped:
-            self._engine.wiring.add("no_optimizer_step", Check(0))
+        elif self._engine.counters.wiring is not None and self._engine.has_stepped:
+            self._engine.counters.wiring.add("no_optimizer_step", Check(0))
         self._unhook()
         self._step, self._counter, self._info = self.step, None, None
-        self.running = self.needs_batches = False
+        self.running = self.needs_batches = self.needs_weights = False
         self._engine.end(self._step, succeeded=succeeded)
         self._release()
 
@@ -474,26 +476,25 @@ class Session:
             TypeError: the loss is not a number, or a count is not a whole one.
             ValueError: the loss is not a scalar, or a count is negative.
         """
-        if self._role.awaits_group:
+        if self._role.awaits_group and self._role.may_have_changed():
             self._look_for_group()
         if self._counter is None:
             return self._ignore("end_batch", needs_numbered=False)
         times = self.stopwatch.times
         if times is not None:
             times.switch(tags.TIME_MONITORING)
-        self._read_mode(self._counter)
-        samples = None if samples is None else batch_count("samples", samples)
-        tokens = self._token_count(tokens)
-        if batch is not None:
-            self.expect_rows(batch, labels)
-        wiring = self._engine.wiring
-        if outputs is not None:
-            self.record_outputs(outputs, labels)
-        if wiring is not None and wiring.is_open:
-            if outputs is None:
-                wiring.add_predictions(None, labels)
-            wiring.add_batch(loss, samples)
-        loss = None if loss is None else scalar_loss(loss)
+        info = self._info
+        if info is not None and info.model.training == self.trains_in_eval_mode:  # another mode than at the last step
+            self._read_mode(self._counter)
+        if not (samples is None or (type(samples) is int and samples >= 0)):
+            samples = batch_count("samples", samples)
+        if not (tokens is None or (type(tokens) is Tensor and not self._reads_masks)):
+            tokens = self._token_count(tokens)
+        wiring = self._engine.counters.wiring
+        if outputs is not None or batch is not None or (wiring is not None and wiring.is_open):
+            self._read_batch(loss, samples, outputs, labels, batch)
+        if not (loss is None or (type(loss) is Tensor and not loss.ndim)):
+            loss = scalar_loss(loss)  # the usual loss needs no call
         action = self._counter.end_batch(loss, samples, tokens, epoch, is_step=is_step)
         self.stopwatch.resume()
         if times is not None:
@@ -506,10 +507,20 @@ class Session:
             if self._passes is not None:
                 self._passes.trains_in_eval_mode = self.trains_in_eval_mode
 
-    def _token_count(self, tokens: Tensor | int | None) -> Tensor | None:
+    def _read_batch(self, loss: Any, samples: int | None, outputs: Any, labels: Any, batch: Any) -> None:
+        """Passes a micro-batch to what reads outputs and rows, and to the checks of the first steps."""
+        if batch is not None:
+            self.expect_rows(batch, labels)
+        if outputs is not None:
+            self.record_outputs(outputs, labels)
+        wiring = self._engine.counters.wiring
+        if wiring is not None and wiring.is_open:
+            if outputs is None:
+                wiring.add_predictions(None, labels)
+            wiring.add_batch(loss, samples)
+
+    def _token_count(self, tokens: Tensor | int) -> Tensor:
         """Returns a count as a tensor, and a mask as it is, whose rows have lengths for the metric `padding`."""
-        if tokens is None:
-            return None
         if not isinstance(tokens, Tensor):
             return torch.tensor(batch_count("tokens", tokens))
         if self._reads_masks and tokens.ndim:
@@ -525,9 +536,10 @@ class Session:
             return
         if step < 1:
             raise ValueError(f"step must be at least 1, got {step}; number steps from 1")
-        if self._role.awaits_group:
+        if self._role.awaits_group and self._role.may_have_changed():
             self._look_for_group()
         self.stopwatch.stop_waiting()
+        self.stopwatch.resume()
         scalars = self._engine.user_scalars
         scalars.in_step, scalars.evaluating = True, False  # an evaluation before is over
         self._step = step - 1
@@ -542,12 +554,13 @@ class Session:
         if not self.running or self._counter is not None:
             self._ignore("record_batch", needs_numbered=True)
             return
-        samples = None if samples is None else batch_count("samples", samples)
+        if not (samples is None or (type(samples) is int and samples >= 0)):
+            samples = batch_count("samples", samples)
         tokens = tokens if tokens is None or isinstance(tokens, Tensor) else torch.tensor(batch_count("tokens", tokens))
-        wiring = self._engine.wiring
+        wiring = self._engine.counters.wiring
         if wiring is not None and wiring.is_open:
             wiring.add_batch(loss, samples)
-        if not (loss is None or (type(loss) is Tensor and not loss.ndim and not loss.requires_grad)):
+        if not (loss is None or (type(loss) is Tensor and not loss.ndim)):
             loss = scalar_loss(loss)  # the usual loss needs no call
         self._engine.record_batch(loss=loss, samples=samples, tokens=tokens)
 
@@ -595,7 +608,7 @@ class Session:
     @property
     def weighs_batches(self) -> bool:
         """Whether a metric reads the share of a micro-batch in the loss in this step."""
-        return self.running and self._engine.weighs_batches
+        return self.needs_weights and self._engine.weighs_batches
 
     def weigh_batch(self, weight: Tensor | None, problem: str = "") -> None:
         """Sets the share of the micro-batch in the loss of all ranks, before its end.
@@ -634,7 +647,8 @@ class Session:
         if not self.running:
             self._ignore("before_clip")
             return
-        if not self._engine.wants_before_clip:
+        recorder = self._engine.recorder
+        if recorder is None or not (recorder.due or recorder.probes_clipping):
             return
         if optimizer is not self._clipped[0]:
             self._clipped = optimizer, None if optimizer is None else self._name_of(optimizer)
@@ -672,8 +686,8 @@ class Session:
                 with the loss; or the logits alone.
             labels: labels of the batch, for the accuracy. Default: those of `expect_labels`.
         """
-        if self._engine.wiring is not None:
-            self._engine.wiring.add_predictions(outputs, labels)
+        if self._engine.counters.wiring is not None:
+            self._engine.counters.wiring.add_predictions(outputs, labels)
         if self.needs_outputs:
             self._engine.record_outputs(outputs, labels)
 
@@ -711,8 +725,8 @@ class Session:
 
     def check_labels(self, labels: Any) -> None:
         """Looks at the labels of the micro-batch that begins, in the first steps."""
-        if self._engine.wiring is not None:
-            self._engine.wiring.add_labels(labels)
+        if self._engine.counters.wiring is not None:
+            self._engine.counters.wiring.add_labels(labels)
 
     def report(self, result: Preflight) -> Preflight:
         """Logs the findings of a preflight, and keeps its checks for the run; returns it."""
@@ -725,20 +739,21 @@ class Session:
         return result
 
     def _add_preflight(self) -> None:
-        if self._engine.wiring is not None:
+        if self._engine.counters.wiring is not None:
             for name, check in self._preflight.items():
-                self._engine.wiring.add(name, check)
+                self._engine.counters.wiring.add(name, check)
             self._preflight = {}
 
     def check_loss(self, loss: Any) -> None:
         """Looks at the graph of a micro-batch's loss before its backward pass, in the first steps."""
-        if self._engine.wiring is not None:
-            self._engine.wiring.add_loss(loss)
+        wiring = self._engine.counters.wiring
+        if wiring is not None and wiring.is_open:
+            wiring.add_loss(loss)
 
     @property
     def checks_losses(self) -> bool:
         """Whether the graphs of losses are read now, in the first steps."""
-        return self._engine.wiring is not None and self._engine.wiring.is_open
+        return self._engine.counters.wiring is not None and self._engine.counters.wiring.is_open
 
     @property
     def times_parts(self) -> bool:
@@ -760,9 +775,26 @@ class Session:
         return self.running and not OUTPUTS.isdisjoint(self._engine.needs)
 
     @property
+    def reads_gradients(self) -> bool:
+        """Whether `before_clip` has something to do in this step."""
+        recorder = self._engine.recorder
+        return recorder is not None and (bool(recorder.due) or recorder.probes_clipping)
+
+    @property
+    def wants_epoch(self) -> bool:
+        """Whether `end_batch` writes the epoch if this batch ends a step that it counts."""
+        return self._counter is not None and self._counter.log_due
+
+    @property
+    def stepped(self) -> bool:
+        """Whether an optimizer has made a step in the batch in progress, where the session counts the steps."""
+        return self._counter is not None and self._counter.stepped
+
+    @property
     def has_due_metrics(self) -> bool:
         """Whether a metric is due in this step."""
-        return self._engine.has_due_metrics
+        recorder = self._engine.recorder
+        return recorder is not None and bool(recorder.due)
 
     # -- logs and requests -------------------------------------------------------------------------------------------
 
@@ -817,8 +849,8 @@ class Session:
             self.stopwatch.exclude()
             self.stopwatch.resume()
         self.end_evaluation(f"{tags.EVAL}/{dataset}" if dataset else tags.EVAL)
-        if self._engine.wiring is not None:
-            self._engine.wiring.add_evaluation()
+        if self._engine.counters.wiring is not None:
+            self._engine.counters.wiring.add_evaluation()
         if not self.is_writer:
             return
         if self._counter is not None and self._counter.stepped:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from tbx_callbacks import tags
+from tbx_callbacks._config.schedule import first_after
 from tbx_callbacks._engine.engine import Engine
 from tbx_callbacks._engine.loss_mean import LossMean
 from tbx_callbacks._engine.training_info import TrainingInfo
@@ -36,12 +37,14 @@ class StepCounter:
         self.step = step
         """Number of finished steps."""
         self._engine, self._log_schedule = engine, info.log_schedule
-        self._log_due = False  # whether the trainer logs after this step
+        self.log_due = False
+        """Whether the trainer logs after this step."""
+        self._next_log: float = 0  # the trainer logs at no step before
         self._losses = LossMean()
         self._evaluations: dict[str, Number | str] = {}  # logged before the end of their step
         self._action = Action.NONE
         self._idle, self._longest, self._warned = 0, 0, False  # micro-batches since the last step
-        self._has_batches = self._continues = False
+        self._continues = False
         self._num_batches = 0
         trained = set().union(*map(ids_of, info.optimizers.values()))
         holds_shards = (
@@ -56,13 +59,18 @@ class StepCounter:
     @property
     def stepped(self) -> bool:
         """Whether an optimizer made a step whose batch has not ended."""
-        return self._engine.stepped
+        recorder = self._engine.recorder
+        return recorder is not None and recorder.stepped
 
     def begin(self) -> None:
         """Begins the next step."""
-        self._log_due = self._log_schedule(self.step + 1)
-        self._losses.is_shared = self._engine.has_other_ranks
-        self._engine.begin_step(self.step + 1, captures_rates=self._log_due)
+        step, engine = self.step + 1, self._engine
+        if step >= self._next_log:
+            self.log_due, self._next_log = self._log_schedule(step), first_after(self._log_schedule, step)
+        else:
+            self.log_due = False
+        self._losses.is_shared = engine.publisher.reducer is not None
+        engine.begin_step(step, captures_rates=self.log_due)
 
     def end_batch(
         self,
@@ -77,15 +85,18 @@ class StepCounter:
 
         With `is_step` it is complete in any case.
         """
-        loss_copy = self._engine.record_batch(loss=loss, samples=samples, tokens=tokens)
-        if loss_copy is None and loss is not None:
+        known = self._engine.record_batch(loss=loss, samples=samples, tokens=tokens)
+        if known is None and loss is not None:
             self._losses.clear()  # a mean of only some losses would be wrong
         else:
-            self._losses.add(loss_copy, samples or 0)
-        self._idle, self._has_batches = self._idle + 1, True
+            self._losses.add(known, samples or 0)
+        self._idle += 1
         self._num_batches += 1
-        if self._engine.stepped:
-            self._longest, self._idle = max(self._longest, self._idle), 0
+        recorder = self._engine.recorder
+        if recorder is not None and recorder.stepped:
+            if self._idle > self._longest:
+                self._longest = self._idle
+            self._idle = 0
             self.finish_step(epoch)
         elif is_step or self._continues:
             self._engine.end_microbatch(is_step=True, sees_steps=True)
@@ -99,24 +110,25 @@ class StepCounter:
 
     def finish_step(self, epoch: float | None = None) -> None:
         """Completes the step, and begins the next one."""
+        engine, recorder = self._engine, self._engine.recorder
         self.step, self._continues = self.step + 1, False
-        if self._engine.stepped:
-            self._engine.end_microbatch(is_step=False)
-        if self._log_due:
+        if recorder is not None and recorder.stepped and (recorder.due or recorder.watches_loss_scale):
+            engine.end_microbatch(is_step=False)
+        if self.log_due:
             logs: dict[str, Number] = {}
-            rate = self._engine.first_rate
+            rate = engine.first_rate
             if rate is not None:
                 logs[tags.TRAIN_LEARNING_RATE] = rate
             if epoch is not None:
                 logs[tags.TRAIN_EPOCH] = epoch
-            self._engine.record_logs(self.step, logs, shared=self._losses.values())
+            engine.record_logs(self.step, logs, shared=self._losses.values())
             self._losses.clear()
         if self._evaluations:
             logs_of_rank, self._evaluations = self._evaluations, {}
-            self._engine.record_logs(self.step, logs_of_rank, on_all_ranks=False)
+            engine.record_logs(self.step, logs_of_rank, on_all_ranks=False)
         self.begin()
-        if self._engine.has_decisions:
-            self._action |= self._engine.poll_actions(self.step)
+        if engine.publisher.decisions.pending:
+            self._action |= engine.poll_actions(self.step)
 
     def add_evaluation(self, logs: Mapping[str, Number | str]) -> None:
         """Keeps values of this rank until the step that an optimizer has made is complete."""
@@ -127,7 +139,7 @@ class StepCounter:
         calls = self._engine.optimizer_calls
         if self._warned:
             return
-        if calls > 1 and not self._has_batches:
+        if calls > 1 and not self._num_batches:
             self._warned = True
             logger.warning(
                 "only one step is written: optimizers stepped %d times, but no batch was reported; call end_step after"
@@ -144,7 +156,7 @@ class StepCounter:
 
     def check_steps(self) -> None:
         """Adds the check that an optimizer has stepped, at the end of the training."""
-        wiring = self._engine.wiring
+        wiring = self._engine.counters.wiring
         if wiring is not None and self._num_batches:
             if not self._engine.has_stepped and wiring.have_weights_changed():
                 return  # by a step of the user's own

@@ -33,7 +33,7 @@ def test_wheel_holds_sets_recipes_types_and_licence(wheel: Path) -> None:
     assert expected | {"tbx_callbacks/py.typed", "tbx_callbacks/cli/SKILL.md"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     (points,) = [name for name in names if name.endswith("/entry_points.txt")]
-    assert all(f"[{group}]" in zipfile.ZipFile(wheel).read(points).decode() for group in GROUPS.values())
+    assert all(f"[{group}]" in zipfile.ZipFile(wheel).read(points).decode() for group in (*GROUPS.values(), "pytest11"))
     assert not any(name.startswith("tests/") or "__pycache__" in name for name in names)
 
 

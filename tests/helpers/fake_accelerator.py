@@ -196,7 +196,7 @@ def main() -> None:
                 loop.log("mine/loss", loss)
                 optimizer.step()  # metrics run in the optimizer's hook
                 engine = loop._session._engine
-                assert engine._recorder is not None
+                assert engine.recorder is not None
                 on_host = torch.zeros(()), torch.zeros(4, dtype=torch.int64)
                 # on host and device in turn: none may wait
                 for one, of in ((loss.detach(), labels), on_host, (loss.detach(), labels)):
@@ -206,8 +206,8 @@ def main() -> None:
                     engine.record_batch(loss=one, samples=4, tokens=of)
                     engine.record_outputs({"logits": logits, "aux_loss": one}, of)
                 engine.record_outputs({"logits": torch.zeros(4, 3), "aux_loss": on_host[0]}, labels)
-                engine._recorder.finish_step()
-                engine._add_user_scalars(engine._recorder, engine._recorder.step)
+                engine.recorder.finish_step()
+                engine._add_user_scalars(engine.recorder, engine.recorder.step)
             optimizer.zero_grad()
             step_values = engine.publisher.buffered
             assert step_values is not None

@@ -70,7 +70,7 @@ def test_abandoned_training_next_forward_pass_removes_hooks(
     tmp_path: Path, chosen: str, moment: str, raises: type[BaseException]
 ) -> None:
     callback, run = left(tmp_path, chosen, moment, raises, attached=False)
-    recorder = callback._session._engine._recorder
+    recorder = callback._session._engine.recorder
     assert recorder is not None
     had_hooks = forward_hooks(run.model)
     if moment == "before":

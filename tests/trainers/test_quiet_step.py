@@ -9,8 +9,8 @@ import pytest
 from tests.helpers.runs import ROOT, module_at
 
 BENCHMARK = ROOT / "benchmarks" / "attached.py"
-# All three watch a few weights for changes outside of the step. Lightning and loops compare gradients around clipping.
-MOST = {"HF Trainer": 55, "Lightning Trainer": 76, "plain loop": 47}
+# All three watch a few weights for changes outside of the step. Lightning compares a gradient around clipping.
+MOST = {"HF Trainer": 44, "Lightning Trainer": 53, "plain loop": 32}
 
 
 @pytest.mark.filterwarnings("ignore")  # the benchmark trains with no worker and without a logger

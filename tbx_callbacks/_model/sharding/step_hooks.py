@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class StepHooks:
         self._last: torch.optim.Optimizer | None = None  # the optimizer that stepped last, and its name: a quick look
         self._last_name: str | None = None
         self._discard()
-        before, after = torch._dynamo.disable(self._before), torch._dynamo.disable(self._after)
+        before, after = _untraced(self._before), _untraced(self._after)
         self._handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
         weakref.finalize(events, StepHooks._discard, self._handles).atexit = False
 
@@ -81,6 +81,23 @@ class StepHooks:
             events.report(error)
         finally:
             StepHooks._running -= 1
+
+
+def _untraced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a hook that calls a function, and that `torch.compile` traces as little as what the function calls.
+
+    The wrapper of `torch._dynamo.disable` costs some microseconds. Only a compiled region needs it.
+    """
+    disabled: Callable[..., Any] = torch._dynamo.disable(function)
+    get_callback = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", None)
+    if get_callback is None:  # an older torch
+        return disabled
+
+    def hook(*arguments: Any) -> Any:
+        return function(*arguments) if get_callback() is None else disabled(*arguments)
+
+    skipped: Callable[..., Any] = torch._dynamo.decorators.skip(hook)
+    return skipped
 
 
 def _closure_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Closure | None:

@@ -210,9 +210,13 @@ class _TrainingStep(_Wrapped):
         samples = tokens = None
         if session.needs_batches:  # read now: the training may change the batch
             samples, tokens = session.measure_batch(inputs, self._batch_size(inputs))
-        readers = self._readers(session)
-        weighs = session.weighs_batches
+        weighs = session.needs_weights and session.weighs_batches
         labels = labels_in(inputs) if weighs else None  # now: the training may remove them
+        readers = (
+            self._readers(session, checks=needs_labels, weighs=weighs)
+            if needs_labels or weighs or self._loss_check is not None
+            else ()
+        )
         try:
             with _reading_losses(self._owner, readers) if readers else contextlib.nullcontext():
                 loss = self._method(model, inputs, *args, **kwargs)
@@ -223,22 +227,23 @@ class _TrainingStep(_Wrapped):
             if needs_labels:
                 session.expect_labels(None)
         if session.running:
-            self._check_loss(session, loss)
+            if self._loss_check is not None:
+                self._check_loss(session, loss)
             if weighs:
                 with session.guard_outputs():
                     num_items = args[0] if args else kwargs.get("num_items_in_batch")
                     session.weigh_batch(*self._weights.share(labels, num_items))
             if session.needs_batches:
                 is_scalar = isinstance(loss, Tensor) and loss.numel() == 1
-                session.record_batch(loss=loss.detach() if is_scalar else None, samples=samples, tokens=tokens)
+                session.record_batch(loss=loss if is_scalar else None, samples=samples, tokens=tokens)
         return loss
 
-    def _readers(self, session: Session) -> list[Callable[[Any, Any], None]]:
+    def _readers(self, session: Session, *, checks: bool, weighs: bool) -> list[Callable[[Any, Any], None]]:
         """What reads the loss of this micro-batch, with its graph."""
         readers: list[Callable[[Any, Any], None]] = [] if self._loss_check is None else [self._loss_check.read]
-        if session.needs_labels and session.checks_losses:
+        if checks and session.checks_losses:
             readers.append(lambda loss, _: session.check_loss(loss))
-        if session.weighs_batches and self._weights.needs_loss:
+        if weighs and self._weights.needs_loss:
             readers.append(self._weights.read)
         return readers
 

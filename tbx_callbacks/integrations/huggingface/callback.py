@@ -167,10 +167,6 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
                 self._end_microbatch(self._passes)
             self._session.stopwatch.resume()
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._session.running:
-            self._session.stopwatch.resume()
-
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.begin_evaluation()  # until its metrics are logged: compute_metrics may log too
         if self._session.running:

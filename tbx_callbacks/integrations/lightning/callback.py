@@ -54,7 +54,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     If the module's only child with parameters is the model, parameters are named as under the other trainers.
     """
 
-    _not_copied = frozenset({"_fitting", "_batch_outputs", "_evaluation", "_datasets", "_profiler"})
+    _not_copied = frozenset({"_fitting", "_batch_outputs", "_evaluation", "_datasets", "_profiler", "_size"})
     _evaluation: str | None = None  # name of the evaluation in progress, and of its data sets if there are several
     _datasets: Sequence[str] = ()
     _logged_hparams: Mapping[str, HParamValue] = {}
@@ -65,7 +65,8 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     _batch_outputs: BatchOutputs | None = None  # set if a metric reads the model's outputs
     _profiler: TimedProfiler | None = None  # tells when the Trainer calls callbacks, fetches batches and saves
     _batch_size: int | None = None
-    _size: tuple[int | None, Tensor | None] = (None, None)  # samples and tokens of the batch
+    _has_scaler = False
+    _size: list[tuple[int | None, Tensor | None]]  # samples and tokens of the batch in progress; the item is replaced
     _scales_loss = False  # whether to undo the division of the loss by accumulate_grad_batches
 
     # -- events of the Trainer -------------------------------------------------------------------------------------
@@ -102,7 +103,8 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
             return
         if self._session.stopwatch.times is not None:
             self._profiler = TimedProfiler(trainer.profiler, self._session.stopwatch.times, self.state_key)
-        self._batch_size = batch_size(trainer)
+        self._batch_size, self._has_scaler = batch_size(trainer), scaler(trainer) is not None
+        self._size = []
         self._batch_outputs = BatchOutputs(self._session) if self._session.needs_outputs else None
         if self._batch_outputs is not None:
             self._session.on_forward(self._batch_outputs.on_forward)
@@ -114,7 +116,7 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         if session.running:
             session.stopwatch.stop_waiting()
             session.stopwatch.resume()
-            self._size = session.measure_batch(batch, self._batch_size)  # now: the module may change the batch
+            self._size[:] = [session.measure_batch(batch, self._batch_size)]  # now: the module may change the batch
             if session.needs_labels:
                 with session.guard_outputs():
                     session.check_labels(labels_in(batch))
@@ -142,8 +144,10 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
             self._session.before_clip(scale_of(scaler(trainer)))
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        if self._session.running and pl_module.automatic_optimization:
-            self._session.before_clip(loss_scale(trainer, optimizer), optimizer=optimizer, max_norm=self._max_norm)
+        session = self._session
+        if session.running and session.reads_gradients and pl_module.automatic_optimization:
+            scale = loss_scale(trainer, optimizer) if self._has_scaler else None
+            session.before_clip(scale, optimizer=optimizer, max_norm=self._max_norm)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if not self._session.running:
@@ -153,17 +157,17 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
         loss = loss_in(outputs)
         if loss is not None and self._scales_loss:
             loss = loss * trainer.accumulate_grad_batches
-        (samples, tokens), self._size = self._size, (None, None)
-        action = self._session.end_batch(
+        session, (samples, tokens) = self._session, self._size.pop() if self._size else (None, None)
+        action = session.end_batch(
             loss=loss,
             samples=samples,
             tokens=tokens,
-            epoch=epoch(trainer, batch_idx),
-            is_step=is_step(trainer, pl_module, batch_idx),
+            epoch=epoch(trainer, batch_idx) if session.wants_epoch else None,
+            is_step=not session.stepped and is_step(trainer, pl_module, batch_idx),
         )
         if action:
             self._apply_action(action, trainer)
-        self._session.stopwatch.start_waiting()
+        session.stopwatch.start_waiting()
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._begin_evaluation(None if trainer.sanity_checking else tags.EVAL, trainer.val_dataloaders)

@@ -254,7 +254,7 @@ def breaks(rank: int) -> None:
 
     def spoil(step: int, loop: TbxLoop) -> None:
         if rank == 1 and step == 3:
-            loop._session._engine._recorder._access.weights = None  # type: ignore[union-attr,assignment]
+            loop._session._engine.recorder._access.weights = None  # type: ignore[union-attr,assignment]
 
     train(fsdp(), at=spoil)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 
 import pytest
@@ -14,6 +15,7 @@ from tbx_callbacks._config.schedule import (
     can_stretch,
     either,
     every,
+    first_after,
     never,
     stretch,
 )
@@ -97,3 +99,18 @@ def test_schedule_new_kinds_pickled_and_hashable(schedule: Schedule) -> None:
     assert copied == schedule
     assert len({copied, schedule}) == 1
     assert due(copied, 20) == due(schedule, 20)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [every(1), every(7), at(3, 40), either(every(10), at(1, 13)), EveryEpochs(1, 7), EveryEpochs(0.3, 11), never],
+)
+def test_first_after_known_schedule_next_step(schedule: Schedule) -> None:
+    for step in range(60):
+        later = (each for each in range(step + 1, 200) if schedule(each))
+        assert first_after(schedule, step) == next(later, math.inf)
+
+
+def test_first_after_unknown_schedule_each_step() -> None:
+    for schedule in (PerDecade(4), lambda step: step > 5, either(every(9), PerDecade(4))):
+        assert first_after(schedule, 20) == 21

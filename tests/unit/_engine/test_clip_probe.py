@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tbx_callbacks import TbxLoop
 from tbx_callbacks._engine.clip_probe import ClipProbe, count_changed
@@ -14,21 +14,58 @@ from tbx_callbacks._model.model_access import ModelAccess
 from tests.helpers.runs import Run
 
 
-def access(*gradients: float) -> ModelAccess:
-    model = nn.ParameterList([torch.ones(3) for _ in gradients])
+def access(*gradients: float, dtype: torch.dtype = torch.float32) -> ModelAccess:
+    model = nn.ParameterList([torch.ones(3, dtype=dtype) for _ in gradients])
     for parameter, gradient in zip(model, gradients, strict=True):
-        parameter.grad = torch.full((3,), gradient)
+        parameter.grad = torch.full((3,), gradient, dtype=dtype)
     return ModelAccess(model, {"SGD": torch.optim.SGD(model.parameters(), lr=0.1)})
 
 
+def count(result: Tensor | bool) -> int:
+    return int(count_changed([result]) if isinstance(result, Tensor) else result)
+
+
+# The second gradient is read where the first, from which elements are compared, is zero; norms also serve other types.
+@pytest.mark.parametrize("gradients", [(1.0, 0.0), (0.0, 1.0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("max_norm", "expected"), [(100.0, 0), (0.1, 1)])
-def test_clip_probe_clipped_gradients_flagged(max_norm: float, expected: int) -> None:
-    probe, source = ClipProbe(), access(0.0, 1.0)
+def test_clip_probe_clipped_gradients_flagged(
+    gradients: tuple[float, ...], dtype: torch.dtype, max_norm: float, expected: int
+) -> None:
+    probe, source = ClipProbe(), access(*gradients, dtype=dtype)
     probe.begin(source, None)
     assert probe.is_pending
     nn.utils.clip_grad_norm_([p.tensor for p in source.parameters], max_norm)
-    norms = probe.end()
-    assert (count_changed([norms]).item(), probe.is_pending) == (expected, False)
+    result = probe.end()
+    assert isinstance(result, bool) is (gradients[0] > 0 and dtype in (torch.float32, torch.float64))
+    assert (count(result), probe.is_pending) == (expected, False)
+
+
+def test_clip_probe_slight_clipping_flagged() -> None:
+    torch.manual_seed(0)
+    probe, source = ClipProbe(), access(1.0)
+    gradient = source.parameters[0].tensor.grad = torch.randn(3)
+    probe.begin(source, None)
+    nn.utils.clip_grad_norm_([source.parameters[0].tensor], gradient.norm().item() * (1 - 1e-6))
+    assert count(probe.end()) == 1
+
+
+def test_clip_probe_nan_gradients_flagged() -> None:
+    probe, source = ClipProbe(), access(float("nan"))
+    probe.begin(source, None)
+    assert count(probe.end()) == 1  # not known to be the same
+
+
+@pytest.mark.parametrize("has_graph", [False, True])
+def test_clip_probe_other_gradients_each_step(has_graph: bool) -> None:
+    probe, source = ClipProbe(), access(1.0)
+    other = torch.ones(3, requires_grad=True) * 2 if has_graph else None
+    for gradient in (torch.ones(3), other, torch.ones(3)):
+        source.parameters[0].tensor.grad = gradient
+        probe.begin(source, None)
+        assert probe.is_pending is (gradient is not None)
+        if probe.is_pending:
+            assert count(probe.end()) == 0
 
 
 def test_count_changed_of_several_steps() -> None:
@@ -42,7 +79,7 @@ def test_clip_probe_unscaled_gradients_not_flagged() -> None:
     probe, source = ClipProbe(), access(1.0 * 2**16)
     probe.begin(source, torch.tensor(2.0**16))
     source.parameters[0].tensor.grad.div_(2**16)  # type: ignore[union-attr]
-    assert count_changed([probe.end()]).item() == 0
+    assert count(probe.end()) == 0
 
 
 def test_clip_probe_without_gradients_unknown() -> None:

@@ -88,12 +88,12 @@ def test_weight_snapshot_taken_only_on_due_steps(tmp_path: Path, metrics: list[A
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with TbxLoop(model, optimizer, {"every": 3, "metrics": metrics}, log_dir=tmp_path) as loop:
         optimizer.register_step_pre_hook(
-            lambda *_: recorded.append(len(loop._session._engine._recorder._weight_snapshot._copies))
+            lambda *_: recorded.append(len(loop._session._engine.recorder._weight_snapshot._copies))
         )
         for step in range(1, 7):
             model(batch(step)[0]).sum().backward()
             optimizer.step()
-            recorded.append(len(loop._session._engine._recorder._weight_snapshot._copies))
+            recorded.append(len(loop._session._engine.recorder._weight_snapshot._copies))
             loop.end_step()
     assert recorded == expected
 

@@ -31,8 +31,8 @@ def step_values(model: nn.Module) -> dict[str, Any]:
     engine.start(TrainingInfo(model, {"SGD": optimizer}, log_schedule=every(1)))
     engine.begin_step(1)
     engine.before_clip()
-    assert engine._recorder is not None
-    engine._recorder.after_step("SGD", optimizer)  # no optimizer can step some kinds
+    assert engine.recorder is not None
+    engine.recorder.after_step("SGD", optimizer)  # no optimizer can step some kinds
     engine.flush_step()
     engine.end(1, succeeded=True)
     return {tag: value for _, values in writer.batches for tag, value in values.items()}

@@ -105,6 +105,20 @@ def test_outside_changes_by_other_optimizer_are_steps() -> None:
     assert changes.take()["weights_changed_outside"].number == 0
 
 
+def test_outside_changes_by_optimizers_of_each_half() -> None:
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    parts = {"both": [*first.parameters(), *second.parameters()], "a": first.parameters(), "b": second.parameters()}
+    optimizers = {name: torch.optim.SGD(part, 0.1) for name, part in parts.items()}
+    changes = OutsideChanges()
+    for step in range(1, 4):
+        for name in ("both", "a", "both", "b"):
+            second(first(torch.ones(1, 2))).sum().backward()
+            changes.before_step(name, step)
+            optimizers[name].step()
+            changes.after_step(name, optimizers[name])
+    assert changes.take()["weights_changed_outside"].number == 0
+
+
 def test_outside_changes_step_of_base_class_inside() -> None:
     model = nn.Linear(2, 2)
     optimizer, changes = torch.optim.SGD(model.parameters(), 0.1), OutsideChanges()

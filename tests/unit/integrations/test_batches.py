@@ -203,7 +203,7 @@ def test_unreadable_batches_not_counted() -> None:
         assert samples_in(batch) is tokens_in(batch) is None
 
 
-def test_scalar_loss_detached_or_refused() -> None:
+def test_scalar_loss_reshaped_or_refused() -> None:
     loss = scalar_loss(torch.ones(1, requires_grad=True))
     assert (loss.shape, loss.requires_grad) == (torch.Size([]), False)
     assert scalar_loss(0.5).item() == 0.5
