@@ -51,6 +51,7 @@ app = typer.Typer(
 )
 
 _RULES = f"YAML file with `rules:`: thresholds and acknowledged findings; default: {PROJECT_FILE}, if it is here."
+_SHORTEST_WAIT = 0.1  # seconds
 _LONGEST_WAIT = 86_400  # seconds; a browser's timer takes no more than 24 days
 
 
@@ -388,6 +389,37 @@ def around(
     except ValueError as error:
         fail(str(error))
     print_json(around_as_json(found)) if json_ else sys.stdout.write(found.text())
+
+
+@app.command()
+def top(
+    logdir: Annotated[str, typer.Argument(help="Folder with runs, which may come later; or a log file.")],
+    every: Annotated[float, typer.Option(help="Seconds between two readings, 0.1 to 86400.")] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one frame, and end.")] = False,
+    rules: Annotated[Path | None, typer.Option(help=_RULES)] = None,
+) -> None:
+    """Watch trainings in the terminal: verdicts, losses, gradient norms, layers, speed and time left.
+
+    Keys: q quits, j and k change the run, f the heat map, h shows all keys.
+    """
+    from tbx_callbacks.monitor import Frame, View, WatchedRuns, follow
+
+    if not _SHORTEST_WAIT <= every <= _LONGEST_WAIT:
+        fail(f"--every must be a number of seconds from {_SHORTEST_WAIT} to {_LONGEST_WAIT}, got {every}")
+    try:
+        _, settings = project_settings(rules)
+    except (ConfigError, ImportError) as error:
+        fail(str(error))
+    runs = WatchedRuns(logdir, rules=settings.rules, acknowledged=settings.acknowledged)
+    if once:
+        *_, last = runs.snapshots()
+        if not last.runs:
+            fail(last.problem)
+        console.print(Frame(last, View(), logdir, has_keys=False), height=max(1, console.height - 1))  # and a prompt
+    elif not sys.stdout.isatty() or console.is_dumb_terminal:
+        fail("the standard output must be a terminal that can move its cursor; print one frame with --once")
+    else:
+        follow(runs, console, _stop_event(), every)
 
 
 @app.command()

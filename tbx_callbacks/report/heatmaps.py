@@ -2,59 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from tbx_callbacks import tags
 from tbx_callbacks.report.colours import HEAT, SEVERITY
 from tbx_callbacks.report.columns import step_column, value_column
 from tbx_callbacks.report.downsampling import heat_grid
 from tbx_callbacks.report.labels import plain, short
+from tbx_callbacks.report.layer_families import LOG_RATIO, Families
 from tbx_callbacks.report.loaded_runs import LoadedRun
-from tbx_callbacks.rules.series_stats import outermost
-from tbx_callbacks.runs.series import Floats, Run, Series
-
-Families = Mapping[str, Mapping[str, Series]]
-_LOG_RATIO = 30.0  # ratio of the largest to the smallest value above which the colour scale is logarithmic
-_LAYER_FAMILIES = (
-    tags.GRAD_NORM,
-    tags.WEIGHT_NORM,
-    "update_",
-    tags.DRIFT,
-    tags.MOVED_SHARE,
-    "lora/",
-    "spectral/",
-    f"{tags.NONFINITE}/",
-    f"{tags.OPTIMIZER_STATE}/",
-    f"{tags.ACTIVATIONS}/",
-)
-
-
-def families(run: Run) -> dict[str, dict[str, Series]]:
-    """Groups scalars by family and layer: `{"grad_norm": {"bert.encoder.layer.0": ...}}`. Nested layers are left out.
-
-    The family is the part before the last `/`, or around the layer as in `activations/<module>/zero_share`.
-    """
-    by_family: dict[str, dict[str, Series]] = {}
-    for tag, series in run.scalars.items():
-        layer_match = re.fullmatch(rf"{tags.ACTIVATIONS}/(.+)/([^/]+)", tag)
-        family, _, layer = (
-            (f"{tags.ACTIVATIONS}/{layer_match[2]}", "", layer_match[1]) if layer_match else tag.rpartition("/")
-        )
-        if (
-            family
-            and layer != "total"
-            and not family.startswith((tags.TRAIN, tags.EVAL, tags.LEARNING_RATE, tags.PERF, tags.MEMORY, tags.BEST))
-        ):
-            by_family.setdefault(family, {})[layer] = series
-    by_layer = {
-        family: outermost({f"x/{name}": row for name, row in rows.items()}) for family, rows in by_family.items()
-    }
-    return {family: rows for family, rows in by_layer.items() if _are_layers(family, rows)}
+from tbx_callbacks.runs.series import Floats, Series
 
 
 def heat_map(loaded_runs: Sequence[LoadedRun], by_run: Sequence[Families], family: str, title: str) -> go.Figure | None:
@@ -84,16 +44,11 @@ def heat_map(loaded_runs: Sequence[LoadedRun], by_run: Sequence[Families], famil
     )
 
 
-def _are_layers(family: str, rows: Mapping[str, Series]) -> bool:
-    """Whether there are three or more rows of a known family, or with names that look like layers."""
-    return len(rows) >= 3 and (family.startswith(_LAYER_FAMILIES) or sum("." in name for name in rows) * 2 >= len(rows))
-
-
 def _heat(series: Mapping[str, Series], run: int, pick: Mapping[str, str]) -> list[go.Heatmap]:
     steps, values = heat_grid(list(series.values()))
     names = [plain(name) for name in short(series).values()]
     positive = values[np.isfinite(values) & (values > 0)]
-    logarithmic = positive.size > 0 and positive.max() / positive.min() > _LOG_RATIO
+    logarithmic = positive.size > 0 and positive.max() / positive.min() > LOG_RATIO
     is_shown = np.isfinite(values) & ((values > 0) | (not logarithmic))
     with np.errstate(divide="ignore", invalid="ignore"):
         colour = np.where(is_shown, np.log10(values) if logarithmic else values, np.nan)

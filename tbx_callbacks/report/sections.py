@@ -16,8 +16,9 @@ from tbx_callbacks.report.charts import LINES, LineChart
 from tbx_callbacks.report.distributions import histogram_families, histogram_map
 from tbx_callbacks.report.efficiency import about_batches
 from tbx_callbacks.report.examples import Table, data_maps, row_tables
-from tbx_callbacks.report.heatmaps import Families, families, heat_map
+from tbx_callbacks.report.heatmaps import heat_map
 from tbx_callbacks.report.labels import plain
+from tbx_callbacks.report.layer_families import Families, families
 from tbx_callbacks.report.line_drawing import line_chart, loss_chart
 from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.report.predictions import curves

@@ -15,7 +15,7 @@ from tbx_callbacks._extensions import OUTSIDE_ERRORS, ExtensionError, outside_co
 from tbx_callbacks._text import printable, reason, words
 from tbx_callbacks.rules.acknowledged import AcknowledgedFinding, Acknowledgement, split
 from tbx_callbacks.rules.base import Finding, Rule, Unjudged
-from tbx_callbacks.rules.folder_roles import as_evaluation, evaluation_word, training_of, with_evaluations
+from tbx_callbacks.rules.folder_roles import Roles
 from tbx_callbacks.rules.registry import RULE_CLASSES, code_of, create_rule
 from tbx_callbacks.rules.required_series import Need
 from tbx_callbacks.rules.verdict import DECISIVE, Verdict, verdict_of
@@ -210,8 +210,7 @@ class _Reader:
         self._progress = progress
         self._runs: dict[str, Run | None] = {}  # None: it cannot be read
         self._judged = set[str]()
-        self._words = {name: _word(name, folder, folders) for name, folder in folders.items()}
-        self._training = {name: training_of(name, folders) for name, word in self._words.items() if word}
+        self._roles = Roles(folders)
 
     def read(self, name: str) -> Run | None:
         """Returns a run; None, after a warning, if it cannot be read."""
@@ -227,25 +226,11 @@ class _Reader:
 
     def with_role(self, name: str, run: Run) -> Run:
         """Returns what the rules judge: a run of evaluations with tags that say so, a training with its evaluations."""
-        if word := self._words[name]:
-            return as_evaluation(run, word)
-        evaluations: list[Run] = []
-        for other, training in self._training.items():
-            word = self._words[other]
-            if training == name and word and (evaluation := self.read(other)) is not None:
-                evaluations.append(as_evaluation(evaluation, word))
-        return with_evaluations(run, evaluations) if evaluations else run
+        return self._roles.judged(name, run, self.read)
 
     def forget(self, name: str) -> None:
         """Frees the memory of a run that was judged, and of its evaluations, as far as no later run needs them."""
         self._judged.add(name)
-        for other in (name, *(other for other, training in self._training.items() if training == name)):
-            if other in self._judged and self._training.get(other, other) in self._judged:
+        for other in (name, *self._roles.evaluations(name)):
+            if other in self._judged and self._roles.training(other) in self._judged:
                 self._runs.pop(other, None)
-
-
-def _word(name: str, folder: str, names: Mapping[str, str]) -> str | None:
-    """Returns the word for the role of a run; the folder that was given tells it by its own name."""
-    if name == ".":
-        return evaluation_word(os.path.basename(os.path.abspath(folder)), ())
-    return evaluation_word(name, names)

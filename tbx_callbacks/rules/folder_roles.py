@@ -7,8 +7,9 @@ Keras writes `train/` and `validation/` with the same tags in both; `SummaryWrit
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tbx_callbacks.rules.required_series import (
     EVAL_ACCURACY,
@@ -23,6 +24,43 @@ from tbx_callbacks.runs.series import Run, Series
 _EVALUATION = re.compile(rf"(?:^|(?<=[_.-]))({EVALUATION_WORD})(?=$|[_.-])", re.IGNORECASE)
 _TRAINING = re.compile(r"(?:^|(?<=[_.-]))train(?:ing)?(?=$|[_.-])", re.IGNORECASE)
 _AMBIGUOUS = re.compile("dev|test(ing)?", re.IGNORECASE)  # also names of runs: of a trial, or under development
+
+
+class Roles:
+    """The roles of the runs of a folder: trainings, and evaluations that belong to them.
+
+    Args:
+        folders: the runs' folders by name.
+    """
+
+    def __init__(self, folders: Mapping[str, str]) -> None:
+        self._words = {name: _word(name, folder, folders) for name, folder in folders.items()}
+        self._trainings = {name: training_of(name, folders) for name, word in self._words.items() if word}
+
+    def training(self, name: str) -> str:
+        """Returns the training that a run of evaluations belongs to; the run itself if it belongs to none."""
+        return self._trainings.get(name) or name
+
+    def evaluations(self, name: str) -> list[str]:
+        """Returns the runs of evaluations that belong to a training."""
+        return [other for other, training in self._trainings.items() if training == name]
+
+    def judged(self, name: str, run: Run, read: Callable[[str], Run | None]) -> Run:
+        """Returns what the rules judge: evaluations with tags that say so, a training with its evaluations.
+
+        Args:
+            name: the run's name.
+            run: the run.
+            read: returns another run by its name; None if it cannot be read.
+        """
+        if word := self._words[name]:
+            return as_evaluation(run, word)
+        evaluations = [
+            as_evaluation(evaluation, word)
+            for other in self.evaluations(name)
+            if (word := self._words[other]) and (evaluation := read(other)) is not None
+        ]
+        return with_evaluations(run, evaluations) if evaluations else run
 
 
 def evaluation_word(name: str, names: Collection[str]) -> str | None:
@@ -66,6 +104,13 @@ def with_evaluations(run: Run, evaluations: Iterable[Run]) -> Run:
             if EVAL_LOSS.matches(tag) or EVAL_ACCURACY.matches(tag):
                 scalars.setdefault(tag, series)
     return dataclasses.replace(run, scalars=scalars)
+
+
+def _word(name: str, folder: str, names: Mapping[str, str]) -> str | None:
+    """Returns the word for the role of a run; the folder that was given tells it by its own name."""
+    if name == ".":
+        return evaluation_word(os.path.basename(os.path.abspath(folder)), ())
+    return evaluation_word(name, names)
 
 
 def _tag(tag: str, word: str) -> str:
