@@ -61,16 +61,24 @@ class ClipProbe:
         `count_changed` compares the norms. Causes no host sync.
         """
         if self._vector is not None:
-            has_changed = self._vector.tolist() != self._elements  # NaN differs from itself: not known to be the same
+            vector = self._short.grad if self._short is not None else None  # clipping may put a new tensor there
+            vector = self._vector if vector is None else vector
+            has_changed = vector.tolist() != self._elements  # NaN differs from itself: not known to be the same
             self._vector, self.is_pending = None, False
             return has_changed
         before = self._before
         if self._scale is not None:
             scale = moved(self._scale, before[0].device).to(before[0].dtype)
             before = tuple(norm / scale for norm in before)
-        norms = torch.stack((*before, *torch._foreach_norm(self._gradients)))
+        norms = torch.stack((*before, *torch._foreach_norm(self._after())))
         self._gradients, self._before, self.is_pending = [], (), False
         return norms
+
+    def _after(self) -> list[Tensor]:
+        """The gradients after clipping, which may be other tensors than those before it."""
+        now = local_all([parameter.grad for parameter in self._parameters])
+        pairs = zip(now, self._gradients, strict=True)
+        return [gradient if gradient is not None else before for gradient, before in pairs]
 
 
 def count_changed(all_norms: Sequence[Tensor]) -> Tensor:

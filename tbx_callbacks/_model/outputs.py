@@ -83,8 +83,9 @@ def loss_in(outputs: Any, *, keeps_graph: bool = False) -> Tensor | None:
         loss = outputs.get("loss")
     else:
         loss = outputs[0] if isinstance(outputs, tuple) and outputs else getattr(outputs, "loss", None)
-    if not isinstance(loss, Tensor) or loss.ndim:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
         return None
+    loss = loss.reshape(()) if loss.ndim else loss
     return loss.detach() if loss.requires_grad and not keeps_graph else loss
 
 

@@ -21,6 +21,7 @@ from tbx_callbacks.rules.required_series import EVAL_ACCURACY, EVAL_LOSS, GRAD_N
 from tbx_callbacks.runs.series import Run, Series
 
 _NO_VERSIONS = ("command", "host", "cwd", "folder", "started", "pid", "user")
+_MOST_NAMED = 6  # runs in a sentence
 _BATCH = re.compile(r"(.*[_/.])?(batch_size|batch|gradient_accumulation_steps|world_size)")
 
 
@@ -139,7 +140,7 @@ def _in_kind(kind: Kind, title: str) -> str:
 
 def _curves_of(kinds: Sequence[Kind], more: re.Pattern[str] | None) -> list[tuple[str, Callable[[Run], Series | None]]]:
     """The names of the curves to compare, with a function that finds each in a run."""
-    first = [run.run for run in kinds[0].runs]
+    first = [run.run for kind in kinds for run in kind.runs]
     found: list[tuple[str, Callable[[Run], Series | None]]] = []
     for need in (TRAIN_LOSS, EVAL_LOSS, EVAL_ACCURACY, GRAD_NORM, LEARNING_RATE):
         series = next((series for series in map(need.first, first) if series is not None), None)
@@ -178,12 +179,15 @@ def _end(members: Sequence[Series]) -> tuple[float, float]:
 
 def _notes(kinds: Sequence[Kind], settings: Sequence[Difference]) -> list[str]:
     notes = []
-    batch = [row.name for row in settings if _BATCH.fullmatch(row.name)]
+    batch = [row.name for row in settings if _BATCH.fullmatch(row.name) and all(row.values)]
     if batch:
         notes.append(
             f"Curves are compared step by step, but {', '.join(batch[:3])} differs: steps have other numbers of rows."
         )
     runs = [run for kind in kinds for run in kind.runs]
+    if len({run.run.last_step for run in runs}) > 1 and len(runs) < _MOST_NAMED:
+        ends = ", ".join(f"{run.name} {run.run.last_step}" for run in runs)
+        notes.append(f"The runs end at different steps ({ends}): their last values are those of different steps.")
     unknown = [run.name for run in runs if not hyper_parameters(run.run)]
     if unknown:
         notes.append(f"The logs of {_some(unknown)} hold no hyper-parameters; differences of settings are unknown.")

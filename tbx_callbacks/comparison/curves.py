@@ -80,6 +80,10 @@ def _aligned(first: Sequence[Series], second: Sequence[Series]) -> tuple[NDArray
 
 def _first_apart(one: Floats, other: Floats) -> int | None:
     """The index from which on the groups differ until the end; None if they do not."""
+    is_known = np.isfinite(one).any(axis=0) | np.isfinite(other).any(axis=0)
+    if not is_known.all():  # where both are NaN, nothing can be compared
+        start = _first_apart(one[:, is_known], other[:, is_known]) if is_known.any() else None
+        return None if start is None else int(np.flatnonzero(is_known)[start])
     is_broken = np.isfinite(one).all(axis=0) != np.isfinite(other).all(axis=0)
     is_finite = np.isfinite(one).all(axis=0) & np.isfinite(other).all(axis=0)
     apart = is_broken.copy()

@@ -1,6 +1,6 @@
 """Appends lines of JSON, each of which belongs to a step, to files beside a run; cuts and reads them.
 
-A reader sees complete lines only. The end of a file that is being written, or that a kill cut off, is no line.
+A reader sees complete objects only. The end of a file that is being written, or that a kill cut off, is none.
 """
 
 from __future__ import annotations
@@ -89,29 +89,29 @@ def read(path: str, on_unreadable: Callable[[], None]) -> Iterator[dict[str, Any
     Raises:
         OSError: the file cannot be read.
     """
-    for fields in read_objects(path, on_unreadable):
+    for fields in read_objects(path, on_unreadable, _MOST_BYTES):
         if type(fields.get("step")) is int:
             yield fields
         else:
             on_unreadable()
 
 
-def read_objects(path: str, on_unreadable: Callable[[], None]) -> Iterator[dict[str, Any]]:
+def read_objects(
+    path: str, on_unreadable: Callable[[], None], most_bytes: int | None = None
+) -> Iterator[dict[str, Any]]:
     """Yields the lines of a file that are JSON objects; calls `on_unreadable` for each other one.
+
+    A last line without a line break counts if it is complete. `most_bytes` ends the reading; None reads everything.
 
     Raises:
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
-        yield from _lines(file, on_unreadable)
+        yield from _lines(file, on_unreadable, most_bytes)
 
 
-def _lines(file: BinaryIO, on_unreadable: Callable[[], None]) -> Iterator[dict[str, Any]]:
-    while (line := file.readline(_LONGEST)) and file.tell() <= _MOST_BYTES:
-        if not line.endswith(b"\n"):
-            if len(line) == _LONGEST:
-                on_unreadable()
-            continue
+def _lines(file: BinaryIO, on_unreadable: Callable[[], None], most_bytes: int | None) -> Iterator[dict[str, Any]]:
+    while (line := file.readline(_LONGEST)) and (most_bytes is None or file.tell() <= most_bytes):
         if not line.strip():
             continue
         try:
@@ -120,5 +120,5 @@ def _lines(file: BinaryIO, on_unreadable: Callable[[], None]) -> Iterator[dict[s
             fields = None
         if isinstance(fields, dict):
             yield fields
-        else:
+        elif line.endswith(b"\n") or len(line) == _LONGEST:  # else it is still being written
             on_unreadable()

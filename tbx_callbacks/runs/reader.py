@@ -21,8 +21,9 @@ def find_runs(logdir: str | os.PathLike[str]) -> dict[str, str]:
 
     Event files, `metrics.jsonl`, Lightning's `metrics.csv`, the Trainer's `trainer_state.json` and other `*.jsonl`
     files with steps are runs. A folder is read in the first of these formats that it holds. The log history of a
-    Trainer counts only if no better log of the training lies below its output folder. A run that is also written
-    against other axes (`axis: [step, samples]`) is one run, that of its steps. Remote folders hold event files.
+    Trainer counts only if no event files, `metrics.jsonl` or `metrics.csv` lie below its output folder. A run that is
+    also written against other axes (`axis: [step, samples]`) is one run, that of its steps. Remote folders hold event
+    files.
 
     Raises:
         UnreadableError: `logdir` is neither a folder nor a log, or there are no runs.
@@ -94,21 +95,26 @@ def _file_format(file: str) -> LogFormat:
 def _local_runs(top: str) -> dict[str, str]:
     """The runs at or below a folder, by name."""
     found: dict[str, str] = {}
+    folders = set[str]()  # with runs
     histories: dict[str, str] = {}  # folders of runs that another log may tell better, by name
+    others: list[str] = []  # logs that may be only a few numbers
     for folder, below, names in _walk(top):
         for known in FORMATS:
             is_part = known.parts and known.parts.fullmatch(os.path.basename(folder))
-            if is_part and os.path.dirname(folder) in histories.values():
+            if is_part and os.path.dirname(folder) in folders:
                 continue
             runs = known.find(folder, below, names)
             for name, path in runs.items():
                 key = os.path.normpath(os.path.join(os.path.relpath(folder, top), name))
                 found[key] = path
+                folders.add(folder)
                 if known.is_history:
                     histories[key] = folder
+                if known.is_partial:
+                    others.append(key)
             if runs:
                 break
-    logs = [os.path.join(path, "") for name, path in found.items() if name not in histories]
+    logs = [os.path.join(path, "") for name, path in found.items() if name not in histories and name not in others]
     for name, folder in histories.items():
         if any(log.startswith(os.path.join(folder, "")) for log in logs):
             del found[name]

@@ -22,6 +22,8 @@ class LogFormat(Protocol):
     """The names of its files, for messages."""
     is_history: bool = False
     """Whether a trainer keeps it beside the log of a run: any other log below its folder replaces it."""
+    is_partial: bool = False
+    """Whether it may hold only a few numbers, such as the results of an evaluation: it replaces no other log."""
     parts: re.Pattern[str] | None = None
     """The names of folders that belong to the run of the folder above, such as `checkpoint-500`."""
 

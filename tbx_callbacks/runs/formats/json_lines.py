@@ -17,11 +17,12 @@ from tbx_callbacks.runs.formats.fields import number_of, step_of, time_of
 from tbx_callbacks.runs.formats.run_builder import RunBuilder
 from tbx_callbacks.runs.series import Run
 
-_STEPS = (
-    "step",
+_STEPS = (  # best first: `step` may begin again in each epoch, and `_step` of W&B counts calls
     "global_step",
-    "_step",
+    "train/global_step",
     "trainer/global_step",
+    "step",
+    "_step",
     "train_step",
     "iteration",
     "iter",
@@ -43,6 +44,7 @@ class JsonLines(LogFormat):
 
     def __init__(self, pattern: str) -> None:
         self.files = self._pattern = pattern
+        self.is_partial = "*" in pattern
 
     def find(self, folder: str, below: Sequence[str], names: Sequence[str]) -> Mapping[str, str]:
         matching = [name for name in names if fnmatch.fnmatchcase(name, self._pattern)]

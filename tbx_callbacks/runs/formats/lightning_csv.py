@@ -69,7 +69,7 @@ def _has_steps(path: str) -> bool:
 
 def _rows(file: TextIO, builder: RunBuilder, on_progress: Any) -> Iterator[dict[str, str]]:
     """Yields the rows. A row with fewer or more cells than the header is left out, such as one still being written."""
-    lines = csv.reader(file)
+    lines = csv.reader(_complete(file))
     header = next(lines, [])
     for number, cells in enumerate(lines):
         if number % _PROGRESS_LINES == 0:
@@ -79,6 +79,11 @@ def _rows(file: TextIO, builder: RunBuilder, on_progress: Any) -> Iterator[dict[
             yield dict(zip(header, cells, strict=True))
         elif cells:
             builder.left_out.add(f"line {lines.line_num}", "it has another number of cells than the header")
+
+
+def _complete(file: TextIO) -> Iterator[str]:
+    """Yields the lines that end with a line break: the last one may still be written, and cut off in a number."""
+    yield from (line for line in file if line.endswith(("\n", "\r")))
 
 
 def _add(builder: RunBuilder, row: Mapping[str, str]) -> None:

@@ -17,14 +17,16 @@ from tbx_callbacks.runs.series import Run
 _FILE = "trainer_state.json"
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _MOST_BYTES = 1 << 28
+_SETTINGS = ("max_steps", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "train_batch_size")
 _LACKS = ("wall times", "histograms", "texts", "values by layer or by parameter group")
 
 
 class TrainerState(LogFormat):
     """The Trainer saves `trainer_state.json` in every checkpoint, and `save_state()` saves it in the output folder.
 
-    A training is one run, its output folder. The file with the most steps holds its whole history. Tags are those of
-    transformers' own TensorBoardCallback: `eval_loss` is `eval/loss`, `loss` is `train/loss`.
+    A training is one run, its output folder. The file with the most steps holds its whole history, unless the newest
+    file tells other values: then the others are of an earlier training. Tags are those of transformers' own
+    TensorBoardCallback: `eval_loss` is `eval/loss`, `loss` is `train/loss`.
     """
 
     files, is_history, parts = _FILE, True, _CHECKPOINT
@@ -48,7 +50,11 @@ class TrainerState(LogFormat):
                 problems.append(f"{short(os.path.relpath(file, path))}: {reason(error)}")
         if not documents:
             raise UnreadableError(f"a run must have a {_FILE} that can be read: {'; '.join(problems[:3])}")
-        _, _, file, document = max(documents, key=lambda found: found[:2])
+        newest = max(documents, key=lambda found: (found[1], found[0]))
+        ours = [found for found in documents if _agree(_history(found[3]) or [], _history(newest[3]) or [])]
+        if len(ours) < len(documents):
+            problems.append(f"{len(documents) - len(ours)} checkpoints of an earlier training in the same folder")
+        _, _, file, document = max(ours, key=lambda found: found[:2])
         history = _history(document)
         if not history:
             raise UnreadableError(
@@ -74,8 +80,8 @@ def _run(document: Any, history: Sequence[Mapping[str, Any]], source: str, probl
             if number is not None:
                 builder.scalars[_tag(key)].add(step, number, NO_TIME)
     if isinstance(document, Mapping):
-        settings = {key: value for key, value in document.items() if isinstance(value, (bool, int, float, str))}
-        builder.hparams = {key: float(value) if type(value) is int else value for key, value in settings.items()}
+        settings = {key: document[key] for key in _SETTINGS if isinstance(document.get(key), (int, float))}
+        builder.hparams = {key: float(value) for key, value in settings.items()}
     return builder.run(source=source, lacks=_LACKS, problems=problems)
 
 
@@ -119,6 +125,12 @@ def _history(document: Any) -> list[Mapping[str, Any]] | None:
         return None
     has_steps = any(step_of(entry, ("step",)) is not None for entry in entries)
     return entries if has_steps or isinstance(document, Mapping) else None
+
+
+def _agree(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one history is the beginning of the other."""
+    pairs = zip(one, other, strict=False)
+    return all(json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True) for first, second in pairs)
 
 
 def _last_step(history: Sequence[Mapping[str, Any]]) -> int:

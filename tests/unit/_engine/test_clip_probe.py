@@ -50,6 +50,16 @@ def test_clip_probe_slight_clipping_flagged() -> None:
     assert count(probe.end()) == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("factor", "expected"), [(1.0, 0), (0.5, 1)])
+def test_clip_probe_replaced_gradients_compared(dtype: torch.dtype, factor: float, expected: int) -> None:
+    probe, source = ClipProbe(), access(1.0, 2.0, dtype=dtype)
+    probe.begin(source, None)
+    for parameter in source.parameters:
+        parameter.tensor.grad = parameter.tensor.grad * factor
+    assert count(probe.end()) == expected
+
+
 def test_clip_probe_nan_gradients_flagged() -> None:
     probe, source = ClipProbe(), access(float("nan"))
     probe.begin(source, None)

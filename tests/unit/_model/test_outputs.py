@@ -99,3 +99,11 @@ def test_class_counts_stop_when_heads_differ() -> None:
     assert predictions.class_totals() is first  # no further counts
     assert predictions.totals()[1] == 8
     assert first.tolist() == [[4, 0], [4, 0]]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_loss_in_one_element_is_scalar(shape: tuple[int, ...]) -> None:
+    loss = loss_in({"loss": torch.full(shape, 0.5)})
+    assert loss is not None
+    assert (loss.shape, loss.item()) == ((), 0.5)
+    assert loss_in({"loss": torch.ones(2)}) is None

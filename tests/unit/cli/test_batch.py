@@ -65,7 +65,7 @@ def test_batch_wrong_step_lists_steps(run: Path) -> None:
 
 def test_batch_json(run: Path) -> None:
     done = command("batch", run, 12, "--json")
-    (batch,) = json.loads(done.stdout)
+    (batch,) = json.loads(done.stdout)["batches"]
     assert batch["step"] == 12
     assert [row["loss"] for row in batch["micro_batches"][0]["rows"]] == [0.25, "nan", 9.5]
     assert len(json.loads(command("batch", run, "--json").stdout)) == 3

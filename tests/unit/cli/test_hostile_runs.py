@@ -102,7 +102,7 @@ def test_folder_of_one_odd_file_code_2(tmp_path: Path, make: str) -> None:
             path.rmdir() if path.is_dir() else path.unlink()
     done = run("doctor", str(tmp_path))
     assert done.returncode == 2
-    assert f"tfevents.1.{make}: it " in done.stderr if make != "folder" else "must hold event files" in done.stderr
+    assert f"tfevents.1.{make}: it " in done.stderr if make != "folder" else "must hold logs of a run" in done.stderr
     assert "Traceback" not in done.stderr
 
 

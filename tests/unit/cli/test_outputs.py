@@ -57,13 +57,13 @@ def test_output_matches_its_schema(folder: Path, command: str) -> None:
 
 
 def test_preflight_output_matches_its_schema(tmp_path: Path) -> None:
-    (tmp_path / "my_training.py").write_text(
+    (tmp_path / "schema_training.py").write_text(
         "import torch\n\n\ndef build():\n    model = torch.nn.Linear(4, 2)\n"
         "    batches = [(torch.randn(8, 4), torch.arange(8) % 2)] * 3\n"
         "    return {'model': model, 'batches': batches, 'optimizers': torch.optim.SGD(model.parameters(), 0.1),\n"
         "            'loss': lambda model, batch: torch.nn.functional.cross_entropy(model(batch[0]), batch[1])}\n"
     )
-    done = run("preflight", "my_training.build", "--json", cwd=tmp_path)
+    done = run("preflight", "schema_training.build", "--json", cwd=tmp_path)
     assert done.returncode in (0, 1), done.stderr
     jsonschema.validate(json.loads(done.stdout), json.loads(run("schema", "preflight").stdout))
 

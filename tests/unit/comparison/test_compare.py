@@ -105,3 +105,15 @@ def test_compare_bad_arguments_error_named(tmp_path: Path) -> None:
 def test_compare_further_curves_by_regex(tmp_path: Path) -> None:
     result = compare(read([train(tmp_path / "a"), train(tmp_path / "b")]), curves="extra/.*")
     assert "extra/x" in {curve.tag for curve in result.curves}
+
+
+def test_compare_curve_of_second_run_alone_named(tmp_path: Path) -> None:
+    for name, tags in (("a", ["loss"]), ("b", ["loss", "eval_loss"])):
+        lines = [{"step": step, **dict.fromkeys(tags, 1 / step)} for step in range(1, 20 + 5 * (name == "b"))]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = compare(read([tmp_path]))
+    (curve,) = (curve for curve in result.curves if curve.tag == "eval_loss")
+    assert (curve.ends[0], curve.partings) == (None, (None,))
+    assert (
+        "The runs end at different steps (a 19, b 24): their last values are those of different steps." in result.notes
+    )

@@ -90,3 +90,12 @@ def test_part_returning_curve_is_no_parting() -> None:
 def test_part_three_evaluations_compared() -> None:
     assert part([series(0.5, 0.6, 0.7)], [series(0.5, 0.6, 0.7001)]).since is None
     assert part([series(0.9, 0.8, 0.7)], [series(0.9, 0.95, 0.99)]).since == 2
+
+
+def test_part_both_nan_at_end_parts_at_first() -> None:
+    one, other = curve(0), curve(1)
+    broken = [
+        Series(series.steps, np.where(series.steps >= since, math.nan, series.values), series.wall_times)
+        for series, since in ((one, 60), (other, 120))
+    ]
+    assert part([broken[0]], [broken[1]]).since == 60

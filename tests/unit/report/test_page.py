@@ -81,7 +81,7 @@ def test_page_shows_images_curves_and_texts(tmp_path: Path) -> None:
 def test_report_command_mistake_one_line_code_2(tmp_path: Path) -> None:
     done = run_process("report", str(tmp_path / "none"), cwd=tmp_path)
     assert done.returncode == 2
-    assert "LOGDIR must be a folder with event files" in done.stderr
+    assert "LOGDIR must be a folder with runs" in done.stderr
     assert "Traceback" not in done.stderr
     trained(tmp_path / "run", steps=8)
     (tmp_path / "file").write_text("")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tbx_callbacks.runs.reader import find_runs, read_run
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
@@ -59,6 +62,19 @@ def test_find_runs_trainings_below_training_found(tmp_path: Path) -> None:
     state(tmp_path / "checkpoint-2")
     state(tmp_path / "second" / "checkpoint-2")
     assert list(find_runs(tmp_path)) == [".", "second"]
+
+
+def test_find_runs_few_numbers_replace_no_history(tmp_path: Path) -> None:
+    state(tmp_path / "out")
+    lines(tmp_path / "out" / "eval" / "results.jsonl")
+    assert list(find_runs(tmp_path)) == ["out", "out/eval"]
+
+
+@pytest.mark.parametrize("write", [events, table])
+def test_find_runs_checkpoints_of_logged_training_no_runs(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    write(tmp_path / "out")
+    state(tmp_path / "out" / "checkpoint-200")
+    assert list(find_runs(tmp_path)) == ["out"]
 
 
 def test_find_runs_prefix_of_name_is_other_training(tmp_path: Path) -> None:

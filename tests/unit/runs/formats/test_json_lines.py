@@ -61,6 +61,20 @@ def test_json_lines_nested_and_special_numbers(tmp_path: Path) -> None:
     assert run.scalars["train/loss"].steps.tolist() == [1, 2]
 
 
+def test_json_lines_global_step_before_step(tmp_path: Path) -> None:
+    lines = [{"epoch": n // 3, "step": n % 3, "global_step": n, "loss": 1.0} for n in range(9)]
+    run = read_run(write(tmp_path / "log.jsonl", *lines))
+    assert run.scalars["loss"].steps.tolist() == list(range(9))
+    lines = [{"_step": n, "train/global_step": 10 * n, "loss": 1.0} for n in range(9)]
+    assert read_run(write(tmp_path / "wandb.jsonl", *lines)).scalars["loss"].steps.tolist() == list(range(0, 90, 10))
+
+
+@pytest.mark.parametrize(("end", "steps"), [('{"step": 3, "loss": 1}', [1, 3]), ('{"step": 3, "loss": 1', [1])])
+def test_json_lines_last_line_without_break(tmp_path: Path, end: str, steps: list[int]) -> None:
+    run = read_run(write(tmp_path / "log.jsonl", {"step": 1, "loss": 0.5}, end))
+    assert (run.scalars["loss"].steps.tolist(), run.left_out) == (steps, ())
+
+
 def test_json_lines_restart_replaces_steps(tmp_path: Path) -> None:
     steps = [1, 2, 3, 2, 3]
     run = read_run(write(tmp_path / "log.jsonl", *({"step": step, "loss": n} for n, step in enumerate(steps))))

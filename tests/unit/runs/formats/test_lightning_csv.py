@@ -46,8 +46,16 @@ def test_lightning_csv_columns_become_tags(tmp_path: Path) -> None:
 
 
 def test_lightning_csv_half_written_row_left_out(tmp_path: Path) -> None:
-    run = read_run(write(tmp_path, TABLE + "1,39,0."[:5]))
-    assert run.scalars["train_loss"].steps.tolist() == [9, 19, 29]
+    whole = "epoch,step,train_loss\n" + "".join(f"0,{step},0.4{step}\n" for step in range(9, 410, 10))
+    for cut in range(1, 12):  # a step that is cut off would be a restart, a value that is cut off another value
+        run = read_run(write(tmp_path, whole[:-cut]))
+        assert run.scalars["train_loss"].steps.tolist() == list(range(9, 400, 10))
+        assert run.left_out == ()
+
+
+def test_lightning_csv_row_of_other_length_named(tmp_path: Path) -> None:
+    run = read_run(write(tmp_path, TABLE + "1,39\n1,49,0.4,\n"))
+    assert run.scalars["train_loss"].steps.tolist() == [9, 19, 29, 49]
     assert run.left_out == ("line 6 is left out: it has another number of cells than the header",)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def test_trainer_state_history_becomes_tags(tmp_path: Path) -> None:
         {"loss": 0.7, "grad_norm": 2.0, "learning_rate": 5e-5, "epoch": 1.0, "step": 20},
         {"train_runtime": 3.0, "train_loss": 0.8, "epoch": 1.0, "step": 20},
     ]
-    state(tmp_path / "trainer_state.json", history, max_steps=20, best_metric=None, is_world_process_zero=True)
+    state(tmp_path / "trainer_state.json", history, max_steps=20, best_metric=0.5, is_world_process_zero=True)
     run = read_run(tmp_path)
     assert run.scalars["train/loss"].steps.tolist() == [10, 20]
     assert run.scalars["train/loss"].values.tolist() == [0.9, 0.7]
@@ -37,7 +38,7 @@ def test_trainer_state_history_becomes_tags(tmp_path: Path) -> None:
     assert run.scalars["eval/accuracy"].values.tolist() == [0.5]
     assert run.scalars["train/train_loss"].values.tolist() == [0.8]
     assert "train/eval_loss" not in run.scalars
-    assert dict(run.hparams) == {"max_steps": 20.0, "is_world_process_zero": True}
+    assert dict(run.hparams) == {"max_steps": 20.0}  # the best metric is no setting
     assert run.source == "trainer_state.json"
     assert "wall times" in run.lacks
 
@@ -49,6 +50,17 @@ def test_trainer_state_latest_checkpoint_read(tmp_path: Path) -> None:
     assert find_runs(tmp_path) == {".": str(tmp_path)}
     run = read_run(tmp_path)
     assert (run.last_step, run.source) == (15, "checkpoint-15/trainer_state.json")
+
+
+def test_trainer_state_of_earlier_training_left_out(tmp_path: Path) -> None:
+    old = [{"loss": 0.1, "step": step} for step in (5, 10, 15, 20)]
+    new = [{"loss": 0.7, "step": step} for step in (5, 10)]
+    os.utime(state(tmp_path / "checkpoint-20" / "trainer_state.json", old), (1e9, 1e9))
+    state(tmp_path / "checkpoint-5" / "trainer_state.json", new[:1])
+    state(tmp_path / "checkpoint-10" / "trainer_state.json", new)
+    run = read_run(tmp_path)
+    assert run.scalars["train/loss"].values.tolist() == [0.7, 0.7]
+    assert run.left_out == ("1 checkpoints of an earlier training in the same folder (left out)",)
 
 
 def test_trainer_state_checkpoint_given_read_alone(tmp_path: Path) -> None:
