@@ -13,7 +13,7 @@ from tbx_callbacks._notify.address import AddressError
 from tbx_callbacks._notify.alerts import Alerts, Target
 from tbx_callbacks._notify.delivery import check
 from tbx_callbacks._notify.errors import DeliveryError
-from tbx_callbacks._notify.message import STALL
+from tbx_callbacks._notify.message import CRASH, STALL, Message, end, finding, stall
 from tbx_callbacks._notify.stall import StallClock, Watchdog
 from tbx_callbacks._text import reason
 from tbx_callbacks.rules.base import Finding
@@ -36,6 +36,7 @@ class Alerting:
     def __init__(self, targets: Sequence[Target]) -> None:
         self._targets = tuple(targets)
         self._alerts: Alerts | None = None
+        self._folder = ""
         self._watchdog: Watchdog | None = None
 
     def check(self) -> None:
@@ -68,9 +69,9 @@ class Alerting:
         self.stop()
         if folder is None or not self._targets:
             return
-        self._alerts = alerts = Alerts(self._targets, folder)
+        self._folder, self._alerts = folder, Alerts(self._targets)
         if any(STALL in target.events for target in self._targets):
-            self._watchdog = Watchdog(_looks(alerts, weakref.ref(owner), progress), _PERIOD)
+            self._watchdog = Watchdog(_looks(self._alerts, folder, weakref.ref(owner), progress), _PERIOD)
 
     @contextmanager
     def ending(self, step: int, *, succeeded: bool, error: BaseException | None) -> Iterator[None]:
@@ -80,11 +81,11 @@ class Alerting:
             self._watchdog.stop()
         if alerts is not None and not succeeded:
             why = "the training was left without its end" if error is None else reason(error)
-            alerts.crash(step, why)
+            alerts.post(Message(CRASH, self._folder, step, why))
         try:
             yield
             if alerts is not None and succeeded:
-                alerts.end(step)
+                alerts.post(end(self._folder, step))
         finally:
             self.stop(_END_SECONDS)
 
@@ -96,12 +97,15 @@ class Alerting:
             self._alerts.close(seconds)
         self._alerts = self._watchdog = None
 
-    def _send_finding(self, step: int, finding: Finding) -> None:
-        if self._alerts is not None:
-            self._alerts.finding(step, finding.severity, finding.code, f"{finding.means} {finding.advice}")
+    def _send_finding(self, step: int, found: Finding) -> None:
+        message = finding(self._folder, step, found.severity, found.code, f"{found.means} {found.advice}")
+        if self._alerts is not None and message is not None:
+            self._alerts.post(message)
 
 
-def _looks(alerts: Alerts, owner: weakref.ref[T], progress: Callable[[T], tuple[int, float]]) -> Callable[[], bool]:
+def _looks(
+    alerts: Alerts, run: str, owner: weakref.ref[T], progress: Callable[[T], tuple[int, float]]
+) -> Callable[[], bool]:
     """Returns the function that looks for stalls. It returns False once the owner is gone.
 
     The training thread does nothing for it: the number of steps and the time are there in any case.
@@ -116,7 +120,7 @@ def _looks(alerts: Alerts, owner: weakref.ref[T], progress: Callable[[T], tuple[
         del target
         waited, waited_in_total = training.look(step, seconds), total.look(step, time.monotonic())
         if waited or waited_in_total:
-            alerts.stall(step, waited or waited_in_total or 0.0)
+            alerts.post(stall(run, step, waited or waited_in_total or 0.0, "no step has ended"))
         return True
 
     return look

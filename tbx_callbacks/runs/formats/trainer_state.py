@@ -76,6 +76,9 @@ def _run(document: Any, history: Sequence[Mapping[str, Any]], source: str, probl
     if isinstance(document, Mapping):
         settings = {key: value for key, value in document.items() if isinstance(value, (bool, int, float, str))}
         builder.hparams = {key: float(value) if type(value) is int else value for key, value in settings.items()}
+        last, reached = settings.get("max_steps"), settings.get("global_step")
+        if isinstance(last, int) and isinstance(reached, int) and reached >= last > 0:
+            builder.status = "succeeded"
     return builder.run(source=source, lacks=_LACKS, problems=problems)
 
 
