@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +14,12 @@ from tbx_callbacks._notify.address import AddressError
 from tbx_callbacks._notify.alerts import Alerts, Target
 from tbx_callbacks._notify.delivery import check
 from tbx_callbacks._notify.errors import DeliveryError
-from tbx_callbacks._notify.message import CRASH, STALL, Message, end, finding, stall
+from tbx_callbacks._notify.message import CRASH, ERROR, STALL, WARNING, Message, end, finding, stall
 from tbx_callbacks._notify.stall import StallClock, Watchdog
 from tbx_callbacks._text import reason
 from tbx_callbacks.rules.base import Finding
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -31,16 +34,17 @@ class Alerting:
 
     Args:
         targets: the receivers.
+        has_rules: whether the set has rules, without which there are no findings.
     """
 
-    def __init__(self, targets: Sequence[Target]) -> None:
-        self._targets = tuple(targets)
+    def __init__(self, targets: Sequence[Target], *, has_rules: bool = True) -> None:
+        self._targets, self._has_rules = tuple(targets), has_rules
         self._alerts: Alerts | None = None
         self._folder = ""
         self._watchdog: Watchdog | None = None
 
     def check(self) -> None:
-        """Checks the addresses; sends nothing.
+        """Checks the addresses, and warns of a receiver that would get nothing; sends nothing.
 
         Raises:
             ConfigError: one cannot be used. The message does not contain it.
@@ -52,6 +56,11 @@ class Alerting:
                 raise ConfigError(f"notify[{index}] {error}") from None
             except DeliveryError as error:
                 raise ConfigError(f"notify[{index}] must be an address that can be used, but {error}") from None
+            if not self._has_rules and {ERROR, WARNING}.issuperset(target.events):
+                logger.warning(
+                    "notifications to %s are left out: the set has no rules; add rules, or extend default",
+                    target.address.shown,
+                )
 
     @property
     def on_finding(self) -> Callable[[int, Finding], None] | None:

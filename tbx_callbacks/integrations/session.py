@@ -168,7 +168,7 @@ class Session:
         self.stopwatch = self._engine.stopwatch
         self._options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
         self._output = RunOutput(self.config, **self._options)
-        self._alerting = Alerting(self.config.notify)
+        self._alerting = Alerting(self.config.notify, has_rules=bool(self.config.live.active_rules()))
         self._at_exit = AtExit(self, Session.close)
         self._role = RankRole(process_group)
         self._info: TrainingInfo | None = None  # of the training in progress

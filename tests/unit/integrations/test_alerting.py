@@ -226,6 +226,22 @@ def test_watchdog_ends_with_its_training(monkeypatch: pytest.MonkeyPatch) -> Non
     sender.stop()
 
 
+def test_findings_of_set_without_rules_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(1, 1)
+    info = TrainingInfo(model, torch.optim.SGD(model.parameters(), 0.1), log_schedule=1)
+    for events, number in ((["error"], 1), (["error", "end"], 0)):
+        caplog.clear()
+        config = {"metrics": ["loss"], "notify": [{"url": "https://example.com", "on": events}]}
+        session = Session(config, log_dir=tmp_path / "run")
+        session.start(info)
+        session._alerting.stop()  # nothing is sent to example.com
+        session.close()
+        expected = (
+            "notifications to https://example.com are left out: the set has no rules; add rules, or extend default"
+        )
+        assert caplog.messages.count(expected) == number
+
+
 def test_check_without_apprise_is_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "apprise", None)
     with pytest.raises(ConfigError, match=r"notify\[0\] must be an address that can be used, but it needs apprise"):
