@@ -16,10 +16,12 @@ from tbx_callbacks._config.bundled import find_set
 from tbx_callbacks._config.cadence import Cadence, CadenceOption
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.metric_spec import MetricEntries, MetricEntry, MetricSpec
+from tbx_callbacks._config.notify_spec import NotifyTargets
 from tbx_callbacks._config.rule_options import NO_LIVE_RULES, LiveRuleConfig, live_rules_schema, parse_live_rules
 from tbx_callbacks._config.validation import Model, Must, Parsed, SpecError, located, short, validate
 from tbx_callbacks._config.writer_spec import TENSORBOARD_ONLY, Writers, WriterSpec
 from tbx_callbacks._config.yaml_files import read_yaml
+from tbx_callbacks._notify.alerts import Target
 from tbx_callbacks._text import label
 from tbx_callbacks.runs.folders import AXES
 
@@ -40,6 +42,7 @@ class Config:
         best: pairs of an evaluation metric, by name or tag, and whether a larger value is better.
         live: the rules that are evaluated during the training.
         writers: the writers of the run.
+        notify: the receivers of notifications.
         source: where the set comes from, for messages.
         kept: inherited metrics that stay beside those of the same name that the set adds.
     """
@@ -52,6 +55,7 @@ class Config:
     best: tuple[tuple[str, bool], ...] = ()
     live: LiveRuleConfig = NO_LIVE_RULES
     writers: tuple[WriterSpec, ...] = TENSORBOARD_ONLY
+    notify: tuple[Target, ...] = ()
     source: str = field(default="a mapping", compare=False)
     kept: tuple[MetricSpec, ...] = field(default=(), compare=False)
 
@@ -59,7 +63,8 @@ class Config:
     def digest(self) -> str:
         """Identifies the set in checkpoints: 16 hexadecimal digits of its content.
 
-        Options with their default value are left out, so a new option does not change the digest.
+        Options with their default value are left out, so a new option does not change the digest. Receivers of
+        notifications are left out too: they change no value of a run.
         """
         return _sha256(json.dumps(self._content(), sort_keys=True, default=_plain))
 
@@ -172,6 +177,7 @@ class MetricSet(Model):
     ] = ()
     rules: Annotated[Any, Parsed(lambda raw: raw, live_rules_schema)] = None
     writers: Writers = ()
+    notify: NotifyTargets = ()
     metrics: MetricEntries = ()
 
 

@@ -33,7 +33,18 @@ from tbx_callbacks.rules import RULES, Acknowledgement, Finding, Rule, default_r
 from tbx_callbacks.rules.base import ACTIONS
 from tbx_callbacks.rules.registry import CODE, GROUPS, RULE_CLASSES, code_of, create_rule
 
-METRIC_SET_KEYS = ("extends", "every", "strict", "overhead_budget", "axis", "best", "rules", "writers", "metrics")
+METRIC_SET_KEYS = (
+    "extends",
+    "every",
+    "strict",
+    "overhead_budget",
+    "axis",
+    "best",
+    "rules",
+    "writers",
+    "notify",
+    "metrics",
+)
 RESPONSES = ("warn", *ACTIONS)
 Call = Callable[[Finding], object]
 

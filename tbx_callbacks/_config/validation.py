@@ -46,7 +46,8 @@ def located(where: str) -> Iterator[None]:
 class Model(BaseModel):
     """A mapping in YAML: unknown keys are errors, and values are never converted."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    # Inputs are hidden from tracebacks, too: an address of notifications may hold a token.
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,8 @@ def read_yaml(source: str | os.PathLike[str], what: str) -> object:
         loader = _Loader(text)
         return loader.get_single_data()
     except Exception as error:  # PyYAML also lets out errors of int() and chr() while it scans
-        raise ConfigError(f"{name}:{_place(error, text, loader)} must be valid YAML: {_problem(error)}") from error
+        # Its own text quotes the line, which may hold the token of an address.
+        raise ConfigError(f"{name}:{_place(error, text, loader)} must be valid YAML: {_problem(error)}") from None
 
 
 def _read_text(path: Path, name: str, what: str) -> str:

@@ -8,7 +8,7 @@ from tbx_callbacks._config.rule_options import LiveRuleConfig
 from tbx_callbacks._config.schedule import Schedule, never
 from tbx_callbacks._engine.budget import Budget
 from tbx_callbacks._engine.counters import Stopwatch
-from tbx_callbacks._engine.live_rules import create_live_rules
+from tbx_callbacks._engine.live_rules import OnFinding, create_live_rules
 from tbx_callbacks._engine.metric_plan import schedule_of
 from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._engine.publisher import Publisher
@@ -58,6 +58,7 @@ class Control:
         *,
         sees_all_ranks: bool,
         strict: bool,
+        on_finding: OnFinding | None = None,
     ) -> None:
         """Starts evaluating the rules, on the rank that writes the run.
 
@@ -68,6 +69,7 @@ class Control:
             sees_all_ranks: whether this rank receives the values of all ranks. A rank that does not never acts on
                 rules.
             strict: raise errors of rules.
+            on_finding: see `RuleRunner`.
         """
         live = self._live
         if live.active_rules():
@@ -85,6 +87,7 @@ class Control:
                     folder=str(getattr(self._publisher.writer, "log_dir", "")),
                     resumed_from=resumed_from,
                     first_steps=STEPS if "wiring" in self._runner.needs else 0,
+                    on_finding=on_finding,
                 )
             )
 

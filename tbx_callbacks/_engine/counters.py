@@ -56,7 +56,9 @@ class Stopwatch:
 
     def pause(self) -> None:
         """Stops counting."""
-        self._elapsed, self._resumed_at, self._wait_started = self.seconds, None, None
+        seconds = self.seconds
+        self._resumed_at = self._wait_started = None  # first: another thread may read `seconds`, and must not see more
+        self._elapsed = seconds
         if self.times is not None:
             self.times.mark()
 
@@ -79,9 +81,10 @@ class Stopwatch:
         """
         if self.times is not None:
             self.times.exclude(part)
-        if self._resumed_at is not None:
-            self._elapsed += max(0.0, self.marked_at - self._resumed_at)
+        resumed_at = self._resumed_at
         self._resumed_at = self._wait_started = None
+        if resumed_at is not None:
+            self._elapsed += max(0.0, self.marked_at - resumed_at)
 
     def start_waiting(self) -> None:
         """Starts a wait: the training asks for its next batch and does nothing else until it has it."""
@@ -112,7 +115,8 @@ class Stopwatch:
     @property
     def seconds(self) -> float:
         """Seconds counted so far."""
-        return self._elapsed + (0.0 if self._resumed_at is None else self.clock() - self._resumed_at)
+        elapsed, resumed_at = self._elapsed, self._resumed_at
+        return elapsed + (0.0 if resumed_at is None else self.clock() - resumed_at)
 
 
 class Counters:

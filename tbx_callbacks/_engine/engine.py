@@ -29,6 +29,7 @@ from tbx_callbacks._engine.counters import Counters, Stopwatch
 from tbx_callbacks._engine.epochs import Cadences
 from tbx_callbacks._engine.error_guard import Guard
 from tbx_callbacks._engine.initial_weights import prepare
+from tbx_callbacks._engine.live_rules import OnFinding
 from tbx_callbacks._engine.metric_plan import families, follow_other_metrics, plan, schedule_of
 from tbx_callbacks._engine.metric_runner import MetricRunner
 from tbx_callbacks._engine.microbatch_gradients import MicrobatchGradients
@@ -125,6 +126,7 @@ class Engine:
         awaits_group: bool = False,
         folder: str | None = None,
         finished_steps: int = 0,
+        on_finding: OnFinding | None = None,
     ) -> None:
         """Resolves the selections for this model and hooks into the optimizers.
 
@@ -135,6 +137,7 @@ class Engine:
             awaits_group: whether a process group may still come; see `warn_about_share`.
             folder: the run's folder; None on ranks that do not write.
             finished_steps: steps before this training, of one that resumes.
+            on_finding: see `RuleRunner`.
 
         Raises:
             ConfigError: a regex matches nothing, or two metrics would write the same tag.
@@ -233,7 +236,12 @@ class Engine:
                 on_error=lambda error: self._guard.report("reading gradients of micro-batches", self._step, error),
             )
         self._control.start_rules(
-            cadences.every, info.log_schedule, resumed_from, sees_all_ranks=self._counts_batches, strict=self._strict
+            cadences.every,
+            info.log_schedule,
+            resumed_from,
+            sees_all_ranks=self._counts_batches,
+            strict=self._strict,
+            on_finding=on_finding,
         )
         self.publisher.write(
             0, self._runner.run_event(Context("start", 0, self._run), self.publisher.new_values()).finish_local()

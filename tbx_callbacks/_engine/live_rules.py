@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _JUDGE_TIMEOUT = 10.0  # maximum wait at a step for rules that may act, in seconds
 _CALL_TIMEOUT = 5.0  # maximum wait at the end of a training for functions called on findings, in seconds
 _THREAD_SECONDS = 1.0  # maximum wait for a thread without jobs to end
+OnFinding = Callable[[int, Finding], None]
 Write = Callable[[int, Mapping[str, Text]], None]
 Request = Callable[[int, Action], None]
 
@@ -52,6 +53,8 @@ class RuleRunner:
         folder: str = "",
     ) -> None:
         self.seconds, self.evaluations = 0.0, 0
+        self.on_finding: OnFinding | None = None
+        """Receives the step and each new finding, on the thread of the rules."""
         self.fail: Callable[[Exception], None] | None = None
         """Receives errors of rules; they are logged if it is None. Either way the rule is disabled."""
         self._rules, self._write = dict(rules), write
@@ -151,6 +154,8 @@ class RuleRunner:
         requests = "".join(f"; {name} requested" for name in reversed(names))
         logger.warning("%s", line(finding, requests))
         self._write(step, {PREFIX + finding.id: Text(markdown(finding, step, requests))})
+        if self.on_finding is not None:
+            self.on_finding(step, finding)
         if live_rule.response.call and acts:
             call = threading.Thread(
                 target=_call, args=(live_rule.response.call, finding), name="tbx_callbacks call", daemon=True
@@ -233,6 +238,7 @@ def create_live_rules(
     folder: str,
     resumed_from: tuple[str, int] | None,
     first_steps: int = 0,
+    on_finding: OnFinding | None = None,
 ) -> LiveRules | None:
     """Creates the live rules of a run; None without rules.
 
@@ -245,11 +251,12 @@ def create_live_rules(
         folder: the run's folder.
         resumed_from: folder and last step of the run that is resumed.
         first_steps: see `LiveRules`.
+        on_finding: see `RuleRunner`.
     """
     if not (rules := live.active_rules()):
         return None
     rule_runner = RuleRunner(rules, write=write, acknowledged=live.acknowledged, folder=folder)
     if resumed_from is not None:
         rule_runner.restore(*resumed_from)
-    rule_runner.fail = fail
+    rule_runner.fail, rule_runner.on_finding = fail, on_finding
     return LiveRules(schedule, rule_runner, request, first_steps)

@@ -482,6 +482,43 @@ def batch(
 
 
 @app.command()
+def watch(
+    logdir: Annotated[str, typer.Argument(help="Folder of a run, or of several; it may still be empty.")],
+    notify: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL", help="Where to send events: a webhook, a URL of apprise, or '${NAME}'; repeatable."
+        ),
+    ] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="EVENTS", help="The events to send: crash,stall,end,error,warning; default: all."),
+    ] = None,
+    rules: Annotated[Path | None, typer.Option(help=_RULES)] = None,
+    every: Annotated[float, typer.Option(help="Seconds between two looks, 1 to 86400.")] = 30.0,
+    json_: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
+) -> None:
+    """Watch runs from outside, until Ctrl-C: print and send what happens to them.
+
+    The variables of a URL such as '${NAME}' are read from the environment, so it is in no list of processes.
+    """
+    from tbx_callbacks.cli import watch as watching
+
+    if not 1 <= every <= _LONGEST_WAIT:
+        fail(f"--every must be a number of seconds from 1 to {_LONGEST_WAIT}, got {every}")
+    try:
+        targets = watching.targets_of(notify or [], on or [])
+        _, settings = project_settings(rules)
+        stopped = _stop_event()
+        events = watching.watch(
+            logdir, lambda: stopped.wait(every), rules=settings.rules, acknowledged=settings.acknowledged
+        )
+        watching.watch_and_send(events, targets, prints_json=json_)
+    except (ConfigError, ImportError, ValueError) as error:
+        fail(str(error))
+
+
+@app.command()
 def skill() -> None:
     """Print a SKILL.md that tells a coding agent how to use these commands."""
     sys.stdout.write((Path(__file__).parent / "SKILL.md").read_text(encoding="utf-8"))

@@ -286,6 +286,19 @@ class CheckOutput(_Output):
     not_checked: list[str]
 
 
+class WatchOutput(_Output):
+    """A line of `watch --json`: one event."""
+
+    command: Literal["watch"]
+    event: Literal["crash", "stall", "end", "error", "warning"]
+    run: str
+    step: int
+    text: str
+    severity: Literal["error", "warning", "info"]
+    code: str = Field(description="The code of the rule; empty for other events.")
+    time: float = Field(description="Seconds since 1970.")
+
+
 OUTPUTS: dict[str, type[_Output]] = {
     "doctor": DoctorOutput,
     "preflight": DoctorOutput,
@@ -297,6 +310,7 @@ OUTPUTS: dict[str, type[_Output]] = {
     "metrics": MetricsOutput,
     "check": CheckOutput,
     "report": ReportOutput,
+    "watch": WatchOutput,
 }
 """The outputs by command."""
 

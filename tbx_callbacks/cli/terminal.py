@@ -248,6 +248,11 @@ def print_json(data: object) -> None:
     sys.stdout.write(json.dumps(data, indent=2, allow_nan=False, default=_plain).replace("\x7f", "\\u007f") + "\n")
 
 
+def print_json_line(data: object) -> None:
+    """Prints JSON on one line; otherwise as `print_json`."""
+    sys.stdout.write(json.dumps(data, allow_nan=False, default=_plain).replace("\x7f", "\\u007f") + "\n")
+
+
 def _plain(value: object) -> object:
     """A number of numpy, which a rule may give, as one of Python; text for anything else."""
     return value.item() if hasattr(value, "item") else short(value)

@@ -29,6 +29,7 @@ from tbx_callbacks._model.optimizers import check_reports_steps, unwrap_optimize
 from tbx_callbacks._model.outputs import OUTPUTS
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks._wiring.check import Check
+from tbx_callbacks.integrations.alerting import Alerting
 from tbx_callbacks.integrations.arguments import refuse_unknown
 from tbx_callbacks.integrations.batches import (
     batch_count,
@@ -168,6 +169,7 @@ class Session:
         self.stopwatch = self._engine.stopwatch
         self._options: dict[str, Any] = {"flush_secs": flush_secs, "max_mib": max_mib}
         self._output = RunOutput(self.config, **self._options)
+        self._alerting = Alerting(self.config.notify, has_rules=bool(self.config.live.active_rules()))
         self._at_exit = AtExit(self, Session.close)
         self._role = RankRole(process_group)
         self._info: TrainingInfo | None = None  # of the training in progress
@@ -299,7 +301,8 @@ class Session:
                 batches in which any optimizer steps.
 
         Raises:
-            ConfigError: a regex matches nothing, or two metrics would write the same tag.
+            ConfigError: a regex matches nothing, two metrics would write the same tag, or an address of `notify` cannot
+                be used on the rank that writes (a variable of the environment is missing).
             LogDirError: the folder cannot be written.
         """
         for name, given, wanted in (("info", info, TrainingInfo), ("location", location, RunLocation)):
@@ -312,8 +315,10 @@ class Session:
         location = (location or self._choose_location(step)) if self.is_writer else None
         self._finish_previous(location)
         self._unhook()
-        resumed_from = None
+        resumed_from = folder = None
         if location is not None:
+            self._alerting.check()
+            folder = location.folder
             writer = self._open(location)
             if writer.has_event_file and location.folder != self._announced:
                 self._announced = location.folder
@@ -329,8 +334,9 @@ class Session:
             resumed_from,
             self._role.process_group,
             awaits_group=self._role.awaits_group,
-            folder=None if location is None else location.folder,
+            folder=folder,
             finished_steps=step,
+            on_finding=self._alerting.on_finding,
         )
         self._info, self._counter, self._step, self._action = info, counter, step, Action.NONE
         self._clipped = None, None
@@ -339,6 +345,7 @@ class Session:
         self.needs_weights = "microbatches" in self._engine.needs
         self._reads_masks = "padding" in self._engine.needs
         self.running = self.started = True
+        self._alerting.begin(folder, self, _progress)
         self._at_exit.register()
         self._watch_passes(info)
         self._add_preflight()
@@ -382,7 +389,8 @@ class Session:
         self._unhook()
         self._step, self._counter, self._info = self.step, None, None
         self.running = self.needs_batches = self.needs_weights = False
-        self._engine.end(self._step, succeeded=succeeded)
+        with self._alerting.ending(self._step, succeeded=succeeded, error=error):
+            self._engine.end(self._step, succeeded=succeeded)
         self._release()
 
     def close(self) -> None:
@@ -430,6 +438,7 @@ class Session:
         with contextlib.suppress(Exception):
             if self._engine.has_other_ranks:  # which a garbage collection does not wait for
                 self._unhook()
+                self._alerting.stop()
                 self._engine.abandon()
                 self._output.close()
             else:
@@ -1077,6 +1086,11 @@ def _labels_and_size(batch: Any, labels: Any = None) -> tuple[Any, int | None]:
     labels = labels_in(batch) if labels is None else labels
     has_rows = isinstance(labels, Tensor) and labels.ndim > 0
     return labels, labels.shape[0] if has_rows else samples_in(batch)
+
+
+def _progress(session: Session) -> tuple[int, float]:
+    """The number of finished steps, and the seconds of training, without evaluations and checkpoints."""
+    return session.step, session.stopwatch.seconds
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()

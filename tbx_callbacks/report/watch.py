@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tbx_callbacks.runs.formats import UnreadableError, is_log
-
-Sizes = dict[str, tuple[int, int]]
+from tbx_callbacks.runs.formats import UnreadableError
+from tbx_callbacks.runs.growth import Sizes, sizes
 
 
 def follow(
@@ -23,7 +20,7 @@ def follow(
     """
     previous: Sizes | None = None
     while True:
-        current = _sizes(logdirs)
+        current = sizes(logdirs)
         if current != previous:
             previous = current
             try:
@@ -32,23 +29,3 @@ def follow(
                 yield error
         if wait():
             return
-
-
-def _sizes(logdirs: Sequence[str]) -> Sizes:
-    """Sizes and times of the logs below local folders. Remote folders always count as changed."""
-    if any("://" in logdir for logdir in logdirs):
-        return {"": (int.from_bytes(os.urandom(7), "big"), 0)}
-    sizes: Sizes = {}
-    for logdir in logdirs:
-        if os.path.isfile(logdir):
-            sizes[logdir] = _change(logdir)
-        for folder, _, names in os.walk(logdir):
-            for path in (os.path.join(folder, name) for name in names if is_log(name)):
-                with contextlib.suppress(OSError):  # deleted since, or a link to nothing
-                    sizes[path] = _change(path)
-    return sizes
-
-
-def _change(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Steps = NDArray[np.int64]
 T = TypeVar("T")
+STATUSES = ("succeeded", "failed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +68,8 @@ class Run:
     """The file or format that the run was read from; empty for event files, which hold everything."""
     lacks: tuple[str, ...] = ()
     """Kinds of data that the format cannot hold, such as `wall times`."""
+    status: str = ""
+    """`succeeded` or `failed`, where the end of the training was logged; empty while it runs, or if that is unknown."""
 
     @property
     def source_sentence(self) -> str:

@@ -14,6 +14,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 OpError = tf.errors.OpError
 START = SessionLog.START
+_STATUSES = {1: "succeeded", 2: "failed"}  # STATUS_SUCCESS, STATUS_FAILURE of the plugin's api.proto
 _HPARAM_KINDS = ("bool_value", "number_value", "string_value")
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "DecodeError",
     "Event",
     "OpError",
+    "end_status",
     "hparams",
     "io_wrapper",
     "make_ndarray",
@@ -46,3 +48,15 @@ def hparams(content: bytes) -> dict[str, bool | float | str]:
         raise ValueError("its hyper-parameters cannot be parsed") from error
     kinds = {name: value.WhichOneof("kind") for name, value in protos.items()}
     return {name: getattr(protos[name], kind) for name, kind in sorted(kinds.items()) if kind in _HPARAM_KINDS}
+
+
+def end_status(content: bytes) -> str:
+    """Returns the status at the end of a run, from the data of the HParams plugin: see `Run.status`.
+
+    Raises:
+        ValueError: it cannot be parsed.
+    """
+    try:
+        return _STATUSES.get(HParamsPluginData.FromString(content).session_end_info.status, "")
+    except DecodeError as error:
+        raise ValueError("its status cannot be parsed") from error

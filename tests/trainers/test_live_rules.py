@@ -21,6 +21,7 @@ from tbx_callbacks.runs.reader import read_run
 from tests.helpers.data import collate, rows
 from tests.helpers.models import bert, trainer
 from tests.helpers.runs import Run
+from tests.helpers.web_server import receiving
 
 BAD = 5
 called: list[Finding] = []
@@ -267,3 +268,55 @@ def test_callback_with_rules_pickles_after_training(tmp_path: Path) -> None:
     trainer(tmp_path, callbacks=[callback], max_steps=4, logging_steps=2).train()
     callback.close()
     pickle.loads(pickle.dumps(callback))
+
+
+class Fails(TrainerCallback):
+    """Raises at a step."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == BAD + 3:
+            raise ValueError("the data is gone")
+
+
+def test_huggingface_finding_and_crash_sent(tmp_path: Path) -> None:
+    with receiving() as receiver:
+        notify = {**config(nonfinite="warn"), "notify": [receiver.url]}
+        callback = TbxTrainerCallback(notify, log_dir=tmp_path / "run")
+        run = trainer(tmp_path, callbacks=[NaNWeight(), callback, Fails()], max_steps=16, logging_steps=2)
+        callback.attach(run)
+        with pytest.raises(ValueError, match="the data is gone"):
+            run.train()
+        callback.close()
+    assert [(body["event"], body["step"]) for body in receiver.bodies] == [("error", 6), ("crash", BAD + 3)]
+    assert receiver.bodies[1]["text"] == "ValueError('the data is gone')"
+
+
+class FailingModule(Module):
+    """Raises in a batch."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if batch_idx == BAD + 3:
+            raise ValueError("the data is gone")
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning_finding_and_crash_sent(tmp_path: Path) -> None:
+    with receiving() as receiver:
+        notify = {**config(nonfinite="warn"), "notify": [receiver.url]}
+        callback = TbxLightningCallback(notify, log_dir=tmp_path / "run")
+        run = pl.Trainer(
+            default_root_dir=tmp_path,
+            accelerator="cpu",
+            max_steps=16,
+            log_every_n_steps=2,
+            callbacks=[callback],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        with pytest.raises(ValueError, match="the data is gone"):
+            run.fit(FailingModule(), DataLoader(rows(128), batch_size=4, collate_fn=collate))
+        callback.close()
+    assert sorted((body["event"], body["step"]) for body in receiver.bodies) == [("crash", BAD + 3), ("error", 6)]

@@ -139,6 +139,9 @@ class _EventReader:
         kind = value.WhichOneof("value")
         if value.tag == _HPARAMS and value.metadata.plugin_data.content:  # TensorFlow adds a tensor without a meaning
             self._builder.hparams = board.hparams(value.metadata.plugin_data.content)
+            self._builder.status = ""
+        elif value.tag == tags.HPARAMS_END and value.metadata.plugin_data.content:
+            self._builder.status = board.end_status(value.metadata.plugin_data.content)
         elif kind == "simple_value":
             self._builder.scalars[value.tag].add(step, value.simple_value, wall_time)
         elif kind == "histo":

@@ -15,7 +15,7 @@ from tbx_callbacks.runs.event_values import drawn_buckets, named
 from tbx_callbacks.runs.formats.base import LogFormat, Progress, UnreadableError
 from tbx_callbacks.runs.formats.fields import number_of, step_of, time_of
 from tbx_callbacks.runs.formats.run_builder import RunBuilder
-from tbx_callbacks.runs.series import Run
+from tbx_callbacks.runs.series import STATUSES, Run
 
 _STEPS = (  # best first: `step` may begin again in each epoch, and `_step` of W&B counts calls
     "global_step",
@@ -30,6 +30,7 @@ _STEPS = (  # best first: `step` may begin again in each epoch, and `_step` of W
     "current_steps",
 )
 _TIMES = ("wall_time", "timestamp", "_timestamp", "created_at", "time", "ts")
+_STATUS = "status"
 _SNIFFED_LINES = 20
 _ROWS = "examples.rank*.jsonl"  # rows of the training data, which a metric keeps beside a run
 _LACKS_OF_OTHERS = ("histograms", "texts")
@@ -108,6 +109,8 @@ def _add(builder: RunBuilder, fields: Mapping[str, Any]) -> bool:
         number = number_of(value)
         if number is not None:
             builder.scalars[tag].add(step, number, wall_time)
+        elif tag == _STATUS and value in STATUSES:
+            builder.status = value
         elif isinstance(value, Mapping):
             is_ours = True
             try:
@@ -129,6 +132,9 @@ def _add_object(builder: RunBuilder, tag: str, step: int, wall_time: float, valu
         kinds = (bool, int, float, str)
         named_values = {str(name): one for name, one in value["hparams"].items() if isinstance(one, kinds)}
         builder.hparams = {name: float(one) if type(one) is int else one for name, one in named_values.items()}
+        builder.status = ""
+    elif value.get(_STATUS) in STATUSES:
+        builder.status = value[_STATUS]
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:

@@ -39,9 +39,11 @@ class RunBuilder:
         self.images: dict[str, bytes] = {}
         self.curves: dict[str, Floats] = {}
         self.left_out = LeftOut()
+        self.status = ""
 
     def cut(self, step: int) -> None:
         """Removes the points at `step` or later: a resumed training trains these steps again."""
+        self.status = ""
         by_tag: tuple[Mapping[str, Points[Any]], ...] = (self.scalars, self.histograms, self.texts)
         for points in by_tag:
             for points_of_tag in points.values():
@@ -74,6 +76,7 @@ class RunBuilder:
             (*(f"{problem} (left out)" for problem in problems), *self.left_out.sentences()),
             source,
             tuple(lacks),
+            self.status,
         )
 
 

@@ -82,6 +82,9 @@ def _run(document: Any, history: Sequence[Mapping[str, Any]], source: str, probl
     if isinstance(document, Mapping):
         settings = {key: document[key] for key in _SETTINGS if isinstance(document.get(key), (int, float))}
         builder.hparams = {key: float(value) for key, value in settings.items()}
+        last, reached = document.get("max_steps"), document.get("global_step")
+        if isinstance(last, int) and isinstance(reached, int) and reached >= last > 0:
+            builder.status = "succeeded"
     return builder.run(source=source, lacks=_LACKS, problems=problems)
 
 

@@ -68,7 +68,7 @@ def test_batch_json(run: Path) -> None:
     (batch,) = json.loads(done.stdout)["batches"]
     assert batch["step"] == 12
     assert [row["loss"] for row in batch["micro_batches"][0]["rows"]] == [0.25, "nan", 9.5]
-    assert len(json.loads(command("batch", run, "--json").stdout)) == 3
+    assert len(json.loads(command("batch", run, "--json").stdout)["batches"]) == 3
 
 
 def test_batch_run_without_batches_refused(tmp_path: Path) -> None:

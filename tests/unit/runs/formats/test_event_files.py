@@ -21,6 +21,7 @@ from tensorboardX.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
 from tbx_callbacks import runs
+from tbx_callbacks.metrics.host_values import HParams, HParamsEnd
 from tbx_callbacks.runs.reader import UnreadableError, find_runs, read_run
 from tbx_callbacks.runs.series import Series
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
@@ -88,6 +89,27 @@ def test_reader_hyper_parameters_beside_any_value(tmp_path: Path, carrier: dict[
     write(tmp_path / "events.out.tfevents.1", Event(summary=Summary(value=[value, later])))
     run = read_run(tmp_path)
     assert (dict(run.hparams), run.left_out) == ({"lr": 0.1}, ())
+
+
+def test_reader_status_of_end_until_resumed(tmp_path: Path) -> None:
+    def write_end(*, succeeded: bool) -> None:
+        writer.write(1, {"_hparams_/session_end_info": HParamsEnd(succeeded=succeeded)})
+        writer.flush()
+
+    writer = TensorBoardWriter(tmp_path)
+    writer.write(1, {"train/loss": 1.0})
+    writer.flush()
+    statuses = [read_run(tmp_path).status]
+    for succeeded in (False, True):
+        write_end(succeeded=succeeded)
+        statuses.append(read_run(tmp_path).status)
+    writer.purge(2)
+    writer.flush()
+    statuses.append(read_run(tmp_path).status)
+    write_end(succeeded=False)
+    writer.write(0, {"_hparams_/session_start_info": HParams({"lr": 0.1})})
+    writer.close()
+    assert [*statuses, read_run(tmp_path).status] == ["", "failed", "succeeded", "", ""]
 
 
 def test_reader_tensors_without_plugin_named(tmp_path: Path) -> None:

@@ -27,6 +27,27 @@ def test_json_lines_names_of_steps(tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ([{"step": 1, "loss": 0.5}], ""),
+        ([{"step": 1, "loss": 0.5, "status": "failed"}], "failed"),
+        ([{"step": 1, "loss": 0.5}, {"step": 2, "_hparams_/session_end_info": {"status": "succeeded"}}], "succeeded"),
+        ([{"step": 1, "loss": 0.5, "status": "odd"}, {"step": 2, "end": {"status": "odd"}}], ""),
+        (
+            [
+                {"step": 1, "loss": 0.5, "_hparams_/session_end_info": {"status": "failed"}},
+                {"step": 0, "_hparams_/session_start_info": {"hparams": {"lr": 0.1}}},
+            ],
+            "",
+        ),
+    ],
+    ids=["open", "field", "object", "other words", "resumed"],
+)
+def test_json_lines_status_of_end_read(tmp_path: Path, lines: list[Any], status: str) -> None:
+    assert read_run(write(tmp_path / "log.jsonl", *lines)).status == status
+
+
+@pytest.mark.parametrize(
     ("fields", "seconds"),
     [
         ({"wall_time": 1764417600.5}, 1764417600.5),
