@@ -131,6 +131,7 @@ def test_commands_read_trainer_state(trainer_run: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["doctor", str(trainer_run / "out")])
     assert result.exit_code in (0, 1), result.output
     assert "read from checkpoint-40/trainer_state.json, which holds no wall times" in result.output
+    pytest.importorskip("plotly", reason="the report draws with plotly")
     page = tmp_path / "report.html"
     result = CliRunner().invoke(app, ["report", str(trainer_run / "out"), "-o", str(page)])
     assert result.exit_code == 0, result.output

@@ -48,7 +48,10 @@ def test_writers_default_is_tensorboard_alone() -> None:
 
 MISTAKES: list[tuple[list[Any], str]] = [
     ([], " must be a list of at least one writer, got []; leave it out to write for TensorBoard"),
-    (["linez"], "[0] must name a known writer, got 'linez'; did you mean 'lines'? known writers: tensorboard, json_lines, lines"),
+    (
+        ["linez"],
+        "[0] must name a known writer, got 'linez'; did you mean 'lines'? known writers: tensorboard, json_lines, lines",
+    ),
     ([3], "[0] must name a known writer, got 3"),
     (["tensorboard", "tensorboard"], " must differ in their options, but two are tensorboard; remove one"),
     (["tensorboard", {"tensorboard": {"flush_secs": 3}}], " must differ in their options, but two are tensorboard"),
