@@ -50,7 +50,8 @@ MISTAKES: list[tuple[list[Any], str]] = [
     ([], " must be a list of at least one writer, got []; leave it out to write for TensorBoard"),
     (
         ["linez"],
-        "[0] must name a known writer, got 'linez'; did you mean 'lines'? known writers: tensorboard, json_lines, lines",
+        "[0] must name a known writer, got 'linez'; did you mean 'lines'?"
+        " known writers: tensorboard, json_lines, lines",
     ),
     ([3], "[0] must name a known writer, got 3"),
     (["tensorboard", "tensorboard"], " must differ in their options, but two are tensorboard; remove one"),
