@@ -224,9 +224,9 @@ def test_mutated_documents_end_sample(here: Path) -> None:
 
 @pytest.mark.slow
 def test_mutated_documents_end_in_value_or_error(here: Path) -> None:
-    loaded, refused = run_mutations(here, range(1_000, 5_000))
-    assert loaded > 200
-    assert refused > 1_000
+    loaded, refused = run_mutations(here, range(1_000, 3_000))
+    assert loaded > 100
+    assert refused > 500
 
 
 def test_docs_state_the_limits() -> None:
