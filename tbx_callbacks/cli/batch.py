@@ -13,8 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tbx_callbacks._text import printable
-from tbx_callbacks.cli.outputs import header
-from tbx_callbacks.cli.show import finite
+from tbx_callbacks.cli.outputs import finite, header
 from tbx_callbacks.cli.terminal import full_table
 from tbx_callbacks.runs import bad_batches
 from tbx_callbacks.runs.bad_batches import BadBatch, BadRow

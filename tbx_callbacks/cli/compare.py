@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tbx_callbacks._text import printable
-from tbx_callbacks.cli.outputs import header
+from tbx_callbacks.cli.outputs import finite, header
 from tbx_callbacks.cli.terminal import full_table
 from tbx_callbacks.comparison import Comparison, Curve, Difference
 from tbx_callbacks.comparison.curves import Parting
@@ -67,7 +67,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "curves": [
             {
                 "tag": curve.tag,
-                "last": [None if end is None else {"mean": _plain(end[0]), "std": _std(end[1])} for end in curve.ends],
+                "last": [None if end is None else {"mean": finite(end[0]), "std": _std(end[1])} for end in curve.ends],
                 "parts": [None if parting is None else dataclasses.asdict(parting) for parting in curve.partings],
             }
             for curve in comparison.curves
@@ -113,12 +113,8 @@ def _end(end: tuple[float, float]) -> str:
     return f"{mean:.4g}" + ("" if math.isnan(std) else f" ± {std:.2g}")
 
 
-def _plain(number: float) -> float | str:
-    return number if math.isfinite(number) else str(number)
-
-
 def _std(number: float) -> float | str | None:
-    return None if math.isnan(number) else _plain(number)
+    return None if math.isnan(number) else finite(number)
 
 
 def _cell(text: str) -> str:

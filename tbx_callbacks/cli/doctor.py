@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Collection, Sequence
 from enum import Enum
@@ -14,7 +13,7 @@ from rich.padding import Padding
 
 from tbx_callbacks._extensions import suggest
 from tbx_callbacks._text import printable, short
-from tbx_callbacks.cli.outputs import header
+from tbx_callbacks.cli.outputs import finite, header
 from tbx_callbacks.rules import Acknowledgement, Diagnosis, Finding, Unjudged
 from tbx_callbacks.rules.diagnose import DiagnosedRun
 from tbx_callbacks.rules.finding_text import evidence, named
@@ -166,8 +165,8 @@ def _verdict(diagnosis: Diagnosis) -> str:
 
 def plain_finding(finding: Finding) -> dict[str, object]:
     """Returns a finding as plain values; numbers that are not finite are texts."""
-    numbers = {name: number if math.isfinite(number) else str(number) for name, number in finding.numbers.items()}
-    return {**dataclasses.asdict(finding), "numbers": numbers}
+    fields: dict[str, object] = finite(dataclasses.asdict(finding))
+    return fields
 
 
 def _by_metric(unjudged: Sequence[Unjudged]) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -323,3 +324,12 @@ def output_schema(command: str) -> dict[str, Any]:
 def header(command: str) -> dict[str, Any]:
     """Returns the fields that every output begins with."""
     return {"command": command, "schema_version": VERSION}
+
+
+def finite(value: Any) -> Any:
+    """Returns a nested value with each number that is not finite as a text: `nan`, `inf` or `-inf`."""
+    if isinstance(value, dict):
+        return {str(name): finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

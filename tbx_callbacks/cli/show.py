@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 from tbx_callbacks.cli.doctor import plain_finding
-from tbx_callbacks.cli.outputs import header
+from tbx_callbacks.cli.outputs import finite, header
 from tbx_callbacks.summary import Around, RunSummary
 
 
@@ -42,12 +41,3 @@ def around_as_json(around: Around) -> dict[str, Any]:
         "findings": [plain_finding(finding) for finding in around.findings],
         "has_batch": around.has_batch,
     }
-
-
-def finite(value: Any) -> Any:
-    """Returns a nested value with each number that is not finite as a text: `nan`, `inf` or `-inf`."""
-    if isinstance(value, dict):
-        return {str(name): finite(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(part) for part in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -157,22 +157,22 @@ def by_tokens(batches: list[dict[str, Tensor]]) -> float:
     return float(noise / (total - square))
 
 
-@pytest.mark.parametrize("attached", [True, False])
-def test_huggingface_loss_by_tokens_weighted(tmp_path: Path, attached: bool) -> None:
+def train_on_texts(folder: Path, cls: type[InOrder], *, attached: bool, **arguments: Any) -> TbxTrainerCallback:
+    """Trains a language model with the metric, in micro-batches of two texts."""
     callback = TbxTrainerCallback({"every": 1, "metrics": ["gradient_noise"]})
     run = trainer(
-        tmp_path,
-        cls=InOrder,
-        model=language_model(),
-        callbacks=[callback],
-        max_steps=1,
-        gradient_accumulation_steps=4,
-        per_device_train_batch_size=2,
+        folder, cls=cls, model=language_model(), callbacks=[callback], per_device_train_batch_size=2, **arguments
     )
     run.train_dataset, run.compute_metrics = texts(), None
     if attached:
         callback.attach(run)
     run.train()
+    return callback
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_huggingface_loss_by_tokens_weighted(tmp_path: Path, attached: bool) -> None:
+    callback = train_on_texts(tmp_path, InOrder, attached=attached, max_steps=1, gradient_accumulation_steps=4)
     made = texts()
     expected = by_tokens([collate(made[first : first + 2]) for first in range(0, 8, 2)])
     read = Run(callback.log_dir)
@@ -193,20 +193,7 @@ class Squares(InOrder):
 def test_huggingface_unknown_division_left_out(
     tmp_path: Path, attached: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    callback = TbxTrainerCallback({"every": 1, "metrics": ["gradient_noise"]})
-    run = trainer(
-        tmp_path,
-        cls=Squares,
-        model=language_model(),
-        callbacks=[callback],
-        max_steps=2,
-        gradient_accumulation_steps=2,
-        per_device_train_batch_size=2,
-    )
-    run.train_dataset, run.compute_metrics = texts(), None
-    if attached:
-        callback.attach(run)
-    run.train()
+    callback = train_on_texts(tmp_path, Squares, attached=attached, max_steps=2, gradient_accumulation_steps=2)
     assert "gradient_noise/scale" not in Run(callback.log_dir).scalars
     why = "first set model.accepts_loss_kwargs = False" if attached else "call callback.attach(trainer)"
     assert caplog.text.count("gradient_noise is left out: ") == 1
