@@ -175,8 +175,10 @@ def _train_lightning(trainer: Any, steps: int, folder: str, config: Any, *argume
     from tbx_callbacks.integrations.lightning.callback import TbxLightningCallback
 
     callback = TbxLightningCallback(config, log_dir=folder)
-    trainer.callbacks.append(callback)
-    trainer.fit_loop.epoch_loop.max_steps = steps
+    is_checkpoint = [any(cls.__name__ == "Checkpoint" for cls in type(known).__mro__) for known in trainer.callbacks]
+    kept = [known for known, saves in zip(trainer.callbacks, is_checkpoint, strict=True) if not saves]
+    trainer.callbacks = [*kept, callback]
+    trainer.fit_loop.epoch_loop.max_steps, trainer.fit_loop.max_epochs = steps, -1
     trainer.fit(*arguments, **options)
 
 
@@ -215,4 +217,6 @@ def _repeated(batches: Iterable[Any]) -> Iterator[Any]:
             number += 1
             yield batch
         if not number:
-            raise TypeError(f"batches must hold at least one batch, got {short(batches)}; pass the data loader")
+            raise TypeError(
+                f"batches must hold a batch each time that they are read, got {short(batches)}; pass the data loader"
+            )

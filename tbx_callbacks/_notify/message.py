@@ -37,6 +37,7 @@ class Message:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", printable(self.text[:_LONGEST]))
+        object.__setattr__(self, "run", printable(self.run))
 
     @property
     def title(self) -> str:

@@ -24,13 +24,14 @@ class Autolog:
         log_dir: the requested folder; None without one.
     """
 
-    def __init__(self, settings: Settings, config: Config) -> None:
-        self._settings, self.config = settings, config
+    def __init__(self, settings: Settings, config: Config, *, is_owner: bool = True) -> None:
+        self._settings, self.config, self._is_owner = settings, config, is_owner
         self.log_dir = settings.log_dir
 
     def close(self) -> None:
         """Leaves trainers that are created from now on alone. A later `init` may have replaced these settings."""
-        deactivate(self._settings)
+        if self._is_owner:  # else an earlier call with the same arguments is
+            deactivate(self._settings)
 
     def __enter__(self) -> Autolog:
         return self
@@ -72,8 +73,7 @@ def init(
     folder = None if log_dir is None else absolute(os.path.expanduser(os.fspath(log_dir)))
     settings = Settings(loaded, folder)
     current = active()
-    if current == settings:
-        settings = current
-    else:
-        activate(settings)
+    if current is not None and current == settings:
+        return Autolog(current, loaded, is_owner=False)
+    activate(settings)
     return Autolog(settings, loaded)

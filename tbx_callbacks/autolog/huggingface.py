@@ -76,16 +76,18 @@ def _with_callback(
     """The arguments of `Trainer.__init__`, with a callback among them if there is none of this package."""
     settings = active()
     if settings is not None:
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError:  # which the Trainer reports
-            return args, dict(kwargs)
         with _guard():
-            given = bound.arguments.get("callbacks") or []
-            reports = getattr(bound.arguments.get("args"), "report_to", None) or ()
-            if isinstance(given, list) and NAME not in reports and not any(map(_is_ours, given)):
-                bound.arguments["callbacks"] = [*given, _new_callback(settings)]
-                return bound.args, bound.kwargs
+            # Not bound to the signature: a decorator of transformers may rename arguments, such as `tokenizer`.
+            by_position = dict(zip(signature.parameters, args, strict=False))
+            given = {**by_position, **kwargs}
+            callbacks = given.get("callbacks") or []
+            reports = getattr(given.get("args"), "report_to", None) or ()
+            if isinstance(callbacks, list) and NAME not in reports and not any(map(_is_ours, callbacks)):
+                callbacks = [*callbacks, _new_callback(settings)]
+                if "callbacks" not in by_position:
+                    return args, {**kwargs, "callbacks": callbacks}
+                by_position["callbacks"] = callbacks
+                return tuple(by_position.values()) + args[len(by_position) :], dict(kwargs)
     return args, dict(kwargs)
 
 

@@ -16,8 +16,8 @@ from tbx_callbacks._notify.delivery import check
 from tbx_callbacks._notify.errors import DeliveryError
 from tbx_callbacks._notify.message import EVENTS, Message
 from tbx_callbacks.cli.outputs import header
+from tbx_callbacks.cli.run_news import RunNews
 from tbx_callbacks.cli.terminal import console, print_json_line
-from tbx_callbacks.cli.watched_run import WatchedRun
 from tbx_callbacks.rules import Acknowledgement, Rule
 from tbx_callbacks.rules.diagnose import diagnose_folder
 from tbx_callbacks.runs.growth import Sizes, sizes
@@ -70,7 +70,7 @@ def watch(
     Raises:
         ImportError: TensorBoard is not installed.
     """
-    runs: dict[str, WatchedRun] = {}
+    runs: dict[str, RunNews] = {}
     previous: Sizes | None = None
     while True:
         now, current, is_first = clock(), sizes([logdir]), previous is None
@@ -79,7 +79,7 @@ def watch(
             try:
                 for found in diagnose_folder(logdir, rules=rules, acknowledged=acknowledged):
                     if found.name not in runs:
-                        runs[found.name] = WatchedRun(is_old=is_first)
+                        runs[found.name] = RunNews(is_old=is_first)
                     yield from runs[found.name].look(found, now)
             except UnreadableError as error:
                 if is_first:

@@ -21,7 +21,6 @@ from tbx_callbacks.rules.required_series import EVAL_ACCURACY, EVAL_LOSS, GRAD_N
 from tbx_callbacks.runs.series import Run, Series
 
 _NO_VERSIONS = ("command", "host", "cwd", "folder", "started", "pid", "user")
-_MOST_NAMED = 6  # runs in a sentence
 _BATCH = re.compile(r"(.*[_/.])?(batch_size|batch|gradient_accumulation_steps|world_size)")
 
 
@@ -104,15 +103,14 @@ def _differences(kinds: Sequence[Kind], facts: Callable[[Run], Mapping[str, Any]
     """The facts that differ between kinds; different values within a kind are listed together."""
     by_kind = [[facts(run.run) for run in kind.runs] for kind in kinds]
     names = sorted({name for members in by_kind for known in members for name in known})
-    rows = [
-        Difference(name, tuple(_joined([known[name] for known in members if name in known]) for members in by_kind))
-        for name in names
-    ]
-    return tuple(row for row in rows if len(set(row.values)) > 1)
+    found = {name: [[known[name] for known in members if name in known] for members in by_kind] for name in names}
+    differing = {name: values for name, values in found.items() if len({str(sorted(map(str, v))) for v in values}) > 1}
+    return tuple(Difference(name, tuple(map(_joined, values))) for name, values in differing.items())
 
 
 def _joined(values: Sequence[Any]) -> str:
-    return ", ".join(dict.fromkeys(f"{one:.6g}" if type(one) is float else short(one, 80).strip("'") for one in values))
+    shown = (f"{one:.15g}" if type(one) is float else short(one, 200).strip("'") for one in values)
+    return ", ".join(dict.fromkeys(shown))
 
 
 def _findings(kinds: Sequence[Kind]) -> tuple[Difference, ...]:
@@ -185,8 +183,8 @@ def _notes(kinds: Sequence[Kind], settings: Sequence[Difference]) -> list[str]:
             f"Curves are compared step by step, but {', '.join(batch[:3])} differs: steps have other numbers of rows."
         )
     runs = [run for kind in kinds for run in kind.runs]
-    if len({run.run.last_step for run in runs}) > 1 and len(runs) < _MOST_NAMED:
-        ends = ", ".join(f"{run.name} {run.run.last_step}" for run in runs)
+    if len({run.run.last_step for run in runs}) > 1:
+        ends = _some([f"{run.name} {run.run.last_step}" for run in runs])
         notes.append(f"The runs end at different steps ({ends}): their last values are those of different steps.")
     unknown = [run.name for run in runs if not hyper_parameters(run.run)]
     if unknown:

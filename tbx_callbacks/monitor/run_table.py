@@ -120,7 +120,7 @@ def _last(series: Series | None) -> tuple[str, str]:
 def _short(number: int) -> str:
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**4)):
         if abs(number) >= size:
-            return f"{number / {'k': 10**3}.get(unit, size):.3g}{unit}"
+            return f"{number / {'k': 10**3}.get(unit, size):.4g}{unit}"
     return str(number)
 
 

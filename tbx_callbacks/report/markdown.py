@@ -30,7 +30,9 @@ def markdown(loaded_runs: Sequence[LoadedRun]) -> str:
     if differing:
         room = max(1, _MOST_LINES - len(lines) - 6)
         lines += ["", *_table("setting", shown, differing[:room]), *_more(len(differing) - room, "settings")]
-    return "\n".join(lines[:_MOST_LINES]) + "\n"
+    if len(lines) > _MOST_LINES:
+        lines = [*lines[: _MOST_LINES - 2], "", "and more: see the report"]
+    return "\n".join(lines) + "\n"
 
 
 def _results(shown: Sequence[LoadedRun]) -> list[str]:

@@ -98,7 +98,7 @@ def _local_runs(top: str) -> dict[str, str]:
     folders = set[str]()  # with runs
     histories: dict[str, str] = {}  # folders of runs that another log may tell better, by name
     others: list[str] = []  # logs that may be only a few numbers
-    for folder, below, names in _walk(top):
+    for folder, below, names in walk_folders(top):
         for known in FORMATS:
             is_part = known.parts and known.parts.fullmatch(os.path.basename(folder))
             if is_part and os.path.dirname(folder) in folders:
@@ -121,7 +121,7 @@ def _local_runs(top: str) -> dict[str, str]:
     return found
 
 
-def _walk(top: str) -> Iterator[tuple[str, list[str], list[str]]]:
+def walk_folders(top: str) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields folders with the names of the folders and files in them. Links are followed; each folder comes once.
 
     A folder that can also be reached without a link has the name that it has there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -13,6 +14,10 @@ from tbx_callbacks.metrics.host_values import FinalValue, HParams, HParamsEnd, T
 from tbx_callbacks.runs import json_lines
 from tbx_callbacks.runs.folders import JSON_LINES_FILE, absolute, is_remote
 from tbx_callbacks.writers.base import Writer
+
+logger = logging.getLogger(__name__)
+
+_RESERVED = frozenset({"step", "wall_time"})
 
 
 class JsonLinesWriter(Writer):
@@ -35,6 +40,7 @@ class JsonLinesWriter(Writer):
     def __init__(self, log_dir: str) -> None:
         if is_remote(log_dir):
             raise ValueError(f"log_dir of json_lines must be a local folder, got {log_dir!r}; write to a local one")
+        self._left_out = set[str]()
         self._path = os.path.join(absolute(log_dir), JSON_LINES_FILE)
 
     def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
@@ -44,6 +50,13 @@ class JsonLinesWriter(Writer):
             OSError: the file cannot be written.
         """
         fields = {tag: _plain(value) for tag, value in values.items() if type(value) in _PLAIN}
+        for name in _RESERVED & fields.keys():
+            del fields[name]
+            if name not in self._left_out:
+                self._left_out.add(name)
+                logger.warning(
+                    "tag %s is left out of %s: each line has a field of this name; rename it", name, self._path
+                )
         if fields:
             json_lines.append(self._path, json_lines.line_of(step, wall_time=time.time(), **fields))
 

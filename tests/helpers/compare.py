@@ -12,6 +12,7 @@ from tests.helpers.runs import Run
 TIMES = ("runtime", "samples", "steps")
 CLOCKS = ("perf/", "memory/", *(f"train/train_{name}" for name in TIMES), *(f"eval/{name}" for name in TIMES))
 PADDING = ("train/total_flos",)  # each rank pads to its own longest row
+_STILL = 0.01  # the share of a key's bias among a layer's elements: its gradient is rounding, which may be exactly 0
 
 
 def compare(
@@ -43,7 +44,8 @@ def compare(
         if tag.startswith((*CLOCKS, *PADDING)):
             assert read.steps(tag) == alone.steps(tag), tag
         else:
-            values = [(step, pytest.approx(value, rel=rel, abs=least)) for step, value in series]
+            margin = _STILL if tag.startswith("moved_share/") else least
+            values = [(step, pytest.approx(value, rel=rel, abs=margin)) for step, value in series]
             assert read.scalars[tag] == values, tag
     for step in read.steps("perf/samples_per_s") if "perf/samples_per_s" in read.scalars else ():
         for unit in ("samples", "tokens"):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 import yaml
 from packaging.version import Version
 from tensorboard.plugins.hparams import api_pb2, metadata
@@ -357,3 +358,20 @@ def test_lightning_two_trainers_and_test_run(tmp_path: Path, entry_points: None,
     quick = lightning_trainer(tmp_path, fast_dev_run=True)
     quick.fit(fit.Classifier(), fit.Points())
     assert ours(quick)[0].log_dir is None
+
+
+def test_huggingface_renamed_argument_keeps_callback(tmp_path: Path, autolog: Callable[..., Any]) -> None:
+    autolog("minimal", log_dir=tmp_path / "run")
+    renames = "tokenizer" in inspect.getsource(Trainer.__init__) and Version(transformers.__version__) < Version("5")
+    name = "tokenizer" if renames else "processing_class"
+    made = Trainer(bert(0), TrainingArguments(str(tmp_path), report_to="none", use_cpu=True), **{name: None})
+    assert len(callbacks_of(made)) == 1
+    by_position = Trainer(bert(0), made.args, None, None, None, None, None, None, None, [TrainerCallback()])
+    assert len(callbacks_of(by_position)) == 1
+
+
+def test_init_within_same_init_keeps_outer(autolog: Callable[..., Any]) -> None:
+    autolog("minimal")
+    with autolog("minimal"):
+        pass
+    assert len(callbacks_of(Trainer(bert(0), TrainingArguments("unused", report_to="none", use_cpu=True)))) == 1

@@ -74,17 +74,12 @@ def test_training_check_lightning_judges_fit(tmp_path: Path, sign: int) -> None:
     torch.manual_seed(0)
     inputs = torch.randn(640, 8)
     loader = DataLoader(list(zip(inputs, (inputs[:, 0] > 0).long(), strict=True)), batch_size=16)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    check = TrainingCheck(tmp_path)
+    trainer = pl.Trainer(accelerator="cpu", max_epochs=1, default_root_dir=tmp_path / "out", logger=False)
+    check = TrainingCheck(tmp_path / "checked")
     if sign == 1:
-        check(trainer, Module(1), loader, steps=40)
-        assert trainer.global_step == 40
+        check(trainer, Module(1), loader, steps=60)  # more than an epoch
+        assert trainer.global_step == 60
+        assert not list(tmp_path.rglob("*.ckpt"))
     else:
         with pytest.raises(AssertionError, match="loss_maximised"):
             check(trainer, Module(-1), loader, steps=40)

@@ -12,7 +12,7 @@ from tbx_callbacks._extensions import ExtensionError, import_object, suggest
 from tbx_callbacks.metrics.norms import WeightNorm
 from tbx_callbacks.metrics.registry import METRIC_CLASSES, METRICS
 from tbx_callbacks.rules.registry import RULE_CLASSES, RULES, create_rule
-from tbx_callbacks.writers.registry import WRITER_CLASSES
+from tbx_callbacks.writers.registry import WRITER_CLASSES, WRITERS
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.outside_package import FILES, install
 
@@ -41,7 +41,7 @@ def test_find_entry_point_loaded_when_used(tmp_path: Path, monkeypatch: pytest.M
     }
     install(tmp_path, monkeypatch, groups)
     assert METRIC_CLASSES.names() == [*METRICS, "kurtosis"]
-    assert WRITER_CLASSES.names() == ["tensorboard", "lines"]
+    assert WRITER_CLASSES.names() == [*WRITERS, "lines"]
     assert "my_pkg.metrics" not in sys.modules
     metric, rule, writer = METRIC_CLASSES.find("kurtosis"), RULE_CLASSES.find("too_high"), WRITER_CLASSES.find("lines")
     assert metric is sys.modules["my_pkg.metrics"].Kurtosis

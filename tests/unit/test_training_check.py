@@ -89,7 +89,7 @@ def test_training_check_trains_as_plain_loop(tmp_path: Path) -> None:
     [
         ((3,), "check_training must get a Hugging Face Trainer, a Lightning Trainer or a torch.nn.Module, got 3"),
         ((nn.Linear(1, 1),), "must get batches and an optimizer after a model"),
-        ((nn.Linear(1, 1), [], torch.optim.SGD([torch.zeros(1)], 1.0)), "batches must hold at least one batch"),
+        ((nn.Linear(1, 1), [], torch.optim.SGD([torch.zeros(1)], 1.0)), "batches must hold a batch each time"),
     ],
 )
 def test_training_check_wrong_argument_named(tmp_path: Path, arguments: tuple[Any, ...], words: str) -> None:

@@ -90,13 +90,14 @@ def _untraced(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     disabled: Callable[..., Any] = torch._dynamo.disable(function)
     get_callback = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", None)
-    if get_callback is None:  # an older torch
+    skip = getattr(torch._dynamo.decorators, "skip", None)
+    if get_callback is None or skip is None:  # another torch
         return disabled
 
     def hook(*arguments: Any) -> Any:
         return function(*arguments) if get_callback() is None else disabled(*arguments)
 
-    skipped: Callable[..., Any] = torch._dynamo.decorators.skip(hook)
+    skipped: Callable[..., Any] = skip(hook)
     return skipped
 
 

@@ -91,7 +91,8 @@ def _is_log(path: str) -> bool:
 
 
 def _step_key(fields: Mapping[str, Any]) -> str | None:
-    return next((key for key in _STEPS if step_of(fields, (key,)) is not None), None)
+    keys = ("step",) if "step" in fields and "wall_time" in fields else _STEPS  # the writer's lines have both
+    return next((key for key in keys if step_of(fields, (key,)) is not None), None)
 
 
 def _add(builder: RunBuilder, fields: Mapping[str, Any]) -> bool:

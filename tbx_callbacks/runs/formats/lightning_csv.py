@@ -12,7 +12,7 @@ import yaml
 
 from tbx_callbacks._text import label, short
 from tbx_callbacks.runs.formats.base import LogFormat, Progress, UnreadableError
-from tbx_callbacks.runs.formats.fields import NO_TIME, csv_number
+from tbx_callbacks.runs.formats.fields import NO_TIME, csv_number, step_of
 from tbx_callbacks.runs.formats.run_builder import RunBuilder
 from tbx_callbacks.runs.series import Run
 
@@ -87,14 +87,14 @@ def _complete(file: TextIO) -> Iterator[str]:
 
 
 def _add(builder: RunBuilder, row: Mapping[str, str]) -> None:
-    step = csv_number(row[_STEP])
-    if step is None or not step.is_integer() or step < 0:
+    step = step_of({_STEP: csv_number(row[_STEP])}, (_STEP,))
+    if step is None:
         builder.left_out.add("a row", f"its step must be a whole number of at least 0, got {short(row[_STEP])}")
         return
     for column, cell in row.items():
         number = None if column in (_STEP, "") else csv_number(cell)
         if number is not None:
-            builder.scalars[column].add(int(step), number, NO_TIME)
+            builder.scalars[column].add(step, number, NO_TIME)
         elif cell and column not in (_STEP, ""):
             builder.left_out.add(f"column {label(column)}", "it holds a text where a number must be")
 

@@ -87,6 +87,18 @@ def test_json_lines_each_line_is_json(tmp_path: Path) -> None:
     assert (fields["step"], fields["end"]) == (0, {"status": "failed"})
 
 
+def test_json_lines_reserved_tags_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = JsonLinesWriter(str(tmp_path))
+    for step in (1, 2):
+        writer.write(step, {"step": 7.0, "wall_time": 8.0, "global_step": 100.0 * step, "loss": 0.5})
+    run = read_run(tmp_path)
+    assert {tag: series.steps.tolist() for tag, series in run.scalars.items()} == {
+        "global_step": [1, 2],
+        "loss": [1, 2],
+    }
+    assert caplog.text.count("is left out of") == 2
+
+
 def test_json_lines_remote_folder_error_named() -> None:
     with pytest.raises(ValueError, match="must be a local folder, got 's3://bucket/run'"):
         JsonLinesWriter("s3://bucket/run")

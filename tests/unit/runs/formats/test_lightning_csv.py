@@ -60,7 +60,7 @@ def test_lightning_csv_row_of_other_length_named(tmp_path: Path) -> None:
 
 
 def test_lightning_csv_texts_and_steps_named(tmp_path: Path) -> None:
-    run = read_run(write(tmp_path, "step,loss,note\n1,0.5,good\n1.5,0.4,\n,0.3,\n2,0.2,\n"))
+    run = read_run(write(tmp_path, "step,loss,note\n1,0.5,good\n1.5,0.4,\n,0.3,\n1e30,0.3,\nnan,0.3,\n2,0.2,\n"))
     assert run.scalars["loss"].values.tolist() == [0.5, 0.2]
     assert any("column note is left out" in words for words in run.left_out)
     assert any("must be a whole number of at least 0, got '1.5'" in words for words in run.left_out)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tbx_callbacks._notify.message import Message
-from tbx_callbacks.cli.watched_run import WatchedRun
+from tbx_callbacks.cli.run_news import RunNews
 from tbx_callbacks.rules import Diagnosis, Finding
 from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose
 from tbx_callbacks.runs.series import Run, Series
@@ -30,7 +30,7 @@ def events(messages: list[Message]) -> list[str]:
 
 
 def test_watched_run_finding_sent_once_and_when_worse() -> None:
-    run = WatchedRun(is_old=False)
+    run = RunNews(is_old=False)
     assert events(run.look(diagnosed(3, finding("warning"), finding("note", "other")), START + 300)) == ["warning"]
     assert run.look(diagnosed(4, finding("warning")), START + 400) == []
     (message,) = run.look(diagnosed(5, finding("error"), finding("warning")), START + 500)
@@ -39,7 +39,7 @@ def test_watched_run_finding_sent_once_and_when_worse() -> None:
 
 
 def test_watched_run_old_contents_are_no_news() -> None:
-    run = WatchedRun(is_old=True)
+    run = RunNews(is_old=True)
     assert run.look(diagnosed(5, finding("error"), status="failed"), START + 9000) == []
     assert run.look_at_clock(START + 99000) == []
     resumed = diagnosed(6, finding("error"))
@@ -48,7 +48,7 @@ def test_watched_run_old_contents_are_no_news() -> None:
 
 
 def test_watched_run_end_and_crash_told_once() -> None:
-    run = WatchedRun(is_old=True)
+    run = RunNews(is_old=True)
     run.look(diagnosed(5), START + 500)
     assert events(run.look(diagnosed(6, status="succeeded"), START + 600)) == ["end"]
     assert run.look(diagnosed(6, status="succeeded"), START + 700) == []
@@ -56,7 +56,7 @@ def test_watched_run_end_and_crash_told_once() -> None:
 
 
 def test_watched_run_stall_from_earlier_waits() -> None:
-    run = WatchedRun(is_old=True)
+    run = RunNews(is_old=True)
     run.look(diagnosed(5), START + 510)
     assert run.look_at_clock(START + 800) == []  # the waits were 100 s
     (message,) = run.look_at_clock(START + 801)
@@ -66,7 +66,7 @@ def test_watched_run_stall_from_earlier_waits() -> None:
 
 
 def test_watched_run_that_stood_still_is_old_news() -> None:
-    run = WatchedRun(is_old=True)
+    run = RunNews(is_old=True)
     assert run.look(diagnosed(5), START + 99000) == []
     assert run.look_at_clock(START + 199000) == []
 
@@ -75,7 +75,7 @@ def test_watched_run_without_wall_times_learns_waits() -> None:
     def look(points: int, now: float) -> list[Message]:
         return run.look(diagnosed(points, gap=float("nan")), now)
 
-    run = WatchedRun(is_old=True)
+    run = RunNews(is_old=True)
     for points in range(1, 5):
         assert look(points, START + 100 * points) == []
     assert run.look_at_clock(START + 700) == []

@@ -1,4 +1,4 @@
-"""Defines `WatchedRun`, which turns what is new in a growing run into notifications."""
+"""Turns what is new in a growing run into notifications."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tbx_callbacks.rules import SEVERITIES
 from tbx_callbacks.rules.diagnose import DiagnosedRun
 from tbx_callbacks.runs.series import Run
 
-_FLOOR = 60.0  # seconds that are never a stall
+_FLOOR = 300.0  # seconds that are never a stall: evaluations and checkpoints may log no point
 _RECENT = 100  # waits between points that count: a run may have been resumed after days
 
 
-class WatchedRun:
+class RunNews:
     """A run that is looked at again and again.
 
     Args:
