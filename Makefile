@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: help demo test test-unit test-slow test-oldest test-deepspeed check format clean
+.PHONY: help demo test test-unit test-slow test-thorough test-oldest test-deepspeed check format clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -16,14 +16,17 @@ help:
 demo: .venv/installed ## train the bundled BERT sentiment recipe, offline, on generated sentences
 	$(BIN)/python recipes/bert_sentiment.py
 
-test: .venv/installed ## run the tests, except those marked slow
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+test: .venv/installed ## run the tests, except those marked slow or thorough
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not thorough'
 
 test-unit: .venv/installed ## run the unit tests only, which import no trainer
-	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile -m 'not slow'
+	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile -m 'not slow and not thorough'
 
 test-slow: .venv/installed ## run the tests marked slow
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow and not thorough'
+
+test-thorough: .venv/installed ## run the many variations that the other targets leave out
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m thorough
 
 .venv-oldest/installed: pyproject.toml constraints-oldest.txt
 	test -x $(OLDEST)/python || $(PYTHON) -m venv .venv-oldest
@@ -36,7 +39,7 @@ test-slow: .venv/installed ## run the tests marked slow
 NEWEST_ONLY := activations doctor loss_scale notebook padding reader recipe recipe_accumulation recipe_data
 test-oldest: .venv-oldest/installed ## run the trainers' tests with the oldest trainers that pyproject.toml allows
 	$(OLDEST)/python -m pytest tests/trainers tests/unit/integrations $(addprefix --ignore=tests/trainers/test_,$(addsuffix .py,$(NEWEST_ONLY))) \
-		-n 2 --dist loadfile -p no:cacheprovider \
+		-n 2 --dist loadfile -p no:cacheprovider -m 'not thorough' \
 		-W 'ignore:pkg_resources is deprecated:DeprecationWarning' -W 'ignore:Deprecated call to:DeprecationWarning'
 
 # DS_BUILD_OPS=0 compiles nothing during the installation. DeepSpeed compiles its CPU operators on first use: that takes a

@@ -19,6 +19,7 @@ from sentiment_model import train_vocabulary
 
 from tests.helpers.processes import python
 from tests.helpers.runs import ROOT, Run
+from tests.helpers.variations import variations
 
 ENDINGS = ("tsv", "csv", "jsonl")
 RECIPES = ROOT / "recipes"
@@ -547,7 +548,9 @@ def recipe(*arguments: object, cwd: Path, name: str = "bert_sentiment_loop") -> 
     return python(RECIPES / f"{name}.py", *arguments, seconds=280, cwd=cwd, env=environment)
 
 
-@pytest.mark.parametrize("name", ["bert_sentiment", "bert_sentiment_lightning", "bert_sentiment_loop"])
+@pytest.mark.parametrize(
+    "name", variations(["bert_sentiment", "bert_sentiment_lightning", "bert_sentiment_loop"], "bert_sentiment_loop")
+)
 def test_recipe_trains_on_odd_rows(tmp_path: Path, name: str) -> None:
     texts = [text for kind in TEXTS.values() for text in kind] + ["", "x" * 1_000_000]
     labels = ["très bien", '"so, so"', "-1", "a/b"]
@@ -582,7 +585,7 @@ STEERING = {
 }
 
 
-@pytest.mark.parametrize("name", STEERING)
+@pytest.mark.parametrize("name", variations(STEERING, "label"))
 def test_recipe_error_holds_no_control_characters(tmp_path: Path, name: str) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dev.csv").write_text("sentence,label\nfine,2\n")
@@ -604,7 +607,7 @@ def test_recipe_output_holds_no_control_characters(tmp_path: Path) -> None:
         assert line.isprintable()
 
 
-@pytest.mark.parametrize("output", ["file", "file/below", "/proc/none"])
+@pytest.mark.parametrize("output", variations(["file", "file/below", "/proc/none"], "file/below"))
 def test_recipe_output_not_writable_one_line(tmp_path: Path, output: str) -> None:
     data = folder(tmp_path / "data", "sentence\tlabel\na\t1\nb\t0\n")
     (tmp_path / "file").write_text("kept")

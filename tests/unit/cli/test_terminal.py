@@ -21,6 +21,7 @@ from tbx_callbacks.cli import terminal
 from tests.helpers.commands import COMMAND, run, run_process
 from tests.helpers.limits import limit
 from tests.helpers.report_runs import trained
+from tests.helpers.variations import variations
 
 HOSTILE = "a\x1b[31mb\x1b]0;t\x07c\rd\x08e\x9bf\u202eg\u2066h\x7fi\u2028j\ud800k\0[red]l[/red]"
 STEERING = ("\x1b", "\x07", "\r", "\x08", "\x9b", "\u202e", "\u2066", "\x7f", "\u2028", "\ud800", "\0")
@@ -150,7 +151,7 @@ IMPORTED = {
 }
 
 
-@pytest.mark.parametrize("way", IMPORTED)
+@pytest.mark.parametrize("way", variations(IMPORTED, "warning", "mute thread"))
 def test_check_imported_code_prints_clean_lines(tmp_path: Path, way: str) -> None:
     code, printed = IMPORTED[way]
     hostile = HOSTILE.replace("\ud800", "")
@@ -206,11 +207,16 @@ def run_into(output: str, arguments: list[str], cwd: Path) -> subprocess.Complet
 
 @pytest.mark.parametrize(
     ("command", "output"),
-    [
-        *((command, "full") for command in PRINTING if command != "report"),  # whose page finds no room either
+    variations(
+        [
+            *((command, "full") for command in PRINTING if command != "report"),  # whose page finds no room either
+            ("json", "closed"),
+            ("help", "closed"),
+        ],
+        ("check", "full"),
+        ("doctor", "full"),
         ("json", "closed"),
-        ("help", "closed"),
-    ],
+    ),
 )
 def test_command_unwritable_stdout_one_line(tmp_path: Path, command: str, output: str) -> None:
     trained(tmp_path / "run", steps=3)
@@ -219,7 +225,7 @@ def test_command_unwritable_stdout_one_line(tmp_path: Path, command: str, output
     assert done.stderr.decode() == f"error: the standard output must be writable: {OUTPUTS[output][2]}\n"
 
 
-@pytest.mark.parametrize("command", PRINTING)
+@pytest.mark.parametrize("command", variations(PRINTING, "check", "json", "help"))
 def test_command_without_reader_ends_silently(tmp_path: Path, command: str) -> None:
     trained(tmp_path / "run", steps=3)
     done = run_into("no reader", PRINTING[command], tmp_path)
@@ -275,7 +281,7 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("way", ENDS)
+@pytest.mark.parametrize("way", variations(ENDS, "no stdout", "real interrupt"))
 def test_check_imported_code_ends_in_line(tmp_path: Path, way: str) -> None:
     code, exit_code, printed = ENDS[way]
     (tmp_path / "own.py").write_text(f"{code}\ndef ring(finding): ...\n")
