@@ -46,12 +46,14 @@ def histogram_map(
         for index, histograms in enumerate(by_run):
             if histograms is not None:
                 traces += _over_time(histograms, columns, index, {"run": loaded_runs[index].name, "layer": layer})
+    ends = [end for trace in traces if trace.type == "heatmap" for end in (trace.x[0], trace.x[-1])]
+    single = {"tickvals": ends[:1], "ticktext": [f"{ends[0]:.0f}"]} if len(set(ends)) == 1 else {}
     for trace in traces:
         trace.visible = trace.meta["pick"] == traces[0].meta["pick"]
     return go.Figure(traces).update_layout(
         template="plotly_white",
         title=title,
-        xaxis={"title": "step"},
+        xaxis={"title": "step", **single},
         yaxis={"title": "value", "tickformat": "~g"},
         showlegend=False,
         meta={"kind": "histograms", "about": ""},
@@ -103,8 +105,9 @@ def _over_time(histograms: Histograms, columns: int, run: int, pick: Mapping[str
     lines = go.Scatter(
         x=step_column(np.tile(np.append(steps, steps[-1]), 3)),
         y=value_column(np.concatenate([bands.T, gaps], 1).ravel()),
-        mode="lines",
+        mode="lines" if len(steps) > 1 else "markers",
         line={"color": "#d55e00", "width": 1},
+        marker={"color": "#d55e00", "symbol": "line-ew-open", "size": 14},
         hoverinfo="skip",
         meta=meta,
     )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from tbx_callbacks.report.alerts import alert_markers
+from tbx_callbacks.report.alerts import alert_markers, alerts_off_line
 from tbx_callbacks.report.charts import LineChart
-from tbx_callbacks.report.colours import DASHES, RUNS, SEVERITY
+from tbx_callbacks.report.colours import DASHES, MANY_RUNS, RUN_DASHES, RUNS, SEVERITY
 from tbx_callbacks.report.columns import step_column, value_column
 from tbx_callbacks.report.downsampling import thin
 from tbx_callbacks.report.labels import plain
@@ -22,14 +22,17 @@ from tbx_callbacks.runs.series import Series
 
 _MAX_MARKED_POINTS = 40  # longer series are drawn without markers
 _SMOOTHING = (0.01, 0.05)  # half-lives of the two smoothing levels, as fractions of the number of points
+_MAX_SYMBOLS = 8  # on a long line of one of many runs
 _NO_VALUES = "all values are NaN or Inf"
+Mark = Callable[[LoadedRun, Series, int], go.Scatter | None]
 _SYMBOLS = {"error": "diamond", "warning": "triangle-up", "note": "circle"}
 
 
 def line_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure | None:
     """Draws a line for every tag that the chart selects, of every run; None without any.
 
-    Lines of a single run differ by colour. With several runs, the colour is the run and the dash is the tag. Markers
+    Lines of a single run differ by colour. With several runs, the colour and the symbol are the run, and the dash is
+    the tag. With many runs, long lines have a few symbols too, and lines of a single tag a dash for each run. Markers
     show alerts of live rules. Each point carries its smoothed values (`customdata`, `[N, 2]`: somewhat, much).
     """
     labels: dict[str, int] = {}
@@ -47,6 +50,9 @@ def line_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure 
                     meta={"run": index, "label": plain(label)},
                 )
             )
+    is_many = len(loaded_runs) > MANY_RUNS
+    for trace in traces if len(loaded_runs) > 1 else ():
+        _mark_run(trace, loaded_runs[trace.meta["run"]].symbol, is_many=is_many, has_free_dash=len(labels) == 1)
     if not traces:
         return None
     figure = go.Figure(traces)
@@ -56,7 +62,7 @@ def line_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure 
     if not any(np.isfinite(np.asarray(trace.y, np.float64)).any() for trace in traces):
         figure.add_annotation(text=_NO_VALUES, showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
         figure.update_yaxes(range=[0, 1], showticklabels=False, showgrid=False)
-    figure.add_traces(_alerts(loaded_runs, chart))
+    figure.add_traces(_alerts(loaded_runs, chart, alert_markers))
     return figure.update_layout(
         template="plotly_white",
         title=chart.title,
@@ -66,6 +72,14 @@ def line_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure 
         showlegend=len(traces) > 1,
         meta={"kind": "lines", "about": chart.about},
     )
+
+
+def _mark_run(trace: go.Scatter, symbol: str, *, is_many: bool, has_free_dash: bool) -> None:
+    trace.marker.symbol = symbol
+    if is_many and trace.mode == "lines":
+        trace.update(mode="lines+markers", marker={"size": 6, "maxdisplayed": _MAX_SYMBOLS})
+    if is_many and has_free_dash:
+        trace.line.dash = RUN_DASHES[trace.meta["run"] % len(RUN_DASHES)]
 
 
 def _range_mode(chart: LineChart, traces: Sequence[go.Scatter]) -> str:
@@ -89,14 +103,20 @@ def loss_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure 
         start += len(loaded_run.diagnosis.findings)
         if findings_by_step and _losses(loaded_run):
             figure.add_trace(_markers(loaded_run, findings_by_step, index, lowest))
+            if len(loaded_runs) > MANY_RUNS:  # numbers of so many runs would cover each other
+                figure.data[-1].mode = "markers"
+    off_line = _alerts(loaded_runs, chart, alerts_off_line)
+    if off_line:
+        figure.add_traces(off_line)
+        figure.update_layout(yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True})
     return figure.update_layout(showlegend=len(figure.data) > 1)
 
 
-def _alerts(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> list[go.Scatter]:
+def _alerts(loaded_runs: Sequence[LoadedRun], chart: LineChart, mark: Mark) -> list[go.Scatter]:
     """The alert markers of each run, on its first line in the chart."""
     first = {index: next(iter(chart.choice(loaded_run.run)), None) for index, loaded_run in enumerate(loaded_runs)}
     markers_by_run = [
-        alert_markers(loaded_runs[run], loaded_runs[run].run.scalars[tag], run) for run, tag in first.items() if tag
+        mark(loaded_runs[run], loaded_runs[run].run.scalars[tag], run) for run, tag in first.items() if tag
     ]
     return [markers for markers in markers_by_run if markers is not None]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tbx_callbacks import tags
 from tbx_callbacks._text import printable
-from tbx_callbacks.report.colours import RUNS
+from tbx_callbacks.report.colours import RUNS, SYMBOLS
 from tbx_callbacks.rules import Acknowledgement, Diagnosis, Rule
 from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose_folder
 from tbx_callbacks.runs.bad_batches import BadBatch, read_bad_batches
@@ -39,6 +39,8 @@ class LoadedRun:
     """The rows of its training data, if they were recorded."""
     bad_batches: Sequence[BadBatch] = ()
     """The batches of steps that went wrong, if they were kept."""
+    symbol: str = SYMBOLS[0]
+    """Its symbol in charts of several runs."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def read(
             entry.diagnosis,
             read_examples(entry.folder),
             read_bad_batches(entry.folder),
+            SYMBOLS[index % len(SYMBOLS)],
         )
         for index, (name, (_, entry)) in enumerate(zip(names, diagnosed, strict=True))
     ]

@@ -37,9 +37,8 @@ def markdown(loaded_runs: Sequence[LoadedRun]) -> str:
 
 def _results(shown: Sequence[LoadedRun]) -> list[str]:
     rows = tables.results(shown)
-    losses = [row for row in rows if row.name in ("train loss, last", "steps", "duration")]
-    first = [row for row in rows if row not in losses][: _MOST_RESULTS - len(losses)]
-    return ["", *_table("result", shown, [*first, *losses]), *_more(len(rows) - len(first) - len(losses), "results")]
+    shown_rows = [*rows[: _MOST_RESULTS - 2], *rows[max(_MOST_RESULTS, len(rows)) - 2 :]]
+    return ["", *_table("result", shown, shown_rows), *_more(len(rows) - len(shown_rows), "results")]
 
 
 def _findings(shown: Sequence[LoadedRun]) -> list[str]:

@@ -18,10 +18,11 @@ from plotly.offline import get_plotlyjs
 
 from tbx_callbacks._text import printable
 from tbx_callbacks.report import tables
-from tbx_callbacks.report.colours import ON_DARK
+from tbx_callbacks.report.colours import MANY_RUNS, ON_DARK, PATHS
 from tbx_callbacks.report.loaded_runs import LoadedRun, clock
-from tbx_callbacks.report.predictions import images
+from tbx_callbacks.report.predictions import images, shown_in_views
 from tbx_callbacks.report.sections import sections
+from tbx_callbacks.report.text_tables import blocks
 from tbx_callbacks.rules import Acknowledgement
 
 
@@ -52,6 +53,7 @@ def render(
         "format_value": tables.format_value,
         "relative_path": tables.relative_path,
         "heading": html.unescape,
+        "counted": tables.counted,
     }
     return environment.get_template("page.html.j2").render(
         loaded_runs=loaded_runs,
@@ -60,11 +62,13 @@ def render(
         not_found=not_found,
         differences=tables.differences(loaded_runs) if len(loaded_runs) > 1 else [],
         results=tables.results(loaded_runs),
+        run_table=tables.run_table(loaded_runs) if len(loaded_runs) > MANY_RUNS else None,
         texts=[
-            (loaded_run.name, tag, text)
+            (loaded_run.name, tag, blocks(text))
             for loaded_run in loaded_runs
-            for tag, text in tables.texts(loaded_run.run).items()
+            for tag, text in tables.texts(loaded_run.run, without=shown_in_views(loaded_run)).items()
         ],
+        paths=PATHS,
         images=images(loaded_runs),
         hyper_parameters=[tables.hyper_parameters(loaded_run.run) for loaded_run in loaded_runs],
         models=[tables.model(loaded_run.run) for loaded_run in loaded_runs],
@@ -85,6 +89,7 @@ def _data(loaded_runs: Sequence[LoadedRun], figures: dict[str, go.Figure], refre
         {
             "name": loaded_run.name,
             "colour": loaded_run.colour,
+            "symbol": loaded_run.symbol,
             "steps": run_clock.steps.tolist(),
             "seconds": run_clock.seconds.round(2).tolist(),
             "samples": None if run_clock.samples is None else run_clock.samples.tolist(),

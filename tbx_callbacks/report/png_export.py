@@ -29,6 +29,16 @@ _STYLE = {
 _DASHES = {"dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3)), "longdashdot": (0, (8, 3, 2, 3))}
 _MARKS = {"diamond": "D", "triangle-up": "^", "circle": "o", "x": "X"}
 
+_RUN_MARKS = {
+    "circle": "o",
+    "square": "s",
+    "triangle-down": "v",
+    "cross": "P",
+    "star": "*",
+    "bowtie": "d",
+    "pentagon": "p",
+}
+
 
 def pictures(loaded_runs: Sequence[LoadedRun]) -> dict[str, bytes]:
     """Draws every main figure as a PNG file, by name: `loss.png`, `gradient_norm.png`, `grad_norm.png` (by layer), ...
@@ -67,11 +77,21 @@ def _draw(axes: Any, figure: go.Figure) -> None:
             for x, y, label, symbol, colour in zip(
                 trace.x, trace.y, trace.text, trace.marker.symbol, trace.marker.color, strict=True
             ):
-                axes.plot(x, y, _MARKS[symbol], color=colour, markersize=7, zorder=5)
+                place = axes.get_xaxis_transform() if trace.yaxis == "y2" else axes.transData  # y2: on the x axis
+                axes.plot(x, y, _MARKS[symbol], color=colour, markersize=7, zorder=5, transform=place, clip_on=False)
                 axes.annotate(label, (x, y), (0, 7), textcoords="offset points", ha="center", color=colour)
         else:
             dash = _DASHES.get(trace.line.dash, "-")
-            axes.plot(trace.x, trace.y, label=unescape(trace.name), color=trace.line.color, linestyle=dash)
+            marker = _RUN_MARKS.get(trace.marker.symbol, "") if trace.marker.maxdisplayed else ""
+            every = max(1, len(trace.x) // 8)
+            style = {
+                "color": trace.line.color,
+                "linestyle": dash,
+                "marker": marker,
+                "markevery": every,
+                "markersize": 4,
+            }
+            axes.plot(trace.x, trace.y, label=unescape(trace.name), **style)
     layout = figure.layout
     texts = {"title": layout.title.text, "xlabel": layout.xaxis.title.text, "ylabel": layout.yaxis.title.text or ""}
     axes.set(**{name: unescape(text) for name, text in texts.items()})
@@ -90,7 +110,8 @@ def _draw_heatmap(axes: Any, trace: go.Heatmap) -> None:
     width = np.median(np.diff(steps)) if len(steps) > 1 else 1.0
     edges = np.append(steps - width / 2, steps[-1] + width / 2)
     colours = LinearSegmentedColormap.from_list("", trace.colorscale)
-    mesh = axes.pcolormesh(edges, np.arange(rows + 1) - 0.5, np.ma.masked_invalid(trace.z), cmap=colours)
+    shown = np.ma.masked_invalid(trace.z)
+    mesh = axes.pcolormesh(edges, np.arange(rows + 1) - 0.5, shown, cmap=colours, vmin=trace.zmin, vmax=trace.zmax)
     axes.set_yticks(range(rows), map(unescape, trace.y), fontsize=8 if rows < 40 else 4)
     axes.set_ylim(rows - 0.5, -0.5)
     if trace.showscale is not False:

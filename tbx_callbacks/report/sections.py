@@ -21,7 +21,7 @@ from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.layer_families import Families, families
 from tbx_callbacks.report.line_drawing import line_chart, loss_chart
 from tbx_callbacks.report.loaded_runs import LoadedRun
-from tbx_callbacks.report.predictions import curves
+from tbx_callbacks.report.predictions import PredictionView, curves, views
 from tbx_callbacks.runs.series import Run
 
 HEATS = {
@@ -66,6 +66,7 @@ class Section:
     more: dict[str, go.Figure] = field(default_factory=dict)
     wide: frozenset[str] = frozenset()
     tables: tuple[Table, ...] = ()
+    views: tuple[PredictionView, ...] = ()
 
     @property
     def columns(self) -> str:
@@ -74,7 +75,7 @@ class Section:
 
 
 def sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
-    """The sections that contain at least one figure or table."""
+    """The sections that contain at least one figure, table or view of predictions."""
     with np.errstate(all="ignore"):  # absurd numbers in a file are no warnings of ours
         return _sections(loaded_runs)
 
@@ -142,12 +143,16 @@ def _sections(loaded_runs: Sequence[LoadedRun]) -> list[Section]:
         ),
         Section("batches", "Batches", about_batches(loaded_runs), _lines(loaded_runs, "noise_scale", "padding")),
         Section(
-            "predictions", "Predictions", "", curves(loaded_runs) | _lines(loaded_runs, "calibration", "temperature")
+            "predictions",
+            "Predictions",
+            "",
+            curves(loaded_runs) | _lines(loaded_runs, "calibration", "temperature"),
+            views=views(loaded_runs),
         ),
         _examples(loaded_runs),
         _others(loaded_runs),
     ]
-    return [section for section in all_sections if section.figures or section.more or section.tables]
+    return [section for section in all_sections if section.figures or section.more or section.tables or section.views]
 
 
 def _examples(loaded_runs: Sequence[LoadedRun]) -> Section:

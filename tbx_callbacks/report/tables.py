@@ -17,13 +17,15 @@ from tbx_callbacks import tags
 from tbx_callbacks._text import short
 from tbx_callbacks.report.columns import EXACT
 from tbx_callbacks.report.loaded_runs import LoadedRun, clock
-from tbx_callbacks.rules import Finding
-from tbx_callbacks.rules.required_series import TRAIN_LOSS
+from tbx_callbacks.rules import SEVERITIES, Finding
+from tbx_callbacks.rules.required_series import EVAL_ACCURACY, EVAL_LOSS, TRAIN_LOSS
 from tbx_callbacks.runs.series import Run
 from tbx_callbacks.tags import CALIBRATION, EVALUATION, larger_is_better
 
 _NON_RESULT_SUFFIXES = ("runtime", "per_second", "model_preparation_time", "num_tokens")
 _LONGEST_CELL = 2_000
+MAX_TEXT = 20_000  # characters of a logged text in the page
+_MAX_RESULTS, _MAX_DIFFERENCES = 6, 6  # columns of the table of many runs, beside steps and duration
 _KNOWN_TEXTS = (tags.ARGS, tags.MODEL_CONFIG, tags.ENVIRONMENT, tags.NONFINITE_FIRST_BAD)
 
 
@@ -64,16 +66,56 @@ def differences(loaded_runs: Sequence[LoadedRun]) -> list[Row]:
 
 
 def results(loaded_runs: Sequence[LoadedRun]) -> list[Row]:
-    """Best value of each evaluation metric, last training loss, steps and duration of each run."""
-    tags = dict.fromkeys(tag for loaded_run in loaded_runs for tag in loaded_run.run.scalars if is_result(tag))
-    rows = [_best_row(loaded_runs, tag) for tag in tags]
+    """Losses, the main metric, the other evaluation metrics, steps and duration of each run."""
+    names = dict.fromkeys(tag for loaded_run in loaded_runs for tag in loaded_run.run.scalars if is_result(tag))
+    losses = {tag for loaded_run in loaded_runs for tag in EVAL_LOSS.all(loaded_run.run)}
+    main = main_metric(loaded_runs, list(names))
     last = [_last_loss(loaded_run.run) for loaded_run in loaded_runs]
-    if any(last):
-        rows.append(Row("train loss, last", tuple(last)))
+    rows = [Row("train loss, last", tuple(last))] if any(last) else []
+    rows += [_best_row(loaded_runs, tag) for tag in sorted(names, key=lambda tag: (tag not in losses, tag != main))]
     clocks = [clock(loaded_run.run) for loaded_run in loaded_runs]
     rows.append(Row("steps", tuple(f"{loaded_run.run.last_step:,}" for loaded_run in loaded_runs)))
     rows.append(Row("duration", tuple(duration(float(entry.seconds[-1])) for entry in clocks)))
     return rows
+
+
+def main_metric(loaded_runs: Sequence[LoadedRun], result_tags: Sequence[str]) -> str | None:
+    """The metric that chooses the best checkpoint; else an accuracy, or else the first one that is better if larger."""
+    for loaded_run in loaded_runs:
+        chosen = {**json_of(loaded_run.run, tags.ARGS), **loaded_run.run.hparams}.get("metric_for_best_model")
+        name = str(chosen or "").removeprefix("eval_").removeprefix("eval/")
+        found = [tag for tag in result_tags if tag in (f"{tags.EVAL}/{name}", chosen)]
+        if found:
+            return found[0]
+    accuracies = {tag for loaded_run in loaded_runs for tag in EVAL_ACCURACY.all(loaded_run.run)}
+    ranked = [tag for tag in result_tags if tag in accuracies] + [tag for tag in result_tags if larger_is_better(tag)]
+    return ranked[0] if ranked else None
+
+
+def run_table(loaded_runs: Sequence[LoadedRun]) -> tuple[list[Row], int]:
+    """The columns of a table with one line for each run, and the number of columns that are left out.
+
+    Findings, results and differing hyper-parameters; the results of one step only have their number.
+    """
+    counts = [
+        [(severity, sum(f.severity == severity for f in loaded_run.diagnosis.findings)) for severity in SEVERITIES]
+        for loaded_run in loaded_runs
+    ]
+    words = {"too_little": "too little data"}
+    found = [
+        ", ".join(counted(number, severity) for severity, number in each if number)
+        or words.get(loaded_run.diagnosis.verdict.kind, "none")
+        for each, loaded_run in zip(counts, loaded_runs, strict=True)
+    ]
+    all_results, differing = results(loaded_runs), differences(loaded_runs)
+    shown = [*all_results[:_MAX_RESULTS], *all_results[max(_MAX_RESULTS, len(all_results) - 2) :]]
+    left_out = len(all_results) - len(shown) + max(0, len(differing) - _MAX_DIFFERENCES)
+    return [Row("findings", tuple(found)), *shown, *differing[:_MAX_DIFFERENCES]], left_out
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 note`, `2 notes`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def hyper_parameters(run: Run) -> Mapping[str, Any]:
@@ -112,9 +154,10 @@ def environment(loaded_run: LoadedRun) -> Mapping[str, str]:
     return facts | {name: format_value(value) for name, value in fields.items()}
 
 
-def texts(run: Run, most: int = 20_000) -> Mapping[str, str]:
+def texts(run: Run, *, without: frozenset[str] = frozenset()) -> Mapping[str, str]:
     """The last text of each other tag."""
-    return {tag: entry.values[-1][:most] for tag, entry in run.texts.items() if tag not in _KNOWN_TEXTS}
+    shown = run.texts.keys() - without - {*_KNOWN_TEXTS}
+    return {tag: entry.values[-1][:MAX_TEXT] for tag, entry in run.texts.items() if tag in shown}
 
 
 def single_values(loaded_runs: Sequence[LoadedRun]) -> list[Row]:

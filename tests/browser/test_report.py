@@ -21,6 +21,22 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 
+PRINTED = """window.addEventListener("beforeprint", () => {
+  const figures = [...document.querySelectorAll("figure[data-figure]")];
+  const main = document.querySelector("main").getBoundingClientRect().right + 1;
+  const inside = (one) => one.getBoundingClientRect().right <= main;
+  const lines = document.querySelector("#figure-loss .plot").data.filter((t) => t.meta.label);
+  window.printed = {
+    figures: figures.length,
+    drawn: figures.filter((one) => one.dataset.version === document.body.dataset.version && one.querySelector(".main-svg .trace, .main-svg .hm") && inside(one.querySelector(".main-svg"))).length,
+    closed: document.querySelectorAll("details:not([open])").length,
+    cut: [...document.querySelectorAll("table, pre")].filter((one) => !inside(one)).map((one) => one.textContent.slice(0, 80)),
+    text: getComputedStyle(document.body).color,
+    styles: lines.map((t) => `${t.line.dash} ${t.marker.symbol} ${t.line.color}`),
+  };
+})"""  # noqa: E501
+"""Records the page on paper, after the page's own listener has drawn it."""
+
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
@@ -51,6 +67,14 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
     trained(folder / "runs" / "slow"), trained(folder / "runs" / "fast", lr=1e-2)
+    return write_report([folder / "runs"], folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(9):
+        trained(folder / "runs" / f"rate-{number}e-4", steps=20, lr=number * 1e-4)
     return write_report([folder / "runs"], folder / "report.html")
 
 
@@ -91,7 +115,7 @@ class OpenPage:
         self.tab.locator(f"[data-switch={switch}] [data-value={value}]").click()
 
 
-@pytest.mark.parametrize(("path", "width", "scheme"), [("one", 1280, "light"), ("several", 390, "dark")])
+@pytest.mark.parametrize(("path", "width", "scheme"), [("one", 1280, "light"), ("many", 390, "dark")])
 def test_report_page_every_chart_drawn_within_width(
     browser: Any, request: Any, path: str, width: int, scheme: str
 ) -> None:
@@ -103,7 +127,75 @@ def test_report_page_every_chart_drawn_within_width(
         drawn = page.figure(name).locator(".main-svg .trace, .main-svg .hm")
         assert drawn.count() > 0, name
     assert page.tab.evaluate("document.documentElement.scrollWidth") == width
+    labels = page.tab.locator("#controls legend")
+    assert all(label.is_visible() for label in labels.all())
+    assert labels.all_inner_texts() == ["Runs"] * (path == "many") + ["X axis", "Y axis", "Smoothing"]
+    assert (page.tab.locator(".scroll[data-cut][tabindex='0']").count() > 0) == (width == 390)
     assert page.wrong == []
+    page.tab.close()
+
+
+@pytest.mark.parametrize(("path", "runs"), [("one", 1), ("many", 9)])
+def test_report_print_shows_every_chart_and_table(browser: Any, request: Any, path: str, runs: int) -> None:
+    page = OpenPage(browser, request.getfixturevalue(path), scheme="dark")
+    page.tab.evaluate(PRINTED)
+    pdf = page.tab.pdf(format="A4")
+    printed = page.tab.evaluate("window.printed")
+    assert pdf.startswith(b"%PDF")
+    assert printed["figures"] == printed["drawn"] > 12
+    assert (printed["closed"], printed["cut"]) == (runs, [])  # closed: the rules without data of each run
+    assert printed["text"] == "rgb(0, 0, 0)"
+    assert len(set(printed["styles"])) == len(printed["styles"]) > 1
+    page.tab.wait_for_function("() => !document.documentElement.classList.contains('printing')")
+    assert page.tab.locator("details.lacking").first.get_attribute("open") is None
+    assert page.figure("loss").evaluate("(one) => one.getBoundingClientRect().width") > 1000
+    assert page.wrong == []
+    page.tab.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "screens"),
+    [
+        ("one", ((1280, "light"), (1280, "dark"), (390, "dark"), (390, "light"))),
+        ("many", ((1280, "dark"), (390, "light"))),
+    ],
+)
+def test_report_passes_axe_in_both_themes(browser: Any, request: Any, path: str, screens: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = OpenPage(browser, request.getfixturevalue(path))
+    closed = page.tab.locator("details:not(.more, .lacking)" if path == "one" else "details.run:first-of-type")
+    closed.evaluate_all("(all) => all.forEach((one) => { one.open = true; })")
+    for width, scheme in screens:
+        page.tab.set_viewport_size({"width": width, "height": 900})
+        page.tab.emulate_media(color_scheme=scheme)
+        page.figure("loss")
+        # Assistive technology does not see the thousands of elements of the drawings.
+        found = axe.run(page.tab, context={"exclude": [[".main-svg"]]}).response["violations"]
+        assert [(each["id"], each["nodes"][0]["html"][:200]) for each in found] == [], (width, scheme)
+    page.tab.close()
+
+
+def test_report_legend_key_hides_line(browser: Any, one: Path) -> None:
+    page = OpenPage(browser, one)
+    figure = page.figure("loss")
+    assert figure.locator(".plot").get_attribute("aria-label").startswith("Loss; train, last 0.")
+    button = figure.locator(".legend button", has_text="eval")
+    shown = "(one) => one.querySelector('.plot').data.filter((t) => t.meta.label).map((t) => t.visible)"
+    assert figure.evaluate(shown) == [True, True]
+    button.press("Enter")
+    page.figure("loss")
+    assert figure.evaluate(shown) == [True, False]
+    assert (button.get_attribute("aria-pressed"), button.evaluate("(one) => one.matches(':focus')")) == ("false", True)
+    assert page.wrong == []
+    page.tab.close()
+
+
+def test_report_single_histogram_names_its_step(browser: Any, many: Path) -> None:
+    page = OpenPage(browser, many)
+    labels = "(one) => [...one.querySelectorAll('.xtick text')].map((each) => each.textContent)"
+    assert page.figure("histogram_weights").evaluate(labels) == ["20"]
+    page.press("x", "samples")
+    assert page.figure("histogram_weights").evaluate(labels) == ["160"]
     page.tab.close()
 
 
@@ -182,9 +274,9 @@ def test_report_layer_picker_changes_histograms(browser: Any, one: Path) -> None
 
 def test_report_runs_hidden_and_picked(browser: Any, several: Path) -> None:
     page = OpenPage(browser, several)
-    assert [trace["name"] for trace in page.plotted("throughput")["traces"]] == ["fast", "slow", "samples"]
+    assert [trace["name"] for trace in page.plotted("throughput")["traces"]] == ["fast", "slow"]
     page.tab.locator("[data-toggle]", has_text="fast").click()
-    assert [trace["name"] for trace in page.plotted("throughput")["traces"]] == ["slow", "samples"]
+    assert [trace["name"] for trace in page.plotted("throughput")["traces"]] == ["slow"]
     page.tab.locator("#layers select[name=run]").select_option("slow")
     assert page.plotted("grad_norm")["traces"][0]["pick"] == {"run": "slow"}
     assert page.wrong == []

@@ -77,10 +77,25 @@ def test_alert_markers_hostile_text_escaped(tmp_path: Path) -> None:
     assert (tmp_path / "png" / "loss.png").is_file()
 
 
-def test_alert_markers_with_nan_loss_on_finite_point(tmp_path: Path) -> None:
+def test_alert_markers_between_points_on_line(tmp_path: Path) -> None:
+    run = with_alerts(tmp_path / "run", loss_spike=(45, Text(markdown(FINDING, 45))))
+    series = read_run(run).scalars["eval/accuracy"]
+    (height,) = alerts(figures(run)["scores"]).y
+    assert height == pytest.approx(np.interp(45, series.steps, series.values))
+
+
+def test_alert_markers_without_line_on_loss_axis(tmp_path: Path) -> None:
     writer = TensorBoardWriter(tmp_path)
-    for step in range(1, 5):
-        writer.write(step, {"train/loss": np.nan if step > 2 else 0.5})
-    writer.write(3, {"alerts/nonfinite": Text(markdown(FINDING, 3))})
+    for step in range(1, 6):
+        values = {"train/loss": np.nan if step > 2 else 0.5, "grad_norm/total": 1.0}
+        writer.write(step, values if step > 1 else {"train/loss": 0.5})
+    for step in (1, 3):
+        writer.write(step, {f"alerts/found_{step}": Text(markdown(FINDING, step))})
     writer.close()
-    assert alerts(plot_losses(tmp_path)).y == (0.5,)
+    made = figures(tmp_path)
+    on_line, off_line = (trace for trace in made["loss"].data if trace.meta.get("role") == "alerts")
+    assert (on_line.x, on_line.y, on_line.yaxis) == ((1,), (0.5,), None)
+    assert (off_line.x, off_line.y, off_line.yaxis) == ((3,), (0.0,), "y2")
+    assert made["loss"].layout.yaxis2.range == (0, 1)
+    assert alerts(made["gradient_norm"]).x == (3,)
+    write_report([tmp_path], tmp_path / "report.html", png=tmp_path / "png")

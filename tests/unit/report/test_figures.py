@@ -97,6 +97,26 @@ def test_figures_of_several_runs_overlay(tmp_path: Path) -> None:
     assert [trace.name for trace in same["throughput"].data] == ["one (1)", "one (2)"]
 
 
+def test_figures_of_many_runs_told_apart(tmp_path: Path) -> None:
+    for number in range(12):
+        trained(tmp_path / f"run{number}", steps=120 if number == 0 else 8)
+    made = figures(tmp_path)
+    lines = [trace for trace in made["throughput"].data if trace.meta.get("role") is None]
+    assert len({(line.line.color, line.marker.symbol) for line in lines}) == 12
+    assert {line.line.dash for line in lines} == {"solid", "dash", "dot"}
+    assert (lines[0].mode, lines[0].marker.maxdisplayed) == ("lines+markers", 8)
+    losses = [trace for trace in made["loss"].data if trace.meta.get("label") == "train"]
+    assert {line.line.dash for line in losses} == {"solid"}  # in this chart a dash tells train from eval
+    assert {trace.mode for trace in made["loss"].data if trace.meta.get("role") == "findings"} <= {"markers"}
+
+
+def test_figures_of_single_histogram_name_step(tmp_path: Path) -> None:
+    made = figures(trained(tmp_path / "one", steps=20))["histogram_weights"]
+    assert (made.layout.xaxis.tickvals, made.layout.xaxis.ticktext) == ((20,), ("20",))
+    assert {trace.mode for trace in made.data if trace.type == "scatter"} == {"markers"}
+    assert figures(trained(tmp_path / "two", steps=40))["histogram_weights"].layout.xaxis.tickvals is None
+
+
 def test_figures_of_foreign_folder_or_none(tmp_path: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 

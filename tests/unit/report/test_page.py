@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.report import write_report
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.commands import COMMAND, run, run_process
@@ -50,6 +51,28 @@ def test_page_of_several_runs_compares_them(tmp_path: Path) -> None:
     assert re.search(r'eval/loss, best</th><td class="best">', results)
 
 
+def test_page_of_many_runs_starts_with_table(tmp_path: Path) -> None:
+    for number in range(9):
+        trained(tmp_path / f"run{number}", steps=8, lr=0.1 * number)
+    page = write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.index('<section id="comparison"') < page.index('<section id="findings"')
+    table = page[page.index("<table") : page.index("</table>")]
+    assert re.findall(r'<th scope="row">.*?</svg>(\w+)</th>', table) == [f"run{number}" for number in range(9)]
+    assert re.findall(r'<th scope="col">([^<]*)</th>', table)[:2] == ["findings", "train loss, last"]
+    assert page.count('<details class="run">') == 9
+
+
+def test_page_logged_tables_are_tables(tmp_path: Path) -> None:
+    writer = TensorBoardWriter(tmp_path / "run")
+    writer.write(1, {"train/loss": 1.0, "arguments": Text(f"Arguments\n\n|key|value|\n|-|-|\n|lr|{HOSTILE}|")})
+    writer.close()
+    page = write_report([tmp_path / "run"], tmp_path / "report.html").read_text(encoding="utf-8")
+    logged = page[page.index('<section id="logged"') : page.index('<section id="facts"')]
+    assert "<pre>Arguments</pre>" in logged
+    assert '<th scope="col">key</th>' in logged
+    assert '<td>lr</td><td class="long">&lt;script&gt;' in logged
+
+
 def test_page_hostile_text_escaped(tmp_path: Path) -> None:
     folder = tmp_path / "<b>run"
     with SummaryWriter(str(folder)) as writer:
@@ -73,7 +96,7 @@ def test_page_shows_images_curves_and_texts(tmp_path: Path) -> None:
         writer.add_pr_curve("eval/pr", np.array([0, 1, 1, 0]), np.array([0.1, 0.9, 0.6, 0.4]), 1, num_thresholds=11)
         writer.add_text("eval/worst", "a dull film", 1)
     page = write_report([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
-    assert re.search(r'<img src="data:image/png;base64,[\w+/=]+" alt="confusion_matrix"', page)
+    assert re.search(r'<img src="data:image/png;base64,[\w+/=]+" alt="confusion_matrix of ', page)
     assert 'id="figure-precision_recall"' in page
     assert "<pre>a dull film</pre>" in page
 

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from tbx_callbacks.report import write_report
-from tbx_callbacks.report.colours import RUNS, SEVERITY
+from tbx_callbacks.report.colours import CHANGE, RUNS, SEVERITY
 from tbx_callbacks.report.output import OutputError
 from tbx_callbacks.writers import TensorBoardWriter
 from tests.helpers.report_runs import trained
@@ -35,10 +35,15 @@ def pictures(folder: Path, points: dict[int, dict[str, float]]) -> dict[str, set
 
 @pytest.mark.parametrize("steps", [1, 2, 30])
 def test_png_heat_map_shows_values_and_nan(tmp_path: Path, steps: int) -> None:
-    layers = {f"weight_norm/layer.{n}": 10.0**-n for n in range(4)} | {"weight_norm/a$b_$c&<d>": float("nan")}
-    colours = pictures(tmp_path, {step: layers for step in range(1, steps + 1)})["weight_norm"]
+    layers = {f"grad_norm/layer.{n}": 10.0**-n for n in range(4)} | {"grad_norm/a$b_$c&<d>": float("nan")}
+    colours = pictures(tmp_path, {step: layers for step in range(1, steps + 1)})["grad_norm"]
     assert SEVERITY["error"] in colours
     assert {"#440154", "#fde725"} <= colours  # the ends of the scale
+
+
+def test_png_weight_norm_change_both_ends(tmp_path: Path) -> None:
+    steps = {step: {f"weight_norm/layer.{n}": 10.0 + step * (n - 1) for n in range(3)} for step in range(5)}
+    assert {CHANGE[0][1], CHANGE[2][1]} <= pictures(tmp_path, steps)["weight_norm"]
 
 
 def test_png_line_chart_shows_lines_and_labels(tmp_path: Path) -> None:
