@@ -1,10 +1,13 @@
-"""Tests that the README matches the code."""
+"""Tests that the README is short and true: its examples run as they are printed."""
 
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,72 +15,102 @@ import yaml
 
 from tbx_callbacks import load_config
 from tbx_callbacks.metrics.registry import METRICS
-from tbx_callbacks.testing import measure
-from tests.helpers.runs import ROOT
+from tbx_callbacks.rules.registry import RULES
+from tests.helpers.limits import limit
+from tests.helpers.runs import ROOT, Run
 
-EXTENDING = ROOT / "docs" / "extending.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FIRST = "first.py"
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("name", METRICS)
-def test_readme_has_row_of_metric(name: str) -> None:
-    cls = METRICS[name]
-    summary = (cls.__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ")
-    tags = "<br>".join(f"`{tag}`" for tag in cls.tags)
-    units = "<br>".join(unit or "–" for unit in cls.tags.values())  # noqa: RUF001
-    assert f"| `{name}` | {summary} | {tags} | {units} | {cls.cost} |" in README
+def python_block(words: str) -> str:
+    (code,) = [code for language, code in BLOCKS if language == "python" and words in code]
+    return str(code)
 
 
-def test_readme_rows_name_known_metrics() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == set(METRICS)
+def test_readme_has_about_a_thousand_words() -> None:
+    assert 900 <= len(README.split()) <= 1100
 
 
-def sets_in_readme() -> list[str]:
-    return [block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "extends:" in block]
+def test_readme_first_example_finds_bug(tmp_path: Path) -> None:
+    code = python_block("runs/first")
+    assert code.count("\n") <= 25
+    (tmp_path / FIRST).write_text(code)
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, FIRST], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=limit(120)
+    )
+    assert done.returncode == 0, done.stderr
+    (shown,) = [text for language, text in BLOCKS if not language and "TBX-WIRE-006" in text]
+    assert " ".join(shown.split()) in " ".join(done.stderr.split())
+    wrong = Run(tmp_path / "runs" / "first")
+    assert wrong.scalars["eval/accuracy"][-1][1] == pytest.approx(0.94, abs=0.01)
+    assert wrong.scalars["train/loss"][-1][1] < 0.2
 
 
-def test_readme_outside_metric_loads_and_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics = re.search(r"```python\n# my_pkg/metrics\.py\n(.*?)```", README, re.DOTALL)
-    writers = re.search(r"```python\n# my_pkg/writers\.py\n(.*?)```", EXTENDING.read_text(encoding="utf-8"), re.DOTALL)
-    assert metrics is not None
-    assert writers is not None
-    (tmp_path / "my_pkg").mkdir()
-    (tmp_path / "my_pkg" / "__init__.py").touch()
-    (tmp_path / "my_pkg" / "metrics.py").write_text(metrics.group(1))
-    (tmp_path / "my_pkg" / "writers.py").write_text(writers.group(1))
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "my_pkg"]:
-        monkeypatch.delitem(sys.modules, name)  # of another test
-    _, extension = sets_in_readme()
-    config = load_config(yaml.safe_load(extension))
-    assert [writer.name for writer in config.writers] == ["tensorboard", "my_pkg.writers.CsvLines"]
-    model = torch.nn.Linear(2, 2)
-    torch.nn.init.zeros_(model.weight)
-    torch.nn.init.ones_(model.bias)
-    (item,) = [item for item in config.items if item.name == "my_pkg.metrics.SmallShare"]
-    assert measure(item.metric, model, select=item.select) == {"small_share/total": 4 / 6}
-    for name in ("my_pkg.metrics", "my_pkg.writers", "my_pkg"):
-        monkeypatch.delitem(sys.modules, name)
+def test_readme_first_example_fixed_is_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    fixed = python_block("runs/first").replace("optimizer.step()\n", "optimizer.step(); optimizer.zero_grad()\n")
+    exec(fixed, {})
+    accuracy = Run(tmp_path / "runs" / "first").scalars["eval/accuracy"][-1][1]
+    assert accuracy == pytest.approx(0.999, abs=0.002)
 
 
-def test_readme_yaml_example_loads() -> None:
-    example, _ = sets_in_readme()
-    config = load_config(yaml.safe_load(example))
+def huggingface(_: Path) -> dict[str, Any]:
+    from transformers import Trainer, TrainingArguments
+
+    from tests.helpers.data import rows
+    from tests.helpers.models import bert
+
+    args = TrainingArguments("outputs", max_steps=3, logging_steps=1, report_to="none", use_cpu=True, disable_tqdm=True)
+    return {"Trainer": Trainer, "args": args, "model": bert(0), "train_dataset": rows(24)}
+
+
+def lightning(_: Path) -> dict[str, Any]:
+    import lightning as L  # noqa: N812
+
+    from tests.helpers.no_code import fit
+
+    return {"L": L, "module": fit.Classifier(), "train_loader": fit.Points().train_dataloader()}
+
+
+def loop(_: Path) -> dict[str, Any]:
+    model = torch.nn.Linear(4, 3)
+    batches = [(torch.randn(5, 4), torch.randint(3, (5,))) for _ in range(10)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return {
+        "torch": torch,
+        "model": model,
+        "optimizer": optimizer,
+        "criterion": torch.nn.CrossEntropyLoss(),
+        "batches": batches,
+    }
+
+
+@pytest.mark.parametrize("given", [huggingface, lightning, loop], ids=["hf", "lightning", "loop"])
+def test_readme_trainer_example_writes_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: Callable[[Path], dict[str, Any]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = {huggingface: "runs/hf", lightning: "runs/lightning", loop: "runs/loop"}[given]
+    code = python_block(folder)
+    assert code.count("\n") <= 12
+    exec(code, given(tmp_path))
+    assert Run(tmp_path / folder).steps("grad_norm/total")
+
+
+def test_readme_set_loads() -> None:
+    ((_, text),) = [block for block in BLOCKS if block[0] == "yaml"]
+    config = load_config(yaml.safe_load(text))
     assert config.every == 50
-    assert "memory" not in {item.name for item in config.items}
+    assert config.overhead_budget == 0.01
+    assert "weight_histogram" not in {item.name for item in config.items}
 
 
-def test_readme_shown_error_is_raised() -> None:
-    shown = re.search(r"error: my_metrics\.yaml: (.*?)```", README, re.DOTALL)
-    assert shown is not None
-    with pytest.raises(ValueError, match="grad_norm") as raised:
-        load_config({"metrics": ["loss", "clip", {"grad_norm": {"by": "layr"}}]})
-    assert " ".join(shown.group(1).split()) == str(raised.value).removeprefix("a mapping: ")
-
-
-def test_readme_linked_files_exist() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).is_file(), target
+def test_readme_counts_are_current() -> None:
+    assert f"{len(METRICS)} metrics" in README
+    assert f"{len(RULES)} rules" in README
 
 
 def test_readme_commands_are_make_targets() -> None:
