@@ -72,8 +72,8 @@ class SoundClassifier(nn.Module):
 
 def main(
     config: Config = "default",
-    max_steps: Steps = 300,
-    lr: Rate = 3e-3,
+    max_steps: Steps = 200,
+    lr: Rate = 2e-2,
     batch: Batch = 32,
     rows: Rows = 2000,
     width: Annotated[int, typer.Option(min=1, max=10_000, help="Channels of the first convolution.")] = 8,

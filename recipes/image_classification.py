@@ -79,7 +79,7 @@ def main(
     pl.seed_everything(seed, verbose=False)
     digits = load_digits()
     pixels, labels = digits.data / 16, digits.target
-    train_x, dev_x, train_y, dev_y = train_test_split(pixels, labels, test_size=400, random_state=seed)
+    train_x, dev_x, train_y, dev_y = train_test_split(pixels, labels, test_size=400, random_state=seed, stratify=labels)
     train, dev = (
         TensorDataset((torch.tensor(x, dtype=torch.float32).reshape(-1, 1, 8, 8) - 0.5) * 2, torch.tensor(y))
         for x, y in ((train_x, train_y), (dev_x, dev_y))
