@@ -36,7 +36,7 @@ test-thorough: .venv/installed ## run the many variations that the other targets
 
 # Lightning 2.2 imports pkg_resources, which warns. These tests need the recipe's packages, a notebook, or arguments,
 # logs and event files of recent trainers.
-NEWEST_ONLY := activations doctor loss_scale notebook padding reader recipe recipe_accumulation recipe_data
+NEWEST_ONLY := activations doctor loss_scale notebook padding reader recipe recipe_accumulation recipe_data recipes_of_other_tasks
 test-oldest: .venv-oldest/installed ## run the trainers' tests with the oldest trainers that pyproject.toml allows
 	$(OLDEST)/python -m pytest tests/trainers tests/unit/integrations $(addprefix --ignore=tests/trainers/test_,$(addsuffix .py,$(NEWEST_ONLY))) \
 		-n 2 --dist loadfile -p no:cacheprovider -m 'not thorough' \

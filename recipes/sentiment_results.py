@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from recipe_run import show_run
 from rich.table import Table
 from sklearn.metrics import accuracy_score, f1_score
 
 from tbx_callbacks import log_predictions
-from tbx_callbacks.cli.doctor import show_worst
 from tbx_callbacks.cli.terminal import console
-from tbx_callbacks.report import write_report
-from tbx_callbacks.rules.diagnose import diagnose_folder
-from tbx_callbacks.runs.reader import UnreadableError
 
 Scores = Mapping[str, float]
 SHOWN = ("loss", "accuracy", "f1")
@@ -75,17 +70,4 @@ def report(outcome: Outcome, seconds: float) -> None:
         if entry is not None:
             table.add_row(name, *(f"{entry[key]:.4f}" for key in SHOWN))
     console.print(table)
-    folder = Path(os.path.relpath(outcome.log_dir))
-    _diagnose(folder)
-    console.print(f"log directory: {folder}\nview: tbx-callbacks view {folder.parent}", soft_wrap=True, markup=False)
-
-
-def _diagnose(folder: Path) -> None:
-    """Prints the worst findings of the run, and writes its report beside its event file."""
-    try:
-        show_worst(next(diagnose_folder(folder)).diagnosis, console)
-        page = write_report([folder], folder / "report.html")
-    except (ImportError, UnreadableError, OSError) as error:
-        console.print(f"report not written: {error}", soft_wrap=True, markup=False)
-    else:
-        console.print(f"report: {page}", soft_wrap=True, markup=False)
+    show_run(outcome.log_dir)

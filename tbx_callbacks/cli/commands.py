@@ -531,7 +531,9 @@ def recipe(
 ) -> None:
     """Run a bundled recipe; all further arguments go to the recipe (try: recipe bert-sentiment --help)."""
     folder = bundled_folder("recipes")
-    recipes = sorted(path.stem.replace("_", "-") for path in folder.glob("bert_*.py"))
+    runs_alone = 'if __name__ == "__main__":'
+    scripts = [path for path in folder.glob("*.py") if runs_alone in path.read_text(encoding="utf-8")]
+    recipes = sorted(path.stem.replace("_", "-") for path in scripts)
     if name in ("", "--help"):
         console.print(f"recipes: {', '.join(recipes)}; options: tbx-callbacks recipe {recipes[0]} --help")
         return
@@ -540,7 +542,11 @@ def recipe(
     script = folder / f"{name.replace('-', '_')}.py"
     sys.path.insert(0, str(folder))
     sys.argv = [f"tbx-callbacks recipe {name}", *context.args]
-    runpy.run_path(str(script), run_name="__main__")
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except ModuleNotFoundError as error:
+        remedy = 'run: pip install "tbx-callbacks[recipes,ecosystem]"'
+        fail(f"the recipe {name} needs {error.name}, which is not installed; {remedy}")
 
 
 def _check_report_options(

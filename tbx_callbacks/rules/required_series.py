@@ -166,6 +166,7 @@ LORA = Need(
     "weight_norm: {by: parameter}, in a model with LoRA",
     (rf"{tags.WEIGHT_NORM}/.*lora_[AB].*", rf"{tags.GRAD_NORM}/.*lora_[AB].*"),
 )
+LORA_UPDATES = Need("updates of LoRA adapters", "lora", (f"{tags.LORA_UPDATE}/.*",))
 POLICY = Need(
     "the signs of a policy gradient",
     "loss, with a trainer that logs train/reward",

@@ -47,3 +47,10 @@ def test_unused_pooler_is_note() -> None:
     assert "does not use it" in finding.means
     has_gradient = scalars | {"grad_norm/0.model.pooler.dense": flat(1.0), "grad_norm/0.model.embeddings": flat(1.0)}
     assert findings_of(has_gradient)["frozen_layers"].severity == "warning"
+
+
+@pytest.mark.parametrize("adapter", ["weight_norm/model.layers.0.q_proj.lora_A", "lora/update/model.layers.0.q_proj"])
+def test_frozen_layers_beside_adapters_no_finding(adapter: str) -> None:
+    scalars = weights(["model.embed_tokens"], ["model.layers.0"]) | weights(["lm_head"], [])
+    assert "frozen_layers" in findings_of(scalars)
+    assert "frozen_layers" not in findings_of(scalars | {adapter: FALLING})
