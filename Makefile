@@ -13,7 +13,15 @@ help:
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: .venv/installed ## train the bundled BERT sentiment recipe, offline, on generated sentences
+# Less than half of what the tests need.
+.venv/demo: pyproject.toml constraints.txt
+	@echo 'Installing PyTorch, transformers and what the recipe and its report need into .venv.'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	touch $@
+
+demo: $(if $(wildcard .venv/installed),.venv/installed,.venv/demo) ## train the bundled BERT sentiment recipe, offline, on generated sentences
+	@echo 'Training a small BERT on generated reviews. It takes about a minute and a half on 2 cores.'
 	$(BIN)/python recipes/bert_sentiment.py
 
 test: .venv/installed ## run the tests, except those marked slow or thorough

@@ -19,11 +19,15 @@ from tbx_callbacks import TbxTrainerCallback
 
 
 class EvaluationProgress(ProgressCallback):  # type: ignore[misc]
-    """The Trainer's progress bar, with one line per evaluation instead of all logged values."""
+    """The Trainer's progress bar, with the loss and one line per evaluation instead of all logged values."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Prints evaluations only."""
-        if self.training_bar is not None and logs and "eval_accuracy" in logs:
+        """Shows the loss in the bar, and prints evaluations."""
+        if self.training_bar is None or not logs:
+            return
+        if "loss" in logs:
+            self.training_bar.set_postfix_str(f"loss {logs['loss']:.4f}")
+        if "eval_accuracy" in logs:
             dev = {name: logs[f"eval_{name}"] for name in SHOWN}
             self.training_bar.write(evaluation_line(state.global_step, state.epoch, dev))
 

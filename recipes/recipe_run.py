@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -83,4 +84,12 @@ def show_run(log_dir: str | Path) -> None:
         console.print(f"report not written: {error}", soft_wrap=True, markup=False)
     else:
         console.print(f"report: {page}", soft_wrap=True, markup=False)
-    console.print(f"log directory: {folder}\nview: tbx-callbacks view {folder.parent}", soft_wrap=True, markup=False)
+    console.print(f"log directory: {folder}\nview: {_command()} view {folder.parent}", soft_wrap=True, markup=False)
+
+
+def _command() -> str:
+    """How to call `tbx-callbacks` here: by its path where the environment is not activated."""
+    installed = Path(sys.executable).with_name("tbx-callbacks")
+    if not installed.exists() or shutil.which("tbx-callbacks") == str(installed):
+        return "tbx-callbacks"
+    return os.path.relpath(installed) if installed.is_relative_to(Path.cwd()) else str(installed)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import pickle
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.helpers.data import FULL, rows
 from tests.helpers.models import bert, trainer
 from tests.helpers.outside_package import install
 from tests.helpers.runs import Run, files
+from tests.helpers.variations import variations
 
 
 def test_huggingface_tags_equal_tensorboard_callback(tmp_path: Path) -> None:
@@ -526,8 +528,9 @@ def test_huggingface_callback_added_before_evaluation_logs(tmp_path: Path) -> No
     assert Run(callback.log_dir).steps("train/loss") == [2, 4, 6, 8]
 
 
-@pytest.mark.parametrize("attached", [True, False])
-@pytest.mark.parametrize("by", ["trainer", "accelerate"])
+@pytest.mark.parametrize(
+    ("attached", "by"), variations(product((True, False), ("trainer", "accelerate")), (True, "trainer"))
+)
 def test_huggingface_compiled_model_not_recompiled(
     tmp_path: Path, attached: bool, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def train(name: str, *options: object, cwd: Path) -> tuple[Run, str]:
     done = python(RECIPES / f"{name}.py", *options, "--output-dir", "out", seconds=280, cwd=cwd, env=environment)
     assert done.returncode == 0, done.stderr
     (folder,) = (cwd / "out" / "runs").iterdir()
-    assert f"log directory: out/runs/{folder.name}\nview: tbx-callbacks view out/runs\n" in done.stdout
+    assert re.search(rf"log directory: out/runs/{folder.name}\nview: \S*tbx-callbacks view out/runs\n", done.stdout)
     assert "dev after " in done.stdout
     return Run(folder), done.stdout
 
