@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 
-.PHONY: help demo test test-unit test-slow test-thorough test-oldest test-deepspeed check format clean
+.PHONY: help demo test test-unit test-slow test-thorough test-oldest test-deepspeed site check format clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -60,6 +60,14 @@ test-deepspeed: .venv/deepspeed ## install DeepSpeed into .venv and run the ZeRO
 	DS_ACCELERATOR=cpu OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p no:xdist tests/ranks/test_deepspeed.py \
 		'tests/ranks/test_recipe.py::test_recipe_on_ranks_equals_single_process_run[zero2]'
 
+.venv/docs: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt 'mkdocs-material>=9.6' 'mkdocstrings[python]>=1.0'
+	touch $@
+
+site: .venv/docs ## build the site of docs/ into site/, and check its links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 check: .venv/installed ## check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -71,4 +79,4 @@ format: .venv/installed ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 
 clean: ## remove virtual environments and caches
-	rm -rf .venv .venv-oldest .mypy_cache .pytest_cache .ruff_cache
+	rm -rf site .venv .venv-oldest .mypy_cache .pytest_cache .ruff_cache

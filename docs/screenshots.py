@@ -1,8 +1,9 @@
 """Takes the pictures of this folder: TensorBoard and the report on a folder of runs, in a real browser.
 
-Run: python docs/screenshots.py outputs/bert_sentiment/runs TROUBLED   (needs playwright and chromium)
+Run: python docs/screenshots.py outputs/bert_sentiment/runs TROUBLED FIRST   (needs playwright and chromium)
 
-TROUBLED is the folder of a run in which something went wrong, such as the recipe with --config full --lr 2e-2.
+TROUBLED is the folder of a run in which something went wrong, such as the recipe with --config full --lr 2e-2. FIRST is
+the folder that the example of docs/start.md writes.
 """
 
 from __future__ import annotations
@@ -52,6 +53,16 @@ def take_report(browser: Browser, folder: Path, into: Path) -> None:
         page.screenshot(path=str(into / f"{name}.png"))
 
 
+def take_start(browser: Browser, folder: Path, into: Path) -> None:
+    """The page of the first example: its finding, losses and gradients."""
+    path = write_report([folder], Path(tempfile.mkdtemp()) / "report.html")
+    page = browser.new_page(viewport={"width": 1280, "height": 1780})
+    page.goto(path.as_uri())
+    page.locator("figure[data-drawn]").first.wait_for(state="attached")
+    page.wait_for_timeout(3000)
+    page.screenshot(path=str(into / "start.png"))
+
+
 def main() -> None:
     board = program.TensorBoard()
     board.configure(logdir=sys.argv[1], host="localhost", port=0)
@@ -60,6 +71,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         page = browser.new_page(viewport={"width": 1480, "height": 800})
         take_report(browser, Path(sys.argv[2]), Path(__file__).parent)
+        take_start(browser, Path(sys.argv[3]), Path(__file__).parent)
         for tab in TABS:
             take(page, url, tab, Path(__file__).parent)
         browser.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import tomllib
 
+from tbx_callbacks import __version__
 from tbx_callbacks.autolog.lightning import GROUPS
 from tests.helpers.limits import limit
 from tests.helpers.processes import python
@@ -18,12 +20,55 @@ from tests.helpers.runs import ROOT
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the sdist, and of the wheel that is built from it."""
+    folder = tmp_path_factory.mktemp("built")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=limit(120))
-    (path,) = folder.glob("*.whl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (path,) = built.glob("*.whl")
     return path
+
+
+def test_version_is_written_once(built: Path) -> None:
+    files = {path.name for path in built.iterdir()}
+    assert files == {f"tbx_callbacks-{__version__}.tar.gz", f"tbx_callbacks-{__version__}-py3-none-any.whl"}
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_distributions_pass_twine(built: Path) -> None:
+    command = [sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=limit(120))
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("PASSED") == 2
+
+
+def test_readme_examples_pass_strict_types(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    given = (
+        "from typing import Any\nimport torch\nimport lightning as L\nfrom transformers import Trainer\n"
+        "model: Any\nargs: Any\ntrain_dataset: Any\nmodule: Any\ntrain_loader: Any\noptimizer: Any\n"
+        "batches: Any\ncriterion: Any\n"
+    )
+    for number, block in enumerate(blocks):
+        (tmp_path / f"example{number}.py").write_text(("" if "import torch" in block else given) + block)
+    command = [sys.executable, "-m", "mypy", "--strict", "--ignore-missing-imports", "--config-file", os.devnull]
+    done = subprocess.run(
+        [*command, *(f"example{number}.py" for number in range(len(blocks)))],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(tmp_path / "site"), "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=limit(300),
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_wheel_holds_sets_recipes_types_and_licence(wheel: Path) -> None:
