@@ -64,6 +64,12 @@ def printable(text: str, keep: str = "") -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() or c in keep else "?" for c in text)
 
 
+def count(number: int, noun: str) -> str:
+    """The number with its noun, in the plural unless it is 1: `1 layer`, `2 layers`, `3 micro-batches`."""
+    plural = f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
 def _guarded(convert: object, value: object) -> str:
     try:
         return convert(value)  # type: ignore[operator, no-any-return]

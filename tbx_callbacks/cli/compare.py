@@ -60,7 +60,14 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     """Returns the comparison as plain objects; numbers that are not finite are texts or None."""
     return {
         **header("compare"),
-        "kinds": [{"name": kind.name, "runs": [run.name for run in kind.runs]} for kind in comparison.kinds],
+        "kinds": [
+            {
+                "name": kind.name,
+                "runs": [run.name for run in kind.runs],
+                "statuses": [run.run.status or None for run in kind.runs],
+            }
+            for kind in comparison.kinds
+        ],
         "settings": [dataclasses.asdict(row) for row in comparison.settings],
         "versions": [dataclasses.asdict(row) for row in comparison.versions],
         "findings": [dataclasses.asdict(row) for row in comparison.findings],

@@ -370,8 +370,9 @@ class Session:
 
         Args:
             succeeded: False marks the run as failed in the HParams tab.
-            error: what the training has raised, if it is known.
+            error: what the training has raised, if it is known. `SystemExit` with the code 0 or None is no failure.
         """
+        succeeded = succeeded or (isinstance(error, SystemExit) and error.code in (None, 0))
         if self.running and self._role.awaits_group and not has_group():
             self._look_for_group()
         if not self.running:

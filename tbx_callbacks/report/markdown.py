@@ -21,8 +21,9 @@ def markdown(loaded_runs: Sequence[LoadedRun]) -> str:
     shown = loaded_runs[:_MOST_RUNS]
     lines = ["### Runs", ""]
     for loaded_run in shown:
-        verdict = loaded_run.diagnosis.verdict
-        lines.append(f"- {_ICONS[verdict.kind]} **{_text(loaded_run.name)}**: {_text(verdict.text)}")
+        verdict, failure = loaded_run.diagnosis.verdict, loaded_run.run.failure_sentence
+        icon = _ICONS["problems" if failure else verdict.kind]
+        lines.append(f"- {icon} **{_text(loaded_run.name)}**: {_text(f'{failure} {verdict.text}'.lstrip())}")
     lines += _more(len(loaded_runs) - len(shown), "runs")
     lines += _results(shown)
     lines += _findings(shown)

@@ -99,6 +99,7 @@ def environment(loaded_run: LoadedRun) -> Mapping[str, str]:
         "started": _date(entry.started) if has_times else "unknown: the log holds no times",
         "last point after": duration(float(entry.seconds[-1])) if has_times else "unknown: the log holds no times",
         "steps": f"{loaded_run.run.last_step:,}",
+        "end": {"succeeded": "ended", "failed": "failed, or interrupted"}.get(loaded_run.run.status, "unknown"),
         "scalar tags": str(len(loaded_run.run.scalars)),
         "histogram tags": str(len(loaded_run.run.histograms)),
     }
