@@ -117,7 +117,7 @@ class TrainingCheck:
         """Trains and judges.
 
         A Trainer trains as it would by itself, except that it ends after `steps` steps, logs each of them and saves no
-        checkpoint. Model, batches and optimizer are trained by a loop without clipping.
+        checkpoint. Model, batches and optimizer are trained by a loop that clips and schedules nothing by itself.
 
         Args:
             training: a Hugging Face Trainer, a Lightning Trainer, or a `torch.nn.Module`.
@@ -128,7 +128,9 @@ class TrainingCheck:
             fail_on: see `assert_healthy`.
             config: a metric set, in place of `default` with every step logged.
             **options: for a module `loss`, a function of model and batch that returns the loss or `(loss, outputs)`;
-                default: the loss that the model returns for `model(**batch)`. For a Lightning Trainer those of `fit`.
+                default: the loss that the model returns for `model(**batch)`. `after_backward` and `after_step` are
+                called without arguments in each step: for clipping, and for a scheduler. For a Lightning Trainer the
+                options of `fit`.
 
         Raises:
             AssertionError: something is wrong with the training.
@@ -191,6 +193,8 @@ def _train_parts(
     optimizer: Optimizer | None = None,
     *,
     loss: Callable[[nn.Module, Any], Any] | None = None,
+    after_backward: Callable[[], Any] | None = None,
+    after_step: Callable[[], Any] | None = None,
 ) -> None:
     from tbx_callbacks.integrations.batches import labels_in, samples_in
     from tbx_callbacks.integrations.loop import TbxLoop
@@ -206,7 +210,12 @@ def _train_parts(
             computed = compute(model, batch)
             value, outputs = computed if isinstance(computed, tuple) else (computed, None)
             value.backward()
+            if after_backward is not None:
+                loop.before_clip()
+                after_backward()
             optimizer.step()
+            if after_step is not None:
+                after_step()
             loop.end_step(loss=value, samples=samples_in(batch), outputs=outputs, labels=labels_in(batch))
 
 

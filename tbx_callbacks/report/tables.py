@@ -19,6 +19,7 @@ from tbx_callbacks.report.columns import EXACT
 from tbx_callbacks.report.loaded_runs import LoadedRun, clock
 from tbx_callbacks.rules import Finding
 from tbx_callbacks.rules.required_series import TRAIN_LOSS
+from tbx_callbacks.runs.folders import is_remote
 from tbx_callbacks.runs.series import Run
 from tbx_callbacks.tags import CALIBRATION, EVALUATION, larger_is_better
 
@@ -156,7 +157,7 @@ def duration(seconds: float) -> str:
 
 def relative_path(folder: str) -> str:
     """The folder, relative to the working directory if it is below it."""
-    path = folder if "://" in folder else os.path.relpath(folder)
+    path = folder if is_remote(folder) else os.path.relpath(folder)
     return folder if path.startswith("..") else path
 
 
