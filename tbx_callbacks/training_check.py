@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tbx_callbacks._text import short
 from tbx_callbacks.rules import Diagnosis, Finding, diagnose
 from tbx_callbacks.rules.diagnose import diagnose_folder
-from tbx_callbacks.rules.finding_text import evidence, named
+from tbx_callbacks.rules.finding_text import evidence, named, since
 from tbx_callbacks.runs.series import Run
 
 if TYPE_CHECKING:
@@ -69,9 +69,8 @@ def _problems(name: str, diagnosis: Diagnosis, allowed: Collection[str], fail_on
 
 
 def _words(name: str, finding: Finding) -> str:
-    where = f" since step {finding.steps[0]}" if finding.steps and finding.steps[0] else ""
     return (
-        f"{name}: {finding.severity} {named(finding)}{where}: {finding.means}\n"
+        f"{name}: {finding.severity} {named(finding)}{since(finding)}: {finding.means}\n"
         f"  try: {finding.advice}\n  seen in: {evidence(finding)}"
     )
 

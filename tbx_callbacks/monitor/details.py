@@ -16,7 +16,7 @@ from tbx_callbacks.monitor.view import View
 from tbx_callbacks.monitor.watched_runs import WatchedRun
 from tbx_callbacks.report.layer_families import families
 from tbx_callbacks.rules import Finding
-from tbx_callbacks.rules.finding_text import named
+from tbx_callbacks.rules.finding_text import named, since
 from tbx_callbacks.runs.series import Run, Series
 
 _SEVERITY = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -85,10 +85,9 @@ def _findings(findings: tuple[Finding, ...], width: int, height: int | None) -> 
     most = len(findings) if height is None else max(1, height // 9)
     is_tall = height is None or height >= _TALL
     for index, finding in enumerate(findings[:most]):
-        since = f" since step {finding.steps[0]}" if finding.steps and finding.steps[0] else ""
         more = f" (and {len(findings) - most} more)" if index == most - 1 and len(findings) > most else ""
         line = Text(no_wrap=True).append(finding.severity, _SEVERITY[finding.severity])
-        line.append(printable(f" {named(finding)}{since}{more}: {finding.means}"))
+        line.append(printable(f" {named(finding)}{since(finding)}{more}: {finding.means}"))
         yield from _wrapped(line, width, 20 if height is None else 2 if is_tall else 1)
         if is_tall and finding.severity != "note":
             advice = Text(printable(f"  try: {finding.advice}"), "italic", no_wrap=True)
