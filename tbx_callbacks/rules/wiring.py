@@ -30,10 +30,10 @@ class _Number(float):
 
     def __format__(self, spec: str) -> str:
         of_one, bar, of_many = spec.partition("|")
-        text = f"{float(self):.4g}"
+        number = float(self)
         if bar:
-            return of_one if self == 1 else of_many
-        return text if not spec else f"{text} {plural(spec, is_one=self == 1)}"
+            return of_one if number == 1 else of_many
+        return f"{number:.4g} {plural(spec, is_one=number == 1)}" if spec else f"{number:.4g}"
 
 
 class _CheckRule(Rule):
