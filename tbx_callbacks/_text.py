@@ -64,6 +64,16 @@ def printable(text: str, keep: str = "") -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() or c in keep else "?" for c in text)
 
 
+def count(number: int, noun: str) -> str:
+    """The number with its noun, in the plural unless it is 1: `1 layer`, `2 layers`, `3 micro-batches`."""
+    return f"{number} {plural(noun, is_one=number == 1)}"
+
+
+def plural(noun: str, *, is_one: bool = False) -> str:
+    """The plural of a noun, unless there is one."""
+    return noun if is_one else f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
+
+
 def _guarded(convert: object, value: object) -> str:
     try:
         return convert(value)  # type: ignore[operator, no-any-return]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tbx_callbacks._text import short
 from tbx_callbacks.rules import Diagnosis, Finding, diagnose
 from tbx_callbacks.rules.diagnose import diagnose_folder
-from tbx_callbacks.rules.finding_text import evidence, named
+from tbx_callbacks.rules.finding_text import evidence, named, since
 from tbx_callbacks.runs.series import Run
 
 if TYPE_CHECKING:
@@ -69,9 +69,8 @@ def _problems(name: str, diagnosis: Diagnosis, allowed: Collection[str], fail_on
 
 
 def _words(name: str, finding: Finding) -> str:
-    where = f" since step {finding.steps[0]}" if finding.steps and finding.steps[0] else ""
     return (
-        f"{name}: {finding.severity} {named(finding)}{where}: {finding.means}\n"
+        f"{name}: {finding.severity} {named(finding)}{since(finding)}: {finding.means}\n"
         f"  try: {finding.advice}\n  seen in: {evidence(finding)}"
     )
 
@@ -117,7 +116,7 @@ class TrainingCheck:
         """Trains and judges.
 
         A Trainer trains as it would by itself, except that it ends after `steps` steps, logs each of them and saves no
-        checkpoint. Model, batches and optimizer are trained by a loop without clipping.
+        checkpoint. Model, batches and optimizer are trained by a loop that clips and schedules nothing by itself.
 
         Args:
             training: a Hugging Face Trainer, a Lightning Trainer, or a `torch.nn.Module`.
@@ -128,7 +127,9 @@ class TrainingCheck:
             fail_on: see `assert_healthy`.
             config: a metric set, in place of `default` with every step logged.
             **options: for a module `loss`, a function of model and batch that returns the loss or `(loss, outputs)`;
-                default: the loss that the model returns for `model(**batch)`. For a Lightning Trainer those of `fit`.
+                default: the loss that the model returns for `model(**batch)`. `after_backward` and `after_step` are
+                called without arguments in each step: for clipping, and for a scheduler. For a Lightning Trainer the
+                options of `fit`.
 
         Raises:
             AssertionError: something is wrong with the training.
@@ -191,6 +192,8 @@ def _train_parts(
     optimizer: Optimizer | None = None,
     *,
     loss: Callable[[nn.Module, Any], Any] | None = None,
+    after_backward: Callable[[], Any] | None = None,
+    after_step: Callable[[], Any] | None = None,
 ) -> None:
     from tbx_callbacks.integrations.batches import labels_in, samples_in
     from tbx_callbacks.integrations.loop import TbxLoop
@@ -206,7 +209,12 @@ def _train_parts(
             computed = compute(model, batch)
             value, outputs = computed if isinstance(computed, tuple) else (computed, None)
             value.backward()
+            if after_backward is not None:
+                loop.before_clip()
+                after_backward()
             optimizer.step()
+            if after_step is not None:
+                after_step()
             loop.end_step(loss=value, samples=samples_in(batch), outputs=outputs, labels=labels_in(batch))
 
 

@@ -51,9 +51,13 @@ class Alerts:
                 outbox.post(message)
 
     def close(self, seconds: float) -> None:
-        """Waits until all is sent, at most so long in total; what is left is sent while the process lives."""
+        """Waits until all is sent, at most so long in total; what is left is sent while the process lives.
+
+        If a wait was in vain, a warning says what is left.
+        """
         deadline = time.monotonic() + seconds
         for _, outbox in self._outboxes:
             outbox.close()
         for _, outbox in self._outboxes:
-            outbox.wait(max(0.0, deadline - time.monotonic()))
+            if not outbox.wait(max(0.0, deadline - time.monotonic())) and seconds > 0:
+                outbox.give_up()

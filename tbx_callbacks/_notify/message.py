@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tbx_callbacks._text import printable
+from tbx_callbacks._text import count, printable
 
 CRASH, STALL, END, ERROR, WARNING = EVENTS = ("crash", "stall", "end", "error", "warning")
 """The events in the order of their weight; `error` and `warning` are findings of the rules."""
 _LONGEST = 1000  # characters of a text
+_LOGIN = re.compile(r"(?<=://)(?:[^\s/]*@|[^\s/]*(?=\.\.\.))")  # whole, or where a long text was cut
+_QUERY = re.compile(r"(://[^\s?'\"<>]*\?)[^\s'\"<>)]*")
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Message:
         event: one of EVENTS.
         run: the run's folder, or its name.
         step: the last finished step.
-        text: one or two sentences; control characters are replaced.
+        text: one or two sentences; control characters are replaced, and in URLs the user, the password and the query.
         severity: `error`, `warning`, or `info` for the end of a training.
         code: the code of the rule; empty for other events.
         time: seconds since 1970.
@@ -36,7 +39,7 @@ class Message:
     time: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "text", printable(self.text[:_LONGEST]))
+        object.__setattr__(self, "text", printable(_without_secrets(self.text)[:_LONGEST]))
         object.__setattr__(self, "run", printable(self.run))
 
     @property
@@ -59,9 +62,15 @@ def stall(run: str, step: int, seconds: float, what: str) -> Message:
     return Message(STALL, run, step, f"{what} for {duration(seconds)}")
 
 
-def end(run: str, step: int) -> Message:
-    """Returns the message that a training has ended well."""
-    return Message(END, run, step, f"the training has ended after {step} steps", "info")
+def end(run: str, step: int, *, is_interrupted: bool = False) -> Message:
+    """Returns the message that a training has ended well, or that somebody has interrupted it."""
+    how = "was interrupted" if is_interrupted else "has ended"
+    return Message(END, run, step, f"the training {how} after {count(step, 'step')}", "info")
+
+
+def _without_secrets(text: str) -> str:
+    """The text, such as that of an exception, without what a URL in it may grant."""
+    return _QUERY.sub(r"\1...", _LOGIN.sub("", text))
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from tbx_callbacks._notify.address import Address, AddressError
 from tbx_callbacks._notify.delivery import deliver
 from tbx_callbacks._notify.errors import DeliveryError
 from tbx_callbacks._notify.message import Message
+from tbx_callbacks._text import count
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,8 @@ _MOST = 50  # messages that wait; more are dropped
 
 class Outbox:
     """Sends messages one after the other; three attempts each. The first message that is lost costs one warning.
+
+    So do messages that have not arrived when nobody waits for them any more, see `give_up`.
 
     The thread is a daemon: it never keeps the process alive. A forked child sends nothing.
 
@@ -41,6 +44,7 @@ class Outbox:
         self._messages: deque[Message] = deque()
         self._state = threading.Condition()
         self._closed = self._warned = self._busy = False
+        self._problem = "no answer so far"  # of the last attempt
         self._pid = os.getpid()
         # Now, for at the end of the process Python starts no threads.
         threading.Thread(target=self._work, name="tbx_callbacks notify", daemon=True).start()
@@ -73,6 +77,16 @@ class Outbox:
         with self._state:
             return self._state.wait_for(lambda: not (self._messages or self._busy), timeout=seconds)
 
+    def give_up(self) -> None:
+        """Warns if messages are left: the process may end before they arrive."""
+        if os.getpid() != self._pid:
+            return
+        with self._state:
+            left, problem = len(self._messages) + self._busy, self._problem
+        if left:
+            have = "has" if left == 1 else "have"
+            self._warn(f"{count(left, 'message')} {have} not arrived at the end ({problem})")
+
     # -- on the thread -----------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -96,7 +110,7 @@ class Outbox:
                 self._send(self._address, message)
                 return None
             except (DeliveryError, AddressError) as error:
-                problem = str(error)
+                problem = self._problem = str(error)
                 if isinstance(error, AddressError) or error.is_final or pause is None:
                     break
             except BaseException as error:  # its text may hold the address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -11,43 +12,50 @@ TIMES = 3.0
 
 
 class StallClock:
-    """Compares the time since the last new step with earlier ones.
+    """Compares the time since something happened last with the waits before.
 
-    The time until the first new step is no measure for later ones: it includes the start.
+    It sees a count now and then. A count that rises by two or more between two looks proves that a whole wait lay
+    between them, so that a training that hangs before the second look is noticed as well. The wait until the first
+    event is no measure for later ones: it includes the start.
 
     Args:
         floor: seconds that are never a stall.
         recent: number of waits that count.
-        needs_measure: whether nothing is a stall before there are two new steps.
+        unmeasured: seconds that are never a stall while no wait is known.
     """
 
-    def __init__(self, floor: float, *, recent: int = 10_000, needs_measure: bool = True) -> None:
-        self._floor, self._needs_measure = floor, needs_measure
+    def __init__(self, floor: float, *, recent: int = 10_000, unmeasured: float = math.inf) -> None:
+        self._floor, self._unmeasured = floor, unmeasured
         self._waits: deque[float] = deque(maxlen=recent)
-        self._step: int | None = None
-        self._since, self._is_first, self._is_told = 0.0, True, False
+        self._count: int | None = None
+        self._since = self._looked = 0.0
+        self._is_first, self._is_told = True, False
 
-    def look(self, step: int, seconds: float) -> float | None:
+    def look(self, count: int, seconds: float) -> float | None:
         """Returns the length of a stall, in seconds, when it is noticed; each stall once.
 
         Args:
-            step: the last step.
+            count: how often it has happened: the number of finished steps, or of growths of a log.
             seconds: the time now.
         """
-        if self._step is None:
-            self._step, self._since = step, seconds
-        elif step != self._step:
+        if self._count is None:
+            self._since = seconds
+        elif count != self._count:
             if not self._is_first:
                 self._waits.append(seconds - self._since)
-            self._step, self._since = step, seconds
+            elif count > self._count + 1:
+                self._waits.append(seconds - self._looked)
+            self._since = seconds
             self._is_first = self._is_told = False
+        self._count, self._looked = count, seconds
         waited = seconds - self._since
-        if self._is_told or (self._needs_measure and not self._waits):
-            return None
-        if waited <= max(self._floor, TIMES * max(self._waits, default=0.0)):
+        if self._is_told or waited <= self._longest_usual():
             return None
         self._is_told = True
         return waited
+
+    def _longest_usual(self) -> float:
+        return max(self._floor, TIMES * max(self._waits)) if self._waits else max(self._floor, self._unmeasured)
 
 
 class Watchdog:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import runpy
 import signal
 import sys
@@ -51,6 +52,7 @@ app = typer.Typer(
 )
 
 _RULES = f"YAML file with `rules:`: thresholds and acknowledged findings; default: {PROJECT_FILE}, if it is here."
+_PIPE_WIDTH = 160  # columns of `top` where nothing tells them
 _SHORTEST_WAIT = 0.1  # seconds
 _LONGEST_WAIT = 86_400  # seconds; a browser's timer takes no more than 24 days
 
@@ -395,7 +397,7 @@ def around(
 def top(
     logdir: Annotated[str, typer.Argument(help="Folder with runs, which may come later; or a log file.")],
     every: Annotated[float, typer.Option(help="Seconds between two readings, 0.1 to 86400.")] = 5.0,
-    once: Annotated[bool, typer.Option("--once", help="Print one frame, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print one frame with all runs, and end.")] = False,
     rules: Annotated[Path | None, typer.Option(help=_RULES)] = None,
 ) -> None:
     """Watch trainings in the terminal: verdicts, losses, gradient norms, layers, speed and time left.
@@ -415,7 +417,8 @@ def top(
         *_, last = runs.snapshots()
         if not last.runs:
             fail(last.problem)
-        console.print(Frame(last, View(), logdir, has_keys=False), height=max(1, console.height - 1))  # and a prompt
+        width = console.width if console.is_terminal or "COLUMNS" in os.environ else _PIPE_WIDTH
+        console.print(Frame(last, View(), logdir, has_keys=False, is_whole=True), width=width)
     elif not sys.stdout.isatty() or console.is_dumb_terminal:
         fail("the standard output must be a terminal that can move its cursor; print one frame with --once")
     else:

@@ -15,6 +15,7 @@ from tbx_callbacks.cli.outputs import finite, header
 from tbx_callbacks.cli.terminal import full_table
 from tbx_callbacks.comparison import Comparison, Curve, Difference
 from tbx_callbacks.comparison.curves import Parting
+from tbx_callbacks.report.markdown import plain_text
 
 _MOST_ROWS = 20
 
@@ -41,18 +42,20 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 
 def as_markdown(comparison: Comparison) -> str:
     """Returns the comparison as Markdown, for a comment on a pull request."""
-    lines = [f"### Comparison with {_cell(comparison.kinds[0].title)}", ""]
+    lines = [f"### Comparison with {plain_text(comparison.kinds[0].title)}", ""]
     for title, rows, nothing in _tables(comparison):
         if not rows:
             lines += [f"**{title}**: {nothing}", ""]
             continue
-        lines += [f"| {title} | " + " | ".join(_cell(kind.title) for kind in comparison.kinds) + " |"]
+        lines += [f"| {title} | " + " | ".join(plain_text(kind.title) for kind in comparison.kinds) + " |"]
         lines += ["|---|" + "---|" * len(comparison.kinds)]
-        lines += [f"| {_cell(row.name)} | " + " | ".join(map(_cell, row.values)) + " |" for row in rows[:_MOST_ROWS]]
+        lines += [
+            f"| {plain_text(row.name)} | " + " | ".join(map(plain_text, row.values)) + " |" for row in rows[:_MOST_ROWS]
+        ]
         lines += [f"and {len(rows) - _MOST_ROWS} more", ""] if len(rows) > _MOST_ROWS else [""]
     lines += ["**Curves**", ""]
-    lines += [f"- {_cell(words)}" for curve in comparison.curves for words in _sentences(comparison, curve)]
-    lines += ["", *(f"> {_cell(note)}" for note in comparison.notes)] if comparison.notes else []
+    lines += [f"- {plain_text(words)}" for curve in comparison.curves for words in _sentences(comparison, curve)]
+    lines += ["", *(f"> {plain_text(note)}" for note in comparison.notes)] if comparison.notes else []
     return "\n".join(lines) + "\n"
 
 
@@ -60,7 +63,14 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     """Returns the comparison as plain objects; numbers that are not finite are texts or None."""
     return {
         **header("compare"),
-        "kinds": [{"name": kind.name, "runs": [run.name for run in kind.runs]} for kind in comparison.kinds],
+        "kinds": [
+            {
+                "name": kind.name,
+                "runs": [run.name for run in kind.runs],
+                "statuses": [run.run.status or None for run in kind.runs],
+            }
+            for kind in comparison.kinds
+        ],
         "settings": [dataclasses.asdict(row) for row in comparison.settings],
         "versions": [dataclasses.asdict(row) for row in comparison.versions],
         "findings": [dataclasses.asdict(row) for row in comparison.findings],
@@ -115,11 +125,6 @@ def _end(end: tuple[float, float]) -> str:
 
 def _std(number: float) -> float | str | None:
     return None if math.isnan(number) else finite(number)
-
-
-def _cell(text: str) -> str:
-    """Text from a run as a cell of a Markdown table."""
-    return printable(text).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _safe(text: str) -> str:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from tbx_callbacks._extensions import suggest
-from tbx_callbacks._text import printable, short
+from tbx_callbacks._text import count, printable, short
 from tbx_callbacks.cli.outputs import finite, header
 from tbx_callbacks.rules import Acknowledgement, Diagnosis, Finding, Unjudged
 from tbx_callbacks.rules.diagnose import DiagnosedRun
@@ -34,10 +34,14 @@ def print_diagnosis(diagnosed: DiagnosedRun, console: Console, *, has_steps: boo
     """
     run, diagnosis = diagnosed.run, diagnosed.diagnosis
     name = diagnosed.folder if diagnosed.name == "." else diagnosed.name
-    size = f"{len(run.scalars)} scalar tags, {run.last_step} steps" if has_steps else f"{len(run.scalars)} checks"
+    tags, steps = count(len(run.scalars), "scalar tag"), count(run.last_step, "step")
+    size = f"{tags}, {steps}" if has_steps else count(len(run.scalars), "check")
+    size += ", ended" if run.status == "succeeded" else ""
     console.print(f"[bold]{_safe(name)}[/bold]: {size}")
     if run.source_sentence:
         console.print(_indented(f"[dim]{_safe(run.source_sentence)}[/dim]", 2))
+    if run.is_failed:
+        console.print(f"  [bold red]{run.failure_sentence}[/bold red]")
     for finding in diagnosis.findings:
         colour = _COLOURS[finding.severity]
         where = f", {_location(finding)}" if has_steps else ""
@@ -49,14 +53,23 @@ def print_diagnosis(diagnosed: DiagnosedRun, console: Console, *, has_steps: boo
         name = f"{known.finding.severity} {named(known.finding)} ({where})"
         words = f"[dim]acknowledged: {_safe(name)}: {_safe(known.reason)}[/dim]"
         console.print(_indented(words, 2))
-    console.print(_indented(_verdict(diagnosis), 2))
+    console.print(_indented(_verdict(diagnosis, is_failed=run.is_failed), 2))
     for file, missing in run.unread.items():
         console.print(f"  [yellow]{missing} bytes at the end of {_safe(file)} are truncated or damaged[/yellow]")
     for words in run.left_out:
         console.print(f"  [yellow]{_safe(words)}[/yellow]")
-    if diagnosis.unjudged:
-        console.print(f"  [dim]{len(diagnosis.unjudged)} rules lacked data; metrics that would write it:[/dim]")
-        by_metric = _by_metric(diagnosis.unjudged)
+    _print_unjudged(diagnosis.unjudged, console)
+
+
+def _print_unjudged(unjudged: Sequence[Unjudged], console: Console) -> None:
+    """Prints the metrics that would let more rules judge, and the rules that are for other runs."""
+    lacking = [rule for rule in unjudged if rule.applies]
+    if others := [rule.id for rule in unjudged if not rule.applies]:
+        words = f"{count(len(others), 'rule')} for another kind of run: {', '.join(others)}"
+        console.print(_indented(f"[dim]{_safe(words)}[/dim]", 2))
+    if lacking:
+        console.print(f"  [dim]{count(len(lacking), 'rule')} lacked data; metrics that would write it:[/dim]")
+        by_metric = _by_metric(lacking)
         lines = [f"{metric}: {', '.join(names)}" for metric, names in [*by_metric.items()][:_MOST_METRICS]]
         if more := sum(map(len, [*by_metric.values()][_MOST_METRICS:])):
             lines.append(f"and {more} more rules; --json lists them all")
@@ -136,6 +149,7 @@ def as_json(
             "folder": entry.folder,
             "verdict": dataclasses.asdict(entry.diagnosis.verdict),
             "last_step": entry.run.last_step,
+            "status": entry.run.status or None,
             "source": entry.run.source or None,
             "lacks": list(entry.run.lacks),
             "findings": [plain_finding(finding) for finding in entry.diagnosis.findings],
@@ -156,9 +170,9 @@ def _indented(text: str, columns: int) -> Padding:
     return Padding(text, (0, 0, 0, columns), expand=False)
 
 
-def _verdict(diagnosis: Diagnosis) -> str:
+def _verdict(diagnosis: Diagnosis, *, is_failed: bool = False) -> str:
     verdict = diagnosis.verdict
-    colour = _OF_VERDICT[verdict.kind]
+    colour = "yellow" if is_failed and verdict.kind == "nothing_found" else _OF_VERDICT[verdict.kind]
     remedy = f" [dim]{_safe(verdict.remedy)}[/dim]" if verdict.remedy else ""
     return f"[{colour}]{_safe(verdict.text)}[/{colour}]{remedy}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,10 @@ VERSION = 1
 
 Number = float | Literal["nan", "inf", "-inf"]
 Setting = bool | float | str | None
+Status = Annotated[
+    Literal["succeeded", "failed"] | None,
+    Field(description="How the training has ended, `failed` if it was interrupted; null while it runs, or if unknown."),
+]
 
 
 class _Part(BaseModel):
@@ -39,11 +43,12 @@ class AcknowledgedPart(FindingPart):
 
 
 class UnjudgedPart(_Part):
-    """A rule without data."""
+    """A rule that could not judge."""
 
     id: str
-    missing: str
-    metric: str = Field(description="The metric that writes the data.")
+    missing: str = Field(description="The data that it lacks, or the runs that it is for.")
+    metric: str = Field(description="The metric that writes the data; empty if the rule does not apply.")
+    applies: bool = Field(description="Whether data would help; else the rule is for other runs.")
 
 
 class VerdictPart(_Part):
@@ -63,6 +68,7 @@ class DiagnosedPart(_Part):
     folder: str
     verdict: VerdictPart
     last_step: int
+    status: Status
     source: str | None
     lacks: list[str]
     findings: list[FindingPart]
@@ -115,6 +121,7 @@ class ShowOutput(_Output):
     verdict: VerdictPart
     findings: list[FindingPart]
     last_step: int
+    status: Status
     seconds: float | None
     source: str | None
     curves: list[CurvePart]
@@ -151,6 +158,7 @@ class KindPart(_Part):
 
     name: str
     runs: list[str]
+    statuses: list[Status] = Field(description="Of each of the runs.")
 
 
 class DifferencePart(_Part):

@@ -20,6 +20,7 @@ from tbx_callbacks.autolog.lightning import GROUPS, is_installed
 from tbx_callbacks.autolog.script import Script
 from tbx_callbacks.autolog.settings import Settings, activate
 from tbx_callbacks.cli.terminal import print_error
+from tbx_callbacks.runs.folders import is_remote
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def prepare(target: str, arguments: Sequence[str], *, config: str, log_dir: str 
     script.check()
     path = find_set(config, Path.cwd())
     read_yaml(path, "a metric set")
-    if log_dir is not None and "://" not in log_dir:
+    if log_dir is not None and not is_remote(log_dir):
         log_dir = os.path.abspath(os.path.expanduser(log_dir))
     return Launch(script, config if config in bundled_sets() else str(path.absolute()), log_dir)
 

@@ -11,6 +11,7 @@ from tbx_callbacks.rules.diagnose import DiagnosedRun
 from tbx_callbacks.runs.series import Run
 
 _FLOOR = 300.0  # seconds that are never a stall: evaluations and checkpoints may log no point
+_UNMEASURED = 1800.0  # the same of a log that has grown once at most, so that nothing tells how often it grows
 _RECENT = 100  # waits between points that count: a run may have been resumed after days
 
 
@@ -25,8 +26,9 @@ class RunNews:
         self._is_old = is_old
         self._name, self._step, self._status = "", 0, ""
         self._ranks: dict[str, int] = {}
-        self._clock = StallClock(_FLOOR, recent=_RECENT)
+        self._clock = StallClock(_FLOOR, recent=_RECENT, unmeasured=_UNMEASURED)
         self._points = -1  # before the first look
+        self._growths, self._newest = 0, 0.0
 
     def look(self, diagnosed: DiagnosedRun, now: float) -> list[Message]:
         """Returns what is new in a run that has grown.
@@ -37,14 +39,7 @@ class RunNews:
         """
         run, is_first = diagnosed.run, self._points < 0
         self._name, self._step = diagnosed.folder, run.last_step
-        times = _times(run)
-        if is_first:
-            for number, seconds in enumerate(times):
-                self._clock.look(-number - 2, seconds)
-        points = sum(map(len, run.scalars.values()))
-        if points != self._points:
-            self._points = points
-            self._clock.look(points, times[-1] if times else now)
+        self._see_growths(run, now)
         messages = [*self._new_findings(diagnosed), *self._new_status(run.status)]
         if is_first and self._is_old:
             self.look_at_clock(now)  # a run that stands still already
@@ -53,8 +48,20 @@ class RunNews:
 
     def look_at_clock(self, now: float) -> list[Message]:
         """Returns the message about a stall, when it is noticed."""
-        waited = None if self._status or self._points < 0 else self._clock.look(self._points, now)
+        waited = None if self._status or self._points < 0 else self._clock.look(self._growths, now)
         return [] if waited is None else [stall(self._name, self._step, waited, "no new point has been logged")]
+
+    def _see_growths(self, run: Run, now: float) -> None:
+        """Tells the clock when the log has grown: each step by the time of its last point, or else at this look."""
+        points = sum(map(len, run.scalars.values()))
+        if points == self._points:
+            return
+        self._points = points
+        times = _times(run)
+        for seconds in [time for time in times if time > self._newest] if times else [now]:
+            self._growths += 1
+            self._newest = seconds
+            self._clock.look(self._growths, seconds)
 
     def _new_findings(self, diagnosed: DiagnosedRun) -> list[Message]:
         messages = []
@@ -73,13 +80,17 @@ class RunNews:
             return []
         if status == "succeeded":
             return [end(self._name, self._step)]
-        return [Message(CRASH, self._name, self._step, "the log says that the training has failed")]
+        return [Message(CRASH, self._name, self._step, "the log says that the training has failed, or was interrupted")]
 
 
 def _times(run: Run) -> list[float]:
-    """The wall times of all points, sorted, each once; empty if the log holds none."""
-    columns = [series.wall_times for series in run.scalars.values()]
+    """The wall time of each step's last point, sorted; empty if the log holds none."""
+    columns = [(series.steps, series.wall_times) for series in run.scalars.values()]
     if not columns:
         return []
-    times = np.unique(np.concatenate(columns))
-    return [float(seconds) for seconds in times[np.isfinite(times) & (times > 0)]]
+    steps, times = (np.concatenate(column) for column in zip(*columns, strict=True))
+    is_known = np.isfinite(times) & (times > 0)
+    _, step_of = np.unique(steps[is_known], return_inverse=True)
+    latest = np.zeros(step_of.max(initial=-1) + 1)
+    np.maximum.at(latest, step_of, times[is_known])
+    return [float(seconds) for seconds in np.unique(latest)]

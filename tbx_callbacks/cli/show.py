@@ -19,6 +19,7 @@ def summary_as_json(summary: RunSummary) -> dict[str, Any]:
         "verdict": dataclasses.asdict(summary.diagnosis.verdict),
         "findings": [plain_finding(finding) for finding in summary.diagnosis.findings],
         "last_step": summary.last_step,
+        "status": summary.status or None,
         "seconds": summary.seconds,
         "source": summary.source or None,
         "curves": [finite(dataclasses.asdict(curve)) for curve in summary.curves],

@@ -176,7 +176,7 @@ def _end(members: Sequence[Series]) -> tuple[float, float]:
 
 
 def _notes(kinds: Sequence[Kind], settings: Sequence[Difference]) -> list[str]:
-    notes = []
+    notes = [f"{one.name}: {one.run.failure_sentence}" for kind in kinds for one in kind.runs if one.run.is_failed]
     batch = [row.name for row in settings if _BATCH.fullmatch(row.name) and all(row.values)]
     if batch:
         notes.append(

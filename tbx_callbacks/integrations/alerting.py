@@ -88,13 +88,14 @@ class Alerting:
         alerts = self._alerts
         if self._watchdog is not None:
             self._watchdog.stop()
-        if alerts is not None and not succeeded:
+        is_interrupted = isinstance(error, KeyboardInterrupt)
+        if alerts is not None and not (succeeded or is_interrupted):
             why = "the training was left without its end" if error is None else reason(error)
             alerts.post(Message(CRASH, self._folder, step, why))
         try:
             yield
-            if alerts is not None and succeeded:
-                alerts.post(end(self._folder, step))
+            if alerts is not None and (succeeded or is_interrupted):
+                alerts.post(end(self._folder, step, is_interrupted=not succeeded))
         finally:
             self.stop(_END_SECONDS)
 
@@ -119,7 +120,7 @@ def _looks(
 
     The training thread does nothing for it: the number of steps and the time are there in any case.
     """
-    training, total = StallClock(_FLOOR), StallClock(_TOTAL_FLOOR, needs_measure=False)
+    training, total = StallClock(_FLOOR), StallClock(_TOTAL_FLOOR, unmeasured=_TOTAL_FLOOR)
 
     def look() -> bool:
         target = owner()
@@ -132,4 +133,5 @@ def _looks(
             alerts.post(stall(run, step, waited or waited_in_total or 0.0, "no step has ended"))
         return True
 
+    look()  # the number of steps before the first one: a training may hang before the next look
     return look

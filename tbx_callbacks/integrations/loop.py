@@ -285,7 +285,7 @@ class TbxLoop(SessionHolder):
                 step = self._session.step
                 yield batch
                 if self._session.step > step:
-                    self._session.trains_in_eval_mode = not self._model.training
+                    self._session.read_mode()
         finally:
             if evaluates and watch.marked_at == last_mark and watch.is_running:  # a model may train in evaluation mode
                 watch.exclude()

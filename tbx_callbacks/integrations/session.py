@@ -370,8 +370,9 @@ class Session:
 
         Args:
             succeeded: False marks the run as failed in the HParams tab.
-            error: what the training has raised, if it is known.
+            error: what the training has raised, if it is known. `SystemExit` with the code 0 or None is no failure.
         """
+        succeeded = succeeded or (isinstance(error, SystemExit) and error.code in (None, 0))
         if self.running and self._role.awaits_group and not has_group():
             self._look_for_group()
         if not self.running:
@@ -511,7 +512,12 @@ class Session:
         return action if action is self._action else self._add(action)
 
     def _read_mode(self, counter: StepCounter) -> None:
-        if counter.stepped and self._info is not None:
+        if counter.stepped:
+            self.read_mode()
+
+    def read_mode(self) -> None:
+        """Remembers the mode of the model, after a step of an optimizer."""
+        if self._info is not None:
             self.trains_in_eval_mode = not self._info.model.training
             if self._passes is not None:
                 self._passes.trains_in_eval_mode = self.trains_in_eval_mode

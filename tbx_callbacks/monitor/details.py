@@ -11,19 +11,23 @@ from tbx_callbacks._text import printable
 from tbx_callbacks.monitor.curves import Pair, gradient_norms, losses
 from tbx_callbacks.monitor.heat import heat
 from tbx_callbacks.monitor.plot import BESIDE, MAIN, POINT, plot
-from tbx_callbacks.monitor.run_table import age, left, rate, verdict
+from tbx_callbacks.monitor.run_table import age, left, rate, state, verdict
 from tbx_callbacks.monitor.view import View
 from tbx_callbacks.monitor.watched_runs import WatchedRun
 from tbx_callbacks.report.layer_families import families
 from tbx_callbacks.rules import Finding
-from tbx_callbacks.rules.finding_text import named
+from tbx_callbacks.rules.finding_text import named, since
 from tbx_callbacks.runs.series import Run, Series
 
 _SEVERITY = {"error": "bold red", "warning": "yellow", "note": "dim"}
+_STATES = ("done", "ended", "failed", "silent")
+_CURVES = 14  # lines where nothing limits them
 _TALL = 30  # lines from which findings have their advice
 
 
-def details(run: WatchedRun, view: View, now: float, width: int, height: int, *, has_colours: bool) -> list[Text]:
+def details(
+    run: WatchedRun, view: View, now: float, width: int, height: int | None, *, has_colours: bool
+) -> list[Text]:
     """Draws a run in at most `height` lines of at most `width` columns.
 
     Args:
@@ -31,18 +35,17 @@ def details(run: WatchedRun, view: View, now: float, width: int, height: int, *,
         view: the choices of the user.
         now: Unix time in seconds.
         width: columns.
-        height: lines.
+        height: lines; None for all layers and all findings, in as many lines as it takes.
         has_colours: whether the heat map may use colours.
     """
     lines = [*_summary(run, now, width, height)]
     if not run.run.scalars:
         lines.append(Text(_no_curves(run), "dim"))
         return lines[:height]
-    rest = height - len(lines)
     known = families(run.run)
     family = view.shown_family(known)
-    for_heat = 0 if family is None else min(2 + len(known[family]), rest * 3 // 5)
-    lines += _curves(run.run, width, rest - for_heat if family is not None else min(rest, 20))
+    for_heat, for_curves = _shares(0 if family is None else len(known[family]), height, len(lines))
+    lines += _curves(run.run, width, for_curves)
     if family is not None and for_heat > 1:
         title = Text(no_wrap=True).append(printable(family), "bold")
         title.append("  ")
@@ -51,13 +54,24 @@ def details(run: WatchedRun, view: View, now: float, width: int, height: int, *,
     return lines[:height]
 
 
-def _summary(run: WatchedRun, now: float, width: int, height: int) -> Iterator[Text]:
+def _shares(layers: int, height: int | None, used: int) -> tuple[int, int]:
+    """The lines of the heat map and of the curves."""
+    if height is None:
+        return (layers + 2 if layers else 0), _CURVES
+    rest = height - used
+    for_heat = min(2 + layers, rest * 3 // 5) if layers else 0
+    return for_heat, rest - for_heat if layers else min(rest, 20)
+
+
+def _summary(run: WatchedRun, now: float, width: int, height: int | None) -> Iterator[Text]:
     words, style = verdict(run)
     title = Text(no_wrap=True).append("── ", "dim")
     title.append(run.name, "bold").append(" ── ", "dim").append(words, style).append(" ", "")
     yield title.append("─" * max(0, width - title.cell_len), "dim")
     if run.problem:
         yield from _wrapped(Text(f"cannot be read: {run.problem}", "red"), width, 3)
+    if run.status == "failed":
+        yield Text(f"The training failed, or was interrupted, after step {run.pace.step:,}.", "bold red", no_wrap=True)
     if run.diagnosis is not None:
         if not run.diagnosis.findings:
             yield Text(printable(f"{run.diagnosis.verdict.text} {run.diagnosis.verdict.remedy}".rstrip()), no_wrap=True)
@@ -67,16 +81,17 @@ def _summary(run: WatchedRun, now: float, width: int, height: int) -> Iterator[T
         yield Text(run.notes[0] + (f" (and {len(run.notes) - 1} more)" if run.notes[1:] else ""), "dim", no_wrap=True)
 
 
-def _findings(findings: tuple[Finding, ...], width: int, height: int) -> Iterator[Text]:
-    most = max(1, height // 9)
+def _findings(findings: tuple[Finding, ...], width: int, height: int | None) -> Iterator[Text]:
+    most = len(findings) if height is None else max(1, height // 9)
+    is_tall = height is None or height >= _TALL
     for index, finding in enumerate(findings[:most]):
-        since = f" since step {finding.steps[0]}" if finding.steps and finding.steps[0] else ""
         more = f" (and {len(findings) - most} more)" if index == most - 1 and len(findings) > most else ""
         line = Text(no_wrap=True).append(finding.severity, _SEVERITY[finding.severity])
-        line.append(printable(f" {named(finding)}{since}{more}: {finding.means}"))
-        yield from _wrapped(line, width, 2 if height >= _TALL else 1)
-        if height >= _TALL and finding.severity != "note":
-            yield Text(printable(f"  try: {finding.advice}"), "italic", no_wrap=True)
+        line.append(printable(f" {named(finding)}{since(finding)}{more}: {finding.means}"))
+        yield from _wrapped(line, width, 20 if height is None else 2 if is_tall else 1)
+        if is_tall and finding.severity != "note":
+            advice = Text(printable(f"  try: {finding.advice}"), "italic", no_wrap=True)
+            yield from _wrapped(advice, width, 20) if height is None else [advice]
 
 
 def _wrapped(text: Text, width: int, most: int) -> list[Text]:
@@ -96,13 +111,13 @@ def _wrapped(text: Text, width: int, most: int) -> list[Text]:
 
 
 def _speed(run: WatchedRun, now: float, width: int) -> Text:
-    pace, time_left = run.pace, left(run)
+    pace, time_left = run.pace, state(run, now)[0] or left(run)
     of_total = f" of {pace.total:,} ({100 * pace.step / pace.total:.0f} %)" if pace.total else ""
     parts = {
         "step": f"step {pace.step:,}{of_total}",
         "steps/s": f"{rate(pace.steps_per_s)} steps/s" if pace.steps_per_s is not None else "",
         "samples/s": f"{rate(pace.samples_per_s)} samples/s" if pace.samples_per_s is not None else "",
-        "left": "" if time_left == "-" else time_left if time_left == "done" else f"{time_left} left",
+        "left": "" if time_left == "-" else time_left if time_left in _STATES else f"{time_left} left",
         "last": "" if pace.last_time is None else f"last point {age(now - pace.last_time)}",
     }
     if len("   ".join(filter(None, parts.values()))) > width:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
-from tbx_callbacks._text import printable
+from tbx_callbacks._text import count, printable
 from tbx_callbacks.monitor.details import details
 from tbx_callbacks.monitor.run_table import table
 from tbx_callbacks.monitor.view import KEYS, View
@@ -35,6 +35,7 @@ class Frame:
         logdir: the folder, for the heading.
         message: the last warning; empty if there is none.
         has_keys: whether the last line names the keys.
+        is_whole: whether all runs and all of the selected run are drawn, however many lines it takes: for a pipe.
     """
 
     snapshot: Snapshot
@@ -42,18 +43,20 @@ class Frame:
     logdir: str
     message: str = ""
     has_keys: bool = True
+    is_whole: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Yields the lines."""
         has_colours = console.color_system is not None and not console.no_color
-        for line in self.lines(options.max_width, options.height or console.height, has_colours=has_colours):
+        height = None if self.is_whole else options.height or console.height
+        for line in self.lines(options.max_width, height, has_colours=has_colours):
             yield _in_ascii(line) if options.ascii_only else line
 
-    def lines(self, width: int, height: int, *, has_colours: bool) -> list[Text]:
-        """Returns at most `height` lines of at most `width` columns."""
-        footer = [self._footer()] if height > 1 and (self.has_keys or self.message) else []
-        body = self._body(width, height - 1 - len(footer), has_colours=has_colours)
-        if self.has_keys:  # the last line is the last one of the screen
+    def lines(self, width: int, height: int | None, *, has_colours: bool) -> list[Text]:
+        """Returns at most `height` lines of at most `width` columns; as many as it takes if `height` is None."""
+        footer = [self._footer()] if (height is None or height > 1) and (self.has_keys or self.message) else []
+        body = self._body(width, None if height is None else height - 1 - len(footer), has_colours=has_colours)
+        if self.has_keys and height is not None:  # the last line is the last one of the screen
             body += [Text() for _ in range(height - 1 - len(footer) - len(body))]
         lines = [self._heading(), *body, *footer][:height]
         for line in lines:
@@ -68,7 +71,7 @@ class Frame:
         line = Text(no_wrap=True).append("tbx-callbacks top", "bold")
         line.append(f"  {printable(self.logdir)}", "cyan")
         if number:
-            line.append(f"  {number} run{'s' * (number > 1)}")
+            line.append(f"  {count(number, 'run')}")
         when = time.strftime("%H:%M:%S", time.localtime(self.snapshot.time))
         line.append(f"  reading {self.snapshot.reading}" if self.snapshot.reading else f"  {when}", "dim")
         return line
@@ -77,16 +80,18 @@ class Frame:
         line = Text(no_wrap=True).append("q quit  j/k run  f heat map  h help" if self.has_keys else "", "dim")
         return line.append(f"  {self.message}" if self.message else "", "yellow")
 
-    def _body(self, width: int, height: int, *, has_colours: bool) -> list[Text]:
+    def _body(self, width: int, height: int | None, *, has_colours: bool) -> list[Text]:
         runs = self.snapshot.runs
         selected = self.view.selected(runs)
         if self.view.is_help:
             return [Text(), *(Text(f"  {key:<18}{meaning}") for key, meaning in (KEYS | _SIGNS).items())]
         if selected is None:
             return self._waiting(width)
-        number = min(len(runs), max(3, (height - 14) // 4))
-        listed = table(runs, selected, self.snapshot.time, width, min(height, 1 + number))
-        rest = height - len(listed)
+        number = len(runs) if height is None else min(len(runs), max(3, (height - 14) // 4))
+        listed = table(
+            runs, selected, self.snapshot.time, width, 1 + number if height is None else min(height, 1 + number)
+        )
+        rest = None if height is None else height - len(listed)
         return listed + details(runs[selected], self.view, self.snapshot.time, width, rest, has_colours=has_colours)
 
     def _waiting(self, width: int) -> list[Text]:

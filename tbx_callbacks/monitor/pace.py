@@ -27,6 +27,7 @@ class Pace:
         samples_per_s: samples per second, as logged.
         left_s: seconds until the training ends, as logged, or else from the remaining steps and the speed.
         last_time: Unix time of the last point, in seconds.
+        longest_wait_s: seconds between two of the last points, at most; 0 if the log holds no two times.
     """
 
     step: int = 0
@@ -35,6 +36,7 @@ class Pace:
     samples_per_s: float | None = None
     left_s: float | None = None
     last_time: float | None = None
+    longest_wait_s: float = 0.0
 
 
 def pace_of(run: Run) -> Pace:
@@ -42,12 +44,12 @@ def pace_of(run: Run) -> Pace:
     if not run.scalars:
         return Pace()
     step, total = run.last_step, _total(run)
-    measured, last_time = _measured(run)
+    measured, last_time, wait = _measured(run)
     rate = _last(run, tags.STEPS_PER_SECOND) or measured
     left = _last(run, tags.TIME_LEFT)
     if left is None and total is not None and (measured or rate):
         left = max(0, total - step) / (measured or rate or 1.0)  # the measured speed includes evaluations and saving
-    return Pace(step, total, rate, _last(run, tags.SAMPLES_PER_SECOND), left, last_time)
+    return Pace(step, total, rate, _last(run, tags.SAMPLES_PER_SECOND), left, last_time, wait)
 
 
 def _last(run: Run, tag: str) -> float | None:
@@ -57,16 +59,17 @@ def _last(run: Run, tag: str) -> float | None:
     return value if math.isfinite(value) and value >= 0 else None
 
 
-def _measured(run: Run) -> tuple[float | None, float | None]:
-    """Steps per second over the last points, and the Unix time of the last point."""
+def _measured(run: Run) -> tuple[float | None, float | None, float]:
+    """Steps per second over the last points, the Unix time of the last point, and the longest wait between them."""
     with np.errstate(all="ignore"):
         times = clock(run)
         if not math.isfinite(times.started):
-            return None, None
+            return None, None, 0.0
         steps, seconds = times.steps[-_RECENT:], times.seconds[-_RECENT:]
         passed, done = float(seconds[-1] - seconds[0]), float(steps[-1] - steps[0])
     last_time = float(times.started + times.seconds.max())
-    return (done / passed if passed > 0 and done > 0 else None), last_time
+    longest = float(np.diff(seconds).max(initial=0.0))
+    return (done / passed if passed > 0 and done > 0 else None), last_time, longest
 
 
 def _total(run: Run) -> int | None:

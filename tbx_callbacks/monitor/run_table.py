@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
+from tbx_callbacks._notify.stall import TIMES
+from tbx_callbacks._text import count
 from tbx_callbacks.monitor.curves import losses
 from tbx_callbacks.monitor.watched_runs import WatchedRun
 from tbx_callbacks.report.tables import duration
@@ -18,6 +20,7 @@ _COLUMNS = {"verdict": 11, "step": 11, "loss": 9, "eval": 9, "steps/s": 7, "left
 _WIDE = {"samples/s": 9, "last point": 10}
 _WIDE_FROM = 110  # columns of the terminal
 _LEAST_NAME = 8
+_SILENT = 300.0  # seconds that are never a silence: evaluations and checkpoints may log no point
 
 
 def table(runs: Sequence[WatchedRun], selected: int, now: float, width: int, height: int) -> list[Text]:
@@ -54,12 +57,25 @@ def verdict(run: WatchedRun) -> tuple[str, str]:
         return "", ""
     errors, warnings = _count(run.diagnosis, "error"), _count(run.diagnosis, "warning")
     if errors:
-        return f"{errors} error{'s' * (errors > 1)}", "bold red"
+        return count(errors, "error"), "bold red"
     if warnings:
-        return f"{warnings} warning{'s' * (warnings > 1)}", "yellow"
+        return count(warnings, "warning"), "yellow"
     if run.diagnosis.verdict.kind == "too_little":
         return "too little", "dim"
-    return "none found", "green"
+    if run.diagnosis.findings:
+        return count(len(run.diagnosis.findings), "note"), "dim"
+    return "none found", "dim" if run.status == "failed" else "green"
+
+
+def state(run: WatchedRun, now: float) -> tuple[str, str]:
+    """Whether the training has ended, failed, or logs nothing any more, in a word, and its style; else empty."""
+    if run.status:
+        return ("failed", "bold red") if run.status == "failed" else ("ended", "")
+    pace = run.pace
+    if pace.last_time is None or (pace.total is not None and pace.step >= pace.total):
+        return "", ""
+    is_silent = now - pace.last_time > max(_SILENT, TIMES * pace.longest_wait_s)
+    return ("silent", "yellow") if is_silent else ("", "")
 
 
 def age(seconds: float) -> str:
@@ -91,13 +107,14 @@ def _row(line: Text, run: WatchedRun, columns: dict[str, int], now: float) -> Te
     pace, pair = run.pace, losses(run.run)
     total = f"/{_short(pace.total)}" if pace.total is not None else ""
     words, style = verdict(run)
+    ending = state(run, now)
     cells = {
         "verdict": (words, style),
         "step": (f"{_short(pace.step)}{total}", ""),
         "loss": _last(pair.main),
         "eval": _last(pair.beside),
         "steps/s": (rate(pace.steps_per_s), ""),
-        "left": (left(run), ""),
+        "left": ending if ending[0] else (left(run), ""),
         "samples/s": (rate(pace.samples_per_s), ""),
         "last point": ("-" if pace.last_time is None else age(now - pace.last_time), ""),
     }

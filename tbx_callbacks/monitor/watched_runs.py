@@ -14,6 +14,7 @@ from tbx_callbacks.monitor.pace import Pace, pace_of
 from tbx_callbacks.rules import Acknowledgement, Diagnosis, Rule
 from tbx_callbacks.rules.diagnose import diagnose
 from tbx_callbacks.rules.folder_roles import Roles
+from tbx_callbacks.runs.folders import is_remote
 from tbx_callbacks.runs.formats import FORMATS, UnreadableError, is_log
 from tbx_callbacks.runs.reader import find_runs, read_run
 from tbx_callbacks.runs.series import Run
@@ -35,6 +36,7 @@ class WatchedRun:
         problem: why it cannot be read now; empty if it was read.
         notes: what was left out, and rules that failed.
         histograms: the number of tags of histograms.
+        status: `succeeded` or `failed`, where the log tells; see `Run`.
         changed: when its files changed last, as Unix time in seconds; 0 if that is unknown.
     """
 
@@ -47,6 +49,7 @@ class WatchedRun:
     notes: tuple[str, ...] = ()
     histograms: int = 0
     changed: float = 0.0
+    status: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +137,7 @@ class WatchedRuns:
                 notes=tuple(printable(words(one)) for one in (*notes, *run.left_out)),
                 histograms=len(run.histograms),
                 changed=max((changed for _, _, changed in state[0]), default=0) / 1e9,
+                status=run.status,
             )
             return _Entry(state, Run(scalars=run.scalars), watched)
         except Exception as error:  # one bad run, or a file that changes while it is read, must not end the view
@@ -152,7 +156,7 @@ class WatchedRuns:
 
 def _files(path: str) -> Files:
     """The files of a run; those of a remote one always count as changed."""
-    if "://" in path:
+    if is_remote(path):
         return (("", int.from_bytes(os.urandom(7), "big"), 0),)  # no time
     found: list[tuple[str, int, int]] = []
     for file in _logs(path):

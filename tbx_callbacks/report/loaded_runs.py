@@ -17,6 +17,7 @@ from tbx_callbacks.rules import Acknowledgement, Diagnosis, Rule
 from tbx_callbacks.rules.diagnose import DiagnosedRun, diagnose_folder
 from tbx_callbacks.runs.bad_batches import BadBatch, read_bad_batches
 from tbx_callbacks.runs.examples import ExampleTable, read_examples
+from tbx_callbacks.runs.folders import is_remote
 from tbx_callbacks.runs.reader import Progress, UnreadableError
 from tbx_callbacks.runs.series import Floats, Run
 
@@ -150,7 +151,7 @@ def _names(diagnosed: Sequence[tuple[str, DiagnosedRun]]) -> list[str]:
     all_logdirs = {logdir for logdir, _ in diagnosed}
     names = []
     for logdir, entry in diagnosed:
-        base = os.path.basename(os.path.normpath(logdir) if "://" not in logdir else logdir.rstrip("/"))
+        base = os.path.basename(logdir.rstrip("/") if is_remote(logdir) else os.path.normpath(logdir))
         if entry.name == ".":
             names.append(base if base not in ("", ".") else os.path.basename(os.path.abspath(logdir)))
         else:

@@ -21,8 +21,9 @@ def markdown(loaded_runs: Sequence[LoadedRun]) -> str:
     shown = loaded_runs[:_MOST_RUNS]
     lines = ["### Runs", ""]
     for loaded_run in shown:
-        verdict = loaded_run.diagnosis.verdict
-        lines.append(f"- {_ICONS[verdict.kind]} **{_text(loaded_run.name)}**: {_text(verdict.text)}")
+        verdict, failure = loaded_run.diagnosis.verdict, loaded_run.run.failure_sentence
+        icon = _ICONS["problems" if failure else verdict.kind]
+        lines.append(f"- {icon} **{plain_text(loaded_run.name)}**: {plain_text(f'{failure} {verdict.text}'.lstrip())}")
     lines += _more(len(loaded_runs) - len(shown), "runs")
     lines += _results(shown)
     lines += _findings(shown)
@@ -48,10 +49,10 @@ def _findings(shown: Sequence[LoadedRun]) -> list[str]:
         return []
     lines = ["", "**Findings**", ""]
     for loaded_run, finding in found[:_MOST_FINDINGS]:
-        where = f" in {_text(loaded_run.name)}" if len(shown) > 1 else ""
-        lines.append(f"- **{finding.severity}** `{named(finding)}`{where}{_step(finding)}: {_text(finding.means)}")
+        where = f" in {plain_text(loaded_run.name)}" if len(shown) > 1 else ""
+        lines.append(f"- **{finding.severity}** `{named(finding)}`{where}{_step(finding)}: {plain_text(finding.means)}")
         if finding.severity != "note":
-            lines.append(f"  Try: {_text(finding.advice)}")
+            lines.append(f"  Try: {plain_text(finding.advice)}")
     return [*lines, *_more(len(found) - _MOST_FINDINGS, "findings")]
 
 
@@ -61,9 +62,9 @@ def _step(finding: Finding) -> str:
 
 def _table(title: str, shown: Sequence[LoadedRun], rows: Sequence[tables.Row]) -> list[str]:
     return [
-        f"| {title} | " + " | ".join(_text(loaded_run.name) for loaded_run in shown) + " |",
+        f"| {title} | " + " | ".join(plain_text(loaded_run.name) for loaded_run in shown) + " |",
         "|---|" + "---|" * len(shown),
-        *(f"| {_text(row.name)} | " + " | ".join(map(_text, row.cells)) + " |" for row in rows),
+        *(f"| {plain_text(row.name)} | " + " | ".join(map(plain_text, row.cells)) + " |" for row in rows),
     ]
 
 
@@ -71,8 +72,8 @@ def _more(number: int, what: str) -> list[str]:
     return ["", f"and {number} more {what}"] if number > 0 else []
 
 
-def _text(words: str) -> str:
-    """Text from a run without markup, on one line."""
+def plain_text(words: str) -> str:
+    """Returns text from a run on one line, without what Markdown would read in it: markup, mentions, columns."""
     line = printable(words)
     line = line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
     return line.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("@", "&#64;").replace("`", "'")

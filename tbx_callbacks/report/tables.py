@@ -19,6 +19,7 @@ from tbx_callbacks.report.columns import EXACT
 from tbx_callbacks.report.loaded_runs import LoadedRun, clock
 from tbx_callbacks.rules import SEVERITIES, Finding
 from tbx_callbacks.rules.required_series import EVAL_ACCURACY, EVAL_LOSS, TRAIN_LOSS
+from tbx_callbacks.runs.folders import is_remote
 from tbx_callbacks.runs.series import Run
 from tbx_callbacks.tags import CALIBRATION, EVALUATION, larger_is_better
 
@@ -141,6 +142,7 @@ def environment(loaded_run: LoadedRun) -> Mapping[str, str]:
         "started": _date(entry.started) if has_times else "unknown: the log holds no times",
         "last point after": duration(float(entry.seconds[-1])) if has_times else "unknown: the log holds no times",
         "steps": f"{loaded_run.run.last_step:,}",
+        "end": {"succeeded": "ended", "failed": "failed, or interrupted"}.get(loaded_run.run.status, "unknown"),
         "scalar tags": str(len(loaded_run.run.scalars)),
         "histogram tags": str(len(loaded_run.run.histograms)),
     }
@@ -198,7 +200,7 @@ def duration(seconds: float) -> str:
 
 def relative_path(folder: str) -> str:
     """The folder, relative to the working directory if it is below it."""
-    path = folder if "://" in folder else os.path.relpath(folder)
+    path = folder if is_remote(folder) else os.path.relpath(folder)
     return folder if path.startswith("..") else path
 
 

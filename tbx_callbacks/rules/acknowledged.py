@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 from tbx_callbacks.rules.base import Finding
+from tbx_callbacks.runs.folders import is_remote
 
 
 @dataclass(frozen=True)
@@ -87,5 +88,5 @@ def _family(tag: str) -> str:
 
 
 def _matches_end(glob: str, folder: str) -> bool:
-    path = folder if "://" in folder or not folder else os.path.abspath(folder)
+    path = folder if is_remote(folder) or not folder else os.path.abspath(folder)
     return PurePosixPath(path.replace(os.sep, "/")).match(glob)

@@ -62,11 +62,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Unjudged:
-    """A rule that could not judge a run: the missing series, and the metric that writes it."""
+    """A rule that could not judge a run.
+
+    `missing` is the series that it lacks, and `metric` writes it. If the rule does not apply, no further data would
+    help: `missing` then names the runs that it is for, and `metric` is empty.
+    """
 
     id: str
     missing: str
     metric: str
+    applies: bool = True
 
 
 class Rule(Protocol):
@@ -103,4 +108,11 @@ class Rule(Protocol):
 
     def lacks(self, run: Run) -> str | None:
         """Returns what a run with all needs and `min_points` still lacks, as a noun; None if the rule can judge it."""
+        return None
+
+    def excludes(self, run: Run) -> str | None:
+        """Returns what the rule is for, as a noun, if this run is something else; None if it applies.
+
+        A run that has too few data yet is not excluded: see `lacks`.
+        """
         return None

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from tbx_callbacks import tags
+from tbx_callbacks._text import count
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.required_series import LABEL_SHARES, LABELS, PREDICTED_SHARES, TRAIN_LOSS, Need
 from tbx_callbacks.rules.series_stats import median
@@ -74,7 +75,11 @@ class ClassNeverPredicted(Rule):
         most = max(missing, key=lambda name: missing[name][0])
         number, share, series = missing[most]
         first, end = int(series.steps[-(len(series) // 3)]), int(series.steps[-1])
-        others = f", and so were {len(missing) - 1} other classes" if len(missing) > 1 else ""
+        others = (
+            f", and so {'was' if len(missing) == 2 else 'were'} {count(len(missing) - 1, 'other class')}"
+            if len(missing) > 1
+            else ""
+        )
         yield Finding(
             id=self.id,
             severity="warning",

@@ -125,7 +125,10 @@ def _find_missing(rule: Rule, run: Run) -> Unjudged | None:
         if number < min_points:
             missing = f"{min_points:g} points of {first.what}, there are {number}"
             return Unjudged(rule.id, missing, f"{first.metric}, more often")
-    lacks = rule.lacks(run) if hasattr(rule, "lacks") else None  # a rule need not derive from Rule
+    # A rule need not derive from Rule.
+    if (wanted := rule.excludes(run) if hasattr(rule, "excludes") else None) is not None:
+        return Unjudged(rule.id, wanted, "", applies=False)
+    lacks = rule.lacks(run) if hasattr(rule, "lacks") else None
     return Unjudged(rule.id, lacks, f"{first.metric}, for longer or more often") if lacks is not None else None
 
 

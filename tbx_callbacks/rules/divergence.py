@@ -31,7 +31,7 @@ class LossSpike(Rule):
     deviations: float = 10.0  # above the reference median; losses of single batches have long tails
     rise: float = 0.75  # minimum rise, as a share of the initial loss, so that ripples near zero do not count
 
-    def lacks(self, run: Run) -> str | None:
+    def excludes(self, run: Run) -> str | None:
         return not_minimised(run)
 
     def __call__(self, run: Run) -> Iterator[Finding]:
@@ -104,8 +104,11 @@ class Divergence(Rule):
     signed_rise: float = 1.5  # the same as a share of the fall before it, if losses are negative: they may wander
     deviations: float = 3.0  # minimum rise in standard deviations of the noise before it
 
+    def excludes(self, run: Run) -> str | None:
+        return not_minimised(run)
+
     def lacks(self, run: Run) -> str | None:
-        return not_minimised(run) or _lacks_scale(run)
+        return _lacks_scale(run)
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         entry = training_loss(run)

@@ -20,11 +20,15 @@ def named(finding: Finding) -> str:
     return f"{finding.code} {finding.id}" if finding.code else finding.id
 
 
+def since(finding: Finding) -> str:
+    """Returns ` since step 7`; empty for a finding of the whole run, or from its start."""
+    return f" since step {finding.steps[0]}" if finding.steps and finding.steps[0] else ""
+
+
 def line(finding: Finding, done: str = "") -> str:
     """Returns a finding as one line for the log; `done` tells the action that it triggered."""
-    first = f" since step {finding.steps[0]}" if finding.steps and finding.steps[0] else ""
     return (
-        f"{finding.severity} {_printable(named(finding))}{first}: {_printable(finding.means)}"
+        f"{finding.severity} {_printable(named(finding))}{since(finding)}: {_printable(finding.means)}"
         f" [{_printable(evidence(finding))}] try: {_printable(finding.advice)}{done}"
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tbx_callbacks import tags
+from tbx_callbacks._text import count
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.required_series import LAYER_GRAD_NORMS, LORA, LORA_UPDATES, UPDATE_RATIOS, WEIGHT_NORMS, Need
 from tbx_callbacks.rules.series_stats import depth, outermost
@@ -71,8 +72,8 @@ class AllFrozen(Rule):
                 tags=tuple(f"{tags.WEIGHT_NORM}/{name}" for name in still),
                 steps=(_first_step(run),),
                 numbers={"layers": len(still)},
-                means=f"No weight of {len(still)} layers has changed since the first point, step {_first_step(run)}."
-                " Nothing is trained.",
+                means=f"No weight of {count(len(still), 'layer')} has changed since the first point, step"
+                f" {_first_step(run)}. Nothing is trained.",
                 advice="Check that the optimizer has this model's parameters. Then check the learning rate and"
                 " requires_grad.",
                 source=self.source,
@@ -95,13 +96,14 @@ class HeadOnly(Rule):
         still, moving = still_and_moving(run, self.min_points)
         if is_head_only(still, moving):
             number = len([name for name in still if depth(name)]) or len(still)
+            others = "the other layer is" if number == 1 else f"all {number} layers are"
             yield Finding(
                 id=self.id,
                 severity="note",
                 tags=tuple(f"{tags.WEIGHT_NORM}/{name}" for name in still),
                 steps=(_first_step(run),),
                 numbers={"still": len(still), "moving": len(moving)},
-                means=f"Only {_join([*moving])} is trained; all {number} layers are frozen (a linear probe)."
+                means=f"Only {_join([*moving])} is trained; {others} frozen (a linear probe)."
                 " The frozen layers keep their initial weights, pretrained or random.",
                 advice="Do nothing, if a linear probe is intended. Otherwise set requires_grad of the layers and pass"
                 " their parameters to the optimizer.",

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from tbx_callbacks import tags
+from tbx_callbacks._text import count
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.required_series import LEARNING_RATE, TRAIN_LOSS, WEIGHT_NORMS, Need
 from tbx_callbacks.rules.series_stats import finite, median, noise, outermost, smooth
-from tbx_callbacks.rules.training_loss import fall_of, first_loss, not_minimised, training_loss
-from tbx_callbacks.runs.series import Run
+from tbx_callbacks.rules.training_loss import fall_of, first_loss, has_no_scale, not_minimised, training_loss
+from tbx_callbacks.runs.series import Run, Series
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class LearningRateTooHigh(Rule):
     enough: int = 20  # with fewer points, one low loss at the start is no reference
     early: float = 0.3  # share of the points that counts as the start
     growth: float = 1.5  # growth of a layer's weight norm in that time; healthy test runs have 1.0 to 1.3, one 1.5
+    least_start: float = 0.1  # share of the median layer's first norm; a layer below it was initialised to zero
+    first_step: float = 0.5  # growth in the second step, as a share of the norm after the first one: the same
     layers: float = 0.5  # share of the layers that grew that much
     peak: float = 1.3  # highest loss over the initial loss, both medians of 3 points
     improvement: float = 0.1  # if the loss fell by this share of its initial value, the rate is usable
@@ -38,8 +43,8 @@ class LearningRateTooHigh(Rule):
     deviations: float = 3.0  # minimum height of the peak in standard deviations of the noise
     deviations_of_one: float = 5.0  # the same above a single loss
 
-    def lacks(self, run: Run) -> str | None:
-        return not_minimised(run)
+    def excludes(self, run: Run) -> str | None:
+        return not_minimised(run) or has_no_scale(run)
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         entry, rates = training_loss(run), LEARNING_RATE.first(run)
@@ -62,7 +67,7 @@ class LearningRateTooHigh(Rule):
         rate = float(finite(rates[1]).values.max())
         if grown and not rose:
             worst = max(grown, key=lambda name: grown[name])
-            evidence = f"the weight norms of {len(grown)} layers grew up to {grown[worst]:.1f} times ({worst})"
+            evidence = f"the weight norms of {count(len(grown), 'layer')} grew up to {grown[worst]:.1f} times ({worst})"
         else:
             evidence = f"the loss rose from {start:.3g} to {top:.3g}"
         yield Finding(
@@ -82,10 +87,19 @@ class LearningRateTooHigh(Rule):
     def _growth_by_layer(self, run: Run, until: int) -> dict[str, float]:
         """Returns the growth by layer if enough layers grew, else an empty dict."""
         growth = {}
-        norms = outermost(WEIGHT_NORMS.all(run))
-        for name, full_series in norms.items():
-            series = finite(full_series)
+        norms: dict[str, Series] = {}
+        for name, full_series in outermost(WEIGHT_NORMS.all(run)).items():
+            if len(series := finite(full_series)) and series.steps[0] <= until:
+                norms[name] = series
+        least = self.least_start * median(np.array([series.values[0] for series in norms.values()])) if norms else 0.0
+        for name, series in norms.items():
             values = series.values[series.steps <= until]
-            if len(values) and values[0] > 0 and values.max() > self.growth * values[0]:
+            if values[0] > least and not self._began_at_zero(series) and values.max() > self.growth * values[0]:
                 growth[name] = float(values.max() / values[0])
         return growth if len(growth) >= max(1, self.layers * len(norms)) else {}
+
+    def _began_at_zero(self, norms: Series) -> bool:
+        """Whether the norm after the first step is that of an update: the second step adds about as much again."""
+        if len(norms) < 2 or norms.steps[0] != 1 or norms.steps[1] != 2:
+            return False
+        return bool(norms.values[1] - norms.values[0] > self.first_step * norms.values[0])

@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from tbx_callbacks import tags
+from tbx_callbacks._text import count
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.required_series import EVAL_LOSS, GRAD_NORM, NONFINITE, TRAIN_LOSS, Need
 from tbx_callbacks.rules.series_stats import interval
@@ -61,7 +62,8 @@ class NonFinite(Rule):
                 tags=(norm[0],),
                 steps=tuple(int(step) for step in steps[:5]),
                 numbers={"points": len(steps)},
-                means=f"The gradient norm is NaN or Inf at {len(steps)} points, first {_interval(norm[1], steps[0])}"
+                means=f"The gradient norm is NaN or Inf at {count(len(steps), 'point')}, first"
+                f" {_interval(norm[1], steps[0])}"
                 + (
                     ", and stays so. A step with such a gradient writes it into the weights, unless it is skipped."
                     if stays_bad

@@ -31,7 +31,7 @@ class EvalDisagrees(Rule):
     accuracy: float = 0.4  # the last evaluation accuracy is below this and below the first one; chance is 0.5
     above: float = 1.5  # or: the best evaluation loss over the initial training loss
 
-    def lacks(self, run: Run) -> str | None:
+    def excludes(self, run: Run) -> str | None:
         return not_minimised(run)
 
     def __call__(self, run: Run) -> Iterator[Finding]:
@@ -112,7 +112,7 @@ class Overfitting(Rule):
     def _is_left_out(self, one: EvaluationSet, train: Series) -> bool:
         return self.disagrees is not None and self.disagrees.is_wrong_from_start(one, train)
 
-    def lacks(self, run: Run) -> str | None:
+    def excludes(self, run: Run) -> str | None:
         return not_minimised(run)
 
     def __call__(self, run: Run) -> Iterator[Finding]:

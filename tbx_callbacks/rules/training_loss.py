@@ -54,12 +54,21 @@ def _is_straight(falling: Floats) -> bool:
 
 
 def not_minimised(run: Run) -> str | None:
-    """Returns why the training loss need not fall; None for a loss that is minimised."""
+    """Returns what rules about its fall are for, if the training loss need not fall; None if it is minimised."""
     if POLICY.all(run):
-        return "a loss that must fall; that of a policy gradient says nothing about progress"
+        return "losses that must fall; that of a policy gradient says nothing about progress"
     if ADVERSARIAL.all(run):
-        return "a loss that must fall; those of two adversaries balance each other"
+        return "losses that must fall; those of two adversaries balance each other"
     return None
+
+
+def has_no_scale(run: Run) -> str | None:
+    """Returns what rules about shares of the initial loss are for, if the loss falls below zero; else None.
+
+    Losses below zero have no natural zero, so that a share of them means nothing.
+    """
+    entry = training_loss(run)
+    return "losses above zero" if entry is not None and bool((entry[1].values < 0).any()) else None
 
 
 def training_loss(run: Run) -> tuple[str, Series] | None:

@@ -12,7 +12,14 @@ from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.evaluation_sets import evaluation_sets
 from tbx_callbacks.rules.required_series import TRAIN_LOSS, Need
 from tbx_callbacks.rules.series_stats import median, noise, smooth, width_for
-from tbx_callbacks.rules.training_loss import fall_of, not_minimised, points_since_peak, rate_share, training_loss
+from tbx_callbacks.rules.training_loss import (
+    fall_of,
+    has_no_scale,
+    not_minimised,
+    points_since_peak,
+    rate_share,
+    training_loss,
+)
 from tbx_callbacks.runs.series import Run, Series
 
 
@@ -35,16 +42,14 @@ class Underfitting(Rule):
     accuracy: float = 0.9  # an accuracy above this needs no progress
     gained: float = 0.1  # an accuracy that rose by this has made progress, even if the loss hardly shows it
 
+    def excludes(self, run: Run) -> str | None:
+        return not_minimised(run) or has_no_scale(run)
+
     def lacks(self, run: Run) -> str | None:
         entry = training_loss(run)
-        if entry is None:
-            return not_minimised(run)
-        series = entry[1]
-        if len(series) < self.min_points:
+        if entry is None or len(series := entry[1]) < self.min_points:
             return f"{self.min_points} finite points of the training loss"
         fall = fall_of(series.values)
-        if fall.is_signed:
-            return "a loss above zero"
         if fall.low < (1 - self.improvement) * fall.start or self._is_long_enough(run, series):
             return None
         return f"{self.enough} points of the training loss, or a learning rate that has come down"
@@ -109,8 +114,8 @@ class Plateau(Rule):
         1.0  # a fall between the thirds of the plateau, in standard deviations of the noise, is progress
     )
 
-    def lacks(self, run: Run) -> str | None:
-        return not_minimised(run)
+    def excludes(self, run: Run) -> str | None:
+        return not_minimised(run) or has_no_scale(run)
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         entry = training_loss(run)

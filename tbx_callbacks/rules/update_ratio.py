@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from tbx_callbacks import tags
+from tbx_callbacks._text import count
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.required_series import UPDATE_RATIOS, Need
 from tbx_callbacks.rules.series_stats import depth, finite, median, outermost
@@ -43,9 +44,9 @@ class UpdateTooLarge(Rule):
                 tags=tuple(f"{tags.UPDATE_RATIO}/{name}" for name in large),
                 steps=(_first_step(run),),
                 numbers=large,
-                means=f"Steps change {worst} by {large[worst]:.1%} of its weight norm, and {len(large)} layers in total"
-                f" by over {limit:.0%}. Such steps overwrite what these layers have learned, pretrained knowledge"
-                " included.",
+                means=f"Steps change {worst} by {large[worst]:.1%} of its weight norm, and"
+                f" {count(len(large), 'layer')} in total by over {limit:.0%}. Such steps overwrite what these layers"
+                " have learned, pretrained knowledge included.",
                 advice="Divide the learning rate by 10. About 0.1 % per step is usual. If only the first steps are that"
                 " large, warm up longer.",
                 source=self.source,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tbx_callbacks._text import count
 from tbx_callbacks.rules.base import Finding, Unjudged
 
 Kind = Literal["problems", "nothing_found", "too_little"]
@@ -59,16 +60,15 @@ def verdict_of(
         decisive: groups of rules, see `DECISIVE`.
         num_acknowledged: the number of further findings, which the project has acknowledged.
     """
-    besides = f" {_count(num_acknowledged, 'finding')} acknowledged." if num_acknowledged else ""
+    besides = f" {count(num_acknowledged, 'finding')} acknowledged." if num_acknowledged else ""
     lacking = {entry.id: entry for entry in unjudged}
+    besides += _excluded_words(lacking, failed, rules, decisive)
     number = len(rules) - len(lacking) - len(failed)
     open_rules = _undecided(lacking, failed, rules, decisive)
     remedy = _remedy(open_rules, lacking)
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in ("error", "warning")}
     if any(counts.values()):
-        found = " and ".join(
-            _count(number_found, severity) for severity, number_found in counts.items() if number_found
-        )
+        found = " and ".join(count(number_found, severity) for severity, number_found in counts.items() if number_found)
         text = f"{found} found by {number} of {len(rules)} rules.{besides}"
         return Verdict("problems", number, len(rules), text, "" if counts["error"] else remedy)
     if open_rules:
@@ -92,24 +92,59 @@ def _undecided(
     rules: Collection[str],
     decisive: Sequence[Sequence[str]],
 ) -> list[str]:
-    """Returns the first rule of each decisive group in which no rule judged the run."""
+    """Returns, of each decisive group in which no rule judged the run, the first rule that could have."""
+    excluded = _excluded(lacking)
+    groups = [
+        group for group in _unjudged(lacking, failed, rules, decisive) if not _is_replaced(group, decisive, excluded)
+    ]
+    return [next((rule for rule in group if rule in rules and rule not in excluded), group[0]) for group in groups]
+
+
+def _unjudged(
+    lacking: Mapping[str, Unjudged],
+    failed: Collection[str],
+    rules: Collection[str],
+    decisive: Sequence[Sequence[str]],
+) -> list[Sequence[str]]:
     judged = set(rules) - set(lacking) - set(failed)
-    groups = [group for group in decisive if not judged & set(group)]
-    return [next((rule for rule in group if rule in rules), group[0]) for group in groups]
+    return [group for group in decisive if not judged & set(group)]
+
+
+def _is_replaced(group: Sequence[str], decisive: Sequence[Sequence[str]], excluded: Collection[str]) -> bool:
+    """Whether a rule of the group is not for this run, and another group on the same question applies in full."""
+    related = [other for other in decisive if other is not group and set(other) & set(group)]
+    return bool(set(group) & set(excluded)) and any(not set(other) & set(excluded) for other in related)
+
+
+def _excluded(lacking: Mapping[str, Unjudged]) -> set[str]:
+    return {name for name, entry in lacking.items() if not entry.applies}
+
+
+def _excluded_words(
+    lacking: Mapping[str, Unjudged],
+    failed: Collection[str],
+    rules: Collection[str],
+    decisive: Sequence[Sequence[str]],
+) -> str:
+    """Names the decisive rules that are not for this run, with what they are for, where no other rule judged."""
+    excluded = _excluded(lacking)
+    groups = [g for g in _unjudged(lacking, failed, rules, decisive) if _is_replaced(g, decisive, excluded)]
+    shown = dict.fromkeys(name for group in groups for name in group if name in excluded)
+    return "".join(f" Not judged by {name}, which is for {lacking[name].missing}." for name in shown)
 
 
 def _reason(rule: str, lacking: Mapping[str, Unjudged]) -> str:
+    if rule in lacking and not lacking[rule].applies:
+        return f"the rule {rule} is for {lacking[rule].missing}"
     if rule in lacking:
         return f"the rule {rule} needs {lacking[rule].missing}"
     return f"the rule {rule} failed or is switched off"
 
 
 def _remedy(open_rules: Sequence[str], lacking: Mapping[str, Unjudged]) -> str:
-    metrics = list(dict.fromkeys(lacking[rule].metric for rule in open_rules if rule in lacking))
+    metrics = list(
+        dict.fromkeys(lacking[rule].metric for rule in open_rules if rule in lacking and lacking[rule].applies)
+    )
     if metrics:
         return f"Log {'; '.join(metrics)}; in a short run at every step."
     return "Fix or switch on these rules: " + ", ".join(open_rules) + "." if open_rules else ""
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number > 1 else ''}"

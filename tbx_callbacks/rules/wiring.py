@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from tbx_callbacks import tags
+from tbx_callbacks._text import plural
 from tbx_callbacks.rules.base import Finding, Rule, Severity
 from tbx_callbacks.rules.required_series import Need
 from tbx_callbacks.rules.series_stats import median, noise
@@ -24,11 +25,22 @@ def _need(check: str, metric: str = "wiring") -> tuple[Need, ...]:
     return (Need(f"the check {check}", metric, (f"{tags.WIRING}/{check}",)),)
 
 
+class _Number(float):
+    """What a check found, with the words that go with it."""
+
+    def __format__(self, spec: str) -> str:
+        of_one, bar, of_many = spec.partition("|")
+        number = float(self)
+        if bar:
+            return of_one if number == 1 else of_many
+        return f"{number:.4g} {plural(spec, is_one=number == 1)}" if spec else f"{number:.4g}"
+
+
 class _CheckRule(Rule):
     """A rule that reads one check: a number above 0 is a finding.
 
     A subclass sets `severity`, and `means` and `advice`, in which `{number}` (or `{share}`), `{details}` and `{steps}`
-    are replaced by what the check found.
+    are replaced by what the check found. `{number:layer}` is `1 layer` or `2 layers`; `{number:is|are}` is `is` for 1.
     """
 
     severity: ClassVar[Severity] = "warning"
@@ -66,7 +78,7 @@ class _CheckRule(Rule):
             tags=(tag,),
             steps=tuple(steps),
             numbers={tag: number},
-            means=self.means.format(number=f"{number:.4g}", share=f"{number:.1%}", details=details, steps=at),
+            means=self.means.format(number=_Number(number), share=f"{number:.1%}", details=details, steps=at),
             advice=self.advice,
             source=self.source,
         )
@@ -86,7 +98,8 @@ class ParameterNotOptimized(_CheckRule):
         return np.asarray((values > 0) & (values[-1] > 0))  # an optimizer may get them later
 
     means: ClassVar[str] = (
-        "{number} parameters get gradients and belong to no optimizer: {details}. Nothing trains them."
+        "{number:parameter} {number:gets|get} gradients and {number:belongs|belong} to no optimizer:"
+        " {details}. Nothing trains {number:it|them}."
     )
     advice: ClassVar[str] = (
         "Create the optimizer after the last change of the model. Freeze parameters that should not train: "
@@ -103,7 +116,7 @@ class ParameterInTwoOptimizers(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("parameter_in_two_optimizers")
     source: ClassVar[str] = f"PyTorch, torch.optim: {_TORCH}/optim.html"
     means: ClassVar[str] = (
-        "Two optimizers update {number} parameters with the same gradient: {details}. Each of them is moved twice in a "
+        "Two optimizers update {number:parameter} with the same gradient: {details}. Each of them is moved twice in a "
         "step."
     )
     advice: ClassVar[str] = "Pass each parameter to one optimizer. Options of its own belong into a parameter group."
@@ -118,7 +131,8 @@ class ParameterNotInModel(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("parameter_not_in_model")
     source: ClassVar[str] = f"PyTorch, constructing an optimizer: {_TORCH}/optim.html"
     means: ClassVar[str] = (
-        "{number} parameters of the optimizer belong to no module of the model and get no gradient: "
+        "{number:parameter} of the optimizer {number:belongs|belong} to no module of the model and {number:gets|get} no"
+        " gradient: "
         "{details}. The model was changed or copied after the optimizer was made."
     )
     advice: ClassVar[str] = "Create the optimizer after the last change of the model."
@@ -133,7 +147,7 @@ class NoGradient(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("no_gradient")
     source: ClassVar[str] = f"PyTorch, autograd mechanics: {_TORCH}/notes/autograd.html"
     means: ClassVar[str] = (
-        "{number} trainable parameters had no gradient in the first steps: {details}. The optimizer leaves "
+        "{number:trainable parameter} had no gradient in the first steps: {details}. The optimizer leaves "
         "them as they are."
     )
     advice: ClassVar[str] = (
@@ -153,7 +167,7 @@ class UnusedParameters(_CheckRule):
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
     means: ClassVar[str] = (
-        "{number} trainable parameters had no gradient in the first steps: {details}. The loss does not "
+        "{number:trainable parameter} had no gradient in the first steps: {details}. The loss does not "
         "depend on them, as on a pooler that a task does not use."
     )
     advice: ClassVar[str] = "Check that the model does not need these layers for this task."
@@ -183,7 +197,7 @@ class NoOptimizerStep(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("no_optimizer_step")
     source: ClassVar[str] = f"PyTorch, taking an optimization step: {_TORCH}/optim.html"
     severity: ClassVar[Severity] = "error"
-    means: ClassVar[str] = "No optimizer of this model stepped in {number} micro-batches: the model is untrained."
+    means: ClassVar[str] = "No optimizer of this model stepped in {number:micro-batch}: the model is untrained."
     advice: ClassVar[str] = (
         "Add optimizer.step() after loss.backward(). The optimizer must have the parameters of this model."
     )
@@ -251,7 +265,8 @@ class LabelsOutOfRange(_CheckRule):
     source: ClassVar[str] = f"PyTorch, CrossEntropyLoss: {_TORCH}/generated/torch.nn.CrossEntropyLoss.html"
     severity: ClassVar[Severity] = "error"
     means: ClassVar[str] = (
-        "{number} labels are negative, or not below the number of classes. Their loss has no meaning, or is an error."
+        "{number:label} {number:is|are} negative, or not below the number of classes. The"
+        " loss has no meaning, or is an error."
     )
     advice: ClassVar[str] = "Check that classes are numbered from 0, and that num_labels is their number."
 
@@ -355,7 +370,8 @@ class BatchNormSingle(_CheckRule):
     only_notes: ClassVar[bool] = True
     severity: ClassVar[Severity] = "note"
     means: ClassVar[str] = (
-        "{number} batch normalisations get batches of one sample: their statistics are not those of the data."
+        "{number:batch normalisation} {number:gets|get} batches of one sample: the"
+        " statistics are not those of the data."
     )
     advice: ClassVar[str] = "Use larger batches. GroupNorm does not depend on the batch."
 
@@ -465,7 +481,7 @@ class PaddingAttended(_CheckRule):
     needs: ClassVar[tuple[Need, ...]] = _need("padding_attended", "preflight")
     source: ClassVar[str] = "Hugging Face, attention mask: huggingface.co/docs/transformers/glossary#attention-mask"
     means: ClassVar[str] = (
-        "The loss changes when other tokens stand at {number} padded positions ({details}): the model "
+        "The loss changes when other tokens stand at {number:padded position} ({details}): the model "
         "attends to padding."
     )
     advice: ClassVar[str] = "Pass attention_mask to the model. Pooling and loss must leave padded positions out."

@@ -79,6 +79,16 @@ class Run:
         return f"read from {self.source}" + (f", which holds no {', no '.join(self.lacks)}" if self.lacks else "")
 
     @property
+    def is_failed(self) -> bool:
+        """Whether the log says that the training has failed, or was interrupted."""
+        return self.status == "failed"
+
+    @property
+    def failure_sentence(self) -> str:
+        """That the training has failed, as a sentence; empty if the log does not say so."""
+        return f"The training failed, or was interrupted, after step {self.last_step}." if self.is_failed else ""
+
+    @property
     def last_step(self) -> int:
         """Last step of any scalar; 0 without scalars."""
         return max((int(series.steps[-1]) for series in self.scalars.values() if len(series)), default=0)

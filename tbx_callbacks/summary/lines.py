@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tbx_callbacks._text import printable
 from tbx_callbacks.rules import Finding
-from tbx_callbacks.rules.finding_text import named
+from tbx_callbacks.rules.finding_text import named, since
 
 LIMIT = 2400
 """Characters of a summary: what a terminal page, or the context of a program that reads many runs, holds."""
@@ -35,8 +35,7 @@ def findings_lines(findings: Sequence[Finding], limit: int) -> Iterator[str]:
     """Yields findings, worst first, each with its advice, in at most about `limit` characters; at least one."""
     size = 0
     for index, finding in enumerate(findings):
-        where = f" since step {finding.steps[0]}" if finding.steps and finding.steps[0] else ""
-        lines = [_short(f"{finding.severity} {named(finding)}{where}: {finding.means}")]
+        lines = [_short(f"{finding.severity} {named(finding)}{since(finding)}: {finding.means}")]
         lines += [] if finding.severity == "note" else [_short(f"  try: {finding.advice}")]
         size += sum(map(len, lines))
         if index and size > limit:

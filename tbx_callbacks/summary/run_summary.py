@@ -54,6 +54,10 @@ class RunSummary:
     folder: str
     diagnosis: Diagnosis
     last_step: int
+    status: str
+    """`succeeded`, `failed`, or empty: see `Run`."""
+    failure: str
+    """That the training has failed, as a sentence; or empty."""
     seconds: float | None
     """Between the first and the last point; None if the log holds no times."""
     source: str
@@ -80,6 +84,8 @@ def summarize(loaded_run: LoadedRun) -> RunSummary:
         loaded_run.folder,
         loaded_run.diagnosis,
         run.last_step,
+        run.status,
+        run.failure_sentence,
         float(times.seconds[-1]) if times is not None and math.isfinite(times.started) else None,
         run.source_sentence,
         tuple(_curve(tag, series) for tag, series in _curves(run).items()),
@@ -124,12 +130,14 @@ def _family(tag: str) -> str:
 
 def _lines(summary: RunSummary) -> Iterator[str]:
     verdict = summary.diagnosis.verdict
-    yield f"run {summary.name}: {verdict.text}" + (f" {verdict.remedy}" if verdict.remedy else "")
+    failure = f"{summary.failure} " if summary.failure else ""
+    yield f"run {summary.name}: {failure}{verdict.text}" + (f" {verdict.remedy}" if verdict.remedy else "")
     yield from findings_lines(summary.diagnosis.findings, 1300)
     if summary.bad_steps:
         steps = ", ".join(map(str, summary.bad_steps[:8]))
         yield f"kept batches of bad steps: {steps} (tbx-callbacks batch {summary.folder} {summary.bad_steps[0]})"
     length = "" if summary.seconds is None else f", {duration(summary.seconds)}"
+    length += ", ended" if summary.status == "succeeded" else ""
     yield f"steps: {summary.last_step}{length}" + (f"; {summary.source}" if summary.source else "")
     for curve in summary.curves[:_MOST_CURVES]:
         yield _curve_line(curve)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tbx_callbacks._text import label, printable, reason, short, words
+from tbx_callbacks._text import count, label, printable, reason, short, words
 
 
 class Silent:
@@ -78,3 +78,9 @@ def test_printable_replaces_what_steers_terminal() -> None:
     assert printable("a\nb\t", "\n") == "a\nb?"
     every = "".join(map(chr, range(sys.maxunicode + 1)))
     assert printable(every).isprintable()
+
+
+def test_count_has_plural_unless_one() -> None:
+    assert [count(number, "layer") for number in (0, 1, 2)] == ["0 layers", "1 layer", "2 layers"]
+    assert count(3, "micro-batch") == "3 micro-batches"
+    assert count(2, "loss") == "2 losses"

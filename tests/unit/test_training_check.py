@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from tbx_callbacks.runs import read_run
 from tbx_callbacks.runs.series import Run
 from tbx_callbacks.testing import TrainingCheck, assert_healthy, run_of
 from tests.helpers.report_runs import trained
@@ -95,3 +96,25 @@ def test_training_check_trains_as_plain_loop(tmp_path: Path) -> None:
 def test_training_check_wrong_argument_named(tmp_path: Path, arguments: tuple[Any, ...], words: str) -> None:
     with pytest.raises(TypeError, match=words):
         TrainingCheck(tmp_path)(*arguments)
+
+
+def test_training_check_clips_and_schedules(tmp_path: Path) -> None:
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    check = TrainingCheck(tmp_path)
+    check(
+        model,
+        [torch.ones(8, 4)],
+        optimizer,
+        loss=lambda model, batch: (100 * model(batch) - 1).square().mean(),
+        steps=4,
+        allow=["unjudged"],
+        fail_on="error",
+        after_backward=lambda: torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01),
+        after_step=scheduler.step,
+    )
+    scalars = read_run(check.folder).scalars
+    assert scalars["lr/SGD/pg1"].values.tolist() == pytest.approx([0.1, 0.05, 0.025, 0.0125])
+    assert scalars["grad_norm/total"].values[0] > 1
+    assert scalars["grad_norm_clipped/total"].values.max() <= 0.0101

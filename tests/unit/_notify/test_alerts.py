@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tbx_callbacks._notify.address import Address
 from tbx_callbacks._notify.alerts import MOST, Alerts, Target
 from tbx_callbacks._notify.message import EVENTS, Message
-from tests.helpers.web_server import receiving
+from tests.helpers.web_server import SECRET, receiving
 
 
 def test_alerts_each_target_gets_its_events() -> None:
@@ -31,3 +33,15 @@ def test_alerts_findings_limited_end_always_sent() -> None:
     texts = [body["text"] for body in receiver.bodies]
     assert texts[MOST - 1] == "further findings and stalls of this run are not sent; text"
     assert texts.count("text") == MOST + 2
+
+
+@pytest.mark.parametrize("answer", ["hang", 500])
+def test_alerts_messages_left_cost_one_warning(answer: int | str, caplog: pytest.LogCaptureFixture) -> None:
+    with receiving(answer) as receiver:
+        alerts = Alerts([Target(Address(receiver.url))])
+        alerts.post(Message("end", "runs/a", 1, "text"))
+        alerts.close(0.05)
+        (warning,) = caplog.messages
+    assert warning.startswith(f"notifications to {receiver.address} are lost: 1 message has not arrived at the end (")
+    assert warning.endswith("; check the address and its server")
+    assert SECRET not in warning

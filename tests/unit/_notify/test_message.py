@@ -38,6 +38,25 @@ def test_message_of_each_event_has_severity() -> None:
     assert {found.event, stalled.event, ended.event} < set(EVENTS)
 
 
+def test_message_end_says_that_it_was_interrupted() -> None:
+    message = end("runs/a", 1, is_interrupted=True)
+    assert (message.event, message.severity) == ("end", "info")
+    assert message.text == "the training was interrupted after 1 step"
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("no http://user:pass@word@host:80/a?key=secret why", "no http://host:80/a?... why"),
+        ("Error('s3://key:secret@bucket/x')", "Error('s3://bucket/x')"),
+        ("postgres://user:secr...", "postgres://..."),
+        ("https://host/a@b is gone; ask me@example.com", "https://host/a@b is gone; ask me@example.com"),
+    ],
+)
+def test_message_text_holds_no_secrets_of_urls(text: str, sent: str) -> None:
+    assert Message("crash", "runs/a", 1, text).text == sent
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(90.0, "90 s"), (600.0, "10 min"), (9000.0, "2.5 h")])
 def test_duration_has_readable_unit(seconds: float, words: str) -> None:
     assert duration(seconds) == words

@@ -30,8 +30,23 @@ def test_stall_clock_start_is_no_measure() -> None:
 
 
 def test_stall_clock_without_measure_uses_floor() -> None:
-    clock = StallClock(floor=1800.0, needs_measure=False)
+    clock = StallClock(floor=1800.0, unmeasured=1800.0)
     assert looks(clock, (0, 0), (0, 1800), (0, 1801), (0, 9000)) == [None, None, 1801, None]
+
+
+def test_stall_clock_several_steps_measure_one_wait() -> None:
+    clock = StallClock(floor=60.0)
+    assert looks(clock, (0, 0), (31, 5), (31, 65), (31, 66)) == [None, None, None, 61]
+
+
+def test_stall_clock_first_step_alone_measures_nothing() -> None:
+    clock = StallClock(floor=60.0)
+    assert looks(clock, (0, 0), (1, 5), (1, 9000)) == [None] * 3
+
+
+def test_stall_clock_start_leaves_measured_wait_short() -> None:
+    clock = StallClock(floor=60.0)
+    assert looks(clock, (0, 0), (0, 500), (3, 505), (3, 566)) == [None, None, None, 61]
 
 
 def test_stall_clock_forgets_old_waits() -> None:

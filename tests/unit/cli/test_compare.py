@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.helpers.commands import run
+from tests.helpers.report_runs import trained
 from tests.unit.comparison.test_compare import train
 
 
@@ -48,3 +50,13 @@ def test_compare_one_run_error_code_2(folders: list[str]) -> None:
     done = run("compare", folders[0])
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "compare needs at least two runs" in done.stderr
+
+
+def test_compare_tells_runs_that_failed(tmp_path: Path) -> None:
+    runs = [str(trained(tmp_path / "a", succeeded=True)), str(trained(tmp_path / "b", lr=2.0, succeeded=False))]
+    words = "b: The training failed, or was interrupted, after step 120."
+    for option in ([], ["--md"]):
+        assert words in run("compare", *runs, *option).stdout
+    compared = json.loads(run("compare", *runs, "--json").stdout)
+    assert words in compared["notes"]
+    assert [kind["statuses"] for kind in compared["kinds"]] == [["succeeded"], ["failed"]]

@@ -16,6 +16,7 @@ from tbx_callbacks.testing import example_values
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.commands import run, run_process
 from tests.helpers.outside_package import install
+from tests.helpers.report_runs import trained
 
 HEALTHY = np.geomspace(0.7, 0.1, 60)
 RISES = np.concatenate([HEALTHY[:15], np.linspace(HEALTHY[15], 2, 45)])
@@ -33,7 +34,7 @@ def logged(folder: Path, **scalars: Any) -> Path:
 def test_doctor_healthy_run_code_0(tmp_path: Path) -> None:
     done = run_process("doctor", str(logged(tmp_path / "run", **{"train/loss": HEALTHY})))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert ": 1 scalar tags, 600 steps" in done.stdout
+    assert ": 1 scalar tag, 600 steps" in done.stdout
     assert re.search(r"Nothing found by \d+ of \d+ rules\.", done.stdout)
     assert re.search(r"^  \d+ rules lacked data; metrics that would write it:$", done.stdout, re.MULTILINE)
     assert "    update_ratio: update_too_large, update_too_small" in done.stdout
@@ -205,3 +206,14 @@ def test_doctor_short_run_learned_nothing_too_little(tmp_path: Path) -> None:
     assert "Too little to judge: the model has learned next to nothing, in a short run." in printed
     assert "Nothing" not in printed
     assert run("doctor", folder, "--fail-on", "unjudged").returncode == 3
+
+
+def test_doctor_tells_how_runs_ended(tmp_path: Path) -> None:
+    trained(tmp_path / "bad", succeeded=False)
+    trained(tmp_path / "ok", succeeded=True)
+    trained(tmp_path / "open")
+    text = run("doctor", str(tmp_path)).stdout
+    assert text.count("The training failed, or was interrupted, after step 120.") == 1
+    assert text.count("120 steps, ended") == 1
+    runs = json.loads(run("doctor", str(tmp_path), "--json").stdout)["runs"]
+    assert {one["run"]: one["status"] for one in runs} == {"bad": "failed", "ok": "succeeded", "open": None}

@@ -80,3 +80,25 @@ def test_watched_run_without_wall_times_learns_waits() -> None:
         assert look(points, START + 100 * points) == []
     assert run.look_at_clock(START + 700) == []
     assert events(run.look_at_clock(START + 701)) == ["stall"]
+
+
+def test_watched_run_early_hang_is_stall() -> None:
+    run = RunNews(is_old=False)
+    run.look(diagnosed(3, gap=1.0), START + 4)  # all that it ever logs, seen at once
+    assert run.look_at_clock(START + 303) == []
+    assert events(run.look_at_clock(START + 304)) == ["stall"]
+
+
+def test_watched_run_of_one_point_stalls_late() -> None:
+    run = RunNews(is_old=False)
+    run.look(diagnosed(1, gap=1.0), START + 4)
+    assert run.look_at_clock(START + 1801) == []
+    assert events(run.look_at_clock(START + 1802)) == ["stall"]
+
+
+def test_watched_run_tags_of_step_measure_nothing() -> None:
+    steps = np.array([1])
+    scalars = {f"tag_{index}": Series(steps, np.ones(1), START + np.array([0.001 * index])) for index in range(9)}
+    run, found = Run(scalars), RunNews(is_old=False)
+    found.look(DiagnosedRun("a", "runs/a", run, Diagnosis((), (), diagnose(run, {}).verdict)), START + 1)
+    assert found.look_at_clock(START + 1800) == []

@@ -42,3 +42,10 @@ def test_around_impossible_step_error_named(folder: Path) -> None:
     done = run("around", str(folder / "a"), "--step", "999")
     assert done.returncode == 2
     assert "its steps are 2 to 120" in done.stderr
+
+
+def test_show_tells_how_run_ended(tmp_path: Path) -> None:
+    for succeeded, status, words in ((False, "failed", "run x: The training failed"), (True, "succeeded", ", ended")):
+        folder = str(trained(tmp_path / status / "x", succeeded=succeeded))
+        assert words in run("show", folder).stdout
+        assert json.loads(run("show", folder, "--json").stdout)["status"] == status

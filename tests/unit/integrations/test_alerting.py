@@ -23,6 +23,7 @@ from tbx_callbacks._notify.address import Address
 from tbx_callbacks._notify.alerts import Target
 from tbx_callbacks._notify.outbox import Outbox
 from tbx_callbacks.integrations import RunLocation, Session, TrainingInfo, alerting
+from tbx_callbacks.runs import read_run
 from tests.helpers.web_server import SECRET, receiving
 
 RULES = {"every": 1, "metrics": ["loss", "hparams", "nonfinite"], "rules": {"nonfinite": "warn"}}
@@ -40,7 +41,13 @@ def no_thread_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 def trained(
-    folder: Path, notify: list[Any] | None, *, steps: int = 4, fail_at: int = 0, nan_at: int = 0
+    folder: Path,
+    notify: list[Any] | None,
+    *,
+    steps: int = 4,
+    fail_at: int = 0,
+    nan_at: int = 0,
+    error: BaseException | None = None,
 ) -> dict[str, torch.Tensor]:
     """Trains with a loop; returns the weights."""
     torch.manual_seed(0)
@@ -55,7 +62,7 @@ def trained(
             optimizer.step()
             loop.end_step(loss=loss.detach() * (torch.nan if step == nan_at else 1.0))
             if step == fail_at:
-                raise ValueError("the data is gone")
+                raise error or ValueError("the data is gone")
     return model.state_dict()
 
 
@@ -78,6 +85,25 @@ def test_training_that_raises_sends_crash(tmp_path: Path) -> None:
             trained(tmp_path / "run", [{"url": receiver.url, "on": ["crash", "end"]}], fail_at=3, nan_at=2)
         assert [(body["event"], body["step"]) for body in receiver.bodies] == [("crash", 3)]
         assert receiver.bodies[0]["text"] == "ValueError('the data is gone')"
+
+
+@pytest.mark.parametrize(
+    ("error", "event", "text", "status"),
+    [
+        (SystemExit(0), "end", "the training has ended after 2 steps", "succeeded"),
+        (SystemExit(), "end", "the training has ended after 2 steps", "succeeded"),
+        (SystemExit(3), "crash", "SystemExit(3)", "failed"),
+        (SystemExit("no data"), "crash", "SystemExit('no data')", "failed"),
+        (KeyboardInterrupt(), "end", "the training was interrupted after 2 steps", "failed"),
+    ],
+)
+def test_training_that_is_left_tells_how(
+    tmp_path: Path, error: BaseException, event: str, text: str, status: str
+) -> None:
+    with receiving() as receiver, pytest.raises(type(error)):
+        trained(tmp_path / "run", [{"url": receiver.url, "on": ["crash", "end"]}], fail_at=2, error=error)
+    assert [(body["event"], body["text"]) for body in receiver.bodies] == [(event, text)]
+    assert read_run(tmp_path / "run").status == status
 
 
 def test_training_left_without_end_sends_crash(tmp_path: Path) -> None:

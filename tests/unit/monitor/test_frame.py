@@ -105,3 +105,17 @@ def test_frame_waits_for_runs_with_reason() -> None:
     assert "Waiting for a run:" in lines
     assert any("must hold logs" in line for line in lines)
     assert any("Reading" in line.plain for line in Frame(Snapshot(), View(), "runs").lines(80, 24, has_colours=False))
+
+
+def test_frame_whole_shows_all_runs_and_layers() -> None:
+    runs = (*(training(f"run{n}", layers=0, points=5) for n in range(30)), training("deep", layers=90))
+    frame = Frame(Snapshot(runs, START), View("/runs/deep"), "runs", has_keys=False, is_whole=True)
+    lines = printed(frame, (100, 24)).splitlines()
+    for name in [*(run.name for run in runs), *(f"layers.{n}" for n in range(90))]:
+        assert any(re.search(rf"(^|[ .]){re.escape(name)} ", line) for line in lines), name
+
+
+def test_frame_of_failed_run_says_so() -> None:
+    run = dataclasses.replace(training(), status="failed")
+    text = printed(Frame(Snapshot((run,), START), View(), "runs"), (80, 24))
+    assert "The training failed, or was interrupted, after step 40." in text

@@ -20,7 +20,7 @@ def test_pace_logged_values_first() -> None:
         "time/left_s": series([7.0] * 10),
     }
     pace = pace_of(Run(scalars=scalars, hparams={"max_steps": 100.0}))
-    assert pace == Pace(10, 100, 4.0, 32.0, 7.0, START + 9)
+    assert pace == Pace(10, 100, 4.0, 32.0, 7.0, START + 9, 1.0)
 
 
 def test_pace_time_left_from_steps_and_speed() -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from tbx_callbacks.monitor.pace import Pace
-from tbx_callbacks.monitor.run_table import age, left, rate, table, verdict
+from tbx_callbacks.monitor.run_table import age, left, rate, state, table, verdict
 from tbx_callbacks.monitor.watched_runs import WatchedRun
 from tests.helpers.watched import START, series, training, watched
 
@@ -51,3 +51,28 @@ def test_age_rate_and_left_in_words() -> None:
     run = training()
     paces = [Pace(5, 5), Pace(5, 9), Pace(5, 9, left_s=1e9), Pace(5, 9, left_s=3700)]
     assert [left(dataclasses.replace(run, pace=pace)) for pace in paces] == ["done", "-", "> 100 d", "1 h 01 min"]
+
+
+def test_verdict_of_note_is_no_clean_bill() -> None:
+    values = [*(2.0 - 0.1 * n for n in range(10)), *[1.0] * 60]
+    assert verdict(watched("a", {"train/loss": series(values)})) == ("1 note", "dim")
+
+
+def test_state_tells_finished_failed_and_silent() -> None:
+    run = training()
+    assert state(run, START + 100) == ("", "")
+    assert state(run, START + 10_000)[0] == "silent"
+    words = [state(dataclasses.replace(run, status=status), START + 10_000)[0] for status in ("succeeded", "failed")]
+    assert words == ["ended", "failed"]
+    assert "failed" in table([dataclasses.replace(run, status="failed")], 0, START, 80, 3)[1].plain
+
+
+def test_state_slow_log_is_not_silent() -> None:
+    slow = watched("slow", {"train/loss": series([1.0, 0.9, 0.8], seconds=1000.0)})
+    assert [state(slow, START + 2000 + wait)[0] for wait in (2900, 3100)] == ["", "silent"]
+
+
+def test_verdict_of_failed_run_is_not_green() -> None:
+    run = training()
+    assert verdict(run)[1] == "green"
+    assert verdict(dataclasses.replace(run, status="failed"))[1] == "dim"

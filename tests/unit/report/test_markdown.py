@@ -7,7 +7,7 @@ from pathlib import Path
 from tbx_callbacks.report.loaded_runs import read
 from tbx_callbacks.report.markdown import markdown
 from tests.helpers.commands import run
-from tests.helpers.report_runs import HOSTILE, trained
+from tests.helpers.report_runs import HOSTILE, ended, trained
 
 
 def test_markdown_of_run_has_verdict_and_results(tmp_path: Path) -> None:
@@ -45,3 +45,11 @@ def test_report_markdown_printed_to_stdout(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
     done = run("report", str(tmp_path / "run"), "--md", "--watch")
     assert (done.returncode, "one of --md, --json and --watch may be given" in done.stderr) == (2, True)
+
+
+def test_markdown_failed_run_has_no_green_tick(tmp_path: Path) -> None:
+    text = markdown(read([ended(tmp_path / "ok", "succeeded"), ended(tmp_path / "bad", "failed")]))
+    ok, bad = (next(line for line in text.splitlines() if f"**{name}" in line) for name in ("ok", "bad"))
+    assert ok.startswith("- \u2705 **ok")
+    assert bad.startswith("- \u274c **bad")
+    assert "**: The training failed, or was interrupted, after step 60. Nothing" in bad

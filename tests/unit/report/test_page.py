@@ -13,10 +13,12 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.report import write_report
+from tbx_callbacks.report.loaded_runs import read
+from tbx_callbacks.report.page import render
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.commands import COMMAND, run, run_process
 from tests.helpers.limits import limit
-from tests.helpers.report_runs import HOSTILE, trained
+from tests.helpers.report_runs import HOSTILE, ended, trained
 
 
 def test_page_is_self_contained(tmp_path: Path) -> None:
@@ -157,3 +159,10 @@ def test_page_header_shows_last_value_not_finite(tmp_path: Path) -> None:
     assert "eval/thing, last NaN step 4" in header
     assert "eval/up, last Inf step 4" in header
     assert "train loss, last 1.0000 without NaN and Inf" in header
+
+
+def test_page_of_failed_run_says_so(tmp_path: Path) -> None:
+    failed, succeeded = (render(read([ended(tmp_path / status, status)])) for status in ("failed", "succeeded"))
+    assert '<p class="verdict failed"><b>The training failed, or was interrupted, after step 60.</b></p>' in failed
+    assert 'class="verdict nothing_found"' not in failed
+    assert 'class="verdict nothing_found"' in succeeded

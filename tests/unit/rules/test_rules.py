@@ -10,7 +10,7 @@ import pytest
 from tbx_callbacks.rules import RULES, SEVERITIES, default_rules, diagnose
 from tbx_callbacks.rules.wiring import RULES as WIRING_RULES
 from tbx_callbacks.runs.series import Run, Series, scalar_points, series_of
-from tests.helpers.rule_cases import CASES, FALLING, N, findings_of, flat, run_of
+from tests.helpers.rule_cases import CASES, FALLING, N, findings_of, flat, run_of, series
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -76,3 +76,16 @@ def test_rate_is_cause_without_low_loss() -> None:
     first = [1.97, 1.79, 2.65, 2.58, 2.48, 2.59, 1.7, 5.25]
     rates = {"lr/SGD/pg1": flat(0.05, 25), "weight_norm/0": np.linspace(1, 3.3, 25)}
     assert "learning_rate_too_high" in findings_of({"train/loss": [*first, *flat(3.4, 17)], **rates})
+
+
+def test_learning_rate_growth_from_zero_is_none() -> None:
+    def found(every: int, **norms: np.ndarray) -> str:
+        tags = {"lr/AdamW/pg1": flat(1e-2, 40), "train/loss": np.linspace(1.1, 1.07, 40)}
+        tags |= {f"weight_norm/{name}": values for name, values in norms.items()}
+        findings = findings_of({tag: series(values, every=every) for tag, values in tags.items()})
+        return findings["learning_rate_too_high"].means if "learning_rate_too_high" in findings else ""
+
+    from_zero = np.minimum(np.arange(1, 41), 12) * 0.017
+    assert found(1, head=from_zero) == ""
+    assert found(10, head=from_zero, body=flat(3.0, 40)) == ""
+    assert "the weight norms of 1 layer grew" in found(1, head=np.minimum(1 + 0.1 * np.arange(40), 2.5))

@@ -96,3 +96,24 @@ def test_verdict_policy_gradient_judged_by_other_rules() -> None:
 
 def test_decisive_rules_are_known() -> None:
     assert {rule for group in DECISIVE for rule in group} <= set(RULES)
+
+
+def test_verdict_losses_below_zero_need_no_more_data() -> None:
+    diagnosis = diagnose(run_of({"train/loss": -FALLING[::-1], "train/learning_rate": flat(1e-3)}))
+    assert diagnosis.verdict.kind == "nothing_found"
+    assert diagnosis.verdict.text.endswith("Not judged by underfitting, which is for losses above zero.")
+    assert diagnosis.verdict.remedy == ""
+    excluded = {rule.id: (rule.missing, rule.metric) for rule in diagnosis.unjudged if not rule.applies}
+    assert excluded == dict.fromkeys(("learning_rate_too_high", "plateau", "underfitting"), ("losses above zero", ""))
+
+
+def test_verdict_wandering_loss_below_zero_too_little() -> None:
+    found = verdict(train__loss=-1.0 + 0.1 * np.random.default_rng(0).standard_normal(60))
+    assert found.kind == "too_little"
+    assert "needs a loss above zero, or one that has clearly fallen" in found.text
+
+
+def test_verdict_policy_gradient_asks_for_its_series() -> None:
+    found = verdict(train__loss=flat(0.0), train__reward=[])
+    assert found.kind == "too_little"
+    assert "loss, for longer" not in found.remedy

@@ -85,3 +85,12 @@ def test_wiring_group_sets_response_of_every_rule() -> None:
 
 def test_wiring_rules_are_in_registry() -> None:
     assert set(RULES) <= set(EVERY_RULE)
+
+
+def test_wiring_number_agrees_with_its_words() -> None:
+    one, two = (
+        findings_of({"wiring/parameter_not_optimized": series([n], every=3)})["parameter_not_optimized"]
+        for n in (1.0, 2.0)
+    )
+    assert one.means.startswith("1 parameter gets gradients and belongs to no optimizer")
+    assert two.means.startswith("2 parameters get gradients and belong to no optimizer")
