@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from tbx_callbacks import TbxLoop, TbxTrainerCallback
 from tests.helpers.models import trainer
 from tests.helpers.runs import Run
+from tests.helpers.variations import variations
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # optimizers and their schedules warn about settings that suit tests
 
@@ -72,7 +73,7 @@ class Entering(TrainerCallback):
 
 
 @pytest.mark.parametrize("optim", OPTIM)
-@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize("attached", variations([False, True], True))
 def test_huggingface_optim_norms_of_entering_gradients(tmp_path: Path, optim: str, attached: bool) -> None:
     if optim.startswith("schedule_free"):
         pytest.importorskip("schedulefree")

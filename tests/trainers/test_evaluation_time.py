@@ -17,6 +17,7 @@ from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
 from tests.helpers.data import collate, rows
 from tests.helpers.models import bert, trainer
 from tests.helpers.runs import Run
+from tests.helpers.variations import variations
 
 WORK, EVALUATE, SAVE = 1.0, 1000.0, 500.0
 SET = {"every": 1, "metrics": ["throughput"]}
@@ -95,7 +96,7 @@ EVENTS = (
 )
 
 
-@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("event", variations(EVENTS, *EVENTS[:2], "on_epoch_end"))
 @pytest.mark.parametrize("first", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_huggingface_evaluation_at_event_excluded(tmp_path: Path, event: str, first: bool) -> None:
     for way, attached in (("evaluate", True), ("evaluate", False), ("predict", False), ("loop", False)):

@@ -17,6 +17,7 @@ from tbx_callbacks.integrations.huggingface.abandoned_training import StillTrain
 from tests.helpers.data import collate, rows
 from tests.helpers.models import bert, trainer
 from tests.helpers.runs import Run
+from tests.helpers.variations import variations
 
 PLAIN: list[Any] = ["loss", {"update_norm": {"by": "total"}}, "activations"]
 SETS = {
@@ -63,7 +64,7 @@ def left(
     return callback, run
 
 
-@pytest.mark.parametrize("raises", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("raises", variations([KeyboardInterrupt, ValueError], KeyboardInterrupt))
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("chosen", SETS)
 def test_abandoned_training_next_forward_pass_removes_hooks(
@@ -87,7 +88,7 @@ def test_abandoned_training_next_forward_pass_removes_hooks(
     assert Run(callback.log_dir).steps("update_norm/total") == [1]
 
 
-@pytest.mark.parametrize("raises", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("raises", variations([KeyboardInterrupt, ValueError], KeyboardInterrupt))
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("chosen", SETS)
 def test_abandoned_training_attached_ends_at_once(
@@ -100,7 +101,7 @@ def test_abandoned_training_attached_ends_at_once(
 
 
 @pytest.mark.parametrize("attached", [True, False])
-@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize("used", variations([True, False], True))
 @pytest.mark.parametrize("chosen", SETS)
 def test_abandoned_training_second_training_complete(tmp_path: Path, chosen: str, used: bool, attached: bool) -> None:
     callback, run = left(tmp_path, chosen, "before", KeyboardInterrupt, attached=attached)

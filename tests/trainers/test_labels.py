@@ -29,6 +29,7 @@ from tbx_callbacks import TbxLightningCallback, TbxLoop, TbxTrainerCallback
 from tests.helpers.data import collate
 from tests.helpers.models import bert, trainer
 from tests.helpers.runs import Run
+from tests.helpers.variations import variations
 
 SET: dict[str, Any] = {"every": 2, "metrics": ["outputs", "train_accuracy"]}
 BATCH = 4
@@ -166,7 +167,7 @@ OTHER_TASKS: dict[str, tuple[Callable[[], nn.Module], dict[str, Tensor], dict[st
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize("attached", variations([False, True], True))
 @pytest.mark.parametrize("task", OTHER_TASKS)
 def test_huggingface_other_task_no_advice_about_labels(
     tmp_path: Path, task: str, attached: bool, caplog: pytest.LogCaptureFixture

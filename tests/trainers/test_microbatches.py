@@ -21,6 +21,7 @@ from tbx_callbacks import TbxLightningCallback, TbxTrainerCallback
 from tests.helpers.data import collate, rows
 from tests.helpers.models import bert, trainer
 from tests.helpers.runs import Run
+from tests.helpers.variations import variations
 
 SET: dict[str, Any] = {
     "every": 1,
@@ -111,7 +112,7 @@ VARIANTS: dict[str, tuple[type[Trainer], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("attached", [True, False])
+@pytest.mark.parametrize("attached", variations([True, False], True))
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")  # the name in all versions

@@ -273,7 +273,7 @@ def test_recipe_process_bad_argument_no_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", [TWINS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in TWINS[1:])])
 def test_recipe_trains_reports_and_resumes(trained: Callable[[str], tuple[Path, str]], name: str) -> None:
     base, printed = trained(name)
     (folder,) = (base / "out" / "runs").iterdir()
@@ -303,6 +303,7 @@ def test_recipe_trains_reports_and_resumes(trained: Callable[[str], tuple[Path, 
     assert Run(folder).steps("train/loss") == [4, 8, 12, 16]
 
 
+@pytest.mark.slow
 def test_recipe_without_report_extra_prints_install_command(tmp_path: Path) -> None:
     (tmp_path / "plotly.py").write_text("raise ImportError")
     code = f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['r.py', *sys.argv[1:]];"
@@ -332,6 +333,7 @@ def test_recipe_partial_accumulation_window_steps(tmp_path: Path, name: str) -> 
     assert list(read.at("train/learning_rate").values()) == pytest.approx(rates)
 
 
+@pytest.mark.slow
 def test_recipe_pretrained_model_from_folder(trained: Callable[[str], tuple[Path, str]], tmp_path: Path) -> None:
     checkpoint = next((trained("bert_sentiment")[0] / "out").glob("checkpoint-*"))
     done = recipe("--model", checkpoint, "--max-steps", "2", "--output-dir", "second", cwd=tmp_path)

@@ -17,6 +17,7 @@ from recommendation import generate as generate_clicks
 from tests.helpers.commands import run_process
 from tests.helpers.processes import python
 from tests.helpers.runs import ROOT, Run
+from tests.helpers.variations import variations
 
 RECIPES = ROOT / "recipes"
 
@@ -32,6 +33,7 @@ def train(name: str, *options: object, cwd: Path) -> tuple[Run, str]:
     return Run(folder), done.stdout
 
 
+@pytest.mark.slow
 def test_image_recipe_short_run_logs_layers(tmp_path: Path) -> None:
     run, _ = train(
         "image_classification", "--max-steps", 20, "--layers", 2, "--head-size", 4, "--config", "full", cwd=tmp_path
@@ -63,6 +65,7 @@ def test_recommendation_recipe_learns_towards_true_odds(tmp_path: Path) -> None:
     assert run.at("eval/auc")[100] == pytest.approx(auc["recommender"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_lora_recipe_short_run_logs_adapters(tmp_path: Path) -> None:
     pytest.importorskip("trl")
     config = tmp_path / "set.yaml"
@@ -109,7 +112,10 @@ def test_recommender_embedding_gradients_are_sparse() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["audio-classification", "image-classification", "recommendation", "text-generation-lora"]
+    "name",
+    variations(
+        ["audio-classification", "image-classification", "recommendation", "text-generation-lora"], "recommendation"
+    ),
 )
 def test_recipe_command_runs_every_recipe(name: str, tmp_path: Path) -> None:
     if name == "text-generation-lora":

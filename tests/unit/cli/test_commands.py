@@ -25,6 +25,7 @@ from tests.helpers.commands import COMMAND, run, run_process
 from tests.helpers.limits import limit
 from tests.helpers.outside_package import METRIC, install
 from tests.helpers.report_runs import trained
+from tests.helpers.variations import variations
 
 
 def test_sets_and_metrics_list_everything() -> None:
@@ -146,17 +147,21 @@ def shadowed(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ["check", "--no-code", "own.yaml"],
-        ["check", "--no-code", "plain.yaml"],
+    variations(
+        [
+            ["check", "--no-code", "own.yaml"],
+            ["check", "--no-code", "plain.yaml"],
+            ["check", "own.yaml"],
+            ["sets"],
+            ["metrics"],
+            ["schema"],
+            ["doctor", "run"],
+            ["report", "run", "--png", "png"],
+            ["recipe"],
+        ],
         ["check", "own.yaml"],
-        ["sets"],
-        ["metrics"],
-        ["schema"],
         ["doctor", "run"],
-        ["report", "run", "--png", "png"],
-        ["recipe"],
-    ],
+    ),
     ids=" ".join,
 )
 def test_commands_never_run_namesake_of_library(shadowed: Path, arguments: list[str]) -> None:
