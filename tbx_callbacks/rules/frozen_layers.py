@@ -96,7 +96,7 @@ class HeadOnly(Rule):
         still, moving = still_and_moving(run, self.min_points)
         if is_head_only(still, moving):
             number = len([name for name in still if depth(name)]) or len(still)
-            others = "the other layer is" if number == 1 else f"all {number} layers are"
+            others = "1 other layer is" if number == 1 else f"all {number} layers are"
             yield Finding(
                 id=self.id,
                 severity="note",
