@@ -76,3 +76,29 @@ def test_rate_is_cause_without_low_loss() -> None:
     first = [1.97, 1.79, 2.65, 2.58, 2.48, 2.59, 1.7, 5.25]
     rates = {"lr/SGD/pg1": flat(0.05, 25), "weight_norm/0": np.linspace(1, 3.3, 25)}
     assert "learning_rate_too_high" in findings_of({"train/loss": [*first, *flat(3.4, 17)], **rates})
+
+
+STUCK = [6.04, 3.51, 3.0, 2.9, 2.89, 2.88, 2.88, 2.88, 2.86, 2.86]
+
+
+@pytest.mark.parametrize(
+    ("losses", "sizes", "is_found"),
+    [
+        (STUCK, [42.0, 60.0, 124.0], True),
+        (STUCK, [0.5, 60.0, 124.0], True),
+        (STUCK, [0.5, 0.8, 124.0], False),  # one weight that is nearly zero
+        (STUCK, [0.5, 0.8, 2.0], False),
+        (np.geomspace(6, 0.01, 10), [42.0, 60.0, 124.0], False),
+        (STUCK, [], False),
+    ],
+)
+def test_rate_too_high_for_adapters(losses: list[float], sizes: list[float], is_found: bool) -> None:
+    updates = {f"lora/update/layers.{n}.q_proj": [size / 2, size] for n, size in enumerate(sizes)}
+    found = findings_of({"train/loss": losses, "lr/AdamW/pg1": flat(0.1, 10), **updates})
+    assert ("learning_rate_too_high" in found) is is_found
+    if is_found:
+        finding = found["learning_rate_too_high"]
+        assert {tag for tag in finding.tags if "lora" in tag} == {
+            tag for tag, size in zip(updates, sizes, strict=True) if size > 10
+        }
+        assert "times as large as the frozen weights" in finding.means
