@@ -13,7 +13,7 @@ from tbx_callbacks._engine.metric_runner import needs_of
 from tbx_callbacks._model.model_access import ModelAccess
 from tbx_callbacks._model.optimizers import changes_gradients_itself
 from tbx_callbacks._model.tensors import Tensors
-from tbx_callbacks._stats.clip_factor import clip_factor
+from tbx_callbacks._stats.clip_factor import clip_factor, max_of, ratio_bounds
 from tbx_callbacks._stats.flat import moved
 from tbx_callbacks._stats.types import Number
 from tbx_callbacks.metrics.values import ClipFactor, Max, Value
@@ -31,7 +31,8 @@ class GradientSnapshot:
         self.square: Number = 0.0
         self.max_norm: float | None = None
         self.separate = False
-        """Whether several optimizers clip their gradients separately."""
+        """Whether parts of the gradients are clipped separately."""
+        self._ratios: list[Tensor] = []
 
     def take(
         self,
@@ -42,6 +43,8 @@ class GradientSnapshot:
         max_norm: float | None,
     ) -> None:
         """Computes the gradient statistics that due metrics need; see `Engine.before_clip`."""
+        if self.factor is not None:
+            return  # a part of the gradients is clipped already
         names = list(access.parameters_by_optimizer) if optimizer is None else [optimizer]
         several = len(access.parameters_by_optimizer) > 1
         self.separate = self.separate or (several and (bool(self.gradients) or optimizer is not None))
@@ -68,8 +71,23 @@ class GradientSnapshot:
         return None if self.factor is None else Max(self.factor)
 
     def record_clipping(self, norm: Tensor, max_norm: float) -> None:
-        """Records the norm of the gradients and the limit `max_norm`."""
+        """Records the norm of the gradients and the limit `max_norm`; a second time if they are clipped in parts."""
+        self.separate = self.separate or self.factor is not None
         self.factor = clip_factor(norm, max_norm)
+
+    def compare(self, name: str, gradients: Tensors) -> None:
+        """Compares the gradients of one optimizer before clipping with those after it, where both are known."""
+        before = self.gradients.get(name)
+        if before is not None and not self.separate:
+            self._ratios += ratio_bounds(before.squares, gradients.squares)
+
+    @property
+    def ratios(self) -> tuple[Number, Number] | None:
+        """See `Context.clip_ratios`."""
+        if not self._ratios:
+            return None
+        lowest, highest = (max_of(self._ratios[start::2]) for start in (0, 1))
+        return lowest, highest
 
 
 class EnteringGradients:

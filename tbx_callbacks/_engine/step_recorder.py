@@ -105,6 +105,7 @@ class StepRecorder:
         self._backward_watch = BackwardWatch()
         self._may_clip = info.may_clip and publisher.reducer is None
         self._clip_probe = ClipProbe()
+        self._clipped_names: set[str] = set()  # of optimizers that `before_clip` named
         self.probes_clipping = info.clipping == "norm" and "clipping" in runner.needs and len(info.optimizers) == 1
         """Whether each step's gradients are compared with those before clipping."""
         self._partial_gradients = PartialGradients()
@@ -284,6 +285,8 @@ class StepRecorder:
 
     def before_clip(self, scale: Tensor | None, optimizer: str | None, max_norm: float | None) -> None:
         """See `Engine.before_clip`."""
+        if optimizer is not None:
+            self._clipped_names.add(optimizer)
         if self.due:
             what = "reading gradients before clipping"
             with self._guard(what, self.step, self._due(optimizer, "before_clip")):
@@ -449,26 +452,26 @@ class StepRecorder:
         if clips and self._gradient_snapshot.separate:
             self._warn(
                 "clipping",
-                "clip/factor is left out: several optimizers clip separately; compare grad_norm with grad_norm_clipped",
+                "clip/factor is left out: parts of the gradients are clipped separately; compare grad_norm with"
+                " grad_norm_clipped",
             )
+        gradients = Tensors(self._access.counted(name, entered or ()))
+        if clips and entered is not None and not _has_few_digits(entered):
+            self._gradient_snapshot.compare(name, gradients)
         before_clip = self._gradient_snapshot.gradients.get(name)
         clipping = "other" if self._may_clip and before_clip is None and self._is_changed else self._info.clipping
         reading = [run for run in due if "before_clip" in run.spec.metric.needs]
         if reading and before_clip is None and clipping != "none" and not self._info.logs_elsewhere:
-            self._warn(
-                "before clipping",
-                "%s: left out before clipping, because gradients change between the backward pass and the step; %s",
-                ", ".join(dict.fromkeys(run.spec.name for run in reading)),
-                self._info.clip_remedy,
-            )
+            self._warn_without_unclipped(name, reading)
         context = replace(
             self._context(name, due),
             clipping=clipping,
-            gradients=Tensors(self._access.counted(name, entered or ())),
+            gradients=gradients,
             before_clip=before_clip,
             updates=updates,
             skipped=skipped,
             clip_factor=self._gradient_snapshot.clip_factor(),
+            clip_ratios=self._gradient_snapshot.ratios,
         )
         step_values = self.step_values()
         if (activation_values := self._activations.take()) is not None:
@@ -601,6 +604,25 @@ class StepRecorder:
         due, self.due = [metric_run for metric_run in self.due if metric_run not in lost], []
         self.run_late(due, self.step)
 
+    def _warn_without_unclipped(self, name: str, metric_runs: Sequence[MetricRun]) -> None:
+        names = ", ".join(dict.fromkeys(metric_run.spec.name for metric_run in metric_runs))
+        if self._clipped_names:
+            self._warn(
+                f"{name} before clipping",
+                "%s of %s: left out before clipping, because before_clip names only %s; call it for each optimizer, or"
+                " without optimizer= for all",
+                names,
+                name,
+                ", ".join(sorted(self._clipped_names)),
+            )
+        else:
+            self._warn(
+                "before clipping",
+                "%s: left out before clipping, because gradients change between the backward pass and the step; %s",
+                names,
+                self._info.clip_remedy,
+            )
+
     def _warn_without_gradients(self, name: str) -> None:
         lost = [metric_run.spec.name for metric_run in self._due(None) if metric_run.spec.metric.needs & _OF_GRADIENTS]
         if lost:
@@ -648,6 +670,11 @@ def readable_parameters(access: ModelAccess) -> dict[str, Tensor]:
     if access.is_sharded or access.sharding.frees_gradients or access.sharding.unsupported_reason is not None:
         return {}
     return {parameter.name: parameter.tensor for parameter in access.parameters}
+
+
+def _has_few_digits(gradients: Sequence[Tensor | None]) -> bool:
+    """Whether small elements lose digits when they are clipped."""
+    return any(gradient is not None and gradient.dtype == torch.float16 for gradient in gradients)
 
 
 def _stack_depth() -> int:

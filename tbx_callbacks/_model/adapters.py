@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from tbx_callbacks._model.names import shown
 logger = logging.getLogger(__name__)
 
 _DEFAULT, _BASE = "default", "base_layer"
+_TRAINED_BESIDE = re.compile(r"(?:^|\.)(?:[a-z]*lora|hada|lokr|ia3|b?oft|vera_lambda)_")
 _PLAIN_VARIANTS = ("Dora", "ALora", "MiCA")  # of PEFT: their update is the product too, before anything else
 
 
@@ -52,6 +54,17 @@ def find_adapters(model: nn.Module, names: Mapping[int, str]) -> list[Adapter]:
     """
     found = [adapter for module in model.modules() for adapter in _adapters_of(module, names)]
     return list({(id(adapter.a), id(adapter.b), adapter.group): adapter for adapter in found}.values())
+
+
+def count_trained(model: nn.Module) -> int:
+    """Returns the number of trainable parameters of adapters, by the names that PEFT gives them: LoRA, LoHa, IA3, OFT.
+
+    What lies beside them is frozen on purpose.
+    """
+    return sum(
+        parameter.requires_grad and _TRAINED_BESIDE.search(name) is not None
+        for name, parameter in model.named_parameters()
+    )
 
 
 def _adapters_of(module: nn.Module, names: Mapping[int, str]) -> Iterator[Adapter]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from tbx_callbacks._model.adapters import count_trained
 from tbx_callbacks._model.forward_hooks import Hook, before_forward, on_forward
 from tbx_callbacks._model.outputs import loss_in
 from tbx_callbacks._stats.types import Number
@@ -283,6 +284,7 @@ class Wiring:
             self._ready.update(compare(self._parameters, self._optimizers, with_gradient=found, stepped=self._stepped))
             self._ready.update(self._shared.result(self._parameters))
         self._add_sign()
+        self._add_adapters()
         self._ready.update(self._batches.result())
         for part in (self._kept, self._scale):
             part.end()
@@ -300,6 +302,12 @@ class Wiring:
             judged = torch.as_tensor(number)
             other = torch.where(judged < 0, judged, 1 - judged)
             self._ready["loss_maximised"] = Check(other if all(self._maximizes) else -1.0)
+
+    def _add_adapters(self) -> None:
+        """Adds the number of trainable parameters of adapters, if there are any: no problem, but rules must know it."""
+        model = self._model()
+        if model is not None and (number := count_trained(model)):
+            self._ready["adapters"] = Check(number)
 
     def _remove_hooks(self) -> None:
         self._gradients.end()

@@ -177,6 +177,9 @@ class Context:
     """Whether the trainer scales all gradients by a factor of their norm, which turns one NaN into NaN everywhere."""
     clip_factor: Value | None = None
     """Factor by which clipping multiplied the gradients; None when the trainer has not reported its norm."""
+    clip_ratios: tuple[Number, Number] | None = None
+    """Squared norms after clipping relative to those before it, over the gradients of this rank: the negated lowest
+    ratio, and the highest one; -inf on a rank that has none. None where they are not known before clipping."""
     activations: Mapping[str, Tensor] = field(default_factory=dict)
     """Output of a module, by module name; only for metrics with `needs = {"activations"}`, during the forward pass."""
     learning_rates: Mapping[str, Number] = field(default_factory=dict)

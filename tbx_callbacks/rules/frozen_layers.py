@@ -9,7 +9,15 @@ from typing import ClassVar
 from tbx_callbacks import tags
 from tbx_callbacks._text import count
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.required_series import LAYER_GRAD_NORMS, LORA, LORA_UPDATES, UPDATE_RATIOS, WEIGHT_NORMS, Need
+from tbx_callbacks.rules.required_series import (
+    ADAPTERS,
+    LAYER_GRAD_NORMS,
+    LORA,
+    LORA_UPDATES,
+    UPDATE_RATIOS,
+    WEIGHT_NORMS,
+    Need,
+)
 from tbx_callbacks.rules.series_stats import depth, outermost
 from tbx_callbacks.runs.series import Run, Series
 
@@ -116,7 +124,7 @@ class FrozenLayers(Rule):
     """Some layers do not change while others train.
 
     This is a note if only the lowest layers are frozen, which is common on purpose, or a pooler that no gradient
-    reaches, which is not used; otherwise it is a warning. Beside LoRA adapters, layers are frozen on purpose.
+    reaches, which is not used; otherwise it is a warning. Beside adapters such as LoRA, layers are frozen on purpose.
     """
 
     id: ClassVar[str] = "frozen_layers"
@@ -128,7 +136,7 @@ class FrozenLayers(Rule):
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         still, moving = still_and_moving(run, self.min_points)
-        has_adapters = LORA.all(run) or LORA_UPDATES.all(run)
+        has_adapters = any(need.all(run) for need in (ADAPTERS, LORA, LORA_UPDATES))
         if not still or not moving or has_adapters or is_head_only(still, moving):
             return
         gradients = outermost(LAYER_GRAD_NORMS.all(run))

@@ -11,7 +11,7 @@ import numpy as np
 from tbx_callbacks import tags
 from tbx_callbacks._text import count
 from tbx_callbacks.rules.base import Finding, Rule
-from tbx_callbacks.rules.required_series import LEARNING_RATE, TRAIN_LOSS, WEIGHT_NORMS, Need
+from tbx_callbacks.rules.required_series import LEARNING_RATE, LORA_UPDATES, TRAIN_LOSS, WEIGHT_NORMS, Need
 from tbx_callbacks.rules.series_stats import finite, median, noise, outermost, smooth
 from tbx_callbacks.rules.training_loss import fall_of, first_loss, has_no_scale, not_minimised, training_loss
 from tbx_callbacks.runs.series import Run, Series
@@ -19,7 +19,11 @@ from tbx_callbacks.runs.series import Run, Series
 
 @dataclass(frozen=True)
 class LearningRateTooHigh(Rule):
-    """The first steps inflate the weights or raise the loss, and the loss hardly improves afterwards."""
+    """The first steps inflate the weights or raise the loss, and the loss hardly improves afterwards.
+
+    With LoRA the frozen weights cannot grow. There, updates of most adapters that are many times the frozen weight have
+    replaced the model, unless the loss has nearly reached zero.
+    """
 
     id: ClassVar[str] = "learning_rate_too_high"
     code: ClassVar[str] = "TBX-LR-001"
@@ -42,6 +46,8 @@ class LearningRateTooHigh(Rule):
     learned: float = 0.5  # a loss below this share of the initial one at the start: the data differ, not the rate
     deviations: float = 3.0  # minimum height of the peak in standard deviations of the noise
     deviations_of_one: float = 5.0  # the same above a single loss
+    adapter: float = 10.0  # an adapter's update over the frozen weight, both norms; most are below 1
+    adapter_loss: float = 0.1  # a loss below this share of the initial one bears any size
 
     def excludes(self, run: Run) -> str | None:
         return not_minimised(run) or has_no_scale(run)
@@ -62,9 +68,12 @@ class LearningRateTooHigh(Rule):
         rose = not fall.is_signed and top > self.peak * start and top - start > self.deviations * noise(series.values)
         has_learned_first = series.values[:number].min() < self.learned * start
         needed = self.recovery if rose else self.improvement
+        rate = float(finite(rates[1]).values.max())
+        if not fall.is_signed and end > self.adapter_loss * start and (large := self._large_adapters(run)):
+            yield self._adapters_finding(rate, (rates[0], entry[0]), large, (start, end), int(series.steps[-1]))
+            return
         if fall.is_signed or has_learned_first or end < (1 - needed) * start or not (grown or rose):
             return
-        rate = float(finite(rates[1]).values.max())
         if grown and not rose:
             worst = max(grown, key=lambda name: grown[name])
             evidence = f"the weight norms of {count(len(grown), 'layer')} grew up to {grown[worst]:.1f} times ({worst})"
@@ -81,6 +90,30 @@ class LearningRateTooHigh(Rule):
             " destroyed more than they learned.",
             advice="Divide the learning rate by 10. If that does not suffice, divide it by 10 again, and warm up."
             " For fine-tuning pretrained transformers, 1e-5 to 5e-5 is usual.",
+            source=self.source,
+        )
+
+    def _large_adapters(self, run: Run) -> dict[str, float]:
+        """Returns the size of large updates by tag if most adapters have one, else an empty dict."""
+        last = {tag: finite(each).values[-1:] for tag, each in LORA_UPDATES.all(run).items()}
+        large = {tag: float(size[0]) for tag, size in last.items() if (size > self.adapter).any()}
+        return large if len(large) > self.layers * len(last) else {}
+
+    def _adapters_finding(
+        self, rate: float, read: tuple[str, str], large: dict[str, float], losses: tuple[float, float], step: int
+    ) -> Finding:
+        start, end = losses
+        return Finding(
+            id=self.id,
+            severity="error",
+            tags=(*read, *large),
+            steps=(step,),
+            numbers={"rate": rate, "loss_start": start, "loss_end": end, **large},
+            means=f"The learning rate ({rate:.2g}) is too high for the adapters: {len(large)} of them add updates that"
+            f" are {min(large.values()):.0f} to {max(large.values()):.0f} times as large as the frozen weights."
+            f" The loss is {end:.3g}, compared with {start:.3g} initially: little is left of the pretrained model.",
+            advice="Divide the learning rate by 10. If that does not suffice, divide it by 10 again, and warm up."
+            " Then look at the scaling alpha / r, which multiplies each update.",
             source=self.source,
         )
 

@@ -167,6 +167,7 @@ LORA = Need(
     (rf"{tags.WEIGHT_NORM}/.*lora_[AB].*", rf"{tags.GRAD_NORM}/.*lora_[AB].*"),
 )
 LORA_UPDATES = Need("updates of LoRA adapters", "lora", (f"{tags.LORA_UPDATE}/.*",))
+ADAPTERS = Need("the number of trainable parameters of adapters", "wiring", (f"{tags.WIRING}/adapters",))
 POLICY = Need(
     "the signs of a policy gradient",
     "loss, with a trainer that logs train/reward",

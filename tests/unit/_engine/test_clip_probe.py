@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,5 +137,128 @@ def test_loop_separate_clipping_factor_left_out(tmp_path: Path, caplog: pytest.L
     assert "clip/factor" not in run.scalars
     assert run.steps("grad_norm/a/total") == run.steps("grad_norm/b/total") == [1, 2]
     assert [record.getMessage() for record in caplog.records] == [
-        "clip/factor is left out: several optimizers clip separately; compare grad_norm with grad_norm_clipped"
+        "clip/factor is left out: parts of the gradients are clipped separately; compare grad_norm with"
+        " grad_norm_clipped"
+    ]
+
+
+CLIP_AND_NORMS = {
+    "every": 1,
+    "strict": True,
+    "metrics": ["clip", {"grad_norm": {"by": "total"}}, {"grad_norm_clipped": {"by": "total"}}],
+}
+
+
+def two_layers() -> nn.ModuleDict:
+    """An embedding whose gradients are large, and a head."""
+    torch.manual_seed(0)
+    return nn.ModuleDict({"embedding": nn.Embedding(10, 4), "head": nn.Linear(4, 1)})
+
+
+def clipped_loop(
+    folder: Path,
+    clip: Callable[[nn.ModuleDict], object],
+    *,
+    kinds: tuple[str, ...] = ("all",),
+    named: tuple[str, ...] = (),
+    options: Any = None,
+) -> Run:
+    """Three steps of a loop that clips in its own way; `named` are the optimizers for which `before_clip` is called."""
+    model = two_layers()
+    parts = {"all": model, "embedding": model["embedding"], "head": model["head"]}
+    optimizers = {kind: torch.optim.SGD(parts[kind].parameters(), lr=1e-3) for kind in kinds}
+    with TbxLoop(model, optimizers, CLIP_AND_NORMS, log_dir=folder, **(options or {"max_grad_norm": 2.0})) as loop:
+        for _ in range(3):
+            model.zero_grad()
+            (16 * model["head"](10 * model["embedding"](torch.arange(10))).sum()).backward()
+            for name in named or (None,):
+                loop.before_clip(optimizer=None if name is None else optimizers[name])
+            clip(model)
+            for optimizer in optimizers.values():
+                optimizer.step()
+            loop.end_step()
+    return Run(folder)
+
+
+DISAGREES = (
+    "clip/share is left out, and clip/factor at steps with several: clipping was not by max_grad_norm over all"
+    " gradients; compare grad_norm with grad_norm_clipped"
+)
+
+
+def clip_head(model: nn.ModuleDict) -> None:
+    nn.utils.clip_grad_norm_(model["head"].parameters(), 2.0)
+
+
+def clip_parts(model: nn.ModuleDict) -> None:
+    nn.utils.clip_grad_norm_(model["embedding"].parameters(), 2.0)
+    nn.utils.clip_grad_norm_(model["head"].parameters(), 2.0)
+
+
+def clip_values(model: nn.ModuleDict) -> None:
+    nn.utils.clip_grad_value_(model.parameters(), 0.5)
+
+
+@pytest.mark.parametrize("kinds", [("all",), ("embedding", "head")])
+@pytest.mark.parametrize("clip", [clip_head, clip_parts, clip_values])
+def test_loop_partial_clipping_factor_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, clip: Callable[[nn.ModuleDict], object], kinds: tuple[str, ...]
+) -> None:
+    run = clipped_loop(tmp_path, clip, kinds=kinds)
+    assert not {"clip/factor", "clip/share"} & set(run.scalars)
+    assert [record.getMessage() for record in caplog.records] == [DISAGREES]
+
+
+def test_loop_other_limit_factor_measured(tmp_path: Path) -> None:
+    norms: list[float] = []
+
+    def clip(model: nn.ModuleDict) -> None:
+        gradients = [parameter.grad.double().flatten() for parameter in model.parameters()]
+        norms.append(float(torch.cat(gradients).norm()))
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+
+    run = clipped_loop(tmp_path, clip)
+    expected = {step: pytest.approx(0.5 / norm, rel=1e-5) for step, norm in enumerate(norms, 1)}
+    assert run.at("clip/factor") == expected
+
+
+def test_loop_clips_nothing_factor_is_one(tmp_path: Path) -> None:
+    assert clipped_loop(tmp_path, lambda model: None).at("clip/factor") == {1: 1.0, 2: 1.0, 3: 1.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loop_all_gradients_clipped_factor_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 1)).to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    factors = []
+    with TbxLoop(model, optimizer, CLIP_AND_NORMS, log_dir=tmp_path, max_grad_norm=2.0) as loop:
+        for size in (8, 16, 32):
+            optimizer.zero_grad()
+            (model(torch.randn(size, 8, dtype=dtype)).sum() * 7).backward()
+            before = torch.cat([parameter.grad.double().flatten() for parameter in model.parameters()])
+            loop.before_clip()
+            nn.utils.clip_grad_norm_(model.parameters(), 2.0)
+            after = torch.cat([parameter.grad.double().flatten() for parameter in model.parameters()])
+            factors.append(float(after.norm() / before.norm()))
+            optimizer.step()
+            loop.end_step()
+    run = Run(tmp_path)
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-3
+    assert run.at("clip/factor") == {s: pytest.approx(factor, rel=tolerance) for s, factor in enumerate(factors, 1)}
+    assert run.at("clip/share") == {1: 1.0, 2: 1.0, 3: 1.0}
+    assert not caplog.records
+
+
+def test_loop_one_optimizer_named_warning_names_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = clipped_loop(tmp_path, clip_head, kinds=("embedding", "head"), named=("head",))
+    assert run.steps("grad_norm/head/total") == [1, 2, 3]
+    assert "grad_norm/embedding/total" not in run.scalars
+    assert [record.getMessage() for record in caplog.records] == [
+        "clip/factor is left out: parts of the gradients are clipped separately; compare grad_norm with"
+        " grad_norm_clipped",
+        "grad_norm of embedding: left out before clipping, because before_clip names only head; call it for each"
+        " optimizer, or without optimizer= for all",
     ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tbx_callbacks._model.adapters import find_adapters, warn_about_untrained
+from tbx_callbacks._model.adapters import count_trained, find_adapters, warn_about_untrained
 from tbx_callbacks._model.parameters import parameters_of
 
 
@@ -73,3 +73,12 @@ def test_adapters_untrained_warned_by_name(caplog: pytest.LogCaptureFixture) -> 
     warn_about_untrained(adapters, [id(model["q"].lora_A["trained"].weight)])
     assert [record.split(": ")[1] for record in caplog.messages] == ["frozen", "forgotten"]
     assert all(len(record.split()) <= 25 for record in caplog.messages)
+
+
+def test_count_trained_adapters_by_name() -> None:
+    model = nn.ModuleDict({"q": Adapted(nn.Linear(4, 3), ("default", "style")), "v": nn.Linear(4, 3)})
+    model["w_lora"] = nn.ModuleDict({"lora": nn.Linear(2, 2)})  # a part of some architectures, no adapter
+    assert count_trained(model) == 4
+    model["q"].lora_A.requires_grad_(False)
+    assert count_trained(model) == 2
+    assert count_trained(nn.Linear(4, 3)) == 0

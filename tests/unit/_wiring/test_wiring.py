@@ -172,3 +172,13 @@ def test_wiring_weights_that_cannot_be_compared_end_checks() -> None:
     assert not wiring.have_weights_changed()
     assert len(errors) == 1
     assert hooks_of(model) == 0
+
+
+def test_wiring_adapters_counted_beside_frozen_layers() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model[1].parameters(), 0.1)
+    assert "adapters" not in train(model, optimizer, start(model, optimizer), STEPS)[-1]
+    model[1].lora_A = nn.Linear(4, 2)
+    assert float(train(model, optimizer, start(model, optimizer), STEPS)[-1]["adapters"].number) == 2

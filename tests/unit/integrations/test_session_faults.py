@@ -184,3 +184,24 @@ def test_session_wrong_arguments_name_the_right_ones(tmp_path: Path) -> None:
     session.record_clipping(torch.ones(1), 1.0)
     session.end()
     session.close()
+
+
+@pytest.mark.parametrize("parts", [(0, 1), (1,)])
+def test_trainer_clips_parts_factor_left_out(tmp_path: Path, parts: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    session = Session({"every": 1, "metrics": ["clip", {"grad_norm": {"by": "total"}}]}, log_dir=tmp_path)
+    session.start(TrainingInfo(model, optimizer, log_schedule=1, clipping="norm"))
+    (model(torch.ones(1, 2)).sum() * 10).backward()
+    norm = float(torch.cat([parameter.grad.double().flatten() for parameter in model.parameters()]).norm())
+    for part in parts:  # as a trainer does that reports each call of its own clipping
+        session.before_clip()
+        session.record_clipping(nn.utils.clip_grad_norm_(model[part].parameters(), 0.5), 0.5)
+    optimizer.step()
+    session.end_batch(loss=1.0)
+    session.end()
+    session.close()
+    run = Run(tmp_path)
+    assert not {"clip/factor", "clip/share"} & set(run.scalars)
+    assert run.at("grad_norm/total") == {1: pytest.approx(norm, rel=1e-6)}

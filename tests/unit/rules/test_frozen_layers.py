@@ -49,7 +49,9 @@ def test_unused_pooler_is_note() -> None:
     assert findings_of(has_gradient)["frozen_layers"].severity == "warning"
 
 
-@pytest.mark.parametrize("adapter", ["weight_norm/model.layers.0.q_proj.lora_A", "lora/update/model.layers.0.q_proj"])
+@pytest.mark.parametrize(
+    "adapter", ["weight_norm/model.layers.0.q_proj.lora_A", "lora/update/model.layers.0.q_proj", "wiring/adapters"]
+)
 def test_frozen_layers_beside_adapters_no_finding(adapter: str) -> None:
     scalars = weights(["model.embed_tokens"], ["model.layers.0"]) | weights(["lm_head"], [])
     assert "frozen_layers" in findings_of(scalars)

@@ -89,3 +89,29 @@ def test_learning_rate_growth_from_zero_is_none() -> None:
     assert found(1, head=from_zero) == ""
     assert found(10, head=from_zero, body=flat(3.0, 40)) == ""
     assert "the weight norms of 1 layer grew" in found(1, head=np.minimum(1 + 0.1 * np.arange(40), 2.5))
+
+
+STUCK = [6.04, 3.51, 3.0, 2.9, 2.89, 2.88, 2.88, 2.88, 2.86, 2.86]
+
+
+@pytest.mark.parametrize(
+    ("losses", "sizes", "is_found"),
+    [
+        (STUCK, [42.0, 60.0, 124.0], True),
+        (STUCK, [0.5, 60.0, 124.0], True),
+        (STUCK, [0.5, 0.8, 124.0], False),  # one weight that is nearly zero
+        (STUCK, [0.5, 0.8, 2.0], False),
+        (np.geomspace(6, 0.01, 10), [42.0, 60.0, 124.0], False),
+        (STUCK, [], False),
+    ],
+)
+def test_rate_too_high_for_adapters(losses: list[float], sizes: list[float], is_found: bool) -> None:
+    updates = {f"lora/update/layers.{n}.q_proj": [size / 2, size] for n, size in enumerate(sizes)}
+    found = findings_of({"train/loss": losses, "lr/AdamW/pg1": flat(0.1, 10), **updates})
+    assert ("learning_rate_too_high" in found) is is_found
+    if is_found:
+        finding = found["learning_rate_too_high"]
+        assert {tag for tag in finding.tags if "lora" in tag} == {
+            tag for tag, size in zip(updates, sizes, strict=True) if size > 10
+        }
+        assert "times as large as the frozen weights" in finding.means
