@@ -178,7 +178,7 @@ TEXTS: dict[str, Text] = {
         "The first learning rate is {of_peak:.0%} of the peak or more. For a constant rate, only if the loss "
         "rises in the "
         "first steps, to more than {rise:g} times its first value.",
-        "from transformers import get_linear_schedule_with_warmup\n"
+        "from transformers import get_linear_schedule_with_warmup\n\n"
         "scheduler = get_linear_schedule_with_warmup(optimizer, num_steps // 10, num_steps)",
     ),
     "decayed_early": Text(
@@ -215,8 +215,7 @@ TEXTS: dict[str, Text] = {
         "each was worse "
         "than the one before), the rise is at least {rise:.0%} of the initial loss, and the training loss fell by "
         "{train_fall:.0%} in that time.",
-        'args = TrainingArguments(..., load_best_model_at_end=True, metric_for_best_model="eval_loss",\n'
-        '                         eval_strategy="epoch", save_strategy="epoch", weight_decay=0.01)',
+        'args = TrainingArguments(..., load_best_model_at_end=True, eval_strategy="epoch", save_strategy="epoch")',
     ),
     "eval_disagrees": Text(
         "The two data sets contradict each other. Often a label mapping or a step of the preprocessing differs.",

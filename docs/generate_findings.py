@@ -15,7 +15,7 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -171,27 +171,32 @@ def beside(rule: str, finding: Finding, run: Run) -> list[str]:
 
 def draw(rule: str, written: Stored) -> str:
     """Returns a chart as SVG: the evidence of a finding, and the step from which it holds."""
+    run = read(written)
+    finding = finding_of(rule, run)
+    draw_into = _draw_checks if is_check(rule) else _draw_series
+    return svg(rule, f"{finding.code} {rule}", lambda figure: draw_into(rule, finding, run, figure))
+
+
+def svg(name: str, title: str, draw_into: Callable[[Any], None]) -> str:
+    """Returns a small figure as SVG: the same for the same numbers, with its text as text."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    run = read(written)
-    finding = finding_of(rule, run)
     style = {
         "svg.fonttype": "none",
-        "svg.hashsalt": rule,
+        "svg.hashsalt": name,
         "font.family": "sans-serif",
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "path.simplify": True,
     }
     with matplotlib.rc_context(style):
         figure = pyplot.figure(figsize=(6.4, 2.4), layout="constrained")
-        _draw_checks(rule, finding, run, figure) if is_check(rule) else _draw_series(rule, finding, run, figure)
+        draw_into(figure)
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Title": f"{finding.code} {rule}"})
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
         pyplot.close(figure)
     return _shorter(file.getvalue())
 
@@ -256,18 +261,21 @@ def _draw_checks(rule: str, finding: Finding, run: Run, figure: Any) -> None:
     figure.legend(fontsize=7, frameon=False, loc="outside upper right", ncols=2)
 
 
+def label_of(tag: str) -> str:
+    return tag if len(tag) < 42 else f"{tag[:14]}...{tag[-24:]}"
+
+
 def _line(axes: Any, tag: str, run: Run, chart: Chart, colour: str) -> None:
     series = run.scalars[tag]
     values = np.where(np.isfinite(series.values), series.values, np.nan)
     if chart.relative and values[0]:
         values = values / values[0]
-    label = tag if len(tag) < 42 else f"...{tag[-39:]}"
     axes.plot(
         series.steps,
         values,
         color=colour,
         linewidth=1.4,
-        label=label,
+        label=label_of(tag),
         marker="o" if len(values) < 12 else "",
         markersize=3,
     )

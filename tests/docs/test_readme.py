@@ -11,25 +11,11 @@ import torch
 import yaml
 
 from tbx_callbacks import load_config
-from tbx_callbacks.metrics.registry import METRICS
 from tbx_callbacks.testing import measure
 from tests.helpers.runs import ROOT
 
 EXTENDING = ROOT / "docs" / "extending.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_readme_has_row_of_metric(name: str) -> None:
-    cls = METRICS[name]
-    summary = (cls.__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ")
-    tags = "<br>".join(f"`{tag}`" for tag in cls.tags)
-    units = "<br>".join(unit or "–" for unit in cls.tags.values())  # noqa: RUF001
-    assert f"| `{name}` | {summary} | {tags} | {units} | {cls.cost} |" in README
-
-
-def test_readme_rows_name_known_metrics() -> None:
-    assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == set(METRICS)
 
 
 def sets_in_readme() -> list[str]:
