@@ -29,6 +29,7 @@ from rich.console import Console  # noqa: E402
 
 from tbx_callbacks._config.rule_options import thresholds  # noqa: E402
 from tbx_callbacks.cli.doctor import print_diagnosis  # noqa: E402
+from tbx_callbacks.metrics.registry import METRICS  # noqa: E402
 from tbx_callbacks.rules import RULES, Diagnosis, Finding, Rule, diagnose  # noqa: E402
 from tbx_callbacks.rules.diagnose import DiagnosedRun  # noqa: E402
 from tbx_callbacks.rules.required_series import TRAIN_LOSS  # noqa: E402
@@ -315,21 +316,30 @@ def summary(rule: str | type[Rule]) -> str:
     return " ".join((cls.__doc__ or "").strip().partition("\n\n")[0].split())
 
 
+def _linked(metric: str) -> str:
+    """Returns the words for a metric, with a link to its section."""
+    name = re.split("[,:]", metric)[0]
+    return f"[{name}](metrics.md#{name}){metric.removeprefix(name)}" if name in METRICS else metric
+
+
 def section(rule: str, written: Stored) -> str:
     """Returns the section of a rule."""
     cls, text = RULES[rule], TEXTS[rule]
     finding = finding_of(rule, read(written))
-    shown = ", ".join(drawn(rule, finding, read(written))[:2])
-    metrics = "; ".join(dict.fromkeys(need.metric for need in cls.needs))
+    run = read(written)
+    shown = ", ".join(drawn(rule, finding, run)[:2])
+    has_steps = not is_check(rule) or TRAIN_LOSS.first(run)
+    marked = f"step {finding.steps[0]} marked" if has_steps else "and other checks"
+    metrics = "; ".join(dict.fromkeys(_linked(need.metric) for need in cls.needs))
     options = ", ".join(f"`{name}: {value:g}`" for name, value in thresholds(rule).items())
     parts = [
         f"## {cls.code} {rule}",
         f"{summary(rule)} {text.meaning}",
         f"**Reported when:** {text.when.format(**thresholds(rule))}",
-        f"Reads the metric {metrics}." + (f" Thresholds: {options}." if options else ""),
+        f"Reads {metrics}." + (f" Thresholds: {options}." if options else ""),
         f"**A run with it:** {written['title']}.",
         f"```text\n{printed(rule, written)}\n```",
-        f"![Chart: {shown}, step {finding.steps[0]} marked](findings/{rule}.svg)",
+        f"![Chart: {shown}, {marked}](findings/{rule}.svg)",
         f"**Fix:** {finding.advice}",
         f"```python\n{text.fix}\n```" if text.fix else "",
     ]
