@@ -1,0 +1,92 @@
+"""Tests that each Chinese page has the headings, the code, the links and the figures of its English twin."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.runs import ROOT
+
+DOCS = ROOT / "docs"
+CHINESE = DOCS / "zh"
+PAGES = [ROOT / "README.zh-CN.md", *sorted(CHINESE.rglob("*.md"))]
+FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]+)")
+CHARACTER = r"[\u4e00-\u9fff]"
+NUMBER = re.compile(r"\d+(?:\.\d+)*(?:e-?\d+)?")
+
+
+def twin(page: Path) -> Path:
+    """The English page of a Chinese one."""
+    return ROOT / "README.md" if page.parent == ROOT else DOCS / page.relative_to(CHINESE)
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", read(page))
+
+
+def headings(page: Path) -> list[tuple[str, str]]:
+    """The level and the text of each heading."""
+    return re.findall(r"^(#+) (.*)$", prose(page), re.MULTILINE)
+
+
+def linked(page: Path) -> list[Path]:
+    """The files that a page links to, each as its English twin, without itself."""
+    found = [(page.parent / target).resolve() for target in LINK.findall(prose(page))]
+    english = {twin(path) if path in PAGES else path for path in found}
+    return sorted(english - {twin(page) if page in PAGES else page})
+
+
+def numbers(text: str) -> set[str]:
+    """The numbers in prose, without those in code and in addresses."""
+    words = re.sub(r"`[^`]*`|\]\([^)]*\)|TBX-[A-Z]+-\d+", " ", text)
+    return set(NUMBER.findall(words))
+
+
+@pytest.fixture(params=PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def page(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+def test_chinese_page_has_chinese_punctuation(page: Path) -> None:
+    assert len(re.findall(CHARACTER, prose(page))) > 100
+    assert re.findall(rf"{CHARACTER}[,;:?!()].*", prose(page)) == []
+
+
+def test_chinese_page_has_same_headings(page: Path) -> None:
+    chinese, english = headings(page), headings(twin(page))
+    assert [level for level, _ in chinese] == [level for level, _ in english]
+    for (_, text), (_, original) in zip(chinese, english, strict=True):
+        assert text == original or not text.isascii(), f"{text!r} is {original!r} in English"
+
+
+def test_chinese_page_has_same_code(page: Path) -> None:
+    assert FENCE.findall(read(page)) == FENCE.findall(read(twin(page)))
+
+
+def test_chinese_page_has_same_figures(page: Path) -> None:
+    assert numbers(prose(page)) == numbers(prose(twin(page)))
+
+
+def test_chinese_page_has_same_links(page: Path) -> None:
+    assert linked(page) == linked(twin(page))
+
+
+def test_chinese_page_and_twin_link_each_other(page: Path) -> None:
+    def beginning(path: Path) -> list[Path]:
+        return [(path.parent / target).resolve() for target in LINK.findall(read(path)[:200])]
+
+    assert twin(page) in beginning(page)
+    assert page in beginning(twin(page))
+
+
+def test_chinese_links_prefer_chinese_pages(page: Path) -> None:
+    found = [(page.parent / target).resolve() for target in LINK.findall(prose(page))]
+    assert [path for path in found if path in map(twin, PAGES)] == [twin(page)]
