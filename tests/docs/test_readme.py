@@ -70,9 +70,19 @@ def huggingface(_: Path) -> dict[str, Any]:
 def lightning(_: Path) -> dict[str, Any]:
     import lightning as L  # noqa: N812
 
-    from tests.helpers.no_code import fit
+    class Module(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = torch.nn.Linear(4, 3)
 
-    return {"L": L, "module": fit.Classifier(), "train_loader": fit.Points().train_dataloader()}
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    points = torch.utils.data.TensorDataset(torch.randn(200, 4), torch.randint(3, (200,)))
+    return {"L": L, "module": Module(), "train_loader": torch.utils.data.DataLoader(points, batch_size=4)}
 
 
 def loop(_: Path) -> dict[str, Any]:
@@ -88,6 +98,7 @@ def loop(_: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec:FutureWarning", "ignore:.*does not have many workers")  # Lightning
 @pytest.mark.parametrize("given", [huggingface, lightning, loop], ids=["hf", "lightning", "loop"])
 def test_readme_trainer_example_writes_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: Callable[[Path], dict[str, Any]]
