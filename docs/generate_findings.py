@@ -372,6 +372,7 @@ def page(evidence: Mapping[str, Stored]) -> str:
     )
     head = [
         "# Findings",
+        "[简体中文](zh/findings.md)",
         "<!-- Written by docs/generate_findings.py: change docs/finding_texts.py instead. -->",
         intro,
         "\n".join(["| what you see | findings, the likeliest first |", "|---|---|", *symptoms]),
