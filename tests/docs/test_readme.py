@@ -98,7 +98,9 @@ def loop(_: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.filterwarnings("ignore:`isinstance.treespec:FutureWarning", "ignore:.*does not have many workers")  # Lightning
+@pytest.mark.filterwarnings(
+    "ignore:`isinstance.treespec:FutureWarning", "ignore:.*does not have many workers"
+)  # Lightning
 @pytest.mark.parametrize("given", [huggingface, lightning, loop], ids=["hf", "lightning", "loop"])
 def test_readme_trainer_example_writes_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: Callable[[Path], dict[str, Any]]
