@@ -41,8 +41,15 @@ class Text:
 
 
 SYMPTOMS: dict[str, tuple[str, ...]] = {
-    "The loss is NaN or Inf": ("nonfinite", "first_loss_not_finite", "labels_ignored", "amp_scale_collapse"),
-    "The loss does not fall at all": (
+    "The loss is NaN or Inf": (
+        "nonfinite",
+        "first_loss_not_finite",
+        "labels_ignored",
+        "amp_scale_collapse",
+        "learning_rate_too_high",
+        "divergence",
+    ),
+    "The loss does not fall at all (for two classes, it stays at ln 2 = 0.69: guessing)": (
         "underfitting",
         "all_frozen",
         "no_optimizer_step",
@@ -64,7 +71,7 @@ SYMPTOMS: dict[str, tuple[str, ...]] = {
         "lora_not_training",
         "eval_mode_in_training",
     ),
-    "The loss rises or explodes": (
+    "The loss rises or explodes, at once or when the warm-up ends": (
         "divergence",
         "learning_rate_too_high",
         "update_too_large",
@@ -75,7 +82,11 @@ SYMPTOMS: dict[str, tuple[str, ...]] = {
     "The loss falls below zero without end": ("loss_maximised",),
     "The loss jumps": ("loss_spike", "restart_spike", "weights_changed_outside"),
     "The first loss looks wrong": ("first_loss_unusual", "first_loss_not_finite", "labels_out_of_range"),
-    "Accuracy is stuck at that of the majority class": ("class_never_predicted", "labels_sorted", "underfitting"),
+    "All predictions are one class; the accuracy is that of the majority class": (
+        "class_never_predicted",
+        "labels_sorted",
+        "underfitting",
+    ),
     "Training is fine, evaluation is bad": (
         "overfitting",
         "accuracy_gap",
@@ -101,8 +112,8 @@ SYMPTOMS: dict[str, tuple[str, ...]] = {
         "unused_parameters",
     ),
     "A layer moves twice as far as it should": ("parameter_in_two_optimizers", "gradients_summed"),
-    "LoRA has no effect": ("lora_not_training",),
-    "fp16 is unstable": ("amp_scale_collapse", "amp_skipped_steps", "nonfinite"),
+    "LoRA has no effect": ("lora_not_training", "zero_gradient", "underfitting"),
+    "fp16: the loss scale falls, or steps are skipped": ("amp_scale_collapse", "amp_skipped_steps", "nonfinite"),
     "The text looks unknown to the model": ("unknown_tokens", "padding_attended"),
     "The GPU is idle": ("input_bound", "slow_rank"),
     "Several GPUs: results differ, or one is slow": ("replicas_differ", "slow_rank"),
@@ -210,7 +221,8 @@ TEXTS: dict[str, Text] = {
         "scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=num_steps)",
     ),
     "overfitting": Text(
-        "The model learns its training examples by heart. The best checkpoint lies behind you.",
+        "The evaluation loss got worse while the training went on. Check whether your metric did, too: accuracy may still "
+        "improve for a while.",
         "The last {after:g} evaluation losses are {ratio:g} times the best one or more ({steady:g} times if "
         "each was worse "
         "than the one before), the rise is at least {rise:.0%} of the initial loss, and the training loss fell by "
@@ -231,7 +243,7 @@ TEXTS: dict[str, Text] = {
         "Training accuracy is above evaluation accuracy by {gap:.0%} or more, in the last evaluations. Needs "
         "{min_points:g} "
         "evaluations.",
-        "model.config.hidden_dropout_prob = 0.2  # before the model is made; and fewer epochs",
+        "model = AutoModelForSequenceClassification.from_pretrained(name, hidden_dropout_prob=0.2)",
     ),
     "vanishing_gradients": Text(
         "The first layers get almost no signal, so they stay near their initial weights.",
@@ -341,11 +353,12 @@ TEXTS: dict[str, Text] = {
         "All processes wait for the slowest one in each step. Its machine or its data is the cause.",
         "The same rank is the slowest one for {steps:g} steps or more, by {share:.0%} of a step or more. From "
         "{large_share:.0%} on it is a warning, below a note.",
-        "sampler = torch.utils.data.DistributedSampler(dataset, shuffle=True)  # the same lengths on each rank",
+        "sampler = torch.utils.data.DistributedSampler(dataset, shuffle=True)  # similar lengths on average",
         Chart(tags=("time/slowest_lead",), beside=("time/slowest_rank",)),
     ),
     "input_bound": Text(
-        "The device waits for data and does nothing meanwhile. A faster input makes the training faster at once.",
+        "The training thread waits for data, and the device may be idle meanwhile. Other causes of an idle device are small "
+        "batches, `.item()` or `print` in each step, and frequent evaluations: the metric `time` shows the parts of a step.",
         "The training waits for data {share:.0%} of the time or more (median, without the first point).",
         "loader = DataLoader(dataset, batch_size=32, num_workers=8, pin_memory=True, persistent_workers=True)",
     ),
@@ -359,7 +372,8 @@ TEXTS: dict[str, Text] = {
         Chart(tags=("train/label_share/1", "train/predicted_share/1")),
     ),
     "lora_not_training": Text(
-        "B begins at zero. While it is zero, the adapter adds nothing to the model.",
+        "B begins at zero. While it is zero, the adapter adds nothing to the model. Only the set `full` has norms of single "
+        "matrices; with the others, add `- weight_norm: {{by: parameter, include: lora_}}`.",
         "The norms of B matrices are zero in the whole run, or no LoRA matrix changes. Needs {min_points:g} points.",
         "model = get_peft_model(model, config)\n"
         "optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4)",
@@ -488,7 +502,7 @@ TEXTS: dict[str, Text] = {
         "torch.nn.init.normal_(model.classifier.weight, std=0.02)\ninputs = (inputs - mean) / std",
     ),
     "perfect_at_once": Text(
-        "The answer is in the inputs, or the model has seen these rows before.",
+        "That is unusual, unless the model was trained on this task before. The answer may be in the inputs.",
         "Every prediction of the first batches is right. Always a note.",
         'inputs = table.drop(columns=["label"])',
     ),
@@ -522,7 +536,8 @@ TEXTS: dict[str, Text] = {
     ),
     "loss_maximised": Text(
         "The optimizer goes uphill. The model gets worse with each step.",
-        "The sign of one of torch's losses is negative in each of the first 3 steps.",
+        "The sign of one of torch's losses is negative in each of the first 3 steps. A loss below zero has other causes that no "
+        "rule finds: `nll_loss` that gets logits instead of log-probabilities, and binary cross entropy with labels outside 0 to 1.",
         "loss = torch.nn.functional.cross_entropy(logits, labels)  # without a minus",
     ),
 }
