@@ -221,8 +221,8 @@ TEXTS: dict[str, Text] = {
         "scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=num_steps)",
     ),
     "overfitting": Text(
-        "The evaluation loss got worse while the training went on. Check whether your metric did, too: accuracy may still "
-        "improve for a while.",
+        "The evaluation loss got worse while the training went on. Check whether your metric did, too: accuracy may "
+        "still improve for a while.",
         "The last {after:g} evaluation losses are {ratio:g} times the best one or more ({steady:g} times if "
         "each was worse "
         "than the one before), the rise is at least {rise:.0%} of the initial loss, and the training loss fell by "
@@ -357,8 +357,9 @@ TEXTS: dict[str, Text] = {
         Chart(tags=("time/slowest_lead",), beside=("time/slowest_rank",)),
     ),
     "input_bound": Text(
-        "The training thread waits for data, and the device may be idle meanwhile. Other causes of an idle device are small "
-        "batches, `.item()` or `print` in each step, and frequent evaluations: the metric `time` shows the parts of a step.",
+        "The training thread waits for data, and the device may be idle meanwhile. Other causes of an idle device are "
+        "small batches, `.item()` or `print` in each step, and frequent evaluations: the metric `time` shows the parts "
+        "of a step.",
         "The training waits for data {share:.0%} of the time or more (median, without the first point).",
         "loader = DataLoader(dataset, batch_size=32, num_workers=8, pin_memory=True, persistent_workers=True)",
     ),
@@ -372,8 +373,8 @@ TEXTS: dict[str, Text] = {
         Chart(tags=("train/label_share/1", "train/predicted_share/1")),
     ),
     "lora_not_training": Text(
-        "B begins at zero. While it is zero, the adapter adds nothing to the model. Only the set `full` has norms of single "
-        "matrices; with the others, add `- weight_norm: {{by: parameter, include: lora_}}`.",
+        "B begins at zero. While it is zero, the adapter adds nothing to the model. Only the set `full` has norms of "
+        "single matrices; with the others, add `- weight_norm: {by: parameter, include: lora_}`.",
         "The norms of B matrices are zero in the whole run, or no LoRA matrix changes. Needs {min_points:g} points.",
         "model = get_peft_model(model, config)\n"
         "optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4)",
@@ -536,8 +537,9 @@ TEXTS: dict[str, Text] = {
     ),
     "loss_maximised": Text(
         "The optimizer goes uphill. The model gets worse with each step.",
-        "The sign of one of torch's losses is negative in each of the first 3 steps. A loss below zero has other causes that no "
-        "rule finds: `nll_loss` that gets logits instead of log-probabilities, and binary cross entropy with labels outside 0 to 1.",
+        "The sign of one of torch's losses is negative in each of the first 3 steps. A loss below zero has other "
+        "causes that no rule finds: `nll_loss` that gets logits instead of log-probabilities, and binary cross entropy with "
+        "labels outside 0 to 1.",
         "loss = torch.nn.functional.cross_entropy(logits, labels)  # without a minus",
     ),
 }
