@@ -538,8 +538,8 @@ TEXTS: dict[str, Text] = {
     "loss_maximised": Text(
         "The optimizer goes uphill. The model gets worse with each step.",
         "The sign of one of torch's losses is negative in each of the first 3 steps. A loss below zero has other "
-        "causes that no rule finds: `nll_loss` that gets logits instead of log-probabilities, and binary cross entropy with "
-        "labels outside 0 to 1.",
+        "causes that no rule finds: `nll_loss` that gets logits instead of log-probabilities, and binary cross entropy "
+        "with labels outside 0 to 1.",
         "loss = torch.nn.functional.cross_entropy(logits, labels)  # without a minus",
     ),
 }
