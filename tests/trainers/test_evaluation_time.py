@@ -97,7 +97,7 @@ EVENTS = (
 
 
 @pytest.mark.parametrize("event", variations(EVENTS, *EVENTS[:2], "on_epoch_end"))
-@pytest.mark.parametrize("first", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.parametrize("first", variations([True, False], False))
 def test_huggingface_evaluation_at_event_excluded(tmp_path: Path, event: str, first: bool) -> None:
     for way, attached in (("evaluate", True), ("evaluate", False), ("predict", False), ("loop", False)):
         callback, other = TbxTrainerCallback(SET), Evaluates(event, way)

@@ -317,6 +317,7 @@ def test_examples_without_batch_warn(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_examples_flipped_labels_among_hardest_rows(tmp_path: Path) -> None:
     from sentiment_sentences import sentences
 

@@ -22,6 +22,7 @@ from tbx_callbacks import TbxTrainerCallback
 from tbx_callbacks.integrations.huggingface.loss_scale import nearest_factor
 from tests.helpers.data import collate, rows
 from tests.helpers.models import bert, trainer
+from tests.helpers.variations import variations
 
 Inputs = dict[str, Any]
 STEPS = 4
@@ -166,7 +167,7 @@ def gradient_norm(case: Case, folder: Path, callback: Any, *, accumulate: int, a
     return float(run.state.log_history[0]["grad_norm"])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", variations(CASES, "classifier", "language model", "own loss", "label smoothing"))
 def test_huggingface_loss_that_grows_warned(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     case, accumulate = CASES[name], 4
     whole = gradient_norm(case, tmp_path / "whole", None, accumulate=1)

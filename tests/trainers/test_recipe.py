@@ -318,6 +318,7 @@ def test_recipe_without_report_extra_prints_install_command(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", TWINS)
 def test_recipe_partial_accumulation_window_steps(tmp_path: Path, name: str) -> None:
     lines = "sentence\tlabel\n" + "".join(f"word{n} film\t{n % 2}\n" for n in range(10))

@@ -642,6 +642,7 @@ def test_recipe_model_of_other_kind_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_many_rows_take_bounded_memory() -> None:
     done = python(ROOT / "benchmarks" / "recipe_data.py", "--json", seconds=280, check=True)
     few, many = json.loads(done.stdout.splitlines()[-1])

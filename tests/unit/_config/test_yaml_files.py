@@ -223,6 +223,7 @@ def test_mutated_documents_end_sample(here: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_mutated_documents_end_in_value_or_error(here: Path) -> None:
     loaded, refused = run_mutations(here, range(1_000, 3_000))
     assert loaded > 100

@@ -60,6 +60,7 @@ def test_commands_on_hostile_runs_sample(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_commands_on_hostile_runs_end(tmp_path: Path) -> None:
     ends = [run_commands(tmp_path / str(seed), seed, png=seed % 5 == 0) for seed in range(1_000, 1_030)]
     codes = set().union(*ends)

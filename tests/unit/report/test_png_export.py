@@ -15,6 +15,7 @@ from tbx_callbacks.report.colours import CHANGE, RUNS, SEVERITY
 from tbx_callbacks.report.output import OutputError
 from tbx_callbacks.writers import TensorBoardWriter
 from tests.helpers.report_runs import trained
+from tests.helpers.variations import variations
 
 
 def pictures(folder: Path, points: dict[int, dict[str, float]]) -> dict[str, set[str]]:
@@ -51,7 +52,7 @@ def test_png_line_chart_shows_lines_and_labels(tmp_path: Path) -> None:
     assert {*RUNS[:2], "#ffffff"} <= pictures(tmp_path, losses)["loss"]
 
 
-@pytest.mark.parametrize("name", ["loss.png", "speed.png", "gradient_norm.png"])
+@pytest.mark.parametrize("name", variations(["loss.png", "speed.png", "gradient_norm.png"], "loss.png"))
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_png_name_taken_nothing_written(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
     run = trained(tmp_path / "run", steps=20)

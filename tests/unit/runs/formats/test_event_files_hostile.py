@@ -58,6 +58,7 @@ def test_reader_mutated_files_sample(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_reader_mutated_files_end(tmp_path: Path) -> None:
     ends = read_mutations(tmp_path, range(1_000, 3_000))
     assert min(ends.values()) > 2
