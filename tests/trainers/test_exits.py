@@ -83,7 +83,7 @@ def plain_loop(folder: Path, config: dict[str, Any], error: BaseException) -> No
 def test_exit_of_trainer_tells_how(tmp_path: Path, train: Any, error: BaseException, event: str, status: str) -> None:
     with receiving() as receiver:
         config = {"every": 1, "metrics": ["loss", "hparams"], "rules": {}, "notify": [receiver.url]}
-        is_interrupt = isinstance(error, KeyboardInterrupt)  # after which Lightning exits, or returns before 2.5
+        is_interrupt = isinstance(error, KeyboardInterrupt)  # after which Lightning exits; older versions return
         with suppress(SystemExit, KeyboardInterrupt) if is_interrupt else pytest.raises(SystemExit):
             train(tmp_path, config, error)
     assert [body["event"] for body in receiver.bodies] == [event]
