@@ -128,8 +128,9 @@ def growing(tmp_path: Path) -> Iterator[None]:
 def test_top_in_tmux_follows_and_restores(tmp_path: Path, terminal: Tmux, growing: None) -> None:
     terminal.wait("Waiting for a run:", "does not exist")
     trained(tmp_path / "runs" / "exp1", steps=40)
-    terminal.wait("> grows", "exp1", "2 runs", "1 min 30 s")
-    first = terminal.wait("── grows ──", "step ")
+    terminal.wait("grows", "exp1", "2 runs", "1 min 30 s")
+    terminal("send-keys", "Down")  # the run that appeared first was chosen
+    first = terminal.wait("> grows", "── grows ──", "step ")
     assert len(first) == 24
     assert first[-1].startswith("q quit")
 
