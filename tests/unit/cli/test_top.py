@@ -127,10 +127,11 @@ def growing(tmp_path: Path) -> Iterator[None]:
 @needs_tmux
 def test_top_in_tmux_follows_and_restores(tmp_path: Path, terminal: Tmux, growing: None) -> None:
     terminal.wait("Waiting for a run:", "does not exist")
+    (tmp_path / "runs").mkdir()
+    terminal.wait("> grows")  # the run that appears first is chosen
     trained(tmp_path / "runs" / "exp1", steps=40)
-    terminal.wait("grows", "exp1", "2 runs", "1 min 30 s")
-    terminal("send-keys", "Down")  # the run that appeared first was chosen
-    first = terminal.wait("> grows", "── grows ──", "step ")
+    terminal.wait("> grows", "exp1", "2 runs", "1 min 30 s")
+    first = terminal.wait("── grows ──", "step ")
     assert len(first) == 24
     assert first[-1].startswith("q quit")
 
