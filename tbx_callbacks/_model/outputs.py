@@ -105,7 +105,7 @@ def predicts_tokens(model: nn.Module) -> bool:
         if callable(find_head) and getattr(module, "config", None) is not None:
             try:
                 return find_head(module) is not None
-            except (AttributeError, NotImplementedError):
+            except (AttributeError, NotImplementedError):  # transformers raises where a model has no such head
                 return False
     return False
 

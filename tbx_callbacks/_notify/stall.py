@@ -10,6 +10,9 @@ from collections.abc import Callable
 TIMES = 3.0
 """A stall is a wait of so many times the longest earlier one."""
 
+OUTSIDE_FLOOR = 300.0
+"""Seconds that are never a stall, seen from outside: evaluations and checkpoints may log no point."""
+
 
 class StallClock:
     """Compares the time since something happened last with the waits before.

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from tbx_callbacks._notify.message import CRASH, Message, end, finding, stall
-from tbx_callbacks._notify.stall import StallClock
+from tbx_callbacks._notify.stall import OUTSIDE_FLOOR, StallClock
 from tbx_callbacks.rules import SEVERITIES
 from tbx_callbacks.rules.diagnose import DiagnosedRun
 from tbx_callbacks.runs.series import Run
 
-_FLOOR = 300.0  # seconds that are never a stall: evaluations and checkpoints may log no point
 _UNMEASURED = 1800.0  # the same of a log that has grown once at most, so that nothing tells how often it grows
 _RECENT = 100  # waits between points that count: a run may have been resumed after days
 
@@ -26,7 +25,7 @@ class RunNews:
         self._is_old = is_old
         self._name, self._step, self._status = "", 0, ""
         self._ranks: dict[str, int] = {}
-        self._clock = StallClock(_FLOOR, recent=_RECENT, unmeasured=_UNMEASURED)
+        self._clock = StallClock(OUTSIDE_FLOOR, recent=_RECENT, unmeasured=_UNMEASURED)
         self._points = -1  # before the first look
         self._growths, self._newest = 0, 0.0
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
-from tbx_callbacks._notify.stall import TIMES
+from tbx_callbacks._notify.stall import OUTSIDE_FLOOR, TIMES
 from tbx_callbacks._text import count
 from tbx_callbacks.monitor.curves import losses
 from tbx_callbacks.monitor.watched_runs import WatchedRun
@@ -20,7 +20,6 @@ _COLUMNS = {"verdict": 11, "step": 11, "loss": 9, "eval": 9, "steps/s": 7, "left
 _WIDE = {"samples/s": 9, "last point": 10}
 _WIDE_FROM = 110  # columns of the terminal
 _LEAST_NAME = 8
-_SILENT = 300.0  # seconds that are never a silence: evaluations and checkpoints may log no point
 
 
 def table(runs: Sequence[WatchedRun], selected: int, now: float, width: int, height: int) -> list[Text]:
@@ -74,7 +73,7 @@ def state(run: WatchedRun, now: float) -> tuple[str, str]:
     pace = run.pace
     if pace.last_time is None or (pace.total is not None and pace.step >= pace.total):
         return "", ""
-    is_silent = now - pace.last_time > max(_SILENT, TIMES * pace.longest_wait_s)
+    is_silent = now - pace.last_time > max(OUTSIDE_FLOOR, TIMES * pace.longest_wait_s)
     return ("silent", "yellow") if is_silent else ("", "")
 
 

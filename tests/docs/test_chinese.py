@@ -73,10 +73,9 @@ def test_chinese_page_has_same_code(page: Path) -> None:
     assert FENCE.findall(read(page)) == FENCE.findall(read(twin(page)))
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in GENERATED], ids=lambda path: path.stem)
 def test_chinese_page_has_same_figures(page: Path) -> None:
-    if page.name in GENERATED:
-        pytest.skip("a page of short texts has fewer figures")
-    assert numbers(prose(page)) == numbers(prose(twin(page)))
+    assert numbers(prose(page)) == numbers(prose(twin(page)))  # a generated page has shorter texts, with fewer figures
 
 
 def test_chinese_page_has_same_links(page: Path) -> None:
