@@ -271,7 +271,7 @@ class StepRecorder:
             self._counters.loss_scale.sample()  # the GradScaler may have updated it
         if self.stepped:
             return
-        if self._gradient_snapshot.gradients:
+        if self._gradient_snapshot.gradients or self._gradient_snapshot.factor is not None:
             self._gradient_snapshot = GradientSnapshot()  # the step of the captured gradients was skipped
         if not is_step or not self.due:
             return

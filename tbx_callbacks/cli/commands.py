@@ -527,6 +527,24 @@ def skill() -> None:
     sys.stdout.write((Path(__file__).parent / "SKILL.md").read_text(encoding="utf-8"))
 
 
+_PACKAGES_OF_RECIPES = frozenset(
+    [
+        "accelerate",
+        "datasets",
+        "jinja2",
+        "lightning",
+        "matplotlib",
+        "peft",
+        "plotly",
+        "sklearn",
+        "tensorboard",
+        "tokenizers",
+        "transformers",
+        "trl",
+    ]
+)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def recipe(
     context: typer.Context,
@@ -548,6 +566,8 @@ def recipe(
     try:
         runpy.run_path(str(script), run_name="__main__")
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _PACKAGES_OF_RECIPES:
+            raise  # a module of the user, or a fault
         remedy = 'run: pip install "tbx-callbacks[recipes,ecosystem]"'
         fail(f"the recipe {name} needs {error.name}, which is not installed; {remedy}")
 

@@ -56,10 +56,10 @@ class RunNews:
         if points == self._points:
             return
         self._points = points
-        times = _times(run)
-        for seconds in [time for time in times if time > self._newest] if times else [now]:
+        later = [time for time in _times(run) if time > self._newest]
+        self._newest = later[-1] if later else self._newest
+        for seconds in later or [now]:  # a resumed training's host may have a clock that is behind
             self._growths += 1
-            self._newest = seconds
             self._clock.look(self._growths, seconds)
 
     def _new_findings(self, diagnosed: DiagnosedRun) -> list[Message]:

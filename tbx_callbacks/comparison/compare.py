@@ -104,7 +104,7 @@ def _differences(kinds: Sequence[Kind], facts: Callable[[Run], Mapping[str, Any]
     by_kind = [[facts(run.run) for run in kind.runs] for kind in kinds]
     names = sorted({name for members in by_kind for known in members for name in known})
     found = {name: [[known[name] for known in members if name in known] for members in by_kind] for name in names}
-    differing = {name: values for name, values in found.items() if len({str(sorted(map(str, v))) for v in values}) > 1}
+    differing = {name: values for name, values in found.items() if len({frozenset(map(str, v)) for v in values}) > 1}
     return tuple(Difference(name, tuple(map(_joined, values))) for name, values in differing.items())
 
 

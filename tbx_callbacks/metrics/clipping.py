@@ -67,14 +67,14 @@ def _checked(state: dict[str, Any], numbers: Mapping[str, FinalValue]) -> dict[s
     lowest, highest = numbers.get(_LOWEST), numbers.get(_HIGHEST)
     if isinstance(factor, float) and isinstance(lowest, float) and isinstance(highest, float):
         measured = _measured(factor, -lowest, highest)
-        if not state and (measured is None or abs(measured - factor) > _DISAGREES * factor):
+        if "disagrees" not in state and (measured is None or abs(measured - factor) > _DISAGREES * factor):
             state["disagrees"] = True  # the share may be that of gradients that are not clipped
             logger.warning(
                 "clip/share is left out, and clip/factor at steps with several: clipping was not by max_grad_norm over"
                 " all gradients; compare grad_norm with grad_norm_clipped"
             )
         factor = measured
-    return {CLIP_FACTOR: factor, CLIP_SHARE: None if state else share}
+    return {CLIP_FACTOR: factor, CLIP_SHARE: None if "disagrees" in state else share}
 
 
 def _measured(factor: float, lowest: float, highest: float) -> float | None:

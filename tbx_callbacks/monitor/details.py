@@ -70,8 +70,8 @@ def _summary(run: WatchedRun, now: float, width: int, height: int | None) -> Ite
     yield title.append("─" * max(0, width - title.cell_len), "dim")
     if run.problem:
         yield from _wrapped(Text(f"cannot be read: {run.problem}", "red"), width, 3)
-    if run.status == "failed":
-        yield Text(f"The training failed, or was interrupted, after step {run.pace.step:,}.", "bold red", no_wrap=True)
+    if run.run.is_failed:
+        yield Text(run.run.failure_sentence, "bold red", no_wrap=True)
     if run.diagnosis is not None:
         if not run.diagnosis.findings:
             yield Text(printable(f"{run.diagnosis.verdict.text} {run.diagnosis.verdict.remedy}".rstrip()), no_wrap=True)

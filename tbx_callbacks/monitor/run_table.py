@@ -63,13 +63,13 @@ def verdict(run: WatchedRun) -> tuple[str, str]:
         return "too little", "dim"
     if run.diagnosis.findings:
         return count(len(run.diagnosis.findings), "note"), "dim"
-    return "none found", "dim" if run.status == "failed" else "green"
+    return "none found", "dim" if run.run.is_failed else "green"
 
 
 def state(run: WatchedRun, now: float) -> tuple[str, str]:
     """Whether the training has ended, failed, or logs nothing any more, in a word, and its style; else empty."""
-    if run.status:
-        return ("failed", "bold red") if run.status == "failed" else ("ended", "")
+    if run.run.status:
+        return ("failed", "bold red") if run.run.is_failed else ("ended", "")
     pace = run.pace
     if pace.last_time is None or (pace.total is not None and pace.step >= pace.total):
         return "", ""

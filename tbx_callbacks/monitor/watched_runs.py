@@ -36,7 +36,6 @@ class WatchedRun:
         problem: why it cannot be read now; empty if it was read.
         notes: what was left out, and rules that failed.
         histograms: the number of tags of histograms.
-        status: `succeeded` or `failed`, where the log tells; see `Run`.
         changed: when its files changed last, as Unix time in seconds; 0 if that is unknown.
     """
 
@@ -49,7 +48,6 @@ class WatchedRun:
     notes: tuple[str, ...] = ()
     histograms: int = 0
     changed: float = 0.0
-    status: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +129,12 @@ class WatchedRuns:
             watched = WatchedRun(
                 self._shown(name),
                 folder,
-                Run(scalars=judged.scalars),
+                Run(scalars=judged.scalars, status=run.status),
                 diagnosis,
                 pace_of(run),
                 notes=tuple(printable(words(one)) for one in (*notes, *run.left_out)),
                 histograms=len(run.histograms),
                 changed=max((changed for _, _, changed in state[0]), default=0) / 1e9,
-                status=run.status,
             )
             return _Entry(state, Run(scalars=run.scalars), watched)
         except Exception as error:  # one bad run, or a file that changes while it is read, must not end the view

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from tbx_callbacks._text import printable
+from tbx_callbacks._text import count, printable
 from tbx_callbacks.report import tables
 from tbx_callbacks.report.colours import MANY_RUNS, ON_DARK, PATHS
 from tbx_callbacks.report.loaded_runs import LoadedRun, clock
@@ -53,7 +53,7 @@ def render(
         "format_value": tables.format_value,
         "relative_path": tables.relative_path,
         "heading": html.unescape,
-        "counted": tables.counted,
+        "counted": count,
     }
     return environment.get_template("page.html.j2").render(
         loaded_runs=loaded_runs,

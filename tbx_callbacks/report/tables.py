@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tbx_callbacks import tags
-from tbx_callbacks._text import short
+from tbx_callbacks._text import count, short
 from tbx_callbacks.report.columns import EXACT
 from tbx_callbacks.report.loaded_runs import LoadedRun, clock
 from tbx_callbacks.rules import SEVERITIES, Finding
@@ -104,7 +104,7 @@ def run_table(loaded_runs: Sequence[LoadedRun]) -> tuple[list[Row], int]:
     ]
     words = {"too_little": "too little data"}
     found = [
-        ", ".join(counted(number, severity) for severity, number in each if number)
+        ", ".join(count(number, severity) for severity, number in each if number)
         or words.get(loaded_run.diagnosis.verdict.kind, "none")
         for each, loaded_run in zip(counts, loaded_runs, strict=True)
     ]
@@ -112,11 +112,6 @@ def run_table(loaded_runs: Sequence[LoadedRun]) -> tuple[list[Row], int]:
     shown = [*all_results[:_MAX_RESULTS], *all_results[max(_MAX_RESULTS, len(all_results) - 2) :]]
     left_out = len(all_results) - len(shown) + max(0, len(differing) - _MAX_DIFFERENCES)
     return [Row("findings", tuple(found)), *shown, *differing[:_MAX_DIFFERENCES]], left_out
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 note`, `2 notes`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def hyper_parameters(run: Run) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 _DELIMITER = re.compile(r"\s{0,3}\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*")
 _FENCE = re.compile(r"\s{0,3}(```|~~~)")
 _CELL_END = re.compile(r"(?<!\\)\|")
-_MARKUP = re.compile(r"\\([\\`*_{}\[\]()#+.!|~<>-])|\*\*|__|`")
+_MARKUP = re.compile(r"\\([\\`*_{}\[\]()#+.!|~<>-])|\*\*|`")  # no __: it belongs to identifiers
 _MAX_ROWS = 400
 
 

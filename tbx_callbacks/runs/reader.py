@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tbx_callbacks._text import short
 from tbx_callbacks.runs.folders import is_remote, is_second_series
@@ -98,7 +98,7 @@ def _local_runs(top: str) -> dict[str, str]:
     folders = set[str]()  # with runs
     histories: dict[str, str] = {}  # folders of runs that another log may tell better, by name
     others: list[str] = []  # logs that may be only a few numbers
-    for folder, below, names in walk_folders(top):
+    for folder, below, names in walk_folders(top, on_error=_warn):
         for known in FORMATS:
             is_part = known.parts and known.parts.fullmatch(os.path.basename(folder))
             if is_part and os.path.dirname(folder) in folders:
@@ -121,19 +121,25 @@ def _local_runs(top: str) -> dict[str, str]:
     return found
 
 
-def walk_folders(top: str) -> Iterator[tuple[str, list[str], list[str]]]:
+def _warn(error: OSError) -> None:
+    logger.warning("folder %r is left out: %s", error.filename, error.strerror)
+
+
+def walk_folders(
+    top: str, *, on_error: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yields folders with the names of the folders and files in them. Links are followed; each folder comes once.
 
     A folder that can also be reached without a link has the name that it has there.
+
+    Args:
+        top: the first folder.
+        on_error: is called with the error of a folder that cannot be read; it is left out.
     """
     visited: set[tuple[int, int]] = set()
-
-    def warn(error: OSError) -> None:
-        logger.warning("folder %r is left out: %s", error.filename, error.strerror)
-
     starts = [top]
     for start in starts:  # it grows while links are found
-        for folder, below, names in os.walk(start, onerror=warn):
+        for folder, below, names in os.walk(start, onerror=on_error):
             identity = _identity(folder)
             if identity is None or identity in visited:
                 below.clear()

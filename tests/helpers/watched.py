@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,3 +54,8 @@ def add_lines(file: Path, steps: range, **values: float) -> Path:
     with file.open("a", encoding="utf-8") as lines:
         lines.writelines(json.dumps({"step": step, **by_tag}) + "\n" for step in steps)
     return file
+
+
+def with_status(run: WatchedRun, status: str) -> WatchedRun:
+    """The run with another status in its log."""
+    return dataclasses.replace(run, run=dataclasses.replace(run.run, status=status))

@@ -55,6 +55,20 @@ def test_watched_run_end_and_crash_told_once() -> None:
     assert run.look_at_clock(START + 99000) == []  # what has ended does not stall
 
 
+def test_watched_run_with_clock_behind_grows() -> None:
+    run = RunNews(is_old=True)
+    run.look(diagnosed(50, gap=10.0), START + 500)
+    before = diagnosed(50, gap=10.0).run.scalars["train/loss"]
+    for later in range(1, 100):
+        steps = np.arange(1, 51 + later)
+        times = np.append(before.wall_times, START - 3600 + 10.0 * np.arange(later))
+        grown = Run({"train/loss": Series(steps, np.ones(len(steps)), times)})
+        now = START + 500 + 10 * later
+        news = run.look(DiagnosedRun("a", "runs/a", grown, Diagnosis((), (), diagnose(grown, {}).verdict)), now)
+        assert events([*news, *run.look_at_clock(now)]) == []
+    assert events(run.look_at_clock(now + 400)) == ["stall"]
+
+
 def test_watched_run_stall_from_earlier_waits() -> None:
     run = RunNews(is_old=True)
     run.look(diagnosed(5), START + 510)

@@ -13,7 +13,7 @@ from tbx_callbacks.cli.terminal import Terminal
 from tbx_callbacks.monitor.frame import Frame
 from tbx_callbacks.monitor.view import View
 from tbx_callbacks.monitor.watched_runs import Snapshot, WatchedRun
-from tests.helpers.watched import START, series, training, watched
+from tests.helpers.watched import START, series, training, watched, with_status
 
 SIZES = [(80, 24), (120, 40), (200, 60)]
 HOSTILE = "a\x1b[31m\r\n\u202eb[red]\u4e16\u754c"
@@ -116,6 +116,6 @@ def test_frame_whole_shows_all_runs_and_layers() -> None:
 
 
 def test_frame_of_failed_run_says_so() -> None:
-    run = dataclasses.replace(training(), status="failed")
+    run = with_status(training(), "failed")
     text = printed(Frame(Snapshot((run,), START), View(), "runs"), (80, 24))
     assert "The training failed, or was interrupted, after step 40." in text

@@ -8,7 +8,7 @@ import math
 from tbx_callbacks.monitor.pace import Pace
 from tbx_callbacks.monitor.run_table import age, left, rate, state, table, verdict
 from tbx_callbacks.monitor.watched_runs import WatchedRun
-from tests.helpers.watched import START, series, training, watched
+from tests.helpers.watched import START, series, training, watched, with_status
 
 
 def test_table_shows_values_of_runs() -> None:
@@ -62,9 +62,9 @@ def test_state_tells_finished_failed_and_silent() -> None:
     run = training()
     assert state(run, START + 100) == ("", "")
     assert state(run, START + 10_000)[0] == "silent"
-    words = [state(dataclasses.replace(run, status=status), START + 10_000)[0] for status in ("succeeded", "failed")]
+    words = [state(with_status(run, status), START + 10_000)[0] for status in ("succeeded", "failed")]
     assert words == ["ended", "failed"]
-    assert "failed" in table([dataclasses.replace(run, status="failed")], 0, START, 80, 3)[1].plain
+    assert "failed" in table([with_status(run, "failed")], 0, START, 80, 3)[1].plain
 
 
 def test_state_slow_log_is_not_silent() -> None:
@@ -75,4 +75,4 @@ def test_state_slow_log_is_not_silent() -> None:
 def test_verdict_of_failed_run_is_not_green() -> None:
     run = training()
     assert verdict(run)[1] == "green"
-    assert verdict(dataclasses.replace(run, status="failed"))[1] == "dim"
+    assert verdict(with_status(run, "failed"))[1] == "dim"

@@ -9,7 +9,7 @@ import pytest
 
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.report.loaded_runs import read
-from tbx_callbacks.report.tables import counted, main_metric, results, run_table
+from tbx_callbacks.report.tables import main_metric, results, run_table
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.report_runs import trained
 
@@ -50,7 +50,3 @@ def test_run_table_has_findings_results_and_settings(tmp_path: Path) -> None:
     assert names[-3:] == ["steps", "duration", "lr"]
     assert (len(names), left_out) == (10, 6)
     assert {len(column.cells) for column in columns} == {9}
-
-
-def test_counted_noun_in_plural_unless_one() -> None:
-    assert (counted(1, "note"), counted(0, "note"), counted(2, "note")) == ("1 note", "0 notes", "2 notes")

@@ -17,9 +17,9 @@ def test_blocks_of_table_between_texts_in_order() -> None:
 
 
 def test_blocks_cells_without_markup_and_escapes() -> None:
-    text = f"|a|b|\n|-|-|\n|**x** `y`|p\\|q &lt;b&gt; snake_case \\*|\n|{HOSTILE}|"
+    text = f"|a|b|\n|-|-|\n|**x** `y` __init__|p\\|q &lt;b&gt; snake_case \\*|\n|{HOSTILE}|"
     (table,) = blocks(text)
-    assert table.rows == (("x y", "p|q <b> snake_case *"), (HOSTILE, ""))
+    assert table.rows == (("x y __init__", "p|q <b> snake_case *"), (HOSTILE, ""))
 
 
 def test_blocks_rows_of_other_length_keep_text() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tbx_callbacks.runs.growth import sizes
 
 
@@ -17,6 +19,14 @@ def test_sizes_change_with_logs_only(tmp_path: Path) -> None:
     (tmp_path / "a" / "gone.jsonl").symlink_to("nothing")
     assert list(sizes([str(tmp_path)])) == [str(log)]
     assert sizes([str(log)]) == sizes([str(tmp_path)])
+
+
+def test_sizes_without_folder_or_of_file_are_silent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("{}\n")
+    assert sizes([str(tmp_path / "later")]) == {}
+    assert list(sizes([str(log)])) == [str(log)]
+    assert caplog.text == ""  # it is asked again and again
 
 
 def test_sizes_of_remote_folder_always_change() -> None:
