@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from pathlib import Path
 
 
@@ -18,6 +19,15 @@ def handles() -> list[str]:
     return sorted(targets)
 
 
-def resources() -> tuple[list[str], list[threading.Thread]]:
+Resources = tuple[list[str], list[threading.Thread]]
+
+
+def left_open(before: Resources) -> list[str]:
+    """The descriptors and threads that were not there before. What an earlier test left may be collected meanwhile."""
+    new = (Counter(now) - Counter(then) for now, then in zip(resources(), before, strict=True))
+    return [str(resource) for counts in new for resource in counts.elements()]
+
+
+def resources() -> Resources:
     """The open descriptors and the running threads of this process."""
     return handles(), threading.enumerate()

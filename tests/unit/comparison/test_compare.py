@@ -54,7 +54,7 @@ def test_compare_same_run_is_equal(tmp_path: Path) -> None:
     assert all(parting is not None and parting.is_equal for curve in result.curves for parting in curve.partings)
 
 
-def test_compare_kinds_of_other_sizes_equal_settings_left_out(tmp_path: Path) -> None:
+def test_kinds_of_other_sizes_equal_settings_left_out(tmp_path: Path) -> None:
     folders = [train(tmp_path / "base-1"), train(tmp_path / "base-2", seed=1), train(tmp_path / "warm", lr=2e-3)]
     result = compare(read(folders))
     assert [len(kind.runs) for kind in result.kinds] == [2, 1]

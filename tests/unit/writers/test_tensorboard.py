@@ -19,7 +19,7 @@ from tbx_callbacks.writers.base import MemoryWriter
 from tbx_callbacks.writers.fan_out import FanOutWriter
 from tbx_callbacks.writers.summary_writer import SummaryWriter
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter, summary_value
-from tests.helpers.handles import resources
+from tests.helpers.handles import left_open, resources
 from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
 from tests.helpers.writers import Spec
@@ -135,7 +135,7 @@ def test_writer_option_out_of_range_is_error(tmp_path: Path, make: Any, option: 
     ):
         make(str(tmp_path / "run"), **{option: value})
     assert not (tmp_path / "run").exists()
-    assert resources() == before
+    assert not left_open(before)
 
 
 @pytest.mark.parametrize("value", [-1, "x"])
