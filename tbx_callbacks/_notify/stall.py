@@ -5,13 +5,27 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-TIMES = 3.0
-"""A stall is a wait of so many times the longest earlier one."""
+_TIMES = 3.0  # a stall is a wait of so many times the longest earlier one
 
-OUTSIDE_FLOOR = 300.0
-"""Seconds that are never a stall, seen from outside: evaluations and checkpoints may log no point."""
+_OUTSIDE_FLOOR = 300.0  # evaluations and checkpoints may log no point for so many seconds
+_OUTSIDE_UNMEASURED = 1800.0  # the same for a log that has not grown twice yet, so that nothing tells how often it does
+
+
+def outside_clock() -> StallClock:
+    """Returns a clock for a training that is seen from outside, by the growths of its log."""
+    return StallClock(_OUTSIDE_FLOOR, recent=100, unmeasured=_OUTSIDE_UNMEASURED)  # it may have been resumed after days
+
+
+def is_silent_outside(seconds: float, longest_wait: float) -> bool:
+    """Whether a log that has not grown for so many seconds is a stall, by the rule of `outside_clock`.
+
+    Args:
+        seconds: since its last point.
+        longest_wait: seconds between two of its last points, at most; 0 if it holds no two times.
+    """
+    return seconds > _longest_usual([longest_wait] if longest_wait else [], _OUTSIDE_FLOOR, _OUTSIDE_UNMEASURED)
 
 
 class StallClock:
@@ -52,13 +66,14 @@ class StallClock:
             self._is_first = self._is_told = False
         self._count, self._looked = count, seconds
         waited = seconds - self._since
-        if self._is_told or waited <= self._longest_usual():
+        if self._is_told or waited <= _longest_usual(self._waits, self._floor, self._unmeasured):
             return None
         self._is_told = True
         return waited
 
-    def _longest_usual(self) -> float:
-        return max(self._floor, TIMES * max(self._waits)) if self._waits else max(self._floor, self._unmeasured)
+
+def _longest_usual(waits: Collection[float], floor: float, unmeasured: float) -> float:
+    return max(floor, _TIMES * max(waits)) if waits else max(floor, unmeasured)
 
 
 class Watchdog:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from tbx_callbacks._notify.message import CRASH, Message, end, finding, stall
-from tbx_callbacks._notify.stall import OUTSIDE_FLOOR, StallClock
+from tbx_callbacks._notify.stall import outside_clock
 from tbx_callbacks.rules import SEVERITIES
 from tbx_callbacks.rules.diagnose import DiagnosedRun
 from tbx_callbacks.runs.series import Run
-
-_UNMEASURED = 1800.0  # the same of a log that has grown once at most, so that nothing tells how often it grows
-_RECENT = 100  # waits between points that count: a run may have been resumed after days
 
 
 class RunNews:
@@ -25,7 +22,7 @@ class RunNews:
         self._is_old = is_old
         self._name, self._step, self._status = "", 0, ""
         self._ranks: dict[str, int] = {}
-        self._clock = StallClock(OUTSIDE_FLOOR, recent=_RECENT, unmeasured=_UNMEASURED)
+        self._clock = outside_clock()
         self._points = -1  # before the first look
         self._growths, self._newest = 0, 0.0
 

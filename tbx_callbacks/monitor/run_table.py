@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
-from tbx_callbacks._notify.stall import OUTSIDE_FLOOR, TIMES
+from tbx_callbacks._notify.stall import is_silent_outside
 from tbx_callbacks._text import count
 from tbx_callbacks.monitor.curves import losses
 from tbx_callbacks.monitor.watched_runs import WatchedRun
@@ -73,8 +73,7 @@ def state(run: WatchedRun, now: float) -> tuple[str, str]:
     pace = run.pace
     if pace.last_time is None or (pace.total is not None and pace.step >= pace.total):
         return "", ""
-    is_silent = now - pace.last_time > max(OUTSIDE_FLOOR, TIMES * pace.longest_wait_s)
-    return ("silent", "yellow") if is_silent else ("", "")
+    return ("silent", "yellow") if is_silent_outside(now - pace.last_time, pace.longest_wait_s) else ("", "")
 
 
 def age(seconds: float) -> str:

@@ -72,6 +72,11 @@ def test_state_slow_log_is_not_silent() -> None:
     assert [state(slow, START + 2000 + wait)[0] for wait in (2900, 3100)] == ["", "silent"]
 
 
+def test_state_first_point_gives_half_an_hour() -> None:
+    single = watched("single", {"train/loss": series([1.0])})
+    assert [state(single, START + wait)[0] for wait in (1700, 1900)] == ["", "silent"]
+
+
 def test_verdict_of_failed_run_is_not_green() -> None:
     run = training()
     assert verdict(run)[1] == "green"
