@@ -373,9 +373,10 @@ TEXTS: dict[str, Text] = {
         Chart(tags=("train/label_share/1", "train/predicted_share/1")),
     ),
     "lora_not_training": Text(
-        "B begins at zero. While it is zero, the adapter adds nothing to the model. Only the set `full` has norms of "
-        "single matrices; with the others, add `- weight_norm: {by: parameter, include: lora_}`.",
-        "The norms of B matrices are zero in the whole run, or no LoRA matrix changes. Needs {min_points:g} points.",
+        "B begins at zero. Until it changes, the adapter adds nothing. The sets `finetune` and `full` show it. "
+        "With the others, add the metric `lora`.",
+        "The update of an adapter, or the norm of its B matrix, is zero in the whole run, or no LoRA matrix changes. "
+        "Needs {min_points:g} points.",
         "model = get_peft_model(model, config)\n"
         "optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-4)",
     ),

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tbx_callbacks._text import count
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.required_series import LORA, Need
 from tbx_callbacks.runs.series import Run
+from tbx_callbacks.tags import LORA_UPDATE
 
 
 @dataclass(frozen=True)
 class LoraNotTraining(Rule):
-    """LoRA's B matrices are still zero, their initial value, or no LoRA matrix changes."""
+    """The update of LoRA adapters is still zero, its initial value, or no LoRA matrix changes."""
 
     id: ClassVar[str] = "lora_not_training"
     code: ClassVar[str] = "TBX-LORA-001"
@@ -23,9 +25,9 @@ class LoraNotTraining(Rule):
     min_points: int = 5
 
     def __call__(self, run: Run) -> Iterator[Finding]:
-        norms = {tag: matrix for tag, matrix in LORA.all(run).items() if len(matrix) >= self.min_points}
-        still = [tag for tag, matrix in norms.items() if (matrix.values == matrix.values[0]).all()]
-        zero = [tag for tag in still if "lora_B" in tag and not norms[tag].values.any()]
+        norms = {tag: series for tag, series in LORA.all(run).items() if len(series) >= self.min_points}
+        still = [tag for tag, series in norms.items() if (series.values == series.values[0]).all()]
+        zero = [tag for tag in still if _starts_at_zero(tag) and not norms[tag].values.any()]
         untrained = zero or (still if len(still) == len(norms) else [])
         if not untrained:
             return
@@ -36,12 +38,20 @@ class LoraNotTraining(Rule):
             steps=(int(norms[untrained[0]].steps[0]),),
             numbers={"matrices": len(untrained), "of": len(norms)},
             means=(
-                f"{len(zero)} LoRA B matrices are still zero, starting with {zero[0].partition('/')[2]}."
-                " The adapter has no effect."
+                f"The LoRA update B A is still zero in {count(len(zero), 'layer')}, starting with {_layer(zero[0])}."
+                " The adapter has no effect there."
                 if zero
-                else f"{len(untrained)} LoRA matrices have not changed. The adapter is not trained."
+                else "None of the LoRA weights has changed. The adapter is not trained."
             ),
             advice="Create the optimizer after the adapter was added. Then check that lora_A and lora_B have"
             " requires_grad; an adapter that is loaded needs is_trainable=True.",
             source=self.source,
         )
+
+
+def _starts_at_zero(tag: str) -> bool:
+    return "lora_B" in tag or tag.startswith(LORA_UPDATE)
+
+
+def _layer(tag: str) -> str:
+    return tag.removeprefix("lora/").partition("/")[2].partition(".lora_B")[0]
