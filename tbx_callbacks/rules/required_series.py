@@ -104,7 +104,9 @@ TRAIN_LOSS = Need(
         f"({_TRAIN}[_/]loss|loss)_epoch|({_TRAIN}/)?epoch_loss",
     ),
 )
-EVAL_LOSS = Need("the evaluation loss", "loss", (_evaluations("loss"),), tags.EVAL_LOSS)
+EVAL_LOSS = Need(
+    "the evaluation loss", "loss, and evaluations during training", (_evaluations("loss"),), tags.EVAL_LOSS
+)
 TRAIN_ACCURACY = Need(
     "the training accuracy",
     "train_accuracy",
@@ -117,7 +119,7 @@ TRAIN_ACCURACY = Need(
 )
 EVAL_ACCURACY = Need(
     "the evaluation accuracy",
-    "loss, with a compute_metrics that returns accuracy",
+    "loss, with evaluations whose compute_metrics returns accuracy",
     (_evaluations("acc(?:uracy)?|(?:(?:sparse_)?categorical_|binary_)accuracy"),),
     tags.EVAL_ACCURACY,
 )
