@@ -30,7 +30,7 @@ test: .venv/installed ## run the tests, except those marked slow or thorough
 test-unit: .venv/installed ## run the unit tests only, which import no trainer
 	$(BIN)/python -m pytest tests/unit -n 2 --dist loadfile -m 'not slow and not thorough'
 
-test-slow: .venv/installed ## run the tests marked slow
+test-slow: .venv/installed ## run the tests marked slow: processes, ranks, faults, browser, long trainings
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow and not thorough'
 
 test-thorough: .venv/installed ## run the many variations that the other targets leave out

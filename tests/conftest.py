@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+_TESTS = Path(__file__).resolve().parent
+ROOT = _TESTS.parent
 
 # One thread a test process: tests run in parallel, and small models are faster with one thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +20,15 @@ os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "recipes")))
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; Triton reads it when it is imported
+
+
+_SLOW_FOLDERS = {"browser", "faults", "ranks"}  # their tests start processes, which takes seconds each
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(_TESTS) and item.path.relative_to(_TESTS).parts[0] in _SLOW_FOLDERS:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,9 @@ import pytest
 from tbx_callbacks.metrics.host_values import HParams, Text
 from tbx_callbacks.report import write_report
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tests.browser.open_page import OpenPage
 from tests.helpers.hostile_events import event, write_records
 from tests.helpers.report_runs import HOSTILE, LAYERS, trained
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 
 PRINTED = """window.addEventListener("beforeprint", () => {
   const figures = [...document.querySelectorAll("figure[data-figure]")];
@@ -36,21 +31,6 @@ PRINTED = """window.addEventListener("beforeprint", () => {
   };
 })"""  # noqa: E501
 """Records the page on paper, after the page's own listener has drawn it."""
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -76,43 +56,6 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(9):
         trained(folder / "runs" / f"rate-{number}e-4", steps=20, lr=number * 1e-4)
     return write_report([folder / "runs"], folder / "report.html")
-
-
-class OpenPage:
-    """A page in a tab, with its console errors."""
-
-    def __init__(self, browser: Any, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
-        self.wrong: list[str] = []
-        self.tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.tab.on("console", lambda message: self.wrong.append(message.text))
-        self.tab.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.tab.on("request", lambda request: self._requested(request.url))
-        self.tab.on("dialog", lambda dialog: self.wrong.append(dialog.message))
-        self.tab.goto(path.as_uri())
-
-    def _requested(self, url: str) -> None:
-        if not url.startswith(("file:", "data:", "blob:")):
-            self.wrong.append(url)
-
-    def figure(self, name: str) -> Any:
-        """Waits until the figure matches the controls."""
-        figure = self.tab.locator(f"#figure-{name}")
-        figure.scroll_into_view_if_needed()
-        self.tab.wait_for_function(
-            "(one) => one.dataset.drawn === document.body.dataset.version",
-            arg=figure.element_handle(),
-        )
-        return figure
-
-    def plotted(self, name: str) -> Any:
-        """The data of a plotly figure."""
-        script = "(one) => { const plot = one.querySelector('.plot'); return JSON.parse(JSON.stringify({"
-        script += " traces: plot.data.map((t) => ({x: [...t.x], name: t.name, pick: t.meta.pick, y: [...t.y]})),"
-        script += " x: plot.layout.xaxis.title.text, y: plot.layout.yaxis.type, shapes: plot.layout.shapes })) }"
-        return self.figure(name).evaluate(script)
-
-    def press(self, switch: str, value: str) -> None:
-        self.tab.locator(f"[data-switch={switch}] [data-value={value}]").click()
 
 
 @pytest.mark.parametrize(("path", "width", "scheme"), [("one", 1280, "light"), ("many", 390, "dark")])

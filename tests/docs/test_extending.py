@@ -112,12 +112,14 @@ def test_extending_page_public_names_only(files: dict[str, str]) -> None:
                     assert not [part for part in names if part.startswith("_")], name
 
 
+@pytest.mark.slow
 def test_extending_set_checked_with_outside_names(folder: Path) -> None:
     table = run(folder, "-c", CLI, "check", "my_set.yaml")
     for word in ("my_pkg.metrics.SmallShare", "kurtosis/{group}", "my_pkg.rules.SmallWeights (stop)"):
         assert word in table
 
 
+@pytest.mark.slow
 def test_extending_set_trained_written_and_stopped(folder: Path) -> None:
     run(folder, "train.py", "my_set.yaml")
     written = Run(folder / "run")
@@ -128,6 +130,7 @@ def test_extending_set_trained_written_and_stopped(folder: Path) -> None:
     assert any("alerts/my_pkg.rules.SmallWeights" in tag or "alerts/small_weights" in tag for tag in written.texts)
 
 
+@pytest.mark.slow
 def test_extending_trainer_logs_and_stops(folder: Path) -> None:
     run(folder, "-c", ADAPTER)
     written = Run(folder / "adapted")
@@ -135,6 +138,7 @@ def test_extending_trainer_logs_and_stops(folder: Path) -> None:
     assert [step for step, _ in written.scalars["train/loss"]] == [10, 20]
 
 
+@pytest.mark.slow
 def test_extending_entry_points_listed_and_diagnosed(folder: Path) -> None:
     assert "small_share" in run(folder, "-c", CLI, "metrics")
     schema = json.loads(run(folder, "-c", CLI, "schema"))
@@ -147,5 +151,6 @@ def test_extending_entry_points_listed_and_diagnosed(folder: Path) -> None:
     assert "small_weights" in ended.stdout
 
 
+@pytest.mark.slow
 def test_extending_page_own_tests_pass(folder: Path) -> None:
     assert "4 passed" in run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")

@@ -14,6 +14,7 @@ from tests.helpers.runs import ROOT
 NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # in the notebook client
 def test_notebook_run_in_kernel_shows_figures(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)

@@ -87,6 +87,7 @@ def test_wheel_holds_sets_recipes_types_and_licence(wheel: Path) -> None:
     assert not any(name.startswith("tests/") or "__pycache__" in name for name in names)
 
 
+@pytest.mark.slow
 def test_wheel_installed_alone_works(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(target), str(wheel)]

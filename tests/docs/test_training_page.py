@@ -161,6 +161,7 @@ def test_training_example_passes_on_healthy(kind: str, tmp_path: Path, monkeypat
     run_example(healthy(kind), tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_training_example_runs_in_own_project(tmp_path: Path) -> None:
     (tmp_path / "my_project").mkdir()
     (tmp_path / "my_project" / "__init__.py").touch()

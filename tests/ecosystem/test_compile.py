@@ -20,11 +20,13 @@ def compiled() -> nn.Module:
     return torch.compile(bert(num_hidden_layers=1), backend="eager")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [with_hf, pytest.param(with_lightning, marks=LIGHTNING), with_loop])
 def test_compiled_model_of_user_exact_metrics(tmp_path: Path, variant: Callable[..., Any]) -> None:
     check(variant, compiled, tmp_path)
 
 
+@pytest.mark.slow
 def test_compiled_model_of_huggingface_trainer_exact_metrics(tmp_path: Path) -> None:
     def variant(folder: Path, model: nn.Module, watched: bool) -> Any:
         torch._dynamo.reset()

@@ -528,6 +528,7 @@ def test_huggingface_callback_added_before_evaluation_logs(tmp_path: Path) -> No
     assert Run(callback.log_dir).steps("train/loss") == [2, 4, 6, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attached", "by"), variations(product((True, False), ("trainer", "accelerate")), (True, "trainer"))
 )

@@ -145,6 +145,7 @@ def test_second_train_call_resumes_or_starts_beside(tmp_path: Path) -> None:
     assert callback.log_dir != first
 
 
+@pytest.mark.slow
 def test_restart_with_smaller_batches_hides_first_try(tmp_path: Path) -> None:
     class TooLarge(TrainerCallback):
         tries = 0
@@ -170,6 +171,7 @@ def test_restart_with_smaller_batches_hides_first_try(tmp_path: Path) -> None:
     assert read.steps("weight_norm/total") == list(range(1, 9))
 
 
+@pytest.mark.slow
 def test_hyperparameter_search_trials_own_folders(tmp_path: Path) -> None:
     pytest.importorskip("optuna").logging.set_verbosity(40)
     callback = TbxTrainerCallback(

@@ -315,6 +315,7 @@ def test_attached_method_outside_training_is_itself(tmp_path: Path) -> None:
     assert made.accelerator.clip_grad_norm_(made.model.parameters(), 1.0) > 0
 
 
+@pytest.mark.slow
 def test_attached_callbacks_dropped_leave_one_wrapper(tmp_path: Path) -> None:
     made = trainer(tmp_path, max_steps=1)
     sessions = []
@@ -481,6 +482,7 @@ assert Run(callback.log_dir).steps("train/loss") == [1, 2, 3, 4]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_forked_child_trains_with_inherited_callback(tmp_path: Path) -> None:
     done = python("-W", "ignore", "-c", FORKED, tmp_path, cwd=ROOT)

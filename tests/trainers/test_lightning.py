@@ -274,6 +274,7 @@ def test_lightning_second_fit_continues_or_starts_anew(tmp_path: Path) -> None:
     assert Run(first).steps("train/loss") == [2, 4, 6, 8]
 
 
+@pytest.mark.slow
 def test_lightning_ctrl_c_keeps_finished_steps(tmp_path: Path) -> None:
     code = """
 import os, signal, sys
@@ -381,6 +382,7 @@ other.Trainer(callbacks=[callback], max_steps=4, log_every_n_steps=2, **options)
 """
 
 
+@pytest.mark.slow
 def test_pytorch_lightning_package_training_writes_run(tmp_path: Path) -> None:
     pytest.importorskip("pytorch_lightning")
     command = [sys.executable, "-c", _OF_THE_OTHER_PACKAGE, str(tmp_path / "run")]

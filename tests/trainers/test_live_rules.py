@@ -203,6 +203,7 @@ def fed_loop(folder: Path, losses: list[float], *, start: int = 0, rules: Any = 
     return {tag.removeprefix("alerts/") for tag in Run(folder).texts if tag.startswith("alerts/")}
 
 
+@pytest.mark.slow
 def test_resumed_run_judged_with_earlier_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     falls = [0.7 * 0.97**step for step in range(100)]
     noisy = [0.02 + 0.012 * (step % 40 > 20) for step in range(80)]  # no spike beside the earlier fall

@@ -167,6 +167,7 @@ def gradient_norm(case: Case, folder: Path, callback: Any, *, accumulate: int, a
     return float(run.state.log_history[0]["grad_norm"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", variations(CASES, "classifier", "language model", "own loss", "label smoothing"))
 def test_huggingface_loss_that_grows_warned(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     case, accumulate = CASES[name], 4

@@ -225,6 +225,7 @@ def test_init_resumed_training_continues_its_run(tmp_path: Path, autolog: Callab
     assert Run(first.log_dir).steps("train/loss") == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_init_search_gives_each_trial_a_run(tmp_path: Path, autolog: Callable[..., Any]) -> None:
     pytest.importorskip("optuna")
     autolog("minimal")

@@ -27,6 +27,7 @@ with TbxLoop(model, optimizer, "minimal", log_dir="logs/<b>", log_every=2) as lo
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # in the notebook client
 def test_notebook_loop_shows_link_and_progress_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TBX_CALLBACKS_QUIET")

@@ -28,6 +28,7 @@ NOT_PLANTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_planted_fault_found_with_layer_and_step(name: str, tmp_path: Path) -> None:
     row = judged(name, tmp_path)
@@ -43,6 +44,7 @@ def test_planted_fault_found_with_layer_and_step(name: str, tmp_path: Path) -> N
     assert seen <= set(row.alerts)  # the live rules reported the same while it trained
 
 
+@pytest.mark.slow
 def test_healthy_runs_no_findings(tmp_path: Path) -> None:
     rows = [judged(name, tmp_path / str(index)) for index, name in enumerate(HEALTHY)]
     found = [(row.name, finding.id) for row in rows for finding in row.diagnosis.findings if finding.severity != "note"]

@@ -191,6 +191,7 @@ def test_trained_vocabulary_knows_its_sentences() -> None:
     assert not any(tokenizer.unk_token_id in ids for ids in encoded)
 
 
+@pytest.mark.slow
 def test_trained_vocabulary_same_in_every_process() -> None:
     code = """
 from sentiment_data import made_up
@@ -267,6 +268,7 @@ def test_recipe_bad_arguments_one_line_code_2(
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_recipe_process_bad_argument_no_traceback(tmp_path: Path) -> None:
     done = recipe("--resume", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
@@ -342,6 +344,7 @@ def test_recipe_pretrained_model_from_folder(trained: Callable[[str], tuple[Path
     assert f"model: {checkpoint}" in done.stdout
 
 
+@pytest.mark.slow
 @needs_real_data
 def test_recipe_real_sentences_train(tmp_path: Path) -> None:
     done = recipe(
@@ -391,5 +394,6 @@ def test_recipe_scores_equal_those_of_scikit_learn(classes: int) -> None:
         assert scores(logits, labels) == pytest.approx({"accuracy": accuracy_score(labels, predicted), "f1": expected})
 
 
+@pytest.mark.slow
 def test_recipe_command_help_lists_options() -> None:
     assert "--dataset" in run_process("recipe", "bert-sentiment", "--help").stdout

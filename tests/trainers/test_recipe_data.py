@@ -548,6 +548,7 @@ def recipe(*arguments: object, cwd: Path, name: str = "bert_sentiment_loop") -> 
     return python(RECIPES / f"{name}.py", *arguments, seconds=280, cwd=cwd, env=environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", variations(["bert_sentiment", "bert_sentiment_lightning", "bert_sentiment_loop"], "bert_sentiment_loop")
 )
@@ -568,6 +569,7 @@ def test_recipe_trains_on_odd_rows(tmp_path: Path, name: str) -> None:
     assert list((tmp_path / "cache").glob("sentiment-*")) == []  # removed at the end
 
 
+@pytest.mark.slow
 def test_recipe_bad_row_one_line(tmp_path: Path) -> None:
     data = folder(tmp_path / "data", f"{HEAD}{MORE}dull, long,0\n", "csv")
     done = recipe("--data", data, *SMALL, cwd=tmp_path)
@@ -585,6 +587,7 @@ STEERING = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", variations(STEERING, "label"))
 def test_recipe_error_holds_no_control_characters(tmp_path: Path, name: str) -> None:
     (tmp_path / "data").mkdir()
@@ -597,6 +600,7 @@ def test_recipe_error_holds_no_control_characters(tmp_path: Path, name: str) -> 
     assert line.isprintable()
 
 
+@pytest.mark.thorough
 def test_recipe_output_holds_no_control_characters(tmp_path: Path) -> None:
     data = folder(tmp_path / "a\x1b[31mb", "sentence\tlabel\na\t[red]\x1b[2J\nb\t:smile:\n\t:smile:\n", dev="")
     (data / "dev.tsv").write_text((data / "train.tsv").read_text())
@@ -607,6 +611,7 @@ def test_recipe_output_holds_no_control_characters(tmp_path: Path) -> None:
         assert line.isprintable()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("output", variations(["file", "file/below", "/proc/none"], "file/below"))
 def test_recipe_output_not_writable_one_line(tmp_path: Path, output: str) -> None:
     data = folder(tmp_path / "data", "sentence\tlabel\na\t1\nb\t0\n")

@@ -43,6 +43,7 @@ def test_image_recipe_short_run_logs_layers(tmp_path: Path) -> None:
     assert run.steps("eval/accuracy") == run.steps("eval/f1/3") == [20]
 
 
+@pytest.mark.slow
 def test_audio_recipe_short_run_logs_kinds(tmp_path: Path) -> None:
     run, printed = train(
         "audio_classification", "--max-steps", 20, "--width", 2, "--rows", 100, "--config", "full", cwd=tmp_path
@@ -53,6 +54,7 @@ def test_audio_recipe_short_run_logs_kinds(tmp_path: Path) -> None:
     assert "1.6094" in printed  # the loss of equal probabilities
 
 
+@pytest.mark.slow
 def test_recommendation_recipe_learns_towards_true_odds(tmp_path: Path) -> None:
     options = ["--max-steps", 100, "--rows", 5000, "--users", 50, "--items", 40, "--batch", 128, "--config", "full"]
     run, printed = train("recommendation", *options, "--lr", 0.03, cwd=tmp_path)
@@ -111,6 +113,7 @@ def test_recommender_embedding_gradients_are_sparse() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     variations(
@@ -128,6 +131,7 @@ def test_recipe_command_runs_every_recipe(name: str, tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_recipe_missing_package_names_install_command(tmp_path: Path) -> None:
     (tmp_path / "peft.py").write_text("raise ModuleNotFoundError(\"No module named 'peft'\", name='peft')\n")
     path = os.pathsep.join((str(tmp_path), os.environ["PYTHONPATH"]))

@@ -216,6 +216,7 @@ def run_mutations(folder: Path, seeds: range) -> tuple[int, int]:
     return loaded, len(seeds) - loaded
 
 
+@pytest.mark.slow
 def test_mutated_documents_end_sample(here: Path) -> None:
     loaded, refused = run_mutations(here, range(300))
     assert loaded > 10

@@ -11,6 +11,7 @@ from tests.helpers.processes import python
 from tests.helpers.runs import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this torch cannot register a fake device",

@@ -115,6 +115,7 @@ def test_noise_scale_equals_formulas_of_paper(tmp_path: Path, sizes: list[int]) 
     assert set(read.at("gradient_noise/batch_size").values()) == {float(sum(sizes))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[4] * 4, [8, 8, 8, 2]], ids=["equal", "unequal"])
 def test_noise_scale_of_200_draws_near_exact(tmp_path: Path, sizes: list[int]) -> None:
     read, _ = train(tmp_path / "run", sizes, steps=200, options={"decay": 0.9999})

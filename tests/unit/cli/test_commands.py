@@ -129,6 +129,7 @@ def test_commands_know_outside_package(tmp_path: Path, monkeypatch: pytest.Monke
     assert "did you mean 'Kurtosis'?" in done.stderr
 
 
+@pytest.mark.slow
 def test_check_finds_classes_in_current_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(dedent(METRIC))
     (tmp_path / "mine.yaml").write_text("metrics: [mine.Kurtosis]\n")
@@ -145,6 +146,7 @@ def shadowed(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     variations(
@@ -174,6 +176,7 @@ def test_commands_never_run_namesake_of_library(shadowed: Path, arguments: list[
     assert (shadowed / "mine.ran").exists() == (arguments == ["check", "own.yaml"])
 
 
+@pytest.mark.thorough
 def test_check_module_of_folder_may_import_neighbours(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "__init__.py").write_text("import beside\n")

@@ -54,6 +54,7 @@ def run_commands(folder: Path, seed: int, png: bool) -> set[tuple[str, int]]:
     return ends
 
 
+@pytest.mark.slow
 def test_commands_on_hostile_runs_sample(tmp_path: Path) -> None:
     ends = [run_commands(tmp_path / str(seed), seed, png=seed == 2) for seed in range(8)]
     assert {("doctor", 1), ("report", 0)} <= set().union(*ends)
@@ -68,6 +69,7 @@ def test_commands_on_hostile_runs_end(tmp_path: Path) -> None:
     assert {("doctor", 0), ("doctor", 1), ("doctor", 2), ("report", 0)} <= codes
 
 
+@pytest.mark.slow
 def test_bad_runs_named_good_one_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trained(tmp_path / "good", steps=8)
     (tmp_path / "odd").mkdir()
@@ -108,6 +110,7 @@ def test_folder_of_one_odd_file_code_2(tmp_path: Path, make: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", variations([0.0, 1e-45, 3e38, -3e38, math.nan, math.inf, -math.inf], 3e38, math.nan))
 def test_report_of_one_number_everywhere_renders(tmp_path: Path, number: float) -> None:
     scalars = [tag for tag in USUAL_TAGS if not tag.startswith(("weights/", "_hparams_")) and "text" not in tag]

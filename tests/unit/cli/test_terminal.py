@@ -151,6 +151,7 @@ IMPORTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", variations(IMPORTED, "warning", "mute thread"))
 def test_check_imported_code_prints_clean_lines(tmp_path: Path, way: str) -> None:
     code, printed = IMPORTED[way]
@@ -233,6 +234,7 @@ def test_command_without_reader_ends_silently(tmp_path: Path, command: str) -> N
     assert done.returncode == 141  # as `sh -c 'set -o pipefail; yes | head -1'`
 
 
+@pytest.mark.thorough
 def test_doctor_into_head_is_no_error(tmp_path: Path) -> None:
     trained(tmp_path / "run", steps=3)
     script = 'set -o pipefail; "$@" | head -n 1'
@@ -281,6 +283,7 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", variations(ENDS, "no stdout", "real interrupt"))
 def test_check_imported_code_ends_in_line(tmp_path: Path, way: str) -> None:
     code, exit_code, printed = ENDS[way]
@@ -317,6 +320,7 @@ def test_report_no_name_of_file_one_line(tmp_path: Path, arguments: list[str]) -
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.thorough
 def test_log_message_of_several_lines_printed_as_one(tmp_path: Path) -> None:
     code = "import logging; logging.getLogger('tbx_callbacks.x').warning('one\\nerror: two\\x1b[31m')"
     (tmp_path / "noisy.py").write_text(f"{code}\n\n\nclass Metric: pass\n")
@@ -327,6 +331,7 @@ def test_log_message_of_several_lines_printed_as_one(tmp_path: Path) -> None:
     assert sum(line.startswith("error:") for line in lines) == 1  # about the class
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [None, "40"])
 def test_tables_piped_never_cut(columns: str | None) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}

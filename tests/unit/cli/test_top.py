@@ -124,6 +124,7 @@ def growing(tmp_path: Path) -> Iterator[None]:
     thread.join()
 
 
+@pytest.mark.slow
 @needs_tmux
 def test_top_in_tmux_follows_and_restores(tmp_path: Path, terminal: Tmux, growing: None) -> None:
     terminal.wait("Waiting for a run:", "does not exist")

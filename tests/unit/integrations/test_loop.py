@@ -247,6 +247,7 @@ def test_loop_wrong_argument_raises(call: Callable[[], Any], message: str) -> No
         call()
 
 
+@pytest.mark.slow
 def test_loop_other_ranks_write_nothing(tmp_path: Path) -> None:
     code = """
 import os, torch

@@ -76,6 +76,7 @@ def test_session_copy_has_arguments_and_no_run(tmp_path: Path, how: str) -> None
         assert (each.log_dir, each.step, each.running, each.started) == (None, 0, False, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", COPIES)
 def test_session_closing_copy_leaves_run_alone(tmp_path: Path, how: str) -> None:
     trainer, session = Trained(), Session(ALL, log_dir=tmp_path / "run")

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from tbx_callbacks.metrics.host_values import Text
@@ -114,6 +115,7 @@ def test_report_command_mistake_one_line_code_2(tmp_path: Path) -> None:
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
 
 
+@pytest.mark.slow
 def test_report_command_watch_refreshes_until_interrupted(tmp_path: Path) -> None:
     trained(tmp_path / "run", steps=8)
     page = tmp_path / "report.html"

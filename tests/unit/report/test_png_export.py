@@ -52,6 +52,7 @@ def test_png_line_chart_shows_lines_and_labels(tmp_path: Path) -> None:
     assert {*RUNS[:2], "#ffffff"} <= pictures(tmp_path, losses)["loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", variations(["loss.png", "speed.png", "gradient_norm.png"], "loss.png"))
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_png_name_taken_nothing_written(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:

@@ -31,6 +31,7 @@ def test_event_files_of_writers_in_folder_differ(tmp_path: Path) -> None:
     assert set(Run(tmp_path).scalars) == {f"writer{index}" for index in range(5)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_two_processes_write_one_folder(tmp_path: Path) -> None:
     code = (

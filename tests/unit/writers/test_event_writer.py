@@ -203,6 +203,7 @@ class StuckFile:
         pass
 
 
+@pytest.mark.slow
 def test_event_writer_backlog_drains_when_disk_works(caplog: pytest.LogCaptureFixture) -> None:
     stuck = StuckFile()
     writer = EventWriter("folder", lambda: stuck, max_mib=32.0)
@@ -272,6 +273,7 @@ def test_event_writer_unserializable_event_alone_lost(caplog: pytest.LogCaptureF
     assert "6 values could not be written to folder and are lost" in caplog.text
 
 
+@pytest.mark.slow
 def test_event_writer_event_above_file_limit_lost(tmp_path: Path) -> None:
     code = (
         "import logging, resource, sys\n"

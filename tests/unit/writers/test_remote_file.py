@@ -50,6 +50,7 @@ def test_remote_run_first_event_uploaded_at_once() -> None:
     writer.close()
 
 
+@pytest.mark.slow
 def test_local_run_does_not_import_fsspec(tmp_path: Path) -> None:
     code = (
         "import sys\n"
@@ -63,6 +64,7 @@ def test_local_run_does_not_import_fsspec(tmp_path: Path) -> None:
     assert python("-c", code, tmp_path, check=True).stdout.split() == ["False", "True"]
 
 
+@pytest.mark.slow
 def test_s3_process_ends_without_close_uploads_all(bucket: Any, tmp_path: Path) -> None:
     code = (
         "from tbx_callbacks.writers import TensorBoardWriter\n"

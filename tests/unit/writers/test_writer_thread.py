@@ -107,6 +107,7 @@ for number in range(50 * len(ends)):
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ["tensorboard", "summary", "fan_out"])
 def test_fifty_writers_leave_nothing_behind(tmp_path: Path, make: str) -> None:
     done = python("-c", MANY, make, tmp_path, cwd=ROOT)
@@ -186,6 +187,7 @@ for step in range(5, 105):
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_forked_child_frees_handle_and_writes_nothing(tmp_path: Path) -> None:
     done = python("-W", "ignore::DeprecationWarning", "-c", FORKS, tmp_path, cwd=ROOT)
@@ -227,6 +229,7 @@ for folder, code in zip(sys.argv[1::2], sys.argv[2::2]):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_exit_writes_all_events(tmp_path: Path) -> None:
     arguments = [part for name, code in EXITS.items() for part in (name, code)]
@@ -247,6 +250,7 @@ def test_drop_without_disk_reports_losses(tmp_path: Path, caplog: pytest.LogCapt
     assert f"20 values could not be written to {tmp_path} and are lost" in caplog.text
 
 
+@pytest.mark.slow
 def test_thread_limit_at_open_is_error(tmp_path: Path) -> None:
     code = (
         "import sys, threading\n"
