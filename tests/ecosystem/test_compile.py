@@ -21,7 +21,9 @@ def compiled() -> nn.Module:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", [with_hf, pytest.param(with_lightning, marks=LIGHTNING), with_loop])
+@pytest.mark.parametrize(
+    "variant", [with_hf, pytest.param(with_lightning, marks=[LIGHTNING, pytest.mark.thorough]), with_loop]
+)
 def test_compiled_model_of_user_exact_metrics(tmp_path: Path, variant: Callable[..., Any]) -> None:
     check(variant, compiled, tmp_path)
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.helpers.runs import Run, files
+from tests.helpers.variations import variations
 
 pytestmark = [
     pytest.mark.faults,
@@ -77,7 +78,7 @@ def kill(child: int, reading: int, seed: int) -> tuple[bytes, float]:
     return printed + rest(reading), killed
 
 
-@pytest.mark.parametrize("first", range(0, 50, AT_ONCE))
+@pytest.mark.parametrize("first", variations(range(0, 50, AT_ONCE), 0))
 def test_killed_run_keeps_published_steps(tmp_path: Path, first: int) -> None:
     folders = {seed: tmp_path / str(seed) for seed in range(first, first + AT_ONCE)}
     children = [(*start(folder), seed) for seed, folder in folders.items()]  # forked before this process has threads

@@ -42,7 +42,7 @@ PROOFS = {
     "fsdp": "trained ['DTensor'] in FSDPBertForSequenceClassification with NoneType",
     "zero2": "trained ['Parameter'] in DeepSpeedEngine with DeepSpeedZeroOptimizer",
 }
-SLOW = ("accelerate", "fsdp")  # each takes longer than 20 s; test_trainers.py covers FSDP2 too
+THOROUGH = ("accelerate", "fsdp")  # test_trainers.py covers FSDP2 and accelerate too
 PLAIN = ("loss", "learning_rate", "clip", "throughput", "train_accuracy", "hparams")
 MEASURED = (
     "nonfinite",
@@ -107,7 +107,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Run
 
 
 @pytest.mark.parametrize(
-    "launcher", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in PROOFS]
+    "launcher", [pytest.param(name, marks=pytest.mark.thorough) if name in THOROUGH else name for name in PROOFS]
 )
 def test_recipe_on_ranks_equals_single_process_run(train: Callable[[str], tuple[Run, str]], launcher: str) -> None:
     if launcher == "zero2" and importlib.util.find_spec("deepspeed") is None:

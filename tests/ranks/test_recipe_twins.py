@@ -43,7 +43,7 @@ def trained(base: Path, name: str, *, ranks: int, batch: int, accumulate: int) -
 
 
 @pytest.mark.parametrize(
-    "name", ["bert_sentiment_loop", pytest.param("bert_sentiment_lightning", marks=pytest.mark.slow)]
+    "name", ["bert_sentiment_loop", pytest.param("bert_sentiment_lightning", marks=pytest.mark.thorough)]
 )
 def test_recipe_on_ranks_trains_as_alone(base: Path, name: str) -> None:
     alone = trained(base, name, ranks=1, batch=8, accumulate=1)

@@ -123,6 +123,7 @@ def test_replicas_one_rank_nothing_written(trained: Trained) -> None:
     assert not run.family("replicas")
 
 
+@pytest.mark.thorough
 def test_replicas_four_ranks_healthy_silent(trained: Trained) -> None:
     folder, output = trained(4)
     for name in ("ddp", "hsdp"):

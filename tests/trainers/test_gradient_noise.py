@@ -19,6 +19,7 @@ from tests.helpers.data import collate, rows
 from tests.helpers.gradient_noise import exact_noise_scale
 from tests.helpers.models import bert, trainer
 from tests.helpers.runs import Run
+from tests.helpers.variations import variations
 
 SET = {"every": 1, "metrics": [{"gradient_noise": {"decay": 0.9999}}, "loss"]}
 STEPS, EXAMPLES, SMALL, ACCUMULATED = 200, 24, 4, 4
@@ -52,8 +53,8 @@ class InOrder(Trainer):
         return SequentialSampler(self.train_dataset)
 
 
-@pytest.mark.parametrize("accepts", [True, False], ids=["undivided loss", "divided loss"])
-@pytest.mark.parametrize("max_grad_norm", [0.0, 1e-3])
+@pytest.mark.parametrize("accepts", variations([True, False], True), ids=["undivided loss", "divided loss"])
+@pytest.mark.parametrize("max_grad_norm", variations([0.0, 1e-3], 1e-3))
 @pytest.mark.slow
 def test_huggingface_noise_scale_near_exact(tmp_path: Path, accepts: bool, max_grad_norm: float) -> None:
     made = model()

@@ -10,6 +10,7 @@ from tbx_callbacks.rules import RULES
 from tbx_callbacks.rules.registry import GROUPS
 from tests.helpers.confusion import judged
 from tests.helpers.planted_faults import FAULTS, HEALTHY
+from tests.helpers.variations import variations
 
 # Rules that no small training can trigger; test_rules.py tests them on series.
 NOT_PLANTED = {
@@ -28,8 +29,21 @@ NOT_PLANTED = {
 }
 
 
+USUAL = (
+    "learning rate 100 times too high",
+    "learning rate zero",
+    "swapped labels in dev",
+    "clipped at 1e-4",
+    "NaN in the gradient of layer 1 at step 40",
+    "fp16 that overflows for a while",
+    "gradients fade 100 times a layer",
+    "layer 2 frozen",
+    "LoRA whose B is frozen",
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", variations(FAULTS, *USUAL))
 def test_planted_fault_found_with_layer_and_step(name: str, tmp_path: Path) -> None:
     row = judged(name, tmp_path)
     fault, findings = FAULTS[name], row.diagnosis.findings

@@ -191,6 +191,7 @@ def test_trained_vocabulary_knows_its_sentences() -> None:
     assert not any(tokenizer.unk_token_id in ids for ids in encoded)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_trained_vocabulary_same_in_every_process() -> None:
     code = """
@@ -268,6 +269,7 @@ def test_recipe_bad_arguments_one_line_code_2(
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_recipe_process_bad_argument_no_traceback(tmp_path: Path) -> None:
     done = recipe("--resume", cwd=tmp_path)
@@ -275,7 +277,7 @@ def test_recipe_process_bad_argument_no_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", [TWINS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in TWINS[1:])])
+@pytest.mark.parametrize("name", [TWINS[0], *(pytest.param(name, marks=pytest.mark.thorough) for name in TWINS[1:])])
 def test_recipe_trains_reports_and_resumes(trained: Callable[[str], tuple[Path, str]], name: str) -> None:
     base, printed = trained(name)
     (folder,) = (base / "out" / "runs").iterdir()
@@ -344,6 +346,7 @@ def test_recipe_pretrained_model_from_folder(trained: Callable[[str], tuple[Path
     assert f"model: {checkpoint}" in done.stdout
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @needs_real_data
 def test_recipe_real_sentences_train(tmp_path: Path) -> None:

@@ -548,6 +548,7 @@ def recipe(*arguments: object, cwd: Path, name: str = "bert_sentiment_loop") -> 
     return python(RECIPES / f"{name}.py", *arguments, seconds=280, cwd=cwd, env=environment)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", variations(["bert_sentiment", "bert_sentiment_lightning", "bert_sentiment_loop"], "bert_sentiment_loop")

@@ -116,9 +116,7 @@ def test_recommender_embedding_gradients_are_sparse() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    variations(
-        ["audio-classification", "image-classification", "recommendation", "text-generation-lora"], "recommendation"
-    ),
+    variations(["audio-classification", "image-classification", "recommendation", "text-generation-lora"]),
 )
 def test_recipe_command_runs_every_recipe(name: str, tmp_path: Path) -> None:
     if name == "text-generation-lora":

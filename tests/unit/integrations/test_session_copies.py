@@ -18,6 +18,7 @@ from tbx_callbacks import Session, TbxLoop
 from tbx_callbacks.integrations import TrainingInfo
 from tests.helpers.data import FULL
 from tests.helpers.runs import Run, files
+from tests.helpers.variations import variations
 
 TOTAL: dict[str, Any] = {"every": 1, "metrics": ["loss", {"weight_norm": {"by": "total"}}]}
 ALL: dict[str, Any] = {"every": 1, "metrics": ["loss", "weight_norm", "hparams", "weight_histogram"]}
@@ -77,7 +78,7 @@ def test_session_copy_has_arguments_and_no_run(tmp_path: Path, how: str) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("how", variations(COPIES, "deepcopy"))
 def test_session_closing_copy_leaves_run_alone(tmp_path: Path, how: str) -> None:
     trainer, session = Trained(), Session(ALL, log_dir=tmp_path / "run")
     session.start(trainer.info)

@@ -11,6 +11,7 @@ from tbx_callbacks.writers.event_writer import EventWriter
 from tests.helpers.events import scalar_event
 from tests.helpers.processes import python
 from tests.helpers.runs import ROOT, Run, files
+from tests.helpers.variations import variations
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 
@@ -108,7 +109,7 @@ for number in range(50 * len(ends)):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", ["tensorboard", "summary", "fan_out"])
+@pytest.mark.parametrize("make", variations(["tensorboard", "summary", "fan_out"], "fan_out"))
 def test_fifty_writers_leave_nothing_behind(tmp_path: Path, make: str) -> None:
     done = python("-c", MANY, make, tmp_path, cwd=ROOT)
     assert done.returncode == 0, done.stderr
