@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from tbx_callbacks._fonts import fonts_of_all_characters
 from tbx_callbacks._model.names import unique
 from tbx_callbacks._stats import calibration
-from tbx_callbacks.tags import CALIBRATION
+from tbx_callbacks.tags import CALIBRATION, clean
 from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,9 @@ def log_predictions(
     probabilities /= probabilities.sum(-1, keepdims=True)
     predicted = scores.argmax(-1)
     counts = _confusion_counts(targets, predicted, len(names))
-    writer.add_figure(f"{split}/confusion_matrix", _confusion(counts, names), step)
+    matrix = _confusion(counts, names)
+    with fonts_of_all_characters(matrix):
+        writer.add_figure(f"{split}/confusion_matrix", matrix, step)
     _log_calibration(writer, scores, targets, split, step)
     f1, occurs = _f1(counts)
     tags, selected = unique(map(_tag, names)), list(range(len(names)))
@@ -242,5 +245,4 @@ def _cell(text: str) -> str:
 
 def _tag(name: str) -> str:
     """Converts a class name to one part of a tag."""
-    allowed = (char if char.isascii() and (char.isalnum() or char in "_.-") else "_" for char in name)
-    return "".join(allowed) or "_"
+    return clean(name).replace("/", "_") or "_"

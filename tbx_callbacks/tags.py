@@ -153,7 +153,7 @@ _LARGER_WORDS = (
 _DIRECTIONS = re.compile(f"(?P<smaller>{_SMALLER_WORDS})|(?P<larger>{_LARGER_WORDS})")
 _NEGATED = re.compile(r"(?<![a-z0-9])neg(?:ative)?_")
 _GLOSS = re.compile(r"(?<![a-z0-9])gloss")
-_ILLEGAL = re.compile(r"[^A-Za-z0-9_./-]")
+_ILLEGAL = re.compile(r"[^\w./-]")  # as tensorboardX: letters and digits of all scripts
 
 
 def check_tag(tag: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from tbx_callbacks._fonts import fonts_of_all_characters
 from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.report.sections import sections
 
@@ -62,7 +63,8 @@ def pictures(loaded_runs: Sequence[LoadedRun]) -> dict[str, bytes]:
                 canvas = Figure(figsize=(8, (figure.layout.height or 360) / 90))
                 _draw(canvas.add_subplot(), figure)
                 picture = BytesIO()
-                canvas.savefig(picture, format="png")
+                with fonts_of_all_characters(canvas):
+                    canvas.savefig(picture, format="png")
                 drawn[f"{name}.png"] = picture.getvalue()
     return drawn
 

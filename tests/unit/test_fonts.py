@@ -1,0 +1,82 @@
+"""Tests that pictures show characters that matplotlib's own font does not have."""
+
+from __future__ import annotations
+
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from tbx_callbacks import _fonts
+
+pytest.importorskip("matplotlib")
+
+from matplotlib import font_manager, get_data_path
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+
+OTHER = Path(get_data_path()) / "fonts" / "ttf" / "STIXGeneral.ttf"
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    _fonts._families.cache_clear()
+
+
+def only_in_other_font() -> str:
+    usual = FT2Font(font_manager.findfont("DejaVu Sans")).get_charmap()
+    return next(chr(code) for code in FT2Font(OTHER).get_charmap() if code not in usual and chr(code).isprintable())
+
+
+def titled(text: str) -> Figure:
+    figure = Figure()
+    figure.subplots().set_title(text)
+    return figure
+
+
+def picture(figure: Figure) -> bytes:
+    file = BytesIO()
+    figure.savefig(file, format="rgba")
+    return file.getvalue()
+
+
+def drawn(figure: Figure) -> bytes:
+    with _fonts.fonts_of_all_characters(figure):
+        return picture(figure)
+
+
+def test_character_drawn_with_font_that_has_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(OTHER)])
+    char = only_in_other_font()
+    explicit = titled("a" + char)
+    explicit.axes[0].title.set_fontfamily(["sans-serif", "STIXGeneral"])
+    assert drawn(titled("a" + char)) == picture(explicit)
+    assert caplog.text == ""
+
+
+def test_character_without_font_named_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            drawn(titled("好评"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "pictures cannot show 好 评: no installed font has them; install one, such as fonts-noto-cjk for Chinese"
+    ]
+
+
+def test_usual_characters_leave_fonts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: pytest.fail("no font was missing"))
+    figure = titled("loss: é 0.5")
+    before = figure.axes[0].title.get_fontfamily()
+    drawn(figure)
+    assert figure.axes[0].title.get_fontfamily() == before
+
+
+def test_unreadable_font_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "regular.ttf").write_bytes(b"no font")
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "regular.ttf"), str(OTHER)])
+    assert len(_fonts._families(frozenset({ord(only_in_other_font())}))) == 2
