@@ -59,6 +59,7 @@ SYMPTOMS: dict[str, tuple[str, ...]] = {
         "zero_gradient",
         "update_too_small",
         "labels_ignored",
+        "lora_not_training",
     ),
     "The loss falls, but slowly or not far": (
         "plateau",
@@ -95,6 +96,7 @@ SYMPTOMS: dict[str, tuple[str, ...]] = {
         "batch_norm_single",
         "repeated_batches",
     ),
+    "The evaluation accuracy does not change": ("eval_disagrees", "class_never_predicted", "underfitting"),
     "Results are too good to be true": ("perfect_at_once", "evaluation_rows_in_training"),
     "Results change with the padding or the batch size": (
         "padding_attended",
@@ -127,6 +129,13 @@ SYMPTOMS: dict[str, tuple[str, ...]] = {
 }
 """What a user sees -> the findings that may explain it, the likeliest first."""
 
+QUESTIONS: dict[str, str] = {
+    "The loss jumps": "resumed",
+    "The evaluation accuracy does not change": "evaluation",
+    "Several GPUs: results differ, or one is slow": "ranks",
+}
+"""What a user sees -> the place in docs/faq.md that says more."""
+
 FAMILIES: dict[str, str] = {
     "NUM": "Numbers that are not finite",
     "LOSS": "The training loss",
@@ -150,7 +159,8 @@ _GRADS = Chart(beside=("grad_norm/",), scale="log")
 TEXTS: dict[str, Text] = {
     "nonfinite": Text(
         "One bad number spreads: a bad gradient writes bad weights, and every later loss is bad too. "
-        "The checkpoints after this step are useless.",
+        "The checkpoints after this step are useless. The metric [bad_batches](rows.md) keeps the rows of such a "
+        "step. It must be on before: resume from the last good checkpoint with it.",
         "Any NaN or Inf in the loss, the gradients or the weights. It is a note, and no error, if only "
         "gradients are bad "
         "and the weights stay finite, as when fp16 searches for its loss scale.",
@@ -200,7 +210,8 @@ TEXTS: dict[str, Text] = {
         "scheduler = get_linear_schedule_with_warmup(optimizer, num_steps // 10, num_steps)",
     ),
     "restart_spike": Text(
-        "Each restart of the schedule throws away a part of what was learned.",
+        "Each restart of the schedule throws away a part of what was learned. "
+        "For a jump after a resume, see the [FAQ](faq.md#resumed).",
         "After most restarts (the rate jumps {jump:g} times or more), the loss rises above {ratio:g} times its value "
         "before. In the middle of the cycle it is still above {back:g} times.",
         "CosineAnnealingWarmRestarts(optimizer, T_0=cycle, T_mult=2)  # longer cycles, and a lower lr in the optimizer",
@@ -333,7 +344,8 @@ TEXTS: dict[str, Text] = {
     ),
     "amp_scale_collapse": Text(
         "Gradients overflow fp16 at every scale. The scale goes down until small gradients vanish.",
-        "The loss scale ends below {scale:g}. Needs {min_points:g} points.",
+        "The loss scale ends below {scale:g}. Needs {min_points:g} points. A loop must pass `scaler=`. DeepSpeed has "
+        "a scale of its own, which no rule reads.",
         'with torch.autocast("cuda", torch.bfloat16):  # needs no GradScaler\n    loss = model(**batch).loss',
         Chart(scale="log"),
     ),
@@ -538,10 +550,10 @@ TEXTS: dict[str, Text] = {
     ),
     "loss_maximised": Text(
         "The optimizer goes uphill. The model gets worse with each step.",
-        "The sign of one of torch's losses is negative in each of the first 3 steps. A loss below zero has other "
-        "causes that no rule finds: `nll_loss` that gets logits instead of log-probabilities, and binary cross entropy "
-        "with labels outside 0 to 1.",
-        "loss = torch.nn.functional.cross_entropy(logits, labels)  # without a minus",
+        "The sign of one of torch's losses is negative in each of the first 3 steps. Two other faults give a loss "
+        "below zero, and no rule finds them: `nll_loss` that gets logits, and binary cross entropy with labels "
+        "outside 0 to 1.",
+        "loss = torch.nn.functional.cross_entropy(logits, labels)  # without a minus; not nll_loss(logits, labels)",
     ),
 }
 """Rule -> the words about it."""

@@ -24,7 +24,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "docs"), str(ROOT), str(ROOT / "recipes")]
 
-from finding_texts import FAMILIES, SYMPTOMS, TEXTS, Chart  # noqa: E402
+from finding_texts import FAMILIES, QUESTIONS, SYMPTOMS, TEXTS, Chart  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from tbx_callbacks._config.rule_options import thresholds  # noqa: E402
@@ -350,9 +350,15 @@ def link(rule: str) -> str:
     return f"[{rule}](#{anchor(rule)})"
 
 
+def question(symptom: str) -> list[str]:
+    return [f"[FAQ](faq.md#{QUESTIONS[symptom]})"] if symptom in QUESTIONS else []
+
+
 def page(evidence: Mapping[str, Stored]) -> str:
     """Returns the whole page."""
-    symptoms = [f"| {symptom} | {', '.join(map(link, rules))} |" for symptom, rules in SYMPTOMS.items()]
+    symptoms = [
+        f"| {symptom} | {', '.join([*map(link, rules), *question(symptom)])} |" for symptom, rules in SYMPTOMS.items()
+    ]
     by_family = {family: [rule for rule in RULES if RULES[rule].code.split("-")[1] == family] for family in FAMILIES}
     families = [f"| {FAMILIES[family]} | {', '.join(map(link, rules))} |" for family, rules in by_family.items()]
     intro = (

@@ -39,7 +39,7 @@ class InputBound(Rule):
             tags=(entry[0],),
             steps=(int(series.steps[0]), int(series.steps[-1])),
             numbers={"share": share},
-            means=f"The training waits for data {share:.0%} of the time. The device is idle meanwhile.",
+            means=f"The training waits for data {share:.0%} of the time. The device may be idle meanwhile.",
             advice="Use more dataloader workers (dataloader_num_workers). If all CPU cores are busy already, preprocess"
             " the data before the training. Pinned memory helps too.",
             source=self.source,

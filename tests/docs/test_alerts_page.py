@@ -59,7 +59,7 @@ def test_page_command_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_page_numbers_are_those_of_code() -> None:
-    assert (stall.TIMES, alerting._FLOOR, alerting._TOTAL_FLOOR) == (3.0, 60.0, 30 * 60.0)
+    assert (stall._TIMES, alerting._FLOOR, alerting._TOTAL_FLOOR) == (3.0, 60.0, 30 * 60.0)
     assert (alerts.MOST, outbox._MOST, outbox._PAUSES, webhook.TIMEOUT) == (20, 50, (1.0, 4.0), 5.0)
     assert (alerting._PERIOD, alerting._END_SECONDS) == (5.0, 5.0)
     words = (

@@ -46,8 +46,9 @@ def linked(page: Path) -> list[Path]:
 
 
 def numbers(text: str) -> set[str]:
-    """The numbers in prose, without those in code and in addresses."""
+    """The numbers in prose, without those in code and in addresses; millions as in English."""
     words = re.sub(r"`[^`]*`|\]\([^)]*\)|TBX-[A-Z]+-\d+", " ", text)
+    words = re.sub(r"(\d+)00 万", r"\1", words)
     return set(NUMBER.findall(words))
 
 

@@ -60,7 +60,6 @@ WITHOUT_UNIT_TEST = {
     "rules/gradient_flow",
     "rules/input_bound",
     "rules/learning_rate_too_high",
-    "rules/lora",
     "rules/required_series",
     "rules/update_ratio",
     "runs/tensorboard_loader",
