@@ -29,6 +29,7 @@ def figures(*logdirs: Logdir) -> dict[str, go.Figure]:
     _check()
     from tbx_callbacks.report.distributions import add_menu
     from tbx_callbacks.report.loaded_runs import read
+    from tbx_callbacks.report.plain_figure import styled
     from tbx_callbacks.report.sections import sections
 
     all_sections = sections(read(logdirs))
@@ -36,6 +37,7 @@ def figures(*logdirs: Logdir) -> dict[str, go.Figure]:
     for figure in made.values():
         if figure.layout.meta["kind"] == "histograms":
             add_menu(figure)
+        styled(figure)
     return made
 
 
@@ -50,12 +52,13 @@ def plot_losses(*logdirs: Logdir) -> go.Figure:
     from tbx_callbacks.report.charts import LOSS
     from tbx_callbacks.report.line_drawing import loss_chart
     from tbx_callbacks.report.loaded_runs import read
+    from tbx_callbacks.report.plain_figure import styled
     from tbx_callbacks.runs.reader import UnreadableError
 
     figure = loss_chart(read(logdirs), LOSS)
     if figure is None:
         raise UnreadableError(f"a run must have a loss to plot, but those in {', '.join(map(str, logdirs))} have none")
-    return figure
+    return styled(figure)
 
 
 def write_report(

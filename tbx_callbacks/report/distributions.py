@@ -12,6 +12,7 @@ from tbx_callbacks.report.columns import step_column, value_column
 from tbx_callbacks.report.downsampling import histogram_grid, quantiles
 from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.loaded_runs import LoadedRun
+from tbx_callbacks.report.plain_figure import plain_figure
 from tbx_callbacks.runs.series import Histograms
 
 _MAX_CELLS = 1_500_000  # of all histograms of a report together
@@ -50,8 +51,7 @@ def histogram_map(
     single = {"tickvals": ends[:1], "ticktext": [f"{ends[0]:.0f}"]} if len(set(ends)) == 1 else {}
     for trace in traces:
         trace.visible = trace.meta["pick"] == traces[0].meta["pick"]
-    return go.Figure(traces).update_layout(
-        template="plotly_white",
+    return plain_figure(traces).update_layout(
         title=title,
         xaxis={"title": "step", **single},
         yaxis={"title": "value", "tickformat": "~g"},

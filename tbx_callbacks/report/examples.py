@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tbx_callbacks import tags
 from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.loaded_runs import LoadedRun
+from tbx_callbacks.report.plain_figure import plain_figure
 from tbx_callbacks.report.tables import json_of, relative_path
 from tbx_callbacks.runs.examples import ExampleTable
 
@@ -75,8 +76,7 @@ def _data_map(table: ExampleTable, run: int, of_run: str) -> go.Figure:
     )
     if seen[-1] == 1:
         about = f"{len(table):,} training rows, each seen once: a variability needs more epochs."
-    return go.Figure(traces).update_layout(
-        template="plotly_white",
+    return plain_figure(traces).update_layout(
         title=f"Data map{of_run}",
         xaxis={"title": "variability of the true class's probability", "rangemode": "tozero"},
         yaxis={"title": "confidence (its mean)", "range": [-0.02, 1.02]},

@@ -15,6 +15,7 @@ from tbx_callbacks.report.downsampling import heat_grid
 from tbx_callbacks.report.labels import plain, short
 from tbx_callbacks.report.layer_families import LOG_RATIO, Families
 from tbx_callbacks.report.loaded_runs import LoadedRun
+from tbx_callbacks.report.plain_figure import plain_figure
 from tbx_callbacks.runs.series import Floats, Series
 
 _RELATIVE = (tags.WEIGHT_NORM,)
@@ -42,8 +43,7 @@ def heat_map(loaded_runs: Sequence[LoadedRun], by_run: Sequence[Families], famil
     first = traces[0].meta["run"]
     for trace in traces:
         trace.visible = trace.meta["run"] == first
-    return go.Figure(traces).update_layout(
-        template="plotly_white",
+    return plain_figure(traces).update_layout(
         title=title,
         xaxis={"title": "step"},
         yaxis={"autorange": "reversed", "type": "category"},

@@ -15,6 +15,7 @@ from tbx_callbacks.report.columns import step_column, value_column
 from tbx_callbacks.report.downsampling import thin
 from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.loaded_runs import LoadedRun
+from tbx_callbacks.report.plain_figure import plain_figure
 from tbx_callbacks.report.smoothing import smooth
 from tbx_callbacks.rules import Finding
 from tbx_callbacks.rules.required_series import EVAL_LOSS, TRAIN_LOSS
@@ -55,7 +56,7 @@ def line_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure 
         _mark_run(trace, loaded_runs[trace.meta["run"]].symbol, is_many=is_many, has_free_dash=len(labels) == 1)
     if not traces:
         return None
-    figure = go.Figure(traces)
+    figure = plain_figure(traces)
     if len(labels) == 1 and len(loaded_runs) > 1:
         for trace, run in zip(figure.data, (trace.meta["run"] for trace in figure.data), strict=True):
             trace.name = plain(loaded_runs[run].name)
@@ -64,7 +65,6 @@ def line_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure 
         figure.update_yaxes(range=[0, 1], showticklabels=False, showgrid=False)
     figure.add_traces(_alerts(loaded_runs, chart, alert_markers))
     return figure.update_layout(
-        template="plotly_white",
         title=chart.title,
         hovermode="x unified",
         xaxis={"title": "step"},

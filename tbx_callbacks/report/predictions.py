@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from tbx_callbacks.report.colours import DASHES, RUNS
 from tbx_callbacks.report.labels import plain
 from tbx_callbacks.report.loaded_runs import LoadedRun
+from tbx_callbacks.report.plain_figure import plain_figure
 from tbx_callbacks.report.tables import MAX_TEXT
 from tbx_callbacks.report.text_tables import TextTable, blocks
 from tbx_callbacks.tags import CALIBRATION
@@ -60,8 +61,7 @@ def curves(loaded_runs: Sequence[LoadedRun]) -> dict[str, go.Figure]:
     ]
     if not traces:
         return {}
-    figure = go.Figure(traces).update_layout(
-        template="plotly_white",
+    figure = plain_figure(traces).update_layout(
         title="Precision and recall",
         xaxis={"title": "recall", "range": [0, 1.01]},
         yaxis={"title": "precision", "range": [0, 1.01]},

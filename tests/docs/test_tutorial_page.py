@@ -107,10 +107,8 @@ def test_tutorial_limits_are_those_of_tensorboard() -> None:
     shown = re.search(r"at most (\d+) scalars, (\d+) histograms and (\d+) images", PAGE)
     assert shown is not None
     assert [int(number) for number in shown.groups()] == [LIMITS[name] for name in ("scalars", "histograms", "images")]
-    assert (
-        f"keeps {LIMITS['histograms']} steps of each histogram, and its tab Histograms draws {HistogramsPlugin.SAMPLE_SIZE}"
-        in FAQ
-    )
+    kept, drawn = LIMITS["histograms"], HistogramsPlugin.SAMPLE_SIZE
+    assert f"keeps {kept} steps of each histogram, and its tab Histograms draws {drawn}" in FAQ
 
 
 def test_tutorial_writer_is_that_of_tensorboardx(names: dict[str, Any], tmp_path: Path) -> None:

@@ -60,16 +60,21 @@ BAD: list[tuple[Any, str]] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def schema() -> Any:
+    """A validator of sets; to make and check the schema takes a second."""
+    return pytest.importorskip("jsonschema").Draft202012Validator(json_schema())
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(("value", "cadence", "text"), GOOD, ids=[text for _, _, text in GOOD])
-def test_cadence_accepted_at_every_place(place: str, value: Any, cadence: Any, text: str) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
+def test_cadence_accepted_at_every_place(place: str, value: Any, cadence: Any, text: str, schema: Any) -> None:
     build, read = PLACES[place]
     config = load_config(build(value))
     assert read(config) == cadence
     assert str(read(config)) == text
     assert pickle.loads(pickle.dumps(config)) == config
-    jsonschema.validate(build(value), json_schema())
+    schema.validate(build(value))
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -84,14 +89,12 @@ def test_cadence_mistake_names_place_and_rule(place: str, value: Any, message: s
     assert str(raised.value).startswith(f"a mapping: {place}{message}")
 
 
-def test_cadence_schema_refuses_wrong_forms() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    validator = jsonschema.Draft202012Validator(json_schema())
+def test_cadence_schema_refuses_wrong_forms(schema: Any) -> None:
     unknown_to_json = (2.0, {3: 1}, {"at": [1.0]})
     values = [value for value, _ in BAD if value not in unknown_to_json and value != {"epochs": float("inf")}]
     values = [value for value in values if str(value) != "{'epochs': nan}"]
-    assert [value for value in values if validator.is_valid(PLACES["every"][0](value))] == []
-    assert validator.is_valid({"metrics": ["memory"], "every": {"my_pkg.cadences.Fibonacci": {"start": 3}}})
+    assert [value for value in values if schema.is_valid(PLACES["every"][0](value))] == []
+    assert schema.is_valid({"metrics": ["memory"], "every": {"my_pkg.cadences.Fibonacci": {"start": 3}}})
 
 
 @pytest.mark.parametrize("place", PLACES)
