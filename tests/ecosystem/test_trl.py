@@ -110,6 +110,7 @@ def test_trl_metrics_match_naive_computation(tmp_path: Path, lora: bool, attache
     assert read.steps("nonfinite/losses") == [2, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True])
 def test_trl_training_with_callback_unchanged(tmp_path: Path, lora: bool) -> None:
     results = []

@@ -96,6 +96,7 @@ EVENTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("event", variations(EVENTS, *EVENTS[:2], "on_epoch_end"))
 @pytest.mark.parametrize("first", variations([True, False], False))
 def test_huggingface_evaluation_at_event_excluded(tmp_path: Path, event: str, first: bool) -> None:

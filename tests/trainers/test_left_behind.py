@@ -169,6 +169,7 @@ TRAININGS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", TRAININGS)
 def test_training_leaves_nothing_while_callback_lives(tmp_path: Path, training: str) -> None:
     TRAININGS[training](tmp_path / "first")  # libraries keep threads of their own
@@ -347,6 +348,7 @@ class RemoveAt(TrainerCallback):
             self.made.remove_callback(callback)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attached", [True, False])
 def test_callback_removed_while_training_leaves_nothing(tmp_path: Path, attached: bool) -> None:
     before, remove = left(), RemoveAt()

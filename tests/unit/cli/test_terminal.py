@@ -117,6 +117,7 @@ def test_print_warnings_leaves_existing_log_alone(caplog: pytest.LogCaptureFixtu
     assert logging.getLogger().handlers == before
 
 
+@pytest.mark.slow
 def test_commands_of_set_print_clean_lines(tmp_path: Path) -> None:
     path = tmp_path / "odd.yaml"
     path.write_text('metrics:\n  - weight_norm: {include: "a\\e\\u202eb", by: layer}\n', encoding="utf-8")
@@ -206,6 +207,7 @@ def run_into(output: str, arguments: list[str], cwd: Path) -> subprocess.Complet
         os.close(descriptor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "output"),
     variations(
@@ -226,6 +228,7 @@ def test_command_unwritable_stdout_one_line(tmp_path: Path, command: str, output
     assert done.stderr.decode() == f"error: the standard output must be writable: {OUTPUTS[output][2]}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", variations(PRINTING, "check", "json", "help"))
 def test_command_without_reader_ends_silently(tmp_path: Path, command: str) -> None:
     trained(tmp_path / "run", steps=3)

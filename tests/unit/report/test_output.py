@@ -290,6 +290,7 @@ def test_write_file_hard_link_keeps_old_content(here: Path) -> None:
     assert (Path("page.html").read_bytes(), Path("other").read_bytes()) == (PAGE, b"old")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["TERM", "HUP", "QUIT", "USR1", "USR2", "XCPU", "ALRM", "INT"])
 @pytest.mark.parametrize("moment", ["open", "os.chmod", "os.rename"])
 def test_write_file_signal_leaves_nothing(here: Path, name: str, moment: str) -> None:
@@ -360,6 +361,7 @@ def test_make_folder_new_or_existing_only(here: Path) -> None:
             make_folder(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/../dev/stdout", "link"])
 @pytest.mark.parametrize("kind", ["pipe", "file"])
 def test_write_file_standard_output_never_replaced(here: Path, path: str, kind: str) -> None:

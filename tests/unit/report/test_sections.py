@@ -51,6 +51,7 @@ def test_kinds_of_layer_numbers_limited(tmp_path: Path, families: int, told: str
     assert ("left out" in layers.about) == bool(told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layers", "drawn"), [(300, 300), (301, 300)])
 def test_histograms_of_many_layers_limited(tmp_path: Path, layers: int, drawn: int) -> None:
     counts = HistogramCounts((1, 2), low=0.0, high=1.0, total=1.0, total_squares=1.0)

@@ -61,6 +61,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
     return folder, done
 
 
+@pytest.mark.slow
 @needs_fork
 @pytest.mark.parametrize("variant", WAYS_TO_END)
 def test_event_writer_process_end_loses_nothing(

@@ -82,6 +82,7 @@ def test_relative_folders_beside_stay_after_chdir(tmp_path: Path, monkeypatch: p
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.slow
 def test_relative_folder_in_deleted_directory_is_error(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
@@ -98,6 +99,7 @@ def test_relative_folder_in_deleted_directory_is_error(tmp_path: Path) -> None:
     assert "cannot write a run to 'run': [Errno 2]" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_writer_open_error_says_remedy(tmp_path: Path) -> None:
     code = (
         "import os, resource, sys\n"
