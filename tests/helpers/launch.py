@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tests.helpers.limits import limit
 from tests.helpers.processes import python
 
-FORK_RANKS = Path(__file__).parent / "fork_ranks.py"
+SERVER = Path(__file__).parent / "rank_server.py"
 
 
 def launch(script: Path, *arguments: object, ranks: int = 1, seconds: float = 200) -> str:
@@ -48,24 +53,62 @@ def free_port() -> int:
 def run_ranks(script: Path, *arguments: object, number: int = 2, seconds: float = 60) -> list[EndedRank]:
     """Runs a script on all ranks; kills those that take longer than `limit(seconds)`."""
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(number)}
-    # Python 3.12 warns if a process with threads forks; gloo and OpenMP start theirs in the children only.
-    warnings = ["-W", "error::ResourceWarning", "-W", "ignore::DeprecationWarning:__main__"]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, *warnings, FORK_RANKS, script, number, folder, *arguments]
-        parent = subprocess.Popen(
-            [*map(str, command)],
-            env={**os.environ, **group, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            codes, _ = parent.communicate(timeout=limit(seconds))
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                os.killpg(parent.pid, signal.SIGKILL)
-            codes, _ = parent.communicate()
-        by_rank = dict(tuple(map(int, line.split())) for line in codes.splitlines())
+        request = {
+            "script": str(script),
+            "arguments": [str(argument) for argument in arguments],
+            "ranks": number,
+            "folder": folder,
+            "directory": os.getcwd(),
+            "environment": {**os.environ, **group, "OMP_NUM_THREADS": "1"},
+        }
+        by_rank = _server().run(request, limit(seconds))
         files = [Path(folder) / str(rank) for rank in range(number)]
         printed = [file.read_text() if file.exists() else "" for file in files]
         return [EndedRank(by_rank.get(rank), text) for rank, text in enumerate(printed)]
+
+
+class _RankServer:
+    """The process that runs scripts on ranks, one after the other."""
+
+    def __init__(self) -> None:
+        # Python 3.12 warns if a process with threads forks; gloo and OpenMP start theirs in the children only.
+        warnings = ["-W", "error::ResourceWarning", "-W", "ignore::DeprecationWarning:__main__"]
+        self._process = subprocess.Popen(
+            [sys.executable, *warnings, str(SERVER)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, request: dict[str, Any], seconds: float) -> dict[int, int]:
+        """Returns the exit code of each rank that ended in time; the others are killed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(request), file=self._process.stdin, flush=True)
+        leader = int(self._process.stdout.readline())
+        timer = threading.Timer(seconds, _kill_group, [leader])
+        timer.start()
+        codes: dict[int, int] = {}
+        while (line := self._process.stdout.readline()) not in ("done\n", ""):
+            rank, code = map(int, line.split())
+            codes[rank] = code
+        timer.cancel()
+        _kill_group(leader)  # what a killed leader left behind
+        return codes
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@cache
+def _server() -> _RankServer:
+    server = _RankServer()
+    atexit.register(server.close)
+    return server
+
+
+def _kill_group(leader: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
