@@ -200,6 +200,7 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_fifty_trainings_fit_few_open_files() -> None:
     done = python("-c", FIFTY, cwd=ROOT, seconds=300)

@@ -346,7 +346,6 @@ def test_recipe_pretrained_model_from_folder(trained: Callable[[str], tuple[Path
     assert f"model: {checkpoint}" in done.stdout
 
 
-@pytest.mark.thorough
 @pytest.mark.slow
 @needs_real_data
 def test_recipe_real_sentences_train(tmp_path: Path) -> None:
@@ -374,6 +373,7 @@ def test_recipe_real_sentences_train(tmp_path: Path) -> None:
         assert value == pytest.approx(read.at("train/grad_norm")[step], rel=1e-3)  # torch's float32 norm is less exact
 
 
+@pytest.mark.thorough
 @needs_real_data
 @pytest.mark.slow
 def test_recipe_real_sentences_reach_expected_accuracy(tmp_path: Path) -> None:

@@ -624,6 +624,7 @@ def test_recipe_output_not_writable_one_line(tmp_path: Path, output: str) -> Non
     assert (tmp_path / "file").read_text() == "kept"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_recipe_model_of_other_kind_one_line(tmp_path: Path) -> None:
     data = folder(tmp_path / "data", "sentence\tlabel\na\t1\nb\t0\n")

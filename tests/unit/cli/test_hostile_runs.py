@@ -54,6 +54,7 @@ def run_commands(folder: Path, seed: int, png: bool) -> set[tuple[str, int]]:
     return ends
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_commands_on_hostile_runs_sample(tmp_path: Path) -> None:
     ends = [run_commands(tmp_path / str(seed), seed, png=seed == 2) for seed in range(8)]

@@ -204,6 +204,7 @@ class StuckFile:
         pass
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_event_writer_backlog_drains_when_disk_works(caplog: pytest.LogCaptureFixture) -> None:
     stuck = StuckFile()
