@@ -28,6 +28,7 @@ def test_compiled_model_of_user_exact_metrics(tmp_path: Path, variant: Callable[
     check(variant, compiled, tmp_path)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_compiled_model_of_huggingface_trainer_exact_metrics(tmp_path: Path) -> None:
     def variant(folder: Path, model: nn.Module, watched: bool) -> Any:

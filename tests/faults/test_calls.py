@@ -13,6 +13,7 @@ from tbx_callbacks.writers import LogDirError, TensorBoardWriter
 from tests.helpers.failing_calls import CALLS, ERRORS, NOTHING, SHORT, TORN, FailingCalls, failing, used_calls
 from tests.helpers.handles import left_open, resources
 from tests.helpers.runs import Run, files
+from tests.helpers.variations import variations
 
 pytestmark = pytest.mark.faults
 STEPS = range(1, 6)
@@ -145,7 +146,7 @@ def test_writer_any_call_fails_nothing_uncounted(disk: Path, log: Log, name: str
         assert run_until_untouched(disk, way, log, name, error)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", variations(WAYS, "moved"))
 @pytest.mark.parametrize("name", sorted(set(CALLS) - {"write", "unlink", "listdir"}))
 def test_writer_torn_write_and_call_fails_nothing_uncounted(disk: Path, log: Log, name: str, way: str) -> None:
     for error in ERRORS:

@@ -42,6 +42,7 @@ def trained(base: Path, name: str, *, ranks: int, batch: int, accumulate: int) -
     return Run(folder)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name", ["bert_sentiment_loop", pytest.param("bert_sentiment_lightning", marks=pytest.mark.thorough)]
 )

@@ -132,6 +132,7 @@ def test_replicas_four_ranks_healthy_silent(trained: Trained) -> None:
     assert "replicas_differ" not in printed(output, "ddp") + printed(output, "hsdp")
 
 
+@pytest.mark.thorough
 def test_replicas_hsdp_single_rank_named(trained: Trained) -> None:
     folder, _ = trained(4)
     (finding,) = findings(folder / "hsdp_one_bit")
@@ -139,6 +140,7 @@ def test_replicas_hsdp_single_rank_named(trained: Trained) -> None:
     assert finding.numbers == {"layers": 1.0, "lowest_rank": 3.0, "highest_rank": 3.0}
 
 
+@pytest.mark.thorough
 def test_replicas_hsdp_several_ranks_layers_named(trained: Trained) -> None:
     folder, _ = trained(4)
     (finding,) = findings(folder / "hsdp_two_ranks")
@@ -146,6 +148,7 @@ def test_replicas_hsdp_several_ranks_layers_named(trained: Trained) -> None:
     assert finding.tags == ("replicas/weights/total", "replicas/weights/outer")
 
 
+@pytest.mark.thorough
 def test_replicas_all_ranks_differ_bounds_named(trained: Trained) -> None:
     folder, _ = trained(4)
     (finding,) = findings(folder / "never_reduced")

@@ -96,6 +96,7 @@ EVENTS = (
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("event", variations(EVENTS, *EVENTS[:2], "on_epoch_end"))
 @pytest.mark.parametrize("first", variations([True, False], False))

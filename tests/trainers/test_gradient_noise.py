@@ -102,6 +102,7 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_lightning_noise_scale_near_exact(tmp_path: Path) -> None:
     with warnings.catch_warnings():

@@ -26,6 +26,7 @@ from tests.helpers.data import FULL, collate, rows
 from tests.helpers.models import trainer
 from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
+from tests.helpers.variations import variations
 
 RULES = load_config({"metrics": ["loss"], "axis": ["step", "samples"], "rules": {"others": "warn"}})
 ROOT = Path(__file__).parents[2]
@@ -170,7 +171,7 @@ TRAININGS: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("training", TRAININGS)
+@pytest.mark.parametrize("training", variations(TRAININGS, "loop that raises", "huggingface attached", "lightning"))
 def test_training_leaves_nothing_while_callback_lives(tmp_path: Path, training: str) -> None:
     TRAININGS[training](tmp_path / "first")  # libraries keep threads of their own
     before = left()

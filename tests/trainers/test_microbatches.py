@@ -306,7 +306,7 @@ def test_huggingface_own_dataloader_size_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attached", [True, False])
+@pytest.mark.parametrize("attached", variations([True, False], True))
 def test_huggingface_smaller_batches_found_counted_once(tmp_path: Path, attached: bool) -> None:
     failed = []
 

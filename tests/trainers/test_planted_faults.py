@@ -58,6 +58,7 @@ def test_planted_fault_found_with_layer_and_step(name: str, tmp_path: Path) -> N
     assert seen <= set(row.alerts)  # the live rules reported the same while it trained
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_healthy_runs_no_findings(tmp_path: Path) -> None:
     rows = [judged(name, tmp_path / str(index)) for index, name in enumerate(HEALTHY)]

@@ -338,7 +338,6 @@ def test_recipe_partial_accumulation_window_steps(tmp_path: Path, name: str) -> 
     assert list(read.at("train/learning_rate").values()) == pytest.approx(rates)
 
 
-@pytest.mark.slow
 def test_recipe_pretrained_model_from_folder(trained: Callable[[str], tuple[Path, str]], tmp_path: Path) -> None:
     checkpoint = next((trained("bert_sentiment")[0] / "out").glob("checkpoint-*"))
     done = recipe("--model", checkpoint, "--max-steps", "2", "--output-dir", "second", cwd=tmp_path)
@@ -397,6 +396,7 @@ def test_recipe_scores_equal_those_of_scikit_learn(classes: int) -> None:
         assert scores(logits, labels) == pytest.approx({"accuracy": accuracy_score(labels, predicted), "f1": expected})
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_recipe_command_help_lists_options() -> None:
     assert "--dataset" in run_process("recipe", "bert-sentiment", "--help").stdout

@@ -570,6 +570,7 @@ def test_recipe_trains_on_odd_rows(tmp_path: Path, name: str) -> None:
     assert list((tmp_path / "cache").glob("sentiment-*")) == []  # removed at the end
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_recipe_bad_row_one_line(tmp_path: Path) -> None:
     data = folder(tmp_path / "data", f"{HEAD}{MORE}dull, long,0\n", "csv")

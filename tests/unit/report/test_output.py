@@ -21,6 +21,7 @@ from tbx_callbacks.report.output import OutputError, check_path, is_stdout, make
 from tests.helpers.commands import COMMAND
 from tests.helpers.limits import limit
 from tests.helpers.report_runs import trained
+from tests.helpers.variations import variations
 
 PAGE = b"<p>\xc3\xa9</p>"
 
@@ -291,7 +292,9 @@ def test_write_file_hard_link_keeps_old_content(here: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["TERM", "HUP", "QUIT", "USR1", "USR2", "XCPU", "ALRM", "INT"])
+@pytest.mark.parametrize(
+    "name", variations(["TERM", "HUP", "QUIT", "USR1", "USR2", "XCPU", "ALRM", "INT"], "TERM", "INT")
+)
 @pytest.mark.parametrize("moment", ["open", "os.chmod", "os.rename"])
 def test_write_file_signal_leaves_nothing(here: Path, name: str, moment: str) -> None:
     Path("page.html").write_bytes(b"old")
