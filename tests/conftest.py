@@ -22,7 +22,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; Triton reads it when it is imported
 
 
-_SLOW_FOLDERS = {"browser", "faults", "ranks"}  # their tests start processes, which takes seconds each
+_SLOW_FOLDERS = {"browser", "ecosystem", "faults", "ranks"}  # processes and other libraries: seconds for each test
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,6 +19,8 @@ from tests.helpers.models import bert, trainer
 from tests.helpers.runs import Run
 from tests.helpers.variations import variations
 
+pytestmark = pytest.mark.slow
+
 PLAIN: list[Any] = ["loss", {"update_norm": {"by": "total"}}, "activations"]
 SETS = {
     "activations": PLAIN,

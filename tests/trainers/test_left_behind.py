@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 SET = replace(FULL, axis=RULES.axis, live=RULES.live)
 Left = dict[str, Any]
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
 ]
