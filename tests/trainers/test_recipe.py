@@ -277,6 +277,7 @@ def test_recipe_process_bad_argument_no_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [TWINS[0], *(pytest.param(name, marks=pytest.mark.thorough) for name in TWINS[1:])])
 def test_recipe_trains_reports_and_resumes(trained: Callable[[str], tuple[Path, str]], name: str) -> None:
     base, printed = trained(name)
@@ -338,6 +339,7 @@ def test_recipe_partial_accumulation_window_steps(tmp_path: Path, name: str) -> 
     assert list(read.at("train/learning_rate").values()) == pytest.approx(rates)
 
 
+@pytest.mark.slow
 def test_recipe_pretrained_model_from_folder(trained: Callable[[str], tuple[Path, str]], tmp_path: Path) -> None:
     checkpoint = next((trained("bert_sentiment")[0] / "out").glob("checkpoint-*"))
     done = recipe("--model", checkpoint, "--max-steps", "2", "--output-dir", "second", cwd=tmp_path)
