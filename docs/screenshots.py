@@ -3,7 +3,7 @@
 Run: python docs/screenshots.py outputs/bert_sentiment/runs TROUBLED FIRST   (needs playwright and chromium)
 
 TROUBLED is the folder of a run in which something went wrong, such as the recipe with --config full --lr 2e-2. FIRST is
-the folder that the example of docs/start.md writes.
+the folder that the example of docs/start.md writes. Pages show the folders as they are given: give relative ones.
 """
 
 from __future__ import annotations
