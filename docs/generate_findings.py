@@ -356,6 +356,7 @@ def question(symptom: str) -> list[str]:
 
 def page(evidence: Mapping[str, Stored]) -> str:
     """Returns the whole page."""
+    assert QUESTIONS.keys() <= SYMPTOMS.keys()
     symptoms = [
         f"| {symptom} | {', '.join([*map(link, rules), *question(symptom)])} |" for symptom, rules in SYMPTOMS.items()
     ]

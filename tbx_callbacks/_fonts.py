@@ -14,63 +14,87 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_NO_CHARACTERS: frozenset[int] = frozenset()
+
 
 @contextmanager
 def fonts_of_all_characters(figure: Figure) -> Iterator[None]:
     """Lets matplotlib draw a figure with characters that its own font lacks, from other fonts of this computer.
 
-    A character that no font has is drawn as an empty box; one warning names it and the remedy.
+    A character that no font has is drawn as an empty box; one warning names it and the remedy. Never raises.
     """
-    from matplotlib.text import Text
-
-    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
-    families = _families(frozenset(ord(char) for text in texts for char in text.get_text() if char.isprintable()))
-    if len(families) > 1:
-        for text in texts:
-            text.set_fontfamily(families)
+    try:
+        has_others = _choose(figure)
+    except Exception as error:  # fonts of this computer are no reason to end a training
+        logger.warning("fonts could not be searched, so pictures may lack characters: %r", error)
+        has_others = True
+    if not has_others:
+        yield
+        return
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # `_families` has told it
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # told already
         yield
 
 
-@lru_cache(maxsize=64)
-def _families(characters: frozenset[int]) -> list[str]:
+def _choose(figure: Figure) -> bool:
+    """Adds fonts to the texts of a figure; returns whether it has characters that the usual font lacks."""
     from matplotlib import font_manager, rcParams
+    from matplotlib.text import Text
 
-    left = characters - _characters_of(font_manager.findfont(font_manager.FontProperties()))
-    found = list(rcParams["font.family"])
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    characters = {ord(char) for text in texts for char in text.get_text() if char.isprintable()}
+    _, usual = _read(font_manager.findfont(font_manager.FontProperties()))
+    missing = frozenset(characters - usual)
+    if not missing:
+        return False
+    families = _families(missing)
+    for text in texts if families else ():
+        text.set_fontfamily([*rcParams["font.family"], *families])
+    return True
+
+
+@lru_cache(maxsize=64)
+def _families(missing: frozenset[int]) -> tuple[str, ...]:
+    """The families of installed fonts that together have the characters; a warning names those that none has."""
+    from matplotlib import font_manager
+
+    left, found = missing, []
     # Not only the fonts in matplotlib's cache: it does not know those installed after it was written.
-    fonts = font_manager.findSystemFonts() if left else []
-    for path in sorted(fonts, key=lambda path: ("regular" not in path.lower(), path)):
-        if left & (has := _characters_of(path)):
-            found.append(_family(path))
-            left -= has
+    paths = [path for path in font_manager.findSystemFonts() if "lastresort" not in path.lower()]
+    for path in sorted(paths, key=lambda path: ("regular" not in path.lower(), path)):
         if not left:
             break
+        family, has = _read(path)
+        if left & has and _is_known(path):
+            found.append(family)
+            left -= has
     if left:
         logger.warning(
             "pictures cannot show %s: no installed font has them; install one, such as fonts-noto-cjk for Chinese",
             " ".join(map(chr, sorted(left)[:8])),
         )
-    return found
+    return tuple(found)
 
 
-def _characters_of(path: str) -> frozenset[int]:
-    """The characters of a font; none if matplotlib cannot read it."""
+@lru_cache(maxsize=8)
+def _read(path: str) -> tuple[str, frozenset[int]]:
+    """The family and the characters of a font; no characters if matplotlib cannot draw with it."""
     from matplotlib.ft2font import FT2Font
 
     try:
-        return frozenset(FT2Font(path).get_charmap())
-    except (OSError, RuntimeError):
-        return frozenset()
+        font = FT2Font(path)
+        return font.family_name, frozenset(font.get_charmap()) if font.scalable else _NO_CHARACTERS
+    except Exception:
+        return "", _NO_CHARACTERS
 
 
-def _family(path: str) -> str:
-    """The name of a font's family, which matplotlib then knows."""
+def _is_known(path: str) -> bool:
+    """Whether matplotlib can take the font by its family's name; makes it known."""
     from matplotlib import font_manager
 
-    known = {entry.fname: entry.name for entry in font_manager.fontManager.ttflist}
-    if path not in known:
-        font_manager.fontManager.addfont(path)
-        known = {entry.fname: entry.name for entry in font_manager.fontManager.ttflist}
-    return str(known[path])
+    if path not in {entry.fname for entry in font_manager.fontManager.ttflist}:
+        try:
+            font_manager.fontManager.addfont(path)
+        except Exception:
+            return False
+    return True

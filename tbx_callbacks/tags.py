@@ -7,6 +7,7 @@ layer, a module or a parameter, spelled as in the model. The README's table expl
 from __future__ import annotations
 
 import re
+import unicodedata
 
 # -- training scalars --------------------------------------------------------------------------------------------------
 
@@ -153,7 +154,7 @@ _LARGER_WORDS = (
 _DIRECTIONS = re.compile(f"(?P<smaller>{_SMALLER_WORDS})|(?P<larger>{_LARGER_WORDS})")
 _NEGATED = re.compile(r"(?<![a-z0-9])neg(?:ative)?_")
 _GLOSS = re.compile(r"(?<![a-z0-9])gloss")
-_ILLEGAL = re.compile(r"[^\w./-]")  # as tensorboardX: letters and digits of all scripts
+_ILLEGAL = re.compile(r"[^\w./-]")  # as tensorboardX, which also replaces combining marks
 
 
 def check_tag(tag: str) -> str:
@@ -172,7 +173,7 @@ def check_tag(tag: str) -> str:
 
 def clean(name: str) -> str:
     """Replaces every character that a tag must not contain with `_`."""
-    return _ILLEGAL.sub("_", name)
+    return _ILLEGAL.sub("_", unicodedata.normalize("NFC", name))
 
 
 def larger_is_better(tag: str) -> bool | None:

@@ -166,7 +166,7 @@ LABELS = Need("the number of labels", _CLASSES, (tags.TRAIN_LABELS,))
 LORA = Need(
     "norms of LoRA matrices or updates of adapters",
     "lora, in a model with LoRA",
-    (rf"{tags.WEIGHT_NORM}/.*lora_[AB].*", f"{tags.LORA_UPDATE}/.*", rf"{tags.GRAD_NORM}/.*lora_[AB].*"),
+    (rf"{tags.WEIGHT_NORM}/.*lora_[AB].*", rf"{tags.GRAD_NORM}/.*lora_[AB].*", f"{tags.LORA_UPDATE}/.*"),
     f"{tags.LORA_UPDATE}/<module>",
 )
 LORA_UPDATES = Need("updates of LoRA adapters", "lora", (f"{tags.LORA_UPDATE}/.*",))

@@ -16,7 +16,7 @@ class Writer(Protocol):
 
         class CsvWriter(Writer):
             def __init__(self, log_dir: str, name: str = "scalars.csv") -> None:
-                self.file = open(f"{log_dir}/{name}", "a")
+                self.file = open(f"{log_dir}/{name}", "a", encoding="utf-8")
 
             def write(self, step: int, values: Mapping[str, FinalValue]) -> None:
                 for tag, value in values.items():

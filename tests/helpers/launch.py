@@ -62,7 +62,12 @@ def run_ranks(script: Path, *arguments: object, number: int = 2, seconds: float 
             "directory": os.getcwd(),
             "environment": {**os.environ, **group, "OMP_NUM_THREADS": "1"},
         }
-        by_rank = _server().run(request, limit(seconds))
+        try:
+            by_rank = _server().run(request, limit(seconds))
+        except BaseException:  # its answers would be read by the next test
+            _server().kill()
+            _server.cache_clear()
+            raise
         files = [Path(folder) / str(rank) for rank in range(number)]
         printed = [file.read_text() if file.exists() else "" for file in files]
         return [EndedRank(by_rank.get(rank), text) for rank, text in enumerate(printed)]
@@ -89,17 +94,27 @@ class _RankServer:
         print(json.dumps(request), file=self._process.stdin, flush=True)
         leader = int(self._process.stdout.readline())
         timer = threading.Timer(seconds, _kill_group, [leader])
+        timer.daemon = True
         timer.start()
         codes: dict[int, int] = {}
-        while (line := self._process.stdout.readline()) not in ("done\n", ""):
-            rank, code = map(int, line.split())
-            codes[rank] = code
-        timer.cancel()
-        _kill_group(leader)  # what a killed leader left behind
+        try:
+            while (line := self._process.stdout.readline()) not in ("done\n", ""):
+                rank, code = map(int, line.split())
+                codes[rank] = code
+        finally:
+            timer.cancel()
+            _kill_group(leader)  # what a killed leader left behind
         return codes
 
-    def close(self) -> None:
+    def kill(self) -> None:
+        self._process.kill()
         self._process.communicate()
+
+    def close(self) -> None:
+        try:
+            self._process.communicate(timeout=limit(10))
+        except subprocess.TimeoutExpired:
+            self.kill()
 
 
 @cache

@@ -2,7 +2,7 @@
 
 Each line on the standard input is a request in JSON: `script`, `arguments`, `ranks`, `folder` (for the output of each
 rank), `directory` and `environment`. The answer is a line with the process group of the ranks, a line with the rank and
-the exit code as each rank ends, and a line `done`.
+the exit code as each rank ends, and a line `done`. What torch reads when it is imported is the same for all requests.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import os
 import runpy
 import sys
 from pathlib import Path
+from typing import TextIO
 
 
-def fork(number: int, folder: Path) -> int | None:
+def fork(number: int, folder: Path, answers: TextIO) -> int | None:
     """Forks the ranks; returns the rank in a child, and None in the parent after all children ended."""
     children = {}
     for rank in range(number):
@@ -30,7 +31,7 @@ def fork(number: int, folder: Path) -> int | None:
         children[child] = rank
     while children:
         child, status = os.wait()
-        print(children.pop(child), os.waitstatus_to_exitcode(status), flush=True)
+        print(children.pop(child), os.waitstatus_to_exitcode(status), file=answers, flush=True)
     return None
 
 
@@ -48,11 +49,13 @@ for line in sys.stdin:
 if request is not None:  # in a child, which ends like a process of its own
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    answers = os.fdopen(os.dup(1), "w")  # what the script prints while it is imported is no answer
+    os.dup2(2, 1)
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["directory"])
     sys.argv = [request["script"], *request["arguments"]]
     runpy.run_path(request["script"], run_name="imported")
-    if fork(request["ranks"], Path(request["folder"])) is not None:
+    if fork(request["ranks"], Path(request["folder"]), answers) is not None:
         # the variables live until the interpreter ends, as in a separate process
         kept = runpy.run_path(request["script"], run_name="__main__")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -61,8 +62,8 @@ def test_character_without_font_named_once(monkeypatch: pytest.MonkeyPatch, capl
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for _ in range(2):
-            drawn(titled("好评"))
+        for number in range(2):
+            drawn(titled(f"好评 {number}"))  # other digits, as in the matrix of each evaluation
     assert [record.getMessage() for record in caplog.records] == [
         "pictures cannot show 好 评: no installed font has them; install one, such as fonts-noto-cjk for Chinese"
     ]
@@ -79,4 +80,21 @@ def test_usual_characters_leave_fonts_alone(monkeypatch: pytest.MonkeyPatch) -> 
 def test_unreadable_font_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "regular.ttf").write_bytes(b"no font")
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "regular.ttf"), str(OTHER)])
-    assert len(_fonts._families(frozenset({ord(only_in_other_font())}))) == 2
+    assert _fonts._families(frozenset({ord(only_in_other_font())})) == ("STIXGeneral",)
+
+
+def test_font_installed_later_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = shutil.copy(OTHER, tmp_path / "later.ttf")
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(later)])
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
+    assert _fonts._families(frozenset({ord(only_in_other_font())})) == ("STIXGeneral",)
+    assert str(later) in {entry.fname for entry in font_manager.fontManager.ttflist}
+
+
+def test_search_that_fails_ends_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise OSError("no such program: fc-list")
+
+    monkeypatch.setattr(font_manager, "findSystemFonts", fail)
+    assert drawn(titled("好评"))
+    assert "no such program" in caplog.text

@@ -44,6 +44,7 @@ def test_check_tag_legal_tag_returned(tag: str) -> None:
 
 def test_clean_replaces_illegal_characters() -> None:
     assert clean("F1 (macro) %/ü") == "F1__macro___/ü"
+    assert clean("u\u0308/好评") == "ü/好评"
 
 
 @pytest.mark.parametrize(
