@@ -21,6 +21,7 @@ from tests.helpers.failing_calls import CALLS, ERRORS, NOTHING, SHORT, TORN, Fai
 from tests.helpers.handles import handles
 from tests.helpers.models import trainer
 from tests.helpers.runs import Run, files
+from tests.helpers.variations import variations
 
 pytestmark = pytest.mark.faults
 STEPS = 12
@@ -55,6 +56,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
     return weights_digest(run.model)
 
 
+USUAL = [("write", fault) for fault in ("ENOSPC", "EIO", SHORT, TORN)]
+
+
 def losses(*folders: Path) -> list[int]:
     """The steps of the loss in all folders."""
     return [step for folder in folders if files(folder) for step in Run(folder).steps("train/loss")]
@@ -63,8 +67,8 @@ def losses(*folders: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        *((name, "EIO") for name in CALLS if name not in ("write", "open", "mkdir")),
-        *(("write", fault) for fault in (*ERRORS, SHORT, NOTHING, TORN)),
+        *variations([(name, "EIO") for name in CALLS if name not in ("write", "open", "mkdir")], ("fsync", "EIO")),
+        *variations([("write", fault) for fault in (*ERRORS, SHORT, NOTHING, TORN)], *USUAL),
     ],
 )
 def test_training_with_failing_calls_same_weights(

@@ -42,7 +42,11 @@ PROOFS = {
     "fsdp": "trained ['DTensor'] in FSDPBertForSequenceClassification with NoneType",
     "zero2": "trained ['Parameter'] in DeepSpeedEngine with DeepSpeedZeroOptimizer",
 }
-THOROUGH = ("accelerate", "fsdp")  # test_trainers.py covers FSDP2 and accelerate too
+THOROUGH = (
+    "accelerate",
+    "fsdp",
+    "torchrun",
+)  # zero2 runs in make test-deepspeed; test_trainers.py covers DDP and FSDP2
 PLAIN = ("loss", "learning_rate", "clip", "throughput", "train_accuracy", "hparams")
 MEASURED = (
     "nonfinite",

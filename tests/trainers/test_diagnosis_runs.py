@@ -14,6 +14,7 @@ from benchmarks.diagnosis_runs.training import read_record, train_all
 NAMES = ("bert_head_replaced", "convnet_dead_relus", "mlp_cancer_sgd")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_three_runs_train_and_score(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="two of the three runs train on the data sets of scikit-learn")

@@ -305,6 +305,7 @@ def test_huggingface_own_dataloader_size_counted(tmp_path: Path) -> None:
         assert counts(callback.log_dir)[0] == [8.0] * 4
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("attached", variations([True, False], True))
 def test_huggingface_smaller_batches_found_counted_once(tmp_path: Path, attached: bool) -> None:

@@ -308,6 +308,7 @@ def test_recipe_trains_reports_and_resumes(trained: Callable[[str], tuple[Path, 
     assert Run(folder).steps("train/loss") == [4, 8, 12, 16]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_recipe_without_report_extra_prints_install_command(tmp_path: Path) -> None:
     (tmp_path / "plotly.py").write_text("raise ImportError")

@@ -84,6 +84,7 @@ def trained(name: str, task: Task, monkeypatch: pytest.MonkeyPatch) -> tuple[lis
     return list(task.network.state_dict().values()), Run(outcome.log_dir).at("grad_norm/total")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["bert_sentiment", "bert_sentiment_lightning", "bert_sentiment_loop"])
