@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from tbx_callbacks._fonts import fonts_of_all_characters
 from tbx_callbacks._model.names import unique
 from tbx_callbacks._stats import calibration
 from tbx_callbacks.tags import CALIBRATION, clean
@@ -92,9 +91,7 @@ def log_predictions(
     probabilities /= probabilities.sum(-1, keepdims=True)
     predicted = scores.argmax(-1)
     counts = _confusion_counts(targets, predicted, len(names))
-    matrix = _confusion(counts, names)
-    with fonts_of_all_characters(matrix):
-        writer.add_figure(f"{split}/confusion_matrix", matrix, step)
+    writer.add_figure(f"{split}/confusion_matrix", _confusion(counts, names), step)
     _log_calibration(writer, scores, targets, split, step)
     f1, occurs = _f1(counts)
     tags, selected = unique(map(_tag, names)), list(range(len(names)))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from tbx_callbacks._fonts import fonts_of_all_characters
 from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.report.sections import sections
+from tbx_callbacks.writers.figure_fonts import fonts_of_all_characters
 
 MAIN = ("training", "gradients", "layers", "speed")
 _STYLE = {

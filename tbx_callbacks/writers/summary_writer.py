@@ -20,6 +20,7 @@ from tbx_callbacks.runs.folders import absolute, is_remote
 from tbx_callbacks.runs.records import frame
 from tbx_callbacks.writers.event_file import EventFile, LocalFile, file_name
 from tbx_callbacks.writers.event_writer import EventWriter
+from tbx_callbacks.writers.figure_fonts import fonts_of_all_characters
 from tbx_callbacks.writers.remote_file import RemoteFile
 from tbx_callbacks.writers.wall_clock import WallClock
 
@@ -64,6 +65,13 @@ class SummaryWriter(tensorboardX.SummaryWriter):  # type: ignore[misc]
             if folder not in self.all_writers:
                 self.all_writers[folder] = _FileWriter(folder, **self._options)
         super().add_scalars(main_tag, tag_scalar_dict, *args, **kwargs)
+
+    def add_figure(self, tag: str, figure: Any, *args: Any, **kwargs: Any) -> None:
+        """Draws figures as tensorboardX does, also with characters that matplotlib's own font lacks."""
+        with contextlib.ExitStack() as fonts:
+            for each in figure if isinstance(figure, list) else [figure]:
+                fonts.enter_context(fonts_of_all_characters(each))
+            super().add_figure(tag, figure, *args, **kwargs)
 
     def add_hparams(
         self, hparam_dict: Any, metric_dict: Any, name: str | None = None, global_step: int | None = None

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tbx_callbacks import _fonts
+from tbx_callbacks.writers import figure_fonts
+from tbx_callbacks.writers.summary_writer import SummaryWriter
 
 pytest.importorskip("matplotlib")
 
@@ -22,7 +23,8 @@ OTHER = Path(get_data_path()) / "fonts" / "ttf" / "STIXGeneral.ttf"
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
-    _fonts._families.cache_clear()
+    figure_fonts._families.cache_clear()
+    figure_fonts._tell_once.cache_clear()
 
 
 def only_in_other_font() -> str:
@@ -43,7 +45,7 @@ def picture(figure: Figure) -> bytes:
 
 
 def drawn(figure: Figure) -> bytes:
-    with _fonts.fonts_of_all_characters(figure):
+    with figure_fonts.fonts_of_all_characters(figure):
         return picture(figure)
 
 
@@ -77,17 +79,34 @@ def test_usual_characters_leave_fonts_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert figure.axes[0].title.get_fontfamily() == before
 
 
+def test_font_of_user_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: pytest.fail("the user's font has the character"))
+    figure = titled(only_in_other_font())
+    figure.axes[0].title.set_fontfamily("STIXGeneral")
+    drawn(figure)
+    assert figure.axes[0].title.get_fontfamily() == ["STIXGeneral"]
+
+
+def test_figure_of_user_written_without_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_figure("two", [titled("好"), titled("好")], 1)
+    assert len(caplog.records) == 1
+
+
 def test_unreadable_font_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "regular.ttf").write_bytes(b"no font")
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "regular.ttf"), str(OTHER)])
-    assert _fonts._families(frozenset({ord(only_in_other_font())})) == ("STIXGeneral",)
+    assert figure_fonts._families(frozenset({ord(only_in_other_font())})) == ("STIXGeneral",)
 
 
 def test_font_installed_later_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     later = shutil.copy(OTHER, tmp_path / "later.ttf")
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(later)])
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
-    assert _fonts._families(frozenset({ord(only_in_other_font())})) == ("STIXGeneral",)
+    assert figure_fonts._families(frozenset({ord(only_in_other_font())})) == ("STIXGeneral",)
     assert str(later) in {entry.fname for entry in font_manager.fontManager.ttflist}
 
 

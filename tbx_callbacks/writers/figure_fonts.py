@@ -21,12 +21,12 @@ _NO_CHARACTERS: frozenset[int] = frozenset()
 def fonts_of_all_characters(figure: Figure) -> Iterator[None]:
     """Lets matplotlib draw a figure with characters that its own font lacks, from other fonts of this computer.
 
-    A character that no font has is drawn as an empty box; one warning names it and the remedy. Never raises.
+    A character that no font has is drawn as an empty box; one warning names it and the remedy.
     """
     try:
         has_others = _choose(figure)
     except Exception as error:  # fonts of this computer are no reason to end a training
-        logger.warning("fonts could not be searched, so pictures may lack characters: %r", error)
+        _tell_once(repr(error))
         has_others = True
     if not has_others:
         yield
@@ -37,20 +37,20 @@ def fonts_of_all_characters(figure: Figure) -> Iterator[None]:
 
 
 def _choose(figure: Figure) -> bool:
-    """Adds fonts to the texts of a figure; returns whether it has characters that the usual font lacks."""
-    from matplotlib import font_manager, rcParams
+    """Adds fonts to the texts whose own font lacks characters; returns whether there are any."""
+    from matplotlib import font_manager
     from matplotlib.text import Text
 
-    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
-    characters = {ord(char) for text in texts for char in text.get_text() if char.isprintable()}
-    _, usual = _read(font_manager.findfont(font_manager.FontProperties()))
-    missing = frozenset(characters - usual)
-    if not missing:
-        return False
-    families = _families(missing)
-    for text in texts if families else ():
-        text.set_fontfamily([*rcParams["font.family"], *families])
-    return True
+    missing: dict[Text, set[int]] = {}
+    for text in figure.findobj(Text):
+        characters = {ord(char) for char in text.get_text() if char.isprintable()}
+        _, own = _read(font_manager.findfont(text.get_fontproperties()))
+        if characters - own:
+            missing[text] = characters - own
+    families = _families(frozenset().union(*missing.values())) if missing else ()
+    for text in missing:
+        text.set_fontfamily([*text.get_fontfamily(), *families])
+    return bool(missing)
 
 
 @lru_cache(maxsize=64)
@@ -74,6 +74,11 @@ def _families(missing: frozenset[int]) -> tuple[str, ...]:
             " ".join(map(chr, sorted(left)[:8])),
         )
     return tuple(found)
+
+
+@lru_cache(maxsize=8)
+def _tell_once(error: str) -> None:
+    logger.warning("fonts could not be searched, so pictures may lack characters: %s", error)
 
 
 @lru_cache(maxsize=8)
