@@ -13,7 +13,6 @@ from tbx_callbacks.rules.required_series import (
     ADAPTERS,
     LAYER_GRAD_NORMS,
     LORA,
-    LORA_UPDATES,
     UPDATE_RATIOS,
     WEIGHT_NORMS,
     Need,
@@ -136,7 +135,7 @@ class FrozenLayers(Rule):
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         still, moving = still_and_moving(run, self.min_points)
-        has_adapters = any(need.all(run) for need in (ADAPTERS, LORA, LORA_UPDATES))
+        has_adapters = any(need.all(run) for need in (ADAPTERS, LORA))
         if not still or not moving or has_adapters or is_head_only(still, moving):
             return
         gradients = outermost(LAYER_GRAD_NORMS.all(run))

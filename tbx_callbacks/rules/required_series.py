@@ -163,13 +163,13 @@ _CLASSES = "train_accuracy, in a classifier with at most 20 classes"
 LABEL_SHARES = Need("shares of the classes among the labels", _CLASSES, (rf"{tags.LABEL_SHARE}/\d+",))
 PREDICTED_SHARES = Need("shares of the classes among the predictions", _CLASSES, (rf"{tags.PREDICTED_SHARE}/\d+",))
 LABELS = Need("the number of labels", _CLASSES, (tags.TRAIN_LABELS,))
+LORA_UPDATES = Need("updates of LoRA adapters", "lora", (f"{tags.LORA_UPDATE}/.*",))
 LORA = Need(
     "norms of LoRA matrices or updates of adapters",
     "lora, in a model with LoRA",
-    (rf"{tags.WEIGHT_NORM}/.*lora_[AB].*", rf"{tags.GRAD_NORM}/.*lora_[AB].*", f"{tags.LORA_UPDATE}/.*"),
+    (rf"{tags.WEIGHT_NORM}/.*lora_[AB].*", rf"{tags.GRAD_NORM}/.*lora_[AB].*", *LORA_UPDATES.patterns),
     f"{tags.LORA_UPDATE}/<module>",
 )
-LORA_UPDATES = Need("updates of LoRA adapters", "lora", (f"{tags.LORA_UPDATE}/.*",))
 ADAPTERS = Need("the number of trainable parameters of adapters", "wiring", (f"{tags.WIRING}/adapters",))
 POLICY = Need(
     "the signs of a policy gradient",

@@ -107,6 +107,7 @@ class _RankServer:
         return codes
 
     def kill(self) -> None:
+        atexit.unregister(self.close)
         self._process.kill()
         self._process.communicate()
 
