@@ -38,10 +38,20 @@ class CallAtStep(TrainerCallback):
             self._act()
 
 
-def train(folder: Path, act: Callable[[], object] = lambda: None, **options: Any) -> str:
-    """Trains with the callback, which writes to `logs`; returns a digest of the weights."""
+def train(folder: Path, act: Callable[[], object] | None = None, **options: Any) -> str:
+    """Trains with the callback, which writes to `logs`; returns a digest of the weights.
+
+    When `act` is called, the values of the steps before are in the file, and nothing is written meanwhile.
+    """
     callback = TbxTrainerCallback(EVERY_STEP, log_dir=folder / "logs", **options)
-    run = trainer(folder / "out", callbacks=[callback, CallAtStep(act)], logging_steps=1, max_steps=STEPS)
+
+    def flush_and_act() -> None:
+        if act is not None:
+            callback.writer.flush()
+            act()
+
+    callbacks = [callback, CallAtStep(flush_and_act)]
+    run = trainer(folder / "out", callbacks=callbacks, logging_steps=1, max_steps=STEPS)
     run.train()
     callback.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("tbx-event")]
