@@ -25,6 +25,7 @@ from tests.faults.training import EVERY_STEP, weights_digest
 from tests.helpers.models import trainer
 from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.faults
 STEPS = 40
@@ -41,7 +42,11 @@ class CallAtSteps(TrainerCallback):
 
 
 def train(tmp_path: Path, logs: str | Path, **acts: Any) -> tuple[str, TbxTrainerCallback]:
+    """Trains and calls functions; when that of step 10 is called, the values of the steps before are in the file."""
     callback = TbxTrainerCallback(EVERY_STEP, log_dir=logs)
+    if "at10" in acts:
+        act = acts["at10"]
+        acts["at10"] = lambda: (callback.writer.flush(), act())
     run = trainer(tmp_path / "out", callbacks=[callback, CallAtSteps(**acts)], logging_steps=1, max_steps=STEPS)
     run.train()
     callback.close()
@@ -79,7 +84,12 @@ def test_full_disk_with_room_again_loses_nothing(
     tmp_path: Path, small_disk: Path, undisturbed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     logs = small_disk / "logs"
-    digest, _ = train(tmp_path, logs, at10=lambda: fill(small_disk), at25=lambda: (small_disk / "filler").unlink())
+
+    def make_room() -> None:
+        wait_until(lambda: "training continues" in caplog.text)
+        (small_disk / "filler").unlink()
+
+    digest, _ = train(tmp_path, logs, at10=lambda: fill(small_disk), at25=make_room)
     assert digest == undisturbed
     assert Run(logs).steps("train/loss") == list(range(1, STEPS + 1))
     assert caplog.text.count("No space left on device; training continues") == 1
@@ -110,7 +120,11 @@ def test_read_only_file_for_a_while_loses_nothing(
         if done.returncode:
             pytest.skip(f"needs a file system with chattr: {done.stderr.decode().strip()}")
 
-    digest, _ = train(tmp_path, logs, at10=lambda: attribute("+i"), at25=lambda: attribute("-i"))
+    def make_writable() -> None:
+        wait_until(lambda: "training continues" in caplog.text)
+        attribute("-i")
+
+    digest, _ = train(tmp_path, logs, at10=lambda: attribute("+i"), at25=make_writable)
     assert digest == undisturbed
     assert Run(logs).steps("train/loss") == list(range(1, STEPS + 1))
     assert caplog.text.count("Operation not permitted; training continues") == 1
@@ -136,7 +150,11 @@ def test_folder_replaced_by_file_continues_after_removal(
         shutil.rmtree(logs)
         logs.write_text("in the way")
 
-    digest, _ = train(tmp_path, logs, at10=replace, at25=logs.unlink)
+    def remove() -> None:
+        wait_until(lambda: "training continues" in caplog.text)
+        logs.unlink()
+
+    digest, _ = train(tmp_path, logs, at10=replace, at25=remove)
     assert digest == undisturbed
     kept = Run(logs).steps("train/loss")
     assert kept == list(range(kept[0], STEPS + 1))
@@ -214,9 +232,7 @@ def test_failing_upload_retried(tmp_path: Path, slow: Any, caplog: pytest.LogCap
     for step in range(1, 21):
         writer.write(step, {"a": float(step)})
         time.sleep(0.01)
-    deadline = time.monotonic() + 20
-    while store.failures and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: not store.failures)
     writer.close()
     assert read_bytes(store.stored, tmp_path / "read").steps("a") == list(range(1, 21))
     assert caplog.text.count("the store does not answer; training continues") == 1
@@ -245,9 +261,7 @@ def test_full_backlog_drops_oldest_histograms_first(
         backlog = writer.summary_writer.file_writer.event_writer._thread._backlog
         assert backlog.bytes <= 0.05 * 2**20
     (small_disk / "filler").unlink()
-    deadline = time.monotonic() + 20
-    while "works again" not in caplog.text and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: "works again" in caplog.text)
     writer.close()
     read = Run(small_disk / "logs")
     assert read.steps("a") == list(range(201))  # no scalar is lost

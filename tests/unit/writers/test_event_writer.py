@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.events import scalar_event
 from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
+from tests.helpers.waiting import wait_until
 
 # Each child is forked before it has a writer, so that all children share one import of torch.
 ENDINGS = """
@@ -85,9 +85,7 @@ def test_event_writer_forked_child_writes_nothing(ended: tuple[Path, subprocess.
 def test_event_writer_writes_without_flush(tmp_path: Path) -> None:
     writer = TensorBoardWriter(tmp_path)
     writer.write(1, {"a": 1.0})
-    deadline = time.monotonic() + 30
-    while not Run(tmp_path).scalars and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: Run(tmp_path).scalars)
     assert Run(tmp_path).scalars == {"a": [(1, 1.0)]}
     writer.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from tbx_callbacks.runs import find_runs, read_run
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.processes import python
 from tests.helpers.s3 import download, s3_bucket
+from tests.helpers.waiting import wait_until
 
 # botocore parses its files with a deprecated function of the standard library.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -43,9 +43,8 @@ def test_remote_run_in_memory_read() -> None:
 def test_remote_run_first_event_uploaded_at_once() -> None:
     writer = TensorBoardWriter("memory://first/run", flush_secs=3600)
     writer.write(1, {"a": 1.0})
-    store, deadline = fsspec.filesystem("memory"), time.monotonic() + 30
-    while not store.glob("memory://first/run/*") and time.monotonic() < deadline:
-        time.sleep(0.01)
+    store = fsspec.filesystem("memory")
+    wait_until(lambda: store.glob("memory://first/run/*"))
     assert read_run("memory://first/run").scalars["a"].values.tolist() == [1.0]
     writer.close()
 
@@ -99,13 +98,10 @@ def test_s3_failing_upload_retried(bucket: Any, tmp_path: Path, caplog: pytest.L
     writer = TensorBoardWriter("s3://later/exp2", flush_secs=0.05)
     for step in range(1, 6):
         writer.write(step, {"a": float(step)})
-    deadline = time.monotonic() + 30
-    while "training continues" not in caplog.text and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: "training continues" in caplog.text)
     assert "bucket does not exist" in caplog.text
     bucket.create_bucket(Bucket="later")
-    while "works again" not in caplog.text and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: "works again" in caplog.text)
     writer.close()
     assert "are lost" not in caplog.text
     assert download(bucket, "exp2/", tmp_path / "read", bucket="later").steps("a") == [1, 2, 3, 4, 5]
