@@ -131,6 +131,23 @@ def restart_spike(folder: Path) -> Run:
     return read_run(folder)
 
 
+def nll_of_logits(folder: Path) -> Run:
+    """MLP whose logits go to `nll_loss`."""
+    train, dev = data.digits(0)
+    net = _mlp()
+    Loop(
+        Place(folder, folder, 0),
+        net,
+        models.adam(net, 1e-3),
+        train,
+        dev,
+        loss_function=functional.nll_loss,
+        steps=100,
+        logs="default",
+    ).run()
+    return read_run(folder)
+
+
 class _WithSpareHead(nn.Module):
     """A classifier with a layer that its task does not use."""
 
@@ -339,6 +356,7 @@ OWN: dict[str, Callable[[Path], Run]] = {
         no_reward_variance,
         likelihood_falls,
         completions_truncated,
+        nll_of_logits,
         unused_parameters,
         labels_out_of_range,
         perfect_at_once,

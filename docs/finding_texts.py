@@ -80,7 +80,7 @@ SYMPTOMS: dict[str, tuple[str, ...]] = {
         "exploding_gradients",
         "no_warmup",
     ),
-    "The loss falls below zero without end": ("loss_maximised",),
+    "The loss falls below zero without end": ("nll_of_logits", "loss_maximised"),
     "The loss jumps": ("loss_spike", "restart_spike", "weights_changed_outside"),
     "The first loss looks wrong": ("first_loss_unusual", "first_loss_not_finite", "labels_out_of_range"),
     "All predictions are one class; the accuracy is that of the majority class": (
@@ -550,10 +550,15 @@ TEXTS: dict[str, Text] = {
     ),
     "loss_maximised": Text(
         "The optimizer goes uphill. The model gets worse with each step.",
-        "The sign of one of torch's losses is negative in each of the first 3 steps. Two other faults give a loss "
-        "below zero, and no rule finds them: `nll_loss` that gets logits, and binary cross entropy with labels "
-        "outside 0 to 1.",
-        "loss = torch.nn.functional.cross_entropy(logits, labels)  # without a minus; not nll_loss(logits, labels)",
+        "The sign of one of torch's losses is negative in each of the first 3 steps. Another fault gives a loss below "
+        "zero, and no rule finds it: binary cross entropy with labels outside 0 to 1.",
+        "loss = torch.nn.functional.cross_entropy(logits, labels)  # without a minus",
+    ),
+    "nll_of_logits": Text(
+        "`nll_loss` does not normalise. The model lowers the loss by larger logits, not by better predictions.",
+        "The check `nll_of_logits` finds `nll_loss` whose input is the output of a linear layer or a convolution: any "
+        "number above 0.",
+        "loss = torch.nn.functional.cross_entropy(logits, labels)  # nll_loss takes logits.log_softmax(-1)",
     ),
 }
 """Rule -> the words about it."""

@@ -1,4 +1,4 @@
-"""Reads from the autograd graph of a loss whether cross entropy gets probabilities, and whether it is maximised."""
+"""Reads from the autograd graph of a loss what cross entropies get, and whether the loss is maximised."""
 
 from __future__ import annotations
 
@@ -26,19 +26,23 @@ _SAME_VALUES = (
 MEAN, SUM = 1, 2
 """Values of `reduction` in torch's losses."""
 _LIMITS = ("Clamp", "ClampMin", "ClampMax")
+_LAYERS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "MkldnnLinear")
+"""Nodes of linear layers, whose outputs may be above zero, which logarithms of probabilities never are."""
 _MAX_NODES = 400
 _LOSSES = ("NllLoss", "BinaryCrossEntropy", "MseLoss", "SmoothL1Loss", "HuberLoss", "CtcLoss")
 """Nodes of losses that are never below zero, or whose smaller values are better."""
 
 
-def probabilities_as_logits(loss: Tensor) -> dict[str, Check]:
+def inputs_of_cross_entropy(loss: Tensor) -> dict[str, Check]:
     """Checks the inputs of cross entropies in a loss's graph, which must still exist.
 
-    `double_softmax` counts cross entropies whose input went through `softmax` or `sigmoid` already. No check where the
-    graph has no cross entropy, or is compiled.
+    `double_softmax` counts cross entropies whose input went through `softmax` or `sigmoid` already, and
+    `nll_of_logits` counts `nll_loss` whose input comes straight from a linear layer. No check where the graph has no
+    such loss, or is compiled.
     """
     pending, seen = [loss.grad_fn], set[Any]()
-    found, wrong = 0, dict[str, None]()
+    found, likelihoods, logits = 0, 0, 0
+    wrong = dict[str, None]()
     while pending and len(seen) < _MAX_NODES:
         node = pending.pop(0)
         if node is None or node in seen:
@@ -51,14 +55,19 @@ def probabilities_as_logits(loss: Tensor) -> dict[str, Check]:
             if before in ("Softmax", "Sigmoid"):
                 wrong[before.lower()] = None
             continue  # what is below belongs to the model
-        if name.startswith("NllLoss") and node_name(_origin(node)) in ("Softmax", "Sigmoid"):
-            found += 1
-            wrong[node_name(_origin(node)).lower()] = None
-            continue
+        if name.startswith("NllLoss"):
+            before = node_name(_origin(node))
+            likelihoods += 1
+            if before in _LAYERS:
+                logits += 1
+                continue
+            if before in ("Softmax", "Sigmoid"):
+                found += 1
+                wrong[before.lower()] = None
+                continue
         pending += [inner for inner, _ in node.next_functions]
-    if not found:
-        return {}
-    return {"double_softmax": Check(len(wrong), " and ".join(wrong))}
+    checks = {"double_softmax": Check(len(wrong), " and ".join(wrong))} if found else {}
+    return checks | ({"nll_of_logits": Check(logits)} if likelihoods else {})
 
 
 def is_mean_cross_entropy(loss: Tensor) -> bool:

@@ -17,7 +17,7 @@ from tbx_callbacks._wiring.batches import STEPS, Batches, classes_of
 from tbx_callbacks._wiring.check import Check
 from tbx_callbacks._wiring.gradient_scale import GradientScale
 from tbx_callbacks._wiring.kept_gradients import KeptGradients
-from tbx_callbacks._wiring.loss_graph import is_mean_cross_entropy, maximised, probabilities_as_logits
+from tbx_callbacks._wiring.loss_graph import inputs_of_cross_entropy, is_mean_cross_entropy, maximised
 from tbx_callbacks._wiring.missing_gradients import MissingGradients
 from tbx_callbacks._wiring.modes import Modes
 from tbx_callbacks._wiring.optimized_parameters import compare
@@ -238,8 +238,8 @@ class Wiring:
     def _read_inputs_of_loss(self, loss: Any) -> None:
         """Reads the graph of a loss, whatever becomes of it: a model's own may enter with any factor."""
         if isinstance(loss, Tensor) and loss.grad_fn is not None and not self._is_cross_entropy:
-            checks = probabilities_as_logits(loss)
-            self._is_cross_entropy = bool(checks)
+            checks = inputs_of_cross_entropy(loss)
+            self._is_cross_entropy = "double_softmax" in checks
             self._ready.update(checks)
 
     def _add_batch(self, loss: Any, samples: int | None) -> None:

@@ -538,6 +538,21 @@ class LossMaximised(_CheckRule):
     advice: ClassVar[str] = "Check the sign of the loss. A policy or an adversary may maximise on purpose."
 
 
+@dataclass(frozen=True)
+class NllOfLogits(_CheckRule):
+    """The negative log-likelihood gets logits instead of logarithms of probabilities."""
+
+    id: ClassVar[str] = "nll_of_logits"
+    code: ClassVar[str] = "TBX-WIRE-025"
+    needs: ClassVar[tuple[Need, ...]] = _need("nll_of_logits", "wiring, with a cross entropy")
+    source: ClassVar[str] = f"PyTorch, NLLLoss: {_TORCH}/generated/torch.nn.NLLLoss.html"
+    means: ClassVar[str] = (
+        "{number:call} of `nll_loss` {number:gets|get} the output of a linear layer where logarithms of probabilities "
+        "are expected: the loss can fall below zero without end."
+    )
+    advice: ClassVar[str] = "Use cross_entropy. It applies log_softmax to logits itself."
+
+
 RULES: dict[str, type[Rule]] = {
     rule.id: rule
     for rule in (
@@ -565,6 +580,7 @@ RULES: dict[str, type[Rule]] = {
         EvaluationRowsInTraining,
         RepeatedBatches,
         LossMaximised,
+        NllOfLogits,
     )
 }
 """The rules of the group `wiring`, by name."""

@@ -78,7 +78,7 @@ def train_loop(folder: Path, fault: str, steps: int = 24, rate: float = 1e-3) ->
             for index in range(micro_batches):
                 inputs, labels = batch(fault)
                 outputs = net(inputs)
-                loss = F.cross_entropy(outputs, labels)
+                loss = (F.nll_loss if fault == "nll_of_logits" else F.cross_entropy)(outputs, labels)
                 loss = -loss if fault == "loss_maximised" else loss
                 (loss / micro_batches if fault == "divided" else loss).backward()
                 if index == micro_batches - 1:
@@ -108,6 +108,7 @@ LOOP_FAULTS = [
     "gradients_not_cleared",
     "gradients_summed",
     "loss_maximised",
+    "nll_of_logits",
     "no_gradient",
     "no_optimizer_step",
     "parameter_in_two_optimizers",

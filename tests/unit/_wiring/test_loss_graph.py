@@ -1,4 +1,4 @@
-"""Tests that cross entropies of probabilities are found in the graph of a loss."""
+"""Tests that cross entropies of probabilities, and likelihoods of logits, are found in the graph of a loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from tbx_callbacks._wiring.loss_graph import is_mean_cross_entropy, maximised, probabilities_as_logits
+from tbx_callbacks._wiring.loss_graph import inputs_of_cross_entropy, is_mean_cross_entropy, maximised
 
 LABELS = torch.tensor([0, 1, 2, 1])
 LossOf = Callable[[Tensor], Tensor]
@@ -34,26 +34,47 @@ WRONG: dict[str, LossOf] = {
 
 
 @pytest.mark.parametrize("case", HEALTHY)
-def test_probabilities_as_logits_of_logits_none(case: str) -> None:
+def test_usual_inputs_of_cross_entropy_accepted(case: str) -> None:
     loss = HEALTHY[case](torch.randn(4, 3, requires_grad=True))
-    assert probabilities_as_logits(loss).get("double_softmax") is None or (
-        probabilities_as_logits(loss)["double_softmax"].number == 0
-    )
+    checks = inputs_of_cross_entropy(loss)
+    assert "double_softmax" not in checks or checks["double_softmax"].number == 0
+    assert "nll_of_logits" not in checks or checks["nll_of_logits"].number == 0
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["before backward", "after backward"])
 @pytest.mark.parametrize("case", WRONG)
-def test_probabilities_as_logits_of_probabilities_found(case: str, backward: bool) -> None:
+def test_cross_entropy_of_probabilities_found(case: str, backward: bool) -> None:
     loss = WRONG[case](torch.randn(4, 3, requires_grad=True))
     if backward:
         loss.backward()
-    assert probabilities_as_logits(loss)["double_softmax"].number == 1
+    assert inputs_of_cross_entropy(loss)["double_softmax"].number == 1
 
 
-def test_probabilities_as_logits_other_loss_not_judged() -> None:
+def test_inputs_of_other_loss_not_judged() -> None:
     model = nn.Linear(3, 1)
-    assert probabilities_as_logits(F.mse_loss(model(torch.randn(4, 3)), torch.ones(4, 1))) == {}
-    assert probabilities_as_logits(torch.tensor(1.0)) == {}
+    assert inputs_of_cross_entropy(F.mse_loss(model(torch.randn(4, 3)), torch.ones(4, 1))) == {}
+    assert inputs_of_cross_entropy(torch.tensor(1.0)) == {}
+
+
+LAYER, CONVOLUTION = nn.Linear(3, 3), nn.Conv2d(3, 3, 1)
+LIKELIHOODS: dict[str, tuple[LossOf, int]] = {
+    "linear layer": (lambda x: F.nll_loss(LAYER(x), LABELS), 1),
+    "without a bias": (lambda x: F.nll_loss(x @ LAYER.weight, LABELS), 1),
+    "of a sequence": (lambda x: F.nll_loss(LAYER(x.view(2, 2, 3)).transpose(1, 2), LABELS.view(2, 2)), 1),
+    "of a picture": (lambda x: F.nll_loss(CONVOLUTION(x.view(1, 3, 2, 2)), LABELS.view(1, 2, 2)), 1),
+    "in autocast": (lambda x: F.nll_loss(LAYER(x).to(torch.bfloat16).float(), LABELS) / 4, 1),
+    "one of two": (lambda x: F.cross_entropy(LAYER(x), LABELS) + F.nll_loss(LAYER(x), LABELS), 1),
+    "log softmax": (lambda x: F.nll_loss(LAYER(x).log_softmax(-1), LABELS), 0),
+    "cross entropy": (lambda x: F.cross_entropy(LAYER(x), LABELS), 0),
+    "logarithm": (lambda x: F.nll_loss(LAYER(x).softmax(-1).log(), LABELS), 0),
+    "mixture": (lambda x: F.nll_loss(torch.logaddexp(x.log_softmax(-1), x.log_softmax(-1)) - 0.69, LABELS), 0),
+}
+
+
+@pytest.mark.parametrize("case", LIKELIHOODS)
+def test_likelihoods_of_logits_counted(case: str) -> None:
+    loss_of, expected = LIKELIHOODS[case]
+    assert inputs_of_cross_entropy(loss_of(torch.randn(4, 3, requires_grad=True)))["nll_of_logits"].number == expected
 
 
 SIGNS: dict[str, tuple[LossOf, int | None]] = {

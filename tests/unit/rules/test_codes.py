@@ -76,6 +76,7 @@ CODES = {
     "TBX-WIRE-022": "evaluation_rows_in_training",
     "TBX-WIRE-023": "repeated_batches",
     "TBX-WIRE-024": "loss_maximised",
+    "TBX-WIRE-025": "nll_of_logits",
 }
 AREAS = ["NUM", "LOSS", "LR", "EVAL", "GRAD", "UPD", "ACT", "AMP", "DATA", "LORA", "RL", "DIST", "WIRE"]
 
