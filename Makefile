@@ -47,7 +47,7 @@ test-thorough: .venv/installed ## run the many variations that the other targets
 OLDEST_TESTS ?= $(addprefix tests/trainers/test_,$(addsuffix .py,amp clipping exits huggingface huggingface_oracle \
 	huggingface_resume lightning no_code parity wiring))
 test-oldest: .venv-oldest/installed ## run the trainers' main tests with the oldest trainers that pyproject.toml allows
-	$(OLDEST)/python -m pytest $(wildcard $(OLDEST_TESTS)) \
+	$(OLDEST)/python -m pytest $(OLDEST_TESTS) \
 		-n 2 --dist loadfile -p no:cacheprovider -m 'not slow and not thorough' \
 		-W 'ignore:pkg_resources is deprecated:DeprecationWarning' -W 'ignore:Deprecated call to:DeprecationWarning'
 
