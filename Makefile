@@ -44,7 +44,7 @@ test-thorough: .venv/installed ## run the many variations that the other targets
 
 # Lightning 2.2 imports pkg_resources, which warns. OLDEST_TESTS=tests/trainers runs more of them; some need arguments, logs
 # and event files of recent trainers, or packages that this environment does not have.
-OLDEST_TESTS ?= $(addprefix tests/trainers/test_,$(addsuffix .py,amp clipping exits huggingface huggingface_oracle \
+OLDEST_TESTS ?= $(addprefix tests/trainers/test_,$(addsuffix .py,amp exits huggingface huggingface_oracle \
 	huggingface_resume lightning no_code parity wiring))
 test-oldest: .venv-oldest/installed ## run the trainers' main tests with the oldest trainers that pyproject.toml allows
 	$(OLDEST)/python -m pytest $(OLDEST_TESTS) \
