@@ -25,6 +25,7 @@ from tbx_callbacks._wiring.outside_changes import OutsideChanges
 from tbx_callbacks._wiring.shared_gradients import SharedGradients
 
 _MAX_COPIED = 4096  # elements of a parameter
+_MAX_RESTARTS = 3  # of the first steps, because parameters changed
 T = TypeVar("T")
 
 
@@ -70,6 +71,8 @@ class Wiring:
         self._batches = Batches(model, unknown_token=unknown_token)
         self._gradients = MissingGradients(parameters)
         self._kept, self._scale, self._shared = KeptGradients(), GradientScale(), SharedGradients()
+        self._restarts = 0
+        self._owners_since: set[int] | None = None  # steps since parameters changed, whose owners are not judged yet
         self._maximizes: list[bool] = []  # whether an optimizer maximises, by step
         self._first_weights = _small_weights(self._parameters)
         self._modes, self._changes = Modes(model), OutsideChanges()
@@ -124,6 +127,8 @@ class Wiring:
                 self._modes.add_step(step)
             if self.is_open:
                 self._add_step(name, optimizer, step)
+            elif self._owners_since is not None:
+                self._add_step_of_changed(name, optimizer, step)
         except Exception as error:
             self._fail(error)
 
@@ -149,15 +154,23 @@ class Wiring:
         self._ready[name] = check
 
     def changed(self, parameters: Mapping[str, Tensor]) -> None:
-        """The model or an optimizer has other parameters now."""
+        """The model or an optimizer has other parameters now: the next steps judge them."""
         self._parameters = dict(parameters)
         self._changes.forget()
+        self._gradients.end()
+        self._gradients = MissingGradients(parameters)  # ids that it knows may be of other tensors now
+        self._stepped.clear()
+        if self.is_open and self._restarts < _MAX_RESTARTS:
+            self._restarts += 1
+            self._kept.end()
+            self._kept, self._shared = KeptGradients(), SharedGradients()
+            self._steps.clear()
+            self._reported = 0
+            return
         if self.is_open:
             self._close(judges=False)
-        elif self._parameters and self._optimizers:  # parameters that get an optimizer later
-            found = self._gradients.with_gradient
-            checks = compare(self._parameters, self._optimizers, with_gradient=found, stepped=self._stepped)
-            self._ready["parameter_not_optimized"] = checks["parameter_not_optimized"]
+        if self._parameters and self._optimizers:
+            self._owners_since = set()
 
     # -- results -----------------------------------------------------------------------------------------------------
 
@@ -174,6 +187,8 @@ class Wiring:
         """Ends the checks, and returns the results that are left."""
         if self.is_open:
             self._try(lambda: self._close(judges=bool(self._steps)))
+        elif self._owners_since:
+            self._try(self._judge_owners)
         self.detach()
         return self.take()
 
@@ -272,6 +287,20 @@ class Wiring:
                 self._gradients.watch(self._model())
             self._kept.add_step(optimizer)
             self._scale.add_step(passes, kept=kept)
+
+    def _add_step_of_changed(self, name: str, optimizer: torch.optim.Optimizer, step: int) -> None:
+        assert self._owners_since is not None
+        self._owners_since.add(step)
+        self._stepped.add(name)
+        self._gradients.add_step(optimizer)
+        if len(self._owners_since) >= STEPS:
+            self._judge_owners()
+
+    def _judge_owners(self) -> None:
+        """Compares the model with its optimizers after a change."""
+        self._owners_since = None
+        found = self._gradients.with_gradient
+        self._ready.update(compare(self._parameters, self._optimizers, with_gradient=found, stepped=self._stepped))
 
     def _close(self, *, judges: bool) -> None:
         self.is_open = False

@@ -81,14 +81,46 @@ def test_wiring_error_reported_and_hooks_removed() -> None:
     assert hooks_of(model) == 0
 
 
-def test_wiring_changed_model_left_out() -> None:
+@pytest.mark.parametrize("steps", [1, 2, 8], ids=["in the first steps", "twice in them", "later"])
+@pytest.mark.parametrize("gets_optimizer", [False, True])
+def test_wiring_replaced_layer_judged_by_later_steps(steps: int, gets_optimizer: bool) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     wiring = start(model, optimizer)
-    train(model, optimizer, wiring, 1)
-    wiring.changed(dict(model.named_parameters()))
+    for change in range(2 if steps == 2 else 1):
+        train(model, optimizer, wiring, 1 if change else steps)
+        model[1] = nn.Linear(4, 2)
+        if gets_optimizer:
+            optimizer.param_groups[0]["params"] = list(model.parameters())
+        wiring.changed(dict(model.named_parameters()))
     points = train(model, optimizer, wiring, 3)
-    assert not any("no_gradient" in point for point in points)
+    expected = 0 if gets_optimizer else 2
+    assert points[-1]["parameter_not_optimized"].number == expected
+    assert points[-1]["parameter_not_in_model"].number == expected
+    assert ("no_gradient" in points[-1]) == (steps < 8)
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+def test_wiring_replaced_layer_judged_at_end(steps: int) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    wiring = start(model, optimizer)
+    train(model, optimizer, wiring, steps)
+    model[1] = nn.Linear(4, 2)
+    wiring.changed(dict(model.named_parameters()))
+    assert "parameter_not_optimized" not in train(model, optimizer, wiring, 1)[0]
+    assert wiring.end()["parameter_not_optimized"].number == 2
+
+
+def test_wiring_parameters_that_change_each_step_closed() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    wiring = start(model, optimizer)
+    for _ in range(6):
+        model[1] = nn.Linear(4, 2)
+        wiring.changed(dict(model.named_parameters()))
+        train(model, optimizer, wiring, 1)
+    assert not wiring.is_open
 
 
 def test_wiring_in_fully_compiled_model_no_break() -> None:
