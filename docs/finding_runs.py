@@ -131,6 +131,23 @@ def restart_spike(folder: Path) -> Run:
     return read_run(folder)
 
 
+class _LosesLabels(Loop):
+    """Evaluates rows whose labels are all ignored, after half of the evaluations."""
+
+    def _evaluate(self) -> dict[str, float]:
+        if len(self.evaluations) == 4:
+            self.dev = self.dev[0], torch.full_like(self.dev[1], -100)
+        return super()._evaluate()
+
+
+def eval_loss_not_finite(folder: Path) -> Run:
+    """MLP whose later evaluations have only labels that are ignored."""
+    train, dev = data.digits(0)
+    net = _mlp()
+    _LosesLabels(Place(folder, folder, 0), net, models.adam(net, 1e-3), train, dev, logs="default").run()
+    return read_run(folder)
+
+
 def nll_of_logits(folder: Path) -> Run:
     """MLP whose logits go to `nll_loss`."""
     train, dev = data.digits(0)
@@ -357,6 +374,7 @@ OWN: dict[str, Callable[[Path], Run]] = {
         likelihood_falls,
         completions_truncated,
         nll_of_logits,
+        eval_loss_not_finite,
         unused_parameters,
         labels_out_of_range,
         perfect_at_once,

@@ -43,6 +43,7 @@ class Text:
 SYMPTOMS: dict[str, tuple[str, ...]] = {
     "The loss is NaN or Inf": (
         "nonfinite",
+        "eval_loss_not_finite",
         "first_loss_not_finite",
         "labels_ignored",
         "amp_scale_collapse",
@@ -161,18 +162,28 @@ TEXTS: dict[str, Text] = {
         "One bad number spreads: a bad gradient writes bad weights, and every later loss is bad too. "
         "The checkpoints after this step are useless. The metric [bad_batches](rows.md) keeps the rows of such a "
         "step. It must be on before: resume from the last good checkpoint with it.",
-        "Any NaN or Inf in the loss, the gradients or the weights. It is a note, and no error, if only "
-        "gradients are bad "
-        "and the weights stay finite, as when fp16 searches for its loss scale.",
+        "Any NaN or Inf in the training loss, the gradients or the weights. It is a note, and no error, if the weights "
+        "stay finite and later losses are, too, as with a batch whose labels are all ignored, or while fp16 searches "
+        "for its loss scale. Without counts of weights, it is a warning if later losses are finite. Evaluation losses "
+        "have a rule of their own, [eval_loss_not_finite](#tbx-num-002-eval_loss_not_finite).",
         "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # before optimizer.step()\n"
         "args = TrainingArguments(..., bf16=True, fp16=False)  # bf16 does not overflow where fp16 does",
         Chart(tags=("nonfinite/gradients/total",)),
+    ),
+    "eval_loss_not_finite": Text(
+        "The evaluation cannot tell how good the model is, and a best checkpoint cannot be chosen. The training goes "
+        "on.",
+        "Any NaN or Inf in an evaluation loss, unless the training is lost to NaN. It is an error if the last "
+        "evaluation has it, else a warning.",
+        "labels = batch['labels']\nassert (labels != -100).any()  # of each batch of the evaluation",
     ),
     "divergence": Text(
         "The updates made the model worse and worse. More steps do not help.",
         "The smoothed loss ends at {ratio:g} times its best value or more, the rise is at least {rise:.0%} "
         "of the initial "
-        "loss, and it is larger than {deviations:g} standard deviations of the noise. Needs {min_points:g} points.",
+        "loss, and it is larger than {deviations:g} standard deviations of the noise. Needs {min_points:g} points. "
+        "Without learning rates in the log, also a loss that rises within the first points and ends above the first "
+        "one, less {recovery:.0%}: a warning up to {many:g} times the first one, else an error. This needs 20 points.",
         "optimizer = torch.optim.AdamW(model.parameters(), lr=lr / 3)\n"
         "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
     ),
@@ -189,7 +200,7 @@ TEXTS: dict[str, Text] = {
         "In the first {early:.0%} of the points, the loss reaches {peak:g} times its initial value, or the "
         "weight norm of "
         "half of the layers grows by more than {growth:g} times; and the loss has not fallen by {improvement:.0%} "
-        "({recovery:.0%} after a rise) in the end.",
+        "({recovery:.0%} after a rise) in the end. A loss that ends at {peak:g} times that of guessing has risen.",
         "optimizer = torch.optim.AdamW(model.parameters(), lr=lr / 10)",
         Chart(tags=("train/loss",)),
     ),

@@ -11,8 +11,8 @@ import numpy as np
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.required_series import LEARNING_RATE, TRAIN_LOSS, Need
 from tbx_callbacks.rules.series_stats import finite, interval, median, noise, smooth, width_for
-from tbx_callbacks.rules.training_loss import fall_of, not_minimised, training_loss
-from tbx_callbacks.runs.series import Floats, Run
+from tbx_callbacks.rules.training_loss import exploded_from, fall_of, not_minimised, training_loss
+from tbx_callbacks.runs.series import Floats, Run, Series
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,10 @@ class LossSpike(Rule):
 
 @dataclass(frozen=True)
 class Divergence(Rule):
-    """The training loss rises and does not recover."""
+    """The training loss rises and does not recover.
+
+    A rise in the first few steps is the finding of `learning_rate_too_high` where learning rates are known.
+    """
 
     id: ClassVar[str] = "divergence"
     code: ClassVar[str] = "TBX-LOSS-001"
@@ -103,6 +106,8 @@ class Divergence(Rule):
     rise: float = 0.3  # minimum rise, as a share of the initial loss
     signed_rise: float = 1.5  # the same as a share of the fall before it, if losses are negative: they may wander
     deviations: float = 3.0  # minimum rise in standard deviations of the noise before it
+    many: float = 2.0  # a last loss of less than so many times the first one is a warning: one batch may be easy
+    recovery: float = 0.1  # a loss that rose in the first steps has recovered if it is lower than before by this share
 
     def excludes(self, run: Run) -> str | None:
         return not_minimised(run)
@@ -116,6 +121,10 @@ class Divergence(Rule):
             return
         width = width_for(len(series))
         smoothed, fall = smooth(series.values, width), fall_of(series.values)
+        first = None if LEARNING_RATE.first(run) else exploded_from(series.values)
+        if first is not None and fall.end > (1 - self.recovery) * first:
+            yield self._at_once(entry, first, fall.end)
+            return
         best = int(np.argmin(smoothed))
         low, last, start = float(smoothed[best]), float(smoothed[-1]), fall.start
         before = noise(series.values[: max(best + width, self.min_points)])
@@ -138,6 +147,23 @@ class Divergence(Rule):
             " The training diverged: its updates since then made the model worse.",
             advice=f"Go back to a checkpoint before step {step} and divide the learning rate by 3. If it diverges"
             " again, warm up longer or clip gradients.",
+            source=self.source,
+        )
+
+    def _at_once(self, entry: tuple[str, Series], first: float, end: float) -> Finding:
+        tag, series = entry
+        index = int(np.argmax(series.values > 1.5 * first))
+        top = int(np.argmax(series.values))
+        return Finding(
+            id=self.id,
+            severity="error" if end > self.many * first else "warning",
+            tags=(tag,),
+            steps=(int(series.steps[index]), int(series.steps[-1])),
+            numbers={"first": first, "highest": float(series.values[top]), "last": end},
+            means=f"The training loss rose at once from {first:.3g}, up to {series.values[top]:.3g} at step"
+            f" {series.steps[top]}, and is {end:.3g} at the end. The first steps destroyed more than the others have"
+            " learned.",
+            advice="Divide the learning rate by 10. If that does not suffice, divide it by 10 again, and warm up.",
             source=self.source,
         )
 

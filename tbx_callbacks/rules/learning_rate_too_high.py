@@ -13,7 +13,14 @@ from tbx_callbacks._text import count
 from tbx_callbacks.rules.base import Finding, Rule
 from tbx_callbacks.rules.required_series import LEARNING_RATE, LORA_UPDATES, TRAIN_LOSS, WEIGHT_NORMS, Need
 from tbx_callbacks.rules.series_stats import finite, median, noise, outermost, smooth
-from tbx_callbacks.rules.training_loss import fall_of, first_loss, has_no_scale, not_minimised, training_loss
+from tbx_callbacks.rules.training_loss import (
+    exploded_from,
+    fall_of,
+    first_loss,
+    has_no_scale,
+    not_minimised,
+    training_loss,
+)
 from tbx_callbacks.runs.series import Run, Series
 
 
@@ -61,12 +68,18 @@ class LearningRateTooHigh(Rule):
         number = max(3, round(self.early * len(series)))
         top = float(smooth(series.values[:number], 3).max())
         first = [float(series.values[0])] if len(series) >= self.enough else []  # the loss may rise at once
-        first += [known for known in (first_loss(run),) if known is not None]  # or before the first point
-        is_clear = top - min(first, default=top) > self.deviations_of_one * noise(series.values)
-        start = min(start, *first) if is_clear else start
+        known = first_loss(run)
+        first += [] if known is None else [known]  # or before the first point
+        exploded = exploded_from(series.values)
+        # The noise of a risen loss is as large as the loss: it is no excuse.
+        is_lost = exploded is not None or (known is not None and end > self.peak * known)
+        is_clear = is_lost or top - min(first, default=top) > self.deviations_of_one * noise(series.values)
+        start = min(start, *first, *([] if exploded is None else [exploded])) if is_clear else start
         grown = self._growth_by_layer(run, int(series.steps[number - 1]))
-        rose = not fall.is_signed and top > self.peak * start and top - start > self.deviations * noise(series.values)
-        has_learned_first = series.values[:number].min() < self.learned * start
+        is_no_noise = is_lost or top - start > self.deviations * noise(series.values)
+        rose = not fall.is_signed and top > self.peak * start and is_no_noise
+        lows = smooth(series.values[:number], 3) if is_lost else series.values[:number]  # then one may be of luck
+        has_learned_first = lows.min() < self.learned * start
         needed = self.recovery if rose else self.improvement
         rate = float(finite(rates[1]).values.max())
         if not fall.is_signed and end > self.adapter_loss * start and (large := self._large_adapters(run)):

@@ -24,7 +24,7 @@ from tbx_callbacks.rules.input_bound import InputBound
 from tbx_callbacks.rules.learning_rate_schedule import DecayedEarly, NoWarmup
 from tbx_callbacks.rules.learning_rate_too_high import LearningRateTooHigh
 from tbx_callbacks.rules.lora import LoraNotTraining
-from tbx_callbacks.rules.nonfinite import NonFinite
+from tbx_callbacks.rules.nonfinite import EvalLossNotFinite, NonFinite
 from tbx_callbacks.rules.overfitting import AccuracyGap, EvalDisagrees, Overfitting
 from tbx_callbacks.rules.preference_tuning import (
     CompletionsTruncated,
@@ -44,6 +44,7 @@ from tbx_callbacks.rules.wiring import RULES as WIRING_RULES
 
 RULES: dict[str, type[Rule]] = {
     "nonfinite": NonFinite,
+    "eval_loss_not_finite": EvalLossNotFinite,
     "divergence": Divergence,
     "loss_spike": LossSpike,
     "learning_rate_too_high": LearningRateTooHigh,

@@ -15,6 +15,13 @@ _CLEAR = 5.0  # a fall of this many standard deviations of the noise is no chanc
 
 _STRAIGHT = 0.7  # minimum share of the way that leads down
 
+_ENOUGH = 20  # points; of fewer, one low loss at the start is no reference
+_FIRST = 5  # points before an explosion, at most
+_EARLY = 0.3  # share of the points in which its peak lies
+_TIMES = 2.0  # a rise by less is none
+_LUCKY = 0.2  # share of the losses at the peak that may be low: some batches are right by chance
+_LEARNED = 0.5  # a loss below this share of the first ones, before the rise: the data differ
+
 
 @dataclass(frozen=True)
 class Fall:
@@ -44,6 +51,30 @@ def fall_of(values: Floats) -> Fall:
     else:
         scale = start
     return Fall(start, low, end, scale, is_signed)
+
+
+def exploded_from(values: Floats) -> float | None:
+    """Returns the loss before a rise in the first few points that no noise explains; None without such a rise.
+
+    Medians of the first points do not show it: they are of the risen loss. What counts is the logarithm, because the
+    noise of a risen loss is as large as the loss itself. Losses are finite; negative ones have no logarithm.
+    """
+    if len(values) < _ENOUGH or (values < 0).any():
+        return None
+    width = width_for(len(values))
+    for number in range(1, _FIRST + 1):
+        first, later = float(values[:number].max()), values[number:]
+        risen = np.flatnonzero(later > _TIMES * first)
+        if first <= 0 or not len(risen) or values[: number + int(risen[0])].min() < _LEARNED * first:
+            continue
+        early = later[: max(width, round(_EARLY * len(later)))]
+        medians = smooth(early, width)
+        peak = int(medians.argmax())
+        spread = _CLEAR * noise(np.log(later[later > 0]))
+        is_clear = np.log(medians[peak] / first) > max(np.log(_TIMES), spread)
+        if is_clear and np.quantile(early[peak : peak + width], _LUCKY) > _TIMES * first:
+            return first
+    return None
 
 
 def _is_straight(falling: Floats) -> bool:

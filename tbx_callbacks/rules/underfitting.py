@@ -13,6 +13,7 @@ from tbx_callbacks.rules.evaluation_sets import evaluation_sets
 from tbx_callbacks.rules.required_series import TRAIN_LOSS, Need
 from tbx_callbacks.rules.series_stats import median, noise, smooth, width_for
 from tbx_callbacks.rules.training_loss import (
+    exploded_from,
     fall_of,
     has_no_scale,
     not_minimised,
@@ -67,6 +68,8 @@ class Underfitting(Rule):
         fall = fall_of(series.values)
         start, end = fall.start, fall.end
         if fall.is_signed or start <= 0 or fall.low < (1 - self.improvement) * start or self._is_accurate(run):
+            return
+        if exploded_from(series.values) is not None:  # the first median is not the loss at the start
             return
         yield Finding(
             id=self.id,
@@ -129,6 +132,7 @@ class Plateau(Rule):
             or fall.is_signed
             or best > (1 - self.learned) * fall.start
             or best < self.still_high * fall.start
+            or exploded_from(series.values) is not None  # it fell from a height that it had reached before
         ):
             return
         start = fall.start

@@ -53,6 +53,7 @@ HEALTHY = {
 # rule -> series with a finding, and a tag and the first step of its evidence
 CASES: dict[str, tuple[Mapping[str, Any], str, int]] = {
     "nonfinite": ({"train/loss": with_last(np.nan)}, "train/loss", 610),
+    "eval_loss_not_finite": ({"eval/loss": series([0.6, 0.5, np.nan, 0.4], every=100)}, "eval/loss", 300),
     "divergence": ({"train/loss": np.append(FALLING, flat(0.9, 20))}, "train/loss", 600),
     "loss_spike": ({"train/loss": np.insert(FALLING, 40, 2.0)}, "train/loss", 410),
     "learning_rate_too_high": (

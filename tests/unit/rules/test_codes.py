@@ -17,6 +17,7 @@ from tests.helpers.rule_cases import CASES, run_of
 # Users refer to codes in their files: none is ever removed from this list, or given to another rule.
 CODES = {
     "TBX-NUM-001": "nonfinite",
+    "TBX-NUM-002": "eval_loss_not_finite",
     "TBX-LOSS-001": "divergence",
     "TBX-LOSS-002": "loss_spike",
     "TBX-LOSS-003": "underfitting",

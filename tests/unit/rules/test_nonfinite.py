@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from tbx_callbacks.runs.series import Series
-from tests.helpers.rule_cases import N, findings_of, flat, series
+from tests.helpers.rule_cases import FALLING, N, findings_of, flat, series
 
 
 def test_nonfinite_first_layer_named_when_known() -> None:
@@ -69,4 +71,55 @@ def test_nonfinite_since_first_batch_looks_at_it(weights: float, words: str) -> 
     assert "NaN or Inf since batch 1" in found.means
     assert words in found.means
     assert found.advice.startswith("Look at the first batch")
-    assert "checkpoint" in findings_of(scalars)["nonfinite"].advice
+    assert ("checkpoint" in findings_of(scalars)["nonfinite"].advice) == (weights > 0)
+
+
+def bad_at(*points: int) -> np.ndarray[Any, Any]:
+    values = FALLING.copy()
+    values[list(points)] = np.nan
+    return values
+
+
+@pytest.mark.parametrize(
+    ("points", "weights", "severity", "words"),
+    [
+        ((20,), flat(0), "note", "at 1 point of 60, first at step 21. The weights stayed finite"),
+        ((20, 21, 40), flat(0), "note", "at 3 points of 60"),
+        (range(10, 30), flat(0), "warning", "at 20 points of 60"),
+        ((20,), None, "warning", "Later losses are finite"),
+        ((59,), None, "error", "If an update used it"),
+        ((58, 59), None, "error", "since step 59"),
+        ((59,), flat(0), "note", "The weights stayed finite"),
+        ((57, 58, 59), flat(0), "error", "The weights are finite so far"),
+        ((20,), [*flat(0, 30), *flat(7, 30)], "error", "training after this step is lost"),
+        (range(20, 60), [*flat(0, 20), *flat(7, 40)], "error", "training after this step is lost"),
+    ],
+)
+def test_nonfinite_loss_judged_by_what_follows(points: Any, weights: Any, severity: str, words: str) -> None:
+    scalars = {"train/loss": series(bad_at(*points), every=1)}
+    if weights is not None:
+        scalars["nonfinite/weights/total"] = series(weights, every=1)
+        scalars["nonfinite/losses"] = series(np.isnan(bad_at(*points)), every=1)
+    found = findings_of(scalars)["nonfinite"]
+    assert (found.severity, words in found.means) == (severity, True), found.means
+
+
+def test_nonfinite_loss_before_weights_are_counted_error() -> None:
+    scalars = {"train/loss": series(bad_at(59), every=1), "nonfinite/weights/total": series(flat(0, 5), every=10)}
+    assert findings_of(scalars)["nonfinite"].severity == "error"
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "severity"), [((0.6, np.nan, 0.4), "warning"), ((0.6, np.inf), "error"), ((np.nan,), "error")]
+)
+@pytest.mark.parametrize("training", [{}, {"train/loss": FALLING, "nonfinite/weights/total": flat(0)}])
+def test_eval_loss_not_finite_is_no_nonfinite_training(evaluations: Any, severity: str, training: Any) -> None:
+    found = findings_of({**training, "eval/loss": series(evaluations, every=100)})
+    assert "nonfinite" not in found
+    assert found["eval_loss_not_finite"].severity == severity
+    assert ("The training shows no such number" in found["eval_loss_not_finite"].means) == bool(training)
+
+
+def test_eval_loss_after_lost_training_no_finding() -> None:
+    scalars = {"train/loss": bad_at(*range(20, 60)), "eval/loss": series([0.6, np.nan, np.nan], every=200)}
+    assert {"nonfinite"} <= findings_of(scalars).keys() <= {"nonfinite"}

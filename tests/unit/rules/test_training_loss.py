@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tbx_callbacks.rules.training_loss import (
+    exploded_from,
     fall_of,
     first_loss,
     has_learned,
@@ -100,3 +101,58 @@ def test_rate_too_high_before_first_point(known: bool) -> None:
     losses = [40.0, 9.0, 3.0, 1.3, 1.2, 1.25, 1.2, 1.22, 1.21, 1.2, 1.24, 1.2]
     found = findings_of({"train/loss": losses, "lr/AdamW/pg0": flat(1.0, 12), **(FIRST if known else {})})
     assert ("learning_rate_too_high" in found) == known
+
+
+def _blown_up(later: np.ndarray) -> np.ndarray:
+    return np.append([0.69, 0.66], later)
+
+
+NOISY = np.random.default_rng(1).lognormal(0, 0.8, 98)
+EXPLODED = {
+    "stays": _blown_up(30 * NOISY),
+    "stays 10 orders above": _blown_up(1e10 * NOISY),
+    "creeps back": _blown_up(12 * 0.9 ** np.arange(98) + 0.7),
+    "right by chance at times": _blown_up(np.where(np.arange(98) % 12 == 3, 0.0, 30 * NOISY)),
+    "cliff": _blown_up(7 + 0.3 * np.random.default_rng(2).standard_normal(98)),
+}
+NO_EXPLOSION = {
+    "falls": FALLING,
+    "noise of batches": NOISY,
+    "learns the first class first": np.append(np.geomspace(0.69, 0.01, 10), np.full(50, 3.0)),
+    "first loss above the others": np.append([90.0, 0.66], NOISY),
+    "a single spike": _blown_up(np.append([40.0], 0.5 + 0.05 * NOISY)),
+    "few points": _blown_up(30 * NOISY)[:12],
+    "negative": -_blown_up(30 * NOISY),
+}
+
+
+@pytest.mark.parametrize("case", EXPLODED)
+def test_loss_that_explodes_at_once_is_error(case: str) -> None:
+    assert exploded_from(EXPLODED[case]) == 0.69
+    rates = flat(1e-2, 100)
+    alone = findings_of({"train/loss": EXPLODED[case]})
+    with_rate = findings_of({"train/loss": EXPLODED[case], "train/learning_rate": rates})
+    assert alone["divergence"].severity == ("warning" if case == "creeps back" else "error")
+    assert with_rate["learning_rate_too_high"].severity == "error"
+    assert {"plateau", "underfitting"}.isdisjoint({*alone, *with_rate})  # they would call the peak the start
+
+
+@pytest.mark.parametrize("case", NO_EXPLOSION)
+def test_loss_that_does_not_explode_not_called_so(case: str) -> None:
+    assert exploded_from(NO_EXPLOSION[case]) is None
+
+
+def test_loss_below_its_start_after_explosion_recovered() -> None:
+    losses = _blown_up(np.append(12 * 0.8 ** np.arange(10), np.geomspace(0.6, 0.05, 88)))
+    assert "divergence" not in findings_of({"train/loss": losses})
+
+
+def test_loss_worse_than_chance_at_end_is_error() -> None:
+    """Every tenth step is logged, so that the first point is of the exploded loss."""
+    scalars = {
+        "train/loss": 4 * NOISY[:20],
+        "train/learning_rate": flat(1.0, 20),
+        "wiring/first_loss": series([0.7], every=1),
+        "wiring/first_loss_unusual": series([1.0], every=1),
+    }
+    assert findings_of(scalars)["learning_rate_too_high"].severity == "error"

@@ -41,7 +41,7 @@ def test_verdict_note_is_no_problem() -> None:
 
 def test_verdict_without_data_too_little() -> None:
     found = verdict(eval__loss=[0.69, 0.69], eval__accuracy=[0.5, 0.5])
-    assert (found.kind, found.judged) == ("too_little", 0)
+    assert (found.kind, found.judged) == ("too_little", 1)  # the evaluation loss is finite
     assert found.text.startswith("Too little to judge: the rule nonfinite needs")
     assert "Log nonfinite" in found.remedy
     assert diagnose(Run()).verdict.kind == "too_little"
