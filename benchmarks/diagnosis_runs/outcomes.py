@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ _EVIDENCE = re.compile(r"\*\*Evidence:\*\* (.*); steps (.*)")
 
 def read_outcomes(cases: Iterable[Case], out: Path) -> Iterator[Outcome]:
     """Yields the outcome of each run that was trained in `out`."""
-    logging.getLogger("tbx_callbacks").setLevel(logging.ERROR)
     for case in cases:
         record = read_record(out, case.name)
         if record is None or record.skipped:

@@ -15,6 +15,7 @@ from tests.helpers.variations import variations
 # Rules that no small training can trigger; test_rules.py tests them on series.
 NOT_PLANTED = {
     "restart_spike",
+    "eval_loss_not_finite",  # docs/finding_runs.py trains a run with it
     "replicas_differ",  # on several ranks: tests/ranks/test_replicas.py
     "class_never_predicted",  # tests/trainers/test_doctor.py
     "input_bound",
