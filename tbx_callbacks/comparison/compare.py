@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tbx_callbacks import tags
-from tbx_callbacks._text import short
+from tbx_callbacks._text import short, some
 from tbx_callbacks.comparison.curves import Parting, part
 from tbx_callbacks.comparison.kinds import Kind, group_runs, is_setting
 from tbx_callbacks.report.loaded_runs import LoadedRun
@@ -184,16 +184,14 @@ def _notes(kinds: Sequence[Kind], settings: Sequence[Difference]) -> list[str]:
         )
     runs = [run for kind in kinds for run in kind.runs]
     if len({run.run.last_step for run in runs}) > 1:
-        ends = _some([f"{run.name} {run.run.last_step}" for run in runs])
+        ends = some([f"{run.name} {run.run.last_step}" for run in runs], 3, "run")
         notes.append(f"The runs end at different steps ({ends}): their last values are those of different steps.")
     unknown = [run.name for run in runs if not hyper_parameters(run.run)]
     if unknown:
-        notes.append(f"The logs of {_some(unknown)} hold no hyper-parameters; differences of settings are unknown.")
+        names = some(unknown, 3, "run")
+        notes.append(f"The logs of {names} hold no hyper-parameters; differences of settings are unknown.")
     no_versions = [run.name for run in runs if not json_of(run.run, tags.ENVIRONMENT)]
     if no_versions:
-        notes.append(f"The logs of {_some(no_versions)} hold no versions of packages.")
+        names = some(no_versions, 3, "run")
+        notes.append(f"The logs of {names} hold no versions of packages.")
     return notes
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more runs" if len(names) > most else "")
