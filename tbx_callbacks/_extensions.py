@@ -222,7 +222,9 @@ def import_object(path: str) -> Any:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise ExtensionError(f"{_reason(error)}{_near_modules(module_name)}") from error
+            is_missing = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
+            remedy = "; run in its folder, or put that folder on PYTHONPATH" if is_missing else ""
+            raise ExtensionError(f"{_reason(error)}{_near_modules(module_name)}{remedy}") from error
         with outside_code(f"module {module_name} cannot be searched: "):  # a module may define __getattr__
             if hasattr(module, name):
                 return getattr(module, name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
+from collections.abc import Sequence
 
 _LONGEST = 60  # characters of a value in a message
 _LONGEST_REASON = 400  # characters of an error in a message
@@ -62,6 +64,21 @@ def reason(error: BaseException) -> str:
 def printable(text: str, keep: str = "") -> str:
     """The text with `?` for each character that may steer a terminal or reorder a line, except for those in `keep`."""
     return text if text.isprintable() else "".join(c if c.isprintable() or c in keep else "?" for c in text)
+
+
+def natural_order(name: str) -> tuple[Sequence[tuple[int, str]], str]:
+    """A key that sorts names with numbers by their values: `run2` before `run10`."""
+    parts = re.split("([0-9]+)", name)  # texts and numbers by turns, so that only like is compared with like
+    stripped = [part.lstrip("0") if index % 2 else part for index, part in enumerate(parts)]
+    # An integer of many digits costs time, and Python refuses it: of two numbers the longer one is the greater one.
+    return [(len(part) * (index % 2), part) for index, part in enumerate(stripped)], name
+
+
+def some(names: Sequence[str], most: int, noun: str = "") -> str:
+    """The first names, and the number of further ones: `a, b and 3 more`, or `a, b and 3 more runs`."""
+    more = len(names) - most
+    rest = f" and {more} more" + (f" {plural(noun, is_one=more == 1)}" if noun else "")
+    return ", ".join(names[:most]) + (rest if more > 0 else "")
 
 
 def count(number: int, noun: str) -> str:

@@ -11,6 +11,7 @@ from tbx_callbacks._config.yaml_files import REGULAR, locate
 from tbx_callbacks._extensions import suggest
 from tbx_callbacks._text import label, short
 
+_SUFFIXES = (".yaml", ".yml")
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -36,15 +37,16 @@ def find_set(source: str, base: Path) -> Path:
         ConfigError: there is neither.
     """
     sets = bundled_sets()
-    looks_like_a_path = os.sep in source or source.endswith((".yaml", ".yml"))
+    looks_like_a_path = os.sep in source or source.endswith(_SUFFIXES)
     if not looks_like_a_path and source in sets:
         return sets[source]
     path, what = locate(source, base)
     if what == REGULAR:
         return path
     if looks_like_a_path or what != NO_FILE:
-        known = ", ".join(sets)
-        raise ConfigError(f"a metric set must be a YAML file, but {short(source, 200)} {what}; bundled sets: {known}")
+        is_meant = "" if source.endswith(_SUFFIXES) else f"did you mean log_dir={short(source, 200)}? "
+        known = f"bundled sets: {', '.join(sets)}"
+        raise ConfigError(f"a metric set must be a YAML file, but {short(source, 200)} {what}; {is_meant}{known}")
     raise ConfigError(
         f"a metric set must be a bundled name or a path, got {short(source)};"
         f" {suggest(label(source), sets, what='sets')}"

@@ -91,7 +91,8 @@ def parsed_list(
 
     def parse_all(entries: object) -> list[T]:
         if not isinstance(entries, Sequence) or isinstance(entries, (str, bytes)) or len(entries) < least:
-            raise SpecError(f" must be {rule}, got {short(entries)}{'; ' * bool(remedy)}{remedy}")
+            shown = _as_list(entries) if isinstance(entries, Mapping) and entries else remedy
+            raise SpecError(f" must be {rule}, got {short(entries)}{'; ' * bool(shown)}{shown}")
         parsed = []
         for index, entry in enumerate(entries):
             with located(f"[{index}]"):
@@ -100,6 +101,12 @@ def parsed_list(
 
     limits = {"minItems": least} if least else {}
     return Parsed(parse_all, lambda: {"type": "array", "items": schema(), **limits})
+
+
+def _as_list(entries: Mapping[Any, Any]) -> str:
+    """Tells how to write the first entry of a mapping as one of a list."""
+    name, options = next(iter(entries.items()))
+    return f"start each entry with a dash: - {label(name)}" + (": {...}" if isinstance(options, Mapping) else "")
 
 
 def option_fields(cls: type[Any]) -> dict[str, Any]:

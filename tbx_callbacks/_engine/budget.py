@@ -12,6 +12,7 @@ from tbx_callbacks._engine.cost import Cost
 from tbx_callbacks._engine.counters import Stopwatch
 from tbx_callbacks._engine.metric_plan import MetricRun, describe
 from tbx_callbacks._engine.metric_runner import MetricRunner
+from tbx_callbacks._text import some
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ _CHEAP_SHARE = 0.05
 """Metrics below this share of the budget keep their interval,"""
 _CHEAP_TOTAL_SHARE = 0.5
 """unless all of these together exceed this share of the budget."""
+_MOST_LOGGED = 3
+"""Metrics with the same change that the log names; the text in TensorBoard names all."""
 _SLACK = 1.25
 """Tolerated overshoot after a decision: with few points the measured overhead is imprecise."""
 
@@ -137,17 +140,18 @@ class Budget:
     def _report(self, total: float, costly: Collection[MetricRun], factor: int) -> str:
         """Logs the changes, and returns a summary of every schedule that differs from the configured one."""
         summary = f"monitoring took {total:.2%} of the training time, the budget is {self.share:.2%}; longer intervals:"
-        changes: dict[str, None] = {}  # a metric may have one run per optimizer
+        changes: dict[str, dict[str, None]] = {}  # a metric may have one run per optimizer
         lengthened: dict[str, None] = {}
         for metric_run, configured in self._configured.items():
             item, now = metric_run.spec, metric_run.schedule
             name = f"{item.name} ({describe(item)})" if item.select else item.name
             if metric_run in costly:
                 now = stretch(metric_run.schedule, factor)
-                changes[f"{name}: {metric_run.schedule} -> {now}"] = None
+                changes.setdefault(f"{metric_run.schedule} -> {now}", {})[name] = None
             if now != configured:
                 lengthened[f"- {name}: {configured} -> {now}"] = None
-        logger.warning("%s %s", summary, "; ".join(changes))
+        logged = "; ".join(f"{change} for {some([*names], _MOST_LOGGED)}" for change, names in changes.items())
+        logger.warning("%s %s", summary, logged)
         return "\n".join((summary, "", *lengthened))
 
     def stretch(self, factors: Sequence[int]) -> None:

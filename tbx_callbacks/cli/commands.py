@@ -23,7 +23,7 @@ from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.rule_options import function_of
 from tbx_callbacks._config.validation import SpecError
 from tbx_callbacks._extensions import suggest, without_imports, working_folder
-from tbx_callbacks._text import short
+from tbx_callbacks._text import short, some
 from tbx_callbacks.autolog.script import ScriptError
 from tbx_callbacks.cli.doctor import as_json, exit_code, parse_fail_on, print_diagnosis, print_settings
 from tbx_callbacks.cli.outputs import header
@@ -596,8 +596,8 @@ def _loaded_run(logdir: str, rules: Path | None) -> LoadedRun:
     except (ConfigError, UnreadableError, ImportError) as error:
         fail(str(error))
     if len(loaded) > 1:
-        names = ", ".join(run.folder for run in loaded[:5])
-        fail(f"RUN must be one run, got {len(loaded)} below {short(logdir)}: {short(names, 300)}; name one of them")
+        names = some([run.folder for run in loaded], 5)
+        fail(f"RUN must be one run, got {len(loaded)} below {short(logdir)}: {names}; name one of them")
     return loaded[0]
 
 

@@ -101,9 +101,9 @@ def _sentences(comparison: Comparison, curve: Curve) -> list[str]:
     for kind, end, parting in zip(comparison.kinds[1:], curve.ends[1:], curve.partings, strict=True):
         if first is None or end is None or parting is None:
             missing = comparison.kinds[0] if first is None else kind
-            sentences.append(f"{curve.tag}: not logged in {missing.title}")
+            sentences.append(f"{curve.tag}: not logged in {missing.name}")
         else:
-            sentences.append(f"{curve.tag}: {_difference(parting)}; {_end(first)} -> {_end(end)} in {kind.title}")
+            sentences.append(f"{curve.tag}: {_difference(parting)}; {_end(first)} -> {_end(end)} in {kind.name}")
     return sentences
 
 

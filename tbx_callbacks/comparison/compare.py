@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from tbx_callbacks import tags
-from tbx_callbacks._text import short
+from tbx_callbacks._text import short, some
 from tbx_callbacks.comparison.curves import Parting, part
-from tbx_callbacks.comparison.kinds import Kind, group_runs, is_setting
+from tbx_callbacks.comparison.kinds import Kind, group_runs, kind_of_one, setting_text, settings_of
 from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.report.tables import hyper_parameters, is_result, json_of
 from tbx_callbacks.rules.finding_text import named
@@ -79,29 +79,25 @@ def compare(runs: Sequence[LoadedRun], *, curves: str | None = None) -> Comparis
         raise ValueError(f"--curves must be a regex, got {short(curves)}: {error}") from error
     kinds = group_runs(runs)
     if len(kinds) == 1:
-        kinds = [Kind(run.name, (run,)) for run in runs]  # nothing but seeds differs: compare the runs themselves
-    settings = _differences(kinds, _settings)
+        kinds = [kind_of_one(run) for run in runs]  # nothing but seeds differs: compare the runs themselves
+    settings = _differences(kinds, settings_of)
     return Comparison(
         tuple(kinds),
         settings,
-        _differences(kinds, _versions),
+        _differences(kinds, lambda run: _versions(run.run)),
         _findings(kinds),
         tuple(_curve(kinds, found) for found in _curves_of(kinds, more)),
         tuple(_notes(kinds, settings)),
     )
 
 
-def _settings(run: Run) -> Mapping[str, Any]:
-    return {name: value for name, value in hyper_parameters(run).items() if is_setting(name)}
-
-
 def _versions(run: Run) -> Mapping[str, Any]:
     return {name: value for name, value in json_of(run, tags.ENVIRONMENT).items() if name not in _NO_VERSIONS}
 
 
-def _differences(kinds: Sequence[Kind], facts: Callable[[Run], Mapping[str, Any]]) -> tuple[Difference, ...]:
+def _differences(kinds: Sequence[Kind], facts: Callable[[LoadedRun], Mapping[str, Any]]) -> tuple[Difference, ...]:
     """The facts that differ between kinds; different values within a kind are listed together."""
-    by_kind = [[facts(run.run) for run in kind.runs] for kind in kinds]
+    by_kind = [[facts(run) for run in kind.runs] for kind in kinds]
     names = sorted({name for members in by_kind for known in members for name in known})
     found = {name: [[known[name] for known in members if name in known] for members in by_kind] for name in names}
     differing = {name: values for name, values in found.items() if len({frozenset(map(str, v)) for v in values}) > 1}
@@ -109,8 +105,7 @@ def _differences(kinds: Sequence[Kind], facts: Callable[[Run], Mapping[str, Any]
 
 
 def _joined(values: Sequence[Any]) -> str:
-    shown = (f"{one:.15g}" if type(one) is float else short(one, 200).strip("'") for one in values)
-    return ", ".join(dict.fromkeys(shown))
+    return ", ".join(dict.fromkeys(map(setting_text, values)))
 
 
 def _findings(kinds: Sequence[Kind]) -> tuple[Difference, ...]:
@@ -184,16 +179,14 @@ def _notes(kinds: Sequence[Kind], settings: Sequence[Difference]) -> list[str]:
         )
     runs = [run for kind in kinds for run in kind.runs]
     if len({run.run.last_step for run in runs}) > 1:
-        ends = _some([f"{run.name} {run.run.last_step}" for run in runs])
+        ends = some([f"{run.name} {run.run.last_step}" for run in runs], 3, "run")
         notes.append(f"The runs end at different steps ({ends}): their last values are those of different steps.")
     unknown = [run.name for run in runs if not hyper_parameters(run.run)]
     if unknown:
-        notes.append(f"The logs of {_some(unknown)} hold no hyper-parameters; differences of settings are unknown.")
+        names = some(unknown, 3, "run")
+        notes.append(f"The logs of {names} hold no hyper-parameters; differences of settings are unknown.")
     no_versions = [run.name for run in runs if not json_of(run.run, tags.ENVIRONMENT)]
     if no_versions:
-        notes.append(f"The logs of {_some(no_versions)} hold no versions of packages.")
+        names = some(no_versions, 3, "run")
+        notes.append(f"The logs of {names} hold no versions of packages.")
     return notes
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more runs" if len(names) > most else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from tbx_callbacks import tags
@@ -33,6 +33,7 @@ class LineChart:
         about: explains the chart.
         scale: plotly's `tickformat` of the y axis.
         rangemode: plotly's `rangemode` of the y axis.
+        title_of_one: the title of a chart whose lines have one label, which has no legend; `{label}` is the label.
     """
 
     title: str
@@ -41,6 +42,13 @@ class LineChart:
     about: str = ""
     scale: str = ""
     rangemode: str = "normal"
+    title_of_one: str = ""
+
+    def title_for(self, labels: Collection[str]) -> str:
+        """The title of the chart with these labels of its lines."""
+        return (
+            self.title_of_one.format(label=next(iter(labels))) if self.title_of_one and len(labels) == 1 else self.title
+        )
 
 
 def matching(**labels: str) -> Choice:
@@ -122,7 +130,7 @@ def _of_calibration(*names: str) -> Choice:
 LOSS = LineChart("Loss", _losses, about="Numbers mark the start of findings; crosses mark alerts of live rules.")
 LINES = {
     "loss": LOSS,
-    "scores": LineChart("Scores", _scores, about="Metrics between 0 and 1."),
+    "scores": LineChart("Scores", _scores, about="Metrics between 0 and 1.", title_of_one="Score: {label}"),
     "learning_rate": LineChart("Learning rate", _rates),
     "gradient_norm": LineChart(
         "Gradient norm", _gradient, about="Over all parameters; the lines coincide where nothing is clipped."
@@ -187,6 +195,7 @@ LINES = {
         matching(process=tags.MEMORY_RSS, GPU_peak=tags.MEMORY_PEAK, GPU_reserved=tags.MEMORY_RESERVED),
         unit="GiB",
         rangemode="tozero",
+        title_of_one="Memory: {label}",
     ),
     "monitor_share": LineChart(
         "Monitoring overhead",
@@ -210,6 +219,7 @@ LINES = {
         "Loss by group",
         matching(x=rf"{tags.EXAMPLES_LOSS}/(.+)"),
         about="Mean loss of the training rows of each group since the last point.",
+        title_of_one="Loss of the group {label}",
     ),
     "nonfinite": LineChart(
         "NaN and Inf",
@@ -224,6 +234,9 @@ LINES = {
     "amp": LineChart("Loss scale", matching(scale=tags.AMP_SCALE)),
     "skipped": LineChart("Skipped steps", matching(skipped=tags.AMP_SKIPPED_STEPS), unit="steps"),
     "optimizer_state": LineChart(
-        "Optimizer state", matching(x=rf"{tags.OPTIMIZER_STATE}/(.+)/{tags.TOTAL}"), about="Over all parameters."
+        "Optimizer state",
+        matching(x=rf"{tags.OPTIMIZER_STATE}/(.+)/{tags.TOTAL}"),
+        about="Over all parameters.",
+        title_of_one="Optimizer state: {label}",
     ),
 }

@@ -51,5 +51,7 @@ def families(run: Run) -> dict[str, dict[str, Series]]:
 
 
 def _are_layers(family: str, rows: Mapping[str, Series]) -> bool:
-    """Whether there are three or more rows of a known family, or with names that look like layers."""
-    return len(rows) >= 3 and (family.startswith(_LAYER_FAMILIES) or sum("." in name for name in rows) * 2 >= len(rows))
+    """Whether there are two or more rows of a known family, or three or more with names that look like layers."""
+    if family.startswith(_LAYER_FAMILIES):
+        return len(rows) >= 2
+    return len(rows) >= 3 and sum("." in name for name in rows) * 2 >= len(rows)

@@ -65,7 +65,7 @@ def line_chart(loaded_runs: Sequence[LoadedRun], chart: LineChart) -> go.Figure 
         figure.update_yaxes(range=[0, 1], showticklabels=False, showgrid=False)
     figure.add_traces(_alerts(loaded_runs, chart, alert_markers))
     return figure.update_layout(
-        title=chart.title,
+        title=plain(chart.title_for(labels)),
         hovermode="x unified",
         xaxis={"title": "step"},
         yaxis={"title": chart.unit, "tickformat": chart.scale, "rangemode": _range_mode(chart, figure.data)},

@@ -68,7 +68,7 @@ def read(
     the only one.
     """
     if not logdirs:
-        raise ValueError("a report must have at least one folder of runs, got none")
+        raise ValueError("at least one folder of runs must be given, got none")
     diagnosed: list[tuple[str, DiagnosedRun]] = []
     failures: list[UnreadableError] = []
     for logdir in logdirs:
@@ -88,7 +88,7 @@ def read(
     if not diagnosed:
         raise failures[0]
     for failure in failures:
-        logger.warning("a folder is left out of the report: %s", printable(str(failure)))
+        logger.warning("a folder is left out: %s", printable(str(failure)))
     names = _names(diagnosed)
     return [
         LoadedRun(

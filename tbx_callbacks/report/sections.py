@@ -22,6 +22,7 @@ from tbx_callbacks.report.layer_families import Families, families
 from tbx_callbacks.report.line_drawing import line_chart, loss_chart
 from tbx_callbacks.report.loaded_runs import LoadedRun
 from tbx_callbacks.report.predictions import PredictionView, curves, views
+from tbx_callbacks.rules.required_series import LEARNING_RATE
 from tbx_callbacks.runs.series import Run
 
 HEATS = {
@@ -224,6 +225,7 @@ def _others(loaded_runs: Sequence[LoadedRun]) -> Section:
     others: dict[str, None] = {}
     for loaded_run in loaded_runs:
         shown_tags = {tag for chart in LINES.values() for tag in chart.choice(loaded_run.run)}
+        shown_tags |= LEARNING_RATE.all(loaded_run.run).keys()  # equal ones are one line of their chart
         shown_tags |= {tags.TRAIN_LEARNING_RATE, tags.TRAIN_GRAD_NORM} if len(shown_tags) > 2 else set()
         layer_prefixes = tuple(f"{family.partition('/')[0]}/" for family in families(loaded_run.run))
         for tag, series in loaded_run.run.scalars.items():

@@ -18,6 +18,7 @@ from tbx_callbacks._text import count, short
 from tbx_callbacks.report.columns import EXACT
 from tbx_callbacks.report.loaded_runs import LoadedRun, clock
 from tbx_callbacks.rules import SEVERITIES, Finding
+from tbx_callbacks.rules.finding_text import evidence
 from tbx_callbacks.rules.required_series import EVAL_ACCURACY, EVAL_LOSS, TRAIN_LOSS
 from tbx_callbacks.runs.folders import is_remote
 from tbx_callbacks.runs.series import Run
@@ -26,6 +27,7 @@ from tbx_callbacks.tags import CALIBRATION, EVALUATION, larger_is_better
 _NON_RESULT_SUFFIXES = ("runtime", "per_second", "model_preparation_time", "num_tokens")
 _LONGEST_CELL = 2_000
 MAX_TEXT = 20_000  # characters of a logged text in the page
+_MAX_EVIDENCE = 3  # tags, and numbers, beside a finding
 _MAX_RESULTS, _MAX_DIFFERENCES = 6, 6  # columns of the table of many runs, beside steps and duration
 _KNOWN_TEXTS = (tags.ARGS, tags.MODEL_CONFIG, tags.ENVIRONMENT, tags.NONFINITE_FIRST_BAD)
 
@@ -53,7 +55,9 @@ def findings(loaded_runs: Sequence[LoadedRun]) -> list[list[Numbered]]:
     numbered, start = [], 1
     for loaded_run in loaded_runs:
         run_findings = loaded_run.diagnosis.findings
-        numbered.append([Numbered(start + n, finding, _evidence(finding)) for n, finding in enumerate(run_findings)])
+        numbered.append(
+            [Numbered(start + n, finding, evidence(finding, _MAX_EVIDENCE)) for n, finding in enumerate(run_findings)]
+        )
         start += len(run_findings)
     return numbered
 
@@ -197,12 +201,6 @@ def relative_path(folder: str) -> str:
     """The folder, relative to the working directory if it is below it."""
     path = folder if is_remote(folder) else os.path.relpath(folder)
     return folder if path.startswith("..") else path
-
-
-def _evidence(finding: Finding, most: int = 3) -> str:
-    more = f" and {len(finding.tags) - most} more" if len(finding.tags) > most else ""
-    numbers = [f"{name} {number:.4g}" for name, number in list(finding.numbers.items())[:most]]
-    return ", ".join(finding.tags[:most]) + more + (f": {', '.join(numbers)}" if numbers else "")
 
 
 def is_result(tag: str) -> bool:

@@ -124,12 +124,18 @@ def _find_missing(rule: Rule, run: Run) -> Unjudged | None:
         number = max(map(_num_finite, series_by_need[0].values()))
         if number < min_points:
             missing = f"{min_points:g} points of {first.what}, there are {number}"
-            return Unjudged(rule.id, missing, f"{first.metric}, more often")
+            return Unjudged(rule.id, missing, _logged(first.metric, "more often"))
     # A rule need not derive from Rule.
     if (wanted := rule.excludes(run) if hasattr(rule, "excludes") else None) is not None:
         return Unjudged(rule.id, wanted, "", applies=False)
     lacks = rule.lacks(run) if hasattr(rule, "lacks") else None
-    return Unjudged(rule.id, lacks, f"{first.metric}, for longer or more often") if lacks is not None else None
+    return Unjudged(rule.id, lacks, _logged(first.metric, "for longer or more often")) if lacks is not None else None
+
+
+def _logged(metric: str, how: str) -> str:
+    """The metric and how to log it, before what the metric needs: `loss more often, with trl's trainer`."""
+    name, comma, needed = metric.partition(",")
+    return f"{name} {how}{comma}{needed}"
 
 
 def _num_finite(series: Series) -> int:

@@ -33,12 +33,12 @@ def line(finding: Finding, done: str = "") -> str:
     )
 
 
-def evidence(finding: Finding) -> str:
-    """Returns the first tags and numbers of a finding as one line."""
+def evidence(finding: Finding, most: int = _MAX_SHOWN) -> str:
+    """Returns the first tags and numbers of a finding as one line; the number of a tag stands beside it."""
     numbers = dict(finding.numbers)
-    tags = [f"{tag} {numbers.pop(tag):.4g}" if tag in numbers else tag for tag in finding.tags[:_MAX_SHOWN]]
-    more = len(finding.tags) - _MAX_SHOWN
-    others = ", ".join(f"{name} {number:.4g}" for name, number in list(numbers.items())[:_MAX_SHOWN])
+    tags = [f"{tag} {numbers.pop(tag):.4g}" if tag in numbers else tag for tag in finding.tags[:most]]
+    more = len(finding.tags) - most
+    others = ", ".join(f"{name} {number:.4g}" for name, number in list(numbers.items())[:most])
     return ", ".join(tags) + (f" and {more} more" if more > 0 else "") + (f": {others}" if others else "")
 
 

@@ -64,25 +64,23 @@ def verdict_of(
     lacking = {entry.id: entry for entry in unjudged}
     besides += _excluded_words(lacking, failed, rules, decisive)
     number = len(rules) - len(lacking) - len(failed)
+    coverage = f"{number} of {len(rules)} rules could judge this run."
     open_rules = _undecided(lacking, failed, rules, decisive)
     remedy = _remedy(open_rules, lacking)
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in ("error", "warning")}
     if any(counts.values()):
         found = " and ".join(count(number_found, severity) for severity, number_found in counts.items() if number_found)
-        text = f"{found} found by {number} of {len(rules)} rules.{besides}"
+        text = f"{found}; {coverage}{besides}"
         return Verdict("problems", number, len(rules), text, "" if counts["error"] else remedy)
     if open_rules:
         reason = _reason(open_rules[0], lacking)
-        text = f"Too little to judge: {reason}. {number} of {len(rules)} rules judged the run.{besides}"
+        text = f"Too little to judge: {reason}. {coverage}{besides}"
         return Verdict("too_little", number, len(rules), text, remedy)
     if any(finding.id == "underfitting" for finding in findings):  # a note: the run is too short for a warning
-        text = (
-            "Too little to judge: the model has learned next to nothing, in a short run."
-            f" {number} of {len(rules)} rules judged the run.{besides}"
-        )
+        text = f"Too little to judge: the model has learned next to nothing, in a short run. {coverage}{besides}"
         return Verdict("too_little", number, len(rules), text, "Train for longer, or log the loss more often.")
-    what = "Nothing but notes" if findings else "Nothing else" if num_acknowledged else "Nothing"
-    text = f"{what} found by {number} of {len(rules)} rules.{besides}"
+    what = "Nothing but notes" if findings else "Nothing else found" if num_acknowledged else "Nothing found"
+    text = f"{what}; {coverage}{besides}"
     return Verdict("nothing_found", number, len(rules), text, remedy)
 
 
@@ -146,5 +144,6 @@ def _remedy(open_rules: Sequence[str], lacking: Mapping[str, Unjudged]) -> str:
         dict.fromkeys(lacking[rule].metric for rule in open_rules if rule in lacking and lacking[rule].applies)
     )
     if metrics:
-        return f"Log {'; '.join(metrics)}; in a short run at every step."
+        wanted = ", and ".join(f"the {metric}" if metric.startswith("loss") else metric for metric in metrics)
+        return f"Log {wanted}. In a short run, log at every step."
     return "Fix or switch on these rules: " + ", ".join(open_rules) + "." if open_rules else ""

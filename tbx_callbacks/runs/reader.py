@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 
-from tbx_callbacks._text import short
+from tbx_callbacks._text import natural_order, short
 from tbx_callbacks.runs.folders import is_remote, is_second_series
 from tbx_callbacks.runs.formats import EVENT_FILES, FORMATS, LogFormat, Progress, UnreadableError
 from tbx_callbacks.runs.series import Run
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_runs(logdir: str | os.PathLike[str]) -> dict[str, str]:
-    """Returns the runs at and below `logdir`: relative name -> path for `read_run`, sorted by name.
+    """Returns the runs at and below `logdir`: relative name -> path for `read_run`, sorted by name, numbers by value.
 
     Event files, `metrics.jsonl`, Lightning's `metrics.csv`, the Trainer's `trainer_state.json` and other `*.jsonl`
     files with steps are runs. A folder is read in the first of these formats that it holds. The log history of a
@@ -46,7 +46,7 @@ def find_runs(logdir: str | os.PathLike[str]) -> dict[str, str]:
             " folder that the run was logged to"
         )
     paths = set(found.values())
-    return {name: found[name] for name in sorted(found) if not is_second_series(found[name], paths)}
+    return {name: found[name] for name in sorted(found, key=natural_order) if not is_second_series(found[name], paths)}
 
 
 def read_run(path: str | os.PathLike[str], *, progress: Progress | None = None) -> Run:

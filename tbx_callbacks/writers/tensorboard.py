@@ -95,6 +95,10 @@ _BUILDERS: dict[type, Callable[[str, Any], Any]] = {
 }
 
 
+_NOT_A_FOLDER = (FileExistsError, NotADirectoryError)
+_FILE_IN_THE_WAY = "there is a file where the folder should be"  # the error's own text names an event file in it
+
+
 class LogDirError(OSError):
     """The run's folder cannot be written; the message names the path, the reason and the remedy."""
 
@@ -165,14 +169,15 @@ class TensorBoardWriter:
             self._writer.close()
 
     def _error(self, error: Exception) -> LogDirError:
-        return LogDirError(f"cannot write a run to {self.log_dir!r}: {error}; {_remedy(error)}")
+        why = _FILE_IN_THE_WAY if isinstance(error, _NOT_A_FOLDER) else f"{error}"
+        return LogDirError(f"cannot write a run to {self.log_dir!r}: {why}; {_remedy(error)}")
 
 
 def _remedy(error: Exception) -> str:
     if isinstance(error, ImportError):
         return "or choose a local log_dir"
-    if isinstance(error, (FileExistsError, NotADirectoryError)):
-        return "there is a file where the folder should be: choose another log_dir or remove the file"
+    if isinstance(error, _NOT_A_FOLDER):
+        return "choose another log_dir or remove the file"
     if isinstance(error, PermissionError):
         return "choose a log_dir that this user may write, or change its permissions"
     if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):

@@ -286,7 +286,7 @@ def test_recipe_trains_reports_and_resumes(trained: Callable[[str], tuple[Path, 
     assert f"report: out/runs/{folder.name}/report.html\n" in printed
     assert "<!doctype html>" in (folder / "report.html").read_text(encoding="utf-8")
     diagnosed = printed[printed.index("results after") : printed.index("report: ")]
-    assert any(word in diagnosed for word in ("found by ", "Too little to judge: "))
+    assert any(word in diagnosed for word in ("could judge this run", "Too little to judge: "))
     assert "rows: train 6000, dev 600, test 600; labels: negative, positive" in printed
     read = Run(folder)
     assert read.steps("train/loss") == [4, 8, 12]

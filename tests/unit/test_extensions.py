@@ -121,7 +121,7 @@ def test_entry_points_same_name_first_used(
             "my_pkg.metricks.Kurtosis",
             "No module named 'my_pkg.metricks'; did you mean 'metrics'? known modules in my_pkg",
         ),
-        ("my_pgk.metrics.Kurtosis", "No module named 'my_pgk'"),
+        ("my_pgk.metrics.Kurtosis", "No module named 'my_pgk'; run in its folder, or put that folder on PYTHONPATH"),
         ("my_pkg.broken.Kurtosis", "No module named 'not_installed'"),
         ("my_pkg.fails.Kurtosis", "KeyError('x')"),
         ("Kurtosis", "it names no module"),

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tbx_callbacks._text import count, label, printable, reason, short, words
+from tbx_callbacks._text import count, label, natural_order, printable, reason, short, some, words
 
 
 class Silent:
@@ -84,3 +84,18 @@ def test_count_has_plural_unless_one() -> None:
     assert [count(number, "layer") for number in (0, 1, 2)] == ["0 layers", "1 layer", "2 layers"]
     assert count(3, "micro-batch") == "3 micro-batches"
     assert count(2, "loss") == "2 losses"
+
+
+def test_natural_order_numbers_sorted_by_value() -> None:
+    names = ["run10", "run2", "run", "run01", "a/b9", "a/b10", "7", "run1", "run" + "9" * 5000, "run1.5"]
+    assert sorted(names, key=natural_order)[:-1] == [
+        *("7", "a/b9", "a/b10", "run", "run01", "run1", "run1.5", "run2", "run10")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [("", ""), ("a", "a"), ("ab", "a, b"), ("abc", "a, b and 1 more run"), ("abcd", "a, b and 2 more runs")],
+)
+def test_some_further_names_counted(names: str, text: str) -> None:
+    assert some([*names], 2, "run") == text

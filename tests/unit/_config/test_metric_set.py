@@ -86,6 +86,11 @@ BAD: list[tuple[Any, str]] = [
     ({}, r"a mapping: metrics must name at least one metric, got none"),
     ({"metric": ["loss"]}, r"metric must be a known key, got 'metric'; did you mean 'metrics'\?"),
     ({"metrics": "loss"}, r"metrics must be a list of metrics, got 'loss'"),
+    (
+        {"metrics": {"grad_norm": {"by": "layer"}}},
+        r"got \{'grad_norm'.*\}; start each .* dash: - grad_norm: \{\.\.\.\}$",
+    ),
+    ({"metrics": {"loss": None}}, r"metrics must be a list of metrics, .* dash: - loss$"),
     ({"metrics": ["los"]}, r"metrics\[0\] must name a known metric, got 'los'; did you mean 'loss'\?"),
     ({"metrics": [3]}, r"metrics\[0\] must name a known metric, got 3"),
     ({"metrics": [{"loss": {}, "clip": {}}]}, r"metrics\[0\] must be a name or one name .* got 2 keys \(loss, clip\)"),
@@ -248,6 +253,17 @@ def test_load_config_unreadable_file_named(tmp_path: Path) -> None:
         load_config(path)
     with pytest.raises(ConfigError, match="is a folder"):
         load_config(str(tmp_path) + "/")
+
+
+@pytest.mark.parametrize("name", ["runs/mine", "runs", "runs/new"])
+def test_load_config_run_folder_names_log_dir(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"; did you mean log_dir='{name}'\? bundled sets: default"):
+        load_config(name)
+    with pytest.raises(ConfigError) as raised:
+        load_config("sets/gone.yaml")
+    assert "log_dir" not in str(raised.value)
 
 
 def test_load_config_cycle_of_two_refused(tmp_path: Path) -> None:

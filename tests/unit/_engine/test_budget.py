@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_budget_epochs_stretched_points_kept(caplog: pytest.LogCaptureFixture) -
     points = at(*range(5, 401, 5))
     writer, share = train(0.01, slow=(EveryEpochs(1), 0.5), cheap=(PerDecade(4), 1e-5), fixed=(points, 1e-5))
     assert share <= 0.01
-    assert "slow: every epoch -> every 10 epochs" in caplog.text
+    assert "every epoch -> every 10 epochs for slow" in caplog.text
     slow = steps_of(writer, "slow/ranks")
     assert slow[:3] == [5, 10, 15]
     assert {b - a for a, b in itertools.pairwise(slow[4:])} == {50}
@@ -114,8 +115,8 @@ def test_budget_log_names_changes_text_names_all(
 ) -> None:
     writer, _ = train(0.01, steps=5000, slow=(2, 0.5), small=(2, 0.002), rare=(200, 10.0))
     first, second = [record.getMessage() for record in caplog.records if "monitoring took" in record.getMessage()]
-    assert "small: every 2 steps -> every 50 steps" in first
-    assert "slow: every 50 steps -> every 300 steps; rare: every 200 steps -> every 1200 steps" in second
+    assert first.endswith("longer intervals: every 2 steps -> every 50 steps for slow, small")
+    assert second.endswith("every 50 steps -> every 300 steps for slow; every 200 steps -> every 1200 steps for rare")
     assert "small" not in second
     _, (_, text) = writer.series("overhead_budget")
     assert isinstance(text, Text)
@@ -124,6 +125,13 @@ def test_budget_log_names_changes_text_names_all(
         "- small: every 2 steps -> every 50 steps",
         "- rare: every 200 steps -> every 1200 steps",
     ]
+
+
+def test_budget_equal_changes_logged_together(caplog: pytest.LogCaptureFixture) -> None:
+    train(0.01, **{f"slow{n}": (5, 0.1) for n in range(16)})
+    (line,) = [record.getMessage() for record in caplog.records if "monitoring took" in record.getMessage()]
+    assert re.search(r": every 5 steps -> every \d+ steps for slow0, slow1, slow2 and 13 more$", line)
+    assert len(line.split()) < 35
 
 
 def test_budget_stretched_metric_not_stretched_again() -> None:

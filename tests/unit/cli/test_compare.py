@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,15 @@ def test_compare_tells_runs_that_failed(tmp_path: Path) -> None:
     compared = json.loads(run("compare", *runs, "--json").stdout)
     assert words in compared["notes"]
     assert [kind["statuses"] for kind in compared["kinds"]] == [["succeeded"], ["failed"]]
+
+
+def test_compare_kinds_told_apart_everywhere(tmp_path: Path) -> None:
+    for number, lr in enumerate((1e-3, 2e-3, 1e-3, 2e-3), 1):
+        train(tmp_path / f"run{number}", lr=lr, seed=number)
+    words = " ".join(run("compare", str(tmp_path)).stdout.split())
+    assert "curves, compared with lr=0.001 (run1, run3)" in words
+    assert re.search("train/loss: .* in lr=0.002 ", words)
+    markdown = run("compare", str(tmp_path), "--md").stdout
+    assert "| settings | lr=0.001 (run1, run3) | lr=0.002 (run2, run4) |" in markdown
+    fields = json.loads(run("compare", str(tmp_path), "--json").stdout)
+    assert [kind["name"] for kind in fields["kinds"]] == ["lr=0.001", "lr=0.002"]

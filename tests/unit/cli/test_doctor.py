@@ -35,7 +35,7 @@ def test_doctor_healthy_run_code_0(tmp_path: Path) -> None:
     done = run_process("doctor", str(logged(tmp_path / "run", **{"train/loss": HEALTHY})))
     assert done.returncode == 0, done.stdout + done.stderr
     assert ": 1 scalar tag, 600 steps" in done.stdout
-    assert re.search(r"Nothing found by \d+ of \d+ rules\.", done.stdout)
+    assert re.search(r"Nothing found; \d+ of \d+ rules could judge this run\.", done.stdout)
     assert re.search(r"^  \d+ rules lacked data; metrics that would write it:$", done.stdout, re.MULTILINE)
     assert "    update_ratio: update_too_large, update_too_small" in done.stdout
     assert len(done.stdout.splitlines()) < 22  # a line a metric
@@ -51,7 +51,7 @@ def test_doctor_folder_of_runs_findings_worst_first(tmp_path: Path) -> None:
     done = run("doctor", str(tmp_path))
     assert done.returncode == 1
     assert done.stdout.index("bad/seed_1") < done.stdout.index("error") < done.stdout.index("warning")
-    assert done.stdout.index("warning") < done.stdout.index("good") < done.stdout.index("Nothing found by")
+    assert done.stdout.index("warning") < done.stdout.index("good") < done.stdout.index("Nothing found; ")
     assert "divergence, step" in done.stdout
     assert "try: Go back to a checkpoint" in done.stdout
     assert "arXiv:2006.04884" in done.stdout
@@ -63,7 +63,7 @@ def test_doctor_json_holds_findings(tmp_path: Path) -> None:
     assert done.returncode == 1
     printed = json.loads(done.stdout)
     (one,) = printed["runs"]
-    assert (one["verdict"]["kind"], one["verdict"]["text"][:13]) == ("problems", "1 error found")
+    assert (one["verdict"]["kind"], one["verdict"]["text"][:9]) == ("problems", "1 error; ")
     assert (one["run"], one["last_step"], one["unread"]) == (".", 410, {})
     (finding,) = one["findings"]
     assert (finding["id"], finding["severity"], finding["steps"]) == ("nonfinite", "error", [410])
@@ -78,7 +78,7 @@ def test_doctor_too_little_is_no_praise(tmp_path: Path) -> None:
     assert done.returncode == 0
     printed = " ".join(done.stdout.split())
     assert "Too little to judge: the rule divergence needs" in printed
-    assert "Log loss" in printed
+    assert "Log the loss more often." in printed
     assert "Nothing found" not in printed
     (one,) = json.loads(run("doctor", folder, "--json").stdout)["runs"]
     assert one["verdict"]["kind"] == "too_little"

@@ -38,7 +38,7 @@ def test_doctor_acknowledged_finding_listed_apart(folder: Path) -> None:
     assert "acknowledged: warning TBX-EVAL-001 overfitting (step" in a
     assert "eval/loss): two epochs are wanted" in a
     assert "try:" not in a
-    assert "Nothing else found by" in a
+    assert "Nothing else found; " in a
     assert "1 finding acknowledged." in a
     assert "warning TBX-EVAL-001 overfitting, step" in b
     assert "rules: tbx_callbacks.yaml" in done.stdout

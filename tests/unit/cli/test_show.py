@@ -49,3 +49,12 @@ def test_show_tells_how_run_ended(tmp_path: Path) -> None:
         folder = str(trained(tmp_path / status / "x", succeeded=succeeded))
         assert words in run("show", folder).stdout
         assert json.loads(run("show", folder, "--json").stdout)["status"] == status
+
+
+def test_show_many_runs_error_counts_rest(tmp_path: Path) -> None:
+    for number in range(1, 13):
+        trained(tmp_path / f"run{number}", steps=4)
+    words = run("show", str(tmp_path)).stderr
+    names = ", ".join(str(tmp_path / f"run{number}") for number in range(1, 6))
+    assert "RUN must be one run, got 12 below" in words
+    assert f"{names} and 7 more; name one of them" in words

@@ -128,7 +128,7 @@ def test_figures_of_foreign_folder_or_none(tmp_path: Path) -> None:
     assert [figure.layout.title.text for figure in made.values()] == ["&lt;b&gt;", "my number"]
     with pytest.raises(UnreadableError, match=r"a run must have a loss to plot, but those in .* have none"):
         plot_losses(tmp_path)
-    with pytest.raises(ValueError, match="a report must have at least one folder of runs, got none"):
+    with pytest.raises(ValueError, match="at least one folder of runs must be given, got none"):
         figures()
 
 

@@ -12,6 +12,7 @@ from tbx_callbacks.report import figures, write_report
 from tbx_callbacks.report.loaded_runs import read
 from tbx_callbacks.report.sections import sections
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
+from tests.helpers.report_runs import trained
 
 
 @pytest.mark.parametrize("found", [0.0, 1.0])
@@ -63,3 +64,30 @@ def test_histograms_of_many_layers_limited(tmp_path: Path, layers: int, drawn: i
     shown = {name: len({trace.meta["pick"]["layer"] for trace in fig.data}) for name, fig in section.figures.items()}
     assert shown == {"histogram_weights": drawn, "histogram_grads": drawn}
     assert ("The first 300 layers of each kind." in section.about) == (layers > drawn)
+
+
+def test_equal_learning_rates_not_among_others(tmp_path: Path) -> None:
+    writer = TensorBoardWriter(tmp_path)
+    for step in (1, 2):
+        writer.write(step, {"train/loss": 1.0, "lr/AdamW/pg1": 0.1 / step, "lr/AdamW/pg2": 0.1 / step, "own/x": 1.0})
+    writer.close()
+    (others,) = (section for section in sections(read([tmp_path])) if section.id == "others")
+    assert [figure.layout.title.text for figure in others.figures.values()] == ["own/x"]
+
+
+def test_norms_of_two_layers_are_map(tmp_path: Path) -> None:
+    writer = TensorBoardWriter(tmp_path)
+    for step in (1, 2):
+        writer.write(step, {"train/loss": 1.0, "grad_norm/total": 1.0, "grad_norm/0": 0.6, "grad_norm/2": 0.8})
+    writer.close()
+    made = {section.id: section for section in sections(read([tmp_path]))}
+    assert list(made["layers"].figures["grad_norm"].data[0].y) == ["0", "2"]
+    assert "others" not in made
+
+
+def test_chart_of_one_label_names_it(tmp_path: Path) -> None:
+    folders = [trained(tmp_path / name) for name in "ab"]
+    for logdirs in (folders[:1], folders):
+        assert figures(*logdirs)["scores"].layout.title.text == "Score: eval accuracy"
+        assert figures(*logdirs)["memory"].layout.title.text == "Memory: process"
+        assert figures(*logdirs)["learning_rate"].layout.title.text == "Learning rate"

@@ -9,7 +9,7 @@ import pytest
 
 from tbx_callbacks.metrics.host_values import Text
 from tbx_callbacks.report.loaded_runs import read
-from tbx_callbacks.report.tables import main_metric, results, run_table
+from tbx_callbacks.report.tables import findings, main_metric, results, run_table
 from tbx_callbacks.writers.tensorboard import TensorBoardWriter
 from tests.helpers.report_runs import trained
 
@@ -50,3 +50,10 @@ def test_run_table_has_findings_results_and_settings(tmp_path: Path) -> None:
     assert names[-3:] == ["steps", "duration", "lr"]
     assert (len(names), left_out) == (10, 6)
     assert {len(column.cells) for column in columns} == {9}
+
+
+def test_findings_evidence_names_tag_once(tmp_path: Path) -> None:
+    tag = "wiring/gradients_not_cleared"
+    (loaded,) = read([trained(tmp_path / "run", extra={tag: 1.0})])
+    (one,) = (one for one in findings([loaded])[0] if one.finding.id == "gradients_not_cleared")
+    assert one.evidence == f"{tag} 1"

@@ -69,7 +69,7 @@ def test_diagnose_acknowledged_finding_does_not_count(rule: str) -> None:
     assert [known.finding for known in found.acknowledged] == list(plain.findings)
     assert (found.verdict.kind, found.unjudged) == ("nothing_found", plain.unjudged)
     number = len(entries)
-    assert found.verdict.text.startswith("Nothing else found by")
+    assert found.verdict.text.startswith("Nothing else found; ")
     assert found.verdict.text.endswith(f"{number} finding{'s' * (number > 1)} acknowledged.")
 
 
@@ -79,7 +79,7 @@ def test_diagnose_other_finding_still_counts() -> None:
     assert [finding.id for finding in found.findings] == ["divergence"]
     assert [known.finding.id for known in found.acknowledged] == ["clipping_saturated"]
     assert found.verdict.kind == "problems"
-    assert found.verdict.text.startswith("1 error found by")
+    assert found.verdict.text.startswith("1 error; ")
 
 
 def test_unused_entries_match_no_run() -> None:

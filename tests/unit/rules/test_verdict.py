@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,7 +25,7 @@ def test_verdict_healthy_run_nothing_found() -> None:
         "nothing_found",
         len(RULES) - len(diagnosis.unjudged),
         len(RULES),
-        f"Nothing found by {diagnosis.verdict.judged} of {len(RULES)} rules.",
+        f"Nothing found; {diagnosis.verdict.judged} of {len(RULES)} rules could judge this run.",
     )
 
 
@@ -32,7 +33,7 @@ def test_verdict_healthy_run_nothing_found() -> None:
 def test_verdict_error_or_warning_is_problem(rule: str, severity: str) -> None:
     found = diagnose(run_of(CASES[rule][0])).verdict
     assert found.kind == "problems"
-    assert found.text.startswith(severity)
+    assert re.fullmatch(rf"{severity}; \d+ of {len(RULES)} rules could judge this run\.", found.text)
 
 
 def test_verdict_note_is_no_problem() -> None:
@@ -52,6 +53,7 @@ def test_verdict_of_few_points_too_little(points: int, kind: str) -> None:
     found = verdict(train__loss=np.geomspace(0.7, 0.2, points))
     assert found.kind == kind
     assert ("8 points of the training loss" in found.text) == (kind == "too_little")
+    assert (found.remedy == "Log the loss more often. In a short run, log at every step.") == (kind == "too_little")
 
 
 def test_verdict_short_flat_run_names_rate_and_points() -> None:
@@ -116,4 +118,4 @@ def test_verdict_wandering_loss_below_zero_too_little() -> None:
 def test_verdict_policy_gradient_asks_for_its_series() -> None:
     found = verdict(train__loss=flat(0.0), train__reward=[])
     assert found.kind == "too_little"
-    assert "loss, for longer" not in found.remedy
+    assert "loss for longer" not in found.remedy

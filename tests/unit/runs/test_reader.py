@@ -81,3 +81,9 @@ def test_find_runs_prefix_of_name_is_other_training(tmp_path: Path) -> None:
     state(tmp_path / "out")
     events(tmp_path / "out_2")
     assert list(find_runs(tmp_path)) == ["out", "out_2"]
+
+
+def test_find_runs_numbers_sorted_by_value(tmp_path: Path) -> None:
+    for name in ("run10", "run2", "run1", "run2/fold11", "run2/fold3"):
+        events(tmp_path / name)
+    assert list(find_runs(tmp_path)) == ["run1", "run2", "run2/fold3", "run2/fold11", "run10"]

@@ -18,7 +18,7 @@ from tbx_callbacks._stats.histogram import HistogramCounts
 from tbx_callbacks.writers.base import MemoryWriter
 from tbx_callbacks.writers.fan_out import FanOutWriter
 from tbx_callbacks.writers.summary_writer import SummaryWriter
-from tbx_callbacks.writers.tensorboard import TensorBoardWriter, summary_value
+from tbx_callbacks.writers.tensorboard import LogDirError, TensorBoardWriter, summary_value
 from tests.helpers.handles import left_open, resources
 from tests.helpers.processes import python
 from tests.helpers.runs import Run, files
@@ -179,3 +179,12 @@ def test_histogram_proto_holds_every_number(bins: int) -> None:
     )
     assert len(proto.bucket) == len(proto.bucket_limit) == bins + 1
     assert proto.SerializeToString() == built.SerializeToString()
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_file_instead_of_folder_error_short(tmp_path: Path, below: str) -> None:
+    (tmp_path / "logs").write_text("in the way")
+    with pytest.raises(LogDirError) as raised:
+        TensorBoardWriter(tmp_path / "logs" / below).write(1, {"x": 1.0})
+    why = "there is a file where the folder should be; choose another log_dir or remove the file"
+    assert str(raised.value) == f"cannot write a run to {str(tmp_path / 'logs' / below)!r}: {why}"
