@@ -157,7 +157,10 @@ def _check_shapes(scores: Any, targets: Any) -> None:
     if scores.ndim == 2 and scores.shape[1] > 1 and targets.shape == scores.shape[:1]:
         return
     if scores.shape[1:] in ((), (1,)):
-        remedy = "a binary model with one logit x needs two columns: torch.stack([torch.zeros_like(x), x], -1)"
+        remedy = (
+            "of a binary model with one output pass the two columns [0, x]: x = logits.reshape(-1);"
+            " np.stack([0 * x, x], -1), or torch.stack for tensors"
+        )
     elif scores.ndim > 2:
         remedy = "flatten token-level logits and labels; if the model has several outputs, pass one"
     elif scores.ndim == 2 and targets.shape == (len(scores), 1):
@@ -201,9 +204,12 @@ def _listed(values: Any, what: str, order: str) -> list[object]:
     """The values by position: an index of their own, as that of a pandas Series, does not count."""
     if isinstance(values, Tensor):
         values = values.tolist()
-    if isinstance(values, (str, bytes, Mapping, Set)) or not isinstance(values, Iterable):
-        raise ValueError(f"{what} must be a sequence in the order of the {order}, got {short(values)}; pass a list")
-    return list(values)
+    is_listed = isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping, Set))
+    if is_listed and getattr(values, "ndim", 1) != 0:
+        return list(values)
+    if hasattr(values, "__getitem__") and hasattr(values, "__len__") and not isinstance(values, Iterable):
+        return [values[i] for i in range(len(values))]
+    raise ValueError(f"{what} must be a sequence in the order of the {order}, got {short(values)}; pass a list")
 
 
 def _check_labels(targets: Any, classes: int) -> None:

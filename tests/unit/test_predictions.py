@@ -89,6 +89,10 @@ def test_log_predictions_all_right_or_no_texts(tmp_path: Path) -> None:
         ({"labels": [0, 1], "names": {"a", "b"}}, "names must be a sequence in the order of the classes, got {"),
         ({"labels": [0, 1], "names": "ab"}, "names must be a sequence in the order of the classes, got 'ab'"),
         ({"labels": [0, 1], "texts": "ab"}, "texts must be a sequence in the order of the samples, got 'ab'"),
+        (
+            {"labels": [0, 1], "texts": np.array("a")},
+            r"texts must be a sequence in the order of the samples, got array\('a'",
+        ),
         ({"labels": [0, 1], "texts": 3}, "texts must be a sequence in the order of the samples, got 3"),
         ({"labels": np.array(["b", "a"])}, "labels must be numbers, got 'b'; pass the place of each class in `names`"),
         ({"labels": [[0], [1]]}, r"got \(2, 2\) and \(2, 1\); flatten labels to one dimension"),
@@ -112,13 +116,26 @@ def test_log_predictions_wrong_labels_refused(tmp_path: Path, arguments: dict[st
             "logits must be one array or tensor, got tuple; if the model has several outputs, pass",
         ),
         (np.zeros((2, 5, 3)), "flatten token-level logits"),
-        (np.zeros((2, 1)), r"one logit x needs two columns: torch.stack\(\[torch.zeros_like\(x\), x\], -1\)"),
-        (np.zeros(2), "one logit x needs two columns"),
+        (np.zeros((2, 1)), r"one output pass the two columns \[0, x\]: x = logits.reshape\(-1\); np.stack\("),
+        (np.zeros(2), r"of a binary model with one output pass the two columns \[0, x\]"),
     ],
 )
 def test_log_predictions_wrong_logits_refused(tmp_path: Path, logits: Any, message: str) -> None:
     with loop(tmp_path) as run, pytest.raises(ValueError, match=message):
         log_predictions(run, logits, np.zeros(len(logits), dtype=int))
+
+
+class Items:
+    """A sequence as map-style data sets are: a length and items only."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.values[index]
 
 
 LISTS: dict[str, Callable[[list[Any]], Any]] = {
@@ -127,6 +144,7 @@ LISTS: dict[str, Callable[[list[Any]], Any]] = {
     "array": np.array,
     "series with another index": lambda values: pd.Series(values, index=range(len(values))[::-1]),
     "iterator": iter,
+    "sequence without an iterator": lambda values: Items(values),
 }
 
 
@@ -312,3 +330,16 @@ def test_log_predictions_impossible_calibration_left_out(tmp_path: Path, logits:
     written = {tag.rpartition("/")[2] for tag in Run(tmp_path).scalars if "/calibration/" in tag}
     assert "ece" in written
     assert written.isdisjoint({*missing, "ece_at_temperature", "nll_at_temperature", "temperature"})
+
+
+@pytest.mark.parametrize("as_column", [False, True])
+def test_log_predictions_remedy_for_one_output_right(tmp_path: Path, as_column: bool) -> None:
+    made = np.random.default_rng(1)
+    output = 2 * made.normal(size=100)
+    labels = (made.random(100) < 1 / (1 + np.exp(-output))).astype(int)
+    logits = output[:, None] if as_column else output
+    x = logits.reshape(-1)
+    with loop(tmp_path) as run:
+        log_predictions(run, np.stack([0 * x, x], -1), labels)
+    of_sigmoid = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor(output), torch.tensor(labels * 1.0))
+    assert Run(tmp_path).at("eval/calibration/nll")[7] == pytest.approx(of_sigmoid.item(), rel=1e-5)
