@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 
 from tbx_callbacks._config.cadence import DOTTED_PATH, Cadence, CadenceOption
 from tbx_callbacks._config.validation import (
+    OFF,
     Model,
     Must,
     Parsed,
@@ -24,6 +25,7 @@ from tbx_callbacks._config.validation import (
     name_and_options,
     option_fields,
     parsed_list,
+    plain_off,
     short,
     validate,
 )
@@ -129,6 +131,7 @@ def _entry(entry: object) -> MetricEntry:
     name, options = name_and_options(entry, "metric")
     if METRIC_CLASSES.skips(name):
         return None
+    options = plain_off(options)
     return parse_metric_spec(name, None if options is False else options), options is False
 
 
@@ -144,7 +147,7 @@ def _entry_schema() -> dict[str, Any]:
 
 
 def _optional(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"anyOf": [schema, {"const": False}, {"type": "null"}]}
+    return {"anyOf": [schema, OFF, {"type": "null"}]}
 
 
 MetricEntries = Annotated[Sequence[MetricEntry], parsed_list(_entry, _entry_schema, "a list of metrics")]

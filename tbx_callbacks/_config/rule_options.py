@@ -14,6 +14,7 @@ from pydantic import Field
 from tbx_callbacks._config.cadence import DOTTED_PATH, Cadence, CadenceOption
 from tbx_callbacks._config.errors import ConfigError
 from tbx_callbacks._config.validation import (
+    OFF,
     Model,
     Must,
     Parsed,
@@ -23,6 +24,7 @@ from tbx_callbacks._config.validation import (
     located,
     model_of,
     option_fields,
+    plain_off,
     short,
     validate,
 )
@@ -175,7 +177,7 @@ def parse_live_rules(raw: object, inherited: LiveRuleConfig = NO_LIVE_RULES) -> 
     """
     if raw is None:
         return inherited
-    if raw is False:
+    if plain_off(raw) is False:
         return NO_LIVE_RULES
     if not isinstance(raw, Mapping):
         known_rules = suggest("", RULE_CLASSES.names(), what="rules", most=40)
@@ -190,7 +192,7 @@ def parse_live_rules(raw: object, inherited: LiveRuleConfig = NO_LIVE_RULES) -> 
     kept = {name: entry for name, entry in inherited.named if name in named or ids.isdisjoint(_ids({name: entry}))}
     live = replace(inherited, named=tuple({**kept, **named}.items()))
     if "others" in raw:
-        live = replace(live, others=_parse_others(raw["others"]))
+        live = replace(live, others=_parse_others(plain_off(raw["others"])))
     if "acknowledged" in raw:
         entries = parse_acknowledged(raw["acknowledged"], dict(live.named))
         live = replace(live, acknowledged=(*inherited.acknowledged, *entries))
@@ -334,6 +336,7 @@ def _check_known(name: str, named: Mapping[str, LiveRule | None]) -> None:
 
 def _parse_named(raw: Mapping[Any, object]) -> dict[str, LiveRule | None]:
     """The rules that `rules:` names, with None for a disabled one."""
+    raw = {name: plain_off(options) for name, options in raw.items()}
     named: dict[str, LiveRule | None] = {}
     for name, options in raw.items():
         if name in GROUPS:
@@ -401,7 +404,7 @@ def _acknowledged_schema() -> dict[str, Any]:
 
 def live_rules_schema() -> dict[str, Any]:
     """The JSON Schema of `rules:`."""
-    off: list[dict[str, Any]] = [{"const": False}, {"type": "null"}]
+    off: list[dict[str, Any]] = [OFF, {"type": "null"}]
     models = {
         "others": _OTHERS,
         **dict.fromkeys(GROUPS, _OTHERS),

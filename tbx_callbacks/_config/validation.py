@@ -189,6 +189,15 @@ def find_class(name: object, registry: Registry[T], known: str) -> T:
     return cls
 
 
+OFF: dict[str, Any] = {"enum": [False, "off"]}
+"""The JSON Schema of `off`: YAML 1.1 reads it as false, a mapping in Python may hold the word."""
+
+
+def plain_off(options: object) -> object:
+    """Returns False for the word `off`, and other options as they are."""
+    return False if isinstance(options, str) and options == "off" else options
+
+
 def name_and_options(entry: object, kind: str) -> tuple[object, object]:
     """Splits an entry of a list, a name or one name with its options.
 

@@ -73,8 +73,9 @@ class BatchKeeper:
     """Keeps references to the micro-batches of a step, and passes those of a bad step on.
 
     A step is bad if the loss of a micro-batch or a gradient is not finite, or if its largest loss is a spike: it
-    exceeds the median of the last 50 steps by more than `spike` times their noise. The noise is 1.4826 times the median
-    of the absolute deviations from the median, at least 5 % of the median, and at least the precision of a loss of 1.
+    exceeds the median of the last 50 steps by more than `spike` times their noise. The first 20 steps have no spikes;
+    a resumed training begins anew. The noise is 1.4826 times the median of the absolute deviations from the median, at
+    least 5 % of the median, and at least the precision of a loss of 1.
     It is decided when the numbers have reached the host, without waiting for a device. The numbers are those of this
     rank.
 

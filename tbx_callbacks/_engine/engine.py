@@ -200,6 +200,7 @@ class Engine:
             self._best.values,
             rank=dist.get_rank() if in_group(process_group) else None,
             last_step=info.last_step,
+            finished_steps=finished_steps,
         )
         self.recorder = StepRecorder(
             info,

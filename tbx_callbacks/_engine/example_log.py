@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from torch import Tensor
 from tbx_callbacks._distributed.background_worker import Worker
 from tbx_callbacks._engine.row_texts import RowTexts
 from tbx_callbacks._model.examples import NO_LABEL, ExampleBatch
-from tbx_callbacks._model.rows import Rows, key_columns, keys_of
+from tbx_callbacks._model.rows import Rows, is_fingerprint, key_columns, keys_of
 from tbx_callbacks._stats.host_copy import HostCopy
 from tbx_callbacks._text import reason
 from tbx_callbacks.runs import json_lines
@@ -28,6 +29,8 @@ _DIGITS = 5  # of a loss
 class ExampleLog:
     """Appends the rows of each micro-batch to a file, on a thread of its own. The training waits for nothing.
 
+    All rows of a run have ids, or all have fingerprints: a row would count twice otherwise. Others are left out.
+
     Args:
         folder: of the run.
         rank: of this process.
@@ -40,15 +43,17 @@ class ExampleLog:
     def __init__(
         self, folder: str, rank: int, *, ranks: int = 1, step: int = 0, limit: int, texts: RowTexts | None = None
     ) -> None:
-        self._path, self._limit, self._texts = file_of(folder, rank), limit, texts
+        self._folder, self._path = folder, file_of(folder, rank)
+        self._limit, self._texts = limit, texts
         self._worker = Worker("tbx_callbacks examples", self._on_error)
         self._waiting = b""  # lines that could not be written
         self._size = 0
         self._warned: set[str] = set()
         self._lost = 0
+        self._are_ids: bool | None = None  # the keys so far
         paths = files_in(folder)
         own = [path for other, path in paths.items() if other == rank or (rank == 0 and other >= ranks)]
-        self._worker.submit(partial(self._start, own, step))
+        self._worker.submit(partial(self._start, own, list(paths.values()), step))
 
     def record(self, batches: Sequence[ExampleBatch]) -> None:
         """Writes the rows of micro-batches, later. No host sync."""
@@ -78,9 +83,11 @@ class ExampleLog:
 
     # -- on the thread -----------------------------------------------------------------------------------------------
 
-    def _start(self, paths: Sequence[str], step: int) -> None:
-        for path in paths:
+    def _start(self, own: Sequence[str], paths: Sequence[str], step: int) -> None:
+        for path in own:
             json_lines.cut(path, step)
+        kinds = (_are_ids(path, step) for path in [self._path, *paths])
+        self._are_ids = next((kind for kind in kinds if kind is not None), None)
         self._size = json_lines.size_of(self._path)
 
     def _write(self, batches: Sequence[tuple[int, Rows]], copy: HostCopy) -> None:
@@ -94,6 +101,8 @@ class ExampleLog:
                 groups = [int(number) for number in next(columns)] if isinstance(rows.groups, Tensor) else rows.groups
             texts = self._texts.read(rows, keys, columns) if self._texts is not None else {}
             kept = [index for index, class_ in enumerate(labels) if class_ != NO_LABEL]
+            if kept and not self._fits(rows):
+                continue
             fields: dict[str, object] = {
                 "rows": [keys[index] for index in kept],
                 "losses": [_rounded(losses[index]) for index in kept],
@@ -107,6 +116,19 @@ class ExampleLog:
             if kept:
                 lines.append(json_lines.line_of(step, **fields))
         self._append(b"".join(lines))
+
+    def _fits(self, rows: Rows) -> bool:
+        """Whether the rows have keys of the kind that the run has, with one warning if not."""
+        if self._are_ids is None:
+            self._are_ids = rows.are_ids
+        if rows.are_ids != self._are_ids:
+            now, before = ("ids", "fingerprints") if rows.are_ids else ("fingerprints", "ids")
+            self._warn(
+                "keys",
+                f"rows are left out of examples: they have {now} now, and {before} before in {self._folder};"
+                " pass the columns as before, or use a new log_dir",
+            )
+        return rows.are_ids == self._are_ids
 
     def _append(self, lines: bytes) -> None:
         lines = self._waiting + lines
@@ -135,6 +157,16 @@ class ExampleLog:
         if kind not in self._warned:
             self._warned.add(kind)
             logger.warning("%s", message)
+
+
+def _are_ids(path: str, step: int) -> bool | None:
+    """Whether the first line of a file has ids; None if it has none up to this step."""
+    with contextlib.suppress(OSError):
+        first = next(json_lines.read(path, lambda: None), None)
+        keys = [] if first is None or first["step"] > step else first.get("rows")
+        if isinstance(keys, list) and keys and isinstance(keys[0], str):
+            return not is_fingerprint(keys[0])
+    return None
 
 
 def _rounded(loss: float) -> float | None:

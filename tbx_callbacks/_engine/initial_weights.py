@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,7 +58,8 @@ class InitialWeights:
     def keep(self, access: ModelAccess, metric_runs: Sequence[MetricRun]) -> None:
         """Keeps the weights as they are now."""
         self.is_awaited = False
-        wanted = wanted_parameters(access, metric_runs)
+        local = local_parameters(access, metric_runs)
+        wanted = [index for index in local if access.parameters[index].tensor.requires_grad]
 
         def tensors() -> Iterator[tuple[str, str, Tensor]]:
             for index in wanted:
@@ -66,7 +67,7 @@ class InitialWeights:
                 if elements is not None:
                     yield access.parameters[index].name, layout(access, index), elements
 
-        if self._path is not None and wanted:
+        if self._path is not None and local:  # also a file without weights: a resumed training misses none then
             try:
                 self._store = FileStore.write(self._path, tensors())
             except OSError as error:
@@ -81,14 +82,20 @@ class InitialWeights:
         self._bind(access, wanted)
 
     def resume(self, access: ModelAccess, metric_runs: Sequence[MetricRun], reducer: Reducer | None) -> None:
-        """Finds the weights of the training that is resumed. If a rank has none, none of them measures from there."""
+        """Finds the weights of the training that is resumed. If a rank has none, none of them measures from there.
+
+        What was trained in its first part counts, also if it is frozen now.
+        """
         self.is_awaited = False
-        wanted = wanted_parameters(access, metric_runs)
-        problem = self._open(access, wanted)
+        local = local_parameters(access, metric_runs)
+        layouts = {index: layout(access, index) for index in local}
+        problem = self._open(access, layouts)
         if reducer is not None:
             problem = reducer.max_reduce({"problem": problem}).get("problem", problem)
         if problem == _FOUND:
-            self._bind(access, wanted)
+            entries = {} if self._store is None else self._store.entries
+            kept = {index: entries.get(access.parameters[index].name) for index in local}
+            self._bind(access, [i for i, entry in kept.items() if entry is not None and entry.layout == layouts[i]])
             return
         self._store = None
         if self._warns:
@@ -116,7 +123,9 @@ class InitialWeights:
                 continue
             if kept is not None and kept[0]() is parameter.tensor and _numel(elements) == store.entries[kept[1]].numel:
                 names[index] = kept[1]
-            elif parameter.name not in self._left_out and (kept is not None or parameter.tensor.requires_grad):
+            elif parameter.name not in self._left_out and (
+                kept is not None or parameter.tensor.requires_grad or parameter.name in store.entries
+            ):
                 lost.append(parameter.name)
         self._left_out.update(lost)
         if lost and self._warns:
@@ -128,9 +137,9 @@ class InitialWeights:
             )
         return StoredTensors(store, names, weights)
 
-    def _open(self, access: ModelAccess, wanted: Sequence[int]) -> float:
-        """Opens the file of this rank; returns the problem with it."""
-        if not wanted:
+    def _open(self, access: ModelAccess, layouts: Mapping[int, str]) -> float:
+        """Opens the file of this rank for parameters with their layouts; returns the problem with it."""
+        if not layouts:
             return _FOUND
         try:
             store = FileStore(self._path or "")
@@ -138,9 +147,9 @@ class InitialWeights:
             return _MISSING
         except (OSError, ValueError, TypeError, AttributeError):  # incomplete or foreign files too
             return _UNREADABLE
-        for index in wanted:
+        for index, now in layouts.items():
             entry = store.entries.get(access.parameters[index].name)
-            if entry is not None and entry.layout != layout(access, index):
+            if entry is not None and entry.layout != now and not _is_resized(entry.layout, now):
                 return _OTHER_SHARDS
         self._store = store
         return _FOUND
@@ -267,13 +276,9 @@ def needing(metric_runs: Sequence[MetricRun]) -> list[MetricRun]:
     return [metric_run for metric_run in metric_runs if NEED in metric_run.spec.metric.needs]
 
 
-def wanted_parameters(access: ModelAccess, metric_runs: Sequence[MetricRun]) -> list[int]:
-    """Returns the indices of the parameters that the metrics compare: selected, trained and counted on this rank."""
-    return [
-        index
-        for index in _selected(metric_runs)
-        if access.is_local(index) and access.parameters[index].tensor.requires_grad
-    ]
+def local_parameters(access: ModelAccess, metric_runs: Sequence[MetricRun]) -> list[int]:
+    """Returns the indices of the parameters that the metrics select and this rank counts, frozen or not."""
+    return [index for index in _selected(metric_runs) if access.is_local(index)]
 
 
 def _selected(metric_runs: Sequence[MetricRun]) -> list[int]:
@@ -282,9 +287,13 @@ def _selected(metric_runs: Sequence[MetricRun]) -> list[int]:
 
 
 def layout(access: ModelAccess, index: int) -> str:
-    """Describes which elements of a parameter this rank has, as text that another process can compare."""
+    """Describes the shape of a parameter and the elements that this rank has, as text for another process.
+
+    The shape is empty for a plain tensor of which each rank holds a part, because that part is all that is known.
+    """
     tensor = access.parameters[index].tensor
-    parts: list[object] = [type(access.sharding).__name__, tuple(tensor.shape)]
+    shape: object = tuple(tensor.shape)
+    parts: list[object] = [type(access.sharding).__name__]
     if isinstance(tensor, DTensor):
         mesh = tensor.device_mesh
         parts += [tuple(tensor.to_local().shape), tensor.placements, tuple(mesh.shape), mesh.get_coordinate()]
@@ -292,7 +301,14 @@ def layout(access: ModelAccess, index: int) -> str:
         ranks = access.sharding.shard_ranks([tensor]).get(id(tensor), ())
         (elements,) = access.weights_at([index])
         parts += [None if elements is None else tuple(elements.shape), len(ranks)]
-    return " ".join(map(str, parts))
+        shape = shape if len(ranks) < 2 else ""
+    return f"{shape};{' '.join(map(str, parts))}"
+
+
+def _is_resized(before: str, now: str) -> bool:
+    """Whether two layouts are those of parameters with different shapes, and not only of different shards."""
+    shapes = [each.partition(";")[0] for each in (before, now)]
+    return all(shapes) and shapes[0] != shapes[1]
 
 
 def _numel(elements: Tensor) -> int:

@@ -52,6 +52,7 @@ class MicrobatchGradients:
         self._parameters: list[Tensor] = []
         self._warned: set[str] = set()
         self._result: Microbatches | None = None
+        self._single, self._has_compared = 0, False  # steps with one micro-batch; whether one had several
         self.is_active = False
         """Whether the gradients of this step are measured."""
         self._restart()
@@ -92,6 +93,12 @@ class MicrobatchGradients:
             self._handles.pop().remove()
         self._parameters = []
 
+    def close(self) -> None:
+        """The training ends: removes the hooks, and warns if all steps had a single micro-batch."""
+        self.end()
+        if self._single:
+            self._warn_of_single()
+
     def weigh(self, weight: Tensor | None, problem: str = "") -> None:
         """Sets the share of the micro-batch in progress in the loss of all ranks; or says why it is not known.
 
@@ -120,9 +127,18 @@ class MicrobatchGradients:
         number, samples = len(self._samples), [count for count in self._samples if count]
         if not number or self._total is None:
             return None
-        if self._problem or number * self._ranks < 2 or len(samples) < number:
-            self._warn(number)
+        if self._problem:
+            self._warn(self._problem)
             return None
+        if number * self._ranks < 2:
+            self._single += 1
+            if self._single > 1:  # the first one may be the rest of an epoch
+                self._warn_of_single()
+            return None
+        if len(samples) < number:
+            self._warn("the samples of a micro-batch are unknown; pass samples=, or use batches of tensors by name")
+            return None
+        self._has_compared = True
         device = self._total.device
         squares, total = torch.stack([moved(part, device) for part in self._squares]), self._total
         if self._scale is not None:
@@ -187,15 +203,13 @@ class MicrobatchGradients:
         self.is_active = False  # the hooks are removed when the next step begins: one of them runs
         self._on_error(error)
 
-    def _warn(self, number: int) -> None:
-        if self._problem:
-            text = self._problem
-        elif number * self._ranks < 2:
-            text = (
+    def _warn_of_single(self) -> None:
+        if not self._has_compared:
+            self._warn(
                 "a step has one micro-batch to compare; accumulate gradients over several (gradient_accumulation_steps)"
             )
-        else:
-            text = "the samples of a micro-batch are unknown; pass samples=, or use batches of tensors by name"
+
+    def _warn(self, text: str) -> None:
         if text not in self._warned:
             self._warned.add(text)
             if is_rank_zero():

@@ -170,7 +170,7 @@ class StepRecorder:
         if self._counters.wiring is not None:
             self._counters.wiring.detach()
         if self._counters.microbatches is not None:
-            self._counters.microbatches.end()
+            self._counters.microbatches.close()
         while self._hooks:
             self._hooks.pop().remove()
         self._weight_snapshot.clear()

@@ -172,6 +172,11 @@ def keys_of(rows: Rows, columns: Iterator[Sequence[float]]) -> list[str]:
     return [str(n) if rows.are_ids else f"#{n & (1 << 64) - 1:016x}" for n in numbers]
 
 
+def is_fingerprint(key: str) -> bool:
+    """Whether a key that `keys_of` made is a fingerprint, and not an id."""
+    return key.startswith("#")
+
+
 def unread_ids(batch: Any, size: int) -> str | None:
     """The name of the first column of ids, if its ids cannot be read."""
     columns = named_parts(batch)

@@ -22,7 +22,8 @@ class BadBatches(Metric):
     fingerprints as for `examples`, and for a classifier each row's loss, label and prediction. A spike is a loss, the
     largest of the step's micro-batches, that exceeds the median of the 50 steps before by more than `spike` times their
     noise: 1.4826 times the median absolute deviation, at least 5 % of the median, and at least the precision of a loss
-    of 1 (1.2e-7 in float32). The micro-batch in which an exception ends the training is bad too.
+    of 1 (1.2e-7 in float32). The first 20 steps, also those after a resume, have no spikes. The micro-batch in which an
+    exception ends the training is bad too.
 
     Each rank decides from its own losses and gradients, and writes its own batch to
     `bad_batches/step<n>.rank<n>.json`. Averaged gradients (DDP) and those clipped by a norm that is not finite are bad

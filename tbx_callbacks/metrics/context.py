@@ -139,6 +139,8 @@ class RunInfo:
     """Rank of this process; None in a training with a single process."""
     last_step: int | None = None
     """Number of the last step; None if it is unknown."""
+    finished_steps: int = 0
+    """Steps before this part of the training; 0 unless it is resumed."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ class Drift(Metric):
     training that is resumed compares with the start of its first part.
 
     Parameters that are frozen at the start have no part in it, also if they are unfrozen later (one warning), and
-    neither have those that are replaced or resized. `drift` is left out where all of `w0` is zero.
+    neither have those that are replaced or resized. Those that are frozen later keep their part, also over a resume.
+    `drift` is left out where all of `w0` is zero.
 
     `w0` is a file in the run's folder for each rank, `initial_weights/rank_<n>.bin`, as large as the trained weights.
     In a remote or read-only folder it is in the host's memory, and a resumed training leaves the metric out. Merged

@@ -25,7 +25,8 @@ class Examples(Metric):
     whose label may be wrong.
 
     A row is known by the first of the columns `idx`, `id`, `example_id`, `row_id`, `guid` and `uid` that its batch has,
-    or else by a fingerprint of its inputs without padding. Inputs that change from epoch to epoch need such a column.
+    or else by a fingerprint of its inputs without padding. Inputs that change from epoch to epoch need such a column. A
+    run has keys of one kind: rows with the other kind, as after a resume in another way, are left out with one warning.
 
     Each rank writes its own rows to `examples.rank<n>.jsonl` in the run's folder, and the reader merges them: one line
     for each micro-batch, about 30 bytes for each row. A training that resumes removes the lines of steps that it trains

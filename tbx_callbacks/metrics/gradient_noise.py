@@ -70,6 +70,9 @@ class GradientNoise(Metric):
     relative standard deviation of their weights. Gradients are those before clipping, of parameters that optimizers
     train.
 
+    The averages begin anew in a training that is resumed: there the scale is left out until `1 / (1 - decay)` points
+    were seen, 20 by default.
+
     Under DistributedDataParallel each rank's share counts too, so several ranks need no accumulation. With one rank and
     one micro-batch a step it is left out, with one line in the log; also for sharded gradients (FSDP, ZeRO, tensor
     parallelism), where no rank sees the gradient of its own batch, and where ranks do not average gradients in the
@@ -97,10 +100,16 @@ class GradientNoise(Metric):
             unknown: Value = Unless(NoiseScale(0.0, 0.0, 0.0, 0.0, 0.0), 1.0)
             return {NOISE_SCALE: unknown, NOISE_BATCH_SIZE: Unless(Sum(0.0), 1.0)}
         noise, signal, inverse_size = self._averaged(step, context.state)
+        scale = NoiseScale(noise, signal, inverse_size, step.total, -step.total)
         return {
-            NOISE_SCALE: Unless(NoiseScale(noise, signal, inverse_size, step.total, -step.total), 0.0),
+            NOISE_SCALE: Unless(scale, float(self._lacks_points(context))),
             NOISE_BATCH_SIZE: Unless(Sum((step.samples * (step.weights > 0)).sum()), 0.0),
         }
+
+    def _lacks_points(self, context: Context) -> bool:
+        """Counts the points; returns whether those of a resumed training are too few to go on with the curve."""
+        context.state["seen"] = seen = context.state.get("seen", 0) + 1
+        return context.run.finished_steps > 0 and seen < round(1 / (1 - self.decay))
 
     def _averaged(self, step: Microbatches, state: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The estimates, averaged over the points so far; a point without finite gradients to compare is left out."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
@@ -80,6 +81,23 @@ def test_log_predictions_all_right_or_no_texts(tmp_path: Path) -> None:
         ({"labels": [0.5, 1]}, "labels must be class numbers from 0 to 1, got 0.5"),
         ({"labels": [-1, 1], "texts": ["a", "b"]}, "labels must be class numbers from 0 to 1, got -1"),
         ({"labels": [0, 1], "names": ["a"]}, "names must name each of the 2 classes, got 1"),
+        ({"labels": [0, 1], "names": np.array(["a", "b", "c"])}, "names must name each of the 2 classes, got 3"),
+        (
+            {"labels": [0, 1], "names": {"neg": 0, "pos": 1}},
+            r"names must map the class numbers 0 to 1 to names, got the keys \['neg', 'pos'\]; pass id2label",
+        ),
+        ({"labels": [0, 1], "names": {"a", "b"}}, "names must be a sequence in the order of the classes, got {"),
+        ({"labels": [0, 1], "names": "ab"}, "names must be a sequence in the order of the classes, got 'ab'"),
+        ({"labels": [0, 1], "texts": "ab"}, "texts must be a sequence in the order of the samples, got 'ab'"),
+        (
+            {"labels": [0, 1], "texts": np.array("a")},
+            r"texts must be a sequence in the order of the samples, got array\('a'",
+        ),
+        ({"labels": [0, 1], "texts": 3}, "texts must be a sequence in the order of the samples, got 3"),
+        ({"labels": np.array(["b", "a"])}, "labels must be numbers, got 'b'; pass the place of each class in `names`"),
+        ({"labels": [[0], [1]]}, r"got \(2, 2\) and \(2, 1\); flatten labels to one dimension"),
+        ({"labels": [[1, 0], [0, 1]]}, r"of one-hot labels pass labels.argmax\(-1\)"),
+        ({"labels": [[1, 1], [0, 1]]}, "multi-label targets have no single class: call it for each label with the two"),
         ({"labels": [0, 1], "texts": ["a"]}, "texts must have one entry per sample, got 1 for 2"),
     ],
 )
@@ -98,11 +116,104 @@ def test_log_predictions_wrong_labels_refused(tmp_path: Path, arguments: dict[st
             "logits must be one array or tensor, got tuple; if the model has several outputs, pass",
         ),
         (np.zeros((2, 5, 3)), "flatten token-level logits"),
+        (np.zeros((2, 1)), r"one output pass the two columns \[0, x\]: x = logits.reshape\(-1\); np.stack\("),
+        (np.zeros(2), r"of a binary model with one output pass the two columns \[0, x\]"),
     ],
 )
 def test_log_predictions_wrong_logits_refused(tmp_path: Path, logits: Any, message: str) -> None:
     with loop(tmp_path) as run, pytest.raises(ValueError, match=message):
         log_predictions(run, logits, np.zeros(len(logits), dtype=int))
+
+
+class Items:
+    """A sequence as map-style data sets are: a length and items only."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.values[index]
+
+
+LISTS: dict[str, Callable[[list[Any]], Any]] = {
+    "list": list,
+    "tuple": tuple,
+    "array": np.array,
+    "series with another index": lambda values: pd.Series(values, index=range(len(values))[::-1]),
+    "iterator": iter,
+    "sequence without an iterator": lambda values: Items(values),
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_log_predictions_texts_and_names_by_position(tmp_path: Path, kind: str) -> None:
+    logits = np.array([[5.0, 0], [0, 4], [3, 0], [0, 2]])  # the second and third are wrong, the second most
+    with loop(tmp_path) as run:
+        made = LISTS[kind]
+        log_predictions(run, logits, [0, 0, 1, 1], names=made(["neg", "pos"]), texts=made(["a", "b", "c", "d"]))
+    read = Run(tmp_path)
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in read.texts["eval/worst"][0].splitlines()]
+    assert [(row[0], row[2], row[3]) for row in cells[2:]] == [("pos", "neg", "b"), ("neg", "pos", "c")]
+    assert set(read.family("eval/f1")) == {"neg", "pos"}
+
+
+@pytest.mark.parametrize("names", [{1: "pos", 0: "neg"}, {"1": "pos", "0": "neg"}, {np.int64(0): "neg", 1: "pos"}])
+def test_log_predictions_names_by_class_number(tmp_path: Path, names: Any) -> None:
+    with loop(tmp_path) as run:
+        log_predictions(run, np.eye(2)[[0, 1, 1]] * 9, [0, 0, 1], names=names)
+    read = Run(tmp_path)
+    assert (read.at("eval/f1/neg")[7], read.at("eval/f1/pos")[7]) == pytest.approx((2 / 3, 2 / 3))
+
+
+def test_log_predictions_names_of_tensor(tmp_path: Path) -> None:
+    with loop(tmp_path) as run:
+        log_predictions(run, np.eye(2) * 9, [0, 1], names=torch.tensor([10, 20]))
+    assert set(Run(tmp_path).family("eval/f1")) == {"10", "20"}
+
+
+def test_log_predictions_text_none_is_empty(tmp_path: Path) -> None:
+    with loop(tmp_path) as run:
+        log_predictions(run, np.eye(2) * 9, [1, 0], texts=[None, 3])
+    lines = Run(tmp_path).texts["eval/worst"][0].splitlines()[2:]
+    assert sorted(line.split("|")[4].strip() for line in lines) == ["", "3"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_log_predictions_probabilities_warned_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, dtype: torch.dtype
+) -> None:
+    logits, labels = predictions()
+    probabilities = torch.tensor(softmax(np.repeat(logits, 10, 1), -1)).to(dtype)
+    with loop(tmp_path) as run:
+        log_predictions(run, logits - logits.max(-1, keepdims=True), labels, split="other")
+        log_predictions(run, np.abs(logits), labels, split="other")
+        log_predictions(run, np.log(softmax(logits, -1)), labels, split="other")
+        assert not caplog.messages
+        log_predictions(run, probabilities, labels)
+        log_predictions(run, probabilities, labels)
+    assert caplog.messages == [
+        "eval/calibration and eval/worst are wrong: logits are probabilities already;"
+        " pass the raw logits or the log-probabilities"
+    ]
+
+
+def test_log_predictions_failing_view_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("no memory for a figure")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.subplots", fail)
+    with loop(tmp_path) as run:
+        log_predictions(run, np.eye(2) * 9, [0, 1], texts=["a", "b"])
+    read = Run(tmp_path)
+    assert read.at("eval/f1/1") == {7: 1.0}
+    assert read.at("eval/calibration/ece")[7] == pytest.approx(1 / (1 + np.exp(9)), rel=1e-4)
+    assert read.texts["eval/worst"] == ["no wrong predictions"]
+    assert "eval/confusion_matrix is left out at step 7: MemoryError('no memory for a figure')" in caplog.messages
 
 
 KINDS: dict[str, Callable[[torch.Tensor], Any]] = {
@@ -219,3 +330,16 @@ def test_log_predictions_impossible_calibration_left_out(tmp_path: Path, logits:
     written = {tag.rpartition("/")[2] for tag in Run(tmp_path).scalars if "/calibration/" in tag}
     assert "ece" in written
     assert written.isdisjoint({*missing, "ece_at_temperature", "nll_at_temperature", "temperature"})
+
+
+@pytest.mark.parametrize("as_column", [False, True])
+def test_log_predictions_remedy_for_one_output_right(tmp_path: Path, as_column: bool) -> None:
+    made = np.random.default_rng(1)
+    output = 2 * made.normal(size=100)
+    labels = (made.random(100) < 1 / (1 + np.exp(-output))).astype(int)
+    logits = output[:, None] if as_column else output
+    x = logits.reshape(-1)
+    with loop(tmp_path) as run:
+        log_predictions(run, np.stack([0 * x, x], -1), labels)
+    of_sigmoid = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor(output), torch.tensor(labels * 1.0))
+    assert Run(tmp_path).at("eval/calibration/nll")[7] == pytest.approx(of_sigmoid.item(), rel=1e-5)

@@ -72,6 +72,26 @@ def test_load_config_extended_metric_replaced_or_removed() -> None:
     assert "grad_norm" not in names(load_config(off))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metrics": [{"memory": "off"}]},
+        {"rules": "off"},
+        {"rules": {"others": "off", "nonfinite": "off"}},
+        {"rules": {"wiring": "off"}},
+    ],
+    ids=["metric", "all rules", "a rule", "a group"],
+)
+def test_load_config_word_off_equals_false(changes: dict[str, Any]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    as_yaml = yaml.safe_load(yaml.safe_dump(changes).replace("'off'", "off"))
+    assert as_yaml != changes
+    with_word = {"extends": "default", **changes}
+    assert load_config(with_word) == load_config({"extends": "default", **as_yaml})
+    assert load_config(with_word) != load_config("default")
+    jsonschema.validate(with_word, json_schema())
+
+
 def test_load_config_extends_path_beside_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sets").mkdir()
     (tmp_path / "sets" / "base.yaml").write_text("every: 5\nstrict: true\nmetrics: [loss]\n")

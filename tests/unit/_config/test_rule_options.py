@@ -65,6 +65,7 @@ def test_load_rules_live_options_ignored() -> None:
     given = {"every": 5, "others": "warn", "divergence": "stop", "overfitting": {"ratio": 2.0, "call": "not.there"}}
     rules = load_rules({"rules": given})
     assert rules == {**default_rules(), "overfitting": Overfitting(ratio=2.0)}
+    assert default_rules().keys() - load_rules({"rules": {"plateau": "off"}}).keys() == {"plateau"}
     with pytest.raises(ConfigError, match=r"rules\.divergence must be a known action, got 'halt'; known actions: warn"):
         load_rules({"rules": {"divergence": "halt"}})
 

@@ -158,3 +158,48 @@ def test_example_log_slow_disk_no_waiting(tmp_path: Path, caplog: pytest.LogCapt
         example_log.close(20)
     assert [line["step"] for line in lines(tmp_path)] == list(range(1, 100))
     assert caplog.text.count("the file is written too slowly") == 1
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("ids_first", [True, False])
+def test_example_log_resumed_with_other_keys_warned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ids_first: bool, rank: int
+) -> None:
+    ids, fingerprints = batches(1, 2), batches(1, 2, keys=torch.arange(4))
+    before, now = (ids, fingerprints) if ids_first else (fingerprints, ids)
+    first = log(tmp_path)
+    first.record(before)
+    first.close(5)
+    kept = lines(tmp_path)
+    resumed = log(tmp_path, rank, step=2, ranks=2)
+    resumed.record(now)
+    resumed.record(now)
+    resumed.close(5)
+    assert lines(tmp_path) == kept
+    assert not os.path.exists(file_of(str(tmp_path), 1))
+    kinds = ("fingerprints", "ids") if ids_first else ("ids", "fingerprints")
+    assert caplog.messages == [
+        f"rows are left out of examples: they have {kinds[0]} now, and {kinds[1]} before in"
+        f" {tmp_path}; pass the columns as before, or use a new log_dir"
+    ]
+
+
+def test_example_log_restarted_with_other_keys_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for rank in (0, 1):
+        first = log(tmp_path, rank, ranks=2)
+        first.record(batches(1, 2))
+        first.close(5)
+    again = log(tmp_path, ranks=2)
+    again.record(batches(1, keys=torch.arange(4)))
+    again.close(5)
+    assert [line["rows"] for line in lines(tmp_path)] == [[f"#{n:016x}" for n in range(3)]]
+    assert not caplog.messages
+
+
+def test_example_log_resumed_with_same_keys_continues(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (0, 1):
+        part = log(tmp_path, step=step)
+        part.record(batches(step + 1, keys=torch.arange(4)))
+        part.close(5)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+    assert not caplog.messages

@@ -89,9 +89,64 @@ def test_resumed_with_torn_file_left_out(tmp_path: Path, caplog: pytest.LogCaptu
     assert len(left_out(caplog)) == 1
 
 
-def test_resumed_with_other_shape_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    train(tmp_path, 4)
-    train(tmp_path, 8, 4, model=nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 2)))
+def relative_distance(now: dict[str, Any], start: dict[str, Any], names: list[str]) -> float:
+    """The distance of these weights from the start, divided by the norm of the start."""
+    moved = sum(float((now[name].double() - start[name].double()).square().sum()) for name in names)
+    return float((moved / sum(float(start[name].double().square().sum()) for name in names)) ** 0.5)
+
+
+def test_layers_frozen_at_resume_keep_drift(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    start = net().state_dict()
+    first, _ = train(tmp_path, 4)
+    model = net()
+    model.load_state_dict(first)
+    model[0].requires_grad_(False)
+    second, _ = train(tmp_path, 8, 4, model=model)
+    run = Run(tmp_path)
+    assert torch.equal(second["0.weight"], first["0.weight"])
+    assert run.at("drift/total")[4] == pytest.approx(relative_distance(first, start, list(start)), rel=1e-5)
+    assert run.at("drift/total")[8] == pytest.approx(relative_distance(second, start, list(start)), rel=1e-5)
+    assert run.at("drift/0")[8] == run.at("drift/0")[4]
+    assert "drift" not in caplog.text
+
+
+def test_resumed_with_all_selected_frozen_misses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config: Any = {"every": 2, "strict": True, "metrics": [{"drift": {"include": "^0"}}]}
+    for start in (0, 4):
+        model = net()
+        model[0].requires_grad_(False)
+        train(tmp_path, start + 4, start, config=config, model=model)
+    assert "drift" not in caplog.text
+    assert not Run(tmp_path).family("drift")
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_head_resized_at_resume_alone_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture, frozen: bool) -> None:
+    start = net().state_dict()
+    first, _ = train(tmp_path, 4)
+    model = net()
+    model.load_state_dict(first)
+    model[2] = nn.Linear(8, 5).requires_grad_(not frozen)
+    second, _ = train(tmp_path, 8, 4, model=model)
+    run = Run(tmp_path)
+    expected = relative_distance(second, start, ["0.weight", "0.bias"])
+    assert run.steps("drift/2") == [2, 4]
+    assert run.at("drift/total")[8] == pytest.approx(expected, rel=1e-5)
+    assert run.at("drift/0")[8] == pytest.approx(expected, rel=1e-5)
+    assert [text for text in caplog.messages if "drift" in text] == [
+        "drift of 2.weight, 2.bias: left out, because they were frozen, absent or of another size when the training"
+        " began; train them from the start"
+    ]
+
+
+def test_resumed_with_other_shards_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = train(tmp_path, 4)
+    path = tmp_path / "initial_weights" / "rank_0.bin"
+    store = FileStore(str(path))
+    cpu = torch.device("cpu")
+    shards = [(name, f"{each.layout} of another mesh", store.read(name, cpu)) for name, each in store.entries.items()]
+    FileStore.write(str(path), shards)
+    train(tmp_path, 8, 4, state)
     assert Run(tmp_path).steps("drift/0") == [2, 4]
     assert "the ranks have other shards now" in left_out(caplog)[0]
 

@@ -173,6 +173,30 @@ def test_noise_scale_that_cannot_be_told_warned_once(
     ]
 
 
+@pytest.mark.parametrize(
+    ("windows", "warned"), [([2, 2, 1], 0), ([1, 2, 1], 0), ([1, 1, 2], 1), ([1], 1), ([2, 1, 1], 0)]
+)
+def test_noise_scale_short_last_window_not_warned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, windows: list[int], warned: int
+) -> None:
+    model = Tied()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    inputs, labels = data()
+    with TbxLoop(model, optimizer, {"every": 1, "metrics": ["gradient_noise"]}, log_dir=tmp_path) as loop:
+        for number in windows:
+            for part in range(number):
+                chosen = slice(8 * part, 8 * part + 8)
+                nn.functional.cross_entropy(model(inputs[chosen]), labels[chosen]).backward()
+                if part == number - 1:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                loop.end_step(samples=8)
+    read = Run(tmp_path)
+    sizes = read.at("gradient_noise/batch_size") if read.family("gradient_noise") else {}
+    assert sizes == {step: 8 * number for step, number in enumerate(windows, 1) if number > 1}
+    assert caplog.text.count("gradient_noise is left out") == warned
+
+
 def test_noise_scale_several_backward_passes_warned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

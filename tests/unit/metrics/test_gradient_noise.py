@@ -46,6 +46,23 @@ def test_gradient_noise_of_weighted_micro_batches_exact() -> None:
     assert values == {"gradient_noise/scale": pytest.approx(noise / signal), "gradient_noise/batch_size": 7.0}
 
 
+@pytest.mark.parametrize(("decay", "first"), [(0.95, 20), (0.9, 10), (0.5, 2), (0.0, 1)])
+def test_gradient_noise_after_resume_awaits_average(decay: float, first: int) -> None:
+    step = Microbatches(
+        torch.tensor([1.5**2, 0.5**2]), torch.tensor(4.0), torch.tensor([5.0, 5.0]), torch.tensor([0.5, 0.5])
+    )
+    for finished_steps in (0, 7):
+        state: dict[str, Any] = {}
+        written = []
+        for point in range(1, 31):
+            run = RunInfo(finished_steps=finished_steps)
+            values = finished(GradientNoise(decay)(context(microbatches=step, state=state, run=run)))
+            assert values["gradient_noise/batch_size"] == 10.0
+            if "gradient_noise/scale" in values:
+                written.append(point)
+        assert written == list(range(first if finished_steps else 1, 31))
+
+
 @pytest.mark.parametrize(
     ("sums", "maxes"),
     [
