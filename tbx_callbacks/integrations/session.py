@@ -49,7 +49,7 @@ from tbx_callbacks.integrations.step_counting import StepCounter
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.rules.base import Action
 from tbx_callbacks.rules.finding_text import line
-from tbx_callbacks.runs.folders import RunLocation, absolute, beside, fresh_folder
+from tbx_callbacks.runs.folders import RunLocation, absolute, beside, fresh_folder, never_taken
 from tbx_callbacks.writers.base import NullWriter
 from tbx_callbacks.writers.fan_out import FanOutWriter
 from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
@@ -123,6 +123,7 @@ class Session:
         requested_dir: the folder that the user or the environment requested; None without one.
         runs_dir: the folder in which a new run gets its own folder if `requested_dir` is None. None if the integration
             does not know it yet.
+        is_taken: returns whether another writer of this training writes to a folder, or will. A new run avoids it.
         running: whether a training is in progress on this rank.
         trains_in_eval_mode: whether the model was in evaluation mode when an optimizer stepped last.
         started: whether `start` was called.
@@ -156,6 +157,7 @@ class Session:
         requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self.requested_dir = absolute(os.path.expanduser(requested)) if requested else None
         self.runs_dir: str | None = "runs"
+        self.is_taken: Callable[[str], bool] = never_taken
         self.running = self.started = self.needs_batches = self.needs_weights = False
         self._engine = Engine(
             [*self.config.items, *axis_specs(self.config.axis)],
@@ -972,13 +974,13 @@ class Session:
 
     def _new_location(self) -> RunLocation:
         if self.requested_dir:
-            return RunLocation(beside(self.requested_dir))
+            return RunLocation(beside(self.requested_dir, self.is_taken))
         if self.runs_dir is None:
             raise RuntimeError(
                 "callback.writer must be used after the callback was given to a Trainer, or with log_dir set;"
                 " pass log_dir=... to use it earlier"
             )
-        return RunLocation(fresh_folder(self.runs_dir))
+        return RunLocation(fresh_folder(self.runs_dir, self.is_taken))
 
     def _open(self, location: RunLocation) -> FanOutWriter:
         """Opens the folder, or keeps it open; raises LogDirError now if it cannot be written."""
