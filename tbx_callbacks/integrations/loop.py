@@ -146,6 +146,7 @@ class TbxLoop(SessionHolder):
             tokenizer=tokenizer,
         )
         self._optimizers = info.optimizers
+        self._session.ends_unreported = True
         self._session.start(info, step=start_step)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -125,6 +126,8 @@ class Session:
             does not know it yet.
         is_taken: returns whether another writer of this training writes to a folder, or will. A new run avoids it.
         running: whether a training is in progress on this rank.
+        ends_unreported: whether nothing reports the end of the training, as in a plain loop. A run that is closed then
+            has ended, unless an exception is known.
         trains_in_eval_mode: whether the model was in evaluation mode when an optimizer stepped last.
         started: whether `start` was called.
         needs_batches: whether a metric of this training reads counts of micro-batches (samples, tokens, losses).
@@ -177,7 +180,8 @@ class Session:
         self._info: TrainingInfo | None = None  # of the training in progress
         self._counter: StepCounter | None = None  # likewise, if the session counts steps
         self._hooks: list[Any] = []
-        self.trains_in_eval_mode = False
+        self.trains_in_eval_mode = self.ends_unreported = False
+        self._last_error = 0  # identifies the exception that an interactive session showed before the training
         self._passes: PassTimes | None = None  # where a metric reads the time of each part of a step
         self._clipped: tuple[Any, str | None] = (None, None)  # the optimizer of the last `before_clip`, and its name
         self._announced: str | None = None  # the folder that the user knows
@@ -347,6 +351,7 @@ class Session:
         self.needs_weights = "microbatches" in self._engine.needs
         self._reads_masks = "padding" in self._engine.needs
         self.running = self.started = True
+        self._last_error = id(getattr(sys, "last_value", None))
         self._alerting.begin(folder, self, _progress)
         self._at_exit.register()
         self._watch_passes(info)
@@ -374,6 +379,10 @@ class Session:
             succeeded: False marks the run as failed in the HParams tab.
             error: what the training has raised, if it is known. `SystemExit` with the code 0 or None is no failure.
         """
+        self._end(succeeded=succeeded, error=error)
+
+    def _end(self, *, succeeded: bool, error: BaseException | None, is_known: bool = True) -> None:
+        """Ends the training; without `is_known` the run stays without a status."""
         succeeded = succeeded or (isinstance(error, SystemExit) and error.code in (None, 0))
         if self.running and self._role.awaits_group and not has_group():
             self._look_for_group()
@@ -393,23 +402,38 @@ class Session:
         self._step, self._counter, self._info = self.step, None, None
         self.running = self.needs_batches = self.needs_weights = False
         with self._alerting.ending(self._step, succeeded=succeeded, error=error):
-            self._engine.end(self._step, succeeded=succeeded)
+            self._engine.end(self._step, succeeded=succeeded, is_known=is_known)
         self._release()
 
     def close(self) -> None:
         """Closes the event file. This happens automatically when the process ends.
 
-        A run that has not ended (an exception in the loop) is marked as failed in the HParams tab, and its unpublished
-        values are written.
+        The unpublished values of a run that has not ended are written. It is marked as failed in the HParams tab, or
+        as ended if `ends_unreported` is set and no exception is known.
         """
+        self._close()
+
+    def _close(self, *, is_dropped: bool = False) -> None:
         if self.running:
-            self.end(succeeded=False)
+            error = self._error_in_progress() if self.ends_unreported else None
+            succeeded = self.ends_unreported and error is None
+            if succeeded and is_dropped and self.is_writer:
+                logger.warning(
+                    "the run has no end: its loop was dropped, and only `with` tells an end from an error; write with"
+                    " TbxLoop(...) as loop"
+                )
+            self._end(succeeded=succeeded, error=error, is_known=not (succeeded and is_dropped))
         elif self._output.is_known:
             self._engine.record_logs(self._step, {})  # user scalars logged after the training
         self._engine.detach()
         self._unhook()
         self._output.close()
         self._at_exit.cancel()
+
+    def _error_in_progress(self) -> BaseException | None:
+        """The exception that is being handled, or that has ended the process since the training began."""
+        last = getattr(sys, "last_value", None)
+        return sys.exc_info()[1] or (None if last is None or id(last) == self._last_error else last)
 
     def suspend(self) -> None:
         """Removes all hooks of the engine, where an exception may have ended the training.
@@ -445,7 +469,7 @@ class Session:
                 self._engine.abandon()
                 self._output.close()
             else:
-                self.close()
+                self._close(is_dropped=True)
 
     def __enter__(self) -> Session:
         return self
