@@ -185,7 +185,8 @@ class Session:
         self._passes: PassTimes | None = None  # where a metric reads the time of each part of a step
         self._clipped: tuple[Any, str | None] = (None, None)  # the optimizer of the last `before_clip`, and its name
         self._announced: str | None = None  # the folder that the user knows
-        self._step = 0
+        self._step = self._first_step = 0
+        self._has_point = False  # whether the trainer has logged a step that it numbers
         self._action = Action.NONE
         self._preflight: dict[str, Check] = {}  # what no training can check by itself
         self._reads_masks = False  # whether a metric reads attention masks
@@ -352,6 +353,7 @@ class Session:
         self._reads_masks = "padding" in self._engine.needs
         self.running = self.started = True
         self._last_error = id(getattr(sys, "last_value", None))
+        self._first_step, self._has_point = step, False
         self._alerting.begin(folder, self, _progress)
         self._at_exit.register()
         self._watch_passes(info)
@@ -398,12 +400,32 @@ class Session:
                 self._counter.finish_step()
         elif self._engine.counters.wiring is not None and self._engine.has_stepped:
             self._engine.counters.wiring.add("no_optimizer_step", Check(0))
+        if succeeded:
+            self._warn_without_point()
         self._unhook()
         self._step, self._counter, self._info = self.step, None, None
         self.running = self.needs_batches = self.needs_weights = False
         with self._alerting.ending(self._step, succeeded=succeeded, error=error):
             self._engine.end(self._step, succeeded=succeeded, is_known=is_known)
         self._release()
+
+    def _warn_without_point(self) -> None:
+        """Warns of a training that was too short for a point of its loss."""
+        assert self._info is not None
+        steps, interval = self.step - self._first_step, getattr(self._info.log_schedule, "n", None)
+        has_point = self._has_point if self._counter is None else self._counter.has_logged
+        if has_point or interval is None or not 0 < steps < interval or not self.is_writer:
+            return
+        if any(item.name == "loss" for item in self.config.items):
+            option = self._info.log_option
+            logger.warning(
+                "no point of train/loss was due in %d steps, because %s is %d; set %s=%d",
+                steps,
+                option,
+                interval,
+                option,
+                max(1, min(10, steps // 10)),
+            )
 
     def close(self) -> None:
         """Closes the event file. This happens automatically when the process ends.
@@ -862,6 +884,7 @@ class Session:
             RuntimeError: the run's folder is not known yet.
             LogDirError: the folder cannot be written.
         """
+        self._has_point |= is_point
         self._record_logs(logs, step=step, clip_factor=clip_factor, on_all_ranks=True, is_point=is_point)
 
     def evaluate(self, dataset: str | None = None, /, **metrics: Tensor | float) -> None:

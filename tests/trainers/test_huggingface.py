@@ -833,6 +833,15 @@ def test_huggingface_attached_to_other_trainer_warned(tmp_path: Path, caplog: py
     assert "perf/samples_per_s" in Run(callback.log_dir).scalars
 
 
+@pytest.mark.parametrize("logging_steps", [500, 5])
+def test_huggingface_short_training_interval_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, logging_steps: int
+) -> None:
+    trainer(tmp_path, callbacks=[TbxTrainerCallback("minimal")], logging_steps=logging_steps).train()
+    text = "no point of train/loss was due in 8 steps, because logging_steps is 500; set logging_steps=1"
+    assert caplog.text.count(text) == caplog.text.count("no point of") == (logging_steps == 500)
+
+
 def test_huggingface_wrong_argument_refused(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     for wrong in (run.args, run.model, None):

@@ -504,6 +504,12 @@ def test_lightning_second_tensorboard_logger_mentioned_once(
     assert caplog.text.count("the Trainer has a TensorBoardLogger too; pass logger=False") == has_logger
 
 
+def test_lightning_short_training_interval_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer(tmp_path, TbxLightningCallback("minimal"), log_every_n_steps=50).fit(Classifier(), loader())
+    text = "no point of train/loss was due in 8 steps, because log_every_n_steps is 50; set log_every_n_steps=1"
+    assert caplog.text.count(text) == 1
+
+
 def test_lightning_folder_of_tensorboard_logger_avoided(tmp_path: Path) -> None:
     from lightning.pytorch.loggers import TensorBoardLogger
 
