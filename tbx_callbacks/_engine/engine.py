@@ -262,8 +262,11 @@ class Engine:
         reducer.close()
         return None
 
-    def end(self, step: int, *, succeeded: bool) -> None:
-        """Publishes the remaining values and the final ones. Values that the trainer logs later are still recorded."""
+    def end(self, step: int, *, succeeded: bool, is_known: bool = True) -> None:
+        """Publishes the remaining values and the final ones. Values that the trainer logs later are still recorded.
+
+        Without `is_known` the run stays without a status.
+        """
         self.flush_step(ended=step)
         if succeeded and self.recorder is not None:
             self.recorder.write_last_weights(step)
@@ -285,7 +288,7 @@ class Engine:
                 timeout,
             )
         self.publisher.close_live_rules(step, max(1.0, timeout - (time.monotonic() - started)))
-        self._run = replace(self._run, succeeded=succeeded)
+        self._run = replace(self._run, succeeded=succeeded if is_known else None)
         final_values = self._runner.run_event(Context("end", step, self._run), self.publisher.new_values())
         final_values.add_local(own if local else {})
         self.publisher.write(step, final_values.finish_local())

@@ -593,7 +593,7 @@ class StepRecorder:
         self._counters.steps += 1
         lost = [metric_run for metric_run in self.due if metric_run.spec.metric.needs & _OF_GRADIENTS]
         if lost:
-            self._warn_without_gradients(self._first_name)
+            self._warn_without_gradients(self._first_name, stepped=False)
         if self.awaits_first_step and (comparing := needing(self.due)):
             self._warn(
                 INITIAL_WEIGHTS,
@@ -623,16 +623,23 @@ class StepRecorder:
                 self._info.clip_remedy,
             )
 
-    def _warn_without_gradients(self, name: str) -> None:
+    def _warn_without_gradients(self, name: str, *, stepped: bool = True) -> None:
         lost = [metric_run.spec.name for metric_run in self._due(None) if metric_run.spec.metric.needs & _OF_GRADIENTS]
-        if lost:
-            self._warn(
-                f"{name} gradients",
-                "%s: left out, because no gradients exist in the step of %s; use an optimizer that leaves them in"
-                " p.grad",
-                ", ".join(dict.fromkeys(lost)),
-                name,
+        is_usual = type(self._info.optimizers[name]).__module__.startswith("torch.optim")
+        remedy = "call loss.backward() before it and zero_grad() after it"
+        if not stepped and is_usual:
+            problem, remedy = (
+                f"{name} has not stepped",
+                "return the loss of each batch, and pass this model's optimizer",
             )
+        elif is_usual:
+            problem = f"no gradients exist at the step of {name}"
+        else:
+            problem = f"no gradients exist in p.grad at the step of {name}"
+            remedy = f"{remedy}, or use another optimizer"
+        if lost:
+            names = ", ".join(dict.fromkeys(lost))
+            self._warn(f"{name} gradients", "%s: left out, because %s; %s", names, problem, remedy)
 
     def _warn(self, kind: str, message: str, *arguments: object) -> None:
         if kind not in self._warned:

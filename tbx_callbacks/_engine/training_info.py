@@ -32,6 +32,7 @@ class TrainingInfo:
             mapping by name to torch's optimizers.
         log_schedule: the steps at which the trainer logs: an interval in steps, or a function `step -> bool` of the
             step alone, which can be pickled. Read it as a function.
+        log_option: the trainer's name of the interval in `log_schedule`, for messages.
         clipping: `none`, `norm` or `other` (by value, or in an unknown way).
         spreads_nonfinite: whether the trainer multiplies gradients by a factor computed from their norm, so that one
             NaN turns all of them into NaN. Always so with clipping by norm.
@@ -94,6 +95,7 @@ class TrainingInfo:
     foreign_losses: str = ""
     evaluates_in_loop: bool = False
     tokenizer: Any = None
+    log_option: str = "log_schedule"
 
     def __post_init__(self) -> None:
         if self.clipping not in _CLIPPING:

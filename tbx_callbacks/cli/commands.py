@@ -245,6 +245,7 @@ def doctor(
         fail(str(error))
     try:
         file, settings = project_settings(rules)
+        unreadable: list[str] = []
         with Progress(console=errors, transient=True, disable=not sys.stderr.isatty()) as bars:
             runs = list(
                 diagnose_folder(
@@ -252,6 +253,7 @@ def doctor(
                     rules=settings.rules,
                     acknowledged=settings.acknowledged,
                     progress=lambda name: _bar(bars, name),
+                    on_unreadable=unreadable.append,
                 )
             )
     except (ConfigError, UnreadableError, ImportError) as error:
@@ -263,7 +265,7 @@ def doctor(
         for diagnosed in runs:
             print_diagnosis(diagnosed, console)
         print_settings(file, not_found, console)
-    raise typer.Exit(exit_code([diagnosed.diagnosis for diagnosed in runs], kinds))
+    raise typer.Exit(exit_code([diagnosed.diagnosis for diagnosed in runs], kinds, unreadable))
 
 
 @app.command()

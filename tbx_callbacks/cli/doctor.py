@@ -121,17 +121,18 @@ def parse_fail_on(given: Sequence[str]) -> set[FailOn]:
     return {kinds[name] for name in names}
 
 
-def exit_code(diagnoses: Sequence[Diagnosis], fail_on: Collection[FailOn]) -> int:
+def exit_code(diagnoses: Sequence[Diagnosis], fail_on: Collection[FailOn], unreadable: Collection[str] = ()) -> int:
     """Returns 1 if an error was found (with `warning`: or a warning), else 3 for too little to judge, else 0.
 
     Args:
         diagnoses: of all runs.
         fail_on: 3 needs `unjudged`.
+        unreadable: runs that were left out: they are not judged either.
     """
     severities = {"error", *(["warning"] if FailOn.WARNING in fail_on else [])}
     if any(finding.severity in severities for diagnosis in diagnoses for finding in diagnosis.findings):
         return 1
-    is_open = any(diagnosis.verdict.kind == "too_little" for diagnosis in diagnoses)
+    is_open = bool(unreadable) or any(diagnosis.verdict.kind == "too_little" for diagnosis in diagnoses)
     return 3 if is_open and FailOn.UNJUDGED in fail_on else 0
 
 

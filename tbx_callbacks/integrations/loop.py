@@ -134,6 +134,7 @@ class TbxLoop(SessionHolder):
             model=model,
             optimizers=optimizer,
             log_schedule=log_every,
+            log_option="log_every",
             clipping="norm" if max_grad_norm else "none",
             hparams={**({"max_grad_norm": max_grad_norm} if max_grad_norm else {}), **own_hparams},
             texts={tags.ARGS: json.dumps(own_hparams, indent=2)} if own_hparams else {},
@@ -146,6 +147,7 @@ class TbxLoop(SessionHolder):
             tokenizer=tokenizer,
         )
         self._optimizers = info.optimizers
+        self._session.ends_unreported = True
         self._session.start(info, step=start_step)
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -49,7 +50,7 @@ from tbx_callbacks.integrations.step_counting import StepCounter
 from tbx_callbacks.metrics.host_values import FinalValue
 from tbx_callbacks.rules.base import Action
 from tbx_callbacks.rules.finding_text import line
-from tbx_callbacks.runs.folders import RunLocation, absolute, beside, fresh_folder
+from tbx_callbacks.runs.folders import RunLocation, absolute, beside, fresh_folder, never_taken
 from tbx_callbacks.writers.base import NullWriter
 from tbx_callbacks.writers.fan_out import FanOutWriter
 from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
@@ -123,7 +124,10 @@ class Session:
         requested_dir: the folder that the user or the environment requested; None without one.
         runs_dir: the folder in which a new run gets its own folder if `requested_dir` is None. None if the integration
             does not know it yet.
+        is_taken: returns whether another writer of this training writes to a folder, or will. A new run avoids it.
         running: whether a training is in progress on this rank.
+        ends_unreported: whether nothing reports the end of the training, as in a plain loop. A run that is closed then
+            has ended, unless an exception is known.
         trains_in_eval_mode: whether the model was in evaluation mode when an optimizer stepped last.
         started: whether `start` was called.
         needs_batches: whether a metric of this training reads counts of micro-batches (samples, tokens, losses).
@@ -156,6 +160,7 @@ class Session:
         requested = os.fspath(log_dir) if log_dir is not None else os.environ.get("TENSORBOARD_LOGGING_DIR")
         self.requested_dir = absolute(os.path.expanduser(requested)) if requested else None
         self.runs_dir: str | None = "runs"
+        self.is_taken: Callable[[str], bool] = never_taken
         self.running = self.started = self.needs_batches = self.needs_weights = False
         self._engine = Engine(
             [*self.config.items, *axis_specs(self.config.axis)],
@@ -175,11 +180,13 @@ class Session:
         self._info: TrainingInfo | None = None  # of the training in progress
         self._counter: StepCounter | None = None  # likewise, if the session counts steps
         self._hooks: list[Any] = []
-        self.trains_in_eval_mode = False
+        self.trains_in_eval_mode = self.ends_unreported = False
+        self._last_error = 0  # identifies the exception that an interactive session showed before the training
         self._passes: PassTimes | None = None  # where a metric reads the time of each part of a step
         self._clipped: tuple[Any, str | None] = (None, None)  # the optimizer of the last `before_clip`, and its name
         self._announced: str | None = None  # the folder that the user knows
-        self._step = 0
+        self._step = self._first_step = 0
+        self._has_point = False  # whether the trainer has logged a step that it numbers
         self._action = Action.NONE
         self._preflight: dict[str, Check] = {}  # what no training can check by itself
         self._reads_masks = False  # whether a metric reads attention masks
@@ -345,6 +352,8 @@ class Session:
         self.needs_weights = "microbatches" in self._engine.needs
         self._reads_masks = "padding" in self._engine.needs
         self.running = self.started = True
+        self._last_error = id(getattr(sys, "last_value", None))
+        self._first_step, self._has_point = step, False
         self._alerting.begin(folder, self, _progress)
         self._at_exit.register()
         self._watch_passes(info)
@@ -372,6 +381,10 @@ class Session:
             succeeded: False marks the run as failed in the HParams tab.
             error: what the training has raised, if it is known. `SystemExit` with the code 0 or None is no failure.
         """
+        self._end(succeeded=succeeded, error=error)
+
+    def _end(self, *, succeeded: bool, error: BaseException | None, is_known: bool = True) -> None:
+        """Ends the training; without `is_known` the run stays without a status."""
         succeeded = succeeded or (isinstance(error, SystemExit) and error.code in (None, 0))
         if self.running and self._role.awaits_group and not has_group():
             self._look_for_group()
@@ -387,27 +400,62 @@ class Session:
                 self._counter.finish_step()
         elif self._engine.counters.wiring is not None and self._engine.has_stepped:
             self._engine.counters.wiring.add("no_optimizer_step", Check(0))
+        if succeeded:
+            self._warn_without_point()
         self._unhook()
         self._step, self._counter, self._info = self.step, None, None
         self.running = self.needs_batches = self.needs_weights = False
         with self._alerting.ending(self._step, succeeded=succeeded, error=error):
-            self._engine.end(self._step, succeeded=succeeded)
+            self._engine.end(self._step, succeeded=succeeded, is_known=is_known)
         self._release()
+
+    def _warn_without_point(self) -> None:
+        """Warns of a training that was too short for a point of its loss."""
+        assert self._info is not None
+        steps, interval = self.step - self._first_step, getattr(self._info.log_schedule, "n", None)
+        has_point = self._has_point if self._counter is None else self._counter.has_logged
+        if has_point or interval is None or not 0 < steps < interval or not self.is_writer:
+            return
+        if any(item.name == "loss" for item in self.config.items):
+            option = self._info.log_option
+            logger.warning(
+                "no point of train/loss was due in %d steps, because %s is %d; set %s=%d",
+                steps,
+                option,
+                interval,
+                option,
+                max(1, min(10, steps // 10)),
+            )
 
     def close(self) -> None:
         """Closes the event file. This happens automatically when the process ends.
 
-        A run that has not ended (an exception in the loop) is marked as failed in the HParams tab, and its unpublished
-        values are written.
+        The unpublished values of a run that has not ended are written. It is marked as failed in the HParams tab, or
+        as ended if `ends_unreported` is set and no exception is known.
         """
+        self._close()
+
+    def _close(self, *, is_dropped: bool = False) -> None:
         if self.running:
-            self.end(succeeded=False)
+            error = self._error_in_progress() if self.ends_unreported else None
+            succeeded = self.ends_unreported and error is None
+            if succeeded and is_dropped and self.is_writer:
+                logger.warning(
+                    "the run has no end: its loop was dropped, and only `with` tells an end from an error; write with"
+                    " TbxLoop(...) as loop"
+                )
+            self._end(succeeded=succeeded, error=error, is_known=not (succeeded and is_dropped))
         elif self._output.is_known:
             self._engine.record_logs(self._step, {})  # user scalars logged after the training
         self._engine.detach()
         self._unhook()
         self._output.close()
         self._at_exit.cancel()
+
+    def _error_in_progress(self) -> BaseException | None:
+        """The exception that is being handled, or that has ended the process since the training began."""
+        last = getattr(sys, "last_value", None)
+        return sys.exc_info()[1] or (None if last is None or id(last) == self._last_error else last)
 
     def suspend(self) -> None:
         """Removes all hooks of the engine, where an exception may have ended the training.
@@ -443,7 +491,7 @@ class Session:
                 self._engine.abandon()
                 self._output.close()
             else:
-                self.close()
+                self._close(is_dropped=True)
 
     def __enter__(self) -> Session:
         return self
@@ -836,6 +884,7 @@ class Session:
             RuntimeError: the run's folder is not known yet.
             LogDirError: the folder cannot be written.
         """
+        self._has_point |= is_point
         self._record_logs(logs, step=step, clip_factor=clip_factor, on_all_ranks=True, is_point=is_point)
 
     def evaluate(self, dataset: str | None = None, /, **metrics: Tensor | float) -> None:
@@ -972,13 +1021,13 @@ class Session:
 
     def _new_location(self) -> RunLocation:
         if self.requested_dir:
-            return RunLocation(beside(self.requested_dir))
+            return RunLocation(beside(self.requested_dir, self.is_taken))
         if self.runs_dir is None:
             raise RuntimeError(
                 "callback.writer must be used after the callback was given to a Trainer, or with log_dir set;"
                 " pass log_dir=... to use it earlier"
             )
-        return RunLocation(fresh_folder(self.runs_dir))
+        return RunLocation(fresh_folder(self.runs_dir, self.is_taken))
 
     def _open(self, location: RunLocation) -> FanOutWriter:
         """Opens the folder, or keeps it open; raises LogDirError now if it cannot be written."""

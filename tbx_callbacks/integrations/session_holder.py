@@ -134,7 +134,7 @@ class SessionHolder:
     def close(self) -> None:
         """Closes the event file. This happens automatically when the process ends.
 
-        A run that has not ended (an exception in the loop) is marked as failed in the HParams tab, and its unpublished
-        values are written.
+        The unpublished values of a run that has not ended are written. It is marked as failed in the HParams tab; that
+        of a plain loop as ended, unless an exception is known.
         """
         self._session.close()

@@ -39,6 +39,8 @@ class StepCounter:
         self._engine, self._log_schedule = engine, info.log_schedule
         self.log_due = False
         """Whether the trainer logs after this step."""
+        self.has_logged = False
+        """Whether the trainer has logged after a step."""
         self._next_log: float = 0  # the trainer logs at no step before
         self._losses = LossMean()
         self._evaluations: dict[str, Number | str] = {}  # logged before the end of their step
@@ -115,6 +117,7 @@ class StepCounter:
         if recorder is not None and recorder.stepped and (recorder.due or recorder.watches_loss_scale):
             engine.end_microbatch(is_step=False)
         if self.log_due:
+            self.has_logged = True
             logs: dict[str, Number] = {}
             rate = engine.first_rate
             if rate is not None:

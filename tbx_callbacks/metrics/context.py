@@ -134,7 +134,8 @@ class RunInfo:
     """Tag prefixes of the scalars that are written for several groups."""
     best: Mapping[str, float] = field(default_factory=dict)
     """Best value so far of each evaluation metric, by tag."""
-    succeeded: bool = True
+    succeeded: bool | None = True
+    """Whether the training has ended without an exception; None if that is unknown."""
     rank: int | None = None
     """Rank of this process; None in a training with a single process."""
     last_step: int | None = None

@@ -52,7 +52,7 @@ class Hparams(Metric):
             texts = {name: Text(f"```json\n{text}\n```") for name, text in run.texts.items()}
             return {HPARAMS_START: HParams(run.hparams), **texts}
         if context.event == "end":
-            return {HPARAMS_END: HParamsEnd(run.succeeded)}
+            return {} if run.succeeded is None else {HPARAMS_END: HParamsEnd(run.succeeded)}
         eval_tags = [tag for tag in context.logs if tag.startswith(EVALUATION) and not tag.endswith(_NOT_QUALITY)]
         values: dict[str, Value | HostValue] = {
             f"{BEST}/{tag.removeprefix(f'{EVAL}/')}": Max(run.best[tag]) for tag in eval_tags if tag in run.best

@@ -167,6 +167,7 @@ def diagnose_folder(
     rules: Mapping[str, Rule] | None = None,
     acknowledged: Sequence[Acknowledgement] = (),
     progress: Callable[[str], Progress] | None = None,
+    on_unreadable: Callable[[str], object] | None = None,
 ) -> Iterator[DiagnosedRun]:
     """Reads and diagnoses every run in a folder; runs without scalars and histograms (only texts) are left out.
 
@@ -177,6 +178,7 @@ def diagnose_folder(
         rules: rules by name; by default all rules with their default thresholds.
         acknowledged: findings that the project knows of.
         progress: called with a run's name; returns a function that is called while the run is read.
+        on_unreadable: called with the name of a run that is left out because it cannot be read.
 
     Raises:
         UnreadableError: no run can be read, or none has scalars or histograms.
@@ -199,6 +201,8 @@ def diagnose_folder(
             judged = reader.with_role(name, run)
             diagnosis = diagnose(judged, rules, acknowledged=acknowledged, folder=folder, on_error=warn)
             yield DiagnosedRun(name, folder, run, diagnosis)
+        elif run is None and on_unreadable is not None:
+            on_unreadable(name)
         reader.forget(name)
     if not number and reader.unreadable:
         raise UnreadableError(f"no run in {os.fspath(logdir)!r} can be read: {reader.unreadable[0]}")
@@ -230,7 +234,8 @@ class _Reader:
             except UnreadableError as error:
                 self._runs[name] = None
                 self.unreadable.append(words(error))
-                logger.warning("run %s is left out: %s", printable(name), printable(words(error)))
+                shown = self.folders[name] if name == "." else name
+                logger.warning("run %s is left out: %s", printable(shown), printable(words(error)))
         return self._runs[name]
 
     def with_role(self, name: str, run: Run) -> Run:

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
@@ -17,6 +17,7 @@ JSON_LINES_FILE = "metrics.jsonl"
 """The file of the writer `json_lines` in a run's folder."""
 AXES = ("samples", "tokens", "epochs")
 """Axes that a run can be written against, in addition to its steps."""
+_TIME = "%b%d_%H-%M-%S"
 
 
 @dataclass(frozen=True)
@@ -36,25 +37,49 @@ def absolute(folder: str | os.PathLike[str]) -> str:
     return folder if is_remote(folder) else os.path.abspath(folder)
 
 
-def fresh_folder(parent: str) -> str:
-    """Returns a new path under `parent`, named by time and host as TensorBoard writers do; creates nothing."""
-    return unused(os.path.join(absolute(parent), time.strftime("%b%d_%H-%M-%S") + "_" + socket.gethostname()))
+def never_taken(_: str) -> bool:
+    """Returns False: no other writer is known."""
+    return False
 
 
-def unused(folder: str) -> str:
-    """Returns `folder` if it contains no run, else the first of `folder_2`, `folder_3`, ... that contains none."""
+def fresh_folder(parent: str, is_taken: Callable[[str], bool] = never_taken) -> str:
+    """Returns a new path under `parent`, named by time and host as TensorBoard writers do; creates nothing.
+
+    Args:
+        parent: the folder of runs.
+        is_taken: whether another writer writes to a folder, or will.
+    """
+    return unused(os.path.join(absolute(parent), _default_name()), is_taken)
+
+
+def is_default_name(name: str) -> bool:
+    """Whether a TensorBoard writer on this host may give this name to a new folder."""
+    time_of_name = name.removesuffix("_" + socket.gethostname())
+    try:
+        return time_of_name != name and bool(time.strptime("2024" + time_of_name, "%Y" + _TIME))
+    except ValueError:
+        return False
+
+
+def _default_name() -> str:
+    return time.strftime(_TIME) + "_" + socket.gethostname()
+
+
+def unused(folder: str, is_taken: Callable[[str], bool] = never_taken) -> str:
+    """Returns `folder` if it is free and contains no run, else the first such of `folder_2`, `folder_3`, ..."""
     candidate, n = folder, 1
-    while holds_run(candidate):
+    while holds_run(candidate) or is_taken(candidate):
         n += 1
         candidate = f"{folder.rstrip('/')}_{n}"
     return candidate
 
 
-def beside(folder: str) -> str:
-    """Returns `folder`, or an unused folder next to it, with a warning, if it already contains a run."""
-    chosen = unused(folder)
+def beside(folder: str, is_taken: Callable[[str], bool] = never_taken) -> str:
+    """Returns `folder`, or with a warning an unused one next to it, if it contains a run or another writer has it."""
+    chosen = unused(folder, is_taken)
     if chosen != folder:
-        logger.warning("%s already contains a run; writing this run to %s", folder, chosen)
+        problem = "is the folder of another writer of this training" if is_taken(folder) else "already contains a run"
+        logger.warning("%s %s; writing this run to %s", folder, problem, chosen)
     return chosen
 
 

@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 def find_runs(logdir: str | os.PathLike[str]) -> dict[str, str]:
     """Returns the runs at and below `logdir`: relative name -> path for `read_run`, sorted by name, numbers by value.
 
-    Event files, `metrics.jsonl`, Lightning's `metrics.csv`, the Trainer's `trainer_state.json` and other `*.jsonl`
-    files with steps are runs. A folder is read in the first of these formats that it holds. The log history of a
-    Trainer counts only if no event files, `metrics.jsonl` or `metrics.csv` lie below its output folder. A run that is
-    also written against other axes (`axis: [step, samples]`) is one run, that of its steps. Remote folders hold event
-    files.
+    Event files, `metrics.jsonl`, `metrics.csv`, the Trainer's `trainer_state.json` and other `*.jsonl` files with steps
+    are runs. So are `metrics.csv` and `metrics.jsonl` without steps, which cannot be read. A folder is read in the
+    first of these formats that it holds. The log history of a Trainer counts only if no event files, `metrics.jsonl` or
+    `metrics.csv` lie below its output folder. A run that is also written against other axes (`axis: [step, samples]`)
+    is one run, that of its steps. Remote folders hold event files.
 
     Raises:
         UnreadableError: `logdir` is neither a folder nor a log, or there are no runs.

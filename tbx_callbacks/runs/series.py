@@ -112,6 +112,11 @@ class Points(Generic[T]):
         self._values.append(value)
         self._wall_times.append(wall_time)
 
+    @property
+    def last_step(self) -> int:
+        """The step of the last point; -1 without points."""
+        return self._steps[-1] if self._steps else -1
+
     def cut(self, step: int) -> None:
         """Removes the points at `step` or later."""
         index = bisect_left(self._steps, step)

@@ -63,8 +63,11 @@ def huggingface(_: Path) -> dict[str, Any]:
     from tests.helpers.data import rows
     from tests.helpers.models import bert
 
-    args = TrainingArguments("outputs", max_steps=3, logging_steps=1, report_to="none", use_cpu=True, disable_tqdm=True)
-    return {"Trainer": Trainer, "args": args, "model": bert(0), "train_dataset": rows(24)}
+    def arguments(folder: str, *, logging_steps: int) -> TrainingArguments:
+        quiet: dict[str, Any] = {"report_to": "none", "use_cpu": True, "disable_tqdm": True}
+        return TrainingArguments(folder, max_steps=logging_steps, logging_steps=logging_steps, **quiet)
+
+    return {"Trainer": Trainer, "TrainingArguments": arguments, "model": bert(0), "train_dataset": rows(24)}
 
 
 def lightning(_: Path) -> dict[str, Any]:

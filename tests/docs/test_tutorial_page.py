@@ -67,11 +67,13 @@ def test_tutorial_loop_writes_both_curves(names: dict[str, Any], tmp_path: Path)
 
 def test_tutorial_set_writes_histograms_by_parameter(names: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "my_metrics.yaml").write_text(SETS[0])
-    exec(block("my_metrics.yaml"), names)
-    with names["loop"] as loop:
+
+    def train(loop: TbxLoop) -> None:
         names["criterion"](names["model"](names["batches"][0][0]), names["batches"][0][1]).backward()
         names["optimizer"].step()
         loop.end_step()
+
+    exec(block("my_metrics.yaml").replace("...", "train(loop)"), {**names, "train": train})
     histograms = Run(tmp_path / "runs" / "parameters").histograms
     assert {tag for tag in histograms if tag.startswith("weights/")} == {
         f"weights/{name}" for name, _ in names["model"].named_parameters()

@@ -772,6 +772,76 @@ def test_huggingface_second_tensorboard_writer_mentioned_once(
     assert caplog.text.count("report_to has tensorboard too; remove it from report_to") == (report_to != "none")
 
 
+@pytest.mark.parametrize("ours_first", [True, False])
+@pytest.mark.parametrize("requested", [True, False])
+def test_huggingface_beside_tensorboard_callback_own_folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    ours_first: bool,
+    requested: bool,
+) -> None:
+    if requested:
+        monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "runs" / "wanted"))
+    ours, theirs = TbxTrainerCallback("minimal"), TensorBoardCallback()
+    run = trainer(tmp_path, callbacks=[ours, theirs] if ours_first else [theirs, ours], max_steps=2)
+    run.train()
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert len(files(ours.log_dir)) == len(files(theirs.logging_dir)) == 1
+    assert caplog.text.count("the Trainer has a TensorBoardCallback too; remove it from callbacks") == 1
+
+
+@pytest.mark.parametrize("attached", [True, False])
+def test_huggingface_callback_passed_twice_used_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, attached: bool
+) -> None:
+    callback = TbxTrainerCallback("default", log_dir=tmp_path / "runs" / "h1")
+    run = trainer(tmp_path, callbacks=[callback, callback])
+    if attached:
+        callback.attach(run)
+    run.train()
+    assert [folder.name for folder in (tmp_path / "runs").iterdir()] == ["h1"]
+    assert Run(callback.log_dir).steps("train/loss") == [2, 4, 6, 8]
+    ours = [record.message for record in caplog.records if record.name.startswith("tbx_callbacks")]
+    assert ours.count("the callback was passed twice; one is used") == 1
+    assert not [message for message in ours if "returns no loss" in message]
+
+
+def test_huggingface_callback_added_twice_used_once(tmp_path: Path) -> None:
+    callback, run = TbxTrainerCallback("default"), trainer(tmp_path)
+    run.add_callback(callback)
+    run.add_callback(callback)
+    run.train()
+    assert Run(callback.log_dir).steps("train/loss") == [2, 4, 6, 8]
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_huggingface_callbacks_of_one_folder_warned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one, other = (TbxTrainerCallback("minimal", log_dir=tmp_path / "h1") for _ in range(2))
+    trainer(tmp_path, callbacks=[one, other], max_steps=2).train()
+    assert other.log_dir == f"{tmp_path}/h1_2"
+    text = f"{tmp_path}/h1 is the folder of another writer of this training; writing this run to {tmp_path}/h1_2"
+    assert caplog.text.count(text) == 1
+
+
+def test_huggingface_attached_to_other_trainer_warned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    callback = TbxTrainerCallback("default")
+    run = trainer(tmp_path, callbacks=[callback])
+    callback.attach(trainer(tmp_path / "other"))
+    run.train()
+    assert caplog.text.count("the callback is attached to another Trainer; call callback.attach(trainer)") == 1
+    assert "perf/samples_per_s" in Run(callback.log_dir).scalars
+
+
+@pytest.mark.parametrize("logging_steps", [500, 5])
+def test_huggingface_short_training_interval_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, logging_steps: int
+) -> None:
+    trainer(tmp_path, callbacks=[TbxTrainerCallback("minimal")], logging_steps=logging_steps).train()
+    text = "no point of train/loss was due in 8 steps, because logging_steps is 500; set logging_steps=1"
+    assert caplog.text.count(text) == caplog.text.count("no point of") == (logging_steps == 500)
+
+
 def test_huggingface_wrong_argument_refused(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     for wrong in (run.args, run.model, None):

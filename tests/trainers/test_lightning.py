@@ -502,3 +502,18 @@ def test_lightning_second_tensorboard_logger_mentioned_once(
     for _ in range(2):
         trainer(tmp_path, callback, logger=logger, max_steps=2).fit(Classifier(), loader())
     assert caplog.text.count("the Trainer has a TensorBoardLogger too; pass logger=False") == has_logger
+
+
+def test_lightning_short_training_interval_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer(tmp_path, TbxLightningCallback("minimal"), log_every_n_steps=50).fit(Classifier(), loader())
+    text = "no point of train/loss was due in 8 steps, because log_every_n_steps is 50; set log_every_n_steps=1"
+    assert caplog.text.count(text) == 1
+
+
+def test_lightning_folder_of_tensorboard_logger_avoided(tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    callback = TbxLightningCallback("minimal", log_dir=tmp_path / "exp1")
+    logger = TensorBoardLogger(tmp_path, name="", version="exp1")
+    trainer(tmp_path, callback, logger=logger, max_steps=2).fit(Classifier(), loader())
+    assert callback.log_dir == f"{tmp_path}/exp1_2"

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 _LOOP = ("transformers.trainer", "train")
+_EVENT = ("transformers.trainer_callback", "call_event")
 
 
 class StillTraining:
@@ -36,9 +37,20 @@ def trainer_in_stack() -> Any:
     return None if frame is None else frame.f_locals.get("self")
 
 
+def handler_in_stack() -> Any:
+    """The Trainer's handler of callbacks whose event called the caller; None if the stack does not tell."""
+    frame = _caller(sys._getframe(1), _EVENT)
+    return None if frame is None else frame.f_locals.get("self")
+
+
 def _training(frame: FrameType | None) -> FrameType | None:
     """The frame of `Trainer.train`, from which this one was called."""
-    module, name = _LOOP
+    return _caller(frame, _LOOP)
+
+
+def _caller(frame: FrameType | None, function: tuple[str, str]) -> FrameType | None:
+    """The frame of a function, by its module and its name, from which this one was called."""
+    module, name = function
     while frame is not None:
         if frame.f_code.co_name == name and frame.f_globals.get("__name__") == module:
             return frame

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerCallback
@@ -13,7 +13,7 @@ from transformers.trainer_callback import ExportableState
 from tbx_callbacks import tags
 from tbx_callbacks._engine.training_info import TrainingInfo
 from tbx_callbacks._model.outputs import loss_in
-from tbx_callbacks.integrations.huggingface.abandoned_training import trainer_in_stack
+from tbx_callbacks.integrations.huggingface.abandoned_training import handler_in_stack, trainer_in_stack
 from tbx_callbacks.integrations.huggingface.attach import attach, is_attached
 from tbx_callbacks.integrations.huggingface.batch_size import batch_size
 from tbx_callbacks.integrations.huggingface.forward_passes import ForwardPasses
@@ -27,7 +27,13 @@ from tbx_callbacks.integrations.huggingface.info import (
 )
 from tbx_callbacks.integrations.huggingface.item_weights import ItemWeights
 from tbx_callbacks.integrations.huggingface.loss_scale import REMEDY, LossComparison, warning
-from tbx_callbacks.integrations.huggingface.run_folder import checkpoint_state, choose, runs_dir
+from tbx_callbacks.integrations.huggingface.run_folder import (
+    checkpoint_state,
+    choose,
+    runs_dir,
+    taken_folders,
+    tensorboard_callbacks,
+)
 from tbx_callbacks.integrations.module_lookup import module_in
 from tbx_callbacks.integrations.preflight import Preflight, preflight
 from tbx_callbacks.integrations.session_holder import SessionHolder
@@ -56,7 +62,7 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
     _items: tuple[Any, Any] | None = None  # the labels of a micro-batch, and the number of items of its step
     _state: weakref.ref[Any] | None = None  # of the Trainer that trained last
     _in_step = False
-    _warned_no_loss = _warned_twice = _warned_other = False
+    _warned_no_loss = _warned_twice = _warned_other = _warned_elsewhere = False
     stored: dict[str, str] = {}  # noqa: RUF012 - state from a checkpoint; the Trainer sets it on the instance
 
     def attach(self, trainer: Any) -> TbxTrainerCallback:
@@ -116,6 +122,7 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._use(args)
+        self._remove_repeats(handler_in_stack(), state)
         self._session.is_writer = state.is_world_process_zero
         self._session.watch_model(kwargs.get("model"))
 
@@ -125,13 +132,16 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
         session.is_writer = state.is_world_process_zero
         if not session.may_start:
             return
-        if self._trainer is not None:
+        handler = handler_in_stack()
+        self._remove_repeats(handler, state)
+        if self._trainer is not None and self._trainer.args is args:
             attach(self._trainer, session)
-        if session.is_writer and not self._warned_twice and "tensorboard" in (args.report_to or ()):
-            self._warned_twice = True
-            logger.warning("numbers are written twice: report_to has tensorboard too; remove it from report_to")
-        attached, dataloader = is_attached(self._trainer, session), kwargs.get("train_dataloader")
-        location = self._choose_location(args, state) if session.is_writer else None
+        attached, dataloader = self._is_attached, kwargs.get("train_dataloader")
+        location = None
+        if session.is_writer:
+            callbacks = () if handler is None else handler.callbacks
+            self._warn_of_writers(args, callbacks)
+            location = self._choose_location(args, state, callbacks)
 
         def info() -> TrainingInfo:
             model = module_in(kwargs["model"], kwargs["optimizer"])
@@ -262,14 +272,47 @@ class TbxTrainerCallback(SessionHolder, TrainerCallback, ExportableState):  # ty
             )
         return True
 
-    def _choose_location(self, args: Any, state: Any) -> RunLocation | None:
+    def _choose_location(self, args: Any, state: Any, callbacks: Sequence[Any]) -> RunLocation | None:
         others = [other._session for other in _in_use if other._session is not self._session]
         used = {session.log_dir for session in others if session.running}
+        beside = {other.log_dir for other in callbacks if isinstance(other, TbxTrainerCallback) and other is not self}
+        self._session.is_taken = taken_folders(args, state, callbacks, used & beside)
         return choose(args, state, self._session, callback_name=type(self).__name__, used=used)
+
+    def _remove_repeats(self, handler: Any, state: Any) -> None:
+        """Removes the callback from a handler where it comes again: each event would count twice."""
+        callbacks = [] if handler is None else handler.callbacks
+        repeats = [place for place, callback in enumerate(callbacks) if callback is self][1:]
+        for place in reversed(repeats):
+            del callbacks[place]  # in place: the handler iterates over the list
+        if repeats and state.is_world_process_zero:
+            logger.warning("the callback was passed twice; one is used")
+
+    def _warn_of_writers(self, args: Any, callbacks: Sequence[Any]) -> None:
+        """Warns once about another callback that writes the same numbers, and once if another Trainer has this one."""
+        if tensorboard_callbacks(callbacks) and not self._warned_twice:
+            self._warned_twice = True
+            if "tensorboard" in (args.report_to or ()):
+                logger.warning("numbers are written twice: report_to has tensorboard too; remove it from report_to")
+            else:
+                logger.warning(
+                    "numbers are written twice: the Trainer has a TensorBoardCallback too; remove it from callbacks"
+                )
+        if self._trainer is not None and self._trainer.args is not args and not self._warned_elsewhere:
+            self._warned_elsewhere = True
+            logger.warning(
+                "gradients before clipping are left out: the callback is attached to another Trainer; call"
+                " callback.attach(trainer) with this one"
+            )
+
+    @property
+    def _is_attached(self) -> bool:
+        """Whether the session receives the micro-batches of the Trainer that trains."""
+        return getattr(self._trainer, "args", None) is self._args and is_attached(self._trainer, self._session)
 
     def _on_forward(self, outputs: Any, inputs: Mapping[Any, Any]) -> None:
         session = self._session
-        if not is_attached(self._trainer, session):
+        if not self._is_attached:
             session.expect_rows(inputs)
         session.record_outputs(outputs, inputs.get("labels"))
         with session.guard_outputs():

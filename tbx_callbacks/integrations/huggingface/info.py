@@ -75,6 +75,7 @@ def training_info(
         model=model,
         optimizers=optimizer,
         log_schedule=log_schedule(args, state, dataloader),
+        log_option="logging_steps",
         clipping="norm" if (args.max_grad_norm or 0.0) > 0 else "none",
         spreads_nonfinite=spreads_nonfinite(args),
         sharding=sharding,

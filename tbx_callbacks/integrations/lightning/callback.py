@@ -34,7 +34,7 @@ from tbx_callbacks.integrations.session_holder import SessionHolder
 from tbx_callbacks.integrations.timed_profiler import TimedProfiler
 from tbx_callbacks.metrics.hparam_values import HParamValue, plain_hparams
 from tbx_callbacks.rules.base import Action
-from tbx_callbacks.runs.folders import RunLocation, holds_run
+from tbx_callbacks.runs.folders import RunLocation, absolute, holds_run
 from tbx_callbacks.writers.summary_writer import NullSummaryWriter, SummaryWriter
 
 logger = logging.getLogger(__name__)
@@ -84,12 +84,15 @@ class TbxLightningCallback(SessionHolder, Callback):  # type: ignore[misc]
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.fast_dev_run or not self._session.may_start:
             return
-        if not self._warned_twice and self._session.is_writer and any(map(is_tensorboard, trainer.loggers)):
-            self._warned_twice = True
-            logger.warning(
-                "values that the module logs are written twice: the Trainer has a TensorBoardLogger too; pass"
-                " logger=False to the Trainer"
-            )
+        if self._session.is_writer:
+            others = [each for each in trainer.loggers if is_tensorboard(each)]
+            self._session.is_taken = frozenset(absolute(each.log_dir) for each in others).__contains__
+            if others and not self._warned_twice:
+                self._warned_twice = True
+                logger.warning(
+                    "values that the module logs are written twice: the Trainer has a TensorBoardLogger too; pass"
+                    " logger=False to the Trainer"
+                )
         self._max_norm = trainer.gradient_clip_val if clipping(trainer, pl_module) == "norm" else None
         self._scales_loss = pl_module.automatic_optimization and trainer.accumulate_grad_batches > 1
         state, self._checkpoint_state = self._checkpoint_state, {}  # a later fit continues from here

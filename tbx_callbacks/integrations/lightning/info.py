@@ -38,6 +38,7 @@ def training_info(
         model=wrapped_model(pl_module),
         optimizers=trainer.optimizers,
         log_schedule=log_interval(trainer, every),
+        log_option="every" if isinstance(every, int) and not has_logger(trainer) else "log_every_n_steps",
         last_step=last_step(trainer, pl_module),
         clipping=clipping(trainer, pl_module),
         sharding=sharding,
@@ -84,8 +85,12 @@ def epoch(trainer: Any, batch_idx: int) -> float | None:
 
 def log_interval(trainer: Any, every: Cadence) -> int:
     """The interval, in steps, at which the Trainer logs. Without a logger, a number of steps in the set counts."""
-    has_logger = any(not isinstance(logger, Listener) for logger in trainer.loggers)
-    return every if isinstance(every, int) and not has_logger else max(1, int(trainer.log_every_n_steps))
+    return every if isinstance(every, int) and not has_logger(trainer) else max(1, int(trainer.log_every_n_steps))
+
+
+def has_logger(trainer: Any) -> bool:
+    """Whether the Trainer has a logger of its own."""
+    return any(not isinstance(logger, Listener) for logger in trainer.loggers)
 
 
 def logged_step(trainer: Any, step: int | None, finished: int) -> int:

@@ -10,6 +10,7 @@ from tbx_callbacks.runs.formats.event_files import EventFiles
 from tbx_callbacks.runs.formats.json_lines import JsonLines
 from tbx_callbacks.runs.formats.lightning_csv import LightningCsv
 from tbx_callbacks.runs.formats.trainer_state import TrainerState
+from tbx_callbacks.runs.formats.without_steps import WithoutSteps
 
 EVENT_FILES = EventFiles()
 FORMATS: tuple[LogFormat, ...] = (
@@ -18,6 +19,7 @@ FORMATS: tuple[LogFormat, ...] = (
     LightningCsv(),
     TrainerState(),
     JsonLines("*.jsonl"),
+    WithoutSteps(),
 )
 _LOG = re.compile(r".*tfevents.*|.*\.jsonl|metrics\.csv|trainer_state\.json")
 

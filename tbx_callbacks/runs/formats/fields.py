@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 NO_TIME = math.nan
 """The wall time of a value whose log does not tell it."""
+EPOCH = "epoch"
+"""The field whose number is the step in a log without steps."""
+EPOCHS_AS_STEPS = "steps (epochs count as steps)"
+"""What such a log lacks."""
+NOT_A_NUMBER = "it holds a text where a number must be"
+"""Why a text is left out."""
+_LOSS, _VALIDATION, _TRAIN = "loss", "val_", "train"
 _EARLIEST, _LATEST = 946_684_800.0, 253_402_300_800.0  # Unix times of the years 2000 and 10000
 _LARGEST_STEP = 1 << 53
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "infinity": math.inf, "-inf": -math.inf, "-infinity": -math.inf}
@@ -57,3 +64,18 @@ def time_of(fields: Mapping[str, Any], keys: Iterable[str]) -> tuple[str, float]
         if seconds is not None and _EARLIEST <= seconds < _LATEST:
             return key, seconds
     return "", NO_TIME
+
+
+def keras_tags(names: Collection[str]) -> dict[str, str]:
+    """Returns the tags of the fields of a log as Keras writes it: `loss` is `train/loss`, `val_loss` is `eval/loss`.
+
+    Empty without a field `loss`: other tools write `train_loss`. A field that has a tag's name keeps it.
+    """
+    if _LOSS not in names:
+        return {}
+    plain = [name for name in names if name not in ("", EPOCH) and "/" not in name and not name.startswith(_TRAIN)]
+    tags = {
+        name: f"eval/{name.removeprefix(_VALIDATION)}" if name.startswith(_VALIDATION) else f"train/{name}"
+        for name in plain
+    }
+    return {name: tag for name, tag in tags.items() if tag not in names}

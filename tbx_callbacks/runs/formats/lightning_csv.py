@@ -1,4 +1,4 @@
-"""Reads the `metrics.csv` of Lightning's CSVLogger, and other CSV files with a column `step`."""
+"""Reads the `metrics.csv` of Lightning's CSVLogger, and other CSV files with a column `step` or `epoch`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ import yaml
 
 from tbx_callbacks._text import label, short
 from tbx_callbacks.runs.formats.base import LogFormat, Progress, UnreadableError
-from tbx_callbacks.runs.formats.fields import NO_TIME, csv_number, step_of
+from tbx_callbacks.runs.formats.fields import (
+    EPOCH,
+    EPOCHS_AS_STEPS,
+    NO_TIME,
+    NOT_A_NUMBER,
+    csv_number,
+    keras_tags,
+    step_of,
+)
 from tbx_callbacks.runs.formats.run_builder import RunBuilder
 from tbx_callbacks.runs.series import Run
 
 _FILE, _HPARAMS = "metrics.csv", "hparams.yaml"
 _STEP = "step"
+_SEVERAL_ROWS = "its epoch has another row after it; such a file needs a column step"
 _PROGRESS_LINES = 1000
 _LONGEST_HPARAM = 500
 _LACKS = ("wall times", "histograms", "texts")
@@ -26,7 +35,8 @@ _LACKS = ("wall times", "histograms", "texts")
 class LightningCsv(LogFormat):
     """A row has the values of one step; empty cells are values that were not logged there.
 
-    Tags are the names of the columns. Hyper-parameters come from `hparams.yaml` beside the file.
+    Tags are the names of the columns. Hyper-parameters come from `hparams.yaml` beside the file. Without a column
+    `step`, a row has the values of one epoch, as in the file of Keras' CSVLogger, whose `val_loss` is `eval/loss`.
     """
 
     files = _FILE
@@ -42,9 +52,10 @@ class LightningCsv(LogFormat):
         builder = RunBuilder()
         try:
             size = os.path.getsize(path)
+            key, tags = _meanings(columns_of(path))
             with _opened(path) as file:
                 for row in _rows(file, builder, lambda done: progress(done, size) if progress else None):
-                    _add(builder, row)
+                    _add(builder, row, key, tags)
         except (OSError, csv.Error) as error:
             raise UnreadableError(f"a run's CSV file must be readable, {short(path, 200)} is not: {error}") from error
         if not builder.scalars:
@@ -52,7 +63,24 @@ class LightningCsv(LogFormat):
                 f"a run's CSV file must have rows with a step and numbers, {short(path, 200)} has none"
             )
         builder.hparams = _hparams(os.path.join(os.path.dirname(path), _HPARAMS))
-        return builder.run(source=os.path.basename(path), lacks=_LACKS)
+        lacks = (EPOCHS_AS_STEPS, *_LACKS) if key == EPOCH else _LACKS
+        return builder.run(source=os.path.basename(path), lacks=lacks)
+
+
+def columns_of(path: str) -> list[str]:
+    """Returns the names of the columns of a CSV file; none of a file that cannot be read."""
+    try:
+        with _opened(path) as file:
+            return next(csv.reader(file), [])
+    except (OSError, csv.Error):
+        return []
+
+
+def _meanings(columns: Sequence[str]) -> tuple[str, Mapping[str, str]]:
+    """The column of the steps, and the tags of columns that do not have their own names as tags."""
+    if _STEP in columns:
+        return _STEP, {}
+    return EPOCH, keras_tags(columns)
 
 
 def _opened(path: str) -> TextIO:
@@ -60,11 +88,7 @@ def _opened(path: str) -> TextIO:
 
 
 def _has_steps(path: str) -> bool:
-    try:
-        with _opened(path) as file:
-            return _STEP in next(csv.reader(file), [])
-    except (OSError, csv.Error):
-        return False
+    return not {_STEP, EPOCH}.isdisjoint(columns_of(path))
 
 
 def _rows(file: TextIO, builder: RunBuilder, on_progress: Any) -> Iterator[dict[str, str]]:
@@ -86,17 +110,21 @@ def _complete(file: TextIO) -> Iterator[str]:
     yield from (line for line in file if line.endswith(("\n", "\r")))
 
 
-def _add(builder: RunBuilder, row: Mapping[str, str]) -> None:
-    step = step_of({_STEP: csv_number(row[_STEP])}, (_STEP,))
+def _add(builder: RunBuilder, row: Mapping[str, str], key: str, tags: Mapping[str, str]) -> None:
+    """Adds a row, whose step is the number in the column `key`."""
+    step = step_of({key: csv_number(row[key])}, (key,))
     if step is None:
-        builder.left_out.add("a row", f"its step must be a whole number of at least 0, got {short(row[_STEP])}")
+        builder.left_out.add("a row", f"its {key} must be a whole number of at least 0, got {short(row[key])}")
         return
     for column, cell in row.items():
-        number = None if column in (_STEP, "") else csv_number(cell)
+        number = None if column in (key, "") else csv_number(cell)
         if number is not None:
-            builder.scalars[column].add(step, number, NO_TIME)
-        elif cell and column not in (_STEP, ""):
-            builder.left_out.add(f"column {label(column)}", "it holds a text where a number must be")
+            points = builder.scalars[tags.get(column, column)]
+            if key == EPOCH and points.last_step == step:
+                builder.left_out.add(f"a row of epoch {step}", _SEVERAL_ROWS)
+            points.add(step, number, NO_TIME)
+        elif cell and column not in (key, ""):
+            builder.left_out.add(f"column {label(column)}", NOT_A_NUMBER)
 
 
 def _hparams(path: str) -> dict[str, bool | float | str]:

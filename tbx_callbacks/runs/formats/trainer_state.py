@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tbx_callbacks._text import reason, short
+from tbx_callbacks._text import label, short
 from tbx_callbacks.runs.formats.base import LogFormat, Progress, UnreadableError
-from tbx_callbacks.runs.formats.fields import NO_TIME, number_of, step_of
+from tbx_callbacks.runs.formats.fields import NO_TIME, NOT_A_NUMBER, number_of, step_of
 from tbx_callbacks.runs.formats.run_builder import RunBuilder
 from tbx_callbacks.runs.series import Run
 
@@ -44,12 +44,12 @@ class TrainerState(LogFormat):
         problems: list[str] = []
         for file in files:
             try:
-                document = _load(file)
+                document = _parse(file)
                 documents.append((_last_step(_history(document) or []), os.path.getmtime(file), file, document))
-            except (OSError, UnreadableError) as error:
-                problems.append(f"{short(os.path.relpath(file, path))}: {reason(error)}")
+            except (OSError, _DamagedError) as error:
+                problems.append(f"{_relative(file, path)}: {error}")
         if not documents:
-            raise UnreadableError(f"a run must have a {_FILE} that can be read: {'; '.join(problems[:3])}")
+            raise UnreadableError(f"a run must have a {_FILE} that can be read, got {'; '.join(problems[:3])}")
         newest = max(documents, key=lambda found: (found[1], found[0]))
         ours = [found for found in documents if _agree(_history(found[3]) or [], _history(newest[3]) or [])]
         if len(ours) < len(documents):
@@ -64,8 +64,7 @@ class TrainerState(LogFormat):
         size = os.path.getsize(file)
         if progress:
             progress(size, size)
-        name = os.path.relpath(file, path) if file != path else os.path.basename(file)
-        return _run(document, history, name, problems)
+        return _run(document, history, _relative(file, path), problems)
 
 
 def _run(document: Any, history: Sequence[Mapping[str, Any]], source: str, problems: Sequence[str]) -> Run:
@@ -79,6 +78,8 @@ def _run(document: Any, history: Sequence[Mapping[str, Any]], source: str, probl
             number = None if key == "step" else number_of(value)
             if number is not None:
                 builder.scalars[_tag(key)].add(step, number, NO_TIME)
+            elif isinstance(value, str):
+                builder.left_out.add(label(key), NOT_A_NUMBER)
     if isinstance(document, Mapping):
         settings = {key: document[key] for key in _SETTINGS if isinstance(document.get(key), (int, float))}
         builder.hparams = {key: float(value) for key, value in settings.items()}
@@ -109,16 +110,44 @@ def _in_checkpoints(folder: str, below: Sequence[str]) -> list[str]:
     return [os.path.join(folder, name, _FILE) for name in below if _CHECKPOINT.fullmatch(name)]
 
 
+def _relative(file: str, path: str) -> str:
+    """The name of a file in a run's folder, or of the file that is the run."""
+    return os.path.relpath(file, path) if file != path else os.path.basename(file)
+
+
+class _DamagedError(ValueError):
+    """A file that holds no document; the message says why, with the remedy."""
+
+
 def _load(file: str) -> Any:
     try:
+        return _parse(file)
+    except (OSError, _DamagedError) as error:
+        raise UnreadableError(f"{short(file, 200)} must be a JSON file that can be read, but {error}") from error
+
+
+def _parse(file: str) -> Any:
+    try:
         if os.path.getsize(file) > _MOST_BYTES:
-            raise UnreadableError(f"a JSON file must have at most {_MOST_BYTES:,} bytes, {short(file, 200)} has more")
+            raise _DamagedError(f"it has more than {_MOST_BYTES:,} bytes")
         with open(file, encoding="utf-8") as opened:
-            return json.load(opened)
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, UnreadableError):
-            raise
-        raise UnreadableError(f"{short(file, 200)} must be a JSON file that can be read: {reason(error)}") from error
+            text = opened.read()
+    except OSError as error:
+        raise _DamagedError(f"it cannot be read: {error.strerror or type(error).__name__}") from error
+    except UnicodeDecodeError as error:
+        raise _DamagedError("it is no text in UTF-8") from error
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        whole = text.strip()
+        if whole and (whole[0] not in "{[" or (whole[-1] in "}]" and text[error.pos :].strip())):
+            raise _DamagedError(f"line {error.lineno} is no JSON") from error
+        folder = os.path.basename(os.path.dirname(os.path.abspath(file)))
+        damaged = folder if _CHECKPOINT.fullmatch(folder) else "the file"
+        words = "it is cut off" if whole else "it is empty"
+        raise _DamagedError(f"{words}, as when a training ends while it saves; delete {damaged}") from error
+    except (ValueError, RecursionError) as error:
+        raise _DamagedError(f"it is no JSON that can be read: {error}") from error
 
 
 def _history(document: Any) -> list[Mapping[str, Any]] | None:

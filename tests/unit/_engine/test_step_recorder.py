@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tbx_callbacks import TbxLoop
+from tbx_callbacks import Session, TbxLoop
+from tbx_callbacks._engine.training_info import TrainingInfo
 from tests.helpers.runs import Run
 
 NORMS = [{"grad_norm": {"by": "total"}}, {"update_norm": {"by": "total"}}, "learning_rate"]
@@ -237,9 +238,32 @@ def test_step_without_gradients_other_metrics_written(tmp_path: Path, caplog: py
     )
     assert not {"grad_norm/total", "nonfinite/gradients/total", "update_norm/total"} & set(run.scalars)
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "grad_norm, update_norm, nonfinite: left out, because no gradients exist in the step of SGD; use an optimizer"
-        " that leaves them in p.grad"
+        "grad_norm, update_norm, nonfinite: left out, because no gradients exist at the step of SGD; call"
+        " loss.backward() before it and zero_grad() after it"
     ]
+
+
+def test_step_without_gradients_own_optimizer_suspected(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class OwnSgd(torch.optim.SGD):
+        pass
+
+    model = nn.Linear(4, 2)
+    optimizer = OwnSgd(model.parameters(), lr=0.1)
+    with TbxLoop(model, optimizer, {"every": 1, "metrics": NORMS}, log_dir=tmp_path) as loop:
+        optimizer.step()
+        loop.end_step()
+    assert "no gradients exist in p.grad at the step of OwnSgd; call loss.backward()" in caplog.text
+    assert "or use another optimizer" in caplog.text
+
+
+def test_trainer_step_without_optimizer_loss_wanted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Linear(4, 2)
+    info = TrainingInfo(model, torch.optim.SGD(model.parameters(), lr=0.1), log_schedule=1)
+    with Session({"every": 1, "metrics": NORMS}, log_dir=tmp_path) as session:
+        session.start(info, numbered=True)
+        session.begin_step(1)
+        session.end_step(1)
+    assert "because SGD has not stepped; return the loss of each batch, and pass this model's optimizer" in caplog.text
 
 
 def test_failed_step_next_step_measured(tmp_path: Path) -> None:

@@ -217,3 +217,18 @@ def test_doctor_tells_how_runs_ended(tmp_path: Path) -> None:
     assert text.count("120 steps, ended") == 1
     runs = json.loads(run("doctor", str(tmp_path), "--json").stdout)["runs"]
     assert {one["run"]: one["status"] for one in runs} == {"bad": "failed", "ok": "succeeded", "open": None}
+
+
+def test_doctor_unreadable_run_counts_as_unjudged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logged(tmp_path / "good", **{"train/loss": HEALTHY})
+    (tmp_path / "k").mkdir()
+    (tmp_path / "k" / "metrics.csv").write_text("time,loss\n1,0.5\n")
+    assert run("doctor", str(tmp_path)).returncode == 0
+    assert "run k is left out: a log must have a column step or epoch" in caplog.text
+    assert run("doctor", str(tmp_path), "--fail-on", "unjudged").returncode == 3
+
+
+def test_doctor_damaged_checkpoint_names_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "trainer_state.json").write_text("{")
+    assert run("doctor", str(tmp_path)).returncode == 2
+    assert f"run {tmp_path} is left out: a run must have a trainer_state.json that can be read" in caplog.text

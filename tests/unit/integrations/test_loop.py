@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tbx_callbacks import TbxLoop
+from tbx_callbacks.runs import read_run
 from tests.helpers.data import EVERY_KIND as SET
 from tests.helpers.data import FULL
 from tests.helpers.processes import python
@@ -581,3 +582,42 @@ def test_loop_replaced_model_told(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         "no step is written: no optimizer of this model has stepped in 4 micro-batches; call optimizer.step(), and"
         " pass the optimizer that has this model's parameters"
     ]
+
+
+LEFT = """
+import sys, torch
+from tbx_callbacks import TbxLoop
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+def train():
+    loop = TbxLoop(model, optimizer, {{"every": 1, "metrics": ["loss", "hparams"]}}, log_dir=sys.argv[1])
+    loss = model(torch.ones(4, 2)).square().mean()
+    loss.backward()
+    optimizer.step()
+    loop.end_step(loss=loss)
+    {inside}
+    return loop
+{outside}
+"""
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "status"),
+    [
+        ("", "loop = train()", "succeeded"),
+        ("loop.close()", "train()", "succeeded"),
+        ("raise ValueError", "loop = train()", "failed"),
+        ("", "loop = train(); raise ValueError", "failed"),
+        ("", "try: loop = train(); 1 / 0\nfinally: loop.close()", "failed"),
+        ("", "train()", ""),
+        ("", "loop = train(); del loop", ""),
+    ],
+    ids=["exit", "close", "raised inside", "raised outside", "closed by finally", "dropped", "deleted"],
+)
+def test_loop_left_open_status_of_exit(tmp_path: Path, inside: str, outside: str, status: str) -> None:
+    code = LEFT.format(inside=inside, outside=outside)
+    done = python("-c", code, tmp_path / "run")
+    assert done.returncode == ("raise" in code or "1 / 0" in code), done.stderr
+    assert read_run(tmp_path / "run").status == status
+    assert ("the run has no end: its loop was dropped" in done.stderr) == (status == "")
+    assert read_run(tmp_path / "run").scalars["train/loss"].steps.tolist() == [1]

@@ -443,3 +443,28 @@ def test_session_last_value_of_tag(tmp_path: Path) -> None:
         session.end_batch(loss=1.5)
         session.end()
         assert session.last_value("train/loss") == 1.5
+
+
+@pytest.mark.parametrize(
+    ("numbered", "steps", "warned"), [(False, 30, 1), (True, 30, 1), (False, 50, 0), (True, 50, 0)]
+)
+def test_session_without_point_option_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, numbered: bool, steps: int, warned: int
+) -> None:
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    info = TrainingInfo(model, optimizer, log_schedule=50, log_option="logging_steps")
+    with Session({"metrics": ["loss"]}, log_dir=tmp_path) as session:
+        session.start(info, numbered=numbered)
+        for step in range(1, steps + 1):
+            if numbered:
+                session.begin_step(step)
+            optimizer.step()
+            if not numbered:
+                session.end_batch(loss=0.5)
+                continue
+            session.end_step(step)
+            if step % 50 == 0:
+                session.record_logs({"train/loss": 0.5}, step=step, is_point=True)
+    text = "no point of train/loss was due in 30 steps, because logging_steps is 50; set logging_steps=3"
+    assert caplog.text.count(text) == caplog.text.count("no point of") == warned

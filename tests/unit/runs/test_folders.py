@@ -39,6 +39,21 @@ def test_fresh_folder_creates_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_fresh_folder_avoids_name_of_other_writers(tmp_path: Path) -> None:
+    fresh = Path(folders.fresh_folder(str(tmp_path), lambda folder: folders.is_default_name(Path(folder).name)))
+    assert folders.is_default_name(fresh.name.removesuffix("_2"))
+    assert not folders.is_default_name(fresh.name)
+    assert not folders.is_default_name("run_1")
+
+
+def test_beside_folder_of_other_writer_warned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    wanted = str(tmp_path / "run")
+    assert folders.beside(wanted, lambda folder: folder == wanted) == f"{wanted}_2"
+    assert caplog.messages == [
+        f"{wanted} is the folder of another writer of this training; writing this run to {wanted}_2"
+    ]
+
+
 @pytest.mark.parametrize(
     ("folder", "belongs"),
     [

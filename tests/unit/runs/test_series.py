@@ -40,3 +40,10 @@ def test_run_last_step_over_all_scalars() -> None:
     growing.add(7, 1.0, 0.0)
     assert Run({"a": series_of(growing), "b": series_of(scalar_points())}).last_step == 7
     assert Run().last_step == 0
+
+
+def test_points_last_step_known() -> None:
+    points = scalar_points()
+    assert points.last_step == -1
+    points.add(3, 0.5, 0.0)
+    assert points.last_step == 3

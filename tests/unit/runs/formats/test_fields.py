@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tbx_callbacks.runs.formats.fields import csv_number, number_of, step_of, time_of
+from tbx_callbacks.runs.formats.fields import csv_number, keras_tags, number_of, step_of, time_of
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,10 @@ def test_time_of_impossible_time_is_nan(value: Any) -> None:
     key, seconds = time_of({"time": value}, ("time",))
     assert key == ""
     assert math.isnan(seconds)
+
+
+def test_keras_tags_only_with_plain_loss() -> None:
+    named = {"loss": "train/loss", "mae": "train/mae", "val_mae": "eval/mae"}
+    assert keras_tags(["epoch", "loss", "mae", "val_mae"]) == named
+    assert keras_tags(["epoch", "train_loss", "val_loss"]) == {}
+    assert keras_tags(["loss", "train/loss", "train_mae"]) == {}

@@ -108,7 +108,7 @@ def test_find_runs_data_files_no_runs(tmp_path: Path) -> None:
     write(tmp_path / "steps.jsonl", {"step": "first"}, {"step": 3})
     with pytest.raises(UnreadableError, match="there are none"):
         find_runs(tmp_path)
-    with pytest.raises(UnreadableError, match="it is no log with steps"):
+    with pytest.raises(UnreadableError, match=r"must have a field step or epoch, but .* has only 'text', 'label'"):
         read_run(tmp_path / "train.jsonl")
 
 
@@ -149,3 +149,30 @@ def test_json_lines_damaged_histogram_left_out(tmp_path: Path, histogram: object
     run = read_run(write(tmp_path / "metrics.jsonl", {"step": 1, "loss": 0.5, "w": {"histogram": histogram}}))
     assert not run.histograms
     assert run.left_out[0].startswith("the value of 'w' at step 1 is left out")
+
+
+def test_json_lines_without_steps_epochs_are_steps(tmp_path: Path) -> None:
+    lines = ({"epoch": epoch, "loss": 1 / (1 + epoch), "val_loss": 0.5} for epoch in range(3))
+    run = read_run(write(tmp_path / "log.jsonl", *lines))
+    assert run.scalars["train/loss"].steps.tolist() == [0, 1, 2]
+    assert set(run.scalars) == {"train/loss", "eval/loss"}
+    assert "steps (epochs count as steps)" in run.lacks
+
+
+def test_json_lines_with_steps_epochs_are_values(tmp_path: Path) -> None:
+    run = read_run(write(tmp_path / "log.jsonl", {"epoch": 1, "loss": 0.5}, {"step": 9, "epoch": 2, "loss": 0.4}))
+    assert run.scalars["loss"].steps.tolist() == [9]
+    assert run.left_out == ("a line is left out: it has no step",)
+
+
+def test_json_lines_several_of_epoch_named(tmp_path: Path) -> None:
+    run = read_run(write(tmp_path / "log.jsonl", *({"epoch": 1, "train_loss": 1 / batch} for batch in (1, 2))))
+    assert run.scalars["train_loss"].values.tolist() == [0.5]
+    assert any("its epoch has another value after it" in words for words in run.left_out)
+
+
+def test_json_lines_number_as_text_named(tmp_path: Path) -> None:
+    run = read_run(write(tmp_path / "log.jsonl", {"step": 1, "loss": "0.5", "lr": 0.1, "note": "fine"}))
+    assert set(run.scalars) == {"lr"}
+    assert any("loss" in words and "it holds a text where a number must be" in words for words in run.left_out)
+    assert len(run.left_out) == 1

@@ -66,12 +66,28 @@ def test_lightning_csv_texts_and_steps_named(tmp_path: Path) -> None:
     assert any("must be a whole number of at least 0, got '1.5'" in words for words in run.left_out)
 
 
-def test_lightning_csv_unread_without_step_column(tmp_path: Path) -> None:
-    file = write(tmp_path, "epoch,loss\n1,0.5\n")
-    with pytest.raises(UnreadableError, match="there are none"):
-        find_runs(tmp_path)
-    with pytest.raises(UnreadableError, match="it is no log with steps"):
-        read_run(file)
+KERAS = """epoch,accuracy,loss,train/lr,val_accuracy,val_loss
+0,0.5,0.9,0.1,0.4,0.8
+1,0.6,0.7,0.1,0.5,0.6
+"""
+
+
+def test_lightning_csv_of_keras_epochs_are_steps(tmp_path: Path) -> None:
+    write(tmp_path / "k", KERAS)
+    ((_, path),) = find_runs(tmp_path).items()
+    run = read_run(path)
+    assert set(run.scalars) == {"train/loss", "train/accuracy", "train/lr", "eval/loss", "eval/accuracy"}
+    assert run.scalars["eval/loss"].steps.tolist() == [0, 1]
+    assert run.scalars["train/loss"].values.tolist() == [0.9, 0.7]
+    assert "holds no steps (epochs count as steps), no wall times" in run.source_sentence
+
+
+def test_lightning_csv_epochs_of_other_names_kept(tmp_path: Path) -> None:
+    run = read_run(write(tmp_path, "epoch,train_loss,val_loss\n1,0.5,0.6\n1,0.4,0.5\n0.5,0.3,0.3\n"))
+    assert set(run.scalars) == {"train_loss", "val_loss"}
+    assert run.scalars["train_loss"].values.tolist() == [0.4]
+    assert any("its epoch has another row after it; such a file needs a column step" in out for out in run.left_out)
+    assert any("its epoch must be a whole number of at least 0, got '0.5'" in out for out in run.left_out)
 
 
 def test_lightning_csv_without_numbers_error_named(tmp_path: Path) -> None:

@@ -109,3 +109,27 @@ def test_trainer_state_entries_without_step_named(tmp_path: Path) -> None:
     run = read_run(tmp_path)
     assert run.scalars["train/loss"].values.tolist() == [1.0]
     assert run.left_out == ("an entry of log_history and 1 more are left out: it has no step",)
+
+
+def test_trainer_state_texts_named(tmp_path: Path) -> None:
+    state(tmp_path / "trainer_state.json", [{"loss": "0.5", "learning_rate": 0.1, "step": step} for step in (1, 2)])
+    assert read_run(tmp_path).left_out == ("loss and 1 more are left out: it holds a text where a number must be",)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"log_history": [{"loss"', "it is cut off, as when a training ends while it saves; delete checkpoint-10"),
+        ('{"log_history": [{"loss": tr', "it is cut off, as when a training ends while it saves; delete checkpoint-10"),
+        ("", "it is empty, as when a training ends while it saves; delete checkpoint-10"),
+        ('{"log_history": []]}', "line 1 is no JSON"),
+    ],
+)
+def test_trainer_state_damaged_file_remedy_named(tmp_path: Path, content: str, words: str) -> None:
+    file = tmp_path / "checkpoint-10" / "trainer_state.json"
+    file.parent.mkdir()
+    file.write_text(content)
+    with pytest.raises(UnreadableError) as raised:
+        read_run(tmp_path)
+    text = f"a run must have a trainer_state.json that can be read, got checkpoint-10/trainer_state.json: {words}"
+    assert str(raised.value) == text
