@@ -175,7 +175,7 @@ TEXTS: dict[str, Text] = {
         "on.",
         "Any NaN or Inf in an evaluation loss, unless the training is lost to NaN. It is an error if the last "
         "evaluation has it, else a warning.",
-        "labels = batch['labels']\nassert (labels != -100).any()  # of each batch of the evaluation",
+        'labels = batch["labels"]\nassert (labels != -100).any()  # of each batch of the evaluation',
     ),
     "divergence": Text(
         "The updates made the model worse and worse. More steps do not help.",

@@ -107,7 +107,7 @@ def bert_all_labels_ignored(place: Place) -> Facts:
 
 @fault(
     kind="labels all ignored",
-    wants={"nonfinite"},
+    wants={"eval_loss_not_finite"},
     also_ok=LEARNS_NOTHING,
 )
 def bert_all_labels_ignored_own_logger(place: Place) -> Facts:

@@ -21,7 +21,7 @@ from tbx_callbacks.rules.training_loss import (
     not_minimised,
     training_loss,
 )
-from tbx_callbacks.runs.series import Run, Series
+from tbx_callbacks.runs.series import Floats, Run, Series
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class LearningRateTooHigh(Rule):
     learned: float = 0.5  # a loss below this share of the initial one at the start: the data differ, not the rate
     deviations: float = 3.0  # minimum height of the peak in standard deviations of the noise
     deviations_of_one: float = 5.0  # the same above a single loss
+    blow_up: float = 2.0  # a loss above so many times the initial one; a single low loss after it is chance
     adapter: float = 10.0  # an adapter's update over the frozen weight, both norms; most are below 1
     adapter_loss: float = 0.1  # a loss below this share of the initial one bears any size
 
@@ -78,8 +79,7 @@ class LearningRateTooHigh(Rule):
         grown = self._growth_by_layer(run, int(series.steps[number - 1]))
         is_no_noise = is_lost or top - start > self.deviations * noise(series.values)
         rose = not fall.is_signed and top > self.peak * start and is_no_noise
-        lows = smooth(series.values[:number], 3) if is_lost else series.values[:number]  # then one may be of luck
-        has_learned_first = lows.min() < self.learned * start
+        has_learned_first = self._lowest(series.values[:number], start, is_lost=is_lost) < self.learned * start
         needed = self.recovery if rose else self.improvement
         rate = float(finite(rates[1]).values.max())
         if not fall.is_signed and end > self.adapter_loss * start and (large := self._large_adapters(run)):
@@ -105,6 +105,13 @@ class LearningRateTooHigh(Rule):
             " For fine-tuning pretrained transformers, 1e-5 to 5e-5 is usual.",
             source=self.source,
         )
+
+    def _lowest(self, values: Floats, start: float, *, is_lost: bool) -> float:
+        """Returns the lowest loss; after a blow-up that of three points, because single batches are right by chance."""
+        risen = np.flatnonzero(values > self.blow_up * start)
+        if not is_lost or not len(risen):
+            return float(values.min())
+        return min(float(values[: risen[0]].min(initial=np.inf)), float(smooth(values, 3).min()))
 
     def _large_adapters(self, run: Run) -> dict[str, float]:
         """Returns the size of large updates by tag if most adapters have one, else an empty dict."""

@@ -93,7 +93,7 @@ def test_digest_default_options_written_out_same() -> None:
 
 @pytest.mark.parametrize(
     ("name", "digest"),
-    [("default", "1eef21b3bb0d799f"), ("full", "e60bc8a24e1e1359"), ("minimal", "064cd64d9fff6c2e")],
+    [("default", "53b66fa0ed28cff2"), ("full", "25e52717d1fc4150"), ("minimal", "064cd64d9fff6c2e")],
 )
 def test_digest_bundled_set_only_with_its_content(name: str, digest: str) -> None:
     assert load_config(name).digest == digest
