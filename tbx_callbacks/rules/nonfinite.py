@@ -102,7 +102,7 @@ class NonFinite(Rule):
         number, first = int(is_bad.sum()), int(is_bad.argmax())
         return Finding(
             id=self.id,
-            severity="note" if are_finite and number <= max(1, self.few * len(series)) else "warning",
+            severity="note" if are_finite and number < max(self.lasts, self.few * len(series)) else "warning",
             tags=tuple(losses),
             steps=tuple(int(step) for step in series.steps[is_bad][:5]),
             numbers={"points": number},

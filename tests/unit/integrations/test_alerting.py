@@ -46,7 +46,7 @@ def trained(
     *,
     steps: int = 4,
     fail_at: int = 0,
-    nan_at: int = 0,
+    nan_at: int = 0,  # from here on
     error: BaseException | None = None,
 ) -> dict[str, torch.Tensor]:
     """Trains with a loop; returns the weights."""
@@ -60,7 +60,7 @@ def trained(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            loop.end_step(loss=loss.detach() * (torch.nan if step == nan_at else 1.0))
+            loop.end_step(loss=loss.detach() * (torch.nan if 0 < nan_at <= step else 1.0))
             if step == fail_at:
                 raise error or ValueError("the data is gone")
     return model.state_dict()
