@@ -54,8 +54,9 @@ def test_readme_examples_pass_strict_types(wheel: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path / "site")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     given = (
-        "from typing import Any\nimport torch\nimport lightning as L\nfrom transformers import Trainer\n"
-        "model: Any\nargs: Any\ntrain_dataset: Any\nmodule: Any\ntrain_loader: Any\noptimizer: Any\n"
+        "from typing import Any\nimport torch\nimport lightning as L\n"
+        "from transformers import Trainer, TrainingArguments\n"
+        "model: Any\ntrain_dataset: Any\nmodule: Any\ntrain_loader: Any\noptimizer: Any\n"
         "batches: Any\ncriterion: Any\n"
     )
     for number, block in enumerate(blocks):
