@@ -174,7 +174,7 @@ class NonFinite(Rule):
 
 @dataclass(frozen=True)
 class EvalLossNotFinite(Rule):
-    """An evaluation loss is NaN or Inf, and the training shows no such number."""
+    """An evaluation loss is NaN or Inf, and the training is not lost."""
 
     id: ClassVar[str] = "eval_loss_not_finite"
     code: ClassVar[str] = "TBX-NUM-002"
@@ -185,7 +185,8 @@ class EvalLossNotFinite(Rule):
 
     def __call__(self, run: Run) -> Iterator[Finding]:
         losses = {tag: series for tag, series in EVAL_LOSS.all(run).items() if len(_bad_steps(series))}
-        if not losses or any(finding.severity == "error" for finding in NonFinite()(run)):
+        of_training = list(NonFinite()(run))
+        if not losses or any(finding.severity == "error" for finding in of_training):
             return
         tag = min(losses, key=lambda one: int(_bad_steps(losses[one])[0]))
         series, steps = losses[tag], _bad_steps(losses[tag])
@@ -199,7 +200,9 @@ class EvalLossNotFinite(Rule):
             means=f"The evaluation loss is NaN or Inf at {count(len(steps), 'point')} of {len(series)}, first at step"
             f" {steps[0]}. "
             + (
-                "The training shows no such number: look for the cause in the evaluation's batches."
+                "The training had such numbers too, and went on."
+                if of_training
+                else "The training shows no such number: look for the cause in the evaluation's batches."
                 if _losses(run)
                 else "Whether the training has such numbers is not in the log."
             ),

@@ -12,9 +12,9 @@ NO_TIME = math.nan
 EPOCH = "epoch"
 """The field whose number is the step in a log without steps."""
 EPOCHS_AS_STEPS = "steps (epochs count as steps)"
-"""What such a log lacks."""
+"""The words for the missing steps of such a log."""
 NOT_A_NUMBER = "it holds a text where a number must be"
-"""Why a text is left out."""
+"""The reason for which a text is left out."""
 _LOSS, _VALIDATION, _TRAIN = "loss", "val_", "train"
 _EARLIEST, _LATEST = 946_684_800.0, 253_402_300_800.0  # Unix times of the years 2000 and 10000
 _LARGEST_STEP = 1 << 53

@@ -123,3 +123,9 @@ def test_eval_loss_not_finite_is_no_nonfinite_training(evaluations: Any, severit
 def test_eval_loss_after_lost_training_no_finding() -> None:
     scalars = {"train/loss": bad_at(*range(20, 60)), "eval/loss": series([0.6, np.nan, np.nan], every=200)}
     assert {"nonfinite"} <= findings_of(scalars).keys() <= {"nonfinite"}
+
+
+def test_eval_loss_beside_passed_nan_is_not_alone() -> None:
+    scalars = {"train/loss": bad_at(20), "nonfinite/weights/total": flat(0), "eval/loss": series([0.6, np.nan, 0.4])}
+    found = findings_of(scalars)["eval_loss_not_finite"]
+    assert "The training had such numbers too, and went on." in found.means
